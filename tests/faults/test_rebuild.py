@@ -1,5 +1,5 @@
-"""`lake repair` after corruption of every kind in every kind of file: `lake verify` finds it, and it
-is rebuilt exactly, or named with what is lost.
+"""`lake repair` after corruption of every kind in every kind of file: `lake verify` finds it, and
+it is rebuilt exactly, or named with what is lost.
 
 A real site: bodies through the collector, routed, loaded, with answers, compacted files and
 checkpoints. `kept`: the logs still have their rows. `pruned`: they do not, so the archive is the
@@ -106,8 +106,8 @@ def _send(site: Site, first: int, end: int) -> None:
             "type": "nonsense",
             "user_id": f"u{first}",
         }  # and a repeat, so that each table gets rows
-        told = door.submit(json.dumps([profile, person, refused, profile]).encode())
-        assert [each.accepted for each in told] == [True, True, False, True]
+        results = door.submit(json.dumps([profile, person, refused, profile]).encode())
+        assert [each.accepted for each in results] == [True, True, False, True]
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
 
@@ -149,16 +149,18 @@ def _halve(path: Path, rng: random.Random) -> str:
 def _corrupt(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site, Path, str]:
     shutil.copytree(base, folder)
     rng = random.Random(f"{kind}/{how.__name__}/{trial}")
-    found = sorted((folder / "shop").glob(KINDS[kind]))
+    candidates = sorted((folder / "shop").glob(KINDS[kind]))
     if kind in TABLES:  # of its files those that are part of it now
         lake = folder / "shop" / "data" / "lake"
-        found = [lake / kind / path for path in sorted(Ledger(lake / "ledger.jsonl").files(kind))]
-    path = rng.choice(found)
+        candidates = [
+            lake / kind / path for path in sorted(Ledger(lake / "ledger.jsonl").files(kind))
+        ]
+    path = rng.choice(candidates)
     what = how(path, rng)
     return Site(folder), path, f"{path.relative_to(folder)}: {what}"
 
 
-def _is_found(project, path: Path) -> bool:
+def _is_detected(project, path: Path) -> bool:
     """Return whether `lake verify`, or reading the log, finds the corruption."""
     try:
         if not verify(project.paths.lake).clean:
@@ -179,14 +181,14 @@ def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
         site, path, what = _corrupt(original, tmp_path / str(trial), kind, _flip, trial)
         project = site.project
         rebuilder = _rebuilder(project)
-        is_found, plan = _is_found(project, path), rebuilder.plan()
-        if not is_found:  # in an unused page of SQLite, or between the numbers of a JSON file
+        is_detected, plan = _is_detected(project, path), rebuilder.plan()
+        if not is_detected:  # in an unused page of SQLite, or between the numbers of a JSON file
             assert kind in ("raw log", "answers log", "routed log", "positions"), what
             assert not plan.rebuilt, what
             assert not plan.unrecoverable, what
             continue
         assert plan.rebuilt or plan.unrecoverable, what
-        assert _is_found(project, path), "a plan changes nothing"
+        assert _is_detected(project, path), "a plan changes nothing"
         done = rebuilder.run()
         if kind in NO_SOURCE[logs]:
             assert done.unrecoverable, what
@@ -195,7 +197,7 @@ def test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost(
             assert all(one.lost for one in done.unrecoverable)
             continue
         assert verify(project.paths.lake).clean, what
-        assert not _is_found(project, path), what
+        assert not _is_detected(project, path), what
         assert _content(project) == before, what
         assert not rebuilder.plan().rebuilt, "rebuilt once and for all"
 
@@ -227,7 +229,7 @@ def test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source(
     before = _content(Site(original).project)
     site, path, what = _corrupt(original, tmp_path / "site", kind, how, 0)
     project = site.project
-    assert _is_found(project, path), what
+    assert _is_detected(project, path), what
     rebuilder = _rebuilder(project)
     done = rebuilder.run()
     if kind in NO_SOURCE[logs]:
@@ -397,12 +399,10 @@ def test_a_lost_ledger_is_restored_from_an_older_backup(base, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["changed", "changed twice", "appended", "cut", "empty"])
-def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(
-    base, how: str, tmp_path: Path
-) -> None:
+def test_an_orphan_commit_is_reported_and_set_aside(base, how: str, tmp_path: Path) -> None:
     """Readers take the newest version for true, whoever made it."""
-    _, whole = base
-    shutil.copytree(whole, tmp_path / "site")
+    _, original = base
+    shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
     project, events = site.project, site.project.paths.lake / "events"
     before, newest = _content(project), DeltaTable(events).version()
@@ -464,13 +464,13 @@ def _hint(events: Path, version: int = 99) -> None:
     )
 
 
-def _hinted_goes(events: Path) -> None:
+def _delete_hinted_checkpoint(events: Path) -> None:
     max((events / "_delta_log").glob("*.checkpoint.parquet")).unlink()
 
 
 # what others did to the table, and what of it is in the way then; numbers are of versions behind
 # the newest of the lake's own
-OTHERS = {
+FOREIGN_WRITES = {
     "changed, checkpoint": ((_update, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
     "deleted, checkpoint": ((_delete, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
     "appended, checkpoint": (
@@ -486,7 +486,7 @@ OTHERS = {
         ["1.json", "2.json", "1.checkpoint", "2.checkpoint", "_last_checkpoint"],
     ),
     "hint to what never was": ((_hint,), ["_last_checkpoint"]),
-    "hinted checkpoint gone": ((_hinted_goes,), ["_last_checkpoint"]),
+    "hinted checkpoint gone": ((_delete_hinted_checkpoint,), ["_last_checkpoint"]),
     "checkpoint of own version": (
         (_checkpoint_of_own_version,),
         ["0.checkpoint", "_last_checkpoint"],
@@ -495,33 +495,31 @@ OTHERS = {
 }
 
 
-def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
-    """A site to whose events somebody else did that, and the names of the files that are in the
-    way.
-    """
+def _with_foreign_writes(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
+    """Return a site with foreign writes to its events, and the names of the files they left."""
     shutil.copytree(base, folder)
     site = Site(folder)
     events = site.project.paths.lake / "events"
-    newest, (steps, names) = DeltaTable(events).version(), OTHERS[how]
+    newest, (steps, names) = DeltaTable(events).version(), FOREIGN_WRITES[how]
     for step in steps:
         step(events)
     suffixes = {"json": "json", "checkpoint": "checkpoint.parquet"}
     split = [name.partition(".") for name in names]
     return site, [
-        f"{newest + int(behind):020d}.{suffixes[kind]}" if kind else behind
-        for behind, _, kind in split
+        f"{newest + int(versions_later):020d}.{suffixes[kind]}" if kind else versions_later
+        for versions_later, _, kind in split
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", OTHERS)
+@pytest.mark.parametrize("how", FOREIGN_WRITES)
 def test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on(
     base, how: str, tmp_path: Path
 ) -> None:
     """Readers begin with the checkpoint that the hint names, and cannot open a table without it."""
-    _, whole = base
-    before = _content(Site(whole).project)
-    site, names = _others(whole, tmp_path / "site", how)
+    _, original = base
+    before = _content(Site(original).project)
+    site, names = _with_foreign_writes(original, tmp_path / "site", how)
     project = site.project
     lake, aside = project.paths.lake, project.paths.lake / "set-aside" / "events"
     assert not verify(lake, stream=project.stream).clean
@@ -548,33 +546,31 @@ def _written(lake: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(
-    base, tmp_path: Path
-) -> None:
-    _, whole = base
+def test_a_table_that_cannot_be_opened_names_the_remedy(base, tmp_path: Path) -> None:
+    _, original = base
     for how, name in (
         ("hint to what never was", "_last_checkpoint"),
         ("torn checkpoint", "events"),
     ):
-        site, _ = _others(whole, tmp_path / how, how)
-        with pytest.raises(DamageError, match="tailorbird lake repair") as told:
+        site, _ = _with_foreign_writes(original, tmp_path / how, how)
+        with pytest.raises(DamageError, match="tailorbird lake repair") as raised:
             Lake(site.project.paths.lake).events()
-        assert Path(told.value.where).name == name
+        assert Path(raised.value.where).name == name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("others", [0, 1, 3])
-def test_the_role_does_not_begin_a_ledger_anew_beside_tables(
-    base, others: int, tmp_path: Path
+@pytest.mark.parametrize("foreign_commits", [0, 1, 3])
+def test_the_role_starts_no_new_ledger_next_to_tables(
+    base, foreign_commits: int, tmp_path: Path
 ) -> None:
     """It would know the newest commit of each table alone, and `lake repair` find no way on; with
     commits of others behind them as well.
     """
-    _, whole = base
-    shutil.copytree(whole, tmp_path / "site")
+    _, original = base
+    shutil.copytree(original, tmp_path / "site")
     project = Site(tmp_path / "site").project
     lake = project.paths.lake
-    for _ in range(others):
+    for _ in range(foreign_commits):
         write_deltalake(
             lake / "events",
             DeltaTable(lake / "events").to_pyarrow_table().slice(0, 1),
@@ -584,9 +580,9 @@ def test_the_role_does_not_begin_a_ledger_anew_beside_tables(
     for _ in range(2):
         with pytest.raises(
             DamageError, match="the ledger is missing, and tables have rows"
-        ) as told:
+        ) as raised:
             LakeRole(project.stream, lake, clock=CLOCK)
-        assert "backup" in told.value.fix
+        assert "backup" in raised.value.fix
     assert not (lake / "ledger.jsonl").exists()
 
 
@@ -600,22 +596,22 @@ def test_the_command_names_a_lost_ledger(base, tmp_path: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)["unrecoverable"]) == (1, [vars(named)])
 
 
-def _moved(project, position: int) -> None:
+def _move_position(project, position: int) -> None:
     """Say that the table `events` has the routed log up to there, as a file that an older release
     wrote, without a checksum.
     """
     path = project.paths.lake / "positions.json"
-    found = json.loads(path.read_bytes())
-    del found["checksum"]
-    found["tables"]["events"]["routed"] = position
-    path.write_text(json.dumps(found))
+    positions = json.loads(path.read_bytes())
+    del positions["checksum"]
+    positions["tables"]["events"]["routed"] = position
+    path.write_text(json.dumps(positions))
 
 
 @pytest.mark.slow
 def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
-    _, whole = base
+    _, original = base
     for checksum in (True, False):
-        shutil.copytree(whole, folder := tmp_path / str(checksum))
+        shutil.copytree(original, folder := tmp_path / str(checksum))
         site = Site(folder)
         project, path = site.project, site.project.paths.lake / "positions.json"
         if checksum:
@@ -623,7 +619,7 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
             at = text.index(b'"routed": ', text.index(b'"events"')) + len(b'"routed": ')
             path.write_bytes(text[:at] + bytes((text[at] ^ 4,)) + text[at + 1 :])
         else:
-            _moved(project, 7200)
+            _move_position(project, 7200)
         with site.door() as door:
             assert submit(door, 4, 0)["acked"]
         with (
@@ -640,12 +636,10 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
-    """As a lake of an older release has them, whose positions a flipped bit had moved while the log
-    was behind.
-    """
-    logs, whole = base
-    shutil.copytree(whole, tmp_path / "site")
+def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
+    """A flipped bit in the positions of an older release makes the role skip rows."""
+    logs, original = base
+    shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
     project = site.project
     with site.door() as door, Router(project.stream, project.plan, clock=CLOCK) as router:
@@ -660,7 +654,7 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
         assert all(each.accepted for each in door.submit(json.dumps([item]).encode()))
         while router.step().rows:
             pass
-        _moved(project, router.end())
+        _move_position(project, router.end())
     with Roles(project, CLOCK) as roles:
         roles.drain()
     shutil.copytree(tmp_path / "site", tmp_path / "as-it-was")
@@ -684,11 +678,9 @@ def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
     assert not _rebuilder(project).plan().rebuilt
 
 
-def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everything_goes_on(
-    base, tmp_path: Path
-) -> None:
-    _, whole = base
-    shutil.copytree(whole, tmp_path / "site")
+def test_a_raw_log_is_rebuilt_from_the_archive_and_its_intact_blocks(base, tmp_path: Path) -> None:
+    _, original = base
+    shutil.copytree(original, tmp_path / "site")
     site = Site(tmp_path / "site")
     with site.door() as door:
         waiting = [
@@ -712,17 +704,17 @@ def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everythin
         assert not done.unrecoverable
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
-    found = {
+    event_ids = {
         row["event_id"] for row in Lake(site.project.paths.lake).events(["event_id"]).to_pylist()
     }
-    assert {each for body in waiting for each in body["acked"]} <= found
-    assert len(found) > len(before["events"])
+    assert {each for body in waiting for each in body["acked"]} <= event_ids
+    assert len(event_ids) > len(before["events"])
     assert verify(site.project.paths.lake).clean
 
 
 def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
-    _, whole = base
-    site, _, _ = _corrupt(whole, tmp_path / "site", "commit file", _flip, 0)
+    _, original = base
+    site, _, _ = _corrupt(original, tmp_path / "site", "commit file", _flip, 0)
     project = open_project(site.folder / "shop")
     lake = project.paths.lake
     from tailorbird.lake.lease import acquire_writer_lock
@@ -737,11 +729,11 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path: Path) -> None:
-    logs, whole = base
+def test_the_command_plans_and_with_yes_rebuilds(base, tmp_path: Path) -> None:
+    logs, original = base
     if logs == "pruned":
         pytest.skip("once is enough")
-    site, _, _ = _corrupt(whole, tmp_path / "site", "users", _lose, 0)
+    site, _, _ = _corrupt(original, tmp_path / "site", "users", _lose, 0)
 
     def run(*options: str) -> tuple[int, dict]:
         done = _repair(site, "--json", *options)
@@ -763,3 +755,38 @@ def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path:
     assert (status, output["done"], output["clean"]) == (0, True, True)
     assert verify(site.project.paths.lake).clean
     assert run() == (0, {"done": False, "rebuilt": [], "unrecoverable": [], "clean": True})
+
+
+@pytest.mark.slow
+def test_rows_that_the_role_has_still_to_load_are_not_doubled(base, tmp_path: Path) -> None:
+    """A crash between two tables leaves one of them behind; a rebuild must not run ahead of it."""
+    logs, original = base
+    if logs == "pruned":
+        pytest.skip("the routed log must have the rows")
+    shutil.copytree(original, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    project, lake = site.project, site.project.paths.lake
+    with site.door() as door:
+        assert submit(door, 4, 1)["acked"]
+        refused = {"event_id": "x-between", "type": "nonsense", "user_id": "u1"}
+        door.submit(json.dumps([refused]).encode())
+    with Router(project.stream, project.plan, clock=CLOCK) as router:
+        while router.step().rows:
+            pass
+    step = (
+        "import sys; from pathlib import Path; from tailorbird.lake import LakeRole; "
+        "from tailorbird.events import SystemClock; "
+        "LakeRole(Path(sys.argv[1]), Path(sys.argv[2]), clock=SystemClock()).step()"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", step, str(project.stream), str(lake)],
+        env={**os.environ, "TAILORBIRD_FAULTS": "lake.between_tables=kill@1"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (lake / "quarantine" / min(Ledger(lake / "ledger.jsonl").files("quarantine"))).unlink()
+    done = _rebuilder(project).run()
+    assert not done.unrecoverable, done.unrecoverable
+    _go_on(site)
+    bodies = Lake(lake).table("quarantine", ["body"])["body"].to_pylist()
+    assert sum(b"x-between" in body for body in bodies) == 1

@@ -252,6 +252,20 @@ def _replay_positions(line: Line, commits: dict[int, Line]) -> dict[str, int]:
     return {log: earlier.get(log, 0) for log in line.positions}
 
 
+def enter_commits(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Enter the complete commits after the last one of a table that the ledger knows.
+
+    Raises:
+        DamageError: one of them names a data file that is missing or incomplete.
+    """
+    newest = max(ledger.commits(spec.name), default=-1)
+    for version in versions(path):
+        if version > newest:
+            if _commit_corruption(path, version, None) is not None:
+                break
+            _enter_commit(path, spec, version, ledger, clock)
+
+
 def _enter_commit(
     path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
 ) -> Recovery:

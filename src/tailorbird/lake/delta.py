@@ -237,7 +237,7 @@ class DurableTable:
                     statistics_of(statistics, self.spec),
                 )
             )
-        if not actions:
+        if not actions and not positions:
             return None
         for folder in {(self.path / file.path).parent for file in files}:
             durable.sync_folder(folder)

@@ -9,7 +9,7 @@ stand at the same p, with the same id, person and count. The steps of the router
 the positions of commits tell where they ended.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,30 +62,31 @@ def raw_rows(rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
 def recover_routed(
     stream: Stream,
     intact: IntactRows,
-    end: int,
+    ends: Mapping[str, int],
     routed_again: Callable[[], Iterable[Stream]],
     is_complete: Callable[[], bool],
 ) -> Iterator[RecoveredRows]:
-    """Find the routed rows before position `end` that no intact file holds, and add them.
+    """Find the routed rows that no intact file holds, and add them.
 
     Args:
+        ends: for each table the position up to which it was loaded; the role loads later rows.
         routed_again: folders with the archive routed again, each made when it is asked for.
         is_complete: whether no row is missing any more.
     """
-    yield from _recover_from(stream, intact, end, ROUTED_LOG)
+    yield from _recover_from(stream, intact, ends, ROUTED_LOG)
     if is_complete():
         return
     for folder in routed_again():
-        if _agrees(folder, intact, end):
-            yield from _recover_from(folder, intact, end, ARCHIVE)
+        if _agrees(folder, intact, max(ends.values())):
+            yield from _recover_from(folder, intact, ends, ARCHIVE)
             return
 
 
 def _recover_from(
-    stream: Stream, intact: IntactRows, end: int, source: str
+    stream: Stream, intact: IntactRows, ends: Mapping[str, int], source: str
 ) -> Iterator[RecoveredRows]:
     try:
-        kinds = _read_missing(stream, intact, end)
+        kinds = _read_missing(stream, intact, ends)
     except TailorbirdError:
         return
     events = _without_taken_positions(intact, kinds["events"])
@@ -94,10 +95,11 @@ def _recover_from(
     first, repeats = etl.split_repeats(
         events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
     )
+    repeats = etl.as_duplicates(_before(repeats, ends["duplicates"]))
     tables = {
-        "events": etl.with_day(first),
+        "events": etl.with_day(_before(first, ends["events"])),
         "quarantine": kinds["quarantine"],
-        "duplicates": pa.concat_tables([kinds["duplicates"], etl.as_duplicates(repeats)]),
+        "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
     }
     tables = {name: rows for name, rows in tables.items() if len(rows)}
     if not tables:
@@ -108,16 +110,26 @@ def _recover_from(
     yield RecoveredRows(source, tables, numbers)
 
 
-def _read_missing(stream: Stream, intact: IntactRows, end: int) -> dict[str, pa.Table]:
-    """Read the rows of a routed log before `end` whose raw row no table holds, by their kind."""
+def _before(events: pa.Table, end: int) -> pa.Table:
+    return events.filter(pc.less(events["p"], end))
+
+
+def _read_missing(
+    stream: Stream, intact: IntactRows, ends: Mapping[str, int]
+) -> dict[str, pa.Table]:
+    """Read the loaded rows of a routed log whose raw row no table holds, by their kind."""
     present = present_rows(intact)
+    # The lake makes duplicates of events too.
+    ends = {**ends, "events": max(ends["events"], ends["duplicates"])}
+    end = max(ends.values())
     missing = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
     with open_reader(routed_address(stream)) as reader:
         position = reader.start()
         while position < end and (blocks := reader.read(position)):
             position = blocks[-1].end
             for kind in RAW_TABLES:
-                rows = etl.routed_rows([each for each in blocks if each.offset < end], kind)
+                loaded = [stored for stored in blocks if stored.offset < ends[kind]]
+                rows = etl.routed_rows(loaded, kind)
                 if len(rows):
                     missing[kind].append(rows.filter(pa.array(~_is_present(rows, present))))
     return {kind: pa.concat_tables(tables) for kind, tables in missing.items()}
@@ -184,15 +196,16 @@ def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
     return pc.all(same, min_count=0).as_py()
 
 
-def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table) -> pa.Table:
+def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: int) -> pa.Table:
     """Return the rows that `users` or `items` lacks, made of the events that carry them.
 
     Args:
         new_events: the events that were recovered; a table without a corrupt file lacks only the
             profiles that they carry.
+        end: the position up to which the table was loaded.
     """
     events = intact.table("events") if intact.corrupt_files(name) else new_events
-    rows = etl.profiles(events.sort_by("p"), name.removesuffix("s"))
+    rows = etl.profiles(_before(events, end).sort_by("p"), name.removesuffix("s"))
     taken = pc.unique(intact.table(name, ["p"])["p"])
     return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken)))
 

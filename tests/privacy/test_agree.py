@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from tests.faults.roles import make_project
-from tests.faults.test_repair import _router
+from tests.faults.test_rebuild import _router
 from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_merged import imported, merge
 from tests.privacy.test_people import click, people_of, sent

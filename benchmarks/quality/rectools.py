@@ -150,10 +150,10 @@ class Case:
 
 def list_ours(case: Case, seed: int) -> Arrays:
     """Learn as `tailorbird train` does, and list the best items for each question."""
-    from tailorbird.cli.moment import clock_as_of
-    from tailorbird.cli.train import settings_for
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
+    from tailorbird.platform.moment import clock_as_of
+    from tailorbird.platform.training import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.indexes import build_series, write_index
     from tailorbird.training.retrieval import FEWEST
@@ -164,7 +164,7 @@ def list_ours(case: Case, seed: int) -> Arrays:
     site = open_project(case.root)
     slot, now = site.slot(site.settings.train.slot), clock_as_of("latest", site).now()
     settings = replace(
-        settings_for(site, window="", rows="auto", leave_out="", quick=False),
+        base_settings(site, window="", rows="auto", leave_out=(), quick=False),
         retrieval="sequence",
         seed=seed,
     )

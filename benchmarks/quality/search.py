@@ -1,20 +1,23 @@
 """Does search find? Graded queries over the products of a shop: BM25 as the product serves it,
 vectors, both fused, and re-ranked.
 
-    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--json] [--small]
+    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json] [--small]
 
     tailorbird  BM25: `retrieval.text`, as /v1/search asks it: fields weighed by hand, stems, one typing error where little is found
     vectors     latent semantic analysis (TF-IDF of words, 128 components) of the same texts, by cosine
     fused       reciprocal ranks of both (k = 60), equal weights: what is usually recommended, untuned
     blended     BM25, as a share of the best hit's, + 0.1 · cosine, among the hits of BM25
+    meaning     with --encoder: as a project with `search.encoder` serves it, see `retrieval.meaning`; the weight of each
+                fifth of the queries is chosen on the other four, out of WEIGHTS. `meaning_default` has the default weight
     reranked    the first 200 of BM25 and the first 50 by vectors, ordered by LightGBM's lambdarank; learned on four fifths of the queries,
                 judged on the other, five times. What was not judged is learned as grade 0, as it is counted below; learned from the
                 judged alone, the first way that was tried, it lifts what nobody judged and falls behind BM25 (`reranked_judged`)
 
 NDCG@10 with gain 2^grade − 1 and discount 1/log2(rank + 1), ideal of the judged products; what was
 not judged has gain 0, so figures are lower bounds, and `judged_10` says how much of the top was
-judged. Intervals and differences are bootstrapped over queries. `ms` is what one query takes from
-its words to its order, of the processor, one thread, models and indexes in memory.
+judged. `judged_alone_ndcg_10` ranks the judged products alone. Intervals and differences are
+bootstrapped over queries. `ms` is what one query takes from its words to its order, of the
+processor, one thread, models and indexes in memory.
 
 `--wands` takes a copy of github.com/wayfair/WANDS (its folder `dataset`) in place of the data set,
 and adds `public_ndcg_10`, the variant of its public figures: gain 2^grade − 1 (exact 3, partial 1,
@@ -29,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.quality.running import default_data, environment, folder_or_skip
 from benchmarks.quality.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
+from tailorbird.config.settings import SearchSection
+from tailorbird.retrieval.index import MIXED
+from tailorbird.retrieval.meaning import Meaning, MeaningSettings, encoded_texts, write_meaning
 from tailorbird.retrieval.text import FIELDS, TextIndex, write_text_index
 
 TOP = 10
@@ -50,12 +57,14 @@ COMPONENTS = 128
 BLEND = 0.1
 TIE = 1e-9
 OURS = "tailorbird"
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)  # of the cosine, see `retrieval.meaning`
 
 
 class Searcher:
     """Our index, by all fields and by each, and vectors, of one shop."""
 
     def __init__(self, shop: Shop) -> None:
+        self.meaning: Meaning | None = None
         began = time.process_time()
         self._whole = _opened(shop.documents)
         self.index_s = time.process_time() - began
@@ -75,6 +84,25 @@ class Searcher:
         )  # a vector for each word: a query reads its own alone
         self._title = [set(title.lower().split()) for title in shop.documents["title"]]
         self._price = np.log1p(shop.price)
+
+    def read_meaning(self, shop: Shop, encoder: Path, cache: Path) -> None:
+        """Encode the products, as an index is built in a project with `search.encoder`."""
+        with tempfile.TemporaryDirectory() as folder:
+            texts = encoded_texts(shop.documents)
+            write_meaning(Path(folder), MeaningSettings(encoder, 1.0, cache), texts)
+            files = {
+                path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in Path(folder).rglob("*")
+                if path.is_file()
+            }
+        self.meaning = Meaning.read(files, len(texts))
+
+    def by_meaning(self, query: str, weight: float) -> np.ndarray:
+        """Products by words and meaning, best first, as `Index.search` orders them."""
+        assert self.meaning is not None
+        rows, scores = self._whole.search(query, MIXED)
+        rows, scores = replace(self.meaning, weight=weight).mix(query, rows, scores, None)
+        return rows[np.lexsort((rows, -scores))]
 
     def bm25(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         return self._whole.search(query, HITS)
@@ -162,7 +190,35 @@ def orders(
     for name, learned in (("reranked", pools), ("reranked_judged", {})):
         found[name], spent = _reranked(shop, searcher, pools, angles, learned)
         taken[name] = [pooled[query] + spent[query] for query in shop.queries]
+    if searcher.meaning is not None:
+        for name, weights in _weights(shop, searcher).items():
+            timed = {
+                query: _timed(
+                    lambda query=query, w=weights[query]: (searcher.by_meaning(query, w),)
+                )
+                for query in shop.queries
+            }
+            found[name] = {query: rows for query, (rows, _) in timed.items()}
+            taken[name] = [spent for _, spent in timed.values()]
     return found, taken
+
+
+def _weights(shop: Shop, searcher: Searcher) -> dict[str, dict[str, float]]:
+    """Return the weight of the cosine for each query: the default, and chosen on other queries."""
+    queries = list(shop.queries)
+    fold = np.random.default_rng(SEED).permutation(len(queries)) % FOLDS
+    figures = np.array(
+        [
+            [ndcg(searcher.by_meaning(query, weight), shop.judged[query]) for query in queries]
+            for weight in WEIGHTS
+        ]
+    )
+    best = [WEIGHTS[np.nanmean(figures[:, fold != k], axis=1).argmax()] for k in range(FOLDS)]
+    default = SearchSection().weight
+    return {
+        "meaning": {query: best[k] for query, k in zip(queries, fold.tolist(), strict=True)},
+        "meaning_default": dict.fromkeys(queries, default),
+    }
 
 
 def _timed(call: Callable[[], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
@@ -264,9 +320,11 @@ def _gains(rows: np.ndarray, judged: Judged) -> np.ndarray:
     return np.array([2 ** judged.get(row, 0.0) - 1 for row in rows[:TOP].tolist()])
 
 
-def case(shop: Shop) -> dict[str, Any]:
+def case(shop: Shop, encoder: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
     """All figures of a shop."""
     searcher = Searcher(shop)
+    if encoder is not None and cache is not None:
+        searcher.read_meaning(shop, encoder, cache)
     with threadpool_limits(1):  # what a query takes is told of one thread, as servers answer
         found, taken = orders(shop, searcher)
     value = {
@@ -279,10 +337,14 @@ def case(shop: Shop) -> dict[str, Any]:
     results, differences = {}, {}
     for name, some in value.items():
         gain = some - value[OURS]
+        alone = np.array(
+            [_judged_alone(found[name][query], shop.judged[query]) for query in shop.queries]
+        )
         judged = [_known(found[name][query], shop.judged[query]) for query in shop.queries]
         results[name] = {
             **_mean("ndcg_10", some, drawn),
             "judged_10": round(float(np.mean(judged)), 4),
+            **_mean("judged_alone_ndcg_10", alone, drawn),
             "ms": _times(taken[name]),
         }
         if shop.name == WANDS:
@@ -316,6 +378,11 @@ def case(shop: Shop) -> dict[str, Any]:
         "sizes": sizes,
         "index_s": round(searcher.index_s, 2),
     }
+
+
+def _judged_alone(rows: np.ndarray, judged: Judged) -> float:
+    """Return NDCG@10 of the judged products alone, in the order in which they were found."""
+    return ndcg(np.array([row for row in rows.tolist() if row in judged], np.int64), judged)
 
 
 def _known(rows: np.ndarray, judged: Judged) -> float:
@@ -354,6 +421,15 @@ def main() -> None:
     parser.add_argument(
         "--wands", type=Path, help="one's own copy of WANDS' folder `dataset`, instead"
     )
+    parser.add_argument(
+        "--encoder", type=Path, help="folder of a sentence encoder: search by meaning too"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "tailorbird-text-vectors.arrow",
+        help="keeps the vectors of texts between runs",
+    )
     parser.add_argument("--small", action="store_true", help="every fifth query")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -378,7 +454,10 @@ def main() -> None:
         "title": __doc__.splitlines()[0],
         "small": given.small,
     }
-    report |= {"cases": {shop.name: case(shop)}, "environment": environment()}
+    report |= {
+        "cases": {shop.name: case(shop, given.encoder, given.cache)},
+        "environment": environment(),
+    }
     json.dump(report, sys.stdout, indent=None if given.json else 2, ensure_ascii=False)
     print()
 

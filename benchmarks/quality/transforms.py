@@ -67,7 +67,7 @@ def make_project(folder: Path) -> None:
     """The project that `tailorbird init` writes."""
     folder.mkdir()
     for name in ("tailorbird.toml", "features.py", "slots.py"):
-        (folder / name).write_text((files("tailorbird.cli") / "templates" / name).read_text())
+        (folder / name).write_text((files("tailorbird.platform") / "templates" / name).read_text())
 
 
 def run(folder: Path, *, small: bool) -> dict[str, Any]:

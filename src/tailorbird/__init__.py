@@ -1,8 +1,107 @@
-"""Tailorbird: events in, recommendations out, and the proof that they helped."""
+"""Tailorbird: events in, recommendations out, and the proof that they helped.
+
+    import tailorbird as tb
+
+    shop = tb.Project.create("shop", data="clicks.parquet")
+    shop.import_files("clicks.parquet")
+    shop.train(budget="2m")
+    shop.recommend(user_id="42")
+
+Everything that a command does is a call of `Project`. Names are loaded when they are first used, so
+that `import tailorbird` takes a few milliseconds.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tailorbird.client import AsyncClient, Client
+    from tailorbird.errors import (
+        BundleError,
+        ConfigError,
+        DamageError,
+        DeclarationError,
+        InputError,
+        LockedError,
+        NotReadyError,
+        StorageError,
+        TailorbirdError,
+        UsageError,
+    )
+    from tailorbird.experiments import Experiment
+    from tailorbird.platform.frames import Frame
+    from tailorbird.platform.project import Project
+    from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
+    from tailorbird.platform.training import TrainOptions
+    from tailorbird.ranking import Boost, Churn, Explore, Pin, Quota, Slot
+    from tailorbird.version import __version__
 
 # Nothing is sent anywhere: these libraries would count what is done with them, and look only while
 # they are loaded.
 for _refusal in ("ORT_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"):
     os.environ.setdefault(_refusal, "1")
+
+_MODULES = {
+    "tailorbird.client": ("AsyncClient", "Client"),
+    "tailorbird.errors": (
+        "BundleError",
+        "ConfigError",
+        "DamageError",
+        "DeclarationError",
+        "InputError",
+        "LockedError",
+        "NotReadyError",
+        "StorageError",
+        "TailorbirdError",
+        "UsageError",
+    ),
+    "tailorbird.experiments": ("Experiment",),
+    "tailorbird.platform.frames": ("Frame",),
+    "tailorbird.platform.project": ("Project",),
+    "tailorbird.platform.results": ("EvaluationResult", "Slate", "TrainResult"),
+    "tailorbird.platform.training": ("TrainOptions",),
+    "tailorbird.ranking": ("Boost", "Churn", "Explore", "Pin", "Quota", "Slot"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "AsyncClient",
+    "Boost",
+    "BundleError",
+    "Churn",
+    "Client",
+    "ConfigError",
+    "DamageError",
+    "DeclarationError",
+    "EvaluationResult",
+    "Experiment",
+    "Explore",
+    "Frame",
+    "InputError",
+    "LockedError",
+    "NotReadyError",
+    "Pin",
+    "Project",
+    "Quota",
+    "Slate",
+    "Slot",
+    "StorageError",
+    "TailorbirdError",
+    "TrainOptions",
+    "TrainResult",
+    "UsageError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("tailorbird.version").__version__
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tailorbird' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tailorbird.candidates.batch import COLUMNS, segment_keys
 from tailorbird.candidates.contract import Board, Contract, ItemKnn, SessionKnn
 from tailorbird.candidates.protocol import CandidateRequest
-from tailorbird.candidates.reference import Asker, LogEvent
+from tailorbird.candidates.reference import LogEvent, UserContext
 from tailorbird.events import DAY, HOUR, MINUTE, hash64
 from tailorbird.events.schema import ROUTED
 
@@ -123,10 +123,10 @@ def reference_events(lines: list[Line]) -> list[LogEvent]:
     ]
 
 
-def random_askers(seed: int, many: int, *, items: int = 12) -> list[Asker]:
+def random_askers(seed: int, many: int, *, items: int = 12) -> list[UserContext]:
     """Return people with short histories, one of whom is new."""
     rng = random.Random(seed)
-    askers = [Asker()]
+    askers = [UserContext()]
     for _ in range(many - 1):
         size = rng.randrange(1, 8)
         recent = tuple(hash64(f"i{rng.randrange(items)}") for _ in range(size))
@@ -135,12 +135,14 @@ def random_askers(seed: int, many: int, *, items: int = 12) -> list[Asker]:
             now += rng.choice((MINUTE, 10 * MINUTE, 2 * HOUR))
             times.append(now)
         askers.append(
-            Asker(recent, tuple(times), segment_keys({"device": rng.choice((None, "mobile"))}))
+            UserContext(
+                recent, tuple(times), segment_keys({"device": rng.choice((None, "mobile"))})
+            )
         )
     return askers
 
 
-def request_of(asker: Asker) -> CandidateRequest:
+def request_of(asker: UserContext) -> CandidateRequest:
     """Return the same asker as a server sees them."""
     return CandidateRequest(
         np.array(asker.recent, np.uint64), np.array(asker.recent_ts, np.int64), asker.segments

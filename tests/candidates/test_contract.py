@@ -27,12 +27,12 @@ T = 1_700_000_000_000_000
         ("trending:device", Board(HOUR, "device")),
     ],
 )
-def test_a_name_says_window_and_segment(name: str, board: Board) -> None:
+def test_a_name_states_window_and_segment(name: str, board: Board) -> None:
     assert parse_source(name).board == board
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("populr", "popular"),
         ("popular:2m", "from 5m"),
@@ -45,24 +45,24 @@ def test_a_name_says_window_and_segment(name: str, board: Board) -> None:
         ("fresh", "use one of"),
     ],
 )
-def test_what_is_no_source_is_refused_with_what_to_write(name: str, told: str) -> None:
+def test_what_is_no_source_is_refused_with_what_to_write(name: str, expected: str) -> None:
     with pytest.raises(DeclarationError) as error:
         parse_source(name)
-    assert told in f"{error.value.message} {error.value.fix}"
+    assert expected in f"{error.value.message} {error.value.fix}"
     with pytest.raises(DeclarationError, match="slot home"):
         Slot("home", sources={name: 10})
 
 
-def test_a_contract_has_what_slots_ask_for_and_everybodys_board_beside_each_segment() -> None:
-    plain, further = contract_of(["item_knn"]), contract_of(["popular:6h:device", "session_knn"])
-    assert {Board(6 * HOUR, "device"), Board(6 * HOUR)} <= set(further.boards)
-    assert plain.session_knn is None
-    assert further.session_knn is not None
-    assert further.covers(plain)
-    assert not plain.covers(further)
-    assert plain.joined(further).covers(further)
-    assert plain.hash != further.hash
-    assert plain.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, (
+def test_a_contract_has_the_slots_tables_and_an_overall_board_per_segment() -> None:
+    basic, extended = contract_of(["item_knn"]), contract_of(["popular:6h:device", "session_knn"])
+    assert {Board(6 * HOUR, "device"), Board(6 * HOUR)} <= set(extended.boards)
+    assert basic.session_knn is None
+    assert extended.session_knn is not None
+    assert extended.covers(basic)
+    assert not basic.covers(extended)
+    assert basic.union(extended).covers(extended)
+    assert basic.hash != extended.hash
+    assert basic.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, (
         "these ask for no table of their own"
     )
 
@@ -75,7 +75,7 @@ def test_columns_are_named_after_sources() -> None:
         "item_knn_2_rank",
         "repeat_rank",
     )
-    assert set(columns.told()) == set(columns.names)
+    assert set(columns.describe_columns()) == set(columns.names)
 
 
 def batch(*rows: dict) -> CandidateFold:
@@ -114,8 +114,8 @@ def test_a_referring_page_counts_for_its_site() -> None:
         "popular:24h:referrer"
     )
     assert listed.keys.tolist() == [hash64("i1")]
-    everybody = RequestLists(fold.tables(), CandidateRequest()).of("popular:24h:referrer")
-    assert everybody.keys.tolist() == [hash64("i2"), hash64("i1")]
+    overall = RequestLists(fold.tables(), CandidateRequest()).of("popular:24h:referrer")
+    assert overall.keys.tolist() == [hash64("i2"), hash64("i1")]
 
 
 def test_answers_that_show_several_items_count_for_each() -> None:

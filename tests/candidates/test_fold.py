@@ -51,18 +51,20 @@ def taken(
 
 
 def lists_of(tables: CandidateTables, seed: int) -> list[tuple[list[int], list[float]]]:
-    asked = [RequestLists(tables, request_of(asker)) for asker in random_askers(seed, 4)]
-    found = [lists.of(name) for lists in asked for name in NAMES]
-    return [(listed.keys.tolist(), listed.scores.tolist()) for listed in found]
+    request_lists = [RequestLists(tables, request_of(asker)) for asker in random_askers(seed, 4)]
+    ranked_lists = [lists.of(name) for lists in request_lists for name in NAMES]
+    return [(listed.keys.tolist(), listed.scores.tolist()) for listed in ranked_lists]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_batches_and_restarts_change_nothing(seed: int) -> None:
     lines, rng = random_log(seed, 250), random.Random(seed)
-    whole = lists_of(taken(lines, CONTRACT, []).tables(), seed)
+    uninterrupted = lists_of(taken(lines, CONTRACT, []).tables(), seed)
     for restart in (False, True):
         cuts = sorted(rng.sample(range(1, len(lines)), 9))
-        assert lists_of(taken(lines, CONTRACT, cuts, restart=restart).tables(), seed) == whole
+        assert (
+            lists_of(taken(lines, CONTRACT, cuts, restart=restart).tables(), seed) == uninterrupted
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -89,7 +91,7 @@ def test_items_and_people_beyond_the_contract_are_dropped_and_counted() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_published_tables_say_what_the_fold_says(tmp_path: Path, seed: int) -> None:
+def test_published_tables_equal_those_of_the_fold(tmp_path: Path, seed: int) -> None:
     lines = random_log(seed, 300, items=30)
     sparse = [replace(line, p=line.p * 1_500) for line in lines]
     small = msgspec.structs.replace(CONTRACT, items_max=20)
@@ -117,28 +119,28 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
     store = open_store(tmp_path / "tables", create=True)
     publisher, fold = Publisher(store, CONTRACT), CandidateFold(CONTRACT)
     fold.update(batch_of(table_of(lines[:100]), CONTRACT, lines[99].p))
-    publisher.publish(fold, publisher.due(fold, 0), now=0)
+    publisher.publish(fold, publisher.due_groups(fold, 0), now=0)
     then = lists_of(fold.tables(), 2)
     fold.update(batch_of(table_of(lines[100:]), CONTRACT, lines[-1].p))
-    assert publisher.due(fold, 500_000) == []
-    assert publisher.due(fold, 1_000_000) == ["boards"]
+    assert publisher.due_groups(fold, 500_000) == []
+    assert publisher.due_groups(fold, 1_000_000) == ["boards"]
     publisher.publish(fold, ["boards"], now=1_000_000)
     reader = TableReader(store, CONTRACT)
     with reader.tables() as tables:
         assert tables.epochs["boards"].p == lines[-1].p
         assert tables.epochs["neighbours"].p == lines[99].p
         now = lists_of(tables, 2)
-        fresh = lists_of(fold.tables(), 2)
+        current = lists_of(fold.tables(), 2)
     boards = [
         place
         for place in range(len(now))
         if NAMES[place % len(NAMES)].partition(":")[0] in ("trending", "popular", "new_items")
     ]
-    others = [
+    unaffected = [
         place
         for place in range(len(now))
         if NAMES[place % len(NAMES)] in ("item_knn", "session_knn", "stan")
     ]
-    assert [now[place] for place in boards] == [fresh[place] for place in boards]
-    assert [now[place] for place in others] == [then[place] for place in others]
+    assert [now[place] for place in boards] == [current[place] for place in boards]
+    assert [now[place] for place in unaffected] == [then[place] for place in unaffected]
     reader.close()

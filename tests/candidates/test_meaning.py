@@ -20,7 +20,7 @@ from tailorbird.candidates.batch import batch_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import RankedList
 from tailorbird.candidates.query import RequestLists
-from tailorbird.candidates.reference import Asker, Listed, ReferenceTables
+from tailorbird.candidates.reference import ReferenceTables, ScoredItems, UserContext
 from tailorbird.candidates.session_knn.similarity import VSkNN
 from tailorbird.events import hash64
 
@@ -33,22 +33,22 @@ def fold_of(lines: list) -> CandidateFold:
     return fold
 
 
-def check(found: RankedList, expected: Listed) -> None:
+def check(actual: RankedList, expected: ScoredItems) -> None:
     """The same items in the same order; of floats that were added in another order, scores that are
     equal but for rounding.
     """
     scores = np.array([score for _, score in expected])
-    np.testing.assert_allclose(found.scores, scores, rtol=1e-9)
+    np.testing.assert_allclose(actual.scores, scores, rtol=1e-9)
     keys = [key for key, _ in expected]
-    if found.keys.tolist() != keys:  # equal but for rounding: any order of these
+    if actual.keys.tolist() != keys:  # equal but for rounding: any order of these
         groups = np.cumsum(np.abs(np.diff(scores, prepend=scores[0])) > 1e-9)
-        assert sorted(zip(groups.tolist(), found.keys.tolist(), strict=True)) == sorted(
+        assert sorted(zip(groups.tolist(), actual.keys.tolist(), strict=True)) == sorted(
             zip(groups.tolist(), keys, strict=True)
         )
 
 
 @pytest.mark.parametrize(("seed", "events"), LOGS)
-def test_lists_are_what_the_reference_says(seed: int, events: int) -> None:
+def test_lists_equal_those_of_the_reference(seed: int, events: int) -> None:
     lines = random_log(seed, events)
     fold, reference = fold_of(lines), ReferenceTables(CONTRACT, reference_events(lines))
     for asker in random_askers(seed, 4):
@@ -70,7 +70,7 @@ def test_lists_are_what_the_reference_says(seed: int, events: int) -> None:
         )
 
 
-def v_sknn(reference: ReferenceTables, asker: Asker, how: VSkNN) -> Listed:
+def v_sknn(reference: ReferenceTables, asker: UserContext, settings: VSkNN) -> ScoredItems:
     """V-SkNN of the newest run of who asks (Ludewig and Jannach, 2018), with quadratic weights."""
     run: list[tuple[int, int]] = []
     for item, ts in zip(asker.recent, asker.recent_ts, strict=True):
@@ -82,19 +82,21 @@ def v_sknn(reference: ReferenceTables, asker: Asker, how: VSkNN) -> Listed:
     context = [item for item, _ in run]
     last_place = {item: place for place, item in enumerate(context, 1)}
     sessions = [items for _, items in reference.sessions()]
-    held = {item for items in sessions for item in items}
-    known = [item for item in last_place if item in held]
+    session_items = {item for items in sessions for item in items}
+    shared = [item for item in last_place if item in session_items]
     scores: dict[int, float] = defaultdict(float)
-    for items in [items for items in reversed(sessions) if set(items) & set(known)][: how.sample]:
-        common = [item for item in known if item in items]
-        alike = sum((last_place[item] / len(context)) ** 2 for item in common) / len(known)
-        back = len(context) - max(last_place[item] for item in common)
+    for items in [items for items in reversed(sessions) if set(items) & set(shared)][
+        : settings.sample
+    ]:
+        common = [item for item in shared if item in items]
+        similarity = sum((last_place[item] / len(context)) ** 2 for item in common) / len(shared)
+        steps_back = len(context) - max(last_place[item] for item in common)
         for item in set(items) - set(context):
-            scores[item] += alike / (back + 1) ** 2
+            scores[item] += similarity / (steps_back + 1) ** 2
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def test_a_board_says_the_whole_traffic_and_a_segment_that_is_too_small_says_everybodys() -> None:
+def test_a_board_covers_all_traffic_and_a_small_segment_falls_back_to_it() -> None:
     lines = random_log(3, 300)
     tables, reference = fold_of(lines).tables(), ReferenceTables(CONTRACT, reference_events(lines))
     for board in BOARDS[:4]:
@@ -109,13 +111,14 @@ def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None
     lines = random_log(5, 200)
     fold = fold_of(lines)
     assert (
-        hash64("i-new") not in RequestLists(fold.tables(), request_of(Asker())).of("trending").keys
+        hash64("i-new")
+        not in RequestLists(fold.tables(), request_of(UserContext())).of("trending").keys
     )
     last = lines[-1]
     click = replace(
         last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False
     )
     fold.update(batch_of(table_of([click]), CONTRACT, click.p))
-    lists = RequestLists(fold.tables(), request_of(Asker()))
+    lists = RequestLists(fold.tables(), request_of(UserContext()))
     assert hash64("i-new") in lists.of("trending").keys
     assert hash64("i-new") in lists.of("new_items").keys

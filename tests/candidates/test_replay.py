@@ -28,7 +28,9 @@ NAMES = [
 ]
 
 
-def asked_at(lines: list[Line], seed: int, many: int = 30) -> tuple[Questions, list[RequestLists]]:
+def requests_at(
+    lines: list[Line], seed: int, many: int = 30
+) -> tuple[Questions, list[RequestLists]]:
     """Return questions whose groups of tables stand at positions of their own, and the lists that a
     server would have read.
     """
@@ -40,7 +42,7 @@ def asked_at(lines: list[Line], seed: int, many: int = 30) -> tuple[Questions, l
     }
     served = []
     for number, request in enumerate(requests):
-        whole = RequestLists(CandidateFold(CONTRACT).tables(), request)
+        expected = RequestLists(CandidateFold(CONTRACT).tables(), request)
         for group in GROUPS:
             at = [line for line in lines if line.p <= epochs[group][number]]
             fold = CandidateFold(CONTRACT)
@@ -49,18 +51,18 @@ def asked_at(lines: list[Line], seed: int, many: int = 30) -> tuple[Questions, l
             lists = RequestLists(fold.tables(), request)
             for name in NAMES:
                 if group_of(name) in (group, ""):
-                    whole.asked[name] = lists.of(name)
-        served.append(whole)
+                    expected.asked[name] = lists.of(name)
+        served.append(expected)
     return Questions(requests, epochs), served
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
     lines = random_log(seed, 150)
-    questions, served = asked_at(lines, seed)
+    questions, served = requests_at(lines, seed)
     answered = []
-    for chosen, found in replayed(CONTRACT, table_of(lines), questions, NAMES):
-        for question, lists in zip(chosen.tolist(), found, strict=True):
+    for chosen, request_lists in replayed(CONTRACT, table_of(lines), questions, NAMES):
+        for question, lists in zip(chosen.tolist(), request_lists, strict=True):
             answered.append(question)
             for name in NAMES:
                 expected = served[question].asked[name]
@@ -90,9 +92,9 @@ def logged(questions: Questions, served: list[RequestLists]) -> tuple[pa.Table, 
     ]
 
 
-def test_what_servers_logged_is_recomputed_and_one_changed_place_is_found() -> None:
+def test_logged_lists_are_recomputed_and_one_changed_position_is_detected() -> None:
     lines = random_log(1, 150)
-    answers, recent = logged(*asked_at(lines, 1))
+    answers, recent = logged(*requests_at(lines, 1))
     report = compare_lists(CONTRACT, table_of(lines), answers, recent, known=lines[-1].p)
     assert report.unequal == {}
     assert report.lists == report.responses * len(NAMES) > 100
@@ -106,9 +108,9 @@ def test_what_servers_logged_is_recomputed_and_one_changed_place_is_found() -> N
     assert report.examples[0].request_id == "r5"
 
 
-def test_one_event_more_or_less_is_found() -> None:
+def test_one_event_more_or_less_is_detected() -> None:
     lines = random_log(4, 150)
-    answers, recent = logged(*asked_at(lines, 4))
+    answers, recent = logged(*requests_at(lines, 4))
     without = [
         line
         for line in lines
@@ -119,15 +121,15 @@ def test_one_event_more_or_less_is_found() -> None:
 
 def test_what_the_lake_does_not_have_yet_waits() -> None:
     lines = random_log(1, 150)
-    answers, recent = logged(*asked_at(lines, 1))
-    known = lines[119].p
-    report = compare_lists(CONTRACT, table_of(lines[:120]), answers, recent, known=known)
+    answers, recent = logged(*requests_at(lines, 1))
+    complete_until = lines[119].p
+    report = compare_lists(CONTRACT, table_of(lines[:120]), answers, recent, known=complete_until)
     assert report.pending > 0
     assert report.responses > 0
     assert report.unequal == {}
 
 
-def test_a_history_has_regular_epochs_that_know_nothing_of_what_comes() -> None:
+def test_regular_epochs_of_a_history_do_not_look_ahead() -> None:
     lines = random_log(6, 300)
     p = np.array([line.p for line in lines])
     epochs = epochs_by_group(table_of(lines), p - 1)

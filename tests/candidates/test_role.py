@@ -64,13 +64,13 @@ def stop(process: subprocess.Popen) -> None:
 def records(folder: Path) -> dict[bytes, bytes]:
     store = open_store(folder)
     with store.snapshot() as snapshot:
-        found = {key: value for key, value in snapshot.scan(b"") if key[:1] in b"bnkis"}
+        by_key = {key: value for key, value in snapshot.scan(b"") if key[:1] in b"bnkis"}
     store.close()
-    return found
+    return by_key
 
 
 def check_published(project: Project, tmp_path: Path) -> None:
-    """What is published are the records that a fold over the lake writes, byte by byte."""
+    """Assert that published records equal those of a fold over the lake, byte by byte."""
     contract = current_contract(project.paths.candidates)
     assert contract == wanted_contract(project)
     events = Lake(project.paths.lake).table("events", COLUMNS).sort_by("p")
@@ -91,8 +91,12 @@ def published(project: Project) -> int:
         return 0
     reader = open_tables(project.paths.candidates, contract)
     try:
-        found = reader.published()
-        return min(found.groups[name].p for name in GROUPS) if found is not None else 0
+        published_epoch = reader.published()
+        return (
+            min(published_epoch.groups[name].p for name in GROUPS)
+            if published_epoch is not None
+            else 0
+        )
     finally:
         reader.close()
 
@@ -119,9 +123,7 @@ def test_kills_at_any_commit_lose_nothing_and_double_nothing(
     check_published(project, tmp_path)
 
 
-def test_another_contract_is_built_beside_the_one_that_serves(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_new_contract_is_built_while_the_old_one_serves(project: Project, tmp_path: Path) -> None:
     before = current_contract(project.paths.candidates)
     slots = project.root / "slots.py"
     slots.write_text(

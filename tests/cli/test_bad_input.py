@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.cli.kit import each, environment, must, must_json, refused, tailorbird
 
-from tailorbird.cli.supervisor import PARENT_VARIABLE, STABLE_S
+from tailorbird.platform.supervisor import PARENT_VARIABLE, STABLE_S
 
 EVENT = (
     '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", '

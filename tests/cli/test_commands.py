@@ -22,8 +22,8 @@ from deltalake import DeltaTable, write_deltalake
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
 
-from tailorbird.cli.supervisor import STOP_S
 from tailorbird.lock import FileLock
+from tailorbird.platform.supervisor import STOP_S
 
 pytestmark = pytest.mark.slow
 

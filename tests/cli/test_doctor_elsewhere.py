@@ -12,8 +12,8 @@ from tests.store.servers import needs_valkey, running
 
 from tailorbird.cli.doctor_elsewhere import Finding, elsewhere
 from tailorbird.cli.init import init
-from tailorbird.cli.servers import running_servers
 from tailorbird.config import open_project
+from tailorbird.platform.servers import running_servers
 
 
 def found(folder: Path, settings: str) -> dict[str, Finding]:

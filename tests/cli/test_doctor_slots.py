@@ -7,9 +7,9 @@ import pytest
 
 from tailorbird.cli.doctor import _wishes
 from tailorbird.cli.init import init
-from tailorbird.cli.roles import drain
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
+from tailorbird.platform.roles import drain
 from tailorbird.stream.importer import import_files
 
 

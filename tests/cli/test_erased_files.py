@@ -12,10 +12,10 @@ import pytest
 from tests.cli.kit import each
 from tests.privacy.kit import CANARY, CLOCK, left_of, present, refused
 
-from tailorbird.cli.inprocess import InProcess
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.lake.made import made
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.files import made_by, scratch, unknown
 from tailorbird.serving.door import Door

@@ -19,15 +19,15 @@ from tests.cli.kit import environment, must, must_json, refused, tailorbird
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import change, item_events, promote, some_events
 
-from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.main import run
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
 from tailorbird.events.keys import hash64
 from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state import open_state, read_position
 from tailorbird.lake import Lake
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader

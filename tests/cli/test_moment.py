@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.cli.moment import clock_as_of, clock_of_answers
 from tailorbird.config.log_end import settle_clock
 from tailorbird.config.project import Paths
 from tailorbird.errors import DamageError
@@ -17,6 +16,7 @@ from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.schema import ROUTED
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform.moment import clock_as_of, clock_of_answers
 
 LATENESS = DAY
 

@@ -11,13 +11,13 @@ from tests.faults.roles import make_project
 from tests.faults.test_evolution import item_events, some_events
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config.copying import copies_of
 from tailorbird.config.project import FILE
 from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
 from tailorbird.features.state import COMMITS, open_state
 from tailorbird.features.worker import FeatureWorker
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.store import open_store
 from tailorbird.store.published import OURS, PublishedStore

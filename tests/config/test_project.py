@@ -7,7 +7,7 @@ from tailorbird.config import find_project, open_project
 from tailorbird.errors import ConfigError, DeclarationError, UsageError
 from tailorbird.events import DAY, EVENT_TYPES, MINUTE
 
-TEMPLATES = files("tailorbird.cli") / "templates"
+TEMPLATES = files("tailorbird.platform") / "templates"
 
 
 @pytest.fixture

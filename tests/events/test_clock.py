@@ -7,7 +7,7 @@ import pytest
 from tailorbird.events import DAY, SimulatedClock, SystemClock, to_iso
 
 
-def test_the_systems_clock_stands_still_while_the_machines_goes_back_a_little(monkeypatch):
+def test_the_system_clock_stands_still_during_a_small_step_back(monkeypatch):
     moments = iter([2_000_000, 1_000_000, 3_000_000])
     monkeypatch.setattr(time, "time_ns", lambda: next(moments))
     clock = SystemClock()
@@ -21,7 +21,7 @@ def test_the_systems_clock_is_set_back_with_the_machines_that_was_far_ahead(monk
     assert [clock.now() for _ in range(4)] == [5_000_000, 86_400_000_000, 5_001_000, 5_001_000]
 
 
-def test_a_simulated_clock_moves_only_when_told_and_never_back():
+def test_a_simulated_clock_moves_only_on_demand_and_never_back():
     clock = SimulatedClock(10 * DAY)
     assert clock.now() == clock.now() == 10 * DAY
     clock.advance_to(11 * DAY)

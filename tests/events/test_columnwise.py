@@ -48,7 +48,7 @@ ids = st.sampled_from(
     ]
 ) | st.integers(0, 3)
 usual_id = st.sampled_from([f"u{n}" for n in range(5)])
-whole = st.integers(NOW - 3 * DAY, NOW + MINUTE)
+valid_times = st.integers(NOW - 3 * DAY, NOW + MINUTE)
 odd_times = st.sampled_from(
     [
         None,
@@ -89,8 +89,8 @@ usual_times = st.tuples(
     st.sampled_from(["Z", "+01:00", "-08:30", "+0100", ""]),
 ).map(lambda parts: parts[0].isoformat(timespec=parts[1]) + parts[2])
 times = st.one_of(
-    whole,
-    whole,
+    valid_times,
+    valid_times,
     odd_times,
     usual_times,
     st.sampled_from(["2025-11-25T11:00:00Z", "2025-11-25T11:00:00.123Z"]),
@@ -183,7 +183,7 @@ usual = st.fixed_dictionaries(
         "item_id": usual_id,
     },
     optional={
-        "ts": whole,
+        "ts": valid_times,
         "context": st.just({"device": "phone", "country": "NO"}),
         "properties": good,
     },
@@ -279,40 +279,40 @@ def full(values):
 
 
 def by_columns(bodies, contract):
-    found = contract.check(bodies)
+    checked = contract.check(bodies)
     rows = zip(
-        found.bodies,
-        found.rows,
-        found.ts,
-        found.ts_original,
-        found.sent_at,
-        found.received_at,
-        zip(*found.fields, strict=True),
+        checked.bodies,
+        checked.rows,
+        checked.ts,
+        checked.ts_original,
+        checked.sent_at,
+        checked.received_at,
+        zip(*checked.fields, strict=True),
         strict=True,
     )
-    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(found.refused)
+    return [(*rest, repr(full(fields))) for *rest, fields in rows], list(checked.refused)
 
 
-def agree(bodies, which):
-    assert by_columns(bodies, CONTRACTS[which]) == by_contract(bodies, PLANS[which])
+def agree(bodies, plan_index):
+    assert by_columns(bodies, CONTRACTS[plan_index]) == by_contract(bodies, PLANS[plan_index])
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(sent(), min_size=1, max_size=4), st.sampled_from([0, 1, 2]))
-def test_columns_and_contract_say_the_same(bodies, which):
-    agree(bodies, which)
+def test_columns_and_contract_say_the_same(bodies, plan_index):
+    agree(bodies, plan_index)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(one_off, st.integers(0, 39), st.sampled_from(SOURCES), st.sampled_from([0, 1]))
-def test_one_odd_row_among_many(event, place, source, which):
+def test_one_odd_row_among_many(event, position, source, plan_index):
     rows = [
         CLICK
         | {"event_id": f"e{number}", "ts": NOW - number, "properties": {"price": 2, "gift": True}}
         for number in range(40)
     ]
-    rows[place] = event
-    agree([(json.dumps(rows).encode(), Receipt(NOW, source))], which)
+    rows[position] = event
+    agree([(json.dumps(rows).encode(), Receipt(NOW, source))], plan_index)
 
 
 @settings(max_examples=300, deadline=None)
@@ -321,9 +321,9 @@ def test_one_odd_row_among_many(event, place, source, which):
         usual_times | odd_times.filter(lambda value: isinstance(value, str)), min_size=2, max_size=6
     )
 )
-def test_times_as_text_are_read_alike(found):
+def test_times_as_text_are_read_alike(texts):
     agree(
-        [(json.dumps([click(ts=text) for text in found] + [CLICK] * 40).encode(), Receipt(NOW))], 0
+        [(json.dumps([click(ts=text) for text in texts] + [CLICK] * 40).encode(), Receipt(NOW))], 0
     )
 
 
@@ -350,8 +350,8 @@ def test_the_size_of_properties_is_bounded_for_each_event(size):
     agree([(json.dumps(rows).replace("1000000000000000.0", "1e15").encode(), Receipt(NOW))], 0)
 
 
-def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
-    def no_second_look(*_):
+def test_ordinary_events_are_cleared_without_checking_any_row(monkeypatch):
+    def fail_on_row_check(*_):
         raise AssertionError("a row was looked at by itself")
 
     rows = [
@@ -371,7 +371,7 @@ def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
     ]
     for row in rows:
         row["anonymous_id"] = "a1"
-    monkeypatch.setattr(columnwise, "check_row", no_second_look)
+    monkeypatch.setattr(columnwise, "check_row", fail_on_row_check)
     assert len(CONTRACTS[1].check([(json.dumps(rows).encode(), Receipt(NOW))])) == len(rows)
     monkeypatch.undo()
     agree([(json.dumps(rows).encode(), Receipt(NOW))], 1)
@@ -379,20 +379,18 @@ def test_ordinary_events_are_cleared_without_a_look_at_any_row(monkeypatch):
 
 def test_columns_have_the_fields_of_events_in_their_order():
     assert Fields._fields == Event.__struct_fields__
-    found = CONTRACTS[0].check(
+    checked = CONTRACTS[0].check(
         [(json.dumps([CLICK, 7, CLICK | {"event_id": "e2"}] * 20).encode(), Receipt(NOW))]
     )
-    assert found.fields.event_id == ("e1", "e2") * 20
-    assert [(number, one.row, one.code) for number, one in found.refused] == [
+    assert checked.fields.event_id == ("e1", "e2") * 20
+    assert [(number, one.row, one.code) for number, one in checked.refused] == [
         (0, row, "wrong_type") for row in range(1, 60, 3)
     ]
-    assert isinstance(found.refused[0][1], Refusal)
+    assert isinstance(checked.refused[0][1], Refusal)
 
 
 def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> None:
-    """How deep can be decoded depends on how many calls stand above: not as many where columns fail
-    and the contract is asked.
-    """
+    """The decodable depth depends on the call stack, which differs between the two code paths."""
 
     def body(levels: int) -> bytes:
         deep = b'{"d":' * levels + b"1" + b"}" * levels

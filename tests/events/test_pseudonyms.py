@@ -72,15 +72,15 @@ def test_whom_a_user_is_merged_into_is_hidden_in_a_refused_row_too(type_):
     ), "of a click it is the site's own"
 
 
-def test_the_id_that_an_adapter_made_of_a_record_tells_nothing_of_it():
+def test_an_id_derived_from_a_record_reveals_nothing():
     """It is a plain hash, which whoever guesses the user could make again; it stays the same for
     the same record.
     """
     line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()
-    first, again = (
+    first, repeated = (
         msgspec.json.decode(HIDDEN.body(line, "ndjson", foreign=True)) for _ in range(2)
     )
-    assert first == again
+    assert first == repeated
     assert first["event_id"] != "gorse:0123"
     assert msgspec.json.decode(HIDDEN.body(line, "ndjson"))["event_id"] == "gorse:0123"
 
@@ -230,7 +230,7 @@ def test_each_row_is_decided_as_before_and_holds_no_id(body, encoding):
     assert CANARY.encode() not in hidden(sent, encoding)
 
 
-def test_what_cannot_be_vouched_for_is_kept_as_a_hash_or_not_at_all():
+def test_unvalidated_values_are_hashed_or_dropped():
     """The reason stays, so does which of them are the same, and the unit of a time; what is right
     stays as it is.
     """
@@ -247,10 +247,10 @@ def test_what_cannot_be_vouched_for_is_kept_as_a_hash_or_not_at_all():
     ]
     types = (*RoutePlan().event_types, "declared")
     body = HIDDEN.body(json.dumps(sent).encode(), "json", types=types)
-    met, again, other, birthday, seconds, milliseconds, country, right, declared = (
+    met, repeated, other, birthday, seconds, milliseconds, country, right, declared = (
         msgspec.json.decode(body)
     )
-    assert met == again
+    assert met == repeated
     assert len({met["type"], other["type"]}) == 2
     assert all(
         each.startswith("hidden-")

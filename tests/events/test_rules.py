@@ -1,4 +1,4 @@
-"""What a project declares of its events is checked at the door and in the router alike."""
+"""Declared property rules are checked identically in collector and router."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_other_types_and_other_plans_are_not_concerned():
     assert PLAN.version != RoutePlan().version
 
 
-def test_the_door_answers_what_the_quarantine_says(tmp_path):
+def test_the_collector_responds_with_the_quarantine_reason(tmp_path):
     stream, clock = tmp_path / "stream", SimulatedClock(NOW)
     body = json.dumps(
         [

@@ -349,8 +349,8 @@ FAULTS = (
         "that was lost, or came back older, is set aside and goes on behind what router and "
         "lake hold of it, and says so (log, `doctor`, "
         "`/v1/status`, `tailorbird_log_set_aside`); what the archive lacks of it is named by "
-        "`lake verify` from then on; a topic that did is not written to until `tailorbird "
-        "stream begin-anew`.",
+        "`lake verify` from then on; a topic that did is not written to, and the error names "
+        "the page that says what to do.",
         (
             "tests/faults/test_kill_roles.py::test_a_second_up_on_the_same_project_is_refused",
             "tests/lake/test_role.py::test_a_lake_that_was_lost_after_the_log_was_pruned_is_not_begun_anew_in_silence",
@@ -359,7 +359,7 @@ FAULTS = (
             "tests/stream/test_held.py::test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on",
             "tests/stream/test_held.py::test_an_older_copy_is_kept_beside_the_log_that_goes_on",
             "tests/serving/test_door_kafka.py::test_a_topic_that_lost_what_the_lake_has_is_not_written_to",
-            "tests/stream/test_begin_anew.py::test_a_cluster_without_its_disk_is_gone_on_with",
+            "tests/stream/test_lost_topics.py::test_a_server_under_another_name_goes_on",
         ),
         "A log restored from a copy that ends where its consumers are is not told from the "
         "lost one; nor is a lost one where neither "

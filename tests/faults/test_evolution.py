@@ -24,9 +24,6 @@ import pytest
 from tests.faults.roles import Up, make_project, until
 from tests.serving import shop
 
-from tailorbird.cli.inprocess import InProcess
-from tailorbird.cli.roles import Roles
-from tailorbird.cli.supervisor import STABLE_S
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, answering, settle
 from tailorbird.events import SystemClock
@@ -35,6 +32,9 @@ from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.features.schemas import apply, go_back, read_applied
 from tailorbird.lake import Lake
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
+from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head, Registry

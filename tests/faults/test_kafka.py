@@ -20,7 +20,6 @@ from tests.faults.roles import Up, make_project, until
 from tests.features.three_readings import payload
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
-from tailorbird.cli.roles import drain
 from tailorbird.config import Project, open_project
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import ROUTED, SystemClock
@@ -30,6 +29,7 @@ from tailorbird.features.receipts import events_of
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import Position, position_in
 from tailorbird.lake import Lake
+from tailorbird.platform.roles import drain
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaStream

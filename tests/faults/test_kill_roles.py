@@ -9,8 +9,8 @@ import pytest
 from tests.faults.oracle import Ledger, Load, check, kill_under_load
 from tests.faults.roles import ROLES, Up, make_project, until
 
-from tailorbird.cli.roles import drain
 from tailorbird.events import SystemClock
+from tailorbird.platform.roles import drain
 
 KILLS = 20
 

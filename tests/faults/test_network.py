@@ -27,10 +27,10 @@ from tests.ports import free_port
 from tests.store.servers import needs_valkey, running
 from tests.stream.brokers import NAMED, broker, needs_kafka
 
-from tailorbird.cli.roles import drain
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SystemClock
+from tailorbird.platform.roles import drain
 
 pytestmark = [
     pytest.mark.slow,

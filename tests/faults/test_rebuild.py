@@ -21,7 +21,6 @@ from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
 from tailorbird.cli.lake_repair import _router
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.config.schemas import released
 from tailorbird.errors import DamageError, LockedError, TailorbirdError
@@ -31,6 +30,7 @@ from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.lake.rebuild.logs import log_corruption
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 
 TRIALS = int(os.environ.get("REPAIR_TRIALS", "1"))  # damaged places of each kind of file and damage

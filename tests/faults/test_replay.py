@@ -9,7 +9,6 @@ import msgspec
 from tests.faults.oracle import unequal_state
 from tests.faults.roles import make_project
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.events import DAY, HOUR, SystemClock, to_iso
 from tailorbird.events.plan import EVENT_TYPES
@@ -18,6 +17,7 @@ from tailorbird.features.read import Reader
 from tailorbird.lake import verify
 from tailorbird.lake.refused import Choice
 from tailorbird.lake.replay import replay
+from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
 

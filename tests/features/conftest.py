@@ -1,4 +1,4 @@
-"""Hands `kit.py` to the tests: test modules are imported one by one and cannot import each other."""
+"""Provide `kit.py` to the tests, whose modules are imported one by one."""
 
 import importlib.util
 import sys

@@ -150,7 +150,7 @@ def _is_new(row: dict, seen: set[tuple[str, str]]) -> bool:
 @st.composite
 def steps(draw):
     span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
-    found = []
+    drawn = []
     seen: set[tuple[str, str]] = set()
     for _ in range(draw(st.integers(1, 4))):
         events = [one for one in draw(st.lists(event(span), max_size=12)) if _is_new(one, seen)]
@@ -169,8 +169,8 @@ def steps(draw):
             now=now,
             position=draw(st.sampled_from([1, 1, 2])),
         )
-        found.append(Step(events, draw(st.booleans()), request))
-    return found
+        drawn.append(Step(events, draw(st.booleans()), request))
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def posts(draw):
     login, profiles that come late.
     """
     span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
-    now, found, sent = START, [], []
+    now, posted, sent = START, [], []
     for _ in range(draw(st.integers(1, 6))):
         now += draw(st.integers(0, 6)) * span // 6
         door, skew = draw(
@@ -218,8 +218,8 @@ def posts(draw):
             session_id=draw(st.sampled_from([None, "s1"])),
             now=now,
         )
-        found.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
-    return found
+        posted.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
+    return posted
 
 
 @st.composite

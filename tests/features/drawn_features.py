@@ -50,7 +50,7 @@ from tailorbird.features import (
     trend,
     variance,
 )
-from tailorbird.features.checks import belongs
+from tailorbird.features.checks import determines
 
 USER, ITEM = entity("user"), entity("item")
 OF_REQUEST = (
@@ -74,7 +74,7 @@ ENTITIES = (
     entity("item", "weekday"),
     entity("item", "position"),
 )
-RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if belongs(own, group)]
+RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if determines(own, group)]
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,
@@ -227,11 +227,11 @@ def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
     its sequence disturb no other.
     """
     length = draw(st.sampled_from([1, 5, 64, 128]))
-    kept = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
+    sequence_ = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
     near = similarity(
         f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64)
     )
-    return tuple(draw(st.permutations([kept, near])))
+    return tuple(draw(st.permutations([sequence_, near])))
 
 
 def _favourite(draw: st.DrawFn, name: str) -> Feature:
@@ -353,11 +353,15 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     kinds = (
         [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
     )
-    found: list[Feature] = []
+    features: list[Feature] = []
     for number, kind in enumerate(kinds):
-        made = KINDS[kind](draw, f"f{number}")
-        found += made if isinstance(made, tuple) else [made]
-    numbers = [one.name for one in found if one.name in FeatureSet.from_declarations(found).numeric]
+        declared = KINDS[kind](draw, f"f{number}")
+        features += declared if isinstance(declared, tuple) else [declared]
+    numbers = [
+        feature.name
+        for feature in features
+        if feature.name in FeatureSet.from_declarations(features).numeric
+    ]
     if numbers:
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
         roots = [
@@ -365,8 +369,8 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
             f"log1p({a}) - log({b})",
             f"exp({a} / 1000) * {b}",
         ]
-        found.append(
+        features.append(
             derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots])))
         )
-        found.append(derived("d2", f"max(d1, {a}) * 3"))
-    return found
+        features.append(derived("d2", f"max(d1, {a}) * 3"))
+    return features

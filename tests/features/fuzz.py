@@ -1,7 +1,7 @@
 """A night of `test_fuzz.py`: example after example until the time is up, and what they covered.
 
     python -m tests.features.fuzz --minutes 480
-    python -m tests.features.fuzz --mutants         whether engines that are wrong in one thing are found, by chance alone
+    python -m tests.features.fuzz --mutants         checks that random examples find broken engines
 
 Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis
 keeps it in `.hypothesis/` besides and tries it first the next time. Exit status 1 if there was any.
@@ -49,7 +49,7 @@ def main() -> None:
         return
     if given.mutants:
         hunt(given.steps)
-    end, begun, rounds, failures = time.monotonic() + 60 * given.minutes, time.monotonic(), 0, 0
+    end, started, rounds, failures = time.monotonic() + 60 * given.minutes, time.monotonic(), 0, 0
     counted = _counting()
     while time.monotonic() < end:
         rounds += 1
@@ -60,7 +60,7 @@ def main() -> None:
         except Exception as error:
             failures += 1
             _keep(error, failures)
-        spent = (time.monotonic() - begun) / 60
+        spent = (time.monotonic() - started) / 60
         print(
             f"{spent:6.1f} min  {counted[0]:7,} examples  {counted[1]:10,} values read  "
             f"{failures} failing",
@@ -81,7 +81,7 @@ def hunt(steps: int) -> None:
     """Each mutant, until it is caught; exit status 1 if one was not within `HUNTED` examples."""
     spared = 0
     for mutant in MUTANTS:
-        begun, machine = time.monotonic(), _machine(random.getrandbits(64))
+        started, machine = time.monotonic(), _machine(random.getrandbits(64))
         machine.aimed = AIMED
         caught = "not caught"
         try:
@@ -95,7 +95,7 @@ def hunt(steps: int) -> None:
         except AssertionError:
             caught = "caught"
         spared += caught != "caught"
-        print(f"{mutant.name}: {caught} after {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{mutant.name}: {caught} after {time.monotonic() - started:.0f} s", flush=True)
     raise SystemExit(1 if spared else 0)
 
 
@@ -126,13 +126,13 @@ def _counting() -> list[int]:
     counted, sound = [0, 0], fuzz_world.World.differences
 
     def differences(self: fuzz_world.World, requests: list) -> list[str]:
-        found = sound(self, requests)
+        different = sound(self, requests)
         counted[0] += 1
         counted[1] += sum(
             one.rows.numeric.size + one.rows.categorical.size + len(one.rows.sequences)
-            for _, one in self.asked
+            for _, one in self.reads
         )
-        return found
+        return different
 
     fuzz_world.World.differences = differences
     return counted

@@ -1,4 +1,4 @@
-"""What Hypothesis does to the site of `fuzz_world`: its rules are what can happen, each drawn at
+"""Hypothesis rules that act on the site of `fuzz_world`: what can happen, each drawn at
 any time and in any order.
 
 `test_fuzz.py` runs it shortly; `python -m tests.features.fuzz` for as long as there is time.
@@ -216,7 +216,7 @@ class Site(RuleBasedStateMachine):
             row["received_at"] = row["ts"]
         if data.draw(st.integers(0, 5), label="crowd") == 0:
             rows += [
-                rows[0] | {"event_id": f"crowd-{len(self.site.known)}-{number}"}
+                rows[0] | {"event_id": f"crowd-{len(self.site.routed_blocks)}-{number}"}
                 for number in range(40)
             ]
             self.happened("a crowd")
@@ -326,10 +326,12 @@ class Site(RuleBasedStateMachine):
             return
         if len(site.sets) > 2:
             return
-        plain = [line for line in self.lines if not line.startswith("derived")]
-        kept = data.draw(st.lists(st.sampled_from(plain), unique=True, max_size=3), label="kept")
+        not_derived = [line for line in self.lines if not line.startswith("derived")]
+        retained_lines = data.draw(
+            st.lists(st.sampled_from(not_derived), unique=True, max_size=3), label="kept"
+        )
         new = data.draw(words.declarations(3, "ghi"[len(site.sets) - 1]), label="new")
-        self.lines = (*kept, *new)
+        self.lines = (*retained_lines, *new)
         site.change(self.lines)
         self._count(new)
         self.happened("other declarations")
@@ -351,10 +353,10 @@ class Site(RuleBasedStateMachine):
                         self.world.worker.position.p,
                     )
                 )
-            found = self.world.differences([*self.last, *self._at_the_end()])
+            different = self.world.differences([*self.last, *self._at_the_end()])
         finally:
             self.world.close()
-        assert found == [], "\n".join(found[:20])
+        assert different == [], "\n".join(different[:20])
 
     def _timed(self, data: st.DataObject, request: ReadRequest) -> ReadRequest:
         now = data.draw(st.one_of(moments(self.unit), self._soon(), self._soon()), label="now")
@@ -363,8 +365,12 @@ class Site(RuleBasedStateMachine):
         return request
 
     def _soon(self) -> st.SearchStrategy[int]:
-        """Just after an event that is known, or a window, a session's gap or the horizon after it."""
-        times = [ts for one in self.site.known for ts in micros(one["ts"]).tolist()][-40:] or [BASE]
+        """Draw a time just after an event, or a window, session gap or horizon after it."""
+        times = [
+            ts
+            for routed_block in self.site.routed_blocks
+            for ts in micros(routed_block["ts"]).tolist()
+        ][-40:] or [BASE]
         later = st.one_of(
             st.sampled_from([0, 0, 1, 2, 12, 13]).map(lambda steps: steps * self.unit),
             st.sampled_from(EDGES),
@@ -378,12 +384,17 @@ class Site(RuleBasedStateMachine):
 
     def _newest(self) -> int:
         return max(
-            (int(micros(one["ts"]).max()) for one in self.site.known if one.num_rows), default=BASE
+            (
+                int(micros(routed_block["ts"]).max())
+                for routed_block in self.site.routed_blocks
+                if routed_block.num_rows
+            ),
+            default=BASE,
         )
 
     def _at_the_end(self) -> list[ReadRequest]:
         after = self._newest() + 1
-        known = ReadRequest(
+        identified = ReadRequest(
             "u1",
             None,
             session_id="s1",
@@ -394,8 +405,8 @@ class Site(RuleBasedStateMachine):
             now=after,
         )
         return [
-            known,
-            replace(known, session_id=None, now=after + 3 * self.unit),
+            identified,
+            replace(identified, session_id=None, now=after + 3 * self.unit),
             ReadRequest(anonymous_id="a1", now=after),
         ]
 

@@ -1,8 +1,7 @@
-"""Engines that are wrong in one thing, each with a scene in which that shows: whether `fuzz_world`
-would notice.
+"""Engines with one bug each, and a scene that shows it, to check that `fuzz_world` would notice.
 
     mutant     patches the engine
-    scene      plays a site by hand: what came, and when it was read; `World.differences` says what is not equal
+    scene      plays events and reads by hand; `World.differences` lists the differences
 
 A scene is of a sound engine without a difference. `test_fuzz.py` plays them; `python -m
 tests.features.fuzz --mutants` looks for each of them at random, as for a fault that nobody knows
@@ -101,7 +100,7 @@ def around(far: int) -> Scene:
 
 
 def late(world: World) -> None:
-    """What happened first comes last, and was asked for before and after."""
+    """Deliver the earliest event last, with reads before and after."""
     _come(world, _click(BASE + MINUTE))
     _read(world, BASE + 2 * MINUTE)
     _come(world, _click(BASE + SECOND))
@@ -131,7 +130,7 @@ def some_do_not_count(world: World) -> None:
 
 
 def round_the_ring(world: World) -> None:
-    """A ring's length apart: what was in the slot has gone, and what comes for it late is too old."""
+    """Play events a ring's length apart: the slot was reused, and late events are too old."""
     for ring in (70 * MINUTE, 17 * 25 * DAY):
         for ts in (BASE, BASE + ring, BASE + ring + HOUR, BASE + HOUR - ring):
             _come(world, _click(ts + 1))
@@ -139,19 +138,19 @@ def round_the_ring(world: World) -> None:
 
 
 def between_two_commits(world: World) -> None:
-    """Someone else's commit comes between what a reader looks at first and what it looks at next."""
+    """Commit from another process between two reads of a reader."""
     _come(world, _click(BASE))
     _read(world, BASE + MINUTE)
     world.append([_click(BASE + SECOND, device="phone")])
     sound, threads = read.read_position, [threading.Thread(target=world.work)]
 
     def position(snapshot: object) -> object:
-        found = sound(snapshot)  # type: ignore[arg-type]
+        stored_position = sound(snapshot)  # type: ignore[arg-type]
         if threads:
             thread = threads.pop()
             thread.start()
             thread.join()
-        return found
+        return stored_position
 
     with mock.patch.object(read, "read_position", position):
         _read(world, BASE + MINUTE)
@@ -199,7 +198,8 @@ def _late_events_are_lost(patch: pytest.MonkeyPatch) -> None:
     def commit(self: FeatureWorker, table: pa.Table, position: object) -> object:
         ts, before = micros(table["ts"]), newest.get(id(self), 0)
         newest[id(self)] = max(before, int(ts.max(initial=0)))
-        return sound(self, table.filter(pa.array((ts >= before) | (ts == 0))), position)  # type: ignore[arg-type]
+        in_order = table.filter(pa.array((ts >= before) | (ts == 0)))
+        return sound(self, in_order, position)  # type: ignore[arg-type]
 
     patch.setattr(FeatureWorker, "_commit", commit)
 
@@ -250,18 +250,18 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(records.Frames, "__init__", init)
 
 
-def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
+def _the_last_identify_to_arrive_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
     patch.setattr(
         worker,
-        "newer",
-        lambda transaction, found: [(key, one.encode()) for key, one in found.items()],
+        "newer_records",
+        lambda transaction, aliases: [(key, one.encode()) for key, one in aliases.items()],
     )
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
-    """What has left a window since the record was written is still counted."""
-    patch.setattr(read._Moment, "_renewed", lambda self: 0)
+    """Events that have left a window since the record was written still count."""
+    patch.setattr(read._ActiveRead, "_refresh_stale", lambda self: 0)
 
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,9 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
     ) -> None:
         ring = self._ring
         slot = batch.ts // ring.hop % ring.lanes
-        self._join.at(states, (rows, ring.lane + slot), rings.measured(ring.measure, batch.value))
+        self._combine.at(
+            states, (rows, ring.lane + slot), rings.tile_values(ring.measure, batch.value)
+        )
 
     patch.setattr(rings.RingSums, "update", update)
 
@@ -292,21 +294,21 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
-            begun = read.begin([snapshot], request)
-            moment = read._Moment(
-                self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept
+            resolved = read.resolve_request([snapshot], request)
+            moment = read._ActiveRead(
+                self._plan, snapshot, replace(request, person=resolved.person), keys, resolved.swept
             )
-            return moment.rows_read([position], begun.since)
+            return moment.read_rows([position], resolved.alias_ts)
 
     patch.setattr(Reader, "_read", mixed)
 
 
-def _a_sweep_takes_first_times_too(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(idle, "lasting_lanes", lambda layout: np.zeros(layout.state_lanes, np.bool_))
+def _a_sweep_deletes_first_times(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(idle, "permanent_lanes", lambda layout: np.zeros(layout.state_lanes, np.bool_))
 
 
-def _a_sweep_comes_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(idle, "reach", lambda layout: HORIZON - 3 * DAY)
+def _a_sweep_runs_too_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(idle, "retention_us", lambda layout: HORIZON - 3 * DAY)
 
 
 @dataclass(frozen=True)
@@ -333,13 +335,13 @@ MUTANTS = (
     Mutant(_the_backfill_does_not_know_the_newest, late),
     Mutant(_the_backfill_knows_what_was_in_flight, late),
     Mutant(_the_backfill_counts_what_does_not_count, some_do_not_count),
-    Mutant(_an_identify_that_came_late_wins, two_identifies),
+    Mutant(_the_last_identify_to_arrive_wins, two_identifies),
     Mutant(_a_reading_record_never_runs_out, long_after),
     Mutant(_a_ring_wraps, round_the_ring),
     Mutant(_what_is_too_old_for_a_ring_wraps, round_the_ring),
     Mutant(_a_reader_mixes_two_snapshots, between_two_commits),
-    Mutant(_a_sweep_takes_first_times_too, swept),
-    Mutant(_a_sweep_comes_too_early, swept),
+    Mutant(_a_sweep_deletes_first_times, swept),
+    Mutant(_a_sweep_runs_too_early, swept),
 )
 
 
@@ -351,7 +353,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 
 def differences(scene: Scene, folder: Path) -> list[str]:
-    """What is not equal in a scene."""
+    """Return the differences in a scene."""
     world = World(folder, AIMED, doors=False)
     try:
         scene(world)

@@ -18,7 +18,7 @@ from tests.features.drawn_features import TRENDS, TYPES
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError
 from tailorbird.features import Feature, FeatureSet, declare
-from tailorbird.features.checks import belongs
+from tailorbird.features.checks import determines
 from tailorbird.features.declare import CONTEXT_FIELDS
 
 Call = Callable[..., Feature]
@@ -50,7 +50,7 @@ RELATED = sorted(
     (own, group)
     for own, one in _ENTITIES.items()
     for group, other in _ENTITIES.items()
-    if belongs(one, other)
+    if determines(one, other)
 )
 FILTERS = (None, *SOME_FILTERS)  # without one twice as often
 NUMBERS = (
@@ -175,36 +175,36 @@ _LEARNED = {"similarity": declare.Similarity}
 
 def calls() -> dict[str, Call]:
     """The calls of the vocabulary that make features, by name."""
-    found = {}
+    calls_by_name = {}
     for name in vocabulary.__all__:
         call = getattr(vocabulary, name)
         if inspect.isfunction(call) and made_by(call) and name not in _LEARNED:
-            found[name] = call
-    return found
+            calls_by_name[name] = call
+    return calls_by_name
 
 
 def made_by(call: Callable) -> set[type[Feature]]:
     """The kinds of what a call returns: of one, of either of two, of a tuple."""
-    found, open_ = set(), [get_type_hints(call).get("return")]
+    returned, open_ = set(), [get_type_hints(call).get("return")]
     while open_:
         one = open_.pop()
         open_ += get_args(one)
         if isinstance(one, type) and issubclass(one, Feature):
-            found.add(one)
-    return found
+            returned.add(one)
+    return returned
 
 
 def kinds() -> set[type[Feature]]:
     """Every kind of feature that `features.declare` has and readings have: the classes that no
     other is derived from.
     """
-    found, open_ = set(), [Feature]
+    feature_kinds, open_ = set(), [Feature]
     while open_:
         one = open_.pop()
         below = [each for each in one.__subclasses__() if each.__module__ == declare.__name__]
-        found.update([] if below else [one])
+        feature_kinds.update([] if below else [one])
         open_ += below
-    return found - {*_LEARNED.values()}
+    return feature_kinds - {*_LEARNED.values()}
 
 
 @st.composite
@@ -257,8 +257,8 @@ def _spelled(parameter: str, value: Any) -> str:
 
 def made(text: str) -> tuple[Feature, ...]:
     """The declarations that a line makes."""
-    found = eval(text, {name: getattr(vocabulary, name) for name in vocabulary.__all__})
-    return found if isinstance(found, tuple) else (found,)
+    declared = eval(text, {name: getattr(vocabulary, name) for name in vocabulary.__all__})
+    return declared if isinstance(declared, tuple) else (declared,)
 
 
 @st.composite
@@ -271,7 +271,7 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
         by_kind.setdefault(
             tuple(sorted(kind.__name__ for kind in made_by(calls()[call]))), []
         ).append(call)
-    found: list[str] = []
+    lines: list[str] = []
     numbers: list[str] = []
     for number in range(draw(st.integers(1, most))):
         name = f"{prefix}{number}"
@@ -279,7 +279,7 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
         text = draw(line(name, call))
         if text is None:
             continue
-        found.append(text)
+        lines.append(text)
         numbers += FeatureSet.from_declarations(made(text)).numeric[:2]
     if numbers and draw(st.booleans()):
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
@@ -290,9 +290,9 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
             f"missing({a}) + abs({b})",
         ]
         shapes.append(f"log1p({a}) * exp({b} / 99)")
-        found.append(f"derived({prefix + 'd'!r}, {draw(st.sampled_from(shapes))!r})")
-        found.append(f"derived({prefix + 'e'!r}, {f'max({prefix}d, {a}) * 3'!r})")
-    return tuple(found) or ('count("clicks", entity("item"), "click", window="1h")',)
+        lines.append(f"derived({prefix + 'd'!r}, {draw(st.sampled_from(shapes))!r})")
+        lines.append(f"derived({prefix + 'e'!r}, {f'max({prefix}d, {a}) * 3'!r})")
+    return tuple(lines) or ('count("clicks", entity("item"), "click", window="1h")',)
 
 
 def feature_set(lines: Sequence[str]) -> FeatureSet:

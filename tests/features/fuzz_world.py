@@ -74,11 +74,11 @@ class World:
         self.clock = SimulatedClock(BASE)
         self.sets: list[FeatureSet] = [words.feature_set(lines)]
         self.features = self.sets[0]
-        self.asked: list[tuple[FeatureSet, Asked]] = []
+        self.reads: list[tuple[FeatureSet, Asked]] = []
         self.past: list[
             tuple[FeatureSet, ReadRequest, int]
         ] = []  # asked of the lake alone: at `now`, known up to a p
-        self.known: list[pa.Table] = []  # of the routed log, block by block
+        self.routed_blocks: list[pa.Table] = []  # of the routed log, block by block
         self._end = 0  # of what of it is known
         self._seen: set[tuple[str, str]] = set()
         self.log = None if doors else kit.Log(self.stream)
@@ -103,7 +103,7 @@ class World:
             self._seen.add(key)
         assert self.log is not None
         if fresh:
-            self.known.append(kit.table(self.log.append([fresh])))
+            self.routed_blocks.append(kit.table(self.log.append([fresh])))
 
     def route(self) -> None:
         if self.router is not None:
@@ -117,7 +117,7 @@ class World:
     def settle(self) -> None:
         """Route and take in all that is there."""
         self.route()
-        while self.work() or self._takes_from_the_lake():
+        while self.work() or self._catch_up_from_lake():
             pass
 
     def sweep(self) -> int:
@@ -125,7 +125,12 @@ class World:
         expired.
         """
         newest = max(
-            (int(micros(one["ts"]).max()) for one in self.known if one.num_rows), default=BASE
+            (
+                int(micros(routed_block["ts"]).max())
+                for routed_block in self.routed_blocks
+                if routed_block.num_rows
+            ),
+            default=BASE,
         )
         self.clock.advance_to(max(self.clock.now(), newest))
         return sum(self.worker.sweep().expired for _ in self.features.layout.entities)
@@ -133,7 +138,7 @@ class World:
     def read(self, request: ReadRequest, reader: Reader | None = None) -> None:
         if reader is None:
             self.reader = reader = self.reader or Reader(self.folder / "state", self.features)
-        self.asked.append((self.features, Asked(request, ITEMS, reader.read(request, list(ITEMS)))))
+        self.reads.append((self.features, Asked(request, ITEMS, reader.read(request, list(ITEMS)))))
 
     def read_within_a_commit(self, request: ReadRequest) -> None:
         """Step, and read from another thread at the moment before the step's transaction ends."""
@@ -249,15 +254,17 @@ class World:
             role.drain()
         return Lake(self.folder / "lake")
 
-    def _takes_from_the_lake(self) -> bool:
+    def _catch_up_from_lake(self) -> bool:
         """Take in what the log has without an attribute that was declared later."""
-        return self.worker.waits and build_from_lake(self.worker, self.lake(), threading.Event())
+        return self.worker.waits_for_lake and build_from_lake(
+            self.worker, self.lake(), threading.Event()
+        )
 
     # What came of it
 
     def events(self) -> pa.Table:
         self._learn()
-        return pa.concat_tables(self.known) if self.known else ROUTED.empty_table()
+        return pa.concat_tables(self.routed_blocks) if self.routed_blocks else ROUTED.empty_table()
 
     def attached(self, features: FeatureSet) -> pa.Table:
         """The events with the attributes that the features name, those that were routed before
@@ -266,28 +273,28 @@ class World:
         return (
             self.events()
             if self.router is None
-            else AttachedEvents(self.lake(), features).fill(self.events())
+            else AttachedEvents(self.lake(), features).join(self.events())
         )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
-        """What is not equal, after the given requests were read of the state as it is, and of one
+        """Return the differences, after the given requests were read from the state, and from one
         built from nothing.
         """
         self.settle()
         for request in requests:
             self.read(request)
-        self._read_of_a_state_built_anew(requests)
+        self._read_rebuilt_state(requests)
         events = self.events()
-        found = [one for _, asked in self.asked for one in mistaken(asked, events)]
-        for features in dict.fromkeys(one.schema_hash for one, _ in self.asked):
-            own = [(one, asked) for one, asked in self.asked if one.schema_hash == features]
+        different = [one for _, read in self.reads for one in mistaken(read, events)]
+        for features in dict.fromkeys(one.schema_hash for one, _ in self.reads):
+            own = [(one, read) for one, read in self.reads if one.schema_hash == features]
             attached = self.attached(own[0][0])
-            found += differences(own[0][0], attached, [asked for _, asked in own])
+            different += differences(own[0][0], attached, [read for _, read in own])
             past = [(request, p) for one, request, p in self.past if one.schema_hash == features]
-            found += past_differences(own[0][0], attached, past)
-        return found
+            different += past_differences(own[0][0], attached, past)
+        return different
 
-    def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
+    def _read_rebuilt_state(self, requests: Sequence[ReadRequest]) -> None:
         state = self.folder / "anew"
         with FeatureWorker(
             routed_path(self.stream), state, self.features, clock=self.clock
@@ -321,17 +328,19 @@ class World:
             while blocks := log.read(self._end):
                 for stored in blocks:
                     if stored.block.kind == "events":
-                        self.known.append(pa.ipc.open_stream(stored.block.payload).read_all())
+                        self.routed_blocks.append(
+                            pa.ipc.open_stream(stored.block.payload).read_all()
+                        )
                 self._end = blocks[-1].end
 
     def _router(self) -> Router:
-        known: dict[str, set[str]] = {"user": set(), "item": set()}
+        attributes: dict[str, set[str]] = {"user": set(), "item": set()}
         for features in self.sets:
-            known["user"] |= set(features.user_attributes)
-            known["item"] |= set(features.item_attributes)
+            attributes["user"] |= set(features.user_attributes)
+            attributes["item"] |= set(features.item_attributes)
         plan = RoutePlan(
-            user_attributes=tuple(sorted(known["user"])),
-            item_attributes=tuple(sorted(known["item"])),
+            user_attributes=tuple(sorted(attributes["user"])),
+            item_attributes=tuple(sorted(attributes["item"])),
         )
         return Router(self.stream, plan, clock=self.clock)
 
@@ -341,17 +350,17 @@ class World:
         )
 
 
-def mistaken(asked: Asked, events: pa.Table) -> list[str]:
-    """Whether the person of a request is not the user of the newest identify that was known then."""
-    request, rows = asked.request, asked.rows
+def mistaken(read: Asked, events: pa.Table) -> list[str]:
+    """List requests whose person is not the user of the newest identify known then."""
+    request, rows = read.request, read.rows
     expected = request.person
     if expected is None and request.anonymous_id is not None:
-        known = [
+        identifies = [
             (one["ts"], one["p"], one["user_id"])
             for one in reference.routed_events(events.filter(pc.equal(events["type"], "identify")))
             if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.p
         ]
-        expected = max(known)[2] if known else f"anon:{request.anonymous_id}"
+        expected = max(identifies)[2] if identifies else f"anon:{request.anonymous_id}"
     return (
         []
         if rows.person == expected
@@ -360,19 +369,19 @@ def mistaken(asked: Asked, events: pa.Table) -> list[str]:
 
 
 def past_differences(
-    features: FeatureSet, events: pa.Table, asked: Sequence[tuple[ReadRequest, int]]
+    features: FeatureSet, events: pa.Table, requests_at: Sequence[tuple[ReadRequest, int]]
 ) -> list[str]:
-    """What reference and backfill say otherwise at any (t, p): a reader's t is always behind what
-    it read, these need not be.
+    """Return differences of reference and backfill at any (t, p): a reader's t is always behind
+    what it read, these need not be.
     """
-    if not asked:
+    if not requests_at:
         return []
-    count, own = len(asked), [request for request, _ in asked]
+    count, own = len(requests_at), [request for request, _ in requests_at]
     texts = {
         name: [getattr(one, name) for one in own]
         for name in ("person", "session_id", "device", "country", "local_hour", "query")
     }
-    t, p = np.array([one.now for one in own]), np.array([p for _, p in asked])
+    t, p = np.array([one.now for one in own]), np.array([p for _, p in requests_at])
     rows = np.repeat(np.arange(count), len(ITEMS))
     position = [one.position for one in own]
     made = backfill(
@@ -382,7 +391,7 @@ def past_differences(
             t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts
         ),
     )
-    found, known = [], reference.routed_events(events)
+    different, routed = [], reference.routed_events(events)
     for row, index in enumerate(rows.tolist()):
         item = ITEMS[row % len(ITEMS)]
         for names, values in (
@@ -390,12 +399,12 @@ def past_differences(
             (features.categorical, made.categorical),
         ):
             for column, name in enumerate(names):
-                expected = reference.value(
-                    features, name, own[index], item, int(t[index]), int(p[index]), known
+                expected = reference.compute_value(
+                    features, name, own[index], item, int(t[index]), int(p[index]), routed
                 )
                 if not kit.same(values[row, column], expected):
-                    found.append(
+                    different.append(
                         f"{name} of {item} at {t[index]}, {p[index]}: reference, backfill = "
                         f"{expected}, {values[row, column]}"
                     )
-    return found
+    return different

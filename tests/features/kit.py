@@ -1,5 +1,5 @@
-"""What the tests of features share: a set of every kind, events that collide on every edge, a log,
-and the comparison.
+"""Shared helpers of the feature tests: a set of every kind, events that collide on every edge, a
+log, and the comparison.
 
 `conftest.py` hands it out as the fixture `kit`. Run as a program it is a worker that a test can
 kill:
@@ -270,36 +270,36 @@ def event(type: str, ts: int, **columns: object) -> dict:
 
 def routed(events: Sequence[dict], start: int = 1) -> list[dict]:
     """Drop repeats, number the events and say whose they are, as the router does."""
-    known: dict[str, list[tuple[int, int, str]]] = {}
+    identifies: dict[str, list[tuple[int, int, str]]] = {}
     merges: dict[str, list[Merge]] = {}
     seen: set[tuple[str, str]] = set()
-    found: list[dict] = []
+    numbered_events: list[dict] = []
     for one in events:
         owner = one["user_id"] or one["anonymous_id"] or one["item_id"]
         if (owner, one["event_id"]) in seen:
             continue
         seen.add((owner, one["event_id"]))
-        p, person = start + len(found), one["user_id"]
+        p, person = start + len(numbered_events), one["user_id"]
         if person is None and one["anonymous_id"] is not None:
             before = [
                 identify
-                for identify in known.get(one["anonymous_id"], [])
+                for identify in identifies.get(one["anonymous_id"], [])
                 if identify[0] <= one["ts"]
             ]
             person = max(before)[2] if before else "anon:" + one["anonymous_id"]
         if merges and person is not None and one["type"] not in ("user", "item"):
-            known_then = {
-                user: max((told for told in all_ if told.ts <= one["ts"]), default=None)
+            merges_then = {
+                user: max((merge for merge in all_ if merge.ts <= one["ts"]), default=None)
                 for user, all_ in merges.items()
             }
-            person = survivor(person, known_then.get)[0]
+            person = survivor(person, merges_then.get)[0]
         if one["type"] == "merge":
             person = json.loads(one["properties"])["merged_into"]
             merges.setdefault(one["user_id"], []).append(Merge(one["ts"], p, person))
         if one["type"] == "identify":
-            known.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
-        found.append({**one, "p": p, "person": person})
-    return found
+            identifies.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
+        numbered_events.append({**one, "p": p, "person": person})
+    return numbered_events
 
 
 def table(events: Sequence[dict]) -> pa.Table:
@@ -452,7 +452,7 @@ def _details(draw: st.DrawFn, type: str) -> dict:
     if type in ("impression", "answer") or (type == "purchase" and draw(st.booleans())):
         shown = draw(st.lists(_items, max_size=4))
         profiles = draw(st.lists(_profile, max_size=4))
-        attached = "[" + ",".join(one or "null" for one in profiles) + "]"
+        attached = "[" + ",".join(profile or "null" for profile in profiles) + "]"
         return columns | {"items": shown, "item_profile": draw(st.sampled_from([None, attached]))}
     columns["query" if type == "search" else "answer_query"] = draw(
         st.sampled_from([None, "Red  Shoes", "red shoes", " ", "ﬁt"])
@@ -474,7 +474,7 @@ requests = st.builds(
 )
 
 
-def asked(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
+def make_requests(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
     """Requests of a few people, some unknown, each for `per` items: of every kind that an offline
     computation takes.
     """
@@ -503,7 +503,7 @@ def differences(
     events: Sequence[dict],
 ) -> list[str]:
     """Each value of the rows whose bits are not those of the reference at the rows' (t, p)."""
-    asked = ReadRequest(
+    own_request = ReadRequest(
         rows.person,
         None,
         request.session_id,
@@ -512,29 +512,33 @@ def differences(
         request.local_hour,
         query=request.query,
     )
-    found = []
+    different = []
     for row, item in enumerate(items):
         for names, values in (
             (features.numeric, rows.numeric),
             (features.categorical, rows.categorical),
         ):
             for column, name in enumerate(names):
-                expected = reference.value(features, name, asked, item, rows.t, rows.p, events)
+                expected = reference.compute_value(
+                    features, name, own_request, item, rows.t, rows.p, events
+                )
                 if not same(values[row, column], expected):
-                    found.append(
+                    different.append(
                         f"{name} of {item} at t={rows.t - T0} p={rows.p}: "
                         f"{values[row, column]!r}, expected {expected!r}"
                     )
     for name in features.sequences:
-        expected = reference.value(features, name, asked, None, rows.t, rows.p, events)
+        expected = reference.compute_value(
+            features, name, own_request, None, rows.t, rows.p, events
+        )
         got = rows.sequences[name]
         bits = [
             [int(np.float64(one).view(np.uint64)) if isinstance(one, float) else one for one in row]
             for row in expected
         ]
         if [list(row) for row in zip(*got.lists(), strict=True)] != bits:
-            found.append(f"{name} at t={rows.t - T0} p={rows.p}")
-    return found
+            different.append(f"{name} at t={rows.t - T0} p={rows.p}")
+    return different
 
 
 def same(value: np.generic, expected: object) -> bool:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, count, entity, total
 from tailorbird.features.columns import Frame
-from tailorbird.features.finish import recent
+from tailorbird.features.finish import recent_events
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
 from tailorbird.features.runs import Runs
-from tailorbird.features.state import Held, Records
-from tailorbird.features.tiles import NEVER, Filled
+from tailorbird.features.state import Records, StateBatch
+from tailorbird.features.tiles import NEVER, FilledLanes
 
 item = entity("item")
 PHASES = [Phase.reuse, Phase.generate]
@@ -26,17 +26,19 @@ def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]])
     sizes = np.zeros(len(keys), np.int64)
     for batch in batches:
         frame = Frame(kit.table(batch))
-        taken = [(one, one.take(frame)) for one in records.accumulators]
+        taken = [(accumulator, accumulator.take(frame)) for accumulator in records.accumulators]
         new = states[:, NEWEST].copy()
         for _, added in taken:
             np.maximum.at(new, np.searchsorted(keys, added.key), added.ts)
         parts = [(one, np.searchsorted(keys, added.key), added) for one, added in taken]
-        records.update(Held(states, Filled.of(states), sizes), new, parts)
+        records.update(StateBatch(states, FilledLanes.from_states(states), sizes), new, parts)
     return states
 
 
 def all_keys(records: Records, frame: Frame) -> np.ndarray:
-    return np.unique(np.concatenate([one.take(frame).key for one in records.accumulators]))
+    return np.unique(
+        np.concatenate([accumulator.take(frame).key for accumulator in records.accumulators])
+    )
 
 
 @pytest.mark.slow
@@ -112,7 +114,7 @@ def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_cap
 
 
 @pytest.mark.parametrize("of_session", ["s1", None])
-def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session):
+def test_a_session_is_the_requested_one_or_the_run_that_ends_now(kit, of_session):
     minute = 60_000_000
     ts = np.array(
         [0, kit.T0 - 100 * minute, kit.T0 - 50 * minute, kit.T0 - 20 * minute, kit.T0], np.int64
@@ -122,12 +124,12 @@ def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session
         np.array([0, click, click, view, click], np.uint64),
         np.array([0, s1, s1, s1, s2], np.uint64),
     )
-    asked = np.array([0 if of_session is None else kit.key(of_session)], np.uint64)
+    request_session = np.array([0 if of_session is None else kit.key(of_session)], np.uint64)
     step = Step("clicks", "numeric", "session", text="click")
 
     def clicks(t: int) -> float:
-        columns = recent(t, ts, np.zeros(5, np.int64), types, sessions)
-        item, type, session = (one.view(np.uint64) for one in columns[1:])
+        columns = recent_events(t, ts, np.zeros(5, np.int64), types, sessions)
+        item, type, session = (column.view(np.uint64) for column in columns[1:])
         return Runs(
             np.array([0, len(columns[0])]),
             columns[0],
@@ -135,7 +137,7 @@ def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session
             type,
             session,
             np.array([t]),
-            asked,
+            request_session,
             item,
         ).column(step)[0]
 

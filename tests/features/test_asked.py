@@ -14,14 +14,14 @@ MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MICROS = int(MOMENT.timestamp()) * 10**6
 
 
-def asked(folder, **columns):
-    held = {
+def read_requests(folder, **columns):
+    values = {
         "person": ["u1", None],
         "item": ["i1", "i2"],
         "ts": pa.array([MOMENT, MOMENT], pa.timestamp("us", "UTC")),
         **columns,
     }
-    pq.write_table(pa.table(held), folder / "asked.parquet")
+    pq.write_table(pa.table(values), folder / "asked.parquet")
     return requests_of_file(folder / "asked.parquet", NEWEST)
 
 
@@ -35,23 +35,26 @@ def asked(folder, **columns):
     ],
 )
 def test_times_are_read_in_any_unit(tmp_path, column):
-    assert asked(tmp_path, ts=column).t.tolist() == [MICROS, MICROS]
+    assert read_requests(tmp_path, ts=column).t.tolist() == [MICROS, MICROS]
 
 
-def test_what_is_known_is_read_and_p_is_the_newest_where_it_is_not(tmp_path):
-    found = asked(
+def test_optional_columns_are_read_and_p_defaults_to_the_newest(tmp_path):
+    requests = read_requests(
         tmp_path,
         local_hour=[7.0, float("nan")],
         device=["phone", None],
         person=[17, None],
         other=[["x"], ["y"]],
     )
-    assert found.local_hour.to_pylist() == [7, None]
-    assert (found.device.to_pylist(), found.person.to_pylist()) == (["phone", None], ["17", None])
-    assert (found.p.tolist(), found.query) == ([NEWEST, NEWEST], None)
-    assert asked(tmp_path, p=[0, NEWEST]).p.tolist() == [0, NEWEST]
-    assert asked(tmp_path, local_hour=pa.nulls(2)).local_hour.to_pylist() == [None, None]
-    assert asked(
+    assert requests.local_hour.to_pylist() == [7, None]
+    assert (requests.device.to_pylist(), requests.person.to_pylist()) == (
+        ["phone", None],
+        ["17", None],
+    )
+    assert (requests.p.tolist(), requests.query) == ([NEWEST, NEWEST], None)
+    assert read_requests(tmp_path, p=[0, NEWEST]).p.tolist() == [0, NEWEST]
+    assert read_requests(tmp_path, local_hour=pa.nulls(2)).local_hour.to_pylist() == [None, None]
+    assert read_requests(
         tmp_path, person=pa.array(["u1", "u1"]).dictionary_encode()
     ).person.to_pylist() == ["u1", "u1"]
 
@@ -96,7 +99,7 @@ def test_what_is_known_is_read_and_p_is_the_newest_where_it_is_not(tmp_path):
 )
 def test_a_value_that_cannot_be_is_refused_with_its_row(tmp_path, columns, message):
     with pytest.raises(UsageError) as error:
-        asked(tmp_path, **columns)
+        read_requests(tmp_path, **columns)
     assert message in str(error.value)
     assert str(error.value).startswith(f"{tmp_path / 'asked.parquet'}: ")
     assert "fix: " in str(error.value)

@@ -25,25 +25,25 @@ def columns(rows, width):
 )
 def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, length, wide):
     key, ts, p, value, chosen = columns(events, 5)
-    asked, t, known, since = columns(moments, 4)
+    keys, t, p_limit, since = columns(moments, 4)
     if wide:
         ts, t, since = ((times - 6) * (WIDE // 10) for times in (ts, t, since))
     index = np.arange(len(key))
     timeline = Timeline(
-        asked.astype(np.uint64), key.astype(np.uint64), ts, p, tie=lambda rows: (rows,)
+        keys.astype(np.uint64), key.astype(np.uint64), ts, p, tie=lambda rows: (rows,)
     )
-    at = timeline.at(asked.astype(np.uint64), t, known)
+    at = timeline.at(keys.astype(np.uint64), t, p_limit)
     since = np.minimum(since, t)
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
-    sums, counts = (at.restore(high - low) for high, low in zip(upper, lower, strict=True))
+    sums, counts = (at.to_input_order(high - low) for high, low in zip(upper, lower, strict=True))
     peaks = Peaks(timeline, np.maximum(value, 0)).since(at, since)
-    series = timeline.series(chosen.astype(bool))
+    series = timeline.select(chosen.astype(bool))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
-    for row in range(len(asked)):
+    for row in range(len(keys)):
         counted = [
-            i for i in index if key[i] == asked[row] and ts[i] < t[row] and p[i] <= known[row]
+            i for i in index if key[i] == keys[row] and ts[i] < t[row] and p[i] <= p_limit[row]
         ]
         inside = [i for i in counted if ts[i] >= since[row]]
         assert sums[row] == sum(value[i] for i in inside)
@@ -74,17 +74,17 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     p = np.empty(n, np.int64)
     p[np.argsort(ts + delay, kind="stable")] = np.arange(1, n + 1)
     value = rng.integers(-1000, 1000, n)
-    t, known, keys = rng.integers(0, 10_500, q), rng.integers(0, n + 1, q), np.ones(q, np.uint64)
+    t, p_limit, keys = rng.integers(0, 10_500, q), rng.integers(0, n + 1, q), np.ones(q, np.uint64)
     timeline = Timeline(keys, np.ones(n, np.uint64), ts, p, tie=lambda rows: (rows,))
-    at = timeline.at(keys, t, known)
+    at = timeline.at(keys, t, p_limit)
     prefixes = [timeline.prefix(value)]
-    sums = at.restore(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
+    sums = at.to_input_order(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
     peaks = Peaks(timeline, value + 1000).since(at, t - 500)
     chosen = value > 0
-    series = timeline.series(chosen)
+    series = timeline.select(chosen)
     newest, last = series.newest(at), series.last(at, 20)
     for row in range(q):
-        counted = (ts < t[row]) & (p <= known[row])
+        counted = (ts < t[row]) & (p <= p_limit[row])
         assert sums[row] == value[counted & (ts >= t[row] - 500)].sum()
         assert peaks[row] == (value[counted & (ts >= t[row] - 500)] + 1000).max(initial=0)
         expected = np.flatnonzero(counted & chosen)

@@ -115,10 +115,16 @@ def drawn(first, number):
         ts = NOW - 5 * SECOND + n * SECOND
         item, user = f"i{random.integers(0, 6)}", f"u{random.integers(0, 4)}"
         if what < 2:
-            said = {"category": "coats", "brand": BRANDS[random.integers(0, 4)], "price": float(n)}
-            said = {name: value for name, value in said.items() if value is not None or n % 2}
+            attributes = {
+                "category": "coats",
+                "brand": BRANDS[random.integers(0, 4)],
+                "price": float(n),
+            }
+            attributes = {
+                name: value for name, value in attributes.items() if value is not None or n % 2
+            }
             when = {"timeless": True} if n % 5 == 0 else {"ts": ts}
-            events.append(profile(n, "item", item, said, **when))
+            events.append(profile(n, "item", item, attributes, **when))
         elif what == 2:
             events.append(profile(n, "user", user, {"plan": ("gold", "basic")[n % 2]}, ts=ts))
         elif what < 5:
@@ -141,7 +147,7 @@ def drawn(first, number):
 
 @pytest.fixture
 def sites(tmp_path):
-    """What was declared from the start, and what was declared late: the lake has a part, the log
+    """Two sites, declared from the start and late: the lake has a part, the log
     lacks in a second, has all in a third.
     """
     always, late = Site(tmp_path / "always", AFTER), Site(tmp_path / "late", BEFORE)
@@ -171,23 +177,23 @@ def test_events_of_the_lake_get_what_would_have_been_routed(sites):
     always, late = sites
     for site in sites:
         site.load()
-    wanted = in_order(always.lake().events())
-    kept, filled = (
+    expected = in_order(always.lake().events())
+    stored, filled = (
         in_order(late.lake().events()),
         in_order(AttachedEvents(late.lake(), FEATURES).table()),
     )
     names = ["item_version", "item_profile", "user_version", "user_profile"]
-    assert kept["item_profile"] != wanted["item_profile"]
-    assert filled.select(names).equals(wanted.select(names))
-    assert filled.drop_columns(names[1::2]).equals(kept.drop_columns(names[1::2]))
-    some = [one for one in wanted["item_profile"].to_pylist() if one]
+    assert stored["item_profile"] != expected["item_profile"]
+    assert filled.select(names).equals(expected.select(names))
+    assert filled.drop_columns(names[1::2]).equals(stored.drop_columns(names[1::2]))
+    some = [one for one in expected["item_profile"].to_pylist() if one]
     assert any(one.startswith("[") and "null" in one and "nike" in one for one in some), (
         "several items, some unknown"
     )
 
 
 def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_first(sites):
-    found = []
+    values_by_site = []
     for site in sites:
         site.load()
         events = AttachedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
@@ -196,40 +202,38 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
         )
         rows, again = (backfill(FEATURES, one, requests(320)) for one in (events, pieces))
         assert not unequal(rows.numeric, again.numeric).any()
-        found.append(rows)
-    assert not unequal(found[0].numeric, found[1].numeric).any()
-    values = dict(zip(found[1].numeric_names, found[1].numeric.T, strict=True))
+        values_by_site.append(rows)
+    assert not unequal(values_by_site[0].numeric, values_by_site[1].numeric).any()
+    values = dict(zip(values_by_site[1].numeric_names, values_by_site[1].numeric.T, strict=True))
     assert [name for name, column in values.items() if not (column > 0).any()] == []
-    known = routed_events(AttachedEvents(sites[1].lake(), FEATURES).table())
-    told = explain(FEATURES, "nike", ReadRequest(person="u1"), None, NOW + HOUR, 320, known)
-    assert told.value == values["nike"][6]
+    routed = routed_events(AttachedEvents(sites[1].lake(), FEATURES).table())
+    explanation = explain(FEATURES, "nike", ReadRequest(person="u1"), None, NOW + HOUR, 320, routed)
+    assert explanation.value == values["nike"][6]
 
 
-def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_declared_at_first(
-    sites,
-):
+def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(sites):
     always, late = sites
     with always.worker() as worker:
         assert not worker.needs_history()
         follow(worker, always.lake())
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
         follow(worker, late.lake())
-        assert (worker.position.p, worker.waits) == (200, True), (
+        assert (worker.position.p, worker.waits_for_lake) == (200, True), (
             "what the lake has, and not what the log lacks"
         )
         assert not lake_is_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
         follow(worker, late.lake())
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
     assert late.records() == always.records()
     reads = []
     for site in sites:
         reader = Reader(site.state, FEATURES)
-        asked = ReadRequest("u1", None, None, None, None, None, NOW + HOUR)
-        reads.append(reader.read(asked, [f"i{n}" for n in range(6)]).numeric)
+        request = ReadRequest("u1", None, None, None, None, None, NOW + HOUR)
+        reads.append(reader.read(request, [f"i{n}" for n in range(6)]).numeric)
         reader.close()
     assert not unequal(*reads).any()
     rows = backfill(FEATURES, AttachedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
@@ -238,7 +242,7 @@ def test_a_late_state_waits_for_the_lake_and_is_then_the_state_of_the_attribute_
     assert not unequal(reads[1], rows).any()
 
 
-def test_behind_the_change_the_log_is_enough(sites):
+def test_after_the_change_the_log_is_enough(sites):
     _, late = sites
     with LakeRole(late.stream, late.lake_path, clock=late.clock) as lake:
         while late_end(late) < 261:
@@ -248,7 +252,7 @@ def test_behind_the_change_the_log_is_enough(sites):
         assert not worker.needs_history()
         while worker.step().rows:
             pass
-        assert (worker.position.p, worker.waits) == (320, False)
+        assert (worker.position.p, worker.waits_for_lake) == (320, False)
 
 
 def late_end(site):
@@ -257,14 +261,14 @@ def late_end(site):
     return read_released(site.lake_path).of_routed()
 
 
-def test_a_version_that_the_lake_does_not_have_stays_as_it_was_kept(sites):
+def test_a_version_that_the_lake_does_not_have_stays_as_stored(sites):
     _, late = sites
 
     class Without(Lake):
         def exists(self, name):
             return name != "items" and super().exists(name)
 
-    kept = in_order(late.lake().events())
+    stored = in_order(late.lake().events())
     filled = in_order(AttachedEvents(Without(late.lake_path), FEATURES).table())
-    assert filled["item_profile"].combine_chunks() == kept["item_profile"].combine_chunks()
-    assert filled["user_profile"].combine_chunks() != kept["user_profile"].combine_chunks()
+    assert filled["item_profile"].combine_chunks() == stored["item_profile"].combine_chunks()
+    assert filled["user_profile"].combine_chunks() != stored["user_profile"].combine_chunks()

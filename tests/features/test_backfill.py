@@ -1,4 +1,4 @@
-"""What a backfill takes and refuses; that its values are right is held by test_equality."""
+"""Inputs that a backfill accepts and refuses; test_equality checks its values."""
 
 import numpy as np
 import pyarrow as pa
@@ -97,32 +97,35 @@ def same(a, b):
 
 
 def test_the_order_of_events_and_columns_that_no_feature_reads_do_not_matter():
-    table, asked = events(), requests()
+    table, requests_ = events(), requests()
     shuffled = table.take(np.random.default_rng(2).permutation(len(table))).select(
         event_columns(FEATURES)
     )
-    same(backfill(FEATURES, table, asked), backfill(FEATURES, shuffled, asked))
+    same(backfill(FEATURES, table, requests_), backfill(FEATURES, shuffled, requests_))
 
 
 @pytest.mark.parametrize("name", ["clicks", "ctr", "dear", "last_category", "recent", "in_session"])
 def test_one_column_alone_is_as_it_is_among_all(name):
-    table, asked = events(), requests()
-    whole, one = backfill(FEATURES, table, asked), backfill(FEATURES, table, asked, only=[name])
+    table, requests_ = events(), requests()
+    full, one = (
+        backfill(FEATURES, table, requests_),
+        backfill(FEATURES, table, requests_, only=[name]),
+    )
     assert [*one.numeric_names, *one.categorical_names, *one.sequences] == [name]
     if one.numeric_names:
         column = FEATURES.numeric.index(name)
         assert np.array_equal(
-            one.numeric[:, 0].view(np.uint32), whole.numeric[:, column].view(np.uint32)
+            one.numeric[:, 0].view(np.uint32), full.numeric[:, column].view(np.uint32)
         )
     if one.categorical_names:
         assert np.array_equal(
-            one.categorical[:, 0], whole.categorical[:, FEATURES.categorical.index(name)]
+            one.categorical[:, 0], full.categorical[:, FEATURES.categorical.index(name)]
         )
     for sequence_name, part in one.sequences.items():
-        assert np.array_equal(part.ts, whole.sequences[sequence_name].ts)
+        assert np.array_equal(part.ts, full.sequences[sequence_name].ts)
 
 
-def test_one_column_asks_for_the_events_columns_of_that_one_alone():
+def test_one_column_needs_only_its_own_event_columns():
     assert "properties" in event_columns(FEATURES)
     table = events().select([*event_columns(FeatureSet.from_declarations(FEATURES.features[:1]))])
     assert "item_profile" not in table.column_names
@@ -130,41 +133,47 @@ def test_one_column_asks_for_the_events_columns_of_that_one_alone():
 
 
 def test_a_history_answers_one_lot_after_another():
-    table, asked = events(), requests()
+    table, requests_ = events(), requests()
     history = History(FEATURES, table)
     first = history.rows(requests(seed=9))
     assert len(first.numeric) == 90
-    same(history.rows(asked), backfill(FEATURES, table, asked))
+    same(history.rows(requests_), backfill(FEATURES, table, requests_))
 
 
 def test_without_events_or_without_requests_there_are_empty_answers():
     none = Requests(np.zeros(0, np.int64), np.zeros(0, np.int64), [], np.zeros(0, np.intp), [])
     assert backfill(FEATURES, events(), none).numeric.shape == (0, len(FEATURES.numeric))
     rows = backfill(FEATURES, ROUTED.empty_table(), requests())
-    known = np.array([person is not None for person in requests().person]).repeat(3)
-    assert (rows.numeric[known, 0] == 0).all()
-    assert np.isnan(rows.numeric[~known, 0]).all()  # nobody is not somebody who did nothing
+    has_person = np.array([person is not None for person in requests().person]).repeat(3)
+    assert (rows.numeric[has_person, 0] == 0).all()
+    assert np.isnan(rows.numeric[~has_person, 0]).all()  # nobody is not somebody who did nothing
     assert rows.sequences["recent"].offsets.tolist() == [0] * 31
 
 
 def test_arrow_columns_are_taken_like_lists():
-    asked = requests()
+    requests_ = requests()
     columns = {
-        name: pa.array(getattr(asked, name), pa.string())
+        name: pa.array(getattr(requests_, name), pa.string())
         for name in ("person", "session_id", "device", "row_item")
     }
     columns["row_item"] = pa.chunked_array([columns["row_item"][:7], columns["row_item"][7:]])
-    arrow = Requests(t=asked.t, p=asked.p, row_request=asked.row_request, **columns)
-    same(backfill(FEATURES, events(), asked), backfill(FEATURES, events(), arrow))
+    arrow = Requests(t=requests_.t, p=requests_.p, row_request=requests_.row_request, **columns)
+    same(backfill(FEATURES, events(), requests_), backfill(FEATURES, events(), arrow))
 
 
-def test_what_cannot_be_asked_is_refused_by_name():
-    asked = requests()
+def test_invalid_requests_are_refused_by_name():
+    requests_ = requests()
     with pytest.raises(UsageError, match="'clikcs' is no column"):
-        backfill(FEATURES, events(), asked, only=["clikcs"])
+        backfill(FEATURES, events(), requests_, only=["clikcs"])
     with pytest.raises(
         UsageError, match=r"requests.person: expected 30 values, one a request, got 1"
     ):
-        Requests(asked.t, asked.p, ["u1"], asked.row_request, asked.row_item)
+        Requests(requests_.t, requests_.p, ["u1"], requests_.row_request, requests_.row_item)
     with pytest.raises(UsageError, match="a row names a request outside 0 to 29"):
-        Requests(asked.t, asked.p, asked.person, asked.row_request + 1, asked.row_item)
+        Requests(
+            requests_.t,
+            requests_.p,
+            requests_.person,
+            requests_.row_request + 1,
+            requests_.row_item,
+        )

@@ -9,7 +9,7 @@ import pytest
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.features.backfill import Requests, backfill, event_columns
-from tailorbird.features.bounded import affordable, read_wanted, spilled
+from tailorbird.features.bounded import affordable_columns, read_wanted, spilled
 from tailorbird.features.sampled import wanted
 from tailorbird.lake import Lake, LakeRole
 
@@ -78,14 +78,16 @@ def requests(kit):
 
 
 def of(*names: str) -> FeatureSet:
-    return FeatureSet.from_declarations([one for one in FEATURES.features if one.name in names])
+    return FeatureSet.from_declarations(
+        [feature for feature in FEATURES.features if feature.name in names]
+    )
 
 
-def test_an_event_that_shows_several_items_is_loaded_for_those_asked_about(lake, requests):
+def test_an_event_that_shows_several_items_is_loaded_for_the_requested_ones(lake, requests):
     features = of("clicked", "shown")
-    whole = lake.table("events", event_columns(features), wanted(features, requests))
+    expected = lake.table("events", event_columns(features), wanted(features, requests))
     events = read_wanted(lake, features, requests, rows_max=10)
-    assert whole.num_rows > SEEN
+    assert expected.num_rows > SEEN
     assert events is not None
     assert sorted(
         {item for shown in events["items"].to_pylist() for item in shown or []}
@@ -94,32 +96,34 @@ def test_an_event_that_shows_several_items_is_loaded_for_those_asked_about(lake,
     assert events.num_rows == 4 + 3 + 2, "i7 or i8, i200, and a click on i7 and i8"
     assert (
         backfill(features, events, requests).numeric.tobytes()
-        == backfill(features, whole, requests).numeric.tobytes()
+        == backfill(features, expected, requests).numeric.tobytes()
     )
 
 
-def test_no_more_is_loaded_than_is_said(lake, requests):
+def test_no_more_is_loaded_than_the_bound(lake, requests):
     assert read_wanted(lake, FEATURES, requests, rows_max=20) is None
     assert read_wanted(lake, FEATURES, requests, bytes_max=1_000) is None
 
 
 def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
-    found = {
-        tuple(affordable(lake, FEATURES, requests, 75, np.random.default_rng(seed)))
+    column_sets = {
+        tuple(affordable_columns(lake, FEATURES, requests, 75, np.random.default_rng(seed)))
         for seed in range(16)
     }
     narrow = ("shown", "clicked", "recent")
-    assert found == {(*narrow, "all"), (*narrow, "views")}
+    assert column_sets == {(*narrow, "all"), (*narrow, "views")}
 
 
-def test_what_memory_does_not_hold_goes_over_a_folder_and_is_equal(lake, requests, tmp_path):
-    whole = backfill(FEATURES, lake.table("events", event_columns(FEATURES)), requests)
+def test_what_exceeds_memory_is_computed_on_disk_and_is_equal(lake, requests, tmp_path):
+    expected = backfill(FEATURES, lake.table("events", event_columns(FEATURES)), requests)
     parts = list(spilled(lake, FEATURES, requests, tmp_path / "spill", 1_000))
     assert (
-        np.concatenate([part.rows.numeric for part in parts]).tobytes() == whole.numeric.tobytes()
+        np.concatenate([part.rows.numeric for part in parts]).tobytes()
+        == expected.numeric.tobytes()
     )
     assert (
-        parts[0].rows.sequences["recent"].of(0).lists() == whole.sequences["recent"].of(0).lists()
+        parts[0].rows.sequences["recent"].of(0).lists()
+        == expected.sequences["recent"].of(0).lists()
     )
     assert (tmp_path / "spill").exists()
     assert isinstance(read_wanted(lake, FEATURES, requests), pa.Table)

@@ -9,33 +9,33 @@ from tests.features.test_shards import all_of, assert_same, tables
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.backfill import backfill
-from tailorbird.features.carried import Tiles
+from tailorbird.features.carried import TileSums
 from tailorbird.features.shards import backfill_to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", ["all", "as they came"])
+@pytest.mark.parametrize("arrival", ["all", "as they came"])
 def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
-    kit, tmp_path, known
+    kit, tmp_path, arrival
 ):
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 60
     rows = kit.table(crowd(kit, 11))
     t = kit.T0 + rng.integers(0, 700, m) * SECOND
-    behind = rng.integers(0, 9, m)
+    lag = rng.integers(0, 9, m)
     p = np.full(m, len(rows))
-    if known == "as they came":  # a few rows behind the newest that had happened
-        ts, came = np.sort(rows["ts"].cast("int64").to_numpy()), np.sort(rows["p"].to_numpy())
-        p = came[np.maximum(np.searchsorted(ts, t) - 1 - behind, 0)]
+    if arrival == "as they came":  # a few rows behind the newest that had happened
+        ts, arrived_p = np.sort(rows["ts"].cast("int64").to_numpy()), np.sort(rows["p"].to_numpy())
+        p = arrived_p[np.maximum(np.searchsorted(ts, t) - 1 - lag, 0)]
     per = rng.integers(0, 4, m)
-    asked = kit.asked(t, p, per)
+    requests = kit.make_requests(t, p, per)
     stretches = set()
 
-    def told(stage, done, of):
+    def progress(stage, done, of):
         if stage.startswith("stretches"):
             stretches.add((stage, of))
 
     folder = backfill_to(
-        features, tables(rows), asked, tmp_path, memory_bytes=rows.nbytes // 2, progress=told
+        features, tables(rows), requests, tmp_path, memory_bytes=rows.nbytes // 2, progress=progress
     )
     assert {stage for stage, _ in stretches} >= {
         "stretches by everyone",
@@ -43,11 +43,11 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(
         "stretches by item",
     }
     assert max(of for _, of in stretches) > 8
-    assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
+    assert_same(all_of(folder, features), requests, backfill(features, rows, requests))
 
 
 def test_sums_of_tiles_are_those_of_what_was_added():
-    rng, tiles = np.random.default_rng(7), Tiles()
+    rng, tiles = np.random.default_rng(7), TileSums()
     key, tile, value = (
         rng.integers(1, 5, 200).astype(np.uint64),
         rng.integers(-20, 20, 200),
@@ -56,11 +56,11 @@ def test_sums_of_tiles_are_those_of_what_was_added():
     for some in np.split(np.arange(200), [60, 60, 130]):
         tiles.add(key[some], tile[some], value[some], -15)
     assert len(tiles) <= 4 * 35
-    asked, since = np.repeat(np.arange(7, dtype=np.uint64), 50), np.tile(np.arange(-15, 35), 7)
+    keys, since = np.repeat(np.arange(7, dtype=np.uint64), 50), np.tile(np.arange(-15, 35), 7)
     expected = [
-        value[(key == one) & (tile >= place)].sum() for one, place in zip(asked, since, strict=True)
+        value[(key == one) & (tile >= place)].sum() for one, place in zip(keys, since, strict=True)
     ]
-    assert tiles.since(asked, since).tolist() == expected
-    assert tiles.at(asked, since).tolist() == [
-        value[(key == one) & (tile == at)].sum() for one, at in zip(asked, since, strict=True)
+    assert tiles.since(keys, since).tolist() == expected
+    assert tiles.at(keys, since).tolist() == [
+        value[(key == one) & (tile == at)].sum() for one, at in zip(keys, since, strict=True)
     ]

@@ -53,19 +53,19 @@ def same(one: FeatureSet, other: FeatureSet) -> bool:
 
 @FEW
 @given(st.data())
-def test_what_is_declared_comes_back_as_it_was(data):
+def test_declarations_round_trip(data):
     features = FeatureSet.from_declarations(data.draw(declarations()))
     assert same(back(features), features)
     assert encode_features(back(features)) == encode_features(features)
 
 
-def test_every_kind_there_is_comes_back_as_it_was(kit):
+def test_every_kind_round_trips(kit):
     """Fails when a kind is added to `declare` that the tests' set of every kind, and with it the
     codec, does not cover.
     """
-    plain = kit.every_kind()
+    base_set = kit.every_kind()
     features = FeatureSet.from_declarations(
-        [*plain.features, similarity("near", of="recent", length=3, how="max")]
+        [*base_set.features, similarity("near", of="recent", length=3, how="max")]
     )
     covered = {type(one) for one in (*features.features, *features.similarities)}
     missing = {one for one in kinds().values() if issubclass(one, Feature)} - ABSTRACT - covered
@@ -73,11 +73,11 @@ def test_every_kind_there_is_comes_back_as_it_was(kit):
     assert same(back(features), features)
     assert back(features).similarities == features.similarities
     assert b"similarities" not in encode_features(
-        plain
+        base_set
     )  # what was stored before they came is read as it is
 
 
-def test_places_are_kept_without_the_folder_of_a_machine(kit):
+def test_locations_are_stored_without_the_folder_of_a_machine(kit):
     features = kit.every_kind()
     place = back(features).features[0].place
     assert place.startswith("kit.py:")
@@ -96,14 +96,14 @@ def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
             "category", vectors({"c1": [0.5, 1], "c2": [2, -1]}, trained_until=1_700_000_000)
         ),
     ]
-    plain = kit.every_kind()
-    features = FeatureSet.from_declarations(plain.features, transforms=made)
+    base_set = kit.every_kind()
+    features = FeatureSet.from_declarations(base_set.features, transforms=made)
     steps = {type(step) for one in made for step in one.steps}
     missing = {one for one in kinds().values() if issubclass(one, Step)} - {Step, Table} - steps
     assert not missing
     assert same(back(features), features)
     assert back(features).transforms == features.transforms
-    assert features.schema_hash == plain.schema_hash
+    assert features.schema_hash == base_set.schema_hash
 
 
 def change(data: bytes, path: list, value: object) -> bytes:
@@ -142,7 +142,7 @@ def test_what_was_tampered_with_is_refused(kit, path, value, message):
     assert str(caught.value).startswith("features.json: ")
 
 
-def test_another_schema_than_was_asked_for_is_refused(kit):
+def test_another_schema_than_expected_is_refused(kit):
     with pytest.raises(DamageError, match="it is kept as 000000000000"):
         decode_features(encode_features(kit.every_kind()), where="features.json", expect="0" * 12)
 
@@ -161,13 +161,13 @@ def test_a_changed_byte_is_never_another_schema(kit, data):
     place = data.draw(st.integers(0, len(stored) - 1))
     stored[place] = data.draw(st.integers(0, 255))
     try:
-        found = decode_features(bytes(stored), where="features.json", expect=features.schema_hash)
+        decoded = decode_features(bytes(stored), where="features.json", expect=features.schema_hash)
     except (DamageError, DeclarationError):
         return
-    assert found.schema_hash == features.schema_hash
+    assert decoded.schema_hash == features.schema_hash
 
 
-def test_fields_that_came_later_are_stored_where_they_are_set_only(kit):
+def test_later_fields_are_stored_only_where_they_are_set(kit):
     for one in kinds().values():
         for field in dataclasses.fields(one):
             if "later" in field.metadata:

@@ -6,10 +6,10 @@ import pytest
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
-from tailorbird.features.applying import HOT_ONE, Hot
+from tailorbird.features.applying import HOT_ONE, HotKeys
 from tailorbird.features.columns import Frame, entity_key
 from tailorbird.features.extracts import extract, extract_profiles
-from tailorbird.features.fields import KnownTexts, text_keys
+from tailorbird.features.fields import TextHashCache, text_keys
 from tailorbird.features.sources import source_of
 from tailorbird.features.tiles import NEVER
 
@@ -54,17 +54,17 @@ def test_a_purchase_of_several_items_is_spent_once_and_stands_in_a_sequence_for_
 
 
 def test_an_event_with_an_item_of_its_own_counts_for_that(kit):
-    found = taken(kit, count("n", item, "impression"), shown(kit, "impression", item_id="i9"))
-    assert found.key.tolist() == [hash64("i9")]
+    extract = taken(kit, count("n", item, "impression"), shown(kit, "impression", item_id="i9"))
+    assert extract.key.tolist() == [hash64("i9")]
 
 
-def test_profiles_of_shown_items_stand_in_a_list_beside_them(kit):
-    found = taken(
+def test_profiles_of_shown_items_are_in_a_parallel_list(kit):
+    extract = taken(
         kit,
         count("n", category, "impression"),
         shown(kit, "impression", item_profile='[{"category":"c1"},null,{"category":["c2"]}]'),
     )
-    assert found.key.tolist() == [hash64("c1"), hash64("c2")]
+    assert extract.key.tolist() == [hash64("c1"), hash64("c2")]
     shorter = taken(
         kit,
         count("n", category, "impression"),
@@ -84,15 +84,15 @@ def test_what_does_not_count_or_has_no_time_is_left_out(kit):
 def test_events_without_the_value_are_left_out(kit):
     profiles = (None, "{}", '{"category":5}')
     clicks = [
-        kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=one)
-        for n, one in enumerate(profiles)
+        kit.event("click", kit.T0 + n, item_id="i1", user_id="u1", item_profile=profile)
+        for n, profile in enumerate(profiles)
     ]
     assert taken(
         kit, last("l", user, "click", of="item.category", kind="categorical"), *clicks
     ).value.view(np.uint64).tolist() == [hash64("5")]
 
 
-def test_keys_of_composites_are_told_apart_by_name_and_order(kit):
+def test_keys_of_composites_differ_by_name_and_order(kit):
     one, other = np.array([1], np.uint64), np.array([2], np.uint64)
     keys = [
         entity_key(user, [one]),
@@ -120,14 +120,14 @@ def test_profiles_are_taken_with_their_attributes(kit):
             ]
         )
     )
-    found = extract_profiles(
+    profiles = extract_profiles(
         "item",
         (("category", "categorical"), ("price", "numeric"), ("stock", "numeric")),
         Frame(table),
     )
-    assert found.key.tolist() == [hash64("i1")]
-    assert found.values[:, 0].view(np.uint64).tolist() == [hash64("true")]
-    np.testing.assert_array_equal(found.values[0, 1:].view(np.float64), [3, np.nan])
+    assert profiles.key.tolist() == [hash64("i1")]
+    assert profiles.values[:, 0].view(np.uint64).tolist() == [hash64("true")]
+    np.testing.assert_array_equal(profiles.values[0, 1:].view(np.float64), [3, np.nan])
 
 
 def test_a_block_without_events_gives_nothing(kit):
@@ -138,7 +138,7 @@ def test_a_block_without_events_gives_nothing(kit):
     assert len(extract_profiles("item", (("price", "numeric"),), frame).key) == 0
 
 
-def test_attributes_that_expressions_and_entities_name_are_kept_with_each_event():
+def test_attributes_of_expressions_and_entities_are_stored_with_each_event():
     features = FeatureSet.from_declarations(
         [
             count(
@@ -175,28 +175,28 @@ def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where
     assert set(key[has].tolist()) == {kit.key("red shoes")}
 
 
-def test_texts_that_come_again_have_the_keys_that_they_had_however_few_are_kept():
+def test_recurring_texts_have_the_same_keys_however_small_the_cache():
     columns = [["a", "b", None, "a"], ["b", "c"], ["d", "e", "f"], ["a", "f", None]]
     for size_max in (2, 3, 100):
-        known = KnownTexts(size_max)
+        cache = TextHashCache(size_max)
         for column in columns:
             array = pa.chunked_array([pa.array(column, pa.string())])
-            np.testing.assert_array_equal(known(array), text_keys(array))
+            np.testing.assert_array_equal(cache(array), text_keys(array))
 
 
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
-    hot = Hot(HOT_ONE)
+    hot = HotKeys(HOT_ONE)
     keys = np.array([1, 2, 3], np.uint64)
     hot.note(keys, np.array([10, 20, NEVER]))
     hot.note(keys[:1], np.array([30]))
     hot.note(keys[1:2], np.array([NEVER]))
-    assert hot.due(20).tolist() == []
+    assert hot.pop_due(20).tolist() == []
     hot.note(keys[2:], np.array([25]))
-    assert hot.due(30).tolist() == [1, 3]
-    assert hot.due(1_000).tolist() == []
+    assert hot.pop_due(30).tolist() == [1, 3]
+    assert hot.pop_due(1_000).tolist() == []
     many = np.arange(5 * HOT_ONE, dtype=np.uint64)
     for some in np.array_split(many, 7):
         hot.note(some, some.astype(np.int64))
     assert (
-        hot.due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()
+        hot.pop_due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()
     )  # those of longest ago are renewed when they are read

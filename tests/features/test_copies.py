@@ -12,7 +12,7 @@ from tests.store.servers import needs_valkey, running
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, ratio, sequence
-from tailorbird.features.figures import all_figures
+from tailorbird.features.figures import read_all_figures
 from tailorbird.features.keypart import parts_of
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
@@ -95,7 +95,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])
-def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(
+def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
     kit, tmp_path, features, count
 ):
     rng, clock = np.random.default_rng(7), SimulatedClock(kit.T0)
@@ -164,7 +164,7 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
         log.close()
 
 
-def test_failures_add_up_over_schemas_and_over_readers_that_are_opened_anew(tmp_path, features):
+def test_failures_add_up_over_schemas_and_reopened_readers(tmp_path, features):
     other = FeatureSet.from_declarations([count("clicks", item, "click", window="1h")])
     with running(tmp_path / "server") as server:
         schemas = Schemas(
@@ -172,12 +172,12 @@ def test_failures_add_up_over_schemas_and_over_readers_that_are_opened_anew(tmp_
         )
         readers = [schemas._enter(each).reader for each in (features, other)]
         server.kill()
-        told = []
+        errors = []
         for n in range(FAILURES + 2):
             with pytest.raises(NotReadyError) as error:
                 readers[n % 2].read(ReadRequest(person="u1", now=1), ITEMS)
-            told.append("did not answer lately" in str(error.value))
-        assert told == [False] * FAILURES + [True] * 2
+            errors.append("did not answer lately" in str(error.value))
+        assert errors == [False] * FAILURES + [True] * 2
         schemas.close()
 
 
@@ -185,7 +185,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
     kit, tmp_path, features
 ):
     metrics = Metrics()
-    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
     with running(tmp_path / "server") as server:
         log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
         with FeatureWorker(

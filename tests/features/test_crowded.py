@@ -101,7 +101,7 @@ def crowd(kit, seed: int) -> list[dict]:
     """Events of ten minutes, in order of arrival: a third of them late by up to two minutes, some
     tied in time.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, events = np.random.default_rng(seed), []
     for number in range(260):
         type = rng.choice(SEEN, p=[0.3, 0.3, 0.4])
         ts = kit.T0 + int(rng.integers(0, 120)) * 5 * SECOND + int(rng.choice([0, 1, 777_777]))
@@ -121,18 +121,18 @@ def crowd(kit, seed: int) -> list[dict]:
         else:
             columns |= {"item_id": str(rng.choice(ITEMS)), "item_profile": json.dumps(profiles[0])}
         late = int(rng.integers(0, 120)) * SECOND if rng.random() < 0.33 else 0
-        found.append((ts + late, kit.event(str(type), ts, **columns)))
+        events.append((ts + late, kit.event(str(type), ts, **columns)))
     described = [
         kit.event("item", kit.T0, item_id=one, properties='{"category":"c1"}', event_id=one)
         for one in ITEMS
     ]
-    return kit.routed(described + [event for _, event in sorted(found, key=lambda pair: pair[0])])
+    return kit.routed(described + [event for _, event in sorted(events, key=lambda pair: pair[0])])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
     features, events, log = windows(), crowd(kit, seed), kit.Log(tmp_path)
-    found: list[str] = []
+    different: list[str] = []
     with FeatureWorker(
         log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0)
     ) as worker:
@@ -145,12 +145,14 @@ def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
                 session_id=["s1", None][start % 2],
                 now=kit.T0 + start * SECOND,
             )
-            found += kit.differences(features, reader.read(request, ITEMS), request, ITEMS, events)
+            different += kit.differences(
+                features, reader.read(request, ITEMS), request, ITEMS, events
+            )
         late = ReadRequest(person="u1", now=kit.T0 + 700 * SECOND)
-        found += kit.differences(features, reader.read(late, ITEMS), late, ITEMS, events)
+        different += kit.differences(features, reader.read(late, ITEMS), late, ITEMS, events)
         reader.close()
     log.close()
-    assert found == []
+    assert different == []
 
 
 @pytest.mark.slow
@@ -159,10 +161,10 @@ def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(
     features, events, rng = windows(), crowd(kit, seed), np.random.default_rng(seed)
     t = kit.T0 + rng.integers(0, 700, 14) * SECOND
     # What has come by then, and what had come a little before.
-    p = np.array([sum(one["ts"] < moment for one in events) for moment in t]) - rng.integers(
+    p = np.array([sum(event["ts"] < moment for event in events) for moment in t]) - rng.integers(
         0, 40, 14
     )
-    asked = Requests(
+    requests = Requests(
         t,
         p,
         [f"u{1 + row % 2}" for row in range(14)],
@@ -170,12 +172,12 @@ def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(
         ITEMS * 14,
         session_id=[None, "s1"] * 7,
     )
-    rows = backfill(features, kit.table(events), asked)
+    rows = backfill(features, kit.table(events), requests)
     for row in range(28):
         request = row // 2
         who = ReadRequest(person=f"u{1 + request % 2}", session_id=[None, "s1"][request % 2])
         for column, name in enumerate(features.numeric):
-            expected = reference.value(
+            expected = reference.compute_value(
                 features, name, who, ITEMS[row % 2], int(t[request]), int(p[request]), events
             )
             assert kit.same(rows.numeric[row, column], expected), (name, row)

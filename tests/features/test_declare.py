@@ -364,8 +364,8 @@ def refused(tmp_path: Path, line: str) -> str:
     ],
 )
 def test_what_cannot_be_built_is_refused_with_its_line(tmp_path, line, message):
-    said = refused(tmp_path, line)
-    assert any(one in said for one in message.split("|")), said
+    message_ = refused(tmp_path, line)
+    assert any(one in message_ for one in message.split("|")), message_
 
 
 @pytest.mark.parametrize(
@@ -392,13 +392,13 @@ def test_an_entity_may_be_related_to_any_that_it_belongs_to(tmp_path, own, group
 
 
 def test_the_constants_that_expressions_may_have_stay_allowed():
-    kept = [
+    allowed = [
         "a * -0.5 + 1 / 3",
         "a / b if b != 0 else 0 / 1",
         "missing(a) / 2",
         "min(a, 1) / max(b, 2)",
     ]
-    for text in kept:
+    for text in allowed:
         count_ = [
             count("a", entity("item"), "click"),
             count("b", entity("item"), "view"),
@@ -416,7 +416,7 @@ def test_the_constants_that_expressions_may_have_stay_allowed():
         (impute, "how", ("mean", "median", "mode", "constant")),
     ],
 )
-def test_editors_are_told_which_values_a_call_takes(call, parameter, values):
+def test_editors_see_which_values_a_call_accepts(call, parameter, values):
     hint = get_type_hints(call)[parameter]
     (literal,) = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
     assert get_args(literal) == values
@@ -424,11 +424,12 @@ def test_editors_are_told_which_values_a_call_takes(call, parameter, values):
 
 
 def test_a_similarity_is_a_column_of_the_model_and_no_part_of_the_schema():
-    plain = declarations()
+    base_set = declarations()
     features = FeatureSet.from_declarations(
-        [*plain, similarity("goes_with", of="recent")], transforms=[transform("goes_with", log())]
+        [*base_set, similarity("goes_with", of="recent")],
+        transforms=[transform("goes_with", log())],
     )
-    assert features.schema_hash == FeatureSet.from_declarations(plain).schema_hash
+    assert features.schema_hash == FeatureSet.from_declarations(base_set).schema_hash
     assert "goes_with" not in features.numeric
     assert (features.columns[-1].name, features.columns[-1].kind, features.columns[-1].entity) == (
         "goes_with",
@@ -461,7 +462,7 @@ def test_a_projects_own_event_types_can_be_counted(tmp_path):
     )
 
 
-def test_a_long_mistake_is_not_repeated_whole(tmp_path):
+def test_a_long_invalid_text_is_shortened_in_the_message(tmp_path):
     for line in (
         'count("x" * 5_000, item, "click")',
         'count("x", item, "click", where="price > 1 and " * 30)',
@@ -470,7 +471,7 @@ def test_a_long_mistake_is_not_repeated_whole(tmp_path):
         assert len(refused(tmp_path, line)) < 400
 
 
-def test_a_transform_of_nothing_declared_says_its_line(tmp_path):
+def test_a_transform_without_a_declared_feature_names_its_line(tmp_path):
     path = tmp_path / "features.py"
     path.write_text(
         "from tailorbird.features import *\nfrom tailorbird.features.transforms import "
@@ -483,10 +484,10 @@ def test_a_transform_of_nothing_declared_says_its_line(tmp_path):
 
 
 def test_an_attribute_of_its_own_may_be_a_test():
-    [found] = FeatureSet.from_declarations(
+    [feature] = FeatureSet.from_declarations(
         [count("x", entity("item"), "click", where="properties.first")]
     ).features
-    assert found.where.names == (("properties.first", "number"),)
+    assert feature.where.names == (("properties.first", "number"),)
 
 
 def declarations() -> list:
@@ -565,7 +566,7 @@ def test_the_schema_hash_of_every_other_kind_stays_too():
     ]
 
 
-def test_the_schema_hash_of_what_came_later_stays_too(tmp_path):
+def test_the_schema_hash_of_later_kinds_is_stable_too(tmp_path):
     lines = [
         'first("first_price", item, "purchase", of="price")',
         'sequence("recent", user, "click", of=["dwell_ms", "item.category"])',

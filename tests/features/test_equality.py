@@ -57,8 +57,8 @@ settings.register_profile(
 def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
     features = FeatureSet.from_declarations(declared)
     with tempfile.TemporaryDirectory() as folder:
-        events, asked = stream(Path(folder), features, script)
-        assert differences(features, events, asked) == []
+        events, reads = stream(Path(folder), features, script)
+        assert differences(features, events, reads) == []
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_each_kind_is_equal_to_the_bit_by_itself(kind):
     def run(declared, script):
         features = FeatureSet.from_declarations(declared)
         with tempfile.TemporaryDirectory() as folder:
-            events, asked = stream(Path(folder), features, script)
-            assert differences(features, events, asked) == []
+            events, reads = stream(Path(folder), features, script)
+            assert differences(features, events, reads) == []
 
     run()
 
@@ -97,8 +97,8 @@ def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):
     script = [Step(clicks, False, ReadRequest(person="u1", now=START + 61 * SECOND))]
     assert differences(features, *stream(tmp_path / "sound", features, script)) == []
     monkeypatch.setattr(faults, "cut", lambda site: site == "features.tile")
-    found = differences(features, *stream(tmp_path / "short", features, script))
-    assert found == [
+    different = differences(features, *stream(tmp_path / "short", features, script))
+    assert different == [
         "clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), "
         "np.float32(1.0)]"
     ]
@@ -129,7 +129,7 @@ def through_the_router(
         user_attributes=features.user_attributes, item_attributes=features.item_attributes
     )
     clock = SimulatedClock(START)
-    asked = []
+    reads = []
     router = Router(folder, plan, clock=clock)
     worker = FeatureWorker(routed_path(folder), folder / "state", features, clock=clock)
     try:
@@ -145,7 +145,7 @@ def through_the_router(
             router.step()
             worker.step()
             reader = Reader(folder / "state", features)
-            asked.append(Asked(post.request, ITEMS, reader.read(post.request, list(ITEMS))))
+            reads.append(Asked(post.request, ITEMS, reader.read(post.request, list(ITEMS))))
             reader.close()
         router.step()
         with open_reader(routed_path(folder)) as log:
@@ -154,7 +154,7 @@ def through_the_router(
         worker.close()
         router.close()
     tables = [pa.ipc.open_stream(block.payload).read_all() for block in blocks]
-    return (pa.concat_tables(tables) if tables else ROUTED.empty_table()), asked
+    return (pa.concat_tables(tables) if tables else ROUTED.empty_table()), reads
 
 
 @pytest.mark.slow
@@ -163,5 +163,5 @@ def through_the_router(
 def test_they_are_equal_for_what_two_doors_and_the_router_make_of_a_visit(visit):
     features = FeatureSet.from_declarations(SHOP)
     with tempfile.TemporaryDirectory() as folder:
-        events, asked = through_the_router(Path(folder), features, visit)
-        assert differences(features, events, asked) == []
+        events, reads = through_the_router(Path(folder), features, visit)
+        assert differences(features, events, reads) == []

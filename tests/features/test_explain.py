@@ -18,7 +18,7 @@ def test_a_count_names_the_events_within_its_window(kit):
             kit.event("click", kit.T0 + 42 * SECOND, item_id="i2", user_id="u2"),
         ]
     )
-    found = explain(
+    explanation = explain(
         kit.every_kind(),
         "clicks_1m",
         ReadRequest(person="u1"),
@@ -27,21 +27,27 @@ def test_a_count_names_the_events_within_its_window(kit):
         9,
         events,
     )
-    assert (found.value, [one["p"] for one in found.events]) == (1.0, [2])
+    assert (explanation.value, [event["p"] for event in explanation.events]) == (1.0, [2])
 
 
 def test_a_derived_column_shows_what_it_read(kit):
     events = kit.routed(
         [kit.event("purchase", kit.T0, item_id="i1", user_id="u1", price=20.0, quantity=2)]
     )
-    found = explain(
+    explanation = explain(
         kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events
     )
-    assert [one.name for one in found.reads] == ["age", "clicks_2m", "price_mean", "spend", "stock"]
-    assert {one.name: one.value for one in found.reads}["spend"] == 40.0
+    assert [read.name for read in explanation.reads] == [
+        "age",
+        "clicks_2m",
+        "price_mean",
+        "spend",
+        "stock",
+    ]
+    assert {read.name: read.value for read in explanation.reads}["spend"] == 40.0
 
 
-def test_what_a_missing_value_lacks_is_said(kit):
+def test_what_a_missing_value_lacks_is_reported(kit):
     by_hour = share(
         "by_hour", entity("user", "local_hour"), "click", within=entity("user"), window="1d"
     )
@@ -51,10 +57,10 @@ def test_what_a_missing_value_lacks_is_said(kit):
     events = kit.routed([kit.event("click", kit.T0, item_id="i1", user_id="u1", local_hour=9)])
 
     def lacks(name, hour):
-        found = explain(
+        explanation = explain(
             features, name, ReadRequest(person="u1", local_hour=hour), "i1", kit.T0 + 1, 9, events
         )
-        return found.value == found.value, found.about, found.lacks
+        return explanation.value == explanation.value, explanation.about, explanation.lacks
 
     assert lacks("by_hour", None) == (False, ("user", "local_hour"), ("local_hour",))
     assert lacks("by_hour", 9) == (True, ("user", "local_hour"), ())
@@ -77,11 +83,11 @@ def test_the_named_events_alone_give_the_same_value(kit, data):
         device="phone",
         local_hour=3,
     )
-    profiles = [one for one in events if one["type"] in ("item", "user")]
+    profiles = [event for event in events if event["type"] in ("item", "user")]
     t = kit.T0 + 60 * SECOND
     for name in (*features.numeric, *features.categorical, *features.sequences):
-        found = explain(features, name, request, "i1", t, len(events), events)
-        if not found.reads and not name.startswith("session"):
-            alone = [*(one for one in found.events if one not in profiles), *profiles]
+        explanation = explain(features, name, request, "i1", t, len(events), events)
+        if not explanation.reads and not name.startswith("session"):
+            alone = [*(event for event in explanation.events if event not in profiles), *profiles]
             again = explain(features, name, request, "i1", t, len(events), alone)
-            assert again.value == found.value or again.value != again.value
+            assert again.value == explanation.value or again.value != again.value

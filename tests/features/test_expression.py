@@ -73,9 +73,9 @@ def test_columns_and_values_agree_in_every_bit(text, rows):
     def column(name, kind):
         if kind == "text":
             return np.array(
-                [0 if one[name] is None else hash64(one[name]) for one in values], np.uint64
+                [0 if value[name] is None else hash64(value[name]) for value in values], np.uint64
             )
-        return np.array([one[name] for one in values], np.float64)
+        return np.array([value[name] for value in values], np.float64)
 
     expected = np.array(
         [number(expression, lambda name, kind, one=one: one[name]) for one in values]
@@ -109,12 +109,14 @@ def test_logarithms_and_exponentials_are_near_the_true_ones_and_equal_in_columns
     names = {"log": math.log, "log1p": math.log1p, "exp": math.exp}
     for name, true in names.items():
         expression = parse(f"{name}(a)", KINDS.get, expect="number")
-        found = expression.numbers(lambda name, kind: x, len(x))
+        values = expression.numbers(lambda name, kind: x, len(x))
         one_by_one = [number(expression, lambda name, kind, one=one: one) for one in x]
-        np.testing.assert_array_equal(found, one_by_one)
-        known = np.isfinite(found)
-        assert np.count_nonzero(known) > 3_000
-        np.testing.assert_allclose(found[known], [true(one) for one in x[known]], rtol=4e-15)
+        np.testing.assert_array_equal(values, one_by_one)
+        is_finite = np.isfinite(values)
+        assert np.count_nonzero(is_finite) > 3_000
+        np.testing.assert_allclose(
+            values[is_finite], [true(one) for one in x[is_finite]], rtol=4e-15
+        )
     assert math.isnan(number(parse("log(a)", KINDS.get, expect="number"), lambda name, kind: 0.0))
 
 

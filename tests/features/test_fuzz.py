@@ -67,7 +67,7 @@ def test_every_call_can_be_drawn(call: str) -> None:
 
 
 @pytest.mark.slow
-def test_whatever_happens_the_readings_are_one() -> None:
+def test_all_readings_are_equal_after_any_history() -> None:
     Site.drawn.clear()
     run_state_machine_as_test(Site, settings=profile(EXAMPLES, phases=[Phase.generate]))
     # Hypothesis draws by the constants that it finds in all loaded modules; that each call can be
@@ -87,8 +87,8 @@ def test_a_sound_engine_plays_every_scene_without_a_difference(
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_an_engine_that_is_wrong_shows_in_its_scene(mutant: Mutant, tmp_path: Path) -> None:
     with mutated(mutant):
-        found = scene_differences(mutant.scene, tmp_path / "site")
-    assert any("reference, backfill" in one or "is taken for" in one for one in found)
+        different = scene_differences(mutant.scene, tmp_path / "site")
+    assert any("reference, backfill" in one or "is taken for" in one for one in different)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_an_engine_that_is_wrong_shows_in_its_scene(mutant: Mutant, tmp_path: Pa
     site=st.sampled_from(["worker.before_step", "worker.before_commit", "worker.after_commit"]),
     hit=st.integers(1, 4),
 )
-def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
+def test_a_worker_that_is_killed_resumes_without_a_trace(
     tmp_path_factory: pytest.TempPathFactory,
     lines: tuple[str, ...],
     rows: list[dict],
@@ -114,21 +114,21 @@ def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
     folder = tmp_path_factory.mktemp("killed")
     (folder / "features.py").write_text(words.source(lines))
     log = kit.Log(folder)
-    known = log.append([rows[start : start + 3] for start in range(0, len(rows), 3)])
+    routed = log.append([rows[start : start + 3] for start in range(0, len(rows), 3)])
     log.close()
     assert _worker(folder, f"{site}=kill@{hit}").returncode == -9
     ended = _worker(folder, "")
     assert ended.returncode == 0, ended.stderr
-    features, asked = words.feature_set(lines), []
+    features, reads = words.feature_set(lines), []
     reader = Reader(folder / "state", features)
     for request in (
         ReadRequest("u1", session_id="s1", now=0),
         ReadRequest(anonymous_id="a1", now=BASE),
     ):
-        asked.append(Asked(request, ITEMS, reader.read(request, list(ITEMS))))
+        reads.append(Asked(request, ITEMS, reader.read(request, list(ITEMS))))
     reader.close()
-    assert asked[0].rows.p == len(rows)
-    assert differences(features, kit.table(known), asked) == []
+    assert reads[0].rows.p == len(rows)
+    assert differences(features, kit.table(routed), reads) == []
 
 
 def _worker(folder: Path, armed: str) -> subprocess.CompletedProcess[str]:

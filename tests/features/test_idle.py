@@ -24,7 +24,7 @@ from tailorbird.features import (
 )
 from tailorbird.features.backfill import History
 from tailorbird.features.figures import read_figures
-from tailorbird.features.idle import reach, tallies
+from tailorbird.features.idle import retention_us, tallies
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import Excused, ParityReport
 from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
@@ -46,8 +46,8 @@ def scan_keys(snapshot, layout) -> set[int]:
 
 def swept(worker: FeatureWorker) -> tuple[int, int]:
     """Once round all kinds: how many expired, how many were dropped."""
-    found = [worker.sweep() for _ in range(len(worker.features.layout.entities))]
-    return sum(one.expired for one in found), sum(one.dropped for one in found)
+    reports = [worker.sweep() for _ in range(len(worker.features.layout.entities))]
+    return sum(report.expired for report in reports), sum(report.dropped for report in reports)
 
 
 def past(kit) -> list[dict]:
@@ -76,12 +76,12 @@ def past(kit) -> list[dict]:
     ]
 
 
-def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_follow(
+def test_an_idle_entity_is_evicted_without_changing_values_even_if_late_events_follow(
     kit, tmp_path
 ):
     features, log = kit.every_kind(), kit.Log(tmp_path)
     clock = SimulatedClock(kit.T0 + LATER)
-    known = log.append([kit.routed(past(kit))])
+    routed = log.append([kit.routed(past(kit))])
     requests = [
         ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER + n * MINUTE)
         for n in (0, 1, 7)
@@ -100,7 +100,7 @@ def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_f
             assert one.t == other.t
             assert one.numeric.tobytes() == other.numeric.tobytes()
             assert one.categorical.tobytes() == other.categorical.tobytes()
-            assert kit.differences(features, other, request, items, known) == []
+            assert kit.differences(features, other, request, items, routed) == []
         late = [
             kit.event(
                 type,
@@ -115,11 +115,11 @@ def test_an_idle_entity_goes_without_a_change_of_any_value_even_if_late_events_f
         back = kit.event(
             "click", kit.T0 + LATER + MINUTE, item_id="i1", user_id="u1", event_id="back"
         )
-        known += log.append([late, [back]])
+        routed += log.append([late, [back]])
         while worker.step().rows:
             pass
         request = ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER + 2 * MINUTE)
-        assert kit.differences(features, reader.read(request, items), request, items, known) == []
+        assert kit.differences(features, reader.read(request, items), request, items, routed) == []
         reader.close()
     log.close()
 
@@ -134,7 +134,7 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
             count("of_user", user, "click", window="1h"),
         ]
     )
-    assert [reach(one) for one in features.layout.entities] == [400 * DAY, 65 * MINUTE]
+    assert [retention_us(one) for one in features.layout.entities] == [400 * DAY, 65 * MINUTE]
     log = kit.Log(tmp_path)
     log.append([kit.routed(past(kit))])
     with FeatureWorker(
@@ -144,17 +144,17 @@ def test_profiles_and_first_times_stay_when_the_rest_expires(kit, tmp_path):
         assert swept(worker) == (2, 0)
         store = open_state(tmp_path / "state", features)
         with store.snapshot() as snapshot:
-            held = [scan_keys(snapshot, one) for one in features.layout.entities]
-            assert held == [{kit.key("i1"), kit.key("i3")}, {kit.key("u2")}]
+            stored_keys = [scan_keys(snapshot, one) for one in features.layout.entities]
+            assert stored_keys == [{kit.key("i1"), kit.key("i3")}, {kit.key("u2")}]
         store.close()
         reader = Reader(tmp_path / "state", features)
         rows = reader.read(ReadRequest(person="u1", now=kit.T0 + LATER + 1), ["i1"])
         assert rows.numeric[0].tolist()[:1] == [0]
         assert np.isnan(rows.numeric[0, 1])
         assert rows.numeric[0].tolist()[2:] == [400 * 86_400, 3, 0]
-        behind = reader.read(ReadRequest(person="u1", now=kit.T0 + LATER - 3 * DAY), ["i1"])
+        read_late = reader.read(ReadRequest(person="u1", now=kit.T0 + LATER - 3 * DAY), ["i1"])
         assert (
-            behind.t == kit.T0 + LATER - DAY
+            read_late.t == kit.T0 + LATER - DAY
         )  # nothing is read as of a time of which something has gone
         reader.close()
     log.close()
@@ -212,7 +212,7 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}")
         for n in range(30)
     ]
-    known = log.append([kit.routed(clicks)])
+    routed = log.append([kit.routed(clicks)])
     clock = SimulatedClock(kit.T0 + 30 * MINUTE)
     with FeatureWorker(
         log.path, tmp_path / "state", features, clock=clock, entities_max=20
@@ -220,7 +220,7 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
         worker.step()
         swept(worker)
         assert swept(worker) == (0, 10)
-        known += log.append(
+        routed += log.append(
             [
                 [
                     kit.event(
@@ -240,29 +240,29 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
     assert dropped == {"user": kit.T0 + 9 * MINUTE}
     reader = Reader(tmp_path / "state", features)
     requests = [ReadRequest(person=f"u{n}", now=clock.now() + SECOND) for n in range(30)]
-    asked = read_sample(reader, requests, [["i1"]] * len(requests))
+    reads = read_sample(reader, requests, [["i1"]] * len(requests))
     reader.close()
-    history = History(features, kit.table(known))
+    history = History(features, kit.table(routed))
 
-    def compared(asked: list[Asked]) -> ParityReport:
-        requests = requests_of(asked)
+    def compared(reads: list[Asked]) -> ParityReport:
+        requests = requests_of(reads)
         return compare(
-            features, asked, history.rows(requests), excused=Excused(history, requests, dropped)
+            features, reads, history.rows(requests), excused=Excused(history, requests, dropped)
         )
 
-    report = compared(asked)
+    report = compared(reads)
     assert (report.unequal, report.dropped) == (
         0,
         10 + 10 + 10,
     )  # the clicks, the sequence, and what is made of the clicks
-    for one in asked:
-        one.rows.numeric[0] += 5
-    report = compared(asked)
+    for read in reads:
+        read.rows.numeric[0] += 5
+    report = compared(reads)
     assert report.by_feature == {"clicks": 20, "shown": 30, "recent": 0, "more": 20}
-    assert compare(features, asked, history.rows(requests_of(asked))).by_feature["clicks"] == 30
+    assert compare(features, reads, history.rows(requests_of(reads))).by_feature["clicks"] == 30
 
 
-def test_a_build_that_took_in_too_many_is_brought_within_the_cap(kit, tmp_path):
+def test_a_build_with_too_many_entities_is_brought_within_the_cap(kit, tmp_path):
     features, log = (
         FeatureSet.from_declarations([count("clicks", user, "click", window="1d")]),
         kit.Log(tmp_path),
@@ -289,7 +289,7 @@ def test_a_build_that_took_in_too_many_is_brought_within_the_cap(kit, tmp_path):
 def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:
     store = open_state(folder, features)
     with store.snapshot() as snapshot:
-        found = {}
+        counted = {}
         for one in all_records(features.layout):
             values = [
                 value for _, value in snapshot.scan(b"s" + one.layout.index.to_bytes(2, "big"))
@@ -297,20 +297,20 @@ def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:
             readings = list(snapshot.scan(b"r" + one.layout.index.to_bytes(2, "big")))
             assert len(readings) == len(values)
             assert all(len(value) == one.layout.reading_bytes for _, value in readings)
-            found[one.layout.entity.name] = len(values), sum(map(len, values))
-        told = {
+            counted[one.layout.entity.name] = len(values), sum(map(len, values))
+        tallied = {
             name: (tally.entities, tally.state_bytes)
             for name, tally in tallies(snapshot, features.layout).items()
         }
     store.close()
-    assert told == found
-    return found
+    assert tallied == counted
+    return counted
 
 
 def test_the_tallies_are_what_there_is(kit, tmp_path):
     features, log = kit.every_kind(), kit.Log(tmp_path)
-    known = kit.routed(past(kit))
-    log.append([known[:5], known[5:]])
+    routed = kit.routed(past(kit))
+    log.append([routed[:5], routed[5:]])
     with FeatureWorker(
         log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + LATER)
     ) as worker:
@@ -327,7 +327,7 @@ def test_the_tallies_are_what_there_is(kit, tmp_path):
 @pytest.mark.parametrize("site", ["worker.before_swept", "worker.after_swept"])
 def test_a_sweep_killed_at_any_point_leaves_every_value_as_it_was(kit, site, tmp_path):
     features, log = kit.every_kind(), kit.Log(tmp_path)
-    known = log.append([kit.routed(past(kit))])
+    routed = log.append([kit.routed(past(kit))])
     for hit in (1, 2):
         killed = run_sweep(tmp_path, f"{site}=kill@{hit}")
         assert killed.returncode == -9, killed.stderr
@@ -339,7 +339,7 @@ def test_a_sweep_killed_at_any_point_leaves_every_value_as_it_was(kit, site, tmp
         ReadRequest(person="u1", session_id="s1", now=kit.T0 + LATER),
         ["i1", "i2", "i3"],
     )
-    assert kit.differences(features, reader.read(request, items), request, items, known) == []
+    assert kit.differences(features, reader.read(request, items), request, items, routed) == []
     reader.close()
     log.close()
 

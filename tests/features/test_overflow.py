@@ -18,7 +18,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, checks, entity, total, variance
 from tailorbird.features.plan import LARGEST, compare
 
-HELD = 4
+EVENTS_THAT_FIT = 4
 MAX, UNIT = 1e15, 5e-4
 AMOUNT = f'"purchase", of="price", unit={UNIT}, max={MAX}'
 LINES = (
@@ -33,7 +33,7 @@ LINES = (
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "EVENTS_MAX", HELD)
+    monkeypatch.setattr(checks, "EVENTS_MAX", EVENTS_THAT_FIT)
 
 
 def _purchases(user: str, prices: list[float]) -> list[dict]:
@@ -54,7 +54,12 @@ def _purchases(user: str, prices: list[float]) -> list[dict]:
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     "prices",
-    [[MAX] * HELD, [-MAX] * HELD, [1e300, MAX - 1, 2 * MAX, 1.7e308], [MAX, -1e300, 0.0005, -MAX]],
+    [
+        [MAX] * EVENTS_THAT_FIT,
+        [-MAX] * EVENTS_THAT_FIT,
+        [1e300, MAX - 1, 2 * MAX, 1.7e308],
+        [MAX, -1e300, 0.0005, -MAX],
+    ],
 )
 def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
     world = World(tmp_path / "site", LINES, doors=False)
@@ -63,19 +68,19 @@ def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
         for user in users:
             world.append(_purchases(user, prices))
             world.settle()
-        asked = [
+        requests = [
             ReadRequest(user, now=BASE + later)
             for user in users
             for later in (MINUTE, HOUR + 11 * MINUTE)
         ]
-        for request in asked[::2]:
+        for request in requests[::2]:
             world.read(request)
-        ever = [one.rows.numeric[0, 0] for _, one in world.asked]
+        ever = [one.rows.numeric[0, 0] for _, one in world.reads]
         world.rebuild(3, 1, stop_after=1)
-        found = world.differences(asked)
+        different = world.differences(requests)
     finally:
         world.close()
-    assert found == []
+    assert different == []
     units = sum(max(-MAX, min(MAX, price)) / Fraction(UNIT) for price in prices)
     assert ever == [np.float32(float(round(units)) * UNIT)] * len(users)
 
@@ -87,7 +92,7 @@ def test_the_proof_of_the_plan_is_of_as_many_as_fit_and_no_more():
     assert set(proofs) == {"ever", "hour", "mean", "most", "fading", "part"}
     for proof in proofs.values():
         assert proof.units_max == round(MAX / UNIT)
-        assert proof.events >= HELD
+        assert proof.events >= EVENTS_THAT_FIT
         assert proof.events * proof.units_max <= LARGEST < (proof.events + 1) * proof.units_max
 
 

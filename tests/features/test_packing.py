@@ -36,7 +36,7 @@ def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
     """States as accumulators leave them: any lanes; of a sequence, times up to the newest and the
     types it declares.
     """
-    found = np.array(
+    lanes = np.array(
         draw(
             st.lists(
                 st.lists(lane, min_size=layout.state_lanes, max_size=layout.state_lanes), max_size=5
@@ -44,8 +44,8 @@ def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
         ),
         np.int64,
     )
-    found = found.reshape(-1, layout.state_lanes)
-    for row in found:
+    lanes = lanes.reshape(-1, layout.state_lanes)
+    for row in lanes:
         row[0] = draw(st.integers(0, 2**60))
         for one in layout.sequences:
             view = row[one.lane : one.lane + 5 * one.length].reshape(5, one.length)
@@ -64,11 +64,11 @@ def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
                 st.lists(st.sampled_from([0, 5, -7]), min_size=one.length, max_size=one.length)
             )
             view[:, view[0] == 0] = 0
-    return found
+    return lanes
 
 
 def unpacked(packing: Packing, records: list[bytes]) -> np.ndarray:
-    sizes = np.array([len(one) for one in records], np.int64)
+    sizes = np.array([len(record) for record in records], np.int64)
     return packing.unpack(b"".join(records), sizes).states(packing.width)
 
 
@@ -76,16 +76,16 @@ def unpacked(packing: Packing, records: list[bytes]) -> np.ndarray:
 @pytest.mark.parametrize("layout", [FILLED, BARE], ids=["sequence", "windows"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_what_is_packed_comes_back(layout, data):
-    held, packing = data.draw(states(layout)), Packing(layout)
-    before = held.copy()
-    records = packing.pack(held)
-    np.testing.assert_array_equal(held, before)
-    np.testing.assert_array_equal(unpacked(packing, records), held)
-    gaps = [piece for one in records for piece in (b"", one)]  # keys that are not there
-    np.testing.assert_array_equal(unpacked(packing, gaps)[1::2], held)
+def test_packed_states_round_trip(layout, data):
+    drawn, packing = data.draw(states(layout)), Packing(layout)
+    before = drawn.copy()
+    records = packing.pack(drawn)
+    np.testing.assert_array_equal(drawn, before)
+    np.testing.assert_array_equal(unpacked(packing, records), drawn)
+    gaps = [piece for record in records for piece in (b"", record)]  # keys that are not there
+    np.testing.assert_array_equal(unpacked(packing, gaps)[1::2], drawn)
     assert not unpacked(packing, gaps)[::2].any()
-    for row, one in zip(held, records, strict=True):  # a record alone goes a way of its own
+    for row, one in zip(drawn, records, strict=True):  # a record alone goes a way of its own
         np.testing.assert_array_equal(unpacked(packing, [one])[0], row)
 
 
@@ -94,19 +94,19 @@ def test_what_is_packed_comes_back(layout, data):
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_record_that_is_cut_damaged_or_foreign_is_refused(layout, data):
-    held = data.draw(states(layout).filter(len))
+    drawn = data.draw(states(layout).filter(len))
     packing = Packing(layout)
-    records = packing.pack(held)
+    records = packing.pack(drawn)
     victim = data.draw(st.integers(0, len(records) - 1))
-    whole = records[victim]
+    record = records[victim]
     how = data.draw(st.sampled_from(["cut", "longer", "bit", "other"]))
     if how == "cut":
-        records[victim] = whole[: data.draw(st.integers(1, len(whole) - 1))]
+        records[victim] = record[: data.draw(st.integers(1, len(record) - 1))]
     elif how == "longer":
-        records[victim] = whole + data.draw(st.binary(min_size=1, max_size=9))
+        records[victim] = record + data.draw(st.binary(min_size=1, max_size=9))
     elif how == "bit":
-        place = data.draw(st.integers(0, 8 * len(whole) - 1))
-        damaged = bytearray(whole)
+        place = data.draw(st.integers(0, 8 * len(record) - 1))
+        damaged = bytearray(record)
         damaged[place // 8] ^= 1 << place % 8
         records[victim] = bytes(damaged)
     else:
@@ -119,18 +119,18 @@ def test_a_record_that_is_cut_damaged_or_foreign_is_refused(layout, data):
 
 
 def test_a_record_of_another_entity_or_of_the_first_format_is_refused():
-    held = np.zeros((1, FILLED.state_lanes), np.int64)
-    held[0, :3] = 7, 1, 2
-    for foreign in (Packing(BARE).pack(np.full((1, BARE.state_lanes), 3)), [held.tobytes()]):
+    state = np.zeros((1, FILLED.state_lanes), np.int64)
+    state[0, :3] = 7, 1, 2
+    for foreign in (Packing(BARE).pack(np.full((1, BARE.state_lanes), 3)), [state.tobytes()]):
         with pytest.raises(DamageError):
             unpacked(Packing(FILLED), foreign)
 
 
 def test_small_numbers_and_empty_lanes_take_little():
-    held = np.zeros((1, BARE.state_lanes), np.int64)
-    assert len(Packing(BARE).pack(held)[0]) < 12
-    held[0, 1:5] = 3
-    assert len(Packing(BARE).pack(held)[0]) < 24
+    state = np.zeros((1, BARE.state_lanes), np.int64)
+    assert len(Packing(BARE).pack(state)[0]) < 12
+    state[0, 1:5] = 3
+    assert len(Packing(BARE).pack(state)[0]) < 24
     assert BARE.state_bytes > 480
 
 

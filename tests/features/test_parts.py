@@ -46,23 +46,23 @@ def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: boo
         nonlocal apart
         features = FeatureSet.from_declarations(declared)
         with tempfile.TemporaryDirectory() as folder:
-            events, asked = stream(Path(folder), features, script, 3, shuffled=shuffled)
-            assert differences(features, events, asked) == []
-        apart += sum(len(set(one.rows.positions)) > 1 for one in asked)
+            events, reads = stream(Path(folder), features, script, 3, shuffled=shuffled)
+            assert differences(features, events, reads) == []
+        apart += sum(len(set(read.rows.positions)) > 1 for read in reads)
 
     run()
     assert apart > 20, "the parts were as far as each other in nearly all requests"
 
 
 def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, bytes]:
-    """What a state has of entities and anonymous ids; of a reading record, without the commit that
-    it was written by.
+    """Return a state's records of entities and anonymous ids; reading records without the commit
+    that it was written by.
     """
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:
-        found = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
+        stored = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
     store.close()
-    return found
+    return stored
 
 
 @pytest.fixture
@@ -98,13 +98,13 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
         with FeatureWorker(log, folder / "state", features, clock=clock, part=part) as worker:
             assert worker.step().p == 262
             worker.tell()
-    whole, parts = (
+    single, parts = (
         records(folder / "state", features, KeyPart()),
         [records(folder / "state", features, part) for part in parts_of(3)],
     )
     assert all(parts)
-    assert sum(map(len, parts)) == len(whole)
-    assert {key: value for part in parts for key, value in part.items()} == whole
+    assert sum(map(len, parts)) == len(single)
+    assert {key: value for part in parts for key, value in part.items()} == single
     by_worker = whole_figures(folder / "state", 3)[0]
     assert by_worker.kinds == whole_figures(folder / "state")[0].kinds
     assert by_worker == figures_of(folder / "state", features.schema_hash, 3)
@@ -166,16 +166,16 @@ def test_states_of_another_number_of_workers_are_pruned(site) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", ["all", "shards", "stretches"])
-def test_a_backfill_by_parts_is_the_same_whatever_memory_there_is(kit, tmp_path, memory) -> None:
+def test_a_backfill_by_parts_does_not_depend_on_the_memory_setting(kit, tmp_path, memory) -> None:
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 40
     rows = kit.table(crowd(kit, 11))
     per = rng.integers(0, 4, m)
-    asked = kit.asked(
+    requests = kit.make_requests(
         kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), (m, 3)), per
     )
     size = {"all": 1 << 30, "shards": 1 << 14, "stretches": rows.nbytes // 2}[memory]
-    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=size)
-    assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
+    folder = backfill_to(features, tables(rows), requests, tmp_path, memory_bytes=size)
+    assert_same(all_of(folder, features), requests, backfill(features, rows, requests))
 
 
 def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:

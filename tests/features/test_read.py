@@ -93,18 +93,22 @@ def test_no_items_is_no_rows_but_the_persons_sequence(running):
     assert rows.sequences["recent"].ts.tolist() == [running.kit.T0]
 
 
-def test_a_person_alone_is_read_as_beside_items_and_nothing_of_items_is_known(running):
+def test_a_person_alone_is_read_as_with_items_and_item_columns_are_missing(running):
     running.take(
         click(running.kit, running.kit.T0),
         click(running.kit, running.kit.T0 + 1, event_id="e2", user_id="u2"),
     )
-    beside = running.read()
+    with_items = running.read()
     alone = running.reader.person(ReadRequest(person="u1", now=running.kit.T0 + SECOND))
-    assert alone.numeric[0, 0] == beside.numeric[0, 0] == 1
+    assert alone.numeric[0, 0] == with_items.numeric[0, 0] == 1
     assert np.isnan(alone.numeric[0, 1:]).all()
     assert alone.categorical.tolist() == [[0]]
-    assert alone.sequences["recent"].lists() == beside.sequences["recent"].lists()
-    assert (alone.t, alone.commit, alone.person) == (beside.t, beside.commit, beside.person)
+    assert alone.sequences["recent"].lists() == with_items.sequences["recent"].lists()
+    assert (alone.t, alone.commit, alone.person) == (
+        with_items.t,
+        with_items.commit,
+        with_items.person,
+    )
 
 
 def test_time_never_reads_before_what_was_read(running):
@@ -114,7 +118,7 @@ def test_time_never_reads_before_what_was_read(running):
     assert running.read(items=["i1", "i2"]).t == ahead + 1
 
 
-def test_an_anonymous_visitor_is_who_the_newest_identify_says(running):
+def test_an_anonymous_visitor_resolves_to_the_newest_identify(running):
     kit = running.kit
     anonymous = {"person": None, "anonymous_id": "a1"}
     assert running.read(**anonymous).person == "anon:a1"
@@ -157,7 +161,7 @@ def test_a_user_who_was_merged_is_read_as_the_survivor(running):
     assert running.read(person=None, user_id="41").person == "43"
 
 
-def test_clicks_of_an_unknown_visitor_stay_theirs(running):
+def test_clicks_of_an_unidentified_visitor_stay_with_the_visitor(running):
     kit = running.kit
     running.take(
         click(kit, kit.T0, user_id=None, anonymous_id="a1"),
@@ -179,8 +183,8 @@ def test_a_reading_record_that_has_run_out_is_finished_from_the_state(running):
     assert running.worker.refresh() == 1
     renewed = running.read(now=edge)
     assert (renewed.numeric[0, 1], renewed.stale) == (1, 0)
-    behind = running.read(now=edge - 1)  # a reader whose clock is behind the worker's
-    assert (behind.numeric[0, 1], behind.stale) == (2, 1)
+    read_earlier = running.read(now=edge - 1)  # a reader whose clock is behind the worker's
+    assert (read_earlier.numeric[0, 1], read_earlier.stale) == (2, 1)
 
 
 def test_the_category_that_counts_is_the_items_own_at_that_time(running):
@@ -222,13 +226,13 @@ def test_a_state_has_one_worker(running):
         )
 
 
-def test_a_reader_without_a_state_of_its_schema_is_told_so(running, tmp_path):
+def test_a_reader_without_a_state_of_its_schema_raises(running, tmp_path):
     other = FeatureSet.from_declarations([count("n", user, "click")])
     with pytest.raises(NotReadyError, match="no records yet"):
         Reader(tmp_path / "state", other)
 
 
-def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, tmp_path):
+def test_a_state_built_from_history_continues_in_the_log(running, kit, tmp_path):
     clicks = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(6)])
     running.take(*clicks[:4])
     with FeatureWorker(
@@ -246,13 +250,11 @@ def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, t
     assert (built.p, streamed.p) == (6, 6)
 
 
-def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_was(
-    running, kit, tmp_path
-):
-    clicks, asked = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(4)]), []
+def test_an_interrupted_build_is_not_read_and_resumes(running, kit, tmp_path):
+    clicks, reads = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(4)]), []
 
     def history(after, breaks):
-        asked.append(after)
+        reads.append(after)
         yield kit.table(clicks[after : after + 2])
         if breaks:
             raise ZeroDivisionError
@@ -271,7 +273,7 @@ def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_w
         with pytest.raises(NotReadyError, match="cut short"):
             worker.step()
         worker.bootstrap(lambda after: history(after, False), p=4)
-        assert asked == [0, 2], "the second time goes on behind what was committed"
+        assert reads == [0, 2], "the second time goes on behind what was committed"
         assert reader.read(ReadRequest(person="u1", now=kit.T0 + SECOND), ["i1"]).numeric[0, 0] == 4
         reader.close()
 
@@ -295,7 +297,7 @@ def test_a_block_that_is_no_table_stops_the_worker_before_anything_is_written(ru
     assert running.reader.position().commit == 0
 
 
-def test_a_running_worker_takes_in_what_comes_and_stops_when_told(running):
+def test_a_running_worker_applies_new_events_and_stops_on_request(running):
     stop = threading.Event()
     thread = threading.Thread(target=running.worker.run, args=(stop,))
     thread.start()

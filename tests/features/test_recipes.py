@@ -53,20 +53,20 @@ def event(kind: str, after: int, item: str | None = None, **columns: object) -> 
     return row | columns
 
 
-def read(tmp_path, declared: list, events: list[dict], **asked: object) -> dict[str, list[float]]:
+def read(tmp_path, declared: list, events: list[dict], **context: object) -> dict[str, list[float]]:
     """Column → its value for i1, i2 and i3, after all events, for u1 in session s1."""
     features = FeatureSet.from_declarations(declared)
     request = ReadRequest(
-        **{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | asked
+        **{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | context
     )
-    known, found = stream(tmp_path, features, [Step(events, False, request)])
-    assert differences(features, known, found) == []
+    routed, reads = stream(tmp_path, features, [Step(events, False, request)])
+    assert differences(features, routed, reads) == []
     columns = {
-        name: found[0].rows.numeric[:, place].tolist()
+        name: reads[0].rows.numeric[:, place].tolist()
         for place, name in enumerate(features.numeric)
     }
     return columns | {
-        name: found[0].rows.categorical[:, place].tolist()
+        name: reads[0].rows.categorical[:, place].tolist()
         for place, name in enumerate(features.categorical)
     }
 
@@ -95,12 +95,12 @@ def test_a_visit_has_its_mix_of_categories_dwell_position_and_whether_it_may_bou
         seen("before", USER, "view"),
         seen("of_category", USER, "view", of="item.category"),
     ]
-    found = read(tmp_path / "four", declared, [*profiles, *views])
-    np.testing.assert_array_equal(found["mix"], [0.75, 0.25, np.nan])  # i3 has no profile
-    assert (found["dwell"][0], found["place"][0], found["may_bounce"][0]) == (1_750, 5, 0)
-    assert found["category"] == [kit.key("a")] * 3
-    assert found["before"] == [2, 1, 1]
-    np.testing.assert_array_equal(found["of_category"], [3, 1, np.nan])
+    values = read(tmp_path / "four", declared, [*profiles, *views])
+    np.testing.assert_array_equal(values["mix"], [0.75, 0.25, np.nan])  # i3 has no profile
+    assert (values["dwell"][0], values["place"][0], values["may_bounce"][0]) == (1_750, 5, 0)
+    assert values["category"] == [kit.key("a")] * 3
+    assert values["before"] == [2, 1, 1]
+    np.testing.assert_array_equal(values["of_category"], [3, 1, np.nan])
     assert read(tmp_path / "one", declared, [*profiles, views[0]])["may_bounce"] == [1, 1, 1]
 
 
@@ -125,10 +125,10 @@ def test_habits_are_of_the_hour_and_the_day_where_the_person_is(tmp_path):
         share("hour", entity("user", "local_hour"), "click", within=USER),
         share("day", entity("user", "weekday"), "click", within=USER),
     ]
-    found = read(tmp_path / "monday", declared, clicks)
-    assert found["weekday"][0] == 0
-    assert found["hour"][0] == pytest.approx(2 / 3)
-    assert found["day"][0] == pytest.approx(2 / 3)  # at 20 o'clock it was still Sunday there
+    values = read(tmp_path / "monday", declared, clicks)
+    assert values["weekday"][0] == 0
+    assert values["hour"][0] == pytest.approx(2 / 3)
+    assert values["day"][0] == pytest.approx(2 / 3)  # at 20 o'clock it was still Sunday there
     west = read(tmp_path / "sunday", declared, clicks, local_hour=20)
     assert (west["weekday"][0], round(west["day"][0], 3)) == (6, 0.333)
 
@@ -144,7 +144,7 @@ def test_a_request_is_read_as_if_all_were_shown_first(tmp_path):
     assert read(tmp_path / "second", declared, [*seen_at, *clicks], position=2)["ctr"][0] == 1
 
 
-def test_a_price_is_held_against_what_is_usual(tmp_path):
+def test_a_price_is_compared_with_the_usual_one(tmp_path):
     price = event("item", -5, ITEMS[0], user_id=None, person=None, properties='{"price":30}')
     bought = [
         event("purchase", at, "i2", price=float(value))
@@ -156,12 +156,12 @@ def test_a_price_is_held_against_what_is_usual(tmp_path):
         quantile("median", USER, "purchase", of="price", edges=[0, 10, 20, 40]),
         derived("to_habit", "price / usual"),
     ]
-    found = read(tmp_path, declared, [price, *bought])
-    assert (found["to_habit"][0], found["median"][0]) == (1.5, 10)
+    values = read(tmp_path, declared, [price, *bought])
+    assert (values["to_habit"][0], values["median"][0]) == (1.5, 10)
 
 
 def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_profile(tmp_path):
-    with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
+    with as_file(files("tailorbird.platform") / "templates" / "features.py") as path:
         features = load_features(path)
     category = {"i1": "a", "i2": "b"}
     profiles = [
@@ -175,7 +175,7 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
         )
         for at, item in enumerate(category)
     ]
-    others = {
+    neighbours = {
         "u2": ("NO", "young", "i1"),
         "u3": ("SE", "old", "i2"),
     }  # who they are, and what they click of both
@@ -191,7 +191,7 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
             item_profile=f'{{"category":"{category[item]}"}}',
             user_profile=f'{{"age_group":"{age}"}}',
         )
-        for at, (who, (country, age, liked)) in enumerate(others.items())
+        for at, (who, (country, age, liked)) in enumerate(neighbours.items())
         for place, (kind, item) in enumerate(
             [("impression", "i1"), ("impression", "i2"), ("click", liked)]
         )
@@ -202,23 +202,23 @@ def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_pro
         request = ReadRequest(
             person="u1", session_id="s1", local_hour=2, country="NO", now=MONDAY + HOUR
         )
-        known, found = stream(
+        routed, reads = stream(
             tmp_path / str(len(more)), features, [Step([*more, *profiles, *shown], False, request)]
         )
-        assert differences(features, known, found) == []
+        assert differences(features, routed, reads) == []
         return {
-            name: found[0].rows.numeric[:2, place].tolist()
+            name: reads[0].rows.numeric[:2, place].tolist()
             for place, name in enumerate(features.numeric)
         }
 
-    told, untold = lifts(young), lifts()
+    with_profile, without_profile = lifts(young), lifts()
     for name in ("country_lift", "age_lift"):
-        assert told[name][0] > 1 > told[name][1], "who is alike likes a, and not b"
-    assert untold["age_lift"] == [1.0, 1.0]
-    assert untold["country_lift"] == told["country_lift"]
-    for found in (told, untold):
+        assert with_profile[name][0] > 1 > with_profile[name][1], "who is alike likes a, and not b"
+    assert without_profile["age_lift"] == [1.0, 1.0]
+    assert without_profile["country_lift"] == with_profile["country_lift"]
+    for lift in (with_profile, without_profile):
         product = np.prod(
-            [found[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")],
+            [lift[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")],
             axis=0,
         )
-        np.testing.assert_allclose(found["expected_ctr"], product, rtol=1e-6)
+        np.testing.assert_allclose(lift["expected_ctr"], product, rtol=1e-6)

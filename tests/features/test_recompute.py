@@ -101,7 +101,7 @@ def answers(*rows):
     return pa.Table.from_pylist(packed, schema=ANSWERS)
 
 
-def test_answers_that_read_what_was_known_are_equal():
+def test_responses_that_read_the_routed_events_are_equal():
     report = parity(FEATURES, EVENTS, answers(FIRST, SECOND_ONE))
     assert (report.answers, report.compared, report.unequal) == (2, 2 * (6 + 3 + 1), 0)
     assert report.by_feature == {"clicks": 0, "since": 0, "category": 0, "recent": 0}
@@ -155,12 +155,12 @@ def test_every_kind_of_value_is_compared(change, feature):
 
 
 def test_missing_equals_missing():
-    nobody = FIRST | {
+    without_person = FIRST | {
         "person": None,
         "numeric": [1.0, np.nan, 1.0, np.nan, 0.0, np.nan],
         "sequences": {"recent": [[], [], []]},
     }
-    assert parity(FEATURES, EVENTS, answers(nobody)).unequal == 0
+    assert parity(FEATURES, EVENTS, answers(without_person)).unequal == 0
 
 
 def test_answers_of_another_schema_without_features_or_ahead_of_the_lake_are_counted_apart():
@@ -180,6 +180,6 @@ def test_many_answers_are_compared_part_by_part(monkeypatch):
     assert (report.answers, report.unequal, report.by_feature["clicks"]) == (12, 4, 4)
 
 
-def test_values_of_another_count_than_the_schema_asks_for_are_damage():
+def test_values_of_another_count_than_the_schema_requires_are_damage():
     with pytest.raises(DamageError, match="answer r1: expected 3 items × 2 numeric values, got 5"):
         parity(FEATURES, EVENTS, answers(FIRST | {"numeric": [1.0] * 5}))

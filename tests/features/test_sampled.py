@@ -23,11 +23,11 @@ from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.compared import FILE, read_compared
 from tailorbird.features.read import Reader
 from tailorbird.features.sampled import (
-    about_whole_groups,
     compare,
     draw_sample,
     read_sample,
     requests_of,
+    unselective_columns,
     wanted,
 )
 from tailorbird.features.worker import FeatureWorker
@@ -120,9 +120,9 @@ class Shop:
             role.drain()
         return Lake(self.folder / "lake")
 
-    def look(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
+    def compare(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
         folder = self.folder
-        return watch.look(
+        return watch.run_comparison(
             FEATURES,
             folder / "lake",
             folder / "state",
@@ -146,18 +146,18 @@ def shop(kit, tmp_path):
 
 def sampled(shop: Shop, lake: Lake, reader: Reader):
     drawn = draw_sample(lake, 20, now=shop.now)
-    asked = read_sample(reader, drawn.requests, drawn.items)
-    requests = requests_of(asked)
+    reads = read_sample(reader, drawn.requests, drawn.items)
+    requests = requests_of(reads)
     return compare(
         FEATURES,
-        asked,
+        reads,
         History(
             FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))
         ).rows(requests),
     )
 
 
-def test_a_sample_of_the_state_says_what_the_lake_says(shop):
+def test_a_sample_of_the_state_equals_the_lake(shop):
     report = sampled(shop, shop.load(), shop.reader)
     assert report.answers == 20
     assert report.compared > 20 * 8
@@ -189,10 +189,10 @@ def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_pat
     reader.close()
     assert report.by_feature["mine"] > 0
     assert report.by_feature["recent"] > 0
-    assert all(one.p == 63 and one.person.startswith("u") for one in report.examples)
+    assert all(example.p == 63 and example.person.startswith("u") for example in report.examples)
 
 
-def test_only_the_events_that_a_sample_can_depend_on_are_wanted(shop):
+def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
     lake = shop.load()
     alone = FeatureSet.from_declarations(
         [
@@ -201,23 +201,23 @@ def test_only_the_events_that_a_sample_can_depend_on_are_wanted(shop):
         ]
     )
     drawn = draw_sample(lake, 1, now=shop.now)
-    asked = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
-    found = lake.table("events", where=wanted(alone, asked))
-    assert set(found["person"].to_pylist()) == {drawn.requests[0].person, None}
+    requests = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
+    filtered = lake.table("events", where=wanted(alone, requests))
+    assert set(filtered["person"].to_pylist()) == {drawn.requests[0].person, None}
     assert set(
-        found.filter(np.equal(found["type"].to_numpy(zero_copy_only=False), "item"))[
+        filtered.filter(np.equal(filtered["type"].to_numpy(zero_copy_only=False), "item"))[
             "item_id"
         ].to_pylist()
     ) == set(drawn.items[0])
     assert (
-        lake.rows("events", wanted(alone, asked))
-        == found.num_rows
-        < lake.rows("events", wanted(FEATURES, asked))
+        lake.rows("events", wanted(alone, requests))
+        == filtered.num_rows
+        < lake.rows("events", wanted(FEATURES, requests))
     )
 
 
-def test_the_columns_about_everybody_are_known():
-    assert about_whole_groups(FEATURES) == ["all", "of_category", "part"]
+def test_the_columns_about_everyone_are_listed():
+    assert unselective_columns(FEATURES) == ["all", "of_category", "part"]
 
 
 def test_a_wrong_value_that_was_served_moves_the_metric(shop):
@@ -227,20 +227,21 @@ def test_a_wrong_value_that_was_served_moves_the_metric(shop):
     for number in range(3):
         shop.answer(number)
     shop.load()
-    first = shop.look()
+    first = shop.compare()
     assert (first.answers, first.differing, first.error) == (3, {}, "")
     assert b'tailorbird_features_compared_total{feature="mine"} 9.0' in metrics.text()
     assert b'tailorbird_features_unequal_total{feature="mine"} 0.0' in metrics.text()
     shop.answer(3, wrong=True)
     shop.load()
-    second = shop.look()
+    second = shop.compare()
     assert second.differing == {"mine": 1}
     assert second.answers == 7, "the counters go on"
     assert second.examples[0].startswith("mine of u1 and i1 at t=")
-    told = metrics.text()
-    assert b'tailorbird_features_unequal_total{feature="mine"} 1.0' in told
+    exposed = metrics.text()
+    assert b'tailorbird_features_unequal_total{feature="mine"} 1.0' in exposed
     assert (
-        f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40] in told
+        f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40]
+        in exposed
     )
 
 
@@ -255,12 +256,12 @@ def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop):
         worker.sweep_all()
     shop.answer(0)
     shop.load()
-    found = shop.look()
-    assert (found.answers, found.error, found.differing) == (1, "", {})
+    totals = shop.compare()
+    assert (totals.answers, totals.error, totals.differing) == (1, "", {})
     assert (
-        found.dropped == 3 * 3 + 1
+        totals.dropped == 3 * 3 + 1
     )  # for three items what is counted of u1, since when, and twice it; and the sequence
-    assert found.examples == []
+    assert totals.examples == []
 
 
 @pytest.mark.parametrize(
@@ -289,26 +290,26 @@ def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(
     )
     shop.answer(0)
     shop.load()
-    found = shop.look(events_max)
-    assert set(found.left_out) == set(left_out)
-    assert {name for name, count in found.compared.items() if not count} == set(left_out)
-    assert found.differing == {}
+    totals = shop.compare(events_max)
+    assert set(totals.left_out) == set(left_out)
+    assert {name for name, count in totals.compared.items() if not count} == set(left_out)
+    assert totals.differing == {}
     assert all(0 < rows <= events_max for rows in loaded)
 
 
 def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch):
     shop.answer(0)
     shop.load()
-    assert shop.look().error == ""
+    assert shop.compare().error == ""
 
     def broken(*_: object, **__: object) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(watch, "parity", broken)
-    assert shop.look().error == "the disk is gone"
+    assert shop.compare().error == "the disk is gone"
     assert read_compared(shop.folder / "run").answers == 1
     monkeypatch.undo()
-    assert shop.look().error == ""
+    assert shop.compare().error == ""
 
 
 def test_a_file_that_cannot_be_read_is_no_file(tmp_path):

@@ -1,4 +1,4 @@
-"""Which schema is applied, which were before, and what is kept of each."""
+"""The applied schema, earlier ones, and their stored declarations."""
 
 import pytest
 
@@ -31,12 +31,12 @@ def test_nothing_is_applied_at_first(tmp_path):
     assert applied_features(tmp_path / "state") is None
 
 
-def test_what_is_applied_is_kept_with_what_was_before(tmp_path):
+def test_the_applied_schema_is_stored_with_earlier_ones(tmp_path):
     assert apply(tmp_path, ONE, at=1)
     assert not apply(tmp_path, ONE, at=2)
     assert apply(tmp_path, TWO, at=3)
-    found = read_applied(tmp_path)
-    assert (found.schema, found.at, found.before) == (TWO.schema_hash, 3, (ONE.schema_hash,))
+    applied = read_applied(tmp_path)
+    assert (applied.schema, applied.at, applied.before) == (TWO.schema_hash, 3, (ONE.schema_hash,))
     assert applied_features(tmp_path) == TWO
     assert kept_features(tmp_path, ONE.schema_hash) == ONE
 
@@ -53,7 +53,7 @@ def test_going_back_is_remembered_until_it_is_applied_again(tmp_path):
     assert read_applied(tmp_path).left == (TWO.schema_hash,)
 
 
-def test_states_that_nobody_wants_are_removed_but_never_one_at_work_or_applied(tmp_path):
+def test_unused_states_are_removed_but_never_a_locked_or_applied_one(tmp_path):
     for features in (ONE, TWO, THREE):
         apply(tmp_path, features, at=0)
         FeatureWorker(tmp_path / "routed.db", tmp_path, features, clock=SimulatedClock(0)).close()

@@ -31,7 +31,7 @@ def all_of(folder, features, only=None):
     return list(read_parts(folder, definitions(features, only)))
 
 
-def assert_same(parts, asked, expected):
+def assert_same(parts, requests_, expected):
     assert np.array_equal(
         np.concatenate([part.rows.numeric for part in parts]).view(np.uint32),
         expected.numeric.view(np.uint32),
@@ -50,17 +50,19 @@ def assert_same(parts, asked, expected):
                 np.concatenate([getattr(part, column) for part in got]), getattr(one, column)
             )
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
-    assert parts[-1].row_stop == len(asked.row_request)
+    assert parts[-1].row_stop == len(requests_.row_request)
 
 
 @pytest.mark.parametrize("memory", [SMALL, 1 << 30])
 def test_the_parts_of_a_folder_are_the_backfill(tmp_path, memory):
-    asked = requests()
-    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path / "out", memory_bytes=memory)
+    requests_ = requests()
+    folder = backfill_to(
+        FEATURES, tables(events()), requests_, tmp_path / "out", memory_bytes=memory
+    )
     parts = all_of(folder, FEATURES)
     assert (len(parts) > 1) == (memory == SMALL)
     assert parts[0].rows.numeric_names == FEATURES.numeric
-    assert_same(parts, asked, backfill(FEATURES, events(), asked))
+    assert_same(parts, requests_, backfill(FEATURES, events(), requests_))
 
 
 def test_a_dataset_of_files_is_read_like_tables(tmp_path):
@@ -74,7 +76,7 @@ class Killed(Exception):
 
 
 def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
-    asked, read = requests(), []
+    requests_, read = requests(), []
 
     def counted(columns):
         read.append(1)
@@ -86,7 +88,7 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
 
     with pytest.raises(Killed):
         backfill_to(
-            FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until_the_second
+            FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL, progress=until_the_second
         )
     with pytest.raises(NotReadyError, match="clicks was not backfilled to the end"):
         all_of(tmp_path, FEATURES)
@@ -95,11 +97,11 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
     (tmp_path / read_manifest(tmp_path).groups.popitem()[0] / "rows-00002.new").write_bytes(
         b"half of a par"
     )
-    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
+    backfill_to(FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL)
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
-    assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
+    assert_same(all_of(tmp_path, FEATURES), requests_, backfill(FEATURES, events(), requests_))
     read.clear()
-    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
+    backfill_to(FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL)
     assert read == []
 
 
@@ -108,16 +110,18 @@ def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path)
     features, rng = kit.every_kind(), np.random.default_rng(3)
     rows = kit.table(crowd(kit, 11))
     m, per = 40, rng.integers(0, 4, 40)
-    asked = kit.asked(kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), m), per)
-    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=1 << 14)
-    assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
+    requests_ = kit.make_requests(
+        kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), m), per
+    )
+    folder = backfill_to(features, tables(rows), requests_, tmp_path, memory_bytes=1 << 14)
+    assert_same(all_of(folder, features), requests_, backfill(features, rows, requests_))
     assert not list(tmp_path.rglob("spill")), "what was spilled is removed at the end"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["shards by user", "shards by item", "shards by item.category"])
-def test_a_run_that_was_cut_short_among_shards_goes_on(tmp_path, stage):
-    asked, read = requests(), []
+def test_a_run_interrupted_among_shards_resumes(tmp_path, stage):
+    requests_, read = requests(), []
 
     def counted(columns):
         read.append(1)
@@ -128,21 +132,21 @@ def test_a_run_that_was_cut_short_among_shards_goes_on(tmp_path, stage):
             raise Killed
 
     with pytest.raises(Killed):
-        backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until)
+        backfill_to(FEATURES, counted, requests_, tmp_path, memory_bytes=SMALL, progress=until)
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("spill/done/*")}
     assert len(finished) > 1
-    told = []
+    stages = []
     backfill_to(
         FEATURES,
         counted,
-        asked,
+        requests_,
         tmp_path,
         memory_bytes=SMALL,
-        progress=lambda *how: told.append(how),
+        progress=lambda *how: stages.append(how),
     )
     assert len(read) == 1, "the events were cut before"
-    assert told[-1][:2] == ("parts", told[-1][2])
-    assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
+    assert stages[-1][:2] == ("parts", stages[-1][2])
+    assert_same(all_of(tmp_path, FEATURES), requests_, backfill(FEATURES, events(), requests_))
 
 
 def test_another_memory_setting_drops_what_was_spilled(tmp_path):
@@ -171,26 +175,26 @@ def many(rows):
 
 
 def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a_spill(tmp_path):
-    asked, stages = many(3_000), []
+    requests_, stages = many(3_000), []
     memory = 16 * events().nbytes
     folder = backfill_to(
         FEATURES,
         tables(events()),
-        asked,
+        requests_,
         tmp_path,
         memory_bytes=memory,
-        progress=lambda *told: stages.append(told),
+        progress=lambda *stage: stages.append(stage),
     )
     assert {stage for stage, _, _ in stages} == {"parts"}
     assert len(stages) > 2
-    assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
+    assert_same(all_of(folder, FEATURES), requests_, backfill(FEATURES, events(), requests_))
 
 
 @pytest.mark.slow
 def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
-    asked, rows, written = many(600), 600, []
+    requests_, rows, written = many(600), 600, []
 
-    def look(stage, done, of):
+    def inspect(stage, done, of):
         if (stage, done) == ("parts", 1):
             for kind in ("requests", "rows", "done"):
                 written.append(
@@ -199,7 +203,7 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
 
     memory = 2 * events().nbytes
     folder = backfill_to(
-        FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=look
+        FEATURES, tables(events()), requests_, tmp_path, memory_bytes=memory, progress=inspect
     )
     of_requests, of_rows, pieces = written
     assert 0 < len(of_requests) + len(of_rows) <= 2 * len(pieces), (
@@ -207,13 +211,13 @@ def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
     )
     entities, lanes = (
         FEATURES.layout.entities,
-        sum(one.reading_lanes for one in FEATURES.layout.entities),
+        sum(entity.reading_lanes for entity in FEATURES.layout.entities),
     )
     size = sum(of_requests.values()) + sum(of_rows.values())
     assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(
         pieces
     ), "each number once"
-    assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
+    assert_same(all_of(folder, FEATURES), requests_, backfill(FEATURES, events(), requests_))
 
 
 LARGE = """
@@ -226,10 +230,15 @@ from tailorbird.features.backfill import Requests
 from tailorbird.features.shards import backfill_to
 
 user, item = entity("user"), entity("item")
-many = [count("clicks", user, "click", window="1d"), ratio("ctr", item, "click", "view", window="1d")]
+many = [
+    count("clicks", user, "click", window="1d"),
+    ratio("ctr", item, "click", "view", window="1d"),
+]
 of_all = [
-    count("all", entity(), "click", window="1d"), decayed("fading", entity(), "click", half_life="1h"),
-    distinct("people", entity(), "click", of="user", window="1d"), last("last", entity(), "click", of="item"),
+    count("all", entity(), "click", window="1d"),
+    decayed("fading", entity(), "click", half_life="1h"),
+    distinct("people", entity(), "click", of="user", window="1d"),
+    last("last", entity(), "click", of="item"),
 ]
 millions, memory, items = float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 features = FeatureSet.from_declarations(many if items > 1 else [*of_all, *many])
@@ -240,23 +249,33 @@ def pieces_of(columns):
     for piece in range(pieces):
         rng = np.random.default_rng(piece)
         who = pa.array([f"u{one}" for one in rng.integers(0, 20_000, size)])
-        held = {
-            "p": np.arange(piece * size, (piece + 1) * size), "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
-            "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))), "user_id": who, "person": who,
-            "ts": pa.array(start + np.sort(rng.integers(0, 10**11, size))).cast(ROUTED.field("ts").type),
-            "item_id": pa.array([f"i{one}" for one in rng.integers(0, items, size)]), "counts": pa.array(np.ones(size, bool)),
+        ts = pa.array(start + np.sort(rng.integers(0, 10**11, size)))
+        values = {
+            "p": np.arange(piece * size, (piece + 1) * size),
+            "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
+            "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))),
+            "user_id": who,
+            "person": who,
+            "ts": ts.cast(ROUTED.field("ts").type),
+            "item_id": pa.array([f"i{number}" for number in rng.integers(0, items, size)]),
+            "counts": pa.array(np.ones(size, bool)),
         }
-        yield pa.table({name: held.get(name, pa.nulls(size, ROUTED.field(name).type)) for name in columns})
+        nulls = {name: pa.nulls(size, ROUTED.field(name).type) for name in columns}
+        yield pa.table({name: values.get(name, nulls[name]) for name in columns})
 
 m = 20_000
 rng = np.random.default_rng(7)
 asked = Requests(
-    start + rng.integers(0, 10**11, m), np.full(m, 1 << 40), pa.array([f"u{one}" for one in rng.integers(0, 20_000, m)]), np.arange(m),
-    pa.array([f"i{one}" for one in rng.integers(0, items, m)]),
+    start + rng.integers(0, 10**11, m),
+    np.full(m, 1 << 40),
+    pa.array([f"u{number}" for number in rng.integers(0, 20_000, m)]),
+    np.arange(m),
+    pa.array([f"i{number}" for number in rng.integers(0, items, m)]),
 )
 def most():
-    # In kB. ru_maxrss would begin with what the process held that started this one.
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    # In kB. ru_maxrss would include the memory of the parent process.
+    status = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 few = lambda columns: (piece.slice(0, 10) for piece in pieces_of(columns))
 backfill_to(features, few, asked.part(0, 9, slice(0, 9)), Path(sys.argv[1]) / "0")
@@ -293,40 +312,42 @@ def test_memory_is_bounded_by_the_setting(tmp_path, items):
 
 
 def test_one_feature_more_computes_that_one_alone(tmp_path):
-    asked = requests()
-    backfill_to(FEATURES, tables(events()), asked, tmp_path)
+    requests_ = requests()
+    backfill_to(FEATURES, tables(events()), requests_, tmp_path)
     more = FeatureSet.from_declarations(
         [*FEATURES.features, count("carts", USER, "cart", window="1d")]
     )
-    asked_for = []
+    column_lists = []
 
     def seen(columns):
-        asked_for.append(columns)
+        column_lists.append(columns)
         return tables(events())(columns)
 
-    backfill_to(more, seen, asked, tmp_path)
-    assert all("item_profile" not in columns for columns in asked_for)
+    backfill_to(more, seen, requests_, tmp_path)
+    assert all("item_profile" not in columns for columns in column_lists)
     groups = read_manifest(tmp_path).groups.values()
     assert sorted(len(group.columns) for group in groups) == [1, len(FEATURES.features)]
-    assert_same(all_of(tmp_path, more), asked, backfill(more, events(), asked))
+    assert_same(all_of(tmp_path, more), requests_, backfill(more, events(), requests_))
 
 
-def test_a_changed_column_or_other_events_are_computed_anew(tmp_path):
-    asked = requests()
-    backfill_to(FEATURES, tables(events()), asked, tmp_path, only=["clicks"], version="1")
+def test_a_changed_column_or_other_events_are_recomputed(tmp_path):
+    requests_ = requests()
+    backfill_to(FEATURES, tables(events()), requests_, tmp_path, only=["clicks"], version="1")
     changed = FeatureSet.from_declarations([count("clicks", USER, "click", window="2d")])
     with pytest.raises(NotReadyError):
         all_of(tmp_path, changed)
-    backfill_to(changed, tables(events()), asked, tmp_path, version="1")
-    assert_same(all_of(tmp_path, changed), asked, backfill(changed, events(), asked))
-    backfill_to(changed, tables(events(seed=5)), asked, tmp_path, version="2")
+    backfill_to(changed, tables(events()), requests_, tmp_path, version="1")
+    assert_same(all_of(tmp_path, changed), requests_, backfill(changed, events(), requests_))
+    backfill_to(changed, tables(events(seed=5)), requests_, tmp_path, version="2")
     assert len(read_manifest(tmp_path).groups) == 1
-    assert_same(all_of(tmp_path, changed), asked, backfill(changed, events(seed=5), asked))
+    assert_same(all_of(tmp_path, changed), requests_, backfill(changed, events(seed=5), requests_))
 
 
 def test_requests_out_of_order_are_refused(tmp_path):
-    asked = requests()
-    turned = Requests(asked.t, asked.p, asked.person, asked.row_request[::-1], asked.row_item)
+    requests_ = requests()
+    turned = Requests(
+        requests_.t, requests_.p, requests_.person, requests_.row_request[::-1], requests_.row_item
+    )
     with pytest.raises(UsageError, match="rows are not in order of their requests"):
         backfill_to(FEATURES, tables(events()), turned, tmp_path)
 

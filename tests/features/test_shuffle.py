@@ -1,7 +1,8 @@
-"""The shuffle: what it writes for each part, killed anywhere and begun again; what it does not
-have, and a second one beside it.
+"""The shuffle: its output for each part, kills at any point, gaps in the log, and a second shuffle.
 
-Run as a program it shuffles until it is killed or done:    python -m tests.features.test_shuffle FOLDER
+Run as a program it shuffles until it is killed or done:
+
+    python -m tests.features.test_shuffle FOLDER
 """
 
 import os
@@ -43,8 +44,8 @@ def shuffled(folder: Path, fault: str = "") -> int:
 
 
 def written(folder: Path) -> list[list[tuple[int, str]]]:
-    """Of each part the events, with their p, in the order of the log, of which no row is missing."""
-    found = []
+    """Return the events of each part with their p, in the order of the log."""
+    tables = []
     for path in logs(folder):
         events = []
         with open_reader(path) as reader:
@@ -63,8 +64,8 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
                     assert all(stored.offset <= p < stored.end for p, _ in some)
                     events += some
                     end = stored.end
-        found.append(events)
-    return found
+        tables.append(events)
+    return tables
 
 
 @pytest.mark.slow
@@ -77,7 +78,7 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
         "stream.after_commit=kill@8",
     ],
 )
-def test_a_shuffle_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, tmp_path, fault) -> None:
+def test_a_shuffle_killed_at_any_point_resumes_without_a_trace(kit, tmp_path, fault) -> None:
     for name in ("whole", "cut"):
         make_log(kit, tmp_path / name)
     shuffle_all(tmp_path / "whole")
@@ -87,7 +88,7 @@ def test_a_shuffle_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, tmp_p
     assert all(written(tmp_path / "whole"))
 
 
-def test_what_the_log_lost_is_said_to_be_in_the_lake(kit, tmp_path) -> None:
+def test_rows_deleted_from_the_log_are_marked_as_only_in_the_lake(kit, tmp_path) -> None:
     """Of a log that begins later than the shuffle stands, workers that are behind take from the
     lake; who is further on goes on.
     """
@@ -101,7 +102,7 @@ def test_what_the_log_lost_is_said_to_be_in_the_lake(kit, tmp_path) -> None:
         logs(tmp_path)[0], tmp_path / "state", features, clock=SimulatedClock(0), part=part
     ) as worker:
         assert worker.step().rows == 0
-        assert worker.waits
+        assert worker.waits_for_lake
         assert worker.needs_history(), "it begins at 1, the log at 101"
         history = [
             kit.table([{**one, "p": row + 1} for row, one in enumerate(crowd(kit, 5)[:130])])
@@ -110,15 +111,15 @@ def test_what_the_log_lost_is_said_to_be_in_the_lake(kit, tmp_path) -> None:
         assert worker.step().rows > 0, "from the middle of a block"
         assert not worker.needs_history()
         assert worker.position.p == 240
-    whole = tmp_path / "direct"
+    direct = tmp_path / "direct"
     with FeatureWorker(
-        tmp_path / "routed.db", whole, features, clock=SimulatedClock(0), part=part
+        tmp_path / "routed.db", direct, features, clock=SimulatedClock(0), part=part
     ) as other:
         assert other.step().p == worker.position.p
         assert other.position.newest >= worker.position.newest
     from tests.features.test_parts import records
 
-    assert records(whole, features, part) == records(tmp_path / "state", features, part)
+    assert records(direct, features, part) == records(tmp_path / "state", features, part)
 
 
 def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
@@ -151,7 +152,7 @@ def test_a_hole_in_the_routed_log_is_passed_on(kit, tmp_path) -> None:
     ) as worker:
         assert worker.step().p == 20
         assert worker.step().rows == 0
-        assert worker.waits
+        assert worker.waits_for_lake
         assert worker.needs_history()
 
 

@@ -49,7 +49,7 @@ def values(project, now: int) -> bytes:
         reader.close()
 
 
-def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it(project, caplog):
+def test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash(project, caplog):
     folder, now = project.paths.state / project.features.schema_hash, CLOCK.now() + 1
     before = values(project, now)
     data = folder / "data.mdb"
@@ -68,8 +68,8 @@ def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_i
     assert not (folder / "starting").exists()
 
 
-def test_a_file_that_ends_before_its_last_page_is_not_whole(project):
-    """As when a disk swallowed the write that made it longer: every record can be read, and who
+def test_a_file_that_ends_before_its_last_page_is_detected(project):
+    """Simulate a disk that lost the write which extended it: every record can be read, and who
     writes dies.
     """
     folder = project.paths.state / project.features.schema_hash
@@ -79,8 +79,8 @@ def test_a_file_that_ends_before_its_last_page_is_not_whole(project):
     assert not whole(folder)
 
 
-def test_a_damaged_list_of_free_pages_is_not_whole(project):
-    """Who only reads records never looks at it; who writes dies of it."""
+def test_a_damaged_list_of_free_pages_is_detected(project):
+    """Readers never use the list of free pages; a writer crashes on it."""
     folder = project.paths.state / project.features.schema_hash
     data = folder / "data.mdb"
     pages = data.read_bytes()
@@ -96,7 +96,7 @@ def test_a_damaged_list_of_free_pages_is_not_whole(project):
     assert not whole(folder)
 
 
-def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
+def test_an_intact_state_survives_any_crash_of_the_last_start(project):
     folder = project.paths.state / project.features.schema_hash
     (folder / "starting").touch()
     with worker(project) as second:
@@ -107,7 +107,7 @@ def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
     assert not (folder / "data.mdb.damaged").exists()
 
 
-def test_a_worker_whose_state_is_removed_ends_so_that_the_next_builds_it_anew(project):
+def test_a_worker_whose_state_is_removed_ends_and_the_next_rebuilds_it(project):
     """It would write on into a file that nobody else can open, and every answer would go without
     features for ever.
     """

@@ -31,7 +31,7 @@ def played(kit, data, folder: Path) -> list[str]:
     left = kit.routed(
         data.draw(st.lists(kit.events(), min_size=least, max_size=60), label="events")
     )
-    log, known, found = kit.Log(folder), [], []
+    log, routed, different = kit.Log(folder), [], []
     worker = FeatureWorker(log.path, folder / "state", features, clock=SimulatedClock(kit.T0))
     reader = Reader(folder / "state", features)
     try:
@@ -42,23 +42,23 @@ def played(kit, data, folder: Path) -> list[str]:
             ):
                 blocks.append(left[:size])
                 left = left[size:]
-            known += log.append(blocks)
+            routed += log.append(blocks)
             while worker.step(data.draw(st.integers(1, 30), label="rows_max")).rows:
                 for request in data.draw(st.lists(kit.requests, max_size=1), label="requests"):
                     rows = reader.read(request, ITEMS)
-                    found += kit.differences(features, rows, request, ITEMS, known)
+                    different += kit.differences(features, rows, request, ITEMS, routed)
             if data.draw(st.integers(0, 5), label="restart") == 0:
                 worker.close()
                 worker = FeatureWorker(
                     log.path, folder / "state", features, clock=SimulatedClock(kit.T0)
                 )
         request = data.draw(kit.requests, label="last request")
-        found += kit.differences(features, reader.read(request, ITEMS), request, ITEMS, known)
+        different += kit.differences(features, reader.read(request, ITEMS), request, ITEMS, routed)
     finally:
         reader.close()
         worker.close()
         log.close()
-    return found
+    return different
 
 
 # Shrinking takes minutes here and is worth it only while looking for the cause: add Phase.shrink
@@ -80,18 +80,18 @@ def test_a_tile_too_few_is_noticed(kit, monkeypatch, tmp_path):
     monkeypatch.setenv("TAILORBIRD_FAULTS", "features.tile=cut")
     faults._armed.cache_clear()
     try:
-        found = differences_of_one_click_a_window_ago(kit, tmp_path)
+        different = differences_of_one_click_a_window_ago(kit, tmp_path)
     finally:
         monkeypatch.undo()
         faults._armed.cache_clear()
-    assert {"clicks_1m", "clicks_1m_30s"} <= {one.split()[0] for one in found}
+    assert {"clicks_1m", "clicks_1m_30s"} <= {one.split()[0] for one in different}
     assert differences_of_one_click_a_window_ago(kit, tmp_path / "sound") == []
 
 
 def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
     features, log = kit.every_kind(), kit.Log(folder)
     later = kit.T0 + 60 * SECOND
-    known = log.append(
+    routed = log.append(
         [
             kit.routed(
                 [
@@ -109,7 +109,7 @@ def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
     request = kit.ReadRequest(person="u1", now=later)
     reader = Reader(folder / "state", features)
     try:
-        return kit.differences(features, reader.read(request, ["i1"]), request, ["i1"], known)
+        return kit.differences(features, reader.read(request, ["i1"]), request, ["i1"], routed)
     finally:
         reader.close()
 
@@ -118,13 +118,13 @@ def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "site", ["worker.before_step", "worker.before_commit", "worker.after_commit"]
 )
-def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, tmp_path):
+def test_a_worker_killed_at_any_point_resumes_without_a_trace(kit, site, tmp_path):
     log = kit.Log(tmp_path)
     clicks = [
         kit.event("click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}")
         for n in range(30)
     ]
-    known = log.append([kit.routed(clicks)[start : start + 5] for start in range(0, 30, 5)])
+    routed = log.append([kit.routed(clicks)[start : start + 5] for start in range(0, 30, 5)])
     for hit in (1, 3):
         killed = run_worker(tmp_path, f"{site}=kill@{hit}")
         assert killed.returncode == -9
@@ -138,7 +138,7 @@ def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, 
     rows = reader.read(request, ["i1"])
     reader.close()
     assert (rows.commit, rows.p) == (6, 30)
-    assert kit.differences(features, rows, request, ["i1"], known) == []
+    assert kit.differences(features, rows, request, ["i1"], routed) == []
 
 
 def run_worker(folder: Path, faults: str) -> subprocess.CompletedProcess[str]:

@@ -111,10 +111,10 @@ def events(n: int = 120, seed: int = 3) -> list[dict]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    table, asked = stream(
+    table, reads = stream(
         folder, FEATURES, [Step(events(), False, ReadRequest(person="u1", now=START + 4 * HOUR))]
     )
-    assert asked[0].items == ITEMS
+    assert reads[0].items == ITEMS
     return folder, table
 
 
@@ -159,7 +159,7 @@ def site(tmp_path_factory):
         (["item.category:nothing"], {"category_ctr", "category_price", "twice"}),
     ],
 )
-def test_the_state_says_what_the_reference_says(site, texts, columns):
+def test_the_state_equals_the_reference(site, texts, columns):
     folder, table = site
     subject = Subject.parse(texts, FEATURES)
     assert set(subject.columns(FEATURES)) == columns
@@ -167,31 +167,35 @@ def test_the_state_says_what_the_reference_says(site, texts, columns):
     rows = reader.read(subject.request(START + 5 * HOUR), [subject.item])
     reader.close()
     read = dict(zip(FEATURES.numeric, rows.numeric[0].tolist(), strict=True))
-    plain = subject.values(FEATURES, subject.parts.get("user", ""), rows.t, rows.p, table)
+    reference_values = subject.values(
+        FEATURES, subject.parts.get("user", ""), rows.t, rows.p, table
+    )
     assert {name: bits(read[name]) for name in columns} == {
-        name: bits(plain[name]) for name in columns
+        name: bits(reference_values[name]) for name in columns
     }
 
 
-def test_a_value_is_taken_apart_into_the_events_of_what_was_asked_for(site):
+def test_a_value_is_explained_by_the_events_of_the_subject(site):
     _, table = site
-    known = routed_events(table)
+    routed = routed_events(table)
     subject = Subject.parse(["item.category:a"], FEATURES)
-    found = explain(
+    explanation = explain(
         FEATURES,
         "category_price",
         subject.request(START + 5 * HOUR),
         None,
         START + 5 * HOUR,
         10**6,
-        known,
+        routed,
     )
-    assert 5 < len(found.events) < sum(event["type"] == "click" for event in known)
-    assert {event["item_profile"] for event in found.events} == {'{"category": "a"}'}
-    assert found.value == np.float32(np.mean([min(event["price"], 100) for event in found.events]))
+    assert 5 < len(explanation.events) < sum(event["type"] == "click" for event in routed)
+    assert {event["item_profile"] for event in explanation.events} == {'{"category": "a"}'}
+    assert explanation.value == np.float32(
+        np.mean([min(event["price"], 100) for event in explanation.events])
+    )
 
 
-def test_the_newest_events_are_of_all_that_was_asked_for(site):
+def test_the_newest_events_match_all_parts_of_the_subject(site):
     _, table = site
     ordered = table.sort_by("ts")
     newest = Subject.parse(["query:red shoes", "item:i2"], FEATURES).newest([ordered], "", 4)
@@ -222,6 +226,6 @@ def test_the_newest_events_are_of_all_that_was_asked_for(site):
         (["device:phone"], "declares nothing about device"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(texts, message):
+def test_invalid_subjects_are_refused(texts, message):
     with pytest.raises(UsageError, match=message):
         Subject.parse(texts, FEATURES)

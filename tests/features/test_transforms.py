@@ -14,7 +14,8 @@ from tailorbird.features.transforms import Transform, check_heads, log, target, 
 HEAD = """
 from tailorbird.features import attribute, context, count, entity, sequence
 from tailorbird.features.transforms import (
-    clip, frequency, hashing, impute, log, ranks, standardise, target, transform, vectors, vocabulary,
+    clip, frequency, hashing, impute, log, ranks, standardise, target, transform, vectors,
+    vocabulary,
 )
 item, user = entity("item"), entity("user")
 attribute("price", item, "price", kind="numeric")
@@ -31,7 +32,7 @@ def load(tmp_path, text):
 
 
 def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
-    plain = load(tmp_path, "")
+    base_set = load(tmp_path, "")
     features = load(
         tmp_path,
         'transform("price", log(), clip(), standardise(), impute("median"), indicator=True)\n'
@@ -41,8 +42,8 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
         'transform("category", hashing(64), name="bucket")\n'
         'transform("category", vectors({"hats": [1, 2], "shoes": [0, 1]}, trained_until=0))\n',
     )
-    assert plain.transforms == ()
-    assert features.schema_hash == plain.schema_hash
+    assert base_set.transforms == ()
+    assert features.schema_hash == base_set.schema_hash
     assert [name for one in features.transforms for name in one.outputs] == [
         "price",
         "price_missing",
@@ -68,7 +69,7 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('transform("colour", log())', "there is no column 'colour'"),
         ('transform("recent", log())', "recent is a sequence"),
@@ -139,10 +140,10 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
         ('transform("price", log(), name="a b")', "letters, digits and _"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path, text, told):
+def test_errors_are_reported_with_their_line(tmp_path, text, message):
     with pytest.raises(DeclarationError) as caught:
         load(tmp_path, f"\n{text}\n")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert f"features.py:{LINE + 1}" in str(caught.value)
 
 
@@ -154,7 +155,7 @@ def test_two_columns_of_one_name_are_refused_where_the_second_is(tmp_path):
         load(tmp_path, 'transform("price", log())\ntransform("price")\n')
 
 
-def test_a_target_that_no_slot_asks_for_is_told_with_its_line():
+def test_a_target_without_a_slot_is_reported_with_its_line():
     made = transform("category", target("buy"))
     check_heads([made], ["buy", "click"])
     with pytest.raises(
@@ -164,5 +165,5 @@ def test_a_target_that_no_slot_asks_for_is_told_with_its_line():
         check_heads([made], ["purchase", "click"])
 
 
-def test_outside_of_a_project_a_transform_is_a_plain_value():
+def test_outside_of_a_project_a_transform_is_a_value():
     assert transform("price", log()) == Transform("price", (log(),))

@@ -27,8 +27,8 @@ from tailorbird.features import (
     total,
 )
 from tailorbird.features.columns import Frame
-from tailorbird.features.figures import FILE, all_figures
-from tailorbird.features.unfit import Unfit
+from tailorbird.features.figures import FILE, read_all_figures
+from tailorbird.features.unfit import MisfitCounter
 from tailorbird.serving.metrics import Metrics
 
 ODD = [float("nan"), float("inf"), -float("inf"), -3.5, 1e18, -1e18, 1.75e308, 5e-324, -0.0]
@@ -132,7 +132,7 @@ def _is_number(text: str) -> bool:
     return isinstance(value, int | float) and abs(value) <= 1.7e308
 
 
-def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_is_told(
+def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_logged(
     kit, tmp_path, caplog
 ):
     depth = FeatureSet.from_declarations(
@@ -191,14 +191,14 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
         "ts": START + 50,
     }
     rows.append(profile | {"properties": '{"size":true}'})
-    asked = stream(
+    reads = stream(
         tmp_path / "one",
         features,
         [Step(rows, False, ReadRequest(person="u1", now=START + SECOND))],
     )
-    assert differences(features, *asked) == []
+    assert differences(features, *reads) == []
     log = kit.Log(tmp_path)
-    log.append([[one | {"p": place} for place, one in enumerate(rows)]])
+    log.append([[row | {"p": place} for place, row in enumerate(rows)]])
     with kit.FeatureWorker(
         log.path, tmp_path / "state", features, clock=kit.SimulatedClock(START)
     ) as worker:
@@ -207,13 +207,13 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
     assert report.converted == {"properties.n": 2, "item.size": 1}  # [5] and true
     assert report.unreadable == {"properties.n": 2}  # "5" and "five"
     assert report.capped == {"properties.n": 1}
-    found = dict(
-        zip(features.numeric, asked[1][0].rows.numeric[ITEMS.index("i1")].tolist(), strict=True)
+    values = dict(
+        zip(features.numeric, reads[1][0].rows.numeric[ITEMS.index("i1")].tolist(), strict=True)
     )
-    assert found == {"sum": 5 + 5 + 1 + 10, "fives": 3, "truths": 1, "size": 1}
+    assert values == {"sum": 5 + 5 + 1 + 10, "fives": 3, "truths": 1, "size": 1}
 
 
-def test_what_a_build_took_in_is_counted_once_even_if_it_is_built_again(kit, tmp_path):
+def test_the_events_of_a_build_are_counted_once_even_if_it_is_repeated(kit, tmp_path):
     depth = FeatureSet.from_declarations(
         [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
     )
@@ -227,22 +227,22 @@ def test_what_a_build_took_in_is_counted_once_even_if_it_is_built_again(kit, tmp
             tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
             worker.bootstrap(lambda start: [events.filter(events["p"].to_numpy() > start)], 6)
-        [told] = all_figures(tmp_path / "state")
-        assert (told.capped, told.rows) == (
+        [figures] = read_all_figures(tmp_path / "state")
+        assert (figures.capped, figures.rows) == (
             {"properties.depth": 3},
             6,
         )  # 11, 12 and 13 of at most 10
 
 
-def test_the_log_is_told_once_a_minute(kit, caplog):
-    unfit = Unfit()
+def test_misfits_are_logged_once_a_minute(kit, caplog):
+    unfit = MisfitCounter()
     frame = Frame(kit.table([]))
     frame.capped["price * quantity"] = 2
     frame.unreadable["item.price"] = 7
     with caplog.at_level(logging.WARNING):
         for now in (0.0, 30.0, 61.0):
-            unfit.take(frame)
-            unfit.tell(now)
+            unfit.add(frame)
+            unfit.log_counts(now)
     assert [record.args for record in caplog.records] == [
         (2, "price * quantity (2)"),
         (7, "item.price (7)"),
@@ -251,21 +251,21 @@ def test_the_log_is_told_once_a_minute(kit, caplog):
     ]
 
 
-def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart(kit, tmp_path):
+def test_a_workers_counters_are_exposed_and_survive_a_restart(kit, tmp_path):
     depth = FeatureSet.from_declarations(
         [total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)]
     )
     metrics = Metrics()
-    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
     assert b"tailorbird_worker" not in metrics.text()
-    log, schema, told = kit.Log(tmp_path), depth.schema_hash, ""
+    log, schema, exposed = kit.Log(tmp_path), depth.schema_hash, ""
     for start in (0, 10):
         texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}', '{"depth":[3]}']
         views = [
             kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text)
             for n, text in enumerate(texts)
         ]
-        log.append([[one] for one in views])
+        log.append([[view] for view in views])
         with kit.FeatureWorker(
             log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
         ) as worker:
@@ -277,7 +277,7 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
             while worker.step().rows:
                 pass
             worker.tell()
-        told = metrics.text().decode()
+        exposed = metrics.text().decode()
     log.close()
     for line in (
         f'tailorbird_worker_behind_rows{{schema="{schema}"}} 0.0',
@@ -288,15 +288,15 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
         f'tailorbird_state_entities{{entity="user",schema="{schema}"}} 3.0',
         f'tailorbird_state_dropped_total{{entity="user",schema="{schema}"}} 0.0',
     ):
-        assert line in told
-    assert f'tailorbird_state_bytes{{entity="user",schema="{schema}"}} 0.0' not in told
+        assert line in exposed
+    assert f'tailorbird_state_bytes{{entity="user",schema="{schema}"}} 0.0' not in exposed
     (tmp_path / "state" / schema / FILE).write_text('{"rows": "many"')
-    assert all_figures(tmp_path / "state") == []
+    assert read_all_figures(tmp_path / "state") == []
 
 
-def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
+def test_a_running_worker_publishes_its_figures(kit, tmp_path):
     depth = FeatureSet.from_declarations([count("views", entity("user"), "view", window="1d")])
-    log, stop, told = kit.Log(tmp_path), threading.Event(), None
+    log, stop, figures = kit.Log(tmp_path), threading.Event(), None
     log.append([[kit.event("view", kit.T0, user_id="u1", person="u1")]])
     with kit.FeatureWorker(
         log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)
@@ -304,10 +304,10 @@ def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         deadline = time.monotonic() + 30
-        while told is None and time.monotonic() < deadline:
-            told = next(iter(all_figures(tmp_path / "state")), None)
+        while figures is None and time.monotonic() < deadline:
+            figures = next(iter(read_all_figures(tmp_path / "state")), None)
             stop.wait(0.005)
         stop.set()
         thread.join()
     log.close()
-    assert (told.schema_hash, told.at, told.behind) == (depth.schema_hash, kit.T0, 0)
+    assert (figures.schema_hash, figures.at, figures.behind) == (depth.schema_hash, kit.T0, 0)

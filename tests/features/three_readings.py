@@ -41,7 +41,7 @@ def stream(
     """
     clock = SimulatedClock(START)
     folder.mkdir(exist_ok=True)
-    routed, asked = folder / "routed.db", []
+    routed, reads = folder / "routed.db", []
     logs = [folder / f"part-{number}.db" if shuffled else routed for number in range(workers)]
     all_rows: list[dict] = []
 
@@ -70,9 +70,9 @@ def stream(
                 if workers == 1 or (place + number) % workers:
                     worker.step()
             reader = Reader(folder / "state", features, workers=workers)
-            asked.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
+            reads.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
             reader.close()
-    return table(all_rows), asked
+    return table(all_rows), reads
 
 
 def payload(events: pa.Table) -> bytes:
@@ -87,7 +87,7 @@ def bits(value: float) -> int:
     return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
 
 
-def _whole(value: int | float) -> int:
+def _bits_of(value: int | float) -> int:
     """A number of a sequence as its bits; what is no number is an int as it is."""
     return int(np.float64(value).view(np.uint64)) if isinstance(value, float) else value
 
@@ -96,24 +96,24 @@ def _rows(columns: list[list[int]]) -> list[list[int]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> list[str]:
+def differences(features: FeatureSet, events: pa.Table, reads: list[Asked]) -> list[str]:
     """Every value that is not the same in reference, backfill and stream."""
-    found = []
-    rows = backfill(features, events, requests_of(asked))
-    known = plain.routed_events(events)
-    for index, one in enumerate(asked):
+    different = []
+    rows = backfill(features, events, requests_of(reads))
+    routed = plain.routed_events(events)
+    for index, one in enumerate(reads):
         person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
         for place, item in enumerate(ITEMS):
 
             def expected(name, person=person, item=item, one=one):
-                return plain.value(
+                return plain.compute_value(
                     features,
                     name,
                     person,
                     item,
                     one.rows.t,
                     one.rows.positions or one.rows.p,
-                    known,
+                    routed,
                 )
 
             row = index * len(ITEMS) + place
@@ -124,7 +124,7 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
                     one.rows.numeric[place, column],
                 ]
                 if len({bits(value) for value in values}) > 1:
-                    found.append(
+                    different.append(
                         f"{name} of {item} in request {index}: reference, backfill, stream = "
                         f"{values}"
                     )
@@ -135,18 +135,18 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
                     int(one.rows.categorical[place, column]),
                 ]
                 if len(set(values)) > 1:
-                    found.append(
+                    different.append(
                         f"{name} of {item} in request {index}: reference, backfill, stream = "
                         f"{values}"
                     )
             for name in features.sequences:
                 own, read = rows.sequences[name].of(index).lists(), one.rows.sequences[name].lists()
                 values = [
-                    [[_whole(value) for value in row] for row in expected(name)],
+                    [[_bits_of(value) for value in row] for row in expected(name)],
                     *map(_rows, (own, read)),
                 ]
                 if not values[0] == values[1] == values[2]:
-                    found.append(
+                    different.append(
                         f"{name} in request {index}: reference, backfill, stream = {values}"
                     )
-    return found
+    return different

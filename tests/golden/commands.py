@@ -16,12 +16,7 @@ from tests.golden.site import LAST_DAY, Recorded, act, changed, command
 
 from tailorbird.cli.main import build_app
 
-LEFT_OUT = {
-    "demo": "runs the whole loop, for minutes",
-    "features republish": "copies to a Valkey",
-    "stream begin-anew": "is for topics of Kafka",
-    "stream retire": "is for topics of Kafka",
-}
+LEFT_OUT = {"demo": "runs the whole loop, for minutes", "features republish": "copies to a Valkey"}
 
 # What the commands print that make the shop; their maps, see `shapes.shape`.
 PRINTED: dict[str, tuple[str, ...]] = {

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
-from tailorbird.cli.roles import Roles
 from tailorbird.lake import deep_verify, verify
 from tailorbird.lake.archive import Archive
+from tailorbird.platform.roles import Roles
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ from tests.cli.kit import environment
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import item_events, promote
 
-from tailorbird.cli.inprocess import InProcess
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
 from tailorbird.features.erase import is_personal
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.score_log import KIND, Scored, encode_scores
@@ -441,11 +441,11 @@ def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
 _RUNS = """
 import json, os, shutil, signal, sys, traceback
 from pathlib import Path
-import tailorbird.privacy, tailorbird.cli.roles  # once for all
+import tailorbird.privacy, tailorbird.platform.roles  # once for all
 from tailorbird import faults
 
 def erase(root, users):
-    from tailorbird.cli.roles import drain
+    from tailorbird.platform.roles import drain
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.privacy import erase

@@ -17,13 +17,13 @@ from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_merged import imported, merge
 from tests.privacy.test_people import click, people_of, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.events import HOUR
 from tailorbird.features.state import open_state
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.archive import Archive
 from tailorbird.lake.rebuild.routing import route_archive
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, find_people, look_for
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_reader

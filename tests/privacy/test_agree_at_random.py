@@ -19,10 +19,10 @@ from tests.privacy.test_agree import kept as states_of
 from tests.privacy.test_merged import imported, merge
 from tests.privacy.test_people import click, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import DAY, MINUTE
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, find_people
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,6 @@ from tests.faults.test_evolution import bundle_of
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
 from tests.privacy.test_people import click, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
@@ -24,6 +23,7 @@ from tailorbird.events.erased import require_finished
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.archive import Archive
 from tailorbird.lake.role import LakeRole
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal

@@ -22,11 +22,11 @@ from tests.privacy.kit import (
 )
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.cli.roles import Roles
 from tailorbird.events import hash64
 from tailorbird.features.recompute import parity
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.serving.door import Door
 

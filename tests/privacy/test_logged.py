@@ -12,11 +12,11 @@ from tests.privacy.kit import CLOCK
 from tests.privacy.test_merged import merge
 from tests.privacy.test_people import click, sent
 
-from tailorbird.cli.inprocess import InProcess
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import Context, RecommendQuery

@@ -10,11 +10,11 @@ import pytest
 from tests.privacy.kit import CLOCK, left_of, states
 from tests.privacy.test_people import click, people_of, run, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR
 from tailorbird.features.read import Reader, ReadRequest
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.serving.door import Door
 from tailorbird.stream.importer import import_files

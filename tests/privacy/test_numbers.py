@@ -10,13 +10,13 @@ from tests.cli.kit import each
 from tests.privacy.kit import CLOCK
 from tests.privacy.test_people import click, people_of, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import Receipt, RoutePlan
 from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.contract import ERASED
 from tailorbird.events.erased import StopList
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, look_for
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.search import Needles, search

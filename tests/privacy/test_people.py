@@ -15,7 +15,6 @@ from tests.cli.kit import each, environment, refused
 from tests.faults.roles import make_project, until
 from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_site
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
 from tailorbird.errors import DamageError
@@ -24,6 +23,7 @@ from tailorbird.events.contract import ERASED
 from tailorbird.events.free import as_text
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people, look_for, preview
 from tailorbird.privacy.person import hidden
 from tailorbird.serving.door import Door

@@ -12,9 +12,9 @@ from tests.privacy.test_topics import in_topics_of, left
 from tests.serving.scored import ByRule
 from tests.stream.brokers import needs_kafka
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import HOUR
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
 from tailorbird.serving.door import Door

@@ -11,11 +11,11 @@ import pytest
 from tests.privacy.kit import CLOCK
 from tests.privacy.test_people import click, people_of, sent
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, MINUTE, to_iso
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.lake import Lake
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.serving.door import Door
 from tailorbird.serving.score_log import KIND, Scored, encode_scores

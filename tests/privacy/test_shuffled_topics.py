@@ -12,7 +12,6 @@ from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site
 from tests.privacy.test_topics import on
 from tests.stream.brokers import broker, needs_kafka
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.config.schemas import needed_by_workers, shuffled, worker_log
 from tailorbird.errors import LockedError
@@ -22,6 +21,7 @@ from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, look_for
 from tailorbird.router import open_router
 from tailorbird.serving.door import Door

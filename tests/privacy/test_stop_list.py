@@ -11,7 +11,6 @@ import pytest
 from tests.cli.kit import each
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt, RoutePlan
@@ -20,6 +19,7 @@ from tailorbird.events.erased import MARK, StopList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.refused import Choice
 from tailorbird.lake.replay import replay
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.serving.door import Door
 from tailorbird.stream.importer import import_files

@@ -30,13 +30,13 @@ from tests.privacy.test_merged import merge
 from tests.privacy.test_people import click
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import take_in
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import HOUR
 from tailorbird.events.erased import StopList
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, look_for, unfinished
 from tailorbird.router import open_router
 from tailorbird.serving.catalogue import Catalogue

@@ -1,6 +1,4 @@
-"""What `init --from` proposes: declarations that load, of what the data has, by how fast tastes
-move and whether people come back.
-"""
+"""`init --from` proposes declarations that load and fit the statistics of the data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +30,8 @@ def proposed(folder: Path, rows: int) -> set[str]:
     items = ["product_id,category,price", *(f"{n},c{n % 4},{n % 50 + 0.25}" for n in range(rows))]
     (folder / "events.csv").write_text("\n".join(events) + "\n")
     (folder / "items.csv").write_text("\n".join(items) + "\n")
-    found = propose(folder, NOW)
-    (folder / "features.py").write_text(found.features)
+    proposal = propose(folder, NOW)
+    (folder / "features.py").write_text(proposal.features)
     return {column.name for column in load_features(folder / "features.py").columns}
 
 
@@ -78,16 +76,16 @@ def test_an_attribute_that_two_tables_have_is_declared_once(tmp_path: Path) -> N
     assert {"user_level", "user_country"} <= proposed(tmp_path, 300)
 
 
-def test_where_no_file_has_events_it_says_what_was_found_in_each(tmp_path: Path) -> None:
+def test_without_events_the_error_describes_each_file(tmp_path: Path) -> None:
     (tmp_path / "goods.csv").write_text(
         "product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n"
     )
     (tmp_path / "other.csv").write_text("klant,goed\n1,2\n")
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         propose(tmp_path, NOW)
-    assert "goods.csv holds items by its columns product_id, shade" in str(told.value)
-    assert "other.csv no column looks like an item or a user: klant, goed" in str(told.value)
-    assert "fix: rename the columns" in str(told.value)
+    assert "goods.csv holds items by its columns product_id, shade" in str(error.value)
+    assert "other.csv no column looks like an item or a user: klant, goed" in str(error.value)
+    assert "fix: rename the columns" in str(error.value)
 
 
 class Site:
@@ -112,7 +110,7 @@ class Site:
         for n in range(days * 24 * an_hour):
             hour = n / an_hour
             visit = n // session
-            told = (
+            row = (
                 START + int(hour * 3_600),
                 f"u{visit * 7 % people}",
                 f"s{visit}",
@@ -120,17 +118,17 @@ class Site:
                 self.type(n),
             )
             lines.append(
-                ",".join(map(str, (*told, ("phone", "desktop")[visit % 2], rng.integers(3))))
+                ",".join(map(str, (*row, ("phone", "desktop")[visit % 2], rng.integers(3))))
             )
         data = folder / "data"
         data.mkdir(parents=True)
         (data / "events.csv").write_text("\n".join(lines) + "\n")
         self.folder = folder
-        self.found: Proposal = propose(data, NOW)
-        (folder / "features.py").write_text(self.found.features)
-        (folder / "slots.py").write_text(self.found.slots)
+        self.proposal: Proposal = propose(data, NOW)
+        (folder / "features.py").write_text(self.proposal.features)
+        (folder / "slots.py").write_text(self.proposal.slots)
         (folder / "tailorbird.toml").write_text(
-            f'[project]\nname = "site"\n[train]\nwindow = "{self.found.train_window}"\n'
+            f'[project]\nname = "site"\n[train]\nwindow = "{self.proposal.train_window}"\n'
         )
         self.project = open_project(folder)
 
@@ -146,7 +144,7 @@ class Site:
         return {column.name for column in self.project.features.columns}
 
     def why(self, name: str) -> str:
-        return next(why for what, _, why in self.found.reasons if what == name)
+        return next(why for what, _, why in self.proposal.reasons if what == name)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +191,10 @@ def test_a_site_of_news_gets_short_windows_sessions_and_nothing_again(news: Site
     assert "user_item_ever" not in news.columns
     assert "the 20 most popular items" in news.why(sources[0])
     assert "3.0 events" in news.why("session_knn")
-    assert news.found.train_window == "28d"
+    assert news.proposal.train_window == "28d"
 
 
-def test_where_people_buy_the_same_again_that_comes_first(supermarket: Site) -> None:
+def test_repeat_consumption_comes_first(supermarket: Site) -> None:
     sources = list(supermarket.home.sources)
     assert sources[0] == "repeat"
     assert supermarket.home.sources["repeat"] >= 200
@@ -209,7 +207,7 @@ def test_where_people_buy_the_same_again_that_comes_first(supermarket: Site) -> 
 
 
 def test_a_window_is_long_enough_to_hold_visits_to_learn_from(supermarket: Site) -> None:
-    assert supermarket.found.train_window in ("182d", "365d")
+    assert supermarket.proposal.train_window in ("182d", "365d")
     assert (
         supermarket.why("train.window")
         == "24 visits a day: fewer days would hold too few to learn from"
@@ -218,7 +216,7 @@ def test_a_window_is_long_enough_to_hold_visits_to_learn_from(supermarket: Site)
 
 def test_of_many_events_a_person_has_more_are_kept(supermarket: Site) -> None:
     length = next(
-        line for line in supermarket.found.features.splitlines() if line.startswith("recent = ")
+        line for line in supermarket.proposal.features.splitlines() if line.startswith("recent = ")
     )
     assert "length=128" in length
     assert "one person of ten has 108 events or more" in supermarket.why("recent")
@@ -226,21 +224,21 @@ def test_of_many_events_a_person_has_more_are_kept(supermarket: Site) -> None:
 
 def test_reasons_are_figures_of_the_log(news: Site, supermarket: Site) -> None:
     for site in (news, supermarket):
-        named = {what for what, kind, _ in site.found.reasons if kind == "source"}
+        named = {what for what, kind, _ in site.proposal.reasons if kind == "source"}
         assert named <= {*site.home.sources, *site.home.columns}
         assert len(named) >= 3
 
 
-def test_the_best_window_is_the_longest_that_tells_about_as_much() -> None:
+def test_the_best_window_is_the_longest_of_the_equally_predictive() -> None:
     assert LogStatistics().best_window == 7 * DAY
-    assert LogStatistics(found={HOUR: 0.5, DAY: 0.49, 7 * DAY: 0.3}).best_window == DAY
-    assert LogStatistics(found={HOUR: 0.5, DAY: 0.4}).best_window == HOUR
+    assert LogStatistics(window_shares={HOUR: 0.5, DAY: 0.49, 7 * DAY: 0.3}).best_window == DAY
+    assert LogStatistics(window_shares={HOUR: 0.5, DAY: 0.4}).best_window == HOUR
 
 
 def test_without_times_that_can_be_read_a_project_is_proposed_all_the_same(tmp_path: Path) -> None:
     rows = [f"u{n % 5},i{n % 9},{n % 28 + 1}. Mai 2024" for n in range(60)]
     (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,date", *rows]) + "\n")
-    found = propose(tmp_path, NOW)
-    (tmp_path / "features.py").write_text(found.features)
+    proposal = propose(tmp_path, NOW)
+    (tmp_path / "features.py").write_text(proposal.features)
     assert "item_14d" in {column.name for column in load_features(tmp_path / "features.py").columns}
-    assert '"popular:7d": 160' in found.slots
+    assert '"popular:7d": 160' in proposal.slots

@@ -41,19 +41,19 @@ def main(folder, seed, count):
     source = random.Random(seed)
     manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     names = [name for name, entry in sorted(manifest.files.items()) if entry.bytes]
-    told = {"refused": 0, "loaded": 0}
+    counts = {"refused": 0, "loaded": 0}
     for _ in range(count):
         path = folder / source.choice(names)
-        whole = path.read_bytes()
-        path.write_bytes(mutate(whole, source))
+        original = path.read_bytes()
+        path.write_bytes(mutate(original, source))
         seal(folder, manifest)
         try:
             use(folder)
-            told["loaded"] += 1
+            counts["loaded"] += 1
         except TailorbirdError:
-            told["refused"] += 1
-        path.write_bytes(whole)
-    sys.stdout.write(f"{told['refused']} {told['loaded']}\n")
+            counts["refused"] += 1
+        path.write_bytes(original)
+    sys.stdout.write(f"{counts['refused']} {counts['loaded']}\n")
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

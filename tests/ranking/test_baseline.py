@@ -25,7 +25,7 @@ def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
 
 
 def test_the_first_source_that_knows_an_item_decides():
-    """What the person had twice, then what they had once, then what is popular."""
+    """Items seen twice come first, then those seen once, then popular ones."""
     lists = world.lists_of(world.make_tables("popular:28d"), [30, 7, 30])
     baseline = Baseline.parse("repeat+popular:28d")
     assert str(baseline) == "repeat+popular:28d"
@@ -36,38 +36,40 @@ def test_the_first_source_that_knows_an_item_decides():
         *world.keys_of([30, 7]).tolist(),
         *popular[:10],
     ]
-    top = baseline.top(lists, without=world.keys_of([30]), most=3).tolist()
+    top = baseline.top(lists, without=world.keys_of([30]), limit=3).tolist()
     assert top == [*world.keys_of([7]).tolist(), *popular[:2]]
 
 
-def test_without_a_past_what_goes_with_it_says_nothing_and_popularity_decides(tables):
-    stranger, somebody = world.lists_of(tables), world.lists_of(tables, [4])
-    both, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
-    assert order_of(both.values(stranger, KEYS)) == order_of(popular.values(stranger, KEYS))
-    near = somebody.of("item_knn").keys
-    assert len(near), "the world's people leave pairs"
-    assert order_of(both.values(somebody, KEYS)) != order_of(popular.values(somebody, KEYS))
+def test_without_a_past_popularity_decides(tables):
+    new_user, returning_user = world.lists_of(tables), world.lists_of(tables, [4])
+    combined, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
+    assert order_of(combined.values(new_user, KEYS)) == order_of(popular.values(new_user, KEYS))
+    neighbours = returning_user.of("item_knn").keys
+    assert len(neighbours), "the world's people leave pairs"
+    assert order_of(combined.values(returning_user, KEYS)) != order_of(
+        popular.values(returning_user, KEYS)
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("search", "orders no items"), ("popular+sequence", "orders no items"), ("populr", "popular")],
 )
-def test_what_orders_nothing_is_refused(text, told):
+def test_what_orders_nothing_is_refused(text, expected):
     with pytest.raises(DeclarationError) as error:
         Baseline.parse(text)
-    assert told in f"{error.value.message} {error.value.fix}"
+    assert expected in f"{error.value.message} {error.value.fix}"
 
 
-def test_a_model_is_judged_beside_boards_and_beside_what_is_personal_with_the_longest_board_behind():
+def test_default_baselines_are_boards_and_personal_sources_with_the_longest_board():
     assert default_baselines(["item_knn", "popular"]) == [
         "popular:1h",
         "popular:24h",
         "popular:7d",
         "item_knn+popular:7d",
     ]
-    found = default_baselines(["repeat", "popular:30d", "trending:device", "search"])
+    baselines = default_baselines(["repeat", "popular:30d", "trending:device", "search"])
     assert {"popular:30d", "trending:device", "item_knn+popular:30d", "repeat+popular:30d"} <= set(
-        found
+        baselines
     )
-    assert len(set(found)) == len(found)
+    assert len(set(baselines)) == len(baselines)

@@ -57,7 +57,7 @@ def test_an_objective_may_name_a_head_that_is_not_there_but_not_only_such(bundle
         bundle.score(rows, keys, objective={"dwell": 3.0})
 
 
-def test_a_net_scores_an_item_alike_whichever_others_it_scores_with_it():
+def test_a_net_scores_an_item_independently_of_the_batch():
     """In every bit, so that what a server scored among hundreds is made again of the few that it
     showed (`models verify`).
     """
@@ -80,12 +80,12 @@ def test_a_net_scores_an_item_alike_whichever_others_it_scores_with_it():
         [Head("click", "net")],
     )
     rows = draw.uniform(1, 1_000, (96, 31)).astype(np.float32)
-    whole = run_heads(sessions, heads, rows)["click"]
+    all_scores = run_heads(sessions, heads, rows)["click"]
     for many in range(1, 30):
-        some = draw.integers(0, 96, many)
+        sample = draw.integers(0, 96, many)
         assert (
-            run_heads(sessions, heads, np.ascontiguousarray(rows[some]))["click"].tolist()
-            == whole[some].tolist()
+            run_heads(sessions, heads, np.ascontiguousarray(rows[sample]))["click"].tolist()
+            == all_scores[sample].tolist()
         ), many
 
 
@@ -116,30 +116,30 @@ def test_every_flipped_byte_is_refused(copy):
     rng = np.random.default_rng(0)
     files = sorted(path for path in copy.rglob("*") if path.is_file())
     for path in files:
-        whole = path.read_bytes()
-        for at in {0, len(whole) - 1, int(rng.integers(len(whole)))} if whole else ():
-            broken = bytearray(whole)
+        original = path.read_bytes()
+        for at in {0, len(original) - 1, int(rng.integers(len(original)))} if original else ():
+            broken = bytearray(original)
             broken[at] ^= 1 << int(rng.integers(8))
             path.write_bytes(bytes(broken))
-            if path.name == "manifest.sha256" and broken.strip() == whole.strip():
+            if path.name == "manifest.sha256" and broken.strip() == original.strip():
                 continue  # the newline at its end
             with pytest.raises(BundleError):
                 Bundle.load(copy, schema_hash=SCHEMA)
-        path.write_bytes(whole)
+        path.write_bytes(original)
     Bundle.load(copy, schema_hash=SCHEMA)
 
 
 def test_cut_longer_missing_and_extra_files_are_refused(copy):
     model = copy / "model" / "all.onnx"
-    whole = model.read_bytes()
-    for content in (whole[:-1], whole + b"\0", b""):
+    original = model.read_bytes()
+    for content in (original[:-1], original + b"\0", b""):
         model.write_bytes(content)
         with pytest.raises(BundleError, match=r"all\.onnx"):
             Bundle.load(copy, schema_hash=SCHEMA)
     model.unlink()
     with pytest.raises(BundleError, match=r"all\.onnx is missing"):
         Bundle.load(copy, schema_hash=SCHEMA)
-    model.write_bytes(whole)
+    model.write_bytes(original)
     (copy / "index" / "surprise.bin").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"index/surprise\.bin is not in the manifest"):
         Bundle.load(copy, schema_hash=SCHEMA)
@@ -226,7 +226,7 @@ def read_manifest(folder):
     return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
 
 
-def test_sealing_again_makes_a_bundle_whole_again(copy):
+def test_sealing_again_repairs_a_bundle(copy):
     (copy / "notes.txt").write_text("added")
     seal(copy, read_manifest(copy))
     assert "notes.txt" in read_sealed(copy).manifest.files
@@ -277,7 +277,7 @@ def test_a_bundle_that_reads_sources_which_are_none_is_refused(copy, changed):
         Bundle.load(copy, schema_hash=SCHEMA)
 
 
-def test_it_says_which_sources_its_encoder_reads(tmp_path):
+def test_sources_of_the_encoder_are_in_the_manifest(tmp_path):
     live = CandidateColumns(("trending", "item_knn:2"))
     encoder = world.make_encoder(candidates=live, computed=live.names)
     models, golden = (

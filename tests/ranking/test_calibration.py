@@ -37,7 +37,7 @@ def test_three_points_that_one_sees_at_once():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_isotonic_says_what_happened_on_average_as_scikit_learn_does(weighted):
+def test_isotonic_is_right_on_average_like_scikit_learn(weighted):
     """Half of the rows are of .02 and half of .08, and most scores lie near 0: lines between the
     centres of blocks said .055 of .051.
     """
@@ -49,14 +49,16 @@ def test_isotonic_says_what_happened_on_average_as_scikit_learn_does(weighted):
         rng.exponential(1, rank.size) if weighted else None,
     )
     fitted = fit_isotonic(raw, label, weight)
-    said = fitted.apply(raw)
-    assert np.average(said, weights=weight) == pytest.approx(
+    calibrated = fitted.apply(raw)
+    assert np.average(calibrated, weights=weight) == pytest.approx(
         np.average(label, weights=weight), abs=1e-4
     )
-    theirs = IsotonicRegression(out_of_bounds="clip").fit(raw, label, sample_weight=weight)
-    certain = (theirs.predict(raw) <= 0) | (theirs.predict(raw) >= 1)
-    np.testing.assert_allclose(said[~certain], theirs.predict(raw)[~certain], atol=2e-7)
-    assert ((said[certain] > 1e-4) & (said[certain] < 1 - 1e-4)).all(), "nothing becomes certain"
+    reference = IsotonicRegression(out_of_bounds="clip").fit(raw, label, sample_weight=weight)
+    certain = (reference.predict(raw) <= 0) | (reference.predict(raw) >= 1)
+    np.testing.assert_allclose(calibrated[~certain], reference.predict(raw)[~certain], atol=2e-7)
+    assert ((calibrated[certain] > 1e-4) & (calibrated[certain] < 1 - 1e-4)).all(), (
+        "nothing becomes certain"
+    )
     assert (np.diff(fitted.apply(np.sort(raw))) > 0).all(), "and no two items change places"
 
 
@@ -73,14 +75,14 @@ def test_a_table_of_many_blocks_is_bounded_and_right_on_average():
     st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=60),
     st.lists(st.floats(-100, 100), min_size=2, max_size=30),
 )
-def test_isotonic_keeps_the_order_of_the_model(pairs, asked):
+def test_isotonic_keeps_the_order_of_the_model(pairs, scores):
     raw, label = (np.array(part, float) for part in zip(*pairs, strict=True))
-    p = fit_isotonic(raw, label).apply(np.sort(np.array(asked)))
+    p = fit_isotonic(raw, label).apply(np.sort(np.array(scores)))
     assert (np.diff(p) >= 0).all()
     assert ((p >= 0) & (p <= 1)).all()
 
 
-def test_a_few_that_stand_far_out_are_told_apart_and_nothing_becomes_certain():
+def test_outliers_are_separated_and_nothing_becomes_certain():
     raw = np.concatenate([0.001 + 1e-6 * np.random.default_rng(0).random(5_000), np.full(50, 0.9)])
     p = fit_platt(raw, (raw > 0.5).astype(float)).apply(raw)
     np.testing.assert_allclose([p[:5_000].mean(), p[-1]], [1 / 5_002, 51 / 52], rtol=1e-4)
@@ -159,10 +161,10 @@ def test_temperature_finds_by_how_much_a_model_is_too_sure():
 def test_beta_is_the_maximum_that_scikit_learn_finds():
     raw, label, _ = probabilities(bend=lambda z: 0.4 * z - 1)
     design = np.column_stack([np.log(raw), -np.log1p(-raw)])
-    theirs = LogisticRegression(C=1e8, tol=1e-10, max_iter=10_000).fit(design, label)
-    ours = fit_beta(raw, label)
-    np.testing.assert_allclose([ours.a, ours.b], theirs.coef_[0], atol=2e-3)
-    np.testing.assert_allclose(ours.c, theirs.intercept_[0], atol=2e-3)
+    reference = LogisticRegression(C=1e8, tol=1e-10, max_iter=10_000).fit(design, label)
+    fitted = fit_beta(raw, label)
+    np.testing.assert_allclose([fitted.a, fitted.b], reference.coef_[0], atol=2e-3)
+    np.testing.assert_allclose(fitted.c, reference.intercept_[0], atol=2e-3)
 
 
 def test_beta_bends_the_two_ends_apart():
@@ -180,9 +182,9 @@ def test_no_curve_turns_the_order_round(seed):
     rng = np.random.default_rng(seed)
     raw = rng.random(200)
     label = (rng.random(200) < (1 - raw)).astype(float)  # the model is worse than chance
-    asked = np.linspace(0, 1, 101)
+    scores = np.linspace(0, 1, 101)
     for fitted in (fit_beta(raw, label), fit_temperature(raw, label)):
-        p = fitted.apply(asked)
+        p = fitted.apply(scores)
         assert (np.diff(p) >= 0).all()
         assert ((p >= 0) & (p <= 1)).all()
 

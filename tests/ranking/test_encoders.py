@@ -45,8 +45,10 @@ def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index
     )
     matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(lists, rows, keys))
     for source, name in (("item_knn:2", "item_knn_2"), ("popular:24h", "popular_24h")):
-        found = lists.of(source)
-        listed = dict(zip(found.keys.tolist(), enumerate(found.scores.tolist()), strict=True))
+        ranked_list = lists.of(source)
+        listed = dict(
+            zip(ranked_list.keys.tolist(), enumerate(ranked_list.scores.tolist()), strict=True)
+        )
         assert 0 < len(listed) < world.ITEMS
         expected = np.array([listed.get(key, (np.nan, 0.0)) for key in keys.tolist()], np.float32)
         np.testing.assert_array_equal(column(encoder, matrix, f"{name}_rank"), expected[:, 0])
@@ -145,7 +147,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
         items.append(rows.sequences["recent"].item)
         offsets.append(offsets[-1] + len(recent))
     t = np.full(len(requests), world.T0 + 9 * DAY)
-    whole = encoder.encode(
+    bulk = encoder.encode(
         np.concatenate(numeric),
         np.concatenate(categorical),
         np.concatenate(keys),
@@ -155,7 +157,7 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, request
         index,
         live=encoder.live.by_name(np.concatenate(live)),
     )
-    np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
+    np.testing.assert_array_equal(bulk.view(np.uint32), np.concatenate(singles).view(np.uint32))
 
 
 def test_rare_values_are_unknown_and_the_most_frequent_come_first():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
-from tailorbird.ranking.diversity import Bounds, keep_to
+from tailorbird.ranking.diversity import SlateConstraints, apply_constraints
 from tailorbird.ranking.exploration import DRAWN_MAX, choose, choose_evenly, marginals
 
 
@@ -29,13 +29,13 @@ def test_without_exploration_the_best_are_shown_for_sure():
 
 
 def frequencies(draw, n, size, draws):
-    """How often each item stood at each position, and the propensity that was logged when it did."""
+    """Count each item at each position, and collect the propensity logged with it."""
     count, logged = np.zeros((size, n)), np.full((size, n), np.nan)
     for _ in range(draws):
         choice = draw()
         at = np.arange(choice.items.size)
-        told = logged[at, choice.items]
-        assert np.all(np.isnan(told) | (told == choice.propensities)), (
+        propensities = logged[at, choice.items]
+        assert np.all(np.isnan(propensities) | (propensities == choice.propensities)), (
             "one event has two propensities"
         )
         logged[at, choice.items] = choice.propensities
@@ -91,22 +91,24 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
     assert ((choice.propensities > 0) | (rate == 1)).all()
     m, reachable = choice.items.size - first + 1, min(pool, max(n - size, 0))
     can_explore = m >= 1 and reachable > 0 and rate > 0
-    for place, (item, p) in enumerate(
+    for index, (item, p) in enumerate(
         zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1
     ):
-        if place in choice.explored:
+        if index in choice.explored:
             assert item in order[size : size + pool]
             assert np.isclose(p * reachable + (1 - rate / m), 1.0)
         else:
-            assert item == order[place - 1]
-            assert np.isclose(p + (rate / m if can_explore and place >= first else 0.0), 1.0)
+            assert item == order[index - 1]
+            assert np.isclose(p + (rate / m if can_explore and index >= first else 0.0), 1.0)
 
 
 def test_the_same_seed_gives_the_same_answer():
     order, explore = by_value(np.arange(50.0)), Explore(0.5, 20, 1)
     first = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
-    again = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
-    assert first == again
+    redrawn = [
+        choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)
+    ]
+    assert first == redrawn
     assert len({tuple(each) for each in first}) > 1
 
 
@@ -130,24 +132,24 @@ def test_a_million_swaps_agree_with_their_propensities(n):
     assert moved.max() <= 1
 
 
-def by_enumeration(strengths, places):
+def by_enumeration(strengths, items):
     """The marginals from their definition: over all orders."""
-    found = np.zeros(len(places))
+    probabilities = np.zeros(len(items))
     for order in permutations(range(len(strengths))):
-        left, p = strengths.sum(), 1.0
+        remaining, p = strengths.sum(), 1.0
         for item in order:
-            p *= strengths[item] / left
-            left -= strengths[item]
-        found += p * (np.array(order)[: len(places)] == places)
-    return found
+            p *= strengths[item] / remaining
+            remaining -= strengths[item]
+        probabilities += p * (np.array(order)[: len(items)] == items)
+    return probabilities
 
 
 @given(st.lists(st.floats(-10, 0), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_marginals_are_those_of_the_definition(logs, draw):
     strengths = np.exp(np.array(logs))
-    places = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
+    items = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
     np.testing.assert_allclose(
-        marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6
+        marginals(strengths, items), by_enumeration(strengths, items), rtol=1e-3, atol=1e-6
     )
 
 
@@ -165,8 +167,8 @@ def test_a_million_draws_agree_with_their_propensities():
     for _ in range(20_000):
         choice = choose(order, size, explore, rng, values)
         at = np.arange(size)
-        told = logged[at, choice.items]
-        assert (np.isnan(told) | (np.abs(told - choice.propensities) < 1e-9)).all()
+        propensities = logged[at, choice.items]
+        assert (np.isnan(propensities) | (np.abs(propensities - choice.propensities) < 1e-9)).all()
         logged[at, choice.items] = choice.propensities
         count[at, choice.items] += 1
         assert set(choice.explored) == {
@@ -182,9 +184,9 @@ def test_a_million_draws_agree_with_their_propensities():
     scaled = (values[pool] - values[pool].min()) / np.ptp(values[pool])
     noisy = (scaled / explore.temperature)[None, :] + rng.gumbel(size=(DRAWS, pool.size))
     drawn = np.argsort(-noisy, axis=1)[:, : size - 1]
-    for place in range(size - 1):
-        often = np.bincount(drawn[:, place], minlength=pool.size) / DRAWS
-        expected = p[place + 1, pool]
+    for index in range(size - 1):
+        often = np.bincount(drawn[:, index], minlength=pool.size) / DRAWS
+        expected = p[index + 1, pool]
         assert (
             np.abs(often - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9
         ).all()
@@ -201,7 +203,7 @@ def shaped(n, seed=0):
         (Promotion("item.sale", 0.25),),
     )
     order = by_value(rng.random(n))
-    kept = keep_to(
+    order_ = apply_constraints(
         [brands[order]] * 2,
         quotas,
         6,
@@ -209,7 +211,9 @@ def shaped(n, seed=0):
         promotions=promotions,
         promoted=[promoted[order]],
     )
-    return order[kept], Bounds(quotas, (brands, brands), promotions, (promoted,), frozenset({2}))
+    return order[order_], SlateConstraints(
+        quotas, (brands, brands), promotions, (promoted,), frozenset({2})
+    )
 
 
 @pytest.mark.slow
@@ -232,8 +236,8 @@ def test_with_quotas_promotions_and_a_pin_frequencies_agree_and_all_of_them_hold
     np.testing.assert_allclose(p.sum(axis=1), 1.0)
     assert len(set(answers)) > 3, "something is drawn"
     assert {answer[2] for answer in answers} == {int(order[2])}, "the pin stays"
-    ranked = bounds.broken(order[:size])
-    assert max(bounds.broken(np.array(answer)) for answer in set(answers)) <= ranked
+    ranked = bounds.count_violations(order[:size])
+    assert max(bounds.count_violations(np.array(answer)) for answer in set(answers)) <= ranked
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["item", "swap"]))
@@ -243,26 +247,31 @@ def test_no_draw_breaks_what_the_ranked_answer_keeps(seed, method):
     for _ in range(5):
         choice = choose(order, 6, Explore(1.0, pool=4, first=1, method=method), rng, None, bounds)
         assert len(set(choice.items.tolist())) == 6
-        assert bounds.broken(choice.items) <= bounds.broken(order[:6])
+        assert bounds.count_violations(choice.items) <= bounds.count_violations(order[:6])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5))
-def test_what_another_item_breaks_is_counted_as_by_the_whole_answer(seed, at):
+def test_incremental_violations_equal_a_full_count(seed, at):
     order, bounds = shaped(14, seed)
     answer, items = order[:6], order[6:]
     after = [
-        bounds.broken(np.concatenate([answer[:at], [item], answer[at + 1 :]])) for item in items
+        bounds.count_violations(np.concatenate([answer[:at], [item], answer[at + 1 :]]))
+        for item in items
     ]
-    assert (bounds.broken(answer) + bounds.added(answer, at, items)).tolist() == after
+    assert (
+        bounds.count_violations(answer) + bounds.added_violations(answer, at, items)
+    ).tolist() == after
 
 
-def test_of_a_long_answer_so_many_positions_are_drawn_that_it_takes_no_time():
+def test_a_long_slate_draws_a_bounded_number_of_positions():
     values, rng = np.random.default_rng(0).random(1_000), np.random.default_rng(1)
     order = by_value(values)
     explore = Explore(method="plackett_luce", temperature=0.5, first=2, pool=50)
-    began = time.process_time()
+    started_at = time.process_time()
     choices = [choose(order, order.size, explore, rng, values) for _ in range(20)]
-    assert time.process_time() - began < 5, "of all positions it would be minutes, and gigabytes"
+    assert time.process_time() - started_at < 5, (
+        "of all positions it would be minutes, and gigabytes"
+    )
     for choice in choices:
         assert sorted(choice.items.tolist()) == list(range(1_000))
         drawn, rest = slice(1, 1 + DRAWN_MAX), slice(1 + DRAWN_MAX, None)
@@ -287,7 +296,7 @@ def test_a_low_temperature_is_nearly_the_order_by_value():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: Explore(method="softmax"), "item, swap, plackett_luce"),
         (lambda: Explore(rate=1.5), "a share from 0 to 1"),
@@ -313,6 +322,6 @@ def test_a_low_temperature_is_nearly_the_order_by_value():
         ),
     ],
 )
-def test_what_cannot_be_declared_is_told(wrong, told):
-    with pytest.raises(DeclarationError, match=told):
+def test_invalid_declarations_raise(wrong, message):
+    with pytest.raises(DeclarationError, match=message):
         wrong()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import BundleError, DeclarationError
 from tailorbird.ranking import Slot
-from tailorbird.ranking.formula import parse_formula, require_heads, told, value
+from tailorbird.ranking.formula import compute_value, parse_formula, require_heads, told
 
 WEIGHTS = st.dictionaries(
     st.sampled_from(["click", "purchase", "dwell_30s", "hide"]),
@@ -17,24 +17,24 @@ WEIGHTS = st.dictionaries(
 
 
 @given(WEIGHTS)
-def test_a_formula_reads_back_as_it_is_told(weights):
+def test_a_formatted_formula_parses_back(weights):
     assert parse_formula(told(weights)) == weights
 
 
 def test_a_value_is_the_weighted_sum_and_leaves_out_what_is_not_predicted():
     heads = {"click": np.array([0.5, 0.1]), "purchase": np.array([0.0, 0.2])}
-    assert value(heads, parse_formula("1.0*click + 8.0*purchase")).tolist() == pytest.approx(
-        [0.5, 1.7]
-    )
-    assert value(
+    assert compute_value(
+        heads, parse_formula("1.0*click + 8.0*purchase")
+    ).tolist() == pytest.approx([0.5, 1.7])
+    assert compute_value(
         heads, parse_formula("click - purchase*2 + 0.002*dwell_s")
     ).tolist() == pytest.approx([0.5, -0.3])
     with pytest.raises(BundleError, match="asks for share"):
-        value(heads, {"share": 1.0})
+        compute_value(heads, {"share": 1.0})
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("click + + ) purchase", "column 11: unmatched ')'"),
         ("click * purchase", "column 1: expected a number times a head, got 'click * purchase'"),
@@ -47,10 +47,10 @@ def test_a_value_is_the_weighted_sum_and_leaves_out_what_is_not_predicted():
         ("+".join(["click"] * 500), "longer than 1000"),
     ],
 )
-def test_what_is_no_formula_is_refused_with_its_column(text, said):
+def test_what_is_no_formula_is_refused_with_its_column(text, expected):
     with pytest.raises(DeclarationError) as error:
         parse_formula(text, where="slot home")
-    assert said in str(error.value)
+    assert expected in str(error.value)
     assert error.value.where.startswith("slot home, formula")
 
 
@@ -64,7 +64,7 @@ def test_an_unknown_head_is_named_with_what_is_near():
     assert error.value.fix == "did you mean purchase?"
 
 
-def test_a_slot_takes_it_as_text():
+def test_a_slot_accepts_a_formula_as_text():
     assert (
         Slot("home", formula="1.0*click + 8.0*purchase").objective
         == Slot("home", objective={"click": 1, "purchase": 8}).objective

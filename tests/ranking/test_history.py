@@ -75,16 +75,16 @@ def test_many_requests_at_once_give_the_same_bits(encoder, index):
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_what_has_no_code_is_unknown_or_shares_buckets_if_asked():
+def test_items_without_a_code_are_unknown_or_share_buckets():
     keys = world.keys_of(range(40))
     alone = History("recent", 2, keys[:10].tolist())
     assert set(alone.codes(keys[10:]).tolist()) == {1}
     assert alone.size == 12
-    told = msgspec.json.encode(
+    encoded = msgspec.json.encode(
         {"sequence": "recent", "length": 2, "keys": keys[:10].tolist(), "buckets": 7}
     )
     history = msgspec.json.decode(
-        told, type=History
+        encoded, type=History
     )  # as trainings before this one left it in bundles
     codes = history.codes(np.concatenate([keys, np.zeros(1, np.uint64)]))
     np.testing.assert_array_equal(codes[:10], np.arange(2, 12))
@@ -101,7 +101,7 @@ def test_words_of_texts_and_values_of_lists():
     ]
 
 
-def test_an_item_that_came_later_has_its_words_too(index: Index):
+def test_an_item_added_later_has_its_words_too(index: Index):
     words = Words("title", 3, 1_000)
 
     def columns(keys, of):

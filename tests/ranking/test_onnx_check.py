@@ -18,12 +18,12 @@ FLOAT = TensorProto.FLOAT
 
 
 def tensor(external=False, name="w"):
-    made = numpy_helper.from_array(np.ones((2, 2), np.float32), name)
+    initializer = numpy_helper.from_array(np.ones((2, 2), np.float32), name)
     if external:
-        made.data_location = TensorProto.EXTERNAL
-        made.ClearField("raw_data")
-        made.external_data.add(key="location", value="secret.bin")
-    return made
+        initializer.data_location = TensorProto.EXTERNAL
+        initializer.ClearField("raw_data")
+        initializer.external_data.add(key="location", value="secret.bin")
+    return initializer
 
 
 def graph(nodes=(), initializers=(), sparse=()):
@@ -79,9 +79,9 @@ def inside_list(external):
 
 
 def inside_training(external):
-    made = model(graph())
-    made.training_info.add().algorithm.CopyFrom(graph([constant(external)]))
-    return made
+    valid_model = model(graph())
+    valid_model.training_info.add().algorithm.CopyFrom(graph([constant(external)]))
+    return valid_model
 
 
 PLACES = {
@@ -95,11 +95,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_an_external_tensor_is_found_in_every_place(place):
-    check_onnx(PLACES[place](False).SerializeToString(), where="model")
+@pytest.mark.parametrize("location", PLACES)
+def test_an_external_tensor_is_detected_everywhere(location):
+    check_onnx(PLACES[location](False).SerializeToString(), where="model")
     with pytest.raises(BundleError, match="model: keeps a tensor in another file"):
-        check_onnx(PLACES[place](True).SerializeToString(), where="model")
+        check_onnx(PLACES[location](True).SerializeToString(), where="model")
 
 
 def test_either_mark_alone_suffices():
@@ -107,19 +107,19 @@ def test_either_mark_alone_suffices():
         lambda each: each.ClearField("external_data"),
         lambda each: each.ClearField("data_location"),
     ):
-        made = tensor(True)
-        change(made)
+        external = tensor(True)
+        change(external)
         with pytest.raises(BundleError, match="another file"):
-            check_onnx(model(graph(initializers=[made])).SerializeToString(), where="model")
+            check_onnx(model(graph(initializers=[external])).SerializeToString(), where="model")
 
 
 def test_a_model_split_into_two_messages_is_read_as_protobuf_merges_it():
-    whole = (
+    concatenated = (
         model(graph()).SerializeToString()
         + onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor(True)])).SerializeToString()
     )
     with pytest.raises(BundleError, match="another file"):
-        check_onnx(whole, where="model")
+        check_onnx(concatenated, where="model")
 
 
 def test_operators_of_foreign_domains_are_refused():

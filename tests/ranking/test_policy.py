@@ -3,7 +3,7 @@
 import numpy as np
 
 from tailorbird.ranking import Diversity, Quota
-from tailorbird.ranking.policy import Shape, arranged, codes_of
+from tailorbird.ranking.policy import Shape, arranged, attribute_codes
 
 
 def test_a_quota_holds_in_the_answer_and_leaves_nothing_out(index):
@@ -23,7 +23,7 @@ def test_a_quota_holds_in_the_answer_and_leaves_nothing_out(index):
 def test_a_quota_by_numbers_and_by_what_items_lack(index):
     stock = index.attributes["stock"]
     rows = np.array([*np.flatnonzero(stock == 0)[:3], np.flatnonzero(stock == 1)[0], -1, -1])
-    assert codes_of(index, rows, "stock").tolist() == [0, 0, 0, 1, -1, -1]
+    assert attribute_codes(index, rows, "stock").tolist() == [0, 0, 0, 1, -1, -1]
     assert arranged(-np.arange(6.0), 4, Shape(index, rows, quotas=[Quota("stock", 1)])).tolist()[
         :4
     ] == [0, 3, 4, 5]

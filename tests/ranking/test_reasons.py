@@ -24,15 +24,15 @@ def nearest(tables, item, n):
     return tables.neighbours(world.keys_of([item])).keys[:n]
 
 
-def test_an_item_that_goes_with_a_recent_one_says_so(index, tables):
+def test_an_item_related_to_a_recent_one_names_it(index, tables):
     shown, lists = index.find(nearest(tables, 4, 3)), rare(world.lists_of(tables, [4]))
-    looked = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
-    assert looked[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
+    viewed = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
+    assert viewed[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
     bought = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
     assert bought[0].text == "Because you bought Thing 4 rain coat"
 
 
-def test_what_is_everywhere_goes_with_nothing(index, tables):
+def test_ubiquitous_items_relate_to_nothing(index, tables):
     shown, lists = (
         index.find(nearest(tables, 4, 3)),
         world.lists_of(tables, [4]),
@@ -44,15 +44,21 @@ def test_what_is_everywhere_goes_with_nothing(index, tables):
     assert {each.text for each in popular} == {"Popular this week"}
 
 
-def test_what_the_person_had_before_says_so_and_nothing_else(index, tables):
+def test_a_repeated_item_has_only_that_reason(index, tables):
     shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
-    told = reasons(index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase"))
-    assert told == [Reason("again", "You bought it before"), Reason("again", "You chose it before")]
-    both = dataclasses.replace(
+    explanations = reasons(
+        index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase")
+    )
+    assert explanations == [
+        Reason("again", "You bought it before"),
+        Reason("again", "You chose it before"),
+    ]
+    two_events = dataclasses.replace(
         recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64)
     )
     assert (
-        reasons(index, shown[:1], ["popular"], lists, recent=both)[0].text == "You bought it before"
+        reasons(index, shown[:1], ["popular"], lists, recent=two_events)[0].text
+        == "You bought it before"
     )
 
 
@@ -60,22 +66,22 @@ def test_the_strongest_of_several_recent_items_is_named(index, tables):
     past, shown = [4, 9, 30], index.find_ids(["i1", "i2", "i3"])
     pull = np.zeros((3, 3))
     for row, item in enumerate(past):
-        found = tables.neighbours(world.keys_of([item]))
-        pull[row] = [found.weights[found.keys == key].sum() for key in index.keys[shown]]
+        neighbours = tables.neighbours(world.keys_of([item]))
+        pull[row] = [neighbours.weights[neighbours.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
     assert pull.max(axis=0).all()
-    told = reasons(
+    explanations = reasons(
         index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past)
     )
-    assert [each.item_id for each in told] == [f"i{past[place]}" for place in strongest]
+    assert [each.item_id for each in explanations] == [f"i{past[place]}" for place in strongest]
 
 
 def test_without_a_past_the_source_gives_the_reason(index, tables):
     lists = world.lists_of(tables)
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
     sources = ["popular:7d:category", "popular", "new_items", "search", "given", "popular"]
-    told = reasons(index, rows, sources, lists, query="warm", explored=(6,))
-    assert [each.code for each in told] == [
+    explanations = reasons(index, rows, sources, lists, query="warm", explored=(6,))
+    assert [each.code for each in explanations] == [
         "popular_in_category",
         "popular",
         "new",
@@ -83,19 +89,19 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
         "for_you",
         "explore",
     ]
-    assert [each.text for each in told[:4]] == [
+    assert [each.text for each in explanations[:4]] == [
         "Popular in coats this week",
         "Popular this week",
         "New in shoes",
         "Matches “warm”",
     ]
-    more = reasons(
+    later = reasons(
         index,
         rows,
         ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"],
         lists,
     )
-    assert [(each.code, each.item_id) for each in more] == [
+    assert [(each.code, each.item_id) for each in later] == [
         ("popular", ""),
         ("related", ""),
         ("related", ""),
@@ -103,12 +109,12 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
         ("popular", ""),
         ("popular", ""),
     ]
-    assert [more[at].text for at in (0, 4, 5)] == [
+    assert [later[at].text for at in (0, 4, 5)] == [
         "Popular right now",
         "Popular today",
         "Popular today",
     ], "of a device that is not known"
-    assert {each.code for each in (*told, *more)} <= set(CODES)
+    assert {each.code for each in (*explanations, *later)} <= set(CODES)
 
 
 def test_nothing_shown_needs_no_reason(index, tables):

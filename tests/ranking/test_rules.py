@@ -24,8 +24,8 @@ def mask(index, *rules, **settings_):
     return compile_rules(rules).mask(Request(index, np.arange(len(index)), now=NOW, **settings_))
 
 
-def numbers(index, kept):
-    return sorted(int(index.ids[row][1:]) for row in np.flatnonzero(kept))
+def numbers(index, satisfied):
+    return sorted(int(index.ids[row][1:]) for row in np.flatnonzero(satisfied))
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def numbers(index, kept):
         ("True", lambda i: True),
     ],
 )
-def test_a_rule_means_what_python_says(index, rule, expected):
-    kept = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10})
-    assert numbers(index, kept) == [i for i in range(world.ITEMS) if expected(i)]
+def test_a_rule_agrees_with_python(index, rule, expected):
+    satisfied = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10})
+    assert numbers(index, satisfied) == [i for i in range(world.ITEMS) if expected(i)]
 
 
 OPERANDS = st.sampled_from(
@@ -88,8 +88,8 @@ EXPRESSIONS = st.recursive(
 
 @settings(deadline=None)
 @given(EXPRESSIONS)
-def test_any_rule_means_what_python_says(index, rule):
-    kept = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10.0})
+def test_any_rule_agrees_with_python(index, rule):
+    satisfied = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10.0})
 
     class Fields:
         def __init__(self, **fields):
@@ -101,7 +101,7 @@ def test_any_rule_means_what_python_says(index, rule):
         Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4])
         for i in range(world.ITEMS)
     ]
-    assert numbers(index, kept) == [
+    assert numbers(index, satisfied) == [
         i for i in range(world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})
     ]
 
@@ -136,7 +136,7 @@ def test_parts_of_a_list(index):
     assert compile_rules(["'warm' not in item.tags"]).mask(request).tolist() == [False, True, True]
 
 
-def test_seen_looks_at_the_recent_sequence_and_its_time(index):
+def test_seen_reads_the_recent_sequence_and_its_time(index):
     sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
     sequence = dataclasses.replace(sequence, ts=np.array([NOW - 40 * DAY, NOW - 2 * DAY]))
     assert numbers(index, ~mask(index, "not seen", recent=sequence)) == [3, 5]
@@ -287,7 +287,7 @@ def test_what_cannot_hold_or_names_no_field_is_refused(rule, message):
 
 
 @pytest.mark.parametrize(
-    ("rule", "place"),
+    ("rule", "position"),
     [
         ("not seen(30d) and order.price > 1", "column 19"),
         ("not seen(30d) and item.price ><", "column 31"),
@@ -299,8 +299,8 @@ def test_what_cannot_hold_or_names_no_field_is_refused(rule, message):
         ("item.stock > 0  # seen(30d)\n\u2028and order.price > 1", "line 2, column"),
     ],
 )
-def test_errors_say_where_in_the_text_they_are(rule, place):
-    with pytest.raises(DeclarationError, match=f": {place}"):
+def test_errors_say_where_in_the_text_they_are(rule, position):
+    with pytest.raises(DeclarationError, match=f": {position}"):
         compile_rules([rule])
 
 
@@ -313,15 +313,15 @@ def test_a_rule_may_stand_on_several_lines(index):
         i for i in range(world.ITEMS) if i % 3 > 0 and i * 2 < 50
     ]
     two = compile_rules(["not seen(30d)\nand item.stock > 0", "item.title != 'seen(30d)'"])
-    assert [one.everybody for one in two.rules] == [False, True]
+    assert [one.is_item_only for one in two.rules] == [False, True]
 
 
-def test_what_is_missing_can_be_asked_for(index):
-    fresh = [
+def test_missing_values_can_be_tested(index):
+    unseen = [
         NewItem("n1", {"title": "New"}, NOW),
         NewItem("n2", {"category": "hats", "price": 1}, NOW),
     ]
-    later = with_items(index, fresh)
+    later = with_items(index, unseen)
     request = Request(
         later,
         later.find_ids(["n1", "n2"]),
@@ -344,7 +344,7 @@ def test_what_is_missing_can_be_asked_for(index):
         assert compile_rules([rule]).mask(request).tolist() == expected, rule
 
 
-def test_rules_for_everybody_are_told_from_those_of_a_request():
+def test_item_only_rules_are_distinguished_from_request_rules():
     texts = [
         "item.stock > 0 and item.id != 'i3'",
         "item.age_days < 3",
@@ -366,7 +366,7 @@ def test_a_text_where_a_list_belongs_is_refused(name):
         Slot("home", **{name: ("purchase")})
 
 
-def test_a_slot_is_held_against_what_is_declared():
+def test_a_slot_is_checked_against_the_declarations():
     slot = Slot("home", boosts=[Boost("user.odrers > 2", 2.0)], caps=[Cap("shwon", 3)])
     with pytest.raises(
         DeclarationError, match=r"there is no user.odrers\n  fix: did you mean user.orders\?"
@@ -412,7 +412,7 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
 
 
 @pytest.mark.parametrize(
-    ("declare", "told"),
+    ("declare", "message"),
     [
         (
             lambda: Slot("home", explore={"rate": 0.1}),
@@ -440,6 +440,6 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
         (lambda: Quota("brand", 1.5), "Quota brand, most: expected a whole number, got 1.5"),
     ],
 )
-def test_a_declaration_of_another_kind_is_refused_by_name(declare, told):
-    with pytest.raises(DeclarationError, match=told):
+def test_a_declaration_of_another_kind_is_refused_by_name(declare, message):
+    with pytest.raises(DeclarationError, match=message):
         declare()

@@ -29,34 +29,41 @@ def encoder(**changes):
 
 
 @pytest.fixture(scope="module")
-def plain_table(tables):
+def reference_table(tables):
     """Item → what goes with it, as a dictionary of dictionaries."""
     names = {hash64(world.item_id(number)): world.item_id(number) for number in range(world.ITEMS)}
-    told = {}
+    table = {}
     for key, item in names.items():
-        found = tables.neighbours(np.array([key], np.uint64))
-        told[item] = {
+        neighbours = tables.neighbours(np.array([key], np.uint64))
+        table[item] = {
             names[each]: weight
-            for each, weight in zip(found.keys.tolist(), found.weights.tolist(), strict=True)
+            for each, weight in zip(
+                neighbours.keys.tolist(), neighbours.weights.tolist(), strict=True
+            )
         }
-    return told
+    return table
 
 
-def declared(one: Similarity) -> declare.Similarity:
+def declared(column: Similarity) -> declare.Similarity:
     return similarity(
-        one.name, of=one.of, table=one.table, how=one.how, length=one.length, decay=one.decay
+        column.name,
+        of=column.of,
+        table=column.table,
+        how=column.how,
+        length=column.length,
+        decay=column.decay,
     )
 
 
-def reference(one: Similarity, recent, candidate, table):
+def reference(column: Similarity, recent, candidate, table):
     items = [world.item_id(number) for number in recent]
-    return reference_learned.similarity(declared(one), items, world.item_id(candidate), table)
+    return reference_learned.similarity(declared(column), items, world.item_id(candidate), table)
 
 
-def encoded(made, index, tables, candidates, recent, lists=None):
+def encoded(fitted, index, tables, candidates, recent, lists=None):
     rows, keys = world.make_rows(candidates, recent=recent), world.keys_of(candidates)
     lists = lists or world.lists_of(tables, recent)
-    return made.encode_request(rows, keys, index, live=made.read_live(lists, rows, keys))
+    return fitted.encode_request(rows, keys, index, live=fitted.read_live(lists, rows, keys))
 
 
 def bits(values):
@@ -68,63 +75,61 @@ def bits(values):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 45), max_size=8), st.lists(st.integers(0, 45), max_size=14))
-def test_the_bits_are_those_of_the_reference(index, tables, plain_table, candidates, recent):
-    made = encoder()
-    matrix = encoded(made, index, tables, candidates, recent)
-    for one in made.similarities:
-        expected = [reference(one, recent, each, plain_table) for each in candidates]
-        assert bits(matrix[:, made.names.index(one.name)]) == bits(expected)
+def test_the_bits_are_those_of_the_reference(index, tables, reference_table, candidates, recent):
+    fitted = encoder()
+    matrix = encoded(fitted, index, tables, candidates, recent)
+    for column in fitted.similarities:
+        expected = [reference(column, recent, each, reference_table) for each in candidates]
+        assert bits(matrix[:, fitted.names.index(column.name)]) == bits(expected)
 
 
-def test_a_sequence_of_another_length_than_the_lists_were_asked_for_is_looked_up_itself(
-    index, tables, plain_table
-):
+def test_a_sequence_of_another_length_is_looked_up_separately(index, tables, reference_table):
     """The lists of a request are of its newest ten items; a similarity may look at more, or at
     another sequence.
     """
-    made, recent = (
+    fitted, recent = (
         encoder(similarities=(Similarity("sum", "recent", length=14),), computed=("sum",)),
         list(range(14)),
     )
-    found = encoded(made, index, tables, [20], recent, world.lists_of(tables, [39]))
-    assert bits(found[:, made.names.index("sum")]) == bits(
-        [reference(made.similarities[0], recent, 20, plain_table)]
+    matrix = encoded(fitted, index, tables, [20], recent, world.lists_of(tables, [39]))
+    assert bits(matrix[:, fitted.names.index("sum")]) == bits(
+        [reference(fitted.similarities[0], recent, 20, reference_table)]
     )
 
 
-def test_what_goes_with_the_last_items_you_see_at_once(index, tables, plain_table):
-    made, table = encoder(), plain_table
+def test_neighbours_of_the_last_items_by_example(index, tables, reference_table):
+    fitted, table = encoder(), reference_table
     first, second = sorted(table, key=lambda item: -len(table[item]))[:2]
-    both = sorted(set(table[first]) & set(table[second]) - {first, second})[0]
-    numbers = [int(item.removeprefix("i")) for item in (first, second, both)]
-    matrix = encoded(made, index, tables, numbers[2:], numbers[:2])
-    sums, best, last = (float(matrix[0, made.names.index(name)]) for name in NAMES)
-    assert sums == np.float32(table[second][both] + 0.8 * table[first][both])
-    assert best == np.float32(max(table[second][both], 0.5 * table[first][both]))
-    assert last == np.float32(table[second][both])
+    common = sorted(set(table[first]) & set(table[second]) - {first, second})[0]
+    numbers = [int(item.removeprefix("i")) for item in (first, second, common)]
+    matrix = encoded(fitted, index, tables, numbers[2:], numbers[:2])
+    sums, best, last = (float(matrix[0, fitted.names.index(name)]) for name in NAMES)
+    assert sums == np.float32(table[second][common] + 0.8 * table[first][common])
+    assert best == np.float32(max(table[second][common], 0.5 * table[first][common]))
+    assert last == np.float32(table[second][common])
 
 
 def test_missing_without_a_past_and_with_an_unknown_past_and_nothing_for_an_unknown_item(
     index, tables
 ):
-    made = encoder(computed=("sum",))
-    at = made.names.index("sum")
+    fitted = encoder(computed=("sum",))
+    at = fitted.names.index("sum")
     for recent in ([], [9999]):
-        assert np.isnan(encoded(made, index, tables, [1, 2], recent)[:, at]).all()
-    known, unknown = encoded(made, index, tables, [1, 9999], [3])[:, at]
-    assert known > 0 == unknown
+        assert np.isnan(encoded(fitted, index, tables, [1, 2], recent)[:, at]).all()
+    indexed, unindexed = encoded(fitted, index, tables, [1, 9999], [3])[:, at]
+    assert indexed > 0 == unindexed
     rows, keys = world.make_rows([1, 2], recent=[3]), world.keys_of([1, 2])
-    assert np.isnan(made.encode_request(rows, keys, index)[:, at]).all(), "without live columns"
+    assert np.isnan(fitted.encode_request(rows, keys, index)[:, at]).all(), "without live columns"
 
 
 def test_an_encoder_is_read_back_with_its_similarities_and_refuses_what_is_none():
     import msgspec
 
-    made = encoder()
-    data = msgspec.json.encode(msgspec.structs.replace(made, format=FORMAT))
-    assert read_encoder(data, where="encoder.json").similarities == made.similarities
+    fitted = encoder()
+    data = msgspec.json.encode(msgspec.structs.replace(fitted, format=FORMAT))
+    assert read_encoder(data, where="encoder.json").similarities == fitted.similarities
     assert (
-        made.told()["best"]
+        fitted.told()["best"]
         == "largest of what goes with the last 5 items of recent, times 0.5 ** age, by cooccurrence"
     )
     for wrong, message in (
@@ -164,10 +169,10 @@ def test_a_feature_set_gives_the_encoder_what_it_declares():
             similarity("near", of="recent", length=4, decay=0.9, how="max"),
         ]
     )
-    kept = {"similarities": features.similarities, "computed": ("age_days",)}
-    made = fit_encoder(world.COLUMNS, np.zeros((0, 2), np.uint64), **kept)
-    assert made.similarities == (Similarity("near", "recent", "cooccurrence", "max", 4, 0.9),)
-    assert made.computed == ("age_days", "near")
+    settings = {"similarities": features.similarities, "computed": ("age_days",)}
+    fitted = fit_encoder(world.COLUMNS, np.zeros((0, 2), np.uint64), **settings)
+    assert fitted.similarities == (Similarity("near", "recent", "cooccurrence", "max", 4, 0.9),)
+    assert fitted.computed == ("age_days", "near")
     assert fit_encoder(
-        world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **kept
+        world.COLUMNS, np.zeros((0, 2), np.uint64), leave_out=("near",), **settings
     ).computed == ("age_days",)

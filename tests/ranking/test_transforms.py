@@ -34,7 +34,7 @@ from tailorbird.ranking.steps import (
     Vectors,
     log1p,
 )
-from tailorbird.ranking.together import ROWS_AT_ONCE, together
+from tailorbird.ranking.together import ROWS_AT_ONCE, group_transforms
 from tailorbird.ranking.transforms import Output
 
 GOLDEN_LOG1P = [
@@ -89,7 +89,7 @@ def floats32(*values):
     return np.array(values, np.float32)
 
 
-def test_each_numeric_step_does_what_it_says():
+def test_each_numeric_step():
     x = floats32(-math.inf, -3, 0, 1, math.inf, math.nan)
     logged = Output("x", "x", (Log(),)).apply(x)
     np.testing.assert_allclose(
@@ -128,18 +128,18 @@ def test_a_rank_is_linear_between_cut_points_and_the_middle_of_a_tie():
     )
 
 
-def test_each_categorical_step_does_what_it_says():
+def test_each_categorical_step():
     keys = np.array([0, HATS, COATS, hash64("boats")], np.uint64)
-    made = {output.name: output.apply(keys) for output in CATEGORICAL}
-    np.testing.assert_array_equal(made["category"], [0, 2, 3, 1])
-    np.testing.assert_array_equal(made["filled"], [3, 2, 3, 1])
+    by_name = {output.name: output.apply(keys) for output in CATEGORICAL}
+    np.testing.assert_array_equal(by_name["category"], [0, 2, 3, 1])
+    np.testing.assert_array_equal(by_name["filled"], [3, 2, 3, 1])
     np.testing.assert_array_equal(
-        made["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))]
+        by_name["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))]
     )
-    np.testing.assert_allclose(made["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
-    np.testing.assert_array_equal(made["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
-    np.testing.assert_array_equal(made["device_missing"], [1, 0, 0, 0])
-    np.testing.assert_array_equal(made["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
+    np.testing.assert_allclose(by_name["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(by_name["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
+    np.testing.assert_array_equal(by_name["device_missing"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(by_name["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
 
 
 @given(
@@ -150,8 +150,8 @@ def test_each_categorical_step_does_what_it_says():
 def test_the_logarithm_is_the_logarithm(x):
     getcontext().prec = 60
     exact = float((Decimal(1) + Decimal(x)).ln()) if x > 1e-25 else x
-    found = float(log1p(np.array([x]))[0])
-    assert found == pytest.approx(exact, rel=1e-15, abs=1e-320)
+    actual = float(log1p(np.array([x]))[0])
+    assert actual == pytest.approx(exact, rel=1e-15, abs=1e-320)
 
 
 def test_the_logarithm_has_the_bits_that_it_always_had():
@@ -160,16 +160,16 @@ def test_the_logarithm_has_the_bits_that_it_always_had():
 
 
 @given(arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)), st.data())
-def test_a_value_is_the_same_however_many_come_with_it(x, data):
+def test_a_value_is_independent_of_the_batch(x, data):
     picked = data.draw(st.lists(st.integers(0, max(len(x) - 1, 0)), max_size=10)) if len(x) else []
     for output in NUMERIC:
-        whole = output.apply(x)
-        assert whole.dtype == np.float32
+        bulk = output.apply(x)
+        assert bulk.dtype == np.float32
         np.testing.assert_array_equal(
-            whole[picked].view(np.uint32), output.apply(x[picked]).view(np.uint32)
+            bulk[picked].view(np.uint32), output.apply(x[picked]).view(np.uint32)
         )
-        assert not np.isinf(whole).any()
-        assert not np.isnan(whole).any() or not any(isinstance(step, Fill) for step in output.steps)
+        assert not np.isinf(bulk).any()
+        assert not np.isnan(bulk).any() or not any(isinstance(step, Fill) for step in output.steps)
 
 
 @given(st.lists(st.lists(st.integers(0, 50), max_size=9), min_size=1, max_size=6))
@@ -180,7 +180,7 @@ def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
         encoder.encode_request(each, world.keys_of(candidates), index)
         for each, candidates in zip(rows, requests, strict=True)
     ]
-    whole = encoder.encode(
+    bulk = encoder.encode(
         np.concatenate([each.numeric for each in rows]),
         np.concatenate([each.categorical for each in rows]),
         np.concatenate([world.keys_of(candidates) for candidates in requests]),
@@ -191,8 +191,8 @@ def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
         np.full(len(requests), rows[0].t),
         index,
     )
-    assert whole.shape[1] == len(encoder.names)
-    np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
+    assert bulk.shape[1] == len(encoder.names)
+    np.testing.assert_array_equal(bulk.view(np.uint32), np.concatenate(singles).view(np.uint32))
 
 
 KINDS = {
@@ -230,8 +230,12 @@ def test_together_they_give_the_bits_that_each_gives_alone(index, data):
         )
     )
     matrix = encoder.encode_request(rows, keys, index)
-    plain = make_encoder((), numeric=("price", "clicks"), computed=("age_days",), position=True)
-    sources = dict(zip(plain.names, plain.encode_request(rows, keys, index).T, strict=True))
+    untransformed = make_encoder(
+        (), numeric=("price", "clicks"), computed=("age_days",), position=True
+    )
+    sources = dict(
+        zip(untransformed.names, untransformed.encode_request(rows, keys, index).T, strict=True)
+    )
     for output in outputs:
         source = rows.categorical[:, 0] if output.column == "category" else sources[output.column]
         alone = output.apply(source).reshape(9, -1)
@@ -258,9 +262,9 @@ def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
         )
         for bins, column in zip((3, 100, 126), columns, strict=True)
     ]
-    (block,) = together(outputs)
-    for output, column, made in zip(outputs, columns, block.apply(columns), strict=True):
-        np.testing.assert_array_equal(made.view(np.uint32), output.apply(column).view(np.uint32))
+    (block,) = group_transforms(outputs)
+    for output, column, actual in zip(outputs, columns, block.apply(columns), strict=True):
+        np.testing.assert_array_equal(actual.view(np.uint32), output.apply(column).view(np.uint32))
 
 
 def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
@@ -275,8 +279,8 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
     )
     rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
     none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
-    known = np.array([0.1, 0.6])
-    made = encoder.encode(
+    learned = np.array([0.1, 0.6])
+    matrix = encoder.encode(
         rows.numeric,
         rows.categorical,
         keys,
@@ -285,9 +289,9 @@ def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
         np.array([rows.t]),
         index,
         None,
-        {"rate": known},
+        {"rate": learned},
     )
-    np.testing.assert_array_equal(made[:, 0], ((known - 0.1) / 0.5).astype(np.float32))
+    np.testing.assert_array_equal(matrix[:, 0], ((learned - 0.1) / 0.5).astype(np.float32))
 
 
 def test_a_transform_may_be_made_of_the_position(index):
@@ -296,7 +300,7 @@ def test_a_transform_may_be_made_of_the_position(index):
     np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, 0], [-1, -1])
 
 
-def test_sizes_of_embeddings_and_what_nothing_looks_like():
+def test_embedding_sizes_and_the_missing_row():
     encoder = make_encoder(
         vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4]
     )
@@ -310,46 +314,47 @@ def test_sizes_of_embeddings_and_what_nothing_looks_like():
     assert math.isnan(absent["share"])
 
 
-def test_it_says_of_each_column_what_it_is():
-    told = make_encoder(numeric=("price",)).told()
-    assert told["price"] == "as read"
-    assert told["logged"] == (
+def test_each_column_is_described():
+    descriptions = make_encoder(numeric=("price",)).told()
+    assert descriptions["price"] == "as read"
+    assert descriptions["logged"] == (
         "price: log, clip to [-1, 2], standardise (mean 0.3, deviation 0.7), missing is the "
         "median 0.1"
     )
     assert (
-        told["rate"] == "category: rate of click by 2 values, drawn to the mean 0.0625 by 20 rows"
+        descriptions["rate"]
+        == "category: rate of click by 2 values, drawn to the mean 0.0625 by 20 rows"
     )
-    assert told["place_1"] == told["place_0"]
+    assert descriptions["place_1"] == descriptions["place_0"]
 
 
 def test_it_survives_the_file():
     encoder = make_encoder()
-    again = read_encoder(msgspec.json.encode(encoder), where="here")
-    assert again == encoder
+    decoded = read_encoder(msgspec.json.encode(encoder), where="here")
+    assert decoded == encoder
     assert "step" in json.loads(msgspec.json.encode(encoder))["transforms"][0]["steps"][0]
 
 
 def test_a_file_of_another_version_is_refused_and_says_what_to_do():
     """One from before formats were told is of format 1."""
     old = b'{"columns":{"numeric":["price"],"categorical":[],"sequences":["recent"]},"numeric":["price"],"computed":["popularity"]}'
-    for data, found in (
+    for data, file_format in (
         (old, 1),
         (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), FORMAT + 1),
     ):
         with pytest.raises(
-            BundleError, match=f"has the format {found}, this version reads {FORMAT}"
+            BundleError, match=f"has the format {file_format}, this version reads {FORMAT}"
         ) as caught:
             read_encoder(data, where="bundle v7")
         assert caught.value.fix == "tailorbird train"
 
 
 def with_step(step, column="price"):
-    plain = json.loads(msgspec.json.encode(make_encoder(())))
-    plain["transforms"] = [
+    document = json.loads(msgspec.json.encode(make_encoder(())))
+    document["transforms"] = [
         {"name": "x", "column": column, "steps": step if isinstance(step, list) else [step]}
     ]
-    return json.dumps(plain).encode()
+    return json.dumps(document).encode()
 
 
 def with_sources(*names):
@@ -359,7 +364,7 @@ def with_sources(*names):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (with_step({"step": "standardise", "mean": 0, "std": 0}), "deviation"),
         (with_step({"step": "standardise", "mean": 0, "std": None}), "cannot be read"),
@@ -429,17 +434,17 @@ def with_sources(*names):
         (b"\xff", "cannot be read"),
     ],
 )
-def test_a_damaged_or_inconsistent_file_is_refused(data, told):
-    with pytest.raises(BundleError, match=told) as caught:
+def test_a_damaged_or_inconsistent_file_is_refused(data, message):
+    with pytest.raises(BundleError, match=message) as caught:
         read_encoder(data, where="bundle v7")
     assert str(caught.value).startswith("bundle v7: ")
 
 
 def leaves(value, path=()):
-    """Where each value of a document stands."""
+    """Yield the path of each value of a document."""
     if isinstance(value, dict | list) and value:
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(each, (*path, key))
+        for key, element in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(element, (*path, key))
     yield path
 
 
@@ -474,9 +479,9 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
         outputs=NUMERIC + CATEGORICAL[1:],
         candidates=CandidateColumns(("popular:24h", "item_knn:2")),
     )
-    plain = json.loads(msgspec.json.encode(made))
-    *path, last = data.draw(st.sampled_from([path for path in leaves(plain) if path]))
-    holder = plain
+    document = json.loads(msgspec.json.encode(made))
+    *path, last = data.draw(st.sampled_from([path for path in leaves(document) if path]))
+    holder = document
     for key in path:
         holder = holder[key]
     if data.draw(st.booleans()):
@@ -484,7 +489,7 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
     else:
         del holder[last]
     try:
-        encoder = read_encoder(json.dumps(plain).encode(), where="here")
+        encoder = read_encoder(json.dumps(document).encode(), where="here")
         # A matrix of other columns than the manifest names is refused by the bundle.
         if encoder.columns == world.COLUMNS:
             with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""A tiny shop with an index, a trained model and a bundle, for tests of what loads and scores one."""
+"""A tiny shop with an index, a trained model and a bundle, for tests."""
 
 import json
 from dataclasses import dataclass, field

@@ -63,11 +63,11 @@ class Stream:
             return reader.read(0, bytes_max=1 << 40)
 
     def rows(self, kind):
-        found = []
+        result_rows = []
         for stored in self.blocks():
             if stored.block.kind == kind:
-                found += table(stored.block).to_pylist()
-        return found
+                result_rows += table(stored.block).to_pylist()
+        return result_rows
 
     def events(self, *columns):
         """Routed events in order: as dicts, or as tuples of the columns."""

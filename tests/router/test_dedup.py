@@ -35,7 +35,7 @@ def entries(*rows):
 
 def take(index, connection, batch, lasting=()):
     """A step of the router: the rows that are repeats; the others are added and saved."""
-    repeats = index.repeats(batch)
+    repeats = index.find_duplicates(batch)
     mask = np.ones(len(batch), bool)
     mask[list(repeats)] = False
     index.add(batch[mask])
@@ -125,7 +125,7 @@ def test_many_entries_are_found_again_and_others_are_not(connection):
     assert connection.execute("SELECT count(*) FROM dedup_run").get == 0
     assert connection.execute("SELECT count(*) FROM dedup_segment").get == 4
     order = random.permutation(5_000)
-    repeats = index.repeats(made[order])
+    repeats = index.find_duplicates(made[order])
     assert sorted(order[list(repeats)].tolist()) == list(range(4_000))
 
 

@@ -1,9 +1,9 @@
-"""What is added to an event from itself alone."""
+"""Enrichment of an event from its own fields."""
 
 import pytest
 
 from tailorbird.events import HOUR, MINUTE
-from tailorbird.router.enrich import agent_class, local_hour, rest_as_text
+from tailorbird.router.enrich import classify_agent, encode_other_properties, local_hour
 
 PEOPLE = [
     None,
@@ -31,12 +31,12 @@ BOTS = [
 
 @pytest.mark.parametrize("user_agent", PEOPLE)
 def test_browsers_are_people(user_agent):
-    assert agent_class(user_agent) == "person"
+    assert classify_agent(user_agent) == "person"
 
 
 @pytest.mark.parametrize("user_agent", BOTS)
 def test_crawlers_and_scripts_are_bots(user_agent):
-    assert agent_class(user_agent) == "bot"
+    assert classify_agent(user_agent) == "bot"
 
 
 def test_the_local_hour_follows_the_clients_offset_and_is_of_utc_without_one():
@@ -53,7 +53,7 @@ def test_the_local_hour_follows_the_clients_offset_and_is_of_utc_without_one():
 
 def test_properties_with_a_column_are_not_repeated_in_the_text():
     assert (
-        rest_as_text({"price": 1, "query": "x", "b": 1, "a": {"d": 1, "c": 2}})
+        encode_other_properties({"price": 1, "query": "x", "b": 1, "a": {"d": 1, "c": 2}})
         == '{"a":{"c":2,"d":1},"b":1}'
     )
-    assert rest_as_text({"price": 1}) is None
+    assert encode_other_properties({"price": 1}) is None

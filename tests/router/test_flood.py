@@ -64,8 +64,8 @@ def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, 
             while router.step(2_000).rows:
                 pass
             memory = router._memory
-            held = memory.identity.bytes + memory.users.bytes + memory.items.bytes
-            assert 0 < held <= SMALL
+            cached_bytes = memory.identity.bytes + memory.users.bytes + memory.items.bytes
+            assert 0 < cached_bytes <= SMALL
             used.append(resident_bytes())
     assert min(used[4:]) - max(used[:2]) < 1.5 * IDS * 600, (
         "three rounds take half of what they say, let alone as objects"
@@ -93,12 +93,12 @@ def test_who_and_what_was_flooded_out_of_memory_is_still_known(stream):
         ]
         stream.post(*clicks)
         assert router.step().accepted == 4
-    found = [
+    persons = [
         row
         for row in stream.events("type", "person", "user_version", "item_version")
         if row[0] == "click"
     ]
-    assert [row[1:] for row in found] == [
+    assert [row[1:] for row in persons] == [
         ("u0", "user0", "item0"),
         ("u1", "user1", "item1"),
         (f"u{IDS - 1}", f"user{IDS - 1}", f"item{IDS - 1}"),

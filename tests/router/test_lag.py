@@ -1,6 +1,4 @@
-"""How far router, lake and worker are behind each log, on files and on topics; whoever has read all
-waits for nothing.
-"""
+"""Lag of router, lake and worker in each log, on files and on topics."""
 
 from uuid import uuid4
 
@@ -112,10 +110,12 @@ def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path,
         lambda address, **settings: [made.append(address), make(address, **settings)][1],
     )
     with LagMeter(site.stream, tmp_path / "lake", lambda: {"worker": 1}) as meter:
-        found = lags(meter)
-    assert {log for reader, log in found if reader == "router"} == {f"raw-{door}" for door in doors}
-    assert found["router", "raw-door-3"] == (1, 1, NOW + S)
-    assert found["worker", "routed"][0] > 0
+        measured = lags(meter)
+    assert {log for reader, log in measured if reader == "router"} == {
+        f"raw-{door}" for door in doors
+    }
+    assert measured["router", "raw-door-3"] == (1, 1, NOW + S)
+    assert measured["worker", "routed"][0] > 0
     assert len(made) == 1
     with LagMeter(site.stream, tmp_path / "lake", dict, producer="door-3") as meter:
         assert lags(meter) == {("router", "raw-door-3"): (1, 1, NOW + S)}

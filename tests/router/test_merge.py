@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailorbird.events import HOUR, SECOND, Receipt
-from tailorbird.router.merge import Run, merged
+from tailorbird.router.merge import LogBatch, merge_by_receipt
 from tailorbird.stream import Block, EmbeddedReader, Stored
 
 NOW = 1_764_072_000_000_000
@@ -16,14 +16,14 @@ ROUNDS = 15
 
 
 def answer(number):
-    known = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
+    response = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
     return {
         "event_id": f"a{number}",
         "type": "answer",
         "user_id": "u1",
         "request_id": f"r{number}",
         "items": ["i1"],
-        "answer": known,
+        "answer": response,
     }
 
 
@@ -71,7 +71,7 @@ def received(stream):
 
 
 def clicks(stream):
-    found = [row for row in stream.events() if row["type"] == "click"]
+    click_rows = [row for row in stream.events() if row["type"] == "click"]
     return [
         (
             row["event_id"],
@@ -81,7 +81,7 @@ def clicks(stream):
             row["person"],
             row["item_version"],
         )
-        for row in found
+        for row in click_rows
     ]
 
 
@@ -149,12 +149,12 @@ def test_an_answer_that_comes_while_the_logs_are_read_is_not_overtaken(stream, m
     read, posted = EmbeddedReader.read, []
 
     def read_and_post(reader, start, *, bytes_max=8 << 20):
-        found = read(reader, start, bytes_max=bytes_max)
+        blocks = read(reader, start, bytes_max=bytes_max)
         if reader.partition == "serve-1" and not posted:
             posted.append(True)
             stream.post(answer(0), producer="serve-1", source="server", received_at=NOW + SECOND)
             stream.post(click(0), producer="serve-2", received_at=NOW + 4 * SECOND)
-        return found
+        return blocks
 
     monkeypatch.setattr(EmbeddedReader, "read", read_and_post)
     stream.route()
@@ -188,10 +188,10 @@ def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
     while any(positions[producer] < len(blocks) for producer, blocks in stored.items()):
         limit = limits[len(routed) % len(limits)]
         runs = [
-            Run(producer, blocks[at : at + limit], len(blocks), at + limit < len(blocks))
+            LogBatch(producer, blocks[at : at + limit], len(blocks), at + limit < len(blocks))
             for (producer, blocks), at in zip(stored.items(), positions.values(), strict=True)
         ]
-        step = merged(runs)
+        step = merge_by_receipt(runs)
         assert step
         for body in step:
             assert body.stored.offset == positions[body.producer], (

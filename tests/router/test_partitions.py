@@ -37,12 +37,12 @@ class Parted(Topics):
         )
 
     def router(self):
-        self.stream._found.clear()
+        self.stream._listed_producers.clear()
         return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
     def share(self, number):
         """The router of one partition, on a machine of its own."""
-        self.stream._found.clear()
+        self.stream._listed_producers.clear()
         folder = self.folder / f"machine-{uuid4().hex[:6]}"
         folder.mkdir()
         return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))
@@ -56,7 +56,7 @@ def parted(servers, tmp_path):
 
 
 def profiles():
-    """What any event may name: items, users, and that u0 is u1, who is u2, who is u3."""
+    """Return profiles that any event may refer to: items, users, and merges of u0 to u3."""
     items = [
         {
             "event_id": f"i{n}",
@@ -90,9 +90,7 @@ def profiles():
 
 
 def traffic(number):
-    """What some visitors do: an answer, who they are, clicks with and without a user, a repeat, and
-    rubbish.
-    """
+    """Return events of some visitors: a response, identifies, clicks, a duplicate, invalid rows."""
     events = []
     for index, anonymous_id in enumerate(PEOPLE):
         visitor = {"anonymous_id": anonymous_id}
@@ -215,8 +213,8 @@ def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
         assert end == blocks[-1].end
         for start in (2, end // 3, end // 2, end - 1):
             with open_reader(parted.stream.routed) as fresh:
-                found = fresh.read(start, bytes_max=1)
-            assert found == [one for one in blocks if one.offset <= start < one.end]
+                stored_blocks = fresh.read(start, bytes_max=1)
+            assert stored_blocks == [one for one in blocks if one.offset <= start < one.end]
         position, pieces = 1, []
         while more := reader.read(position, bytes_max=5_000):
             pieces += more
@@ -225,7 +223,7 @@ def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
 
 
 def test_a_profile_stands_before_the_events_that_carry_it(parted):
-    """Routers of their own, stepped as it happens: nobody takes a profile before the order has it."""
+    """Routers stepped in any order: none applies a profile before the order has it."""
     parted.post(*profiles())
     routers = [parted.share(number) for number in range(COUNT)]
     from tailorbird.router.order import Sequencer
@@ -355,17 +353,17 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
     receipt = Receipt(NOW, encoding=encoding)
     accepted, refused = check(body, receipt, PLAN)
     parts = cut(body, receipt, count)
-    found_accepted, found_refused = [], []
+    part_accepted, part_refused = [], []
     for number, (part, rows) in parts.items():
         taken, left = check(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
         fields = Fields.of([msgspec.structs.astuple(one.event) for one in taken])
         assert own_rows(fields, number, count) == list(range(len(taken)))
-        found_accepted += [one.event for one in taken]
-        found_refused += [(one.code, one.path, one.message, one.body) for one in left]
+        part_accepted += [one.event for one in taken]
+        part_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr
-    assert sorted(found_accepted, key=key) == sorted((one.event for one in accepted), key=key)
-    assert sorted(found_refused, key=key) == sorted(
+    assert sorted(part_accepted, key=key) == sorted((one.event for one in accepted), key=key)
+    assert sorted(part_refused, key=key) == sorted(
         ((one.code, one.path, one.message, one.body) for one in refused), key=key
     )
 
@@ -373,5 +371,8 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
 def test_visitors_spread_over_the_partitions_and_a_body_of_one_visitor_stays_as_it_is():
     places = [partition_of("click", None, f"v{number}", 4) for number in range(400)]
     assert all(70 < places.count(number) < 130 for number in range(4))
-    body = b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
+    body = (
+        b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n'
+        b' {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
+    )
     assert list(cut(body, Receipt(NOW), 4).values()) == [(body, 2)]

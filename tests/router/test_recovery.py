@@ -86,8 +86,8 @@ def fill(stream):
         )
 
 
-def whole(stream):
-    """What an undisturbed router writes, for comparison."""
+def stored_rows(stream):
+    """Return what a router wrote, for comparison."""
     with stream.router() as router:
         while router.step(7).rows:
             pass
@@ -111,7 +111,7 @@ def test_a_kill_at_any_point_changes_nothing(new_stream, site, hit):
     env = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert whole(stream) == whole(undisturbed)
+    assert stored_rows(stream) == stored_rows(undisturbed)
 
 
 BODIES = st.lists(
@@ -237,7 +237,7 @@ def test_a_step_that_failed_can_be_repeated_by_the_same_router(stream):
     failed = stream.blocks()
     for path in stream.folder.glob("routed.db*"):
         path.unlink()
-    assert failed == whole(stream)
+    assert failed == stored_rows(stream)
 
 
 def test_a_damaged_tail_of_the_routed_log_stops_the_router(stream):

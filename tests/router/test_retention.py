@@ -1,6 +1,4 @@
-"""What was routed is deleted from topics behind a snapshot of each index, and nobody who starts
-afterwards misses anything.
-"""
+"""Routed rows are deleted from topics behind index snapshots, and later readers miss nothing."""
 
 import os
 import signal
@@ -26,7 +24,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from tests.router.test_retention import site, step_and_delete
-step_and_delete(site(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])), rows=25 * int(sys.argv[4]))
+folder, servers, prefix, count = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
+step_and_delete(site(folder, servers, prefix, count), rows=25 * count)
 """
 
 
@@ -57,7 +56,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
             more = router.step(rows).more
-        retention(site, keep_rows=keep_rows).look()
+        retention(site, keep_rows=keep_rows).prune()
         if not more:
             return
     raise AssertionError(f"not done after {times} steps")
@@ -69,11 +68,11 @@ def span(site):
 
 
 def catalogue(site):
-    found = Catalogue(site.stream.routed)
-    found.refresh()
-    found.stop()
-    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, set(
-        found._seen.ids
+    served = Catalogue(site.stream.routed)
+    served.refresh()
+    served.stop()
+    return {id_: (one.attributes, one.valid_from) for id_, one in served._items.items()}, set(
+        served._seen.ids
     )
 
 
@@ -125,13 +124,13 @@ def test_a_server_that_starts_later_knows_all_items(topics):
     with topics.router() as router:
         while router.step(50).rows:
             pass
-    whole = catalogue(topics)
-    assert whole[0]
+    expected = catalogue(topics)
+    assert expected[0]
     follower = Catalogue(topics.stream.routed)
     follower.refresh()
-    assert retention(topics).look() > 0
+    assert retention(topics).prune() > 0
     assert span(topics)[0] > 30
-    assert catalogue(topics) == whole
+    assert catalogue(topics) == expected
     topics.post(
         {
             "event_id": "p-new",
@@ -142,11 +141,11 @@ def test_a_server_that_starts_later_knows_all_items(topics):
         }
     )
     topics.route()
-    assert retention(topics).look() > 0
-    assert catalogue(topics)[0].keys() == whole[0].keys() | {"i-new"}
+    assert retention(topics).prune() > 0
+    assert catalogue(topics)[0].keys() == expected[0].keys() | {"i-new"}
     follower.refresh()  # one that was left behind begins anew
     follower.stop()
-    assert follower._items.keys() == whole[0].keys() | {"i-new"}
+    assert follower._items.keys() == expected[0].keys() | {"i-new"}
 
 
 def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, deleting_servers):
@@ -157,16 +156,16 @@ def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, dele
     with bare.router() as router:
         while router.step(50).rows:
             pass
-    assert retention(topics).look() == 0
+    assert retention(topics).prune() == 0
     assert span(topics)[0] == 1
     topics.post({"event_id": "x", "type": "click", "user_id": "u1", "item_id": "i1"})
     topics.route()
     end = span(topics)[1]
-    assert retention(topics, keep_rows=end).look() == 0
-    assert retention(topics, rows_min=end).look() == 0
+    assert retention(topics, keep_rows=end).prune() == 0
+    assert retention(topics, rows_min=end).prune() == 0
     from tailorbird.router.retention import Retention
 
-    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).look() > 0
+    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).prune() > 0
     assert 1 < span(topics)[0] <= 20
     bare.close()
 
@@ -182,7 +181,7 @@ def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_sn
     with elsewhere.router() as router:
         router.step(20)
     topics.route(rows_max=20)
-    retention(topics).look()
+    retention(topics).prune()
     begin, end = span(topics)
     with monkeypatch.context() as patched:
         patched.setattr(snapshots.Newest, "look", lambda self: None)
@@ -209,7 +208,7 @@ PLACES = {
 def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
     prefix = f"test-{uuid4().hex[:12]}"
     made = site(tmp_path / "one", deleting_servers, prefix, count)
-    whole = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
+    undisturbed = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
     try:
         child = [
             sys.executable,
@@ -221,7 +220,7 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
             str(count),
         ]
         for number, place in enumerate(PLACES[count]):
-            for each in (made, whole):
+            for each in (made, undisturbed):
                 fill_some(each, count, number)
             environment = {**os.environ, "TAILORBIRD_FAULTS": f"{place}=kill@1"}
             done = subprocess.run(
@@ -229,17 +228,17 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
             )
             assert done.returncode == -signal.SIGKILL, (place, done.stderr)
         step_and_delete(made, rows=400)
-        with open_router(whole.stream, PLAN, clock=SimulatedClock(NOW)) as router:
+        with open_router(undisturbed.stream, PLAN, clock=SimulatedClock(NOW)) as router:
             while router.step(100).more:
                 pass
-        assert catalogue(made) == catalogue(whole)
+        assert catalogue(made) == catalogue(undisturbed)
         assert span(made)[0] > 1
         ids = [row["event_id"] for row in made.events()]
         assert len(ids) == len(set(ids))
-        assert facts(made).items() <= facts(whole).items()
+        assert facts(made).items() <= facts(undisturbed).items()
     finally:
         made.close()
-        whole.close()
+        undisturbed.close()
 
 
 def fill_some(site, count, number):
@@ -250,7 +249,7 @@ def fill_some(site, count, number):
 
 
 def facts(site):
-    """What was decided of each event that is there still, whatever the order of partitions was."""
+    """Return the decisions on the remaining events, independent of the order of partitions."""
     return {
         row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"])
         for row in decided(site)

@@ -12,10 +12,10 @@ from tailorbird.stream import open_reader, routed_path
 
 def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
     clock, stop, answer = SystemClock(), threading.Event(), threading.Event()
-    asked = threading.Event()
+    requested = threading.Event()
 
     def released() -> int:
-        asked.set()
+        requested.set()
         answer.wait(60)
         return 0
 
@@ -27,7 +27,7 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
         )
         router.start()
         try:
-            assert asked.wait(30)
+            assert requested.wait(30)
             event = {
                 "event_id": "e1",
                 "type": "click",

@@ -1,4 +1,4 @@
-"""What the router decides about each event, through its public face: raw logs in, routed log out."""
+"""Decisions of the router through its public interface: raw logs in, routed log out."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ def answer(event_id="a1", request_id="r1", **fields):
         "items": ["i1", "i2", "i3"],
         "ts": NOW,
     }
-    known = {
+    response = {
         "slot": "home",
         "experiment": "x1",
         "arm": "model",
@@ -62,7 +62,7 @@ def answer(event_id="a1", request_id="r1", **fields):
         "query": "coat",
         "propensities": [1.0, 0.5, 0.25],
     }
-    return event | {"answer": known} | fields
+    return event | {"answer": response} | fields
 
 
 # --- columns, blocks, accounts
@@ -155,13 +155,13 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
         (2, "e2", "a", 0, 2),
         (3, "e3", "b", 0, 0),
     ]
-    kept = {
+    positions = {
         "user_attributes": ["plan"],
         "item_attributes": ["category", "price"],
         "received_at": stream.now,
     }
     assert [json.loads(one.block.receipt) for one in stored] == [
-        {"plan": stream.plan.version, "contract": 1, **kept}
+        {"plan": stream.plan.version, "contract": 1, **positions}
     ] * 3
 
 
@@ -297,7 +297,7 @@ def test_pruned_rows_are_not_given_again(stream):
 
 
 # --- repeats
-#  -------------------------------------------------------------------------------------------------------------
+#  -------------------------------------------------------------------------------------------------
 
 
 def test_a_repeat_is_dropped_in_the_same_body_the_same_step_and_later(stream):
@@ -352,7 +352,7 @@ def test_an_import_is_compared_by_the_time_that_its_source_gives(stream):
 
 
 def test_an_import_that_overlaps_one_of_long_ago_repeats_nothing(stream, monkeypatch):
-    monkeypatch.setattr(dedup, "_KEEP_SEGMENTS", 1)
+    monkeypatch.setattr(dedup, "_SEGMENTS_MIN", 1)
     monkeypatch.setattr(dedup.DedupIndex.__init__, "__kwdefaults__", {"segment_rows": 10})
     history = [view(f"h{day}", ts=NOW - (300 - day) * DAY) for day in range(10)]
     stream.post(*history, producer="import", source="import")
@@ -364,7 +364,7 @@ def test_an_import_that_overlaps_one_of_long_ago_repeats_nothing(stream, monkeyp
 
 
 # --- who
-#  -----------------------------------------------------------------------------------------------------------------
+#  -------------------------------------------------------------------------------------------------
 
 
 def test_a_person_is_the_user_else_the_one_identified_else_the_anonymous_id(stream):
@@ -409,7 +409,7 @@ def test_the_past_is_not_keyed_again(stream):
 
 
 # --- profiles
-#  ------------------------------------------------------------------------------------------------------------
+#  -------------------------------------------------------------------------------------------------
 
 
 def test_an_event_carries_the_version_that_applied_at_its_time(stream):
@@ -487,7 +487,7 @@ def test_an_attribute_declared_later_is_attached_from_then_on(stream):
 
 
 # --- answers
-#  -------------------------------------------------------------------------------------------------------------
+#  -------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_is_kept_with_its_propensities(stream):
@@ -541,11 +541,11 @@ def test_what_names_a_request_gets_what_the_answer_knew(stream, rows_max):
         "propensity",
         "propensities",
     )
-    known = ("home", "x1", "model", "v0001", "coat")
+    expected = ("home", "x1", "model", "v0001", "coat")
     assert stream.events(*names)[1:] == [
-        (*known, 2, 0.5, None),
-        (*known, None, None, None),
-        (*known, None, None, None),
+        (*expected, 2, 0.5, None),
+        (*expected, None, None, None),
+        (*expected, None, None, None),
         (None,) * 8,
     ]
 
@@ -590,7 +590,7 @@ def test_old_answers_are_forgotten(stream):
 
 
 # --- time
-#  ----------------------------------------------------------------------------------------------------------------
+#  -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import apsw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailorbird.router.timeline import KEPT, KEY_BYTES, VALUE_BYTES, Timeline
+from tailorbird.router.timeline import CACHED_VALUES, KEY_BYTES, VALUE_BYTES, Timeline
 
 PUTS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5)), max_size=40)
 SAVE = ("", -1)
 STEPS = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5)) | st.just(SAVE), max_size=60)
 
 
-class Kept:
+class History:
     """A timeline of numbers, and the table that it is over."""
 
     def __init__(self, bytes_max):
@@ -41,28 +41,28 @@ class Kept:
     st.booleans(),
 )
 def test_what_held_at_a_time_is_the_newest_put_at_or_before_it(steps, key, ts, bytes_max, ready):
-    kept = Kept(bytes_max)
+    history = History(bytes_max)
     for number, step in enumerate(steps):
         if step == SAVE:
-            kept.save()
+            history.save()
         else:
-            kept.put(*step, number)
+            history.put(*step, number)
     if ready:
-        kept.timeline.ready(["a", key])
+        history.timeline.preload(["a", key])
     before = [(when, number) for number, (at, when) in enumerate(steps) if at == key and when <= ts]
-    assert kept.timeline.at(key, ts) == (max(before)[1] if before else None)
+    assert history.timeline.at(key, ts) == (max(before)[1] if before else None)
 
 
 def test_memory_holds_the_newest_values_of_the_keys_asked_for_lately():
     bytes_max = 20 * (KEY_BYTES + VALUE_BYTES)
-    kept = Kept(bytes_max)
+    history = History(bytes_max)
     for number in range(1_000):
-        kept.put(f"k{number}", 0, number)
-        kept.put("often", number, number)
+        history.put(f"k{number}", 0, number)
+        history.put("often", number, number)
         if number % 10 == 9:
-            kept.save()
-            assert kept.timeline.bytes <= bytes_max
-            assert len(kept.timeline) <= 20
-    assert kept.timeline.values("often") == list(range(1_000 - KEPT, 1_000))
-    assert kept.timeline.at("often", 5) == 5
-    assert kept.timeline.at("k7", 0) == 7
+            history.save()
+            assert history.timeline.bytes <= bytes_max
+            assert len(history.timeline) <= 20
+    assert history.timeline.values("often") == list(range(1_000 - CACHED_VALUES, 1_000))
+    assert history.timeline.at("often", 5) == 5
+    assert history.timeline.at("k7", 0) == 7

@@ -1,6 +1,4 @@
-"""What is decided on many events at once is what is decided on each by itself, in whatever order
-things are learned.
-"""
+"""Decisions on a batch equal those on single events, in any order of updates."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -86,10 +84,12 @@ def test_events_routed_together_are_as_those_routed_one_by_one(new_stream, event
     """
     single, together = new_stream(), new_stream()
     for number, (event, ts, name) in enumerate(events):
-        whole = event | {"event_id": f"e{name}"} | ({} if event.get("timeless") else {"ts": ts})
+        full_event = (
+            event | {"event_id": f"e{name}"} | ({} if event.get("timeless") else {"ts": ts})
+        )
         source = "server" if event["type"] == "answer" else "door"
         for stream in (single, together):
-            stream.post(whole, source=source, received_at=NOW + HOUR + number)
+            stream.post(full_event, source=source, received_at=NOW + HOUR + number)
     counts = single.route(1)[:3]
     assert together.route(rows_max)[:3] == counts
     decided = [[row | {"p": 0} for row in stream.events()] for stream in (single, together)]

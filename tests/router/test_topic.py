@@ -42,7 +42,7 @@ class Topics(Stream):
         )
 
     def router(self):
-        self.stream._found.clear()  # rather than wait until it looks again
+        self.stream._listed_producers.clear()  # rather than wait until it looks again
         return Router(self.stream, PLAN, clock=SimulatedClock(NOW))
 
     def blocks(self):
@@ -129,6 +129,6 @@ def test_an_index_of_another_topic_is_refused(topics, servers):
     fill(topics)
     topics.route()
     with pytest.raises(
-        DamageError, match=r"this index is of kafka://.*\n.*begin-anew, which needs this file"
+        DamageError, match=r"this index is of kafka://.*\n.*lost for good: docs/how-to/kafka\.md"
     ):
         other.router()

@@ -137,7 +137,7 @@ def test_repeats_of_a_merge_and_refused_ones_merge_nobody(stream):
     stream.post(merge("5", "6", NOW), merge("5", "6", NOW))
     assert stream.route()[:3] == (2, 1, len(wrong))
     assert persons(stream) == ["41"]
-    told = [(row["code"], row["path"]) for row in stream.rows("quarantine")]
+    refusals = [(row["code"], row["path"]) for row in stream.rows("quarantine")]
     at = "$.properties.merged_into"
     expected = [
         ("missing", at),
@@ -146,7 +146,7 @@ def test_repeats_of_a_merge_and_refused_ones_merge_nobody(stream):
         ("wrong_type", at),
         *[("bad_id", at)] * 3,
     ]
-    assert told == expected
+    assert refusals == expected
 
 
 @settings(max_examples=200, deadline=None)
@@ -158,14 +158,16 @@ def test_repeats_of_a_merge_and_refused_ones_merge_nobody(stream):
 )
 def test_who_survives_depends_on_the_merges_and_not_on_how_one_comes_to_them(told, data):
     edges = {user: Merge(ts, p, into) for p, (user, ts, into) in enumerate(told)}
-    found = {user: survivor(user, edges.get)[0] for user in "abcd"}
+    survivors = {user: survivor(user, edges.get)[0] for user in "abcd"}
     for user in "abcd":
-        assert found[found[user]] == found[user]  # who survives is nobody else
+        assert survivors[survivors[user]] == survivors[user]  # who survives is nobody else
         if user in edges:
-            assert found[user] == found[edges[user].into]  # merged into somebody: who that is
+            assert (
+                survivors[user] == survivors[edges[user].into]
+            )  # merged into somebody: who that is
     for circle in _circles(edges):
         newest = max(edges[user] for user in circle)
-        assert {found[user] for user in circle} == {newest.into}
+        assert {survivors[user] for user in circle} == {newest.into}
 
 
 def _circles(edges):

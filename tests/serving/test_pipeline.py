@@ -371,6 +371,14 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
     ]
 
 
+def test_a_search_ordered_by_a_baseline_answers_with_what_matches(make, bundle):
+    manifest = msgspec.structs.replace(bundle.manifest, heads=(), baseline="popular:24h")
+    pipeline = make(bundles=Fixed(replace(bundle, manifest=manifest)))
+    answer = pipeline.search(SearchQuery(query="rain", user_id="u1"))
+    assert {item.source for item in answer.items} == {"search"}
+    assert pipeline.search(SearchQuery(query="zzzz", user_id="u1")).items == []
+
+
 def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
     pipeline = make()
     first, second = (pipeline.answer(RecommendQuery(slot="home")) for _ in range(2))

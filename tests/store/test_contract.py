@@ -1,6 +1,4 @@
-"""What `store.protocol` promises, held against LMDB and against its copies in Valkey, alone and in
-a cluster.
-"""
+"""The contract of `store.protocol` on LMDB and on copies in Valkey, alone and in a cluster."""
 
 from contextlib import contextmanager
 

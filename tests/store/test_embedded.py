@@ -1,6 +1,4 @@
-"""What LMDB needs to keep the promises of a store: growth, one environment a process, forks, other
-processes.
-"""
+"""The LMDB store: growth, one environment per process, forks, other processes."""
 
 import os
 import subprocess
@@ -138,8 +136,8 @@ with open_store(Path(sys.argv[1])).snapshot() as snapshot:
     assert reader.stdout.readline() == b"reading\n"
     reader.kill()
     reader.wait()
-    held = rewrite()
-    assert rewrite() > held, "its slot keeps every page that it might read"
+    rewritten = rewrite()
+    assert rewrite() > rewritten, "its slot keeps every page that it might read"
     monkeypatch.setattr(embedded, "READER_CHECK_S", 0.0)
     settled = rewrite()
     assert rewrite() == settled

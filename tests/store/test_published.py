@@ -69,12 +69,12 @@ def test_a_reader_sees_none_of_a_commit_that_is_half_written(server, local):
     written, go_on = threading.Event(), threading.Event()
     set_head = remote.set_head
 
-    def held_back(head):
+    def delay_head(head):
         written.set()
         go_on.wait(20)
         set_head(head)
 
-    remote.set_head = held_back
+    remote.set_head = delay_head
     published.write(
         lambda transaction: [
             transaction.put_many([(b"a", b"new"), (b"b", b"new")]),
@@ -142,9 +142,9 @@ def test_lost_copies_are_told_to_readers_and_written_anew(server, local, loss):
             everything(CopiedStore(copies(server)))
         put(published, (b"meanwhile", b"1"))
     settled(published)
-    found = everything(CopiedStore(copies(server)))
-    assert len(found) == 2_501
-    assert found == everything(published)
+    records = everything(CopiedStore(copies(server)))
+    assert len(records) == 2_501
+    assert records == everything(published)
     published.close()
 
 
@@ -183,10 +183,10 @@ def test_names_do_not_mix(server, local, tmp_path):
 def test_republishing_tells_its_progress(server, local):
     published = settled(PublishedStore(local, copies(server)))
     put(published, *((b"%04d" % n, b"") for n in range(2_500)))
-    told = []
-    assert published.republish(told.append) == 2_500
-    assert told[-1] == 2_500
-    assert told == sorted(told)
+    progress = []
+    assert published.republish(progress.append) == 2_500
+    assert progress[-1] == 2_500
+    assert progress == sorted(progress)
     settled(published)
     assert len(everything(CopiedStore(copies(server)))) == 2_500
     published.close()
@@ -220,9 +220,9 @@ def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
 def test_a_wrong_password_is_told_without_it(tmp_path):
     with running(tmp_path / "closed", "--requirepass", "right") as server:
         url = server.url.replace("//", "//:wrong-secret@")
-        with pytest.raises(StorageError) as told:
+        with pytest.raises(StorageError) as error:
             open_copies(url, "test", timeout_s=5).head()
-        assert "wrong-secret" not in str(told.value)
+        assert "wrong-secret" not in str(error.value)
         assert (
             open_copies(server.url.replace("//", "//:right@"), "test", timeout_s=5).head() is None
         )
@@ -298,8 +298,13 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
     while not published.problem:
         assert time.monotonic() < until
         time.sleep(0.05)
-    told = published.publishing()
-    assert (told.at, told.commits, told.records, bool(told.problem)) == (1_060_000_000, 1, 2, True)
+    status = published.publishing()
+    assert (status.at, status.commits, status.records, bool(status.problem)) == (
+        1_060_000_000,
+        1,
+        2,
+        True,
+    )
     published.close()
 
 

@@ -39,10 +39,10 @@ def value(store):
 
 
 def seconds_to_fail(store):
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(StorageError):
         value(store)
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 def test_a_server_that_hangs_costs_one_time_out_and_then_nothing_until_it_answers_again(tmp_path):
@@ -115,10 +115,10 @@ def encrypted(tmp_path, certificates):
     assert BINARY is not None
     if b"libssl" not in subprocess.run(["ldd", BINARY], capture_output=True, check=False).stdout:
         pytest.skip("this valkey-server was built without TLS")
-    plain = free_port()
+    plain_port = free_port()
     options = [
         "--tls-port",
-        str(plain),
+        str(plain_port),
         "--tls-auth-clients",
         "no",
         "--tls-ca-cert-file",
@@ -131,7 +131,7 @@ def encrypted(tmp_path, certificates):
         str(certificates.server.with_suffix(".key")),
     ]
     with running(tmp_path / "encrypted", *options):
-        yield f"127.0.0.1:{plain}"
+        yield f"127.0.0.1:{plain_port}"
 
 
 def test_tls_with_the_right_authority(tmp_path, encrypted, certificates):
@@ -160,7 +160,7 @@ def test_a_certificate_of_a_stranger_is_refused(encrypted, certificates):
 
 
 def test_plain_text_to_a_port_of_tls_is_an_error_and_no_hang(encrypted):
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(StorageError):
         open_copies(f"valkey://{encrypted}", "test", timeout_s=2).head()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started_at < 10

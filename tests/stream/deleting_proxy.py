@@ -1,7 +1,8 @@
 """Deletes records before a broker that does not: answers that one request itself, and hides what
 was deleted from those that read.
 
-request   length i32 | api i16 | version i16 | correlation i32 | client string | …      answer   length i32 | correlation i32 | …
+    request   length i32 | api i16 | version i16 | correlation i32 | client string | …
+    response  length i32 | correlation i32 | …
 
 Brokers are told to speak the last versions without compact fields, in which answers can be changed
 in place.
@@ -91,8 +92,8 @@ class _Proxy:
         answers.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             server, requests = await asyncio.open_connection("127.0.0.1", self._target)
-            asked: dict[int, tuple[int, int, object]] = {}
-            back = asyncio.ensure_future(self._answer(server, answers, asked))
+            pending: dict[int, tuple[int, int, object]] = {}
+            back = asyncio.ensure_future(self._answer(server, answers, pending))
             try:
                 while True:
                     request = await _frame(client)
@@ -101,11 +102,11 @@ class _Proxy:
                     if api == _DELETE_RECORDS:
                         _send(answers, self._delete(fields, correlation))
                         continue
-                    told: object = None
+                    partitions: object = None
                     if api in (_FETCH, _LIST_OFFSETS):
                         fields.text()
-                        told = _fetched(fields) if api == _FETCH else _listed(fields, version)
-                    asked[correlation] = api, version, told
+                        partitions = _fetched(fields) if api == _FETCH else _listed(fields, version)
+                    pending[correlation] = api, version, partitions
                     _send(requests, request)
             finally:
                 back.cancel()
@@ -116,19 +117,19 @@ class _Proxy:
         self,
         server: asyncio.StreamReader,
         answers: asyncio.StreamWriter,
-        asked: dict[int, tuple[int, int, object]],
+        pending: dict[int, tuple[int, int, object]],
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 frame = bytearray(await _frame(server))
                 fields = _Bytes(frame)
-                api, version, told = asked.pop(fields.take("i"), (-1, 0, None))
+                api, version, partitions = pending.pop(fields.take("i"), (-1, 0, None))
                 if api == _API_VERSIONS:
                     _narrow(fields, version)
                 elif api == _LIST_OFFSETS:
-                    self._raise_earliest(fields, version, told)
+                    self._raise_earliest(fields, version, partitions)
                 elif api == _FETCH:
-                    self._refuse_deleted(fields, told)
+                    self._refuse_deleted(fields, partitions)
                 _send(answers, bytes(frame))
         answers.close()
 
@@ -149,8 +150,8 @@ class _Proxy:
                 out += struct.pack(">iqh", partition, low, 0)
         return out
 
-    def _raise_earliest(self, fields: _Bytes, version: int, told: object) -> None:
-        assert isinstance(told, set)
+    def _raise_earliest(self, fields: _Bytes, version: int, partitions: object) -> None:
+        assert isinstance(partitions, set)
         if version >= 2:
             fields.skip(4)
         for _ in range(fields.take("i")):
@@ -159,18 +160,22 @@ class _Proxy:
                 partition = fields.take("i")
                 fields.skip(2 + 8)
                 low = self._lows.get((name, partition), 0)
-                if (name, partition) in told and _Bytes(fields.data, fields.at).take("q") < low:
+                if (name, partition) in partitions and _Bytes(fields.data, fields.at).take(
+                    "q"
+                ) < low:
                     fields.put("q", low)
                 fields.skip(8 + (4 if version >= 4 else 0))
 
-    def _refuse_deleted(self, fields: _Bytes, told: object) -> None:
-        assert isinstance(told, dict)
+    def _refuse_deleted(self, fields: _Bytes, partitions: object) -> None:
+        assert isinstance(partitions, dict)
         fields.skip(4 + 2 + 4)
         for _ in range(fields.take("i")):
             name = fields.text()
             for _ in range(fields.take("i")):
                 partition = fields.take("i")
-                if told.get((name, partition), 1 << 60) < self._lows.get((name, partition), 0):
+                if partitions.get((name, partition), 1 << 60) < self._lows.get(
+                    (name, partition), 0
+                ):
                     fields.put("h", _OUT_OF_RANGE)
                 fields.skip(2 + 8 + 8 + 8)
                 fields.skip(16 * max(0, fields.take("i")) + 4)
@@ -180,29 +185,29 @@ class _Proxy:
 def _fetched(fields: _Bytes) -> dict[tuple[str, int], int]:
     """From which offset each partition is read."""
     fields.skip(4 * 4 + 1 + 8)
-    found: dict[tuple[str, int], int] = {}
+    offsets: dict[tuple[str, int], int] = {}
     for _ in range(fields.take("i")):
         name = fields.text()
         for _ in range(fields.take("i")):
             partition = fields.take("i")
             fields.skip(4)
-            found[name, partition] = fields.take("q")
+            offsets[name, partition] = fields.take("q")
             fields.skip(8 + 4)
-    return found
+    return offsets
 
 
 def _listed(fields: _Bytes, version: int) -> set[tuple[str, int]]:
     """Of which partitions the beginning is asked for."""
     fields.skip(4 + (1 if version >= 2 else 0))
-    found: set[tuple[str, int]] = set()
+    partitions: set[tuple[str, int]] = set()
     for _ in range(fields.take("i")):
         name = fields.text()
         for _ in range(fields.take("i")):
             partition = fields.take("i")
             fields.skip(4 if version >= 4 else 0)
             if fields.take("q") == _EARLIEST:
-                found.add((name, partition))
-    return found
+                partitions.add((name, partition))
+    return partitions
 
 
 def _narrow(fields: _Bytes, version: int) -> None:

@@ -10,7 +10,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 
 
 class Embedded:
-    """How the suite opens the embedded log; another implementation brings a class of its own."""
+    """The embedded log for the suite; another implementation brings its own class."""
 
     def __init__(self, folder):
         self.path = folder / "raw-door.db"
@@ -23,7 +23,7 @@ class Embedded:
 
 
 class Kafka:
-    """How the suite opens a log in a topic of a real broker."""
+    """A log in a topic of a real broker for the suite."""
 
     def __init__(self, folder, servers):
         self.address = log_at(servers, folder)
@@ -51,7 +51,7 @@ def log(make_log, tmp_path):
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def pruned_log(request, tmp_path):
-    """A log that can be pruned; what stands before the broker of the tests deletes records for it."""
+    """A log that can be pruned, through a proxy that deletes records."""
     if request.param == "embedded":
         return Embedded(tmp_path)
     return Kafka(tmp_path, request.getfixturevalue("deleting_servers"))
@@ -132,12 +132,12 @@ def test_what_is_waiting_behind_a_position_is_told(log):
     with log.writer() as writer, log.reader() as reader:
         writer.append([body(0, 3), body(1, 2)])
         writer.append([body(2)])
-        found = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
-    assert [each.rows for each in found] == [6, 3, 2, 1, 0]
-    assert [each.receipts for each in found] == [
+        backlogs = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
+    assert [each.rows for each in backlogs] == [6, 3, 2, 1, 0]
+    assert [each.receipts for each in backlogs] == [
         tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)
     ]
-    assert [each.blocks for each in found][-2:] == [1, 0]
+    assert [each.blocks for each in backlogs][-2:] == [1, 0]
 
 
 def test_all_of_a_transaction_is_there_or_nothing(log):
@@ -234,10 +234,10 @@ def run_steps(log, steps, *, prunes):
         elif step == "abort":
             abort(writer, [body(number, rows) for rows in argument])
         elif step == "prune" and prunes:
-            gone = [(offset, block) for offset, block in model if offset + block.rows <= argument]
-            assert writer.prune(argument) == len(gone)
-            model = model[len(gone) :]
-            start = gone[-1][0] + gone[-1][1].rows if gone else start
+            pruned = [(offset, block) for offset, block in model if offset + block.rows <= argument]
+            assert writer.prune(argument) == len(pruned)
+            model = model[len(pruned) :]
+            start = pruned[-1][0] + pruned[-1][1].rows if pruned else start
         elif step == "reopen":
             writer.close()
             writer = log.writer()

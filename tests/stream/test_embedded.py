@@ -1,6 +1,4 @@
-"""What only the file can suffer: kills at fault points, damaged pages, a full or a failing disk;
-and how it is held.
-"""
+"""Failures of a log in a file: kills at fault points, damaged pages, a full or failing disk."""
 
 import os
 import signal
@@ -49,7 +47,7 @@ for number in range(int(sys.argv[2])):
 
 
 def child(path, count, faults):
-    """Run a writer that dies at the fault; the numbers that it acknowledged, and its exit status."""
+    """Run a writer that dies at the fault; return the acknowledged numbers and exit status."""
     command = [sys.executable, "-c", CHILD, str(path), str(count)]
     done = subprocess.run(
         command,
@@ -138,10 +136,10 @@ with open_writer(sys.argv[1], partition="door") as writer:
             timeout=60,
             check=True,
         )
-        first, second, found = done.stdout.splitlines()
+        first, second, outcome = done.stdout.splitlines()
         assert first.startswith("writing failed")
         assert second.startswith("an earlier write failed and its outcome is unknown")
-        assert found == {"1": "1", "3": "2"}[end]
+        assert outcome == {"1": "1", "3": "2"}[end]
 
 
 def test_a_full_disk_is_told_and_what_was_acknowledged_stays(tmp_path):
@@ -241,7 +239,7 @@ def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(
         assert writer.append([Block("body", 1, b"on")]) == 3
 
 
-def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until_the_log_is_opened_again(
+def test_after_a_checkpoint_fails_while_shrinking_nothing_is_written_until_the_log_is_reopened(
     tmp_path, monkeypatch
 ):
     tried = []
@@ -344,10 +342,10 @@ def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_pat
         assert [aside.name for aside in writer.set_aside] == ["raw-door.db.damaged-8"]
         assert writer.set_aside[0].stat().st_size > 0
         assert set_aside_files(path) == writer.set_aside
-        [told] = caplog.records
-        assert told.levelname == "CRITICAL"
-        assert "the blocks at 8 to 12 do not match their checksums" in told.message
-        assert "may hold events that were acknowledged" in told.message
+        [record] = caplog.records
+        assert record.levelname == "CRITICAL"
+        assert "the blocks at 8 to 12 do not match their checksums" in record.message
+        assert "may hold events that were acknowledged" in record.message
         assert writer.append([Block("body", 1, b"on")]) == 12
     with open_reader(path) as reader:
         assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
@@ -387,9 +385,9 @@ def test_a_door_goes_on_behind_last_blocks_that_are_gone_and_says_so(tmp_path, c
     overwrite(path, "DELETE FROM block WHERE offset >= 8")
     with open_writer(path, partition="door") as writer:
         assert writer.append([Block("body", 1, b"on")]) == 12
-    [told] = caplog.records
-    assert told.levelname == "CRITICAL"
-    assert "8 to 12" in told.message
+    [record] = caplog.records
+    assert record.levelname == "CRITICAL"
+    assert "8 to 12" in record.message
     with open_reader(path) as reader:
         assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
     with open_writer(path, partition="door", damaged_tail="stop"):
@@ -422,17 +420,17 @@ def test_a_log_of_an_earlier_version_gets_its_note(tmp_path):
 def test_flipped_bytes_never_come_out_as_data(tmp_path):
     path = tmp_path / "raw-door.db"
     filled(path, 40)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     with open_reader(path) as reader:
         blocks = [one.block for one in reader.read(0)]
-    for at in range(100, len(whole), len(whole) // 300):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+    for at in range(100, len(content), len(content) // 300):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
         try:
             with open_reader(path) as reader:
-                found = [one.block for one in reader.read(0)]
+                read_blocks = [one.block for one in reader.read(0)]
         except (DamageError, StorageError, InputError, NotReadyError):
             continue
-        assert found == blocks
+        assert read_blocks == blocks
 
 
 def test_a_file_that_is_no_log_or_anothers_is_refused(tmp_path):

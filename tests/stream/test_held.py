@@ -109,8 +109,8 @@ def test_an_older_copy_is_kept_beside_the_log_that_goes_on(project, caplog):
     with caplog.at_level(logging.CRITICAL):
         assert send(project, *names("new", 9)) == 1
     assert "ends at 3, but was read up to 6" in caplog.text
-    with open_reader(path.with_name("raw-serve-1.db.damaged-3")) as kept:
-        assert kept.end() == 3
+    with open_reader(path.with_name("raw-serve-1.db.damaged-3")) as old_reader:
+        assert old_reader.end() == 3
     route(project)
     load(project)
     assert in_lake(project) == sorted(names("old", 3) + names("more", 3) + names("new", 9))

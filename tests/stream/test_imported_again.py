@@ -35,11 +35,17 @@ FEEDBACK = {
 
 
 def run(stream: Path, format_: str, path: Path, now: int = NOW, **options) -> None:
-    said = AdapterOptions(
+    adapter_options = AdapterOptions(
         root=str(path), mapping=MAPPING if format_ == "mapping" else "", mapping_name="m"
     )
     import_files(
-        stream, format_, path, plan=RoutePlan(), clock=SimulatedClock(now), options=said, **options
+        stream,
+        format_,
+        path,
+        plan=RoutePlan(),
+        clock=SimulatedClock(now),
+        options=adapter_options,
+        **options,
     )
 
 
@@ -130,16 +136,16 @@ def test_a_profile_goes_back_to_what_it_was(tmp_path):
 def test_with_pseudonyms_too_and_the_id_tells_nobody(tmp_path):
     path = tmp_path / "it.csv"
     path.write_text(HEAD + "\n".join(ROWS))
-    found = []
+    counts = []
     for key in ("k" * 40, "l" * 40):
         stream = tmp_path / key
         stream.mkdir()
         run(stream, "personalize", path, pseudonyms=Pseudonyms(key))
         (tmp_path / "it.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
         run(stream, "personalize", tmp_path / "it.csv.gz", pseudonyms=Pseudonyms(key))
-        found.append({row["event_id"] for row in routed(stream)})
-        assert len(found[-1]) == len(ROWS)
-    assert found[0].isdisjoint(found[1])
+        counts.append({row["event_id"] for row in routed(stream)})
+        assert len(counts[-1]) == len(ROWS)
+    assert counts[0].isdisjoint(counts[1])
 
 
 @pytest.mark.parametrize("at", range(1, 6))
@@ -200,9 +206,9 @@ def test_a_key_of_pseudonyms_that_is_set_between_two_parts_of_an_import(tmp_path
     assert Counter(row["item_id"] for row in rows) == Counter(
         {**{str(n): 1 for n in range(6)}, "7": 2}
     )
-    plain = [row["user_id"] for row in rows if row["user_id"].startswith("user-")]
-    assert len(plain) == min(at, len(rows))
-    assert {row["user_id"] for row in rows if row["user_id"] not in plain} <= {
+    real_ids = [row["user_id"] for row in rows if row["user_id"].startswith("user-")]
+    assert len(real_ids) == min(at, len(rows))
+    assert {row["user_id"] for row in rows if row["user_id"] not in real_ids} <= {
         key.user_id(f"user-{n}") for n in range(8)
     }
 

@@ -56,20 +56,20 @@ def _import(
 def _rows(stream: Path) -> list[bytes]:
     """Every row of the log of imports, in order."""
     reader = open_reader(stream / "raw-import.db")
-    found: list[bytes] = []
+    lines_read: list[bytes] = []
     start = 0
     while blocks := reader.read(start):
         for stored in blocks:
             lines = stored.block.payload.split(b"\n")
             assert (stored.offset, stored.block.rows, stored.block.kind) == (
-                len(found),
+                len(lines_read),
                 len(lines),
                 "body",
             )
-            found += lines
-        start = len(found)
+            lines_read += lines
+        start = len(lines_read)
     reader.close()
-    return found
+    return lines_read
 
 
 def _ids(stream: Path) -> list[str]:
@@ -165,12 +165,12 @@ def test_an_unknown_format(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_leaves_nothing_and_can_be_mended(tmp_path: Path) -> None:
-    whole = gzip.compress("\n".join(_event(i, TS + i) for i in range(3_000)).encode())
-    (tmp_path / "e.jsonl.gz").write_bytes(whole[:-500])
+    archive = gzip.compress("\n".join(_event(i, TS + i) for i in range(3_000)).encode())
+    (tmp_path / "e.jsonl.gz").write_bytes(archive[:-500])
     with pytest.raises(InputError, match=r"e\.jsonl\.gz: damaged after line"):
         _import(tmp_path / "stream", tmp_path / "e.jsonl.gz")
     assert _rows(tmp_path / "stream") == []
-    (tmp_path / "e.jsonl.gz").write_bytes(whole)
+    (tmp_path / "e.jsonl.gz").write_bytes(archive)
     assert _import(tmp_path / "stream", tmp_path / "e.jsonl.gz").accepted == 3_000
 
 
@@ -229,9 +229,7 @@ def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, 
 
 
 def test_a_resumed_import_keeps_the_time_and_the_plan_that_it_began_with(tmp_path: Path) -> None:
-    """Which rows are refused depends on both, and so does the order: rows without a time, and rows
-    of the future.
-    """
+    """Refusals and order depend on both, for rows without a time and rows of the future."""
     plan = RoutePlan(event_types=("click", "wish"))
     future = _event(7, NOW + DAY)
     untimed = json.dumps({"event_id": "n", "type": "wish", "user_id": "u"})
@@ -285,11 +283,11 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
         stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped
     )
     assert dict(report.refused) == {"erased": 20 * len(erased), "missing": 1}
-    found = _rows(stream)
-    assert (len(found), found[:30]) == (101, first)
-    ids = [json.loads(row)["event_id"] for row in found if b"event_id" in row]
+    rows_after = _rows(stream)
+    assert (len(rows_after), rows_after[:30]) == (101, first)
+    ids = [json.loads(row)["event_id"] for row in rows_after if b"event_id" in row]
     assert ids == [f"e{i:06}" for i in range(100) if i < 30 or f"p{i % 5}" not in erased]
-    assert found[30:].count(ERASED) == 14 * len(erased)
+    assert rows_after[30:].count(ERASED) == 14 * len(erased)
 
 
 def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None:
@@ -310,9 +308,9 @@ def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None
         options=options,
         stopped=stopped,
     )
-    found = _rows(tmp_path / "stream")
-    assert found.count(ERASED) == 3
-    assert len({json.loads(row)["event_id"] for row in found if row != ERASED}) == 2
+    rows = _rows(tmp_path / "stream")
+    assert rows.count(ERASED) == 3
+    assert len({json.loads(row)["event_id"] for row in rows if row != ERASED}) == 2
 
 
 def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
@@ -334,9 +332,7 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
 def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many rows as a body may have would otherwise be a block that SQLite refuses, and all of
-    them at once in memory.
-    """
+    """Bodies of many long rows would exceed SQLite's limit on a block and fill the memory."""
     monkeypatch.setattr("tailorbird.stream.importer.BODY_BYTES", 5_000)
     monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BYTES", 20_000)
     monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES", 8_000)
@@ -367,7 +363,7 @@ def test_a_row_that_no_block_takes_is_named(
 ) -> None:
     monkeypatch.setattr("tailorbird.stream.importer.ROW_BYTES_MAX", 5_000)
     (tmp_path / "e.jsonl").write_text("\n".join([_event(1, TS), "x" * 5_001]))
-    with pytest.raises(InputError, match="a row of 5,001 bytes") as told:
+    with pytest.raises(InputError, match="a row of 5,001 bytes") as error:
         _import(tmp_path / "stream", tmp_path / "e.jsonl")
-    assert told.value.where == f"{tmp_path / 'e.jsonl'}:2"
+    assert error.value.where == f"{tmp_path / 'e.jsonl'}:2"
     assert _rows(tmp_path / "stream") == []

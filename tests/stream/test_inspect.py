@@ -1,4 +1,4 @@
-"""What is found of a cluster, and what of its topics is called wrong."""
+"""Inspection of a cluster and the problems of its topics."""
 
 import json
 import subprocess
@@ -50,11 +50,11 @@ def test_what_is_wrong_with_a_topic_is_told(changes, settings, told):
     from tailorbird.stream.kafka import Cluster
     from tailorbird.stream.kafka.inspect import faults
 
-    found = list(
+    problems = list(
         faults(replace(topic(**settings), **changes), Cluster("a:1", "shop", replication=3), 1)
     )
     assert [
-        text.startswith(start) for (text, fix), start in zip(found, told, strict=True) if fix
+        text.startswith(start) for (text, fix), start in zip(problems, told, strict=True) if fix
     ] == [True] * len(told)
 
 
@@ -83,7 +83,7 @@ def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
     address = log_at(kafka_servers)
     open_writer(address, partition="door").close()
     init(tmp_path / "shop", json=True)
-    for servers, state, told in (
+    for servers, state, message in (
         (kafka_servers, "ok", "1 brokers"),
         ("127.0.0.1:1", "error", "is the broker running"),
     ):
@@ -105,7 +105,7 @@ def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         rows = {row["what"]: row for row in json.loads(done.stdout)["findings"]}
         assert rows["kafka"]["state"] == state
-        assert told in rows["kafka"]["found"] + rows["kafka"]["fix"]
+        assert message in rows["kafka"]["found"] + rows["kafka"]["fix"]
         if state == "ok":
             assert rows["kafka raw.door"]["found"] == "1 copies, 3 configured"
             assert rows["topic raw.door"]["found"].startswith("0 rows")

@@ -1,6 +1,4 @@
-"""What only a broker can do: fail, forget, let two write; and how its address and its secrets are
-given.
-"""
+"""Failures of a broker: outages, lost rows, two writers; and its address and secrets."""
 
 import os
 import subprocess
@@ -16,7 +14,7 @@ from tests.stream.brokers import log_at, needs_kafka
 from tailorbird.errors import ConfigError, DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka.client import KafkaError, KafkaException
-from tailorbird.stream.kafka.cluster import topics
+from tailorbird.stream.kafka.cluster import list_topic_suffixes
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 
@@ -48,7 +46,7 @@ def test_of_two_machines_the_newer_writer_goes_on_and_the_older_is_told_who_it_i
 
 
 def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers):
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     writers = []
@@ -59,7 +57,7 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
             with pytest.raises(LockedError):
                 zombie.append([Block("body", 7, b"zombie")])
     writers[0]._send(
-        pieces(
+        split_run(
             [Block("body", 7, b"late")],
             at=writers[0]._next,
             base=2,
@@ -82,12 +80,12 @@ def test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between(kafka_servers
 
 
 def test_a_run_that_was_cut_short_counts_for_nothing_and_its_rows_are_given_again(kafka_servers):
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
         writer.append([body(0, 3)])
-        run = pieces(
+        run = split_run(
             [body(number, 50) for number in range(4)],
             at=writer._next,
             base=3,
@@ -126,9 +124,9 @@ def test_a_reader_finds_any_position_among_many(kafka_servers):
         end = writer.end()
     for start in (0, 1, end // 3, end // 2, end - 1, end):
         with open_reader(address) as reader:
-            found = reader.read(start)
-            assert not found if start == end else found[0].offset <= start < found[0].end
-            assert sum(one.block.rows for one in found) >= end - start
+            blocks = reader.read(start)
+            assert not blocks if start == end else blocks[0].offset <= start < blocks[0].end
+            assert sum(one.block.rows for one in blocks) >= end - start
 
 
 def test_a_topic_with_other_partitions_is_refused(kafka_servers):
@@ -162,11 +160,11 @@ def test_a_topic_that_was_deleted_and_made_again_is_noticed(kafka_servers):
 def test_a_changed_message_is_not_given_out(kafka_servers):
     from confluent_kafka import Producer
 
-    from tailorbird.stream.kafka.frames import pieces
+    from tailorbird.stream.kafka.frames import split_run
 
     address = log_at(kafka_servers)
     with open_writer(address, partition="door") as writer:
-        (piece,) = pieces([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
+        (piece,) = split_run([body(0)], at=writer._next, base=0, writer="x", bytes_max=1000)
     producer = Producer(address.cluster.conf(acks="all"))
     producer.produce(address.name, b"payload X", partition=0, headers=piece.headers())
     producer.produce(address.name, b"of somebody else", partition=0)
@@ -180,11 +178,11 @@ def test_a_changed_message_is_not_given_out(kafka_servers):
 
 def test_a_broker_that_is_not_there_is_told_in_time(tmp_path):
     address = log_at("127.0.0.1:1", timeout_s=1)
-    began = time.monotonic()
+    started_at = time.monotonic()
     for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
         with pytest.raises(StorageError, match=r"kafka://127.0.0.1:1/(.|\n)*is the broker running"):
             opening()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started_at < 10
 
 
 CHILD = """
@@ -301,10 +299,10 @@ def test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_o
         ):
             writer.append([body(2)])
     with open_writer(address, partition="door") as writer:  # the client sends the event again
-        known = written(address)
+        blocks = written(address)
         writer.append([body(1)])
-    assert known in ([b"payload 0"], [b"payload 0", b"payload 1"])
-    assert written(address) == [*known, b"payload 1"]
+    assert blocks in ([b"payload 0"], [b"payload 0", b"payload 1"])
+    assert written(address) == [*blocks, b"payload 1"]
 
 
 @pytest.mark.parametrize("error", [47, 90], ids=["invalid_producer_epoch", "producer_fenced"])
@@ -339,7 +337,7 @@ def test_there_is_no_log_in_an_empty_topic(mock):
 
 
 class Refusing:
-    """An admin client that fails to delete as often as it is told, and then waits until it is let."""
+    """An admin client whose deletions fail a number of times and then wait for a signal."""
 
     def __init__(self, real, failures):
         self.real, self.failures, self.asked = real, failures, 0
@@ -383,8 +381,8 @@ def poll(there):
 def test_looking_for_topics_makes_no_client_each_time(kafka_servers):
     address = log_at(kafka_servers)
     open_writer(address, partition="door").close()
-    topics(address.cluster, "raw")
+    list_topic_suffixes(address.cluster, "raw")
     threads = len(os.listdir("/proc/self/task"))
     for _ in range(20):
-        assert topics(address.cluster, "raw") == ["door"]
+        assert list_topic_suffixes(address.cluster, "raw") == ["door"]
     assert len(os.listdir("/proc/self/task")) <= threads

@@ -1,7 +1,8 @@
 """TLS and SASL PLAIN before a broker that does neither for us: opens what is encrypted, and answers
 the two requests of SASL itself.
 
-request   length i32 | api i16 | version i16 | correlation i32 | …      answer   length i32 | correlation i32 | …
+    request   length i32 | api i16 | version i16 | correlation i32 | …
+    response  length i32 | correlation i32 | …
 """
 
 import socket
@@ -109,10 +110,10 @@ def tls_proxy(
     def accept() -> None:
         while True:
             try:
-                plain, _ = listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=serve, args=(plain,), daemon=True).start()
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
 
     def serve(plain: socket.socket) -> None:
         with (
@@ -120,7 +121,7 @@ def tls_proxy(
             context.wrap_socket(plain, server_side=True) as client,
             socket.create_connection(("127.0.0.1", target)) as broker,
         ):
-            if not password or _let_in(client, broker, password):
+            if not password or _authenticate(client, broker, password):
                 threading.Thread(target=_copy, args=(broker, client), daemon=True).start()
                 _copy(client, broker)
 
@@ -134,8 +135,8 @@ def tls_proxy(
         thread.join(5)
 
 
-def _let_in(client: socket.socket, broker: socket.socket, password: str) -> bool:
-    """Whether this client gives the password; until then it may only ask what the broker speaks."""
+def _authenticate(client: socket.socket, broker: socket.socket, password: str) -> bool:
+    """Return whether the client sends the password; before it only asks for API versions."""
     while True:
         frame = _frame(client)
         api, _, correlation = struct.unpack_from(">hhi", frame)
@@ -146,11 +147,11 @@ def _let_in(client: socket.socket, broker: socket.socket, password: str) -> bool
             client.sendall(_framed(struct.pack(">ihih", correlation, 0, 1, 5) + b"PLAIN"))
         elif api == _AUTHENTICATE:
             right = frame.endswith(b"\0shop\0" + password.encode())
-            said = b"" if right else b"wrong user or password"
+            reply = b"" if right else b"wrong user or password"
             client.sendall(
                 _framed(
-                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(said))
-                    + said
+                    struct.pack(">ihh", correlation, 0 if right else _REFUSED, len(reply))
+                    + reply
                     + struct.pack(">iq", 0, 0)
                 )
             )

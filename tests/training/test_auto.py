@@ -1,6 +1,4 @@
-"""What `auto` compares: the formula as each model would be served by, and not what its heads say
-before they are calibrated.
-"""
+"""Comparison by `auto`: the formula as each model would be served, not raw outputs of heads."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import DAY, HOUR
-from tailorbird.training.architecture import Ground, Made, _gain
+from tailorbird.training.architecture import FitInputs, FittedHeads, _validation_gain
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.metrics import ndcg, rank_lists
@@ -22,7 +20,7 @@ WORTH = {"click": 1.0, "purchase": 5.0}
 
 
 @dataclass
-class Said:
+class FixedScores:
     """A head's model that reads its output from a column."""
 
     column: int
@@ -44,7 +42,7 @@ def ground():
     t, each = np.sort(rng.integers(0, 10 * DAY, REQUESTS)), np.arange(REQUESTS)
     codes = Codes(pa.array([f"i{k}" for k in range(REQUESTS)]))
     of_requests = (t, t, each, pa.table({"x": each}), np.arange(REQUESTS + 1) * LENGTH)
-    held = Dataset(
+    validation = Dataset(
         *of_requests,
         np.zeros(n, np.int64),
         np.zeros(n, np.int32),
@@ -55,12 +53,24 @@ def ground():
         codes,
     )
     matrix, encoder = chances.astype(np.float32), SimpleNamespace(names=("click", "purchase"))
-    return Ground(encoder, matrix, matrix, matrix, held, held, labels, tuple(WORTH), WORTH, 0, HOUR)
+    return FitInputs(
+        encoder,
+        matrix,
+        matrix,
+        matrix,
+        validation,
+        validation,
+        labels,
+        tuple(WORTH),
+        WORTH,
+        0,
+        HOUR,
+    )
 
 
 def made(architecture, scales=(0.0, 0.0)):
-    heads = {head: Said(place, scales[place]) for place, head in enumerate(WORTH)}
-    return Made(
+    heads = {head: FixedScores(place, scales[place]) for place, head in enumerate(WORTH)}
+    return FittedHeads(
         architecture,
         SimpleNamespace(names=("click", "purchase")),
         heads,
@@ -76,19 +86,19 @@ def test_orders_without_a_scale_are_calibrated_before_heads_are_added():
     would be served as the net is.
     """
     here, net, trees = ground(), made("mmoe"), made("gbdt", (8.0, 0.2))
-    assert abs(_gain(here, net, trees).value) < 0.001
-    gain, offsets = here.held.gain(WORTH), here.held.offsets
+    assert abs(_validation_gain(here, net, trees).value) < 0.001
+    gain, offsets = here.validation.gain(WORTH), here.validation.offsets
     added = [
-        sum(WORTH[head] * said for head, said in each.score(here.served).items())
+        sum(WORTH[head] * score for head, score in each.score(here.validation_served).items())
         for each in (net, trees)
     ]
     by_chances, by_orders = (np.nanmean(ndcg(rank_lists(value, gain, offsets))) for value in added)
     assert by_chances - by_orders > 0.01, "as they come they cannot be added"
 
 
-def test_a_head_that_tells_more_is_seen():
+def test_a_more_informative_head_gains():
     here = ground()
     blind = made("gbdt", (8.0, 0.2))
-    blind.models["purchase"] = Said(0, 0.2)
-    gain = _gain(here, made("mmoe"), blind)
+    blind.models["purchase"] = FixedScores(0, 0.2)
+    gain = _validation_gain(here, made("mmoe"), blind)
     assert gain.low > 0.01

@@ -27,26 +27,26 @@ def test_people_are_resampled_not_requests():
     )
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+def test_intervals_cover_the_true_value_at_their_level():
     rng = np.random.default_rng(2)
-    held = 0
+    covered = 0
     for run in range(300):
         sizes = rng.integers(1, 9, 150)
         person = np.repeat(np.arange(150), sizes)
         value = (rng.random(len(person)) < np.repeat(rng.beta(2, 6, 150), sizes)).astype(float)
         interval = Bootstrap(person, replicates=300, seed=run).mean(value)
-        held += interval.low <= 0.25 <= interval.high
-    assert 0.90 <= held / 300 <= 0.98
+        covered += interval.low <= 0.25 <= interval.high
+    assert 0.90 <= covered / 300 <= 0.98
 
 
 def test_a_difference_is_paired():
     rng = np.random.default_rng(3)
     shared = rng.normal(0, 5, 1_000)
-    ours, theirs = shared + 0.1 + rng.normal(0, 0.1, 1_000), shared
+    first, second = shared + 0.1 + rng.normal(0, 0.1, 1_000), shared
     bootstrap = Bootstrap(np.arange(1_000))
-    difference = bootstrap.difference(ours, theirs)
+    difference = bootstrap.difference(first, second)
     assert 0.08 < difference.low < difference.value < difference.high < 0.12
-    alone = bootstrap.mean(ours)
+    alone = bootstrap.mean(first)
     assert alone.high - alone.low > 10 * (difference.high - difference.low)
 
 

@@ -7,18 +7,18 @@ from tailorbird.training.budget import budget_of, speed_now
 from tailorbird.training.settings import TrainSettings
 
 
-def test_more_time_on_a_faster_machine_learns_more_up_to_the_whole() -> None:
-    whole, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
+def test_time_and_speed_increase_the_budget_up_to_the_maximum() -> None:
+    full, two, slow = budget_of(600, 1.0), budget_of(120, 1.0), budget_of(120, 0.5)
     default = TrainSettings()
-    assert (whole.requests, whole.test_requests, whole.trees) == (
+    assert (full.requests, full.test_requests, full.trees) == (
         default.requests,
         default.test_requests,
         default.gbdt.trees,
     )
-    assert whole.rate == default.gbdt.rate
-    assert slow.requests < two.requests < whole.requests
-    assert two.trees < whole.trees
-    assert budget_of(3_600, 1.0).requests == whole.requests
+    assert full.rate == default.gbdt.rate
+    assert slow.requests < two.requests < full.requests
+    assert two.trees < full.trees
+    assert budget_of(3_600, 1.0).requests == full.requests
 
 
 def test_of_a_longer_log_fewer_requests_fit() -> None:
@@ -28,9 +28,7 @@ def test_of_a_longer_log_fewer_requests_fit() -> None:
     assert long.trees == short.trees
 
 
-def test_a_budget_never_asks_for_more_than_the_settings_and_learns_vectors_only_where_there_is_time() -> (
-    None
-):
+def test_a_budget_only_lowers_settings_and_learns_vectors_if_time_allows() -> None:
     settings = TrainSettings(requests=500, test_requests=0, retrieval="auto")
     short, long = budget_of(120, 1.0).applied(settings), budget_of(600, 1.0).applied(settings)
     assert (short.requests, short.test_requests) == (500, 1_800)

@@ -33,7 +33,7 @@ def test_a_model_that_is_too_sure_is_softened():
     assert chosen.periods == 4
 
 
-def test_a_table_that_fits_yesterday_and_not_today_is_not_kept():
+def test_a_table_that_only_fits_the_past_is_rejected():
     """Each day the truth jumps to the other side of what the model says: every fit on the past is
     worse than none.
     """
@@ -52,7 +52,7 @@ def test_a_score_that_is_no_probability_always_gets_one():
     assert abs(chosen.calibration.apply(score).mean() - label.mean()) < 0.01
 
 
-def test_one_period_cannot_choose_and_says_so():
+def test_one_period_is_too_few_to_choose():
     raw, label, _ = days(lambda z: z / 3)
     chosen = choose(raw, label, np.zeros(raw.size, int))
     assert chosen.calibration.name == "none", "what was not proven on a later day is not kept"
@@ -65,7 +65,7 @@ def test_one_period_cannot_choose_and_says_so():
 
 
 @pytest.mark.slow
-def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days():
+def test_delayed_labels_do_not_confirm_overlapping_windows():
     """Labels of neighbouring days that look a week ahead are of the same week: whatever comes, one
     bears the other out.
     """
@@ -81,7 +81,7 @@ def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days()
     assert (alone.calibration.name, alone.losses) == ("none", {})
 
 
-def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
+def test_delayed_amounts_are_scaled_by_available_labels():
     """The mean doubles on the sixth day: what is summed over a week tells of it on the thirteenth
     at the earliest.
     """
@@ -91,14 +91,14 @@ def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
     amount = expected * np.where(day < 6, 1.0, 2.0)
     at_once = choose_scale(expected, amount, day)
     assert (at_once.periods, at_once.calibration.name) == (14, "scale")
-    later = choose_scale(expected, amount, day, known_from=day + 8)
+    later = choose_scale(expected, amount, day, label_period=day + 8)
     assert later.periods == 7, "the ninth day to the fifteenth"
     assert later.losses["scale"] > 1.5 * at_once.losses["scale"], (
         "what the days before would have told was not known on any of them"
     )
     assert (
         choose_scale(
-            expected[day < 8], amount[day < 8], day[day < 8], known_from=day[day < 8] + 8
+            expected[day < 8], amount[day < 8], day[day < 8], label_period=day[day < 8] + 8
         ).periods
         == 0
     )
@@ -107,6 +107,6 @@ def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
 def test_periods_are_days_or_parts_of_few_days(span, periods):
     t = np.arange(0, span, span // 1_000)[:1_000]
-    found = periods_of(t)
-    assert len(np.unique(found)) == periods
-    assert (np.diff(found) >= 0).all()
+    assigned = periods_of(t)
+    assert len(np.unique(assigned)) == periods
+    assert (np.diff(assigned) >= 0).all()

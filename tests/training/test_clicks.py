@@ -17,11 +17,18 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.features import FeatureSet, entity, sequence
 from tailorbird.ranking import Slot
-from tailorbird.training.clicks import Scheme, choices, joined, sampled, scheme_of, with_candidates
-from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.clicks import (
+    Scheme,
+    concat_datasets,
+    draw_candidates,
+    draw_requests,
+    infer_scheme,
+    sample_negatives,
+)
+from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.happened import Happened
-from tailorbird.training.replaying import Replay, joined_slates, live_columns
+from tailorbird.training.happened import OutcomeIndex
+from tailorbird.training.replaying import Replay, concat_slates, live_columns
 
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
@@ -30,12 +37,12 @@ CLICK, BUY = Scheme(), Scheme(type="purchase", truth="session")
 e = routed.event
 
 
-def asked(
+def draw_chunks(
     events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]
 ) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
     replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
-    return choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
+    return draw_requests(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
 def draw(
@@ -47,10 +54,10 @@ def draw(
     *,
     hide: tuple[str, ...] = (),
 ) -> Dataset:
-    data, replay = asked(
+    data, replay = draw_chunks(
         events, scheme, ts_from, ts_to, Slot("home", sources=sources, hide_seen=hide)
     )
-    return joined([each.data for each in with_candidates(data, replay, scheme)])[0]
+    return concat_datasets([each.data for each in draw_candidates(data, replay, scheme)])[0]
 
 
 def going_on(*clicks: dict) -> pa.Table:
@@ -123,14 +130,16 @@ def test_what_the_slot_does_not_show_again_is_no_candidate() -> None:
     assert truths(again) == [["y"], ["x"]]
 
 
-def test_where_no_source_gave_anything_it_is_told() -> None:
+def test_sources_without_candidates_raise() -> None:
     rare = routed.table(*(e("click", n * HOUR, f"u{n}", f"i{n}") for n in range(30)))
-    data, replay = asked(rare, CLICK, 10 * HOUR, 2 * DAY, Slot("home", sources={"popular": 10}))
+    data, replay = draw_chunks(
+        rare, CLICK, 10 * HOUR, 2 * DAY, Slot("home", sources={"popular": 10})
+    )
     with pytest.raises(
         NotReadyError,
         match=r"no source of candidates gave any of the 20 things that people chose \(click\)",
     ):
-        sampled(data, replay, CLICK, 5)
+        sample_negatives(data, replay, CLICK, 5)
     with pytest.raises(NotReadyError, match="no event of type 'share' in the window"):
         draw(rare, {"popular": 10}, 0, DAY, Scheme(type="share"))
 
@@ -150,15 +159,15 @@ def test_a_basket_is_one_question_before_its_first_item() -> None:
     assert data.t.tolist() == [5 * HOUR + 1]
 
 
-def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more_often() -> None:
+def test_sampled_negatives_preserve_the_prior_and_prefer_popular_items() -> None:
     clicks = [e("click", n, f"b{n}-{k}", f"i{n}") for n in range(1, 101) for k in range(101 - n)]
     events = routed.table(
         *clicks,
         e("search", 2 * HOUR - MINUTE, "b", None),
         *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51)),
     )
-    data, replay = asked(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
-    full, some = sampled(data, replay, CLICK, 0), sampled(data, replay, CLICK, 7)
+    data, replay = draw_chunks(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
+    full, some = sample_negatives(data, replay, CLICK, 0), sample_negatives(data, replay, CLICK, 7)
     assert full.rows == 50 * 100
     assert some.rows == pytest.approx(50 * 8, rel=0.1)
     assert some.weight.sum() == pytest.approx(full.rows, rel=0.15)
@@ -167,17 +176,17 @@ def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more
     assert some.weight.min() >= 1
     assert some.scheme["candidate_recall"] == 1
     assert some.scheme["candidates_mean"] == 100
-    kept = np.array(
+    sampled = np.array(
         [
             int(item[1:])
             for item, label in zip(some.items.decode(some.item), some.labels["click"], strict=True)
             if not label
         ]
     )
-    assert (kept <= 20).sum() > 2 * (kept > 80).sum()
+    assert (sampled <= 20).sum() > 2 * (sampled > 80).sum()
 
 
-def test_what_goes_with_the_persons_items_comes_from_the_past() -> None:
+def test_item_knn_candidates_use_only_the_past() -> None:
     pairs = [
         e("click", HOUR + 10 * n + k, f"p{n}", item)
         for n in range(20)
@@ -222,8 +231,8 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
     the request.
     """
     slot, names = Slot("home", sources=SOURCES, hide_seen=()), list(SOURCES)
-    data, replay = asked(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
-    drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+    data, replay = draw_chunks(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
+    drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
     contract, ts = contract_of(names), lively["ts"].cast(pa.int64()).to_numpy()
     columns, different = replay.live, set()
     folds: dict[int, CandidateFold] = {}
@@ -268,7 +277,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
     assert len(different) > 10
 
 
-def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -> None:
+def test_later_events_change_no_candidate_and_no_column(lively: pa.Table) -> None:
     """The same requests, whose own events and all later ones are about other items."""
     slot, border = Slot("home", sources=SOURCES), 20 * HOUR
     late = lively["ts"].cast(pa.int64()).to_numpy() >= border
@@ -276,25 +285,25 @@ def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -
     changed = lively.set_column(
         lively.column_names.index("item_id"), "item_id", pa.array(other.tolist())
     )
-    found = []
+    runs = []
     for events in (lively, changed):
-        data, replay = asked(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
-        drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+        data, replay = draw_chunks(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
+        drawn = concat_datasets([each.data for each in draw_candidates(data, replay, CLICK)])[0]
         early = drawn.take(np.flatnonzero(drawn.p < np.flatnonzero(late)[0] + 1))
-        found.append((lists(early), early.live))
-    assert found[0][0] == found[1][0]
-    np.testing.assert_array_equal(found[0][1], found[1][1])
-    assert len(found[0][0]) > 150
+        runs.append((lists(early), early.live))
+    assert runs[0][0] == runs[1][0]
+    np.testing.assert_array_equal(runs[0][1], runs[1][1])
+    assert len(runs[0][0]) > 150
 
 
 def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
     """Not only what the slot's sources gave, and without what is not shown again."""
     slot = Slot("home", sources={"repeat": 3}, hide_seen=("click",))
-    data, replay = asked(
+    data, replay = draw_chunks(
         lively, CLICK, 29 * HOUR, 30 * HOUR, slot, baselines=["popular:24h", "item_knn+popular:7d"]
     )
-    drawn = list(with_candidates(data, replay, CLICK))
-    slates = joined_slates([each.slates for each in drawn])
+    drawn = list(draw_candidates(data, replay, CLICK))
+    slates = concat_slates([each.slates for each in drawn])
     assert list(slates) == ["popular:24h", "item_knn+popular:7d"]
     for slate in slates.values():
         assert len(slate.offsets) == data.requests + 1
@@ -305,18 +314,18 @@ def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
     )
 
 
-def test_a_log_tells_whether_a_session_is_one_basket() -> None:
+def test_the_scheme_infers_whether_a_session_is_a_basket() -> None:
     news = routed.table(
         *(
             e("click", n * HOUR, f"u{n % 9}", f"i{n}", session_id=f"s{n // 9}")
             for n in range(1, 100)
         )
     )
-    assert scheme_of(news, "click") == Scheme(type="click", truth="event")
+    assert infer_scheme(news, "click") == Scheme(type="click", truth="event")
     shop = routed.table(
         *(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100))
     )
-    assert scheme_of(shop, "purchase") == Scheme(type="purchase", truth="session")
+    assert infer_scheme(shop, "purchase") == Scheme(type="purchase", truth="session")
 
 
 def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:
@@ -330,14 +339,14 @@ def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() ->
         e("purchase", 11 * HOUR + 1, "b", "x"),  # too late
     )
     data = draw(events, {"popular": 10}, 10 * HOUR, 11 * HOUR)
-    bought = Happened(interactions(events, data.people, data.items, ("purchase",)))
+    bought = OutcomeIndex(encode_interactions(events, data.people, data.items, ("purchase",)))
     assert lists(data) == [["x", "y"]]
     named = data.items.decode(data.item)
     assert [
-        item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label
+        item for item, label in zip(named, bought.has_outcome(data, HOUR), strict=True) if label
     ] == ["y"]
-    assert bought.within(data, HOUR + 1).all()
-    assert not bought.within(data, 4).any()
-    shared = Happened(interactions(events, data.people, data.items, ("share",)))
+    assert bought.has_outcome(data, HOUR + 1).all()
+    assert not bought.has_outcome(data, 4).any()
+    shared = OutcomeIndex(encode_interactions(events, data.people, data.items, ("share",)))
     assert not len(shared)
-    assert not shared.within(data, HOUR).any()
+    assert not shared.has_outcome(data, HOUR).any()

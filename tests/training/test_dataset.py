@@ -1,4 +1,4 @@
-"""Which row an outcome belongs to, which rows there are, and that nobody's future is in them."""
+"""Rows of logged responses: which row gets an outcome, which rows exist, and no future leaks in."""
 
 import pyarrow as pa
 import pytest
@@ -155,12 +155,12 @@ def test_targets_of_other_slots_get_labels_and_make_no_rows(routed):
         e("cart", 3 * MINUTE, "u1", "x", "r1"),
         e("cart", 3 * MINUTE, "u1", "y", "r1"),
     )
-    data = dataset(events, denominator="impression", further=["cart"])
+    data = dataset(events, denominator="impression", extra_heads=["cart"])
     assert data.items.decode(data.item) == ["x"]
     assert labelled(data, "cart") == [(0, "x")]
 
 
-def test_answers_whose_outcomes_may_still_come_are_left_out(routed):
+def test_immature_responses_are_left_out(routed):
     events = routed.table(
         routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2")
     )
@@ -186,7 +186,7 @@ def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed)
     assert dataset(events, answers=by_part).p.tolist() == [[1, 1], [7, 5]]
 
 
-def test_no_answer_says_what_to_do(routed):
+def test_missing_responses_raise_with_a_fix(routed):
     with pytest.raises(NotReadyError, match="attribution window"):
         dataset(routed.table(routed.event("click", 1, "u1", "x")))
 

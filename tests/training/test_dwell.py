@@ -23,15 +23,15 @@ from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
 from tailorbird.registry import Registry
 from tailorbird.training import fit
-from tailorbird.training.amounts import amount_figures
+from tailorbird.training.amounts import compute_amount_figures
 from tailorbird.training.bootstrap import Bootstrap
 from tailorbird.training.calibrate import choose_scale
-from tailorbird.training.coding import Codes, interactions, seconds_viewed
+from tailorbird.training.coding import Codes, encode_interactions, seconds_viewed
 from tailorbird.training.dataset import answers_dataset
-from tailorbird.training.happened import Happened
+from tailorbird.training.happened import OutcomeIndex
 from tailorbird.training.metrics import deviances
-from tailorbird.training.pieces import looked_at
-from tailorbird.training.rows import Wanted, load_material
+from tailorbird.training.pieces import sample_blocks
+from tailorbird.training.rows import RowSettings, load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 from tailorbird.training.trees import trees_of
@@ -89,13 +89,13 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
         e("click", 10 * HOUR, "b", "x"),
     )
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
-    made = interactions(events, people, items, ("dwell_s",))
+    made = encode_interactions(events, people, items, ("dwell_s",))
     assert len(made.ts) == 5
-    happened = Happened(made, seconds_viewed(events.slice(0, 5)))  # all but the click
+    happened = OutcomeIndex(made, seconds_viewed(events.slice(0, 5)))  # all but the click
     answers = routed.table(
         routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s")
     )
-    asked = answers_dataset(
+    dataset = answers_dataset(
         answers,
         "home",
         ("click",),
@@ -105,19 +105,19 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
         people=people,
         items=items,
     )
-    assert happened.total(asked, HOUR).tolist() == [3.0, 0.0]
+    assert happened.total_amount(dataset, HOUR).tolist() == [3.0, 0.0]
 
 
-def test_requests_are_drawn_from_views_where_a_formula_asks_for_nothing_else(routed):
+def test_requests_are_drawn_from_views_for_a_dwell_formula(routed):
     features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="7d")])
     rows = [
         routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0)
         for n in range(900)
     ]
     slot = Slot("home", formula="dwell_s", denominator="answer")
-    found = load_material(Lake(routed.table(*rows)), features, slot, Wanted(0, 20 * DAY))
-    assert found.scheme.type == "view"
-    assert found.heads == ("dwell_s",)
+    material = load_material(Lake(routed.table(*rows)), features, slot, RowSettings(0, 20 * DAY))
+    assert material.scheme.type == "view"
+    assert material.heads == ("dwell_s",)
 
 
 def sample(rng, rows):
@@ -135,18 +135,18 @@ def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     model = fit_gbdt(
         learn, watch, ["a", "b", "c"], GbdtSettings("tweedie", trees=150, rate=0.1, threads=1)
     )
-    said = model.score(test.matrix)
-    assert (said >= 0).all()
-    assert said.mean() == pytest.approx(
+    predicted = model.score(test.matrix)
+    assert (predicted >= 0).all()
+    assert predicted.mean() == pytest.approx(
         mean.mean(), rel=0.15
     )  # l2 holds it back, for which there is the scale
-    assert np.corrcoef(said, mean)[0, 1] > 0.9
+    assert np.corrcoef(predicted, mean)[0, 1] > 0.9
     assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
     trees = trees_of(model)
-    assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), said[:100], rtol=1e-5)
+    assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), predicted[:100], rtol=1e-5)
 
 
-def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_helps():
+def test_a_scale_corrects_later_means_and_is_used_only_if_better():
     rng = np.random.default_rng(2)
     day, mean = np.repeat(np.arange(5), 4_000), rng.gamma(2, 3, 20_000)
     amount = np.where(rng.random(mean.size) < 0.3, mean / 0.3, 0.0)
@@ -168,11 +168,11 @@ def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_
 
 def test_figures_by_hand():
     expected, amount = np.array([1.0, 1.0, 2.0, 0.0]), np.array([0.0, 0.0, 6.0, 0.0])
-    found = amount_figures(
+    figures = compute_amount_figures(
         expected, amount, np.array([0, 0, 1, 1]), Bootstrap(np.array([0, 1]), replicates=50)
     )
-    assert (found.mae.value, found.mae_mean, found.mae_median) == (1.5, 2.25, 1.5)
-    assert (found.expected, found.happened, found.positives, found.rows) == (1.0, 1.5, 1, 4)
+    assert (figures.mae.value, figures.mae_mean, figures.mae_median) == (1.5, 2.25, 1.5)
+    assert (figures.expected, figures.happened, figures.positives, figures.rows) == (1.0, 1.5, 1, 4)
     assert deviances(np.array([2.0, 3.0]), np.array([0.0, 3.0])).tolist() == [4.0, 0.0]
     assert deviances(np.array([1.0]), np.array([np.e]))[0] == pytest.approx(2.0)  # 2 (e − (e − 1))
 
@@ -216,11 +216,11 @@ def bundle_path(shop, report):
     return Registry(shop.folder / "dwell", clock=shop.clock).info(report.version).path
 
 
-def test_its_error_stands_beside_a_constants_everywhere(shop, report):
-    told = report.plain()["amounts"]["dwell_s"]
-    assert told["mae_low"] <= told["mae"] <= told["mae_high"]
-    assert told["deviance"] < told["deviance_mean"]  # it knows more than a constant
-    assert told["expected"] == pytest.approx(told["happened"], rel=0.25)
+def test_reports_compare_its_error_with_a_constant(shop, report):
+    amounts = report.plain()["amounts"]["dwell_s"]
+    assert amounts["mae_low"] <= amounts["mae"] <= amounts["mae_high"]
+    assert amounts["deviance"] < amounts["deviance_mean"]  # it knows more than a constant
+    assert amounts["expected"] == pytest.approx(amounts["happened"], rel=0.25)
     assert "dwell_s" not in report.plain()["heads"]
     card = bundle_of(shop, "dwell", report.version).manifest.card
     assert "0.002 · E(dwell_s)" in card
@@ -228,14 +228,15 @@ def test_its_error_stands_beside_a_constants_everywhere(shop, report):
         line for line in card.splitlines() if line.startswith("- dwell_s: mean absolute error")
     )
     assert re.search(
-        rf"of always the mean {told['mae_mean']:.4f}, the median {told['mae_median']:.4f}", line
+        rf"of always the mean {amounts['mae_mean']:.4f}, the median {amounts['mae_median']:.4f}",
+        line,
     )
     assert "of always the median" in report.report.read_text()
     again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
-    assert again.amounts["dwell_s"].rows == told["rows"]
+    assert again.amounts["dwell_s"].rows == amounts["rows"]
 
 
-def test_seconds_that_are_known_a_day_later_are_scaled_by_what_was_known(shop):
+def test_delayed_dwell_is_scaled_by_available_labels(shop):
     """Of three days of validation, only the third has one before it whose seconds were known when
     it began.
     """
@@ -243,35 +244,33 @@ def test_seconds_that_are_known_a_day_later_are_scaled_by_what_was_known(shop):
         "validation_from": shop.clock.now() - 139 * HOUR,
         "test_from": shop.clock.now() - 65 * HOUR,
     }
-    told = {}
+    choices = {}
     for attribution in ("30m", "1d"):
         slot = Slot("home", formula="1.0*click + 0.002*dwell_s", attribution=attribution)
-        told[attribution] = shop.train(f"known-{attribution}", slot, **borders).about[
+        choices[attribution] = shop.train(f"known-{attribution}", slot, **borders).about[
             "calibration"
         ]["dwell_s"]
-    assert "on the next of 3 periods" in told["30m"]
-    assert "on the next of 1 periods" in told["1d"]
+    assert "on the next of 3 periods" in choices["30m"]
+    assert "on the next of 1 periods" in choices["1d"]
 
 
 def test_without_it_no_head_is_trained(shop):
-    plain = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
-    assert bundle_of(shop, "plain", plain.version).heads == ("click", "purchase")
-    assert plain.plain()["amounts"] == {}
+    report = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
+    assert bundle_of(shop, "plain", report.version).heads == ("click", "purchase")
+    assert report.plain()["amounts"] == {}
 
 
-def test_rows_in_files_are_looked_at_evenly_and_no_more_of_them_than_asked():
+def test_rows_in_files_are_sampled_evenly_up_to_the_limit():
     number = np.arange(1_000, dtype=np.float32)
     rows = Rows(number[:, None], {"dwell_s": number}, number / 2, block_rows=100)
-    some = looked_at(rows, 350)
+    some = sample_blocks(rows, 350)
     assert len(some) == 300
     assert np.unique(some.matrix[:, 0] // 100).tolist() == [0, 4, 9]
     assert np.array_equal(some.labels["dwell_s"], some.matrix[:, 0])
     assert np.array_equal(some.weight, some.matrix[:, 0] / 2)
 
 
-def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memory_may_hold(
-    shop, monkeypatch
-):
+def test_amount_trees_next_to_a_net_use_rows_that_fit_into_memory(shop, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
     settings = TrainSettings(
@@ -294,10 +293,10 @@ def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memo
         "click": "model/shared.onnx",
         "dwell_s": "model/dwell_s.onnx",
     }
-    (told,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
+    (message,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
     some, every = (
         int(number.replace(",", ""))
-        for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", told).groups()
+        for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", message).groups()
     )
     assert 0 < some <= every == made.rows["train"] > 4_000
     past = bundle.encoder.history.names
@@ -314,7 +313,7 @@ def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memo
     assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
-def test_beside_a_net_it_is_told_by_trees_that_read_none_of_the_nets_columns(shop):
+def test_amount_trees_next_to_a_net_ignore_net_columns(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     settings = replace(
         TrainSettings(quick=True), architecture="shared", requests=600, test_requests=600

@@ -43,29 +43,29 @@ def fresher(gain: Interval, **more: object) -> Decision:
     return decision(**({"incumbent": incumbent(gain), "same_recipe": True} | more))
 
 
-def test_a_clear_gain_goes_live() -> None:
+def test_a_clear_gain_is_promoted() -> None:
     assert decision().promote
     assert (
         decision().reason
         == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the best baseline, popular:24h"
     )
-    found = decision(incumbent=incumbent(CLEAR))
-    assert (found.promote, found.by) == (True, SUPERIORITY)
-    assert found.reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the incumbent, v0003"
+    verdict = decision(incumbent=incumbent(CLEAR))
+    assert (verdict.promote, verdict.by) == (True, SUPERIORITY)
+    assert verdict.reason == "ndcg_10 +0.0200 [+0.0100, +0.0300] over the incumbent, v0003"
 
 
 @pytest.mark.parametrize("gain", [UNCLEAR, WORSE, AS_GOOD, UNKNOWN])
-def test_another_recipe_whose_gain_could_be_chance_does_not(gain: Interval) -> None:
-    found = decision(incumbent=incumbent(gain))
-    assert not found.promote
+def test_another_recipe_without_significant_gain_is_rejected(gain: Interval) -> None:
+    verdict = decision(incumbent=incumbent(gain))
+    assert not verdict.promote
     assert (
         "falls too far behind" if gain is WORSE else "no gain that could not be chance"
-    ) in found.reason
-    assert "the incumbent, v0003" in found.reason
+    ) in verdict.reason
+    assert "the incumbent, v0003" in verdict.reason
     assert not decision(baselines=(rival(gain),)).promote
 
 
-def test_too_few_people_for_an_interval_are_told() -> None:
+def test_too_few_users_for_an_interval_are_reported() -> None:
     assert (
         "+0.0200 (too few people for an interval) over"
         in decision(baselines=(rival(UNKNOWN),)).reason
@@ -79,10 +79,10 @@ def test_too_few_people_for_an_interval_are_told() -> None:
 def test_a_fresher_model_of_the_same_recipe_may_lose_the_margin_and_no_more(
     gain: Interval, promoted: bool
 ) -> None:
-    found = fresher(gain)
-    assert (found.promote, found.by) == (promoted, NON_INFERIORITY)
-    assert "where it may lose 1% (0.0050)" in found.reason
-    assert ("falls too far behind" in found.reason) == (not promoted)
+    verdict = fresher(gain)
+    assert (verdict.promote, verdict.by) == (promoted, NON_INFERIORITY)
+    assert "where it may lose 1% (0.0050)" in verdict.reason
+    assert ("falls too far behind" in verdict.reason) == (not promoted)
 
 
 def test_the_margin_is_a_share_of_what_the_rival_reaches() -> None:
@@ -102,9 +102,9 @@ def test_small_losses_do_not_add_up() -> None:
     baseline, whoever serves now.
     """
     assert fresher(AS_GOOD, anchor=rival(SLIGHTLY_WORSE, "v0001")).promote
-    found = fresher(AS_GOOD, anchor=rival(WORSE, "v0001"))
-    assert not found.promote
-    assert "the last model that won by superiority, v0001" in found.reason
+    verdict = fresher(AS_GOOD, anchor=rival(WORSE, "v0001"))
+    assert not verdict.promote
+    assert "the last model that won by superiority, v0001" in verdict.reason
     assert fresher(AS_GOOD, baselines=(rival(SLIGHTLY_WORSE),)).promote
     assert "the best baseline" in fresher(AS_GOOD, baselines=(rival(WORSE),)).reason
 
@@ -115,25 +115,25 @@ def test_it_is_the_best_baseline_that_must_be_beaten() -> None:
         rival(Interval(0.001, -0.001, 0.003), "repeat+popular:7d", 0.6),
         rival(CLEAR, "popular:1h", 0.4),
     )
-    found = decision(baselines=(weaker, better))
-    assert not found.promote
-    assert "repeat+popular:7d" in found.reason
+    verdict = decision(baselines=(weaker, better))
+    assert not verdict.promote
+    assert "repeat+popular:7d" in verdict.reason
     assert decision(baselines=(rival(CLEAR, value=0.6), rival(UNCLEAR, "popular:1h", 0.4))).promote
     assert not decision(incumbent=incumbent(CLEAR), baselines=(rival(WORSE),)).promote
 
 
-def test_the_first_model_of_a_recipe_must_win_whatever_recipe_it_has() -> None:
+def test_the_first_model_must_win_by_superiority() -> None:
     """There is no incumbent to be fresher than."""
-    found = decision(same_recipe=True, baselines=(rival(AS_GOOD),))
-    assert (found.promote, found.by) == (False, SUPERIORITY)
+    verdict = decision(same_recipe=True, baselines=(rival(AS_GOOD),))
+    assert (verdict.promote, verdict.by) == (False, SUPERIORITY)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_what_is_wrong_with_a_model_counts_whatever_it_gains(same: bool) -> None:
+def test_guardrails_apply_despite_a_gain(same: bool) -> None:
     def reason(**more: object) -> str:
-        found = decision(incumbent=incumbent(CLEAR), same_recipe=same, **more)
-        assert found.promote == (not more)
-        return found.reason
+        verdict = decision(incumbent=incumbent(CLEAR), same_recipe=same, **more)
+        assert verdict.promote == (not more)
+        return verdict.reason
 
     reason()
     assert "session_size" in reason(leaks={"session_size": "alone it reaches an AUC of 0.999"})
@@ -144,22 +144,22 @@ def test_what_is_wrong_with_a_model_counts_whatever_it_gains(same: bool) -> None
     )
     assert "0.4 times" in reason(calibration={"click": 0.4})
     assert "4.0% of the items that people chose, less than half of the 10.0%" in reason(
-        coverage=0.04, coverage_of=0.1
+        coverage=0.04, coverage_reference=0.1
     )
 
 
 def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
     assert decision(
-        calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_of=0.1
+        calibration={"click": 1.9, "purchase": 0.55}, coverage=0.06, coverage_reference=0.1
     ).promote
 
 
-def test_an_incumbent_that_could_not_be_judged_is_said_so() -> None:
-    found = decision(unjudged=not_judged("v0003", "predicts view"))
-    assert found.promote
+def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
+    verdict = decision(unjudged=not_judged("v0003", "predicts view"))
+    assert verdict.promote
     assert any(
         "v0003 could not be judged on this test part: it predicts view" in reason
-        for reason in found.reasons
+        for reason in verdict.reasons
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailorbird.training.giveaways import by_order, far_ahead, suspicious
+from tailorbird.training.giveaways import find_ahead, find_leaking_columns, order_auc
 from tailorbird.training.validate.leaks import too_good
 
 ROWS = 20_000
@@ -16,10 +16,10 @@ def world():
     return rng, label, rng.normal(size=ROWS) + 0.3 * label
 
 
-def told(columns, label):
-    """What training and validation name."""
+def leaking_columns(columns, label):
+    """Return the leaking columns by training and by validation."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
-    return set(suspicious(tuple(columns), matrix, label)), {
+    return set(find_leaking_columns(tuple(columns), matrix, label)), {
         one.what for one in too_good(tuple(columns), matrix, label, "click")
     }
 
@@ -31,10 +31,10 @@ def test_a_planted_leak_is_named_whichever_way_it_shows():
     matrix[:, 1] = label + rng.normal(0, 0.1, 5_000)
     matrix[:, 2] = np.where(label, 1.0, np.nan)  # filled in only after the fact
     matrix[:, 3] = -label.astype(np.float32)
-    found = suspicious(["honest", "session_size", "paid_at", "inverse"], matrix, label)
-    assert set(found) == {"session_size", "paid_at", "inverse"}
-    assert "AUC of 1.000" in found["paid_at"]
-    assert not suspicious(["honest"], matrix[:, :1], np.zeros(5_000))
+    leaking = find_leaking_columns(["honest", "session_size", "paid_at", "inverse"], matrix, label)
+    assert set(leaking) == {"session_size", "paid_at", "inverse"}
+    assert "AUC of 1.000" in leaking["paid_at"]
+    assert not find_leaking_columns(["honest"], matrix[:, :1], np.zeros(5_000))
 
 
 def test_the_answer_in_the_middle_of_a_column_is_named(world):
@@ -51,17 +51,17 @@ def test_the_answer_in_the_middle_of_a_column_is_named(world):
         ),
         "band": np.where(label, rng.uniform(2.95, 3.05, ROWS), rng.uniform(0, 10, ROWS)),
     }
-    trained, validated = told(columns, label)
+    trained, validated = leaking_columns(columns, label)
     assert trained == validated == set(columns) - {"honest"}
 
 
-def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world):
+def test_columns_far_ahead_are_named_alone_and_in_groups(world):
     rng, label, honest = world
     strong = rng.normal(size=ROWS) + 2.4 * label
-    assert 0.93 < by_order(strong.astype(np.float32), label) < 0.96
+    assert 0.93 < order_auc(strong.astype(np.float32), label) < 0.96
     zero = np.where(label, 0.0, rng.choice([-1, 1], ROWS) * rng.uniform(1, 5, ROWS))
     middle = np.where(label, 4, rng.integers(5, 31, ROWS))
-    for others in (
+    for other_columns in (
         {},
         {"copy": 2 * strong + 0.1 * rng.normal(size=ROWS)},
         {"zero": zero, "middle": middle},
@@ -70,9 +70,9 @@ def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world)
             "honest": honest,
             "weak": rng.normal(size=ROWS) + 0.6 * label,
             "strong": strong,
-            **others,
+            **other_columns,
         }
-        assert told(columns, label)[1] == {"strong", *others}
+        assert leaking_columns(columns, label)[1] == {"strong", *other_columns}
 
 
 @pytest.mark.parametrize("positives", [2, 4, 10, 40])
@@ -88,14 +88,14 @@ def test_noise_is_not_named_however_few_positives_there_are(positives):
     columns = {f"{kind} {place}": make() for kind, make in made.items() for place in range(40)}
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
     assert [
-        why for why in suspicious(tuple(columns), matrix, label).values() if "bins" in why
+        why for why in find_leaking_columns(tuple(columns), matrix, label).values() if "bins" in why
     ] == []
 
 
 def test_a_family_of_honest_columns_is_not_named():
-    assert far_ahead({"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}) == (
+    assert find_ahead({"clicks_1d": 0.84, "clicks_7d": 0.85, "clicks_28d": 0.83, "price": 0.6}) == (
         [],
         0.0,
     )
-    assert far_ahead({"clicks_1d": 0.84, "price": 0.75}) == ([], 0.0)
-    assert far_ahead({"one": 0.9}) == ([], 0.0)
+    assert find_ahead({"clicks_1d": 0.84, "price": 0.75}) == ([], 0.0)
+    assert find_ahead({"one": 0.9}) == ([], 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events import DAY, ROUTED
-from tailorbird.training.indexes import ITEMS, build_series, no_items
+from tailorbird.training.indexes import ITEM_SCHEMA, build_series, empty_items
 
 TIME = ROUTED.field("ts").type
 
@@ -28,19 +28,21 @@ def clicks(item_of_late: str) -> pa.Table:
 
 def profiles(*rows: tuple[str, int, float]) -> pa.Table:
     ids, moments, prices = zip(*rows, strict=True)
-    told = [json.dumps({"price": price}) for price in prices]
-    return pa.table([ids, pa.array(moments).cast(TIME), told, [False] * len(ids)], schema=ITEMS)
+    attributes = [json.dumps({"price": price}) for price in prices]
+    return pa.table(
+        [ids, pa.array(moments).cast(TIME), attributes, [False] * len(ids)], schema=ITEM_SCHEMA
+    )
 
 
 def test_a_row_is_given_the_newest_index_that_is_not_after_it():
-    series = build_series(clicks("i2"), no_items(), [4 * DAY, 2 * DAY, 2 * DAY])
+    series = build_series(clicks("i2"), empty_items(), [4 * DAY, 2 * DAY, 2 * DAY])
     assert [index.as_of for index in series.indexes] == [2 * DAY, 4 * DAY]
     assert series.place_of(
         np.array([2 * DAY - 1, 2 * DAY, 4 * DAY - 1, 4 * DAY, 9 * DAY])
     ).tolist() == [-1, 0, 0, 1, 1]
 
 
-def test_an_item_that_came_between_two_indexes_is_in_the_first_as_it_was_when_it_came():
+def test_an_item_between_two_indexes_is_in_the_first_with_its_initial_profile():
     """A server knows it within a second, so rows of that time must; what its profile said later
     they must not know.
     """
@@ -66,7 +68,8 @@ def test_an_item_that_came_between_two_indexes_is_in_the_first_as_it_was_when_it
 
 def test_what_people_do_later_changes_no_index_but_what_it_holds():
     one, other = (
-        build_series(clicks(item), no_items(), [2 * DAY, 4 * DAY]).indexes for item in ("i1", "i2")
+        build_series(clicks(item), empty_items(), [2 * DAY, 4 * DAY]).indexes
+        for item in ("i1", "i2")
     )
     assert [len(index) for index in one] == [2, 2]
     assert [len(index) for index in other] == [3, 3], "i2 came before the second index was made"

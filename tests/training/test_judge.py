@@ -8,7 +8,7 @@ import pytest
 
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.training.coding import Codes
-from tailorbird.training.dataset import Dataset, Missed
+from tailorbird.training.dataset import Dataset, MissedPositives
 from tailorbird.training.judge import Judge, shares
 from tailorbird.training.replaying import Slates
 
@@ -56,18 +56,18 @@ def test_the_truth_beats_chance_and_slices_add_up():
             {"oracle": truth, "random": np.random.default_rng(1).random(part.rows)},
             {"click": 0.1 + 0.8 * truth},
         )
-    found = judge.result("oracle")
-    assert found.figures["oracle"]["ndcg_10"].value == 1.0
-    assert found.differences["random"].low > 0
-    assert found.best_baseline == "random"
-    assert found.slices["new users"][0] == found.slices["known users"][0] == 60
-    assert found.slices["device phone"][0] == 60
-    assert found.slices["long-tail items"][0] < 120  # those whose truth is not item 0
-    assert found.heads["click"].auc.value == 1.0
-    assert found.people == 60
-    plain = found.plain()
-    assert plain["results"]["oracle"]["ndcg_10_low"] == 1.0
-    assert plain["results"]["oracle"]["coverage_10_low"] is None
+    evaluation = judge.result("oracle")
+    assert evaluation.figures["oracle"]["ndcg_10"].value == 1.0
+    assert evaluation.differences["random"].low > 0
+    assert evaluation.best_baseline == "random"
+    assert evaluation.slices["new users"][0] == evaluation.slices["known users"][0] == 60
+    assert evaluation.slices["device phone"][0] == 60
+    assert evaluation.slices["long-tail items"][0] < 120  # those whose truth is not item 0
+    assert evaluation.heads["click"].auc.value == 1.0
+    assert evaluation.people == 60
+    fields = evaluation.plain()
+    assert fields["results"]["oracle"]["ndcg_10_low"] == 1.0
+    assert fields["results"]["oracle"]["coverage_10_low"] is None
 
 
 def test_cold_start_is_a_curve_over_the_events_before_the_request():
@@ -78,8 +78,10 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(50):
         judge.add(part, {"oracle": part.labels["click"].astype(float)})
-    found = judge.result("oracle")
-    people, items = ({step.events: step for step in found.cold[of]} for of in ("people", "items"))
+    evaluation = judge.result("oracle")
+    people, items = (
+        {step.events: step for step in evaluation.cold[of]} for of in ("people", "items")
+    )
     assert {events: step.requests for events, step in people.items()} == {"0": 60, "1": 60}
     chosen = np.concatenate([data.item[data.labels["click"]], data.missed.item])
     of_items = {
@@ -96,27 +98,28 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     assert sum(
         step.figures["oracle"].value * step.requests for step in items.values()
     ) == pytest.approx(60)
-    assert [step["events"] for step in found.plain()["cold_start"]["people"]] == ["0", "1"]
+    assert [step["events"] for step in evaluation.plain()["cold_start"]["people"]] == ["0", "1"]
 
 
 def with_half_missed(data):
     """The same requests, where of every second one no source gave what was chosen."""
     truth = data.labels["click"]
     unfound = truth & (np.cumsum(truth) % 2 == 0)
-    kept = ~unfound
+    is_candidate = ~unfound
     offsets = np.concatenate(
-        ([0], np.cumsum(np.bincount(data.request[kept], minlength=data.requests)))
+        ([0], np.cumsum(np.bincount(data.request[is_candidate], minlength=data.requests)))
     )
     columns = {
-        name: getattr(data, name)[kept] for name in ("item", "position", "propensity", "weight")
+        name: getattr(data, name)[is_candidate]
+        for name in ("item", "position", "propensity", "weight")
     }
-    missed = Missed(data.request[unfound], data.item[unfound])
+    missed = MissedPositives(data.request[unfound], data.item[unfound])
     return dataclasses.replace(
-        data, **columns, offsets=offsets, labels={"click": truth[kept]}, missed=missed
+        data, **columns, offsets=offsets, labels={"click": truth[is_candidate]}, missed=missed
     )
 
 
-def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_without_it():
+def test_missed_items_lower_recall_but_not_calibration():
     """A server would not have been asked about it, so it would make every head look too low; a list
     that lacks it is the worse for it.
     """
@@ -128,16 +131,17 @@ def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_wi
             {"oracle": part.labels["click"].astype(float)},
             {"click": np.full(part.rows, 60 / 540)},
         )
-    found = judge.result("oracle")
-    assert (found.heads["click"].positives, found.heads["click"].rows) == (60, 540)
-    assert found.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
-    assert found.figures["oracle"]["ndcg_10"].value == 0.5
-    assert found.figures["oracle"]["hr_20"].value == 0.5
-    assert found.requests == 120
-    whole = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
-    whole.add(questions(), {"oracle": questions().labels["click"].astype(float)})
+    evaluation = judge.result("oracle")
+    assert (evaluation.heads["click"].positives, evaluation.heads["click"].rows) == (60, 540)
+    assert evaluation.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
+    assert evaluation.figures["oracle"]["ndcg_10"].value == 0.5
+    assert evaluation.figures["oracle"]["hr_20"].value == 0.5
+    assert evaluation.requests == 120
+    complete = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    complete.add(questions(), {"oracle": questions().labels["click"].astype(float)})
     assert (
-        found.slices["long-tail items"][0] == whole.result("oracle").slices["long-tail items"][0]
+        evaluation.slices["long-tail items"][0]
+        == complete.result("oracle").slices["long-tail items"][0]
     ), "missed ones are of it too"
 
 
@@ -160,10 +164,10 @@ def test_a_baseline_shows_a_list_of_its_own_and_may_find_what_no_source_gave():
     baseline = Slates(np.arange(data.requests + 1), np.concatenate(slates))
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
     judge.add(data, {"oracle": data.labels["click"].astype(float)}, slates={"popular": baseline})
-    found = judge.result("oracle")
-    assert found.figures["popular"]["ndcg_10"].value == pytest.approx((60 + first) / 120)
-    assert found.differences["popular"].value == pytest.approx(0.5 - (60 + first) / 120)
-    assert found.figures["popular"]["coverage_10"].value > 0
+    evaluation = judge.result("oracle")
+    assert evaluation.figures["popular"]["ndcg_10"].value == pytest.approx((60 + first) / 120)
+    assert evaluation.differences["popular"].value == pytest.approx(0.5 - (60 + first) / 120)
+    assert evaluation.figures["popular"]["coverage_10"].value > 0
 
 
 def test_parts_do_not_change_the_result():
@@ -181,7 +185,7 @@ def test_parts_do_not_change_the_result():
     assert results[0] == results[1]
 
 
-def test_shares_are_of_what_came_before():
+def test_shares_use_only_earlier_interactions():
     past = history()
     assert shares(past, 100)[0] == pytest.approx(20 / 30)
     assert shares(past, 50).sum() == 0

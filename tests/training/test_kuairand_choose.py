@@ -1,4 +1,4 @@
-"""What is chosen for KuaiRand's nets is chosen by nothing of the test part."""
+"""KuaiRand nets are chosen without the test part."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from benchmarks.quality import kuairand
 
 
-def test_choosing_looks_at_nothing_of_the_test_part(tmp_path, monkeypatch):
+def test_choosing_reads_nothing_of_the_test_part(tmp_path, monkeypatch):
     rng, rows = np.random.default_rng(1), 500
     columns = {
         "ts": np.arange(rows) * 60_000_000,
@@ -21,8 +21,8 @@ def test_choosing_looks_at_nothing_of_the_test_part(tmp_path, monkeypatch):
     pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
     seen = []
 
-    def fit(architecture, parameters, layout, train, held, *, seed):
-        seen.append((parameters["unknown_share"], len(train), len(held)))
+    def fit(architecture, parameters, layout, train, validation, *, seed):
+        seen.append((parameters["unknown_share"], len(train), len(validation)))
         return SimpleNamespace(
             score=lambda matrix: {
                 task: np.full(len(matrix), 0.5 / len(matrix)) for task in kuairand.TASKS
@@ -30,11 +30,11 @@ def test_choosing_looks_at_nothing_of_the_test_part(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(kuairand, "fit", fit)
-    found = kuairand.choose(tmp_path, seeds=1)
+    choice = kuairand.choose(tmp_path, seeds=1)
     assert set(seen) == {(share, 300, 50) for share in kuairand.SHARES}, (
         "the next 50 judge, and 100 are left for the test"
     )
-    assert {name: set(shares) for name, shares in found.items()} == {
+    assert {name: set(shares) for name, shares in choice.items()} == {
         name: {f"{share:g}" for share in kuairand.SHARES} for name in kuairand.UNKNOWN
     }
     label = columns["is_click"]
@@ -43,4 +43,4 @@ def test_choosing_looks_at_nothing_of_the_test_part(tmp_path, monkeypatch):
         altered[column][400:] = 1 - altered[column][400:]
     pq.write_table(pa.table(altered), tmp_path / "interactions.parquet")
     assert label[400:].any()
-    assert kuairand.choose(tmp_path, seeds=1) == found
+    assert kuairand.choose(tmp_path, seeds=1) == choice

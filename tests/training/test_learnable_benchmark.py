@@ -1,6 +1,4 @@
-"""What a log can tell of people, on the simulated site: the posterior finds their tastes, and who
-knows more shows better lists.
-"""
+"""Simulated site: a log reveals tastes, and better knowledge gives better lists."""
 
 import numpy as np
 import pytest
@@ -27,29 +25,33 @@ def log(site):
 
 
 def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
-    seen, asked, requests, query = log
-    for rows in (seen, asked):
+    seen, searches, requests, query = log
+    for rows in (seen, searches):
         assert (np.diff(rows["user"]) >= 0).all()
         assert (np.diff(rows["day"])[np.diff(rows["user"]) == 0] >= 0).all()
     assert len(requests["user"]) == len(query)
     user, day = np.array([int(seen["user"][0])]), np.array([seen["day"][0]])
-    nothing = inferred(site, seen, asked, user, day)
+    nothing = inferred(site, seen, searches, user, day)
     np.testing.assert_allclose(nothing.own, 0.0, atol=1e-2)
     np.testing.assert_allclose(nothing.variance, untold(site, user).variance, rtol=1e-4)
 
 
 def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
-    seen, asked, _, _ = log
+    seen, searches, _, _ = log
     user = np.argsort(-np.bincount(seen["user"], minlength=site.users.count))[:60]
     day = np.full(60, float(DAYS))
-    found, true = (
+    estimated, true = (
         np.einsum("tu,utc->uc", np.stack([np.cos(angle), np.sin(angle)]), taste.own)
         for angle in [site.users.drift[user] * DAYS]
-        for taste in (inferred(site, seen, asked, user, day), told(site, user, np.zeros((60, 12))))
+        for taste in (
+            inferred(site, seen, searches, user, day),
+            told(site, user, np.zeros((60, 12))),
+        )
     )
-    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.4
+    assert np.corrcoef(estimated.ravel(), true.ravel())[0, 1] > 0.4
     assert (
-        inferred(site, seen, asked, user, day).variance <= untold(site, user).variance * (1 + 1e-6)
+        inferred(site, seen, searches, user, day).variance
+        <= untold(site, user).variance * (1 + 1e-6)
     ).all()
 
 
@@ -58,10 +60,12 @@ def test_who_knows_more_shows_better_lists(monkeypatch):
 
     monkeypatch.setattr(learnable, "USERS", USERS)
     monkeypatch.setattr(learnable, "ITEMS", ITEMS)
-    found = _found(3, DAYS, 200)
-    means = [found[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")]
+    figures = _found(3, DAYS, 200)
+    means = [
+        figures[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")
+    ]
     assert means == sorted(means)
     assert (
-        found["oracle"]
-        >= np.maximum.reduce([found[name] for name in ("kind", "learner", "lasting")]) - 1e-12
+        figures["oracle"]
+        >= np.maximum.reduce([figures[name] for name in ("kind", "learner", "lasting")]) - 1e-12
     ).all()

@@ -59,7 +59,7 @@ def test_a_score_that_is_missing_ranks_last():
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
-def test_ranking_equals_a_plain_loop(seed, k):
+def test_ranking_equals_a_simple_loop(seed, k):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 90, rng.integers(1, 12))
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -81,11 +81,11 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
     rng = np.random.default_rng(1)
     offsets = np.concatenate(([0], np.cumsum(rng.integers(0, 30, 200))))
     score, label = rng.random(offsets[-1]), rng.random(offsets[-1]) < 0.2
-    whole = metrics.rank_lists(score, label, offsets)
+    unchunked = metrics.rank_lists(score, label, offsets)
     monkeypatch.setattr(metrics, "CELLS_MAX", 50)
     parts = metrics.rank_lists(score, label, offsets)
-    assert np.array_equal(whole.rank, parts.rank)
-    assert np.array_equal(whole.top, parts.top)
+    assert np.array_equal(unchunked.rank, parts.rank)
+    assert np.array_equal(unchunked.top, parts.top)
 
 
 def test_ndcg_agrees_with_scikit_learn():
@@ -172,21 +172,21 @@ def test_counting_only_some_positives_leaves_ranks_alone():
     )
 
 
-def test_what_is_in_no_row_of_a_list_counts_as_not_found():
+def test_items_missing_from_a_list_count_as_missed():
     """Of two positives one at rank 2 and one missed; of one that was missed nothing is left to
     rank; of a whole list nothing changes.
     """
     score, label, offsets = lists(
         ([3, 2, 1], [0, 1, 0]), ([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1.0], [0])
     )
-    found = metrics.rank_lists(score, label, offsets, missed=np.array([1, 1, 0, 0]))
+    ranked = metrics.rank_lists(score, label, offsets, missed=np.array([1, 1, 0, 0]))
     second = 1 / np.log2(3)
-    assert metrics.ndcg(found)[:3].tolist() == pytest.approx([second / (1 + second), 0.0, 1.0])
-    assert metrics.recall(found)[:3].tolist() == [0.5, 0.0, 1.0]
-    assert metrics.reciprocal_rank(found)[:3].tolist() == [0.5, 0.0, 1.0]
-    assert found.judged.tolist() == [True, True, True, False]
+    assert metrics.ndcg(ranked)[:3].tolist() == pytest.approx([second / (1 + second), 0.0, 1.0])
+    assert metrics.recall(ranked)[:3].tolist() == [0.5, 0.0, 1.0]
+    assert metrics.reciprocal_rank(ranked)[:3].tolist() == [0.5, 0.0, 1.0]
+    assert ranked.has_positives.tolist() == [True, True, True, False]
     assert all(
-        np.isnan(figure(found)[3])
+        np.isnan(figure(ranked)[3])
         for figure in (metrics.ndcg, metrics.recall, metrics.reciprocal_rank)
     )
     worth = metrics.rank_lists(

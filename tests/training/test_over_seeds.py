@@ -4,25 +4,25 @@ import pytest
 from benchmarks.quality.over_seeds import mean_over
 
 
-def figures(ours: float, theirs: float) -> dict[str, float | None]:
+def figures(model: float, baseline: float) -> dict[str, float | None]:
     return {
         "results": {
-            "tailorbird": {"ndcg_10": ours, "coverage_10_low": None},
-            "popular": {"ndcg_10": theirs, "coverage_10_low": None},
+            "tailorbird": {"ndcg_10": model, "coverage_10_low": None},
+            "popular": {"ndcg_10": baseline, "coverage_10_low": None},
         },
-        "differences": {"popular": {"ndcg_10": ours - theirs}},
+        "differences": {"popular": {"ndcg_10": model - baseline}},
         "requests": 10,
     }
 
 
 def test_figures_are_means_and_what_is_none_stays_none():
-    found = mean_over([figures(0.3, 0.2), figures(0.5, 0.2), figures(0.4, 0.2)])
-    assert found["results"]["tailorbird"] == {
+    means = mean_over([figures(0.3, 0.2), figures(0.5, 0.2), figures(0.4, 0.2)])
+    assert means["results"]["tailorbird"] == {
         "ndcg_10": pytest.approx(0.4),
         "coverage_10_low": None,
     }
-    assert found["differences"]["popular"]["ndcg_10"] == pytest.approx(0.2)
-    assert found["requests"] == 10
+    assert means["differences"]["popular"]["ndcg_10"] == pytest.approx(0.2)
+    assert means["requests"] == 10
 
 
 def test_what_only_some_seeds_have_is_left_out():

@@ -11,9 +11,7 @@ from tailorbird.ranking.exploration import choose, choose_evenly
 from tailorbird.training.position import click_weights, examination
 
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
-LOOKED_AT = np.array(
-    [1.0, 0.8, 0.65, 0.5, 0.4, 0.3]
-)  # of the lists that the policy itself explores
+EXAMINED = np.array([1.0, 0.8, 0.65, 0.5, 0.4, 0.3])  # of the lists that the policy itself explores
 ITEM = Explore(method="item", rate=0.4, pool=10, first=1)
 
 
@@ -52,7 +50,7 @@ def explored(explores, answers, *, size=6, candidates=14, seed=0, see=None):
             else choose(order, size, explore, rng, quality)
         )
         seen = size if see is None else int(rng.integers(see, size + 1))
-        clicked = rng.random(seen) < LOOKED_AT[:seen] * quality[choice.items[:seen]]
+        clicked = rng.random(seen) < EXAMINED[:seen] * quality[choice.items[:seen]]
         rows.append(
             (np.arange(1, seen + 1), clicked, choice.propensities[:seen], np.full(seen, number))
         )
@@ -60,7 +58,7 @@ def explored(explores, answers, *, size=6, candidates=14, seed=0, see=None):
 
 
 def naive(position, clicked):
-    rate = np.array([clicked[position == place].mean() for place in range(1, len(LOOKED_AT) + 1)])
+    rate = np.array([clicked[position == place].mean() for place in range(1, len(EXAMINED) + 1)])
     return rate / rate[0]
 
 
@@ -78,10 +76,10 @@ def naive(position, clicked):
         pytest.param([ITEM, swap(1), None, swap(2)], 40_000, 0.06, id="one after the other"),
     ],
 )
-def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explores, answers, off):
+def test_examination_is_recovered_from_exploration(explores, answers, off):
     position, clicked, propensity, request = explored(explores, answers)
     np.testing.assert_allclose(
-        examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=off
+        examination(position, clicked, propensity, request).chance, EXAMINED, atol=off
     )
     if None not in explores:
         assert naive(position, clicked)[5] < 0.2, (
@@ -90,10 +88,10 @@ def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explore
 
 
 @pytest.mark.slow
-def test_pairs_are_told_where_only_what_was_seen_is_a_row():
+def test_pairs_are_recognised_among_seen_rows():
     position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
     np.testing.assert_allclose(
-        examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=0.06
+        examination(position, clicked, propensity, request).chance, EXAMINED, atol=0.06
     )
 
 
@@ -105,13 +103,13 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
     assert "first=2, so that the pairs overlap" in refused.value.fix
     with pytest.raises(UsageError, match="on the first place was never drawn"):
         examination(*explored([swap(2)], 3_000))
-    found = examination(*explored([swap(1)], 6_000, size=2))
-    np.testing.assert_allclose(found.chance, LOOKED_AT[:2], atol=0.06)
+    examined = examination(*explored([swap(1)], 6_000, size=2))
+    np.testing.assert_allclose(examined.chance, EXAMINED[:2], atol=0.06)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("explore", "answers", "told"),
+    ("explore", "answers", "message"),
     [
         pytest.param(
             plackett_luce(0.1),
@@ -133,12 +131,12 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
         ),
     ],
 )
-def test_a_place_where_items_never_stood_is_refused(explore, answers, told):
+def test_a_place_where_items_never_stood_is_refused(explore, answers, message):
     """Else the curve would be nearly that of rates by place, in which what is looked at is mixed up
     with what is good.
     """
     with pytest.raises(
-        UsageError, match=rf"place \d of drawn lists hardly ever had the items.*{told}"
+        UsageError, match=rf"place \d of drawn lists hardly ever had the items.*{message}"
     ) as refused:
         examination(*explored([explore], answers, size=2 if explore.method == "swap" else 6))
     assert "temperature=0.3" in refused.value.fix
@@ -153,8 +151,8 @@ def test_answers_with_fewer_candidates_are_no_missing_items():
         explored([None], 9_000, size=6, candidates=30, seed=1),
     )
     shifted = (*long[:3], long[3] + 9_000)
-    found = examination(*(np.concatenate(both) for both in zip(short, shifted, strict=True)))
-    np.testing.assert_allclose(found.chance, LOOKED_AT, atol=0.07)
+    examined = examination(*(np.concatenate(both) for both in zip(short, shifted, strict=True)))
+    np.testing.assert_allclose(examined.chance, EXAMINED, atol=0.07)
 
 
 @pytest.mark.parametrize("pool", [1, 10])
@@ -180,7 +178,7 @@ def test_what_the_errors_ask_for_can_be_declared():
     Slot("home", explore=Explore(method="swap", first=2))
 
 
-def test_what_is_looked_at_is_told_apart_from_what_is_good() -> None:
+def test_examination_is_separated_from_relevance() -> None:
     position, clicked, propensity, request = logged(200_000)
     np.testing.assert_allclose(
         examination(position, clicked, propensity, request).chance, TRUE, atol=0.05
@@ -189,12 +187,12 @@ def test_what_is_looked_at_is_told_apart_from_what_is_good() -> None:
     assert raw[3] / raw[0] < 0.1, "rates by place alone confuse the two"
 
 
-def test_weights_are_bounded_and_rows_without_a_click_keep_theirs() -> None:
-    found = examination(*logged(50_000))
+def test_weights_are_bounded_and_only_clicks_are_weighted() -> None:
+    examined = examination(*logged(50_000))
     position = np.array([1, 4, 4, 99])
-    weights = click_weights(found, position, np.array([1, 1, 0, 1]), cap=3.0)
+    weights = click_weights(examined, position, np.array([1, 1, 0, 1]), cap=3.0)
     np.testing.assert_allclose(weights, [1.0, 3.0, 1.0, 3.0])
-    assert click_weights(found, position, np.array([1, 1, 0, 1]))[1] == pytest.approx(
+    assert click_weights(examined, position, np.array([1, 1, 0, 1]))[1] == pytest.approx(
         1 / 0.2, rel=0.3
     )
 
@@ -202,9 +200,9 @@ def test_weights_are_bounded_and_rows_without_a_click_keep_theirs() -> None:
 def test_a_place_that_hardly_anybody_clicked_is_as_the_one_before_it() -> None:
     position, clicked, propensity, request = logged(20_000)
     clicked[position == 4] = False
-    found = examination(position, clicked, propensity, request)
-    assert found.chance[3] == found.chance[2]
-    assert np.all(np.diff(found.chance) <= 0)
+    examined = examination(position, clicked, propensity, request)
+    assert examined.chance[3] == examined.chance[2]
+    assert np.all(np.diff(examined.chance) <= 0)
 
 
 def test_without_randomisation_there_is_nothing_to_learn_from() -> None:

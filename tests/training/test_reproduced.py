@@ -28,7 +28,7 @@ class Shop:
 
     def __init__(self, folder):
         (folder / "features.py").write_text(
-            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+            (files("tailorbird.platform") / "templates" / "features.py").read_text()
         )
         self.features = load_features(folder / "features.py")
         self.stream, self.lake = folder / "stream", folder / "lake"
@@ -61,8 +61,8 @@ class Shop:
                 pass
 
     def drawn(self, lake, now):
-        wanted = TrainSettings(quick=True).wanted(now)
-        return load_material(lake, self.features, HOME, wanted).data
+        row_settings = TrainSettings(quick=True).wanted(now)
+        return load_material(lake, self.features, HOME, row_settings).data
 
 
 @pytest.mark.parametrize("sort", ["position", "person"])

@@ -1,6 +1,4 @@
-"""What `make results` runs is what the page says was run, and the page holds what lies in the
-figures.
-"""
+"""`make results` runs the commands on the page, and the page shows the files in the folder."""
 
 import json
 import subprocess

@@ -1,6 +1,4 @@
-"""What an unfinished run leaves to the next one; and what one process alone may do, into which the
-next is let when that one dies.
-"""
+"""Resumable runs, and locks between processes."""
 
 import os
 import subprocess
@@ -37,7 +35,7 @@ def holder(lock: Path) -> subprocess.Popen:
     return process
 
 
-def test_a_second_process_is_told_which_one_is_at_work_and_is_let_in_when_that_is_killed(tmp_path):
+def test_a_lock_names_its_holder_and_is_released_when_that_is_killed(tmp_path):
     lock = tmp_path / "work" / "home.lock"
     first = holder(lock)
     with (
@@ -55,7 +53,7 @@ def test_a_second_process_is_told_which_one_is_at_work_and_is_let_in_when_that_i
         assert lock.read_text() == f"{os.getpid()}\n"
 
 
-def test_one_that_ends_lets_the_next_one_in(tmp_path):
+def test_a_lock_is_released_at_exit(tmp_path):
     lock = tmp_path / "home.lock"
     first = holder(lock)
     first.communicate("")
@@ -66,7 +64,7 @@ def test_one_that_ends_lets_the_next_one_in(tmp_path):
     assert (first.returncode, second.returncode) == (0, 0)
 
 
-def test_what_was_found_is_gone_on_with_as_of_the_first_beginning(tmp_path):
+def test_a_resumed_run_keeps_its_results_and_start_time(tmp_path):
     first = Unfinished(tmp_path / "run", {"seed": 7}, 100)
     assert not first.resumed
     assert first.array("rows", lambda: np.arange(3)).tolist() == [0, 1, 2]
@@ -75,15 +73,15 @@ def test_what_was_found_is_gone_on_with_as_of_the_first_beginning(tmp_path):
     assert again.array("rows", lambda: np.zeros(0)).tolist() == [0, 1, 2]
 
 
-def test_other_settings_begin_anew(tmp_path):
+def test_other_settings_start_a_new_run(tmp_path):
     Unfinished(tmp_path / "run", {"seed": 7}, 100).array("rows", lambda: np.arange(3))
     other = Unfinished(tmp_path / "run", {"seed": 8}, 200)
     assert (other.resumed, other.now) == (False, 200)
     assert other.array("rows", lambda: np.zeros(0)).tolist() == []
 
 
-def test_a_run_that_found_nothing_is_tried_again_as_of_its_own_time(tmp_path):
-    """As where there was too little to learn from, and somebody waited for more."""
+def test_a_run_without_results_restarts_at_its_own_time(tmp_path):
+    """A run fails for lack of data, and is repeated after more data arrived."""
     Unfinished(tmp_path / "run", {"seed": 7}, 100)
     again = Unfinished(tmp_path / "run", {"seed": 7}, 200)
     assert (again.resumed, again.now) == (False, 200)

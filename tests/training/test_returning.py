@@ -17,28 +17,33 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.targets import Return, of_items, return_of
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import answers_dataset
-from tailorbird.training.returning import Returns
+from tailorbird.training.returning import PresenceIndex
 from tailorbird.training.target import Labelled, rates_in_time
 
 pytestmark = pytest.mark.slow
 
-KNOWN = 30 * DAY
+COMPLETE_UNTIL = 30 * DAY
 
 
-def dataset(events, head="return_7d", known=KNOWN):
+def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
     return answers_dataset(
-        events, "home", ["click", head], ts_from=0, mature_before=known, denominator="answer"
+        events,
+        "home",
+        ["click", head],
+        ts_from=0,
+        mature_before=complete_until,
+        denominator="answer",
     )
 
 
 def by_request(data, head="return_7d"):
-    found = data.labels[head]
-    rows = [found[data.request == request] for request in range(data.requests)]
+    labels = data.labels[head]
+    rows = [labels[data.request == request] for request in range(data.requests)]
     assert all(np.array_equal(each, each[:1].repeat(len(each)), equal_nan=True) for each in rows)
     return [None if np.isnan(each[0]) else bool(each[0]) for each in rows]
 
 
-def test_a_name_says_window_and_gap():
+def test_a_head_name_has_window_and_gap():
     assert return_of("return_7d") == Return(gap=DAY, until=7 * DAY)
     assert return_of("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
     assert return_of("returned") is None
@@ -70,14 +75,14 @@ def test_who_is_there_again_between_gap_and_end_has_returned(routed):
     assert by_request(data) == [False, True, False, False, False, False, False]
 
 
-def test_a_window_that_is_not_over_is_unknown_whatever_has_happened(routed):
+def test_an_open_window_is_unknown(routed):
     a, e = routed.answer, routed.event
     events = routed.table(
-        a(KNOWN - 7 * DAY, "over", ["x"], "r1"),
-        e("click", KNOWN - DAY, "over", "x"),
-        a(KNOWN - 7 * DAY + 1, "back-already", ["x"], "r2"),
-        e("click", KNOWN - DAY, "back-already", "x"),
-        a(KNOWN - 2 * DAY, "nobody", ["x"], "r3"),
+        a(COMPLETE_UNTIL - 7 * DAY, "over", ["x"], "r1"),
+        e("click", COMPLETE_UNTIL - DAY, "over", "x"),
+        a(COMPLETE_UNTIL - 7 * DAY + 1, "back-already", ["x"], "r2"),
+        e("click", COMPLETE_UNTIL - DAY, "back-already", "x"),
+        a(COMPLETE_UNTIL - 2 * DAY, "nobody", ["x"], "r3"),
         a(DAY, None, ["x"], "r4"),
     )
     data = dataset(events)
@@ -87,7 +92,7 @@ def test_a_window_that_is_not_over_is_unknown_whatever_has_happened(routed):
         None,
         None,
     ]  # in order of time: nobody known, over, back-already, too young
-    earlier = data.known_at(KNOWN - 1)
+    earlier = data.censor(COMPLETE_UNTIL - 1)
     assert by_request(earlier) == [None] * 4
     assert earlier.labels["click"] is data.labels["click"]
 
@@ -104,9 +109,9 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         "home",
         ["click"],
         ts_from=0,
-        mature_before=KNOWN,
+        mature_before=COMPLETE_UNTIL,
         denominator="impression",
-        further=["return_7d"],
+        extra_heads=["return_7d"],
     )
     assert data.items.decode(data.item) == ["x"]
     assert data.labels["return_7d"].tolist() == [1.0]
@@ -126,15 +131,17 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
     st.integers(1, 9),
     st.integers(0, 50),
 )
-def test_labels_are_what_the_definition_says(routed, there, gap, length, known):
+def test_labels_follow_the_definition(routed, there, gap, length, complete_until):
     events = routed.table(*(routed.event("view", ts, f"u{who}", "x") for who, ts in there))
     people = Codes.of(
         routed.table(*(routed.event("view", 0, f"u{who}", "x") for who in range(3)))["person"]
     )
     person, t = np.repeat(np.arange(3), 20), np.tile(np.arange(20), 3)
-    found = Returns(events, people, known).label(Return(gap, gap + length), person, t)
-    for who, at, label in zip(person.tolist(), t.tolist(), found.tolist(), strict=True):
-        if at + gap + length > known:
+    labels = PresenceIndex(events, people, complete_until).label(
+        Return(gap, gap + length), person, t
+    )
+    for who, at, label in zip(person.tolist(), t.tolist(), labels.tolist(), strict=True):
+        if at + gap + length > complete_until:
             assert np.isnan(label)
         else:
             assert label == any(
@@ -146,9 +153,9 @@ def test_a_target_encoding_knows_of_a_return_when_its_window_is_over():
     t = np.array([0, DAY, 7 * DAY - 1, 7 * DAY, 8 * DAY], np.int64)
     label = np.array([1, np.nan, 0, 0, 0], np.float32)
     labelled = Labelled(t, {"return_7d": label}, np.ones(5), 0)
-    found = rates_in_time(np.zeros(5, np.uint64), np.zeros(5, bool), "return_7d", labelled, 0.0)
-    assert np.isnan(found[:3]).all()
-    assert found[3:].tolist() == [1.0, 1.0], "the unknown one counts neither way"
+    rates = rates_in_time(np.zeros(5, np.uint64), np.zeros(5, bool), "return_7d", labelled, 0.0)
+    assert np.isnan(rates[:3]).all()
+    assert rates[3:].tolist() == [1.0, 1.0], "the unknown one counts neither way"
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +164,7 @@ def shop(tmp_path_factory):
 
 
 @pytest.mark.parametrize("architecture", ["gbdt", "mmoe"])
-def test_it_is_a_head_beside_the_others(shop, architecture):
+def test_it_is_an_ordinary_head(shop, architecture):
     if architecture != "gbdt":
         pytest.importorskip("torch", reason="needs the extra deep")
     parameters = {"epochs": 1, "hidden": [16, 8], "threads": 1} if architecture != "gbdt" else {}

@@ -1,4 +1,4 @@
-"""Whether rows are made of logged answers or of what people chose, and that it is said."""
+"""Choice between logged responses and drawn requests, and its description."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import load_features
 from tailorbird.ranking import Slot
 from tailorbird.training.clicks import Scheme
-from tailorbird.training.rows import ANSWERS_MIN, Wanted, load_material
+from tailorbird.training.rows import ANSWERS_MIN, RowSettings, load_material
 
 NOW = 20 * DAY
 HOME = Slot("home", denominator="answer")
@@ -58,38 +58,38 @@ def answers(routed, count, start=10 * DAY):
 
 
 def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
-    """What is made of some events, where the log goes on until `ends`."""
+    """Load the material of some events; the log continues until `ends`."""
     going_on = [routed.event("search", ends, "somebody", None)] if ends else []
     return load_material(
         Lake(routed.table(*rows, *going_on)),
         features,
         slot,
-        Wanted(**({"ts_from": 0, "now": NOW} | more)),
+        RowSettings(**({"ts_from": 0, "now": NOW} | more)),
     )
 
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
-    found = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
-    assert not found.logged
-    assert found.data.requests == 905
+    material = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
+    assert not material.logged
+    assert material.data.requests == 905
     assert (
         "only 5 answers of slot 'home' have an outcome that is known by now, and "
-        f"{ANSWERS_MIN} are needed" in found.why
+        f"{ANSWERS_MIN} are needed" in material.why
     )
 
 
 def test_answers_too_young_to_learn_from_do_not_either(routed, features):
-    found = load(
+    material = load(
         features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed
     )
-    assert not found.logged
+    assert not material.logged
 
 
-def test_enough_answers_are_learned_from_whatever_clicks_there_are(routed, features):
-    found = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
-    assert found.logged
-    assert found.data.requests == ANSWERS_MIN
-    assert found.why == (
+def test_enough_responses_are_used_regardless_of_clicks(routed, features):
+    material = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
+    assert material.logged
+    assert material.data.requests == ANSWERS_MIN
+    assert material.why == (
         f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that "
         "is known by now"
     )
@@ -103,9 +103,9 @@ def test_answers_without_outcomes_are_not_enough(routed, features):
 
 
 def test_few_answers_are_learned_from_where_the_log_holds_nothing_else(routed, features):
-    found = load(features, *answers(routed, 40), routed=routed)
-    assert found.logged
-    assert "hardly any click beside them" in found.why
+    material = load(features, *answers(routed, 40), routed=routed)
+    assert material.logged
+    assert "hardly any click beside them" in material.why
 
 
 def test_clicks_outside_the_window_are_none(routed, features):
@@ -125,9 +125,9 @@ def test_one_may_choose(routed, features):
 
 def test_choices_are_of_the_first_target_that_happened(routed, features):
     slot = Slot("cart", objective={"purchase": 5.0, "click": 1.0})
-    found = load(features, *clicks(routed, 900), routed=routed, slot=slot)
-    assert isinstance(found.events, pa.Table)
-    assert found.scheme.type == "click"
+    material = load(features, *clicks(routed, 900), routed=routed, slot=slot)
+    assert isinstance(material.events, pa.Table)
+    assert material.scheme.type == "click"
 
 
 def test_drawn_rows_have_labels_of_all_targets(routed, features):
@@ -145,15 +145,15 @@ def test_drawn_rows_have_labels_of_all_targets(routed, features):
     assert more.label_window == 30 * MINUTE
 
 
-def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, features):
+def test_outcomes_of_the_last_responses_are_unknown_at_the_end_of_the_log(routed, features):
     """An import that ended long before now: its last half hour of answers may have been clicked
     behind its end.
     """
     rows = answers(routed, 400)
     newest = rows[-1]["ts"]
-    found = load(features, *rows, routed=routed, ends=0)
-    assert found.known == newest + 1
-    assert found.data.t.max() == max(
+    material = load(features, *rows, routed=routed, ends=0)
+    assert material.complete_until == newest + 1
+    assert material.data.t.max() == max(
         row["ts"]
         for row in rows
         if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1
@@ -163,18 +163,18 @@ def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, f
     )
 
 
-def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features):
+def test_no_one_churns_after_the_end_of_the_log(routed, features):
     slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
     rows = answers(routed, 400)
-    cut, whole = (
+    cut, complete = (
         load(features, *rows, routed=routed, slot=slot, ends=ends).data.labels["return_7d"]
         for ends in (0, NOW - 1)
     )
     assert np.isnan(cut).all()
-    assert np.isfinite(whole).all()
+    assert np.isfinite(complete).all()
 
 
-def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(routed, features):
+def test_drawn_requests_with_open_labels_are_left_out(routed, features):
     """Each choice is bought 20 minutes later, those of the log's last 20 minutes behind its end."""
     chosen = clicks(routed, 900)
     bought = [
@@ -182,8 +182,8 @@ def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(rout
         for row in chosen[:-20]
     ]
     slot = Slot("cart", objective={"click": 1.0, "purchase": 5.0})
-    found = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
-    assert found.data.t.max() == 869 * MINUTE + 1
+    material = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
+    assert material.data.t.max() == 869 * MINUTE + 1
     assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE + 1, (
         "a choice itself is known at once"
     )
@@ -196,16 +196,14 @@ def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(rout
 
 
 def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
-    """What came of the last day may still come in where the log goes on: the clicks of its end are
-    not known to have led to nothing.
-    """
+    """Outcomes of the last day may still arrive while the log continues."""
     chosen = clicks(routed, 900)
     bought = [
         routed.event("purchase", row["ts"] + MINUTE, row["person"], row["item_id"])
         for row in chosen
     ]
     slot, now = Slot("cart", objective={"click": 1.0, "purchase": 5.0}), 900 * MINUTE
-    found = load(
+    material = load(
         features,
         *chosen,
         *bought,
@@ -215,11 +213,11 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
         now=now,
         lateness_us=300 * MINUTE,
     )
-    assert found.known == 600 * MINUTE
-    assert found.data.t.max() == 569 * MINUTE + 1
+    assert material.complete_until == 600 * MINUTE
+    assert material.data.t.max() == 569 * MINUTE + 1
 
 
-def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, features):
+def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
     """Each purchase follows two looks, 20 and 5 minutes before it; in between the person looks at
     something else.
     """
@@ -235,19 +233,19 @@ def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, fe
             routed.event("purchase", t, person, item, session_id=f"s{n}"),
         ]
     slot = replace(HOME, objective={"purchase": 1.0})
-    found = load(features, *rows, routed=routed, slot=slot)
+    material = load(features, *rows, routed=routed, slot=slot)
     assert (
         "before 100% of these the person had looked at the very item within 30 min, so each "
-        "is asked just before that look" in found.why
+        "is asked just before that look" in material.why
     )
     first = [
         p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"
     ]
-    assert found.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
-    assert found.data.p.tolist() == [p - 1 for p in first], "the look itself is not known yet"
-    assert found.data.items.decode(found.data.item) == [rows[p - 1]["item_id"] for p in first]
-    assert found.data.context["session_id"].null_count == len(first), "as it was at the look"
-    assert found.label_window == 30 * MINUTE, "the purchase is known that much later"
+    assert material.data.t.tolist() == [rows[p - 1]["ts"] + 1 for p in first]
+    assert material.data.p.tolist() == [p - 1 for p in first], "the look itself is not known yet"
+    assert material.data.items.decode(material.data.item) == [rows[p - 1]["item_id"] for p in first]
+    assert material.data.context["session_id"].null_count == len(first), "as it was at the look"
+    assert material.label_window == 30 * MINUTE, "the purchase is known that much later"
     as_before = load(
         features,
         *rows,
@@ -255,27 +253,25 @@ def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, fe
         slot=slot,
         scheme=Scheme(type="purchase", before_looks=False),
     )
-    assert (as_before.data.t - found.data.t == 20 * MINUTE).all()
+    assert (as_before.data.t - material.data.t == 20 * MINUTE).all()
     assert "looked at the very item" not in as_before.why
 
 
-def test_a_look_of_the_same_moment_is_none_that_led_to_it(routed, features):
+def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
     """It may stand behind the choice in the log: a request before it would know the choice."""
     rows = []
     for n in range(0, 900, 3):
         person, item, t = f"u{n % 50}", f"i{n % 7}", n * HOUR // 2 + HOUR
         rows += [routed.event("purchase", t, person, item), routed.event("view", t, person, item)]
-    found = load(features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
-    assert "looked at the very item" not in found.why
-    assert found.data.p.tolist() == [
+    material = load(features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
+    assert "looked at the very item" not in material.why
+    assert material.data.p.tolist() == [
         p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"
     ]
 
 
-def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_of_a_requests(
-    routed, features
-):
-    looks = clicks(routed, 900)
+def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, features):
+    views = clicks(routed, 900)
     bought = [
         routed.event(
             "purchase", n * MINUTE + (1 if n % 2 else 12 * MINUTE), f"u{n % 50}", f"i{n % 7}"
@@ -283,18 +279,19 @@ def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_o
         for n in range(0, 900, 3)
     ]
     slot = replace(HOME, objective={"purchase": 1.0}, attribution="10m")
-    found = load(features, *looks, *bought, routed=routed, slot=slot)
+    material = load(features, *views, *bought, routed=routed, slot=slot)
     assert (
-        "150 whose looks began longer before than the slot's attribution are left out" in found.why
+        "150 whose looks began longer before than the slot's attribution are left out"
+        in material.why
     )
-    assert found.data.requests == 150
+    assert material.data.requests == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
-        load(features, *looks, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
+        load(features, *views, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
 
 
-def test_where_most_did_not_follow_a_look_requests_stay_where_they_were(routed, features):
-    looks = clicks(routed, 900)
-    assert "looked at the very item" not in load(features, *looks, routed=routed).why, (
+def test_requests_stay_if_most_choices_follow_no_visit(routed, features):
+    views = clicks(routed, 900)
+    assert "looked at the very item" not in load(features, *views, routed=routed).why, (
         "of clicks nothing comes before"
     )
     later = [
@@ -302,7 +299,7 @@ def test_where_most_did_not_follow_a_look_requests_stay_where_they_were(routed, 
         for n in range(0, 900, 3)
     ]
     apart = load(
-        features, *looks, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
+        features, *views, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
     )
     assert "looked at the very item" not in apart.why
     assert apart.data.t.tolist() == [row["ts"] + 1 for row in later]

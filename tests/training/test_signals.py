@@ -1,4 +1,4 @@
-"""Signal selection on a simulated shop's rows with columns put in of which we know what they are."""
+"""Feature selection on a simulated shop's rows with planted columns."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -11,17 +11,17 @@ from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.lake import Lake
-from tailorbird.training.binning import drift, entropy, information, learn_bins
+from tailorbird.training.binning import drift, entropy, learn_bins, mutual_information
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.redundancy import find_clusters
 from tailorbird.training.resuming import Unfinished
-from tailorbird.training.serving_cost import costs, request_bytes, without
+from tailorbird.training.serving_cost import count_request_bytes, drop_declarations, measure_costs
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.shuffling import among_requests, within_requests
-from tailorbird.training.signal_rows import gather
-from tailorbird.training.signals import RankSettings, rank_ground, rank_signals
+from tailorbird.training.shuffling import shuffle_across_requests, shuffle_within_requests
+from tailorbird.training.signal_rows import gather_signal_rows
+from tailorbird.training.signals import RankSettings, rank_parts, rank_signals
 from tailorbird.training.signals_page import write_signals
-from tailorbird.training.subset import ENOUGH, Signal, beyond_chance, judged
+from tailorbird.training.subset import REQUESTS_MIN, Signal, assign_verdicts, significant_at_fdr
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +37,16 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ground(shop):
     settings = TrainSettings(requests=SETTINGS.requests, test_requests=SETTINGS.requests)
-    return gather(shop.features, HOME, "click", Lake(shop.lake), shop.clock.now(), settings)
+    return gather_signal_rows(
+        shop.features, HOME, "click", Lake(shop.lake), shop.clock.now(), settings
+    )
 
 
 @pytest.fixture(scope="module")
 def report(shop, ground, tmp_path_factory):
     unfinished = Unfinished(tmp_path_factory.mktemp("out") / "unfinished", {}, shop.clock.now())
-    return rank_ground(
-        with_known_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS
+    return rank_parts(
+        with_planted_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS
     )
 
 
@@ -53,7 +55,7 @@ def signals(report):
     return {one.name: one for one in report.signals}
 
 
-def with_known_columns(ground):
+def with_planted_columns(ground):
     """The same rows with noise, a column that tells something, its copy, one that drifts, and two
     that know the answer.
     """
@@ -105,7 +107,7 @@ def test_noise_is_called_null_and_left_out(report, signals):
     assert set(NOISE) <= set(report.subset.remove)
 
 
-def test_what_orders_items_tells_of_the_target(signals):
+def test_ordering_columns_carry_information(signals):
     assert signals["item_ctr_7d"].bits > 0
     assert signals["item_ctr_7d"].bits_z > 5
     assert signals["telling"].bits > signals["item_ctr_7d"].bits
@@ -138,7 +140,7 @@ def test_a_column_that_knows_the_answer_is_called_a_leak_and_no_model_sees_it(re
     assert report.subset.full.value < 0.95
 
 
-def test_columns_of_the_request_are_told_from_those_of_the_item(signals):
+def test_request_columns_are_distinguished_from_item_columns(signals):
     assert all(
         signals[name].of_request for name in ("device", "user_clicks_7d", "noise_of_request")
     )
@@ -147,7 +149,7 @@ def test_columns_of_the_request_are_told_from_those_of_the_item(signals):
     )
 
 
-def test_the_loss_is_told_on_requests_that_had_no_say(report):
+def test_the_loss_is_measured_on_unseen_requests(report):
     parts = report.about["parts"]
     assert parts["train"]["to"] <= parts["watch"]["from"] <= parts["choose"]["from"]
     assert parts["choose"]["to"] <= parts["judge"]["from"]
@@ -173,7 +175,7 @@ class _Cut(Exception):
     pass
 
 
-def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
+def test_an_interrupted_run_resumes_with_the_same_result(shop, tmp_path):
     settings = RankSettings(requests=800, nulls=4, fits=1)
 
     def run(out, progress=lambda stage, done, total: None, clock=shop.clock):
@@ -190,22 +192,21 @@ def test_a_run_that_was_cut_short_goes_on_and_finds_the_same(shop, tmp_path):
     later = SimulatedClock(shop.clock.now() + DAY)
     resumed = run(tmp_path / "cut", lambda stage, done, total: seen.append(stage), clock=later)
     assert "read" not in seen
-    whole = run(tmp_path / "whole")
+    uninterrupted = run(tmp_path / "whole")
     measured = {"finish_us"}
-    plain = [
-        [{k: v for k, v in one.plain().items() if k not in measured} for one in each.signals]
-        for each in (resumed, whole)
+    reports = [
+        [{k: v for k, v in one.to_dict().items() if k not in measured} for one in each.signals]
+        for each in (resumed, uninterrupted)
     ]
-    assert plain[0] == plain[1]
+    assert reports[0] == reports[1]
     assert not (tmp_path / "cut" / "unfinished").exists()
 
 
-def test_too_few_outcomes_are_told(shop, tmp_path):
+def test_too_few_outcomes_raise(shop, tmp_path):
     short = RankSettings(window_us=DAY + 4 * HOUR, rows="answers")
     for _ in range(2):  # the second try goes on with nothing of the first
         with pytest.raises(
-            NotReadyError,
-            match=r"click happened in \d+, and at least 240 are needed to tell a signal from chance",
+            NotReadyError, match=r"click happened in \d+, and at least 240 are needed"
         ):
             rank_signals(
                 shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=short
@@ -221,27 +222,27 @@ def test_shuffles_keep_values_where_they_belong():
     rng = np.random.default_rng(0)
     offsets = np.array([0, 3, 4, 8])
     request = np.repeat([0, 1, 2], [3, 1, 4])
-    inside = within_requests(request, rng)
+    inside = shuffle_within_requests(request, rng)
     assert sorted(inside) == list(range(8))
     assert (request[inside] == request).all()
-    across = among_requests(offsets, rng)
+    across = shuffle_across_requests(offsets, rng)
     assert all(len(set(across[low:high])) == 1 for low, high in pairwise(offsets))
     assert sorted(set(across)) == [0, 3, 4]
 
 
 def test_bins_are_constant_and_know_what_is_missing():
     bins = learn_bins(np.array([1.0, 1, 1, 2, 3, np.nan]))
-    assert bins.place(np.array([np.nan, 0, 1, 2, 3, 9])).tolist() == [0, 1, 1, 2, 3, 3]
+    assert bins.assign(np.array([np.nan, 0, 1, 2, 3, 9])).tolist() == [0, 1, 1, 2, 3, 3]
     codes = learn_bins(np.array([0.0, 2, 2, 3, 3, 3, 7]), categorical=True, bins_max=3)
-    assert codes.place(np.array([0.0, 2, 3, 7, 50])).tolist() == [0, 2, 3, 1, 1]
+    assert codes.assign(np.array([0.0, 2, 3, 7, 50])).tolist() == [0, 2, 3, 1, 1]
     constant = learn_bins(np.full(9, 5.0))
-    assert len(set(constant.place(np.array([4.0, 5.0, 6.0])).tolist())) == 3
+    assert len(set(constant.assign(np.array([4.0, 5.0, 6.0])).tolist())) == 3
 
 
-def test_information_and_drift_of_what_is_known():
+def test_information_and_drift_match_analytic_values():
     half = np.array([0, 0, 1, 1])
-    assert information(half, half, 2, 2) == pytest.approx(1.0)
-    assert information(half, np.array([0, 1, 0, 1]), 2, 2) == pytest.approx(0.0)
+    assert mutual_information(half, half, 2, 2) == pytest.approx(1.0)
+    assert mutual_information(half, np.array([0, 1, 0, 1]), 2, 2) == pytest.approx(0.0)
     assert entropy(half, 2) == pytest.approx(1.0)
     same, other = np.repeat([0, 1], 500), np.repeat([0, 1], [100, 900])
     assert drift(same, same, 2) == pytest.approx(0.0)
@@ -259,18 +260,21 @@ def test_clusters_see_through_monotone_changes_and_missing_values():
     matrix = np.stack(
         [x, np.exp(-x), rng.normal(size=4_000), holes, codes, other_names], axis=1
     ).astype(np.float32)
-    found = find_clusters(matrix, [4, 5])
-    assert found.groups() == [[0, 1], [4, 5]]
-    assert found.nearness[0, 3] == pytest.approx(0.3, abs=0.05)
+    clusters = find_clusters(matrix, [4, 5])
+    assert clusters.groups() == [[0, 1], [4, 5]]
+    assert clusters.nearness[0, 3] == pytest.approx(0.3, abs=0.05)
 
 
 def test_of_many_figures_few_are_beyond_chance():
     clear, border = Interval(0.010, 0.006, 0.014), Interval(0.010, 0.0001, 0.0199)
-    assert beyond_chance([clear, border]) == [True, True]
-    assert beyond_chance([clear, border, *[Interval(0.0, -0.01, 0.01)] * 20])[:2] == [True, False]
+    assert significant_at_fdr([clear, border]) == [True, True]
+    assert significant_at_fdr([clear, border, *[Interval(0.0, -0.01, 0.01)] * 20])[:2] == [
+        True,
+        False,
+    ]
 
 
-def test_what_few_requests_cannot_tell_is_not_called_null():
+def test_few_requests_leave_columns_undecided():
     def column(name, low, high):
         importance = Interval((low + high) / 2, low, high)
         return Signal(
@@ -298,24 +302,27 @@ def test_what_few_requests_cannot_tell_is_not_called_null():
 
     def verdicts(requests):
         return {
-            one.name: (one.verdict, one.kept) for one in judged([wide, clear, *noise], {}, requests)
+            one.name: (one.verdict, one.kept)
+            for one in assign_verdicts([wide, clear, *noise], {}, requests)
         }
 
     undecided = ("too few requests to decide", True)
-    assert verdicts(ENOUGH) == {"wide": undecided, "clear": ("signal", True)} | {
+    assert verdicts(REQUESTS_MIN) == {"wide": undecided, "clear": ("signal", True)} | {
         one.name: ("null", True) for one in noise
     }
-    assert verdicts(ENOUGH - 1) == {"wide": undecided, "clear": ("signal", True)} | {
+    assert verdicts(REQUESTS_MIN - 1) == {"wide": undecided, "clear": ("signal", True)} | {
         one.name: undecided for one in noise
     }
 
 
 def test_what_a_column_costs_is_what_only_it_needs(shop):
-    found = costs(shop.features, EVENT_TYPES)
-    whole = request_bytes(shop.features)
-    fewer, stay = without(shop.features, ["item_clicks_1d"], EVENT_TYPES)
+    column_costs = measure_costs(shop.features, EVENT_TYPES)
+    total_bytes = count_request_bytes(shop.features)
+    fewer, stay = drop_declarations(shop.features, ["item_clicks_1d"], EVENT_TYPES)
     assert stay == ()
-    assert whole - request_bytes(fewer) == found["item_clicks_1d"].request_bytes > 0
-    assert found["price"].request_bytes == 0  # price_to_habit is derived from it
-    assert without(shop.features, ["price"], EVENT_TYPES)[1] == ("price",)
-    assert all(cost.finish_us > 0 for cost in found.values())
+    assert (
+        total_bytes - count_request_bytes(fewer) == column_costs["item_clicks_1d"].request_bytes > 0
+    )
+    assert column_costs["price"].request_bytes == 0  # price_to_habit is derived from it
+    assert drop_declarations(shop.features, ["price"], EVENT_TYPES)[1] == ("price",)
+    assert all(cost.finish_us > 0 for cost in column_costs.values())

@@ -22,12 +22,12 @@ def test_no_part_knows_of_a_later_one(times, gap):
     assert np.all(np.diff(t[split.test]) >= 0)
 
 
-def test_shares_are_as_asked():
+def test_shares_match_the_arguments():
     split = split_by_time(np.arange(1_000), validation=0.1, test=0.2)
     assert (len(split.train), len(split.validation), len(split.test)) == (700, 100, 200)
 
 
-def test_an_empty_part_is_told_with_the_times():
+def test_an_empty_part_raises_with_the_times():
     day = 86_400_000_000
     with pytest.raises(
         UsageError,

@@ -37,29 +37,31 @@ rows_strategy = st.lists(
 )
 
 
-def plain(keys, t, label, weight, window, smoothing, at):
+def rate_by_loop(keys, t, label, weight, window, smoothing, at):
     """By the definition: the rows known at the row's time, one by one."""
-    known = [j for j in range(len(t)) if t[j] + max(window, 1) <= t[at]]
-    if not known:
+    visible_rows = [j for j in range(len(t)) if t[j] + max(window, 1) <= t[at]]
+    if not visible_rows:
         return math.nan
-    mean = sum(weight[j] * label[j] for j in known) / sum(weight[j] for j in known)
-    own = [j for j in known if keys[j] == keys[at]]
+    mean = sum(weight[j] * label[j] for j in visible_rows) / sum(weight[j] for j in visible_rows)
+    own = [j for j in visible_rows if keys[j] == keys[at]]
     below = sum(weight[j] for j in own) + smoothing
     return (sum(weight[j] * label[j] for j in own) + smoothing * mean) / below if below else mean
 
 
 @given(rows_strategy, st.integers(0, 5), st.sampled_from([0.0, 0.5, 20.0]))
-def test_a_row_knows_what_was_known_at_its_time(rows, window, smoothing):
+def test_a_row_uses_labels_available_at_its_time(rows, window, smoothing):
     keys, t, label, weight = (
         (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [], [])
     )
     _, in_time = fit(keys, t, label, window=window, smoothing=smoothing, weight=weight)
-    expected = [plain(keys, t, label, weight, window, smoothing, at) for at in range(len(rows))]
+    expected = [
+        rate_by_loop(keys, t, label, weight, window, smoothing, at) for at in range(len(rows))
+    ]
     np.testing.assert_allclose(in_time, expected, rtol=1e-9)
 
 
 @given(rows_strategy.filter(bool), st.integers(0, 5), st.data())
-def test_no_label_reaches_a_row_before_it_is_known(rows, window, data):
+def test_no_label_reaches_a_row_early(rows, window, data):
     keys, t, label, weight = (np.array(column) for column in zip(*rows, strict=True))
     changed = data.draw(st.integers(0, len(rows) - 1))
     _, before = fit(keys, t, label, window=window, weight=weight)
@@ -73,7 +75,7 @@ def test_no_label_reaches_a_row_before_it_is_known(rows, window, data):
     )  # its own and all that are not later: to the bit
 
 
-def test_rows_of_one_request_do_not_know_each_other_even_where_a_label_is_known_at_once():
+def test_rows_of_one_request_do_not_share_immediate_labels():
     _, in_time = fit([1, 1, 1], [5, 5, 5], [True, False, True])
     assert np.isnan(in_time).all()
 
@@ -89,8 +91,8 @@ def test_shuffled_labels_give_no_lift(window):
         np.sort(rng.integers(0, 100_000, n)),
     )
     step, in_time = fit(keys, t, label, window=window, smoothing=1.0)
-    known = ~np.isnan(in_time)
-    assert abs(roc_auc_score(label[known], in_time[known]) - 0.5) < 0.02
+    has_rate = ~np.isnan(in_time)
+    assert abs(roc_auc_score(label[has_rate], in_time[has_rate]) - 0.5) < 0.02
     leaking = step.apply(keys.astype(np.uint64))  # what a careless encoder would train on
     assert roc_auc_score(label, leaking) > 0.8
 

@@ -22,10 +22,10 @@ from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, Space, read_towe
 from tailorbird.retrieval import inverted, vectors
 from tailorbird.retrieval.vectors import content_of
 from tailorbird.training import towers
-from tailorbird.training.clicks import Scheme, choices
+from tailorbird.training.clicks import Scheme, draw_requests
 from tailorbird.training.coding import Codes
-from tailorbird.training.indexes import ITEMS, IndexSeries, build_series
-from tailorbird.training.retrieval import choose_retrieval, nearest_in
+from tailorbird.training.indexes import ITEM_SCHEMA, IndexSeries, build_series
+from tailorbird.training.retrieval import choose_retrieval, make_retriever
 from tailorbird.training.towers import Learner, TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -52,17 +52,17 @@ def items():
         for number in range(KINDS * EACH)
     ]
     ids, never = [f"i{number}" for number in range(len(attributes))], [None] * len(attributes)
-    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEMS)
+    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEM_SCHEMA)
 
 
 def log(*, loyal, people=400, clicks=10, days=4):
     """People click on things of one kind, or on anything; any thing as soon as another."""
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(people), clicks)
-    wanted = (
+    next_kind = (
         rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
     )
-    number = wanted + KINDS * rng.integers(0, EACH, len(person))
+    number = next_kind + KINDS * rng.integers(0, EACH, len(person))
     ts = T0 + np.sort(rng.integers(0, days * DAY, len(person)))
     order = rng.permutation(len(person))
     clicks = zip(ts.tolist(), person[order].tolist(), number[order].tolist(), strict=True)
@@ -72,20 +72,30 @@ def log(*, loyal, people=400, clicks=10, days=4):
 
 
 def material(events, codes=None):
-    known = codes or Codes.of(
+    codes_by_column = codes or Codes.of(
         events["item_id"], items()["id"]
     )  # as in a log, which has the profiles too
     return SimpleNamespace(
-        events=events, log=events, people=Codes.of(events["person"]), codes=known
+        events=events, log=events, people=Codes.of(events["person"]), codes=codes_by_column
     )
 
 
-def chosen(events, choice, *, features=FEATURES, slot=SLOT, made=None):
-    """What is chosen on the last of four days, by indexes and towers as of its beginning."""
+def choose(events, choice, *, features=FEATURES, slot=SLOT, made=None):
+    """Choose retrieval on the last of four days, with indexes and towers as of its start."""
     log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
-    held = choices(events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1])
+    validation = draw_requests(
+        events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1]
+    )
     return choose_retrieval(
-        log, features, slot, made or series(events, 3), between, choice, SMALL, held=held, seed=0
+        log,
+        features,
+        slot,
+        made or series(events, 3),
+        between,
+        choice,
+        SMALL,
+        validation=validation,
+        seed=0,
     )
 
 
@@ -111,7 +121,7 @@ def learned(loyal):
     return one, one.space(made.indexes[0], T0 + 3 * DAY)
 
 
-def asked(*numbers):
+def session_query(*numbers):
     offsets = np.cumsum([0, *map(len, numbers)]).astype(np.int64)
     keys = (
         hash64s(f"i{number}" for each in numbers for number in each)
@@ -127,21 +137,22 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
     space.vectors.write(tmp_path)
     served = Space(read_tower(files, space.vectors, where="here"), space.index)
     rng = np.random.default_rng(1)
-    people = asked(
+    people = session_query(
         [],
         [5],
         [999, 5],
         *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)),
     )
     requests = len(people.offsets) - 1
-    ours, theirs = space.users(people, requests), served.users(people, requests)
-    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
-    np.testing.assert_array_equal(theirs[1], theirs[2])  # a thing that it does not know is skipped
+    ours, exported = space.users(people, requests), served.users(people, requests)
+    np.testing.assert_allclose(ours, exported, atol=TOLERANCE)
+    # a thing that it does not know is skipped
+    np.testing.assert_array_equal(exported[1], exported[2])
     each = [
         served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0]
         for a, b in _ends(people)
     ]
-    np.testing.assert_allclose(np.stack(each), theirs, atol=TOLERANCE)
+    np.testing.assert_allclose(np.stack(each), exported, atol=TOLERANCE)
     request = np.repeat(np.arange(requests), 3).astype(np.intp)
     keys = hash64s(f"i{number}" for number in rng.integers(0, KINDS * EACH, len(request)))
     mine, other = (
@@ -152,13 +163,13 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
         np.testing.assert_allclose(mine[name], other[name], atol=10 * TOLERANCE)
 
 
-def test_an_export_is_held_against_the_net_on_10_000_windows_and_refused_where_it_differs(learned):
+def test_an_export_is_compared_on_10_000_windows_and_rejected_if_it_differs(learned):
     one, space = learned
     compared = []
 
-    def net(known, inside, gap):
-        compared.append(len(known))
-        return space.tower.net(known, inside, gap)
+    def net(is_learned, inside, gap):
+        compared.append(len(is_learned))
+        return space.tower.net(is_learned, inside, gap)
 
     one.files(replace(space, tower=replace(space.tower, net=net)))
     assert compared == [10_000]
@@ -187,12 +198,12 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     )
     served = replace(made, index=replace(made.index, vectors=read))
     for numbers in ([], [5], [5, 17, 29]):
-        past = asked(numbers)
-        exact, found = (way.nearest(way.ask(past), 50).rows for way in (space, served))
-        assert np.isin(exact, found).mean() >= 0.9
+        past = session_query(numbers)
+        exact, nearest = (way.nearest(way.ask(past), 50).rows for way in (space, served))
+        assert np.isin(exact, nearest).mean() >= 0.9
 
 
-def test_no_golden_window_is_what_somebody_did(learned, loyal):
+def test_golden_windows_contain_no_user_data(learned, loyal):
     one, space = learned
     from tailorbird.retrieval.arrays import read_array
 
@@ -205,26 +216,27 @@ def test_no_golden_window_is_what_somebody_did(learned, loyal):
     assert not any(set(window) <= mine for window in of for mine in done.values())
 
 
-def test_a_tower_knows_nothing_of_what_comes_later(loyal):
+def test_a_tower_ignores_later_events(loyal):
     made = series(loyal, 1, 2)
     changed = loyal.set_column(
         loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)]
     )
-    found, codes = [], Codes.of(loyal["item_id"])
+    vectors, codes = [], Codes.of(loyal["item_id"])
     for events in (loyal, changed):
         one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
-        found.append(
+        vectors.append(
             [
                 one.space(index, int(moment)).vectors.vectors
                 for moment, index in zip(made.moments, made.indexes, strict=True)
             ]
         )
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert not np.allclose(found[0][0], found[0][1])  # the second has learned of the day between
+    for first, second in zip(*vectors, strict=True):
+        np.testing.assert_array_equal(first, second)
+    # the second has learned of the day between
+    assert not np.allclose(vectors[0][0], vectors[0][1])
 
 
-def test_an_update_learns_as_long_as_what_there_is_asks_for(loyal):
+def test_the_steps_of_an_update_follow_the_data(loyal):
     """A first tower of little data does not decide how long the later ones learn: each goes on for
     a quarter of its own steps.
     """
@@ -252,35 +264,35 @@ def _shuffled_after(events, moment):
     return pa.array(ids.tolist())
 
 
-def test_auto_takes_vectors_where_they_find_more(loyal):
-    found = chosen(loyal, "auto")
-    assert found.learner is not None
-    assert len(found.series.spaces) == 1
-    figures = found.figures
-    best = f"{found.learner.share:.0%} by vectors"
+def test_auto_chooses_vectors_if_recall_is_higher(loyal):
+    choice = choose(loyal, "auto")
+    assert choice.learner is not None
+    assert len(choice.series.spaces) == 1
+    figures = choice.figures
+    best = f"{choice.learner.share:.0%} by vectors"
     assert figures[best]["recall"] > figures["tables"]["recall"] + 0.05
     assert figures[best]["candidates"] <= figures["tables"]["candidates"] == 45
     assert all(each["us"] > 0 for each in figures.values())
-    assert "of the candidates come from vectors" in found.told
-    assert "sequence" in found.sources(SLOT)
+    assert "of the candidates come from vectors" in choice.summary
+    assert "sequence" in choice.sources(SLOT)
 
 
 def test_auto_leaves_vectors_where_nothing_follows_from_anything():
-    found = chosen(log(loyal=False), "auto")
-    assert (found.learner, found.series.spaces) == (None, ())
-    assert "tables alone" in found.told
-    assert found.near() is None
-    assert found.sources(SLOT) == dict(SLOT.sources)
+    choice = choose(log(loyal=False), "auto")
+    assert (choice.learner, choice.series.spaces) == (None, ())
+    assert "tables alone" in choice.summary
+    assert choice.retriever() is None
+    assert choice.sources(SLOT) == dict(SLOT.sources)
 
 
-def test_what_cannot_be_had_is_said(loyal):
+def test_unavailable_vectors_are_reported(loyal):
     made = series(loyal, 3)
     without = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="7d")])
     search = replace(SLOT, sources={"search": 10})
     for features, slot, why in ((without, SLOT, "no sequence"), (FEATURES, search, "does not ask")):
         with pytest.raises(UsageError, match=why):
-            chosen(loyal, "sequence", features=features, slot=slot, made=made)
-        assert why in chosen(loyal, "auto", features=features, slot=slot, made=made).told
+            choose(loyal, "sequence", features=features, slot=slot, made=made)
+        assert why in choose(loyal, "auto", features=features, slot=slot, made=made).summary
 
 
 def test_vectors_give_nothing_that_had_not_come_yet(learned):
@@ -293,7 +305,7 @@ def test_vectors_give_nothing_that_had_not_come_yet(learned):
         (space.index,),
         (replace(space, index=replace(space.index, first_seen=late)),),
     )
-    near, request = nearest_in(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
+    near, request = make_retriever(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
     before, after = (
         near(T0 + 3 * DAY + minutes * MINUTE, request, 60).keys for minutes in (30, 90)
     )

@@ -32,7 +32,7 @@ from tailorbird.training import architecture, fit, matrix
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.evaluate import evaluate
 from tailorbird.training.gate import NON_INFERIORITY, SUPERIORITY
-from tailorbird.training.pareto import priced
+from tailorbird.training.pareto import price_models
 from tailorbird.training.replaying import live_columns
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -53,7 +53,7 @@ class Shop:
     @classmethod
     def open(cls, folder, change=lambda history: None):
         (folder / "features.py").write_text(
-            (files("tailorbird.cli") / "templates" / "features.py").read_text()
+            (files("tailorbird.platform") / "templates" / "features.py").read_text()
         )
         features = load_features(folder / "features.py")
         lake = folder / "lake"
@@ -111,14 +111,14 @@ def keep_answers(path, last):
     """
     lines = path.read_text().rstrip("\n").split("\n")
     shown = [place for place, line in enumerate(lines) if line.startswith('{"type":"answer"')]
-    gone = set(shown[:-last])
-    path.write_text("".join(f"{line}\n" for place, line in enumerate(lines) if place not in gone))
+    dropped = set(shown[:-last])
+    path.write_text(
+        "".join(f"{line}\n" for place, line in enumerate(lines) if place not in dropped)
+    )
 
 
-def tell_by_the_device(path):
-    """Where somebody clicked, or nobody did, nearly every answer says so by its device: known
-    before, it would tell most of the target.
-    """
+def leak_through_device(path):
+    """Write a log whose device nearly always reveals whether a response was clicked."""
     lines = path.read_text().rstrip("\n").split("\n")
     clicked = set(re.findall(r'\{"type":"click".*"request_id":"(\w+)"', "\n".join(lines)))
     rng = np.random.default_rng(0)
@@ -133,14 +133,14 @@ def tell_by_the_device(path):
 
 
 def receive_users_later(path):
-    """As in an archive of traits that were loaded into the system that sends them, with the time of
-    each sign-up.
-    """
+    """Delay the arrival of user profiles by two days, as in a late import of dated traits."""
     lines = path.read_text().rstrip("\n").split("\n")
     for place, line in enumerate(lines):
         if line.startswith('{"type":"user"'):
             lines[place] = re.sub(
-                r'"received_at":(\d+)', lambda said: f'"received_at":{int(said[1]) + 2 * DAY}', line
+                r'"received_at":(\d+)',
+                lambda match: f'"received_at":{int(match[1]) + 2 * DAY}',
+                line,
             )
     path.write_text("".join(f"{line}\n" for line in lines))
 
@@ -155,24 +155,24 @@ def report(shop):
     return shop.train("registry")
 
 
-def test_it_says_what_it_did(report):
-    told = report.plain()
+def test_the_report_describes_the_training(report):
+    fields = report.plain()
     assert report.version == "v0001"
-    assert set(told["results"]) == {
+    assert set(fields["results"]) == {
         "tailorbird",
         "popular:1h",
         "popular:24h",
         "popular:7d",
         "item_knn+popular:7d",
     }
-    for figures in told["results"].values():
+    for figures in fields["results"].values():
         assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
-    assert told["results"]["tailorbird"]["list_auc_low"] > 0.5, "better than chance"
-    assert {"new users", "known users", "long-tail items"} <= set(told["slices"])
-    assert told["heads"]["click"]["log_loss"] < told["heads"]["click"]["log_loss_mean"] + 0.01
-    window = told["about"]["window"]
+    assert fields["results"]["tailorbird"]["list_auc_low"] > 0.5, "better than chance"
+    assert {"new users", "known users", "long-tail items"} <= set(fields["slices"])
+    assert fields["heads"]["click"]["log_loss"] < fields["heads"]["click"]["log_loss_mean"] + 0.01
+    window = fields["about"]["window"]
     assert window["from"] < window["train_until"] < window["test_from"] < window["test_to"]
-    assert min(told["rows"].values()) > 1_000
+    assert min(fields["rows"].values()) > 1_000
 
 
 def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
@@ -191,20 +191,20 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert f"events at version {read['version']}" in bundle.manifest.card
 
 
-def test_the_card_says_of_what_for_whom_and_by_whom(shop, report):
+def test_the_card_describes_data_slices_and_owner(shop, report):
     folder = shop.folder / "registry" / report.version
     card = (folder / "card.md").read_text()
     assert card == Registry(shop.folder / "registry", clock=shop.clock).verify(report.version).card
     headings = [line for line in card.splitlines() if line.startswith("#")]
-    wanted = ("Owner", "Data", "Columns", "Quality", "For whom", "Calibration", "Gate", "Limits")
-    assert headings == ["# Ranker of slot home", *(f"## {one}" for one in wanted)]
+    sections = ("Owner", "Data", "Columns", "Quality", "For whom", "Calibration", "Gate", "Limits")
+    assert headings == ["# Ranker of slot home", *(f"## {one}" for one in sections)]
     owner, limits = card.split("## Owner")[1].split("##")[0], card.split("## Limits")[1]
     assert "project.owner" in owner
     best = report.evaluation.best_baseline
     for name, (requests, figures) in report.evaluation.slices.items():
         assert f"| {name} | {requests:,} |" in card
-        behind = requests >= 100 and figures[best].value > figures["tailorbird"].value
-        assert (f"{name}: {best} orders them better" in limits) == behind
+        is_worse = requests >= 100 and figures[best].value > figures["tailorbird"].value
+        assert (f"{name}: {best} orders them better" in limits) == is_worse
     for head in report.heads:
         assert f"- {head}: " in card.split("## Calibration")[1]
 
@@ -217,16 +217,16 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", page))
 
 
-def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
+def test_the_report_has_cost_and_quality(report):
     costs = {one["name"]: one for one in report.plain()["serving"]}
     assert set(costs) == set(report.evaluation.figures)
     assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
     for one in costs.values():
         mine = (one["ndcg_10"], one["us"])
-        others = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
+        other_costs = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
         better = [
             other["name"]
-            for other in others
+            for other in other_costs
             if other["ndcg_10"] >= mine[0] and other["us"] <= mine[1]
         ]
         assert one["on_front"] == (not better)
@@ -240,11 +240,11 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
         name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)}
         for name, value in quality.items()
     }
-    found = priced(
+    prices = price_models(
         replace(report.evaluation, figures=figures),
         {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0},
     )
-    assert {one.name: one.better for one in found} == {
+    assert {one.name: one.dominated_by for one in prices} == {
         "model": "",
         "slow": "model",
         "popular": "",
@@ -253,9 +253,9 @@ def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
 
 
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
-    found = shop.evaluate("registry", HOME, report.version)
+    evaluation = shop.evaluate("registry", HOME, report.version)
     again, first = (
-        found.figures[report.version]["ndcg_10"],
+        evaluation.figures[report.version]["ndcg_10"],
         report.evaluation.figures["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(
@@ -287,14 +287,16 @@ def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
 
 
 @pytest.mark.slow
-def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
+def test_shuffled_labels_are_rejected_and_stored_with_the_reason(shop):
     report = shop.train("shuffled", shuffle=True)
     assert not report.promoted
     assert "over the best baseline" in report.decision.reason
     registry = Registry(shop.folder / "shuffled", clock=shop.clock)
     assert {info.version for info in registry.versions()} == {"v0001", report.instead}
-    told = next(info for info in registry.versions() if info.version == "v0001").metrics["decision"]
-    assert told == list(report.decision.reasons)
+    reasons = next(info for info in registry.versions() if info.version == "v0001").metrics[
+        "decision"
+    ]
+    assert reasons == list(report.decision.reasons)
     assert report.plain()["instead"] == report.instead
 
 
@@ -390,13 +392,13 @@ def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     assert again.figures[first.version]["ndcg_10"].value == judged.value
 
 
-def test_a_time_before_the_log_is_told(shop):
+def test_a_time_before_the_log_raises(shop):
     with pytest.raises(NotReadyError, match="holds no event before 1970-01-02"):
         replace(shop, clock=SimulatedClock(DAY)).train("too-early")
 
 
 @pytest.mark.slow
-def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
+def test_a_head_with_too_few_positives_is_left_out_with_a_note(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)
     assert any("head share was left out: 0 positives" in note for note in report.notes)
@@ -408,24 +410,21 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
 
 
 @pytest.mark.slow
-def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(
-    tmp_path_factory, report
-):
-    told = Shop.open(tmp_path_factory.mktemp("told"), tell_by_the_device).train("registry")
-    notes = [note for note in told.notes if "far ahead" in note]
+def test_a_column_far_ahead_is_named_without_rejection(tmp_path_factory, report):
+    messages = Shop.open(tmp_path_factory.mktemp("told"), leak_through_device).train("registry")
+    notes = [note for note in messages.notes if "far ahead" in note]
     assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
     assert re.search(
-        r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows",
+        r"alone it reaches an AUC of 0\.8\d\d for click, "
+        r"while no other column is above 0\.\d+; if it knows",
         notes[0],
     )
-    assert not any("looks as if" in reason for reason in told.decision.reasons)
+    assert not any("looks as if" in reason for reason in messages.decision.reasons)
     assert not [note for note in report.notes if "far ahead" in note]
 
 
 @pytest.mark.slow
-def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(
-    tmp_path_factory, report
-):
+def test_backdated_user_attributes_are_named(tmp_path_factory, report):
     later = Shop.open(tmp_path_factory.mktemp("later"), receive_users_later).train("registry")
     (note,) = [note for note in later.notes if note.startswith("users: ")]
     assert "came in over an hour after the time that they are dated to" in note
@@ -467,7 +466,7 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
 
 
 @pytest.mark.slow
-def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged(shop):
+def test_an_incumbent_without_the_slots_heads_is_not_evaluated(shop):
     first = shop.train("lacking", slot=CLICKS)
     Registry(shop.folder / "lacking", clock=shop.clock).promote(
         first.version, by="test", why="to have an incumbent"
@@ -475,9 +474,9 @@ def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged
     second = shop.train("lacking", slot=CARTS)
     assert second.incumbent == first.version
     assert first.version not in second.evaluation.figures
-    told = " ".join((*second.decision.reasons, *second.notes))
+    messages = " ".join((*second.decision.reasons, *second.notes))
     assert (
-        told.count(
+        messages.count(
             "v0001 could not be judged on this test part: it predicts click, while slot home "
             "asks for purchase"
         )
@@ -500,17 +499,17 @@ def test_probabilities_are_calibrated_by_what_was_best_on_the_next_day(shop, rep
         > report.evaluation.heads["purchase"].positives
     )
     for head in bundle.manifest.heads:
-        told = report.about["calibration"][head.name]
+        description = report.about["calibration"][head.name]
         assert bundle.calibration[head.name].name == head.calibration
         assert (
-            told.startswith(f"{head.calibration}, by log loss on the next of")
-            or "too little to choose by" in told
+            description.startswith(f"{head.calibration}, by log loss on the next of")
+            or "too little to choose by" in description
         )
     assert "isotonic" in report.about["calibration"]["click"]
     assert "isotonic" not in report.about["calibration"]["purchase"]  # a table needs more positives
 
 
-def test_calibration_is_told_for_each_slice(report):
+def test_calibration_is_reported_per_slice(report):
     head = report.evaluation.plain()["heads"]["click"]
     slices = head["calibration_slices"]
     assert slices["new users"]["rows"] + slices["known users"]["rows"] == head["rows"]
@@ -537,7 +536,7 @@ def test_without_answers_requests_are_drawn_from_the_log(shop):
 
 
 @pytest.mark.slow
-def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
+def test_a_slot_with_responses_learns_from_clicks_on_request(shop, report):
     assert "rows are logged answers" in report.notes[0]
     other = shop.train("clicks", rows="clicks", requests=1_500, test_requests=300)
     assert other.about["source"].startswith("what people chose")
@@ -591,7 +590,7 @@ def transformed(shop, **more):
 
 
 @pytest.mark.slow
-def test_a_slot_that_asks_sessions_gets_them_drawn_ranked_by_and_named_in_the_bundle(shop):
+def test_session_sources_are_drawn_ranked_and_stored_in_the_bundle(shop):
     slot = replace(HOME, sources={"session_knn": 60, "stan": 40, "popular": 100})
     report = shop.train("sessions", slot=slot, rows="clicks", requests=1_500, test_requests=300)
     assert report.about["sources"] == dict(slot.sources)
@@ -630,9 +629,9 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     assert "user_last_category" not in names
     assert names.count("price") == 1
     assert "item_clicks_7d" in bundle.encoder.numeric  # what no transform names is taken as it is
-    told = declared.about["columns"]["price"]
-    assert told.startswith("price: log, clip to [")
-    assert f"| price | {told} |" in bundle.manifest.card
+    description = declared.about["columns"]["price"]
+    assert description.startswith("price: log, clip to [")
+    assert f"| price | {description} |" in bundle.manifest.card
     assert "rate of click by" in declared.report.read_text()
     assert names.count("goes_with") == names.count("goes_with_scaled") == 1
     assert declared.about["columns"]["goes_with"].startswith(
@@ -681,9 +680,9 @@ def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_tabl
 
 @pytest.mark.slow
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
-    found = transformed(shop).evaluate("transforms", HOME, declared.version)
+    evaluation = transformed(shop).evaluate("transforms", HOME, declared.version)
     again, first = (
-        found.figures[declared.version]["ndcg_10"],
+        evaluation.figures[declared.version]["ndcg_10"],
         declared.evaluation.figures["tailorbird"]["ndcg_10"],
     )
     assert again.value == pytest.approx(first.value, abs=2e-3)
@@ -691,9 +690,7 @@ def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
 
 @pytest.mark.slow
 def test_transforms_are_learned_from_the_training_part_alone(shop):
-    """What came after the border is other data at the other time, and no label of it, nor any
-    value, is in the tables.
-    """
+    """Data after the border, and its labels, do not change the fitted transforms."""
     now = shop.clock.now()
     borders = {"validation_from": now - 3 * DAY, "test_from": now - 2 * DAY}
     encoders = []
@@ -713,8 +710,8 @@ def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
 
 @pytest.mark.slow
 def test_the_preset_for_nets_leaves_nothing_missing(shop):
-    known = replace(shop.features, similarities=SIMILARITIES)
-    report = replace(shop, features=known).train("nets", preset="nets")
+    extended = replace(shop.features, similarities=SIMILARITIES)
+    report = replace(shop, features=extended).train("nets", preset="nets")
     encoder = Bundle.load(
         shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash
     ).encoder
@@ -733,13 +730,13 @@ def test_the_preset_for_nets_leaves_nothing_missing(shop):
 
 
 @pytest.mark.slow
-def test_a_transform_that_learns_from_a_head_without_labels_is_told(shop):
+def test_a_transform_on_a_head_without_labels_raises(shop):
     features = replace(shop.features, transforms=(transform("category", target("share")),))
     with pytest.raises(DeclarationError, match="learns from share, which has no labels here"):
         replace(shop, features=features).train("unlabelled")
 
 
-def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
+def test_a_young_lake_raises(shop, tmp_path):
     with pytest.raises(NotReadyError, match="outcomes are known"):
         train(
             shop.features,
@@ -751,7 +748,7 @@ def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
         )
 
 
-def test_borders_that_leave_a_part_empty_are_told(shop, tmp_path):
+def test_borders_that_leave_a_part_empty_raise(shop, tmp_path):
     late = TrainSettings(test_from=shop.clock.now() + DAY)
     with pytest.raises(UsageError, match=r"the .* part is empty"):
         train(

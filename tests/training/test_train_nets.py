@@ -18,7 +18,7 @@ from tailorbird.models import architectures
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training import fit
-from tailorbird.training.incremental import working
+from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -51,7 +51,7 @@ def trained(shop, registry, **changes):
     )
 
 
-def test_a_net_goes_into_the_same_bundle_and_answers_as_it_was_trained(shop, tmp_path):
+def test_a_net_is_bundled_and_serves_as_trained(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     report = trained(shop, tmp_path / "registry", architecture="mmoe")
     bundle = Bundle.load(
@@ -69,7 +69,8 @@ def test_a_net_goes_into_the_same_bundle_and_answers_as_it_was_trained(shop, tmp
     assert "newest items" in page
     assert report.evaluation.heads["click"].auc.value > 0.5
     code = f"""import sys; from pathlib import Path; from tailorbird.ranking.bundle import Bundle
-Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None); print('torch' in sys.modules)"""
+Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None)
+print('torch' in sys.modules)"""
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -87,15 +88,15 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
         report = trained(shop, tmp_path / name, rows_in_memory=most, **settings)
         bundle = tmp_path / name / report.version
         made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.plain()
-        said = [note for note in report.notes if "lay in files" in note]
-        assert bool(said) == (name == "files")
+        notes = [note for note in report.notes if "lay in files" in note]
+        assert bool(notes) == (name == "files")
     assert report.rows["train"] > 2 * 2_000, "in several pieces"
     assert made["memory"] == made["files"]
 
 
 def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    plain = trained(shop, tmp_path / "plain")
+    report = trained(shop, tmp_path / "plain")
     auto = trained(
         shop, tmp_path / "auto", architecture="auto", parameters={**QUICK.parameters, "rate": 1e-9}
     )
@@ -109,12 +110,12 @@ def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(s
         )
         assert bundle.encoder.history is None
     assert (
-        plain.evaluation.plain()["results"]["tailorbird"]
+        report.evaluation.plain()["results"]["tailorbird"]
         == auto.evaluation.plain()["results"]["tailorbird"]
     )
 
 
-def test_without_torch_a_net_is_refused_and_auto_takes_trees(shop, tmp_path, monkeypatch):
+def test_without_torch_a_net_raises_and_auto_uses_trees(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(architectures, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
         trained(shop, tmp_path / "registry", architecture="dcn")
@@ -128,7 +129,7 @@ def test_an_unknown_architecture_is_named(shop, tmp_path):
         trained(shop, tmp_path / "registry", architecture="forest")
 
 
-def test_two_trainings_of_one_slots_net_are_refused_and_trees_beside_a_net_are_not(shop, tmp_path):
+def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     work = tmp_path / "work"
     settings = replace(QUICK, architecture="mlp")
@@ -149,7 +150,7 @@ def test_two_trainings_of_one_slots_net_are_refused_and_trees_beside_a_net_are_n
     train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
 
 
-def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
+def test_an_incremental_training_continues_the_last_one(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
 
     def at(clock, *, incremental):
@@ -172,7 +173,7 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
     assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
 
 
-def test_a_net_whose_weights_are_no_numbers_ends_in_a_sentence(shop, tmp_path):
+def test_a_diverged_net_raises_a_clear_error(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     broken = {
         "architecture": "shared",
@@ -187,7 +188,7 @@ def test_a_net_whose_weights_are_no_numbers_ends_in_a_sentence(shop, tmp_path):
         trained(shop, tmp_path / "registry", **broken)
 
 
-def test_a_net_that_tells_no_more_than_the_mean_says_so_and_is_no_beginning(shop, tmp_path):
+def test_a_net_no_better_than_the_mean_is_reported_and_not_continued(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     parameters = {**QUICK.parameters, "rate": 1e3}
     settings = replace(
@@ -227,13 +228,13 @@ def incremental(shop, folder, clock, *, incremental=True):
     return train(shop.features, HOME, **folders, clock=clock, settings=settings)
 
 
-def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_in_the_same_bits(
+def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
     shop, tmp_path, monkeypatch
 ):
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path / "whole", SimulatedClock(shop.clock.now() - DAY))
     copytree(tmp_path / "whole", tmp_path / "killed")
-    whole = incremental(shop, tmp_path / "whole", shop.clock)
+    uninterrupted = incremental(shop, tmp_path / "whole", shop.clock)
 
     def kill(site):
         raise KeyboardInterrupt(site)
@@ -249,16 +250,16 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
     assert any(
         note.startswith("went on with the training that was begun at") for note in again.notes
     ), again.notes
-    ended = {"whole": whole.version, "killed": again.version}
+    ended = {"whole": uninterrupted.version, "killed": again.version}
     made = [
         (tmp_path / name / "registry" / version / "model" / "shared.onnx").read_bytes()
         for name, version in ended.items()
     ]
     assert made[0] == made[1]
-    assert whole.evaluation.plain() == again.evaluation.plain()
+    assert uninterrupted.evaluation.plain() == again.evaluation.plain()
 
 
-def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop, tmp_path):
+def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path):
     """Also where all of them end at the same moment: one must not take the place of another."""
     pytest.importorskip("torch", reason="needs the extra deep")
 
@@ -293,40 +294,38 @@ def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop
     )
 
 
-def test_where_a_head_has_become_too_rare_to_be_learned_the_next_training_says_that_it_begins_anew_by_that(
-    shop, tmp_path, monkeypatch
-):
+def test_a_head_that_is_now_too_rare_causes_a_reported_fresh_start(shop, tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="needs the extra deep")
     first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
     monkeypatch.setattr("tailorbird.training.fit.POSITIVES_MIN", 120)
     report = incremental(shop, tmp_path, shop.clock)
     (rare,) = set(first.heads) - set(report.heads)
-    (told,) = (
+    (message,) = (
         note
         for note in report.notes
         if note.startswith("trained from scratch, though --incremental was asked for")
     )
     assert (
         f"the training of shared before it learned {rare} too, which this one cannot or is "
-        "not asked to" in told
+        "not asked to" in message
     )
     assert any(note.startswith(f"head {rare} was left out: ") for note in report.notes), (
         "why stands beside it"
     )
 
 
-def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(
-    shop, tmp_path
-):
+def test_a_head_without_new_events_causes_a_fresh_start(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
     incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - 10 * MINUTE))
     report = incremental(shop, tmp_path, shop.clock)
-    (told,) = (
+    (message,) = (
         note
         for note in report.notes
         if note.startswith("trained from scratch, though --incremental was asked for")
     )
-    assert re.search(r"since then there were 0 positives and \d+ negatives of \w+", told), told
+    assert re.search(r"since then there were 0 positives and \d+ negatives of \w+", message), (
+        message
+    )
 
 
 def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it_is_tried_again(
@@ -356,13 +355,13 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
             work=tmp_path,
             settings=settings,
         )
-    with working(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
+    with open_working_folder(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
         assert (unfinished.now, unfinished.resumed) == (later.now(), False)
 
 
-def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_path):
+def test_two_processes_share_a_training_with_bit_identical_results(shop, tmp_path):
     pytest.importorskip("torch", reason="needs the extra deep")
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     made, logs = {}, {}
     for count in (1, 2):
         work = tmp_path / f"work {count}"
@@ -381,14 +380,14 @@ def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_pat
             **folders,
             clock=shop.clock,
             settings=settings,
-            progress=lambda *each: told.append(each),
+            progress=lambda *each: calls.append(each),
         )
         made[count] = (
             tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx"
         ).read_bytes()
         logs[count] = len(list((work / "logs").rglob("events.out.tfevents.*")))
-        assert any(stage.startswith("net shared") for stage, _, _ in told)
-        told.clear()
+        assert any(stage.startswith("net shared") for stage, _, _ in calls)
+        calls.clear()
         assert not (work / "unfinished" / "home").exists(), (
             "what the processes shared goes with the run"
         )
@@ -405,8 +404,8 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
         clock=shop.clock,
         settings=replace(QUICK, position="weights"),
     )
-    (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
-    chances = [float(each) for each in told.partition(": ")[2].split(", ")]
+    (message,) = (note for note in report.notes if note.startswith("positives weigh by"))
+    chances = [float(each) for each in message.partition(": ")[2].split(", ")]
     assert chances[0] == 1.0
     assert 0.1 < chances[-1] < 0.7, (
         "the site's visitors see the end of a list half as often, and look there less"
@@ -417,20 +416,20 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
 
 def test_clicks_on_what_was_seen_weigh_by_their_place_too(shop, tmp_path):
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "clock": shop.clock}
-    asked = replace(QUICK, position="weights", architecture="gbdt")
-    report = train(shop.features, HOME, **folders, settings=asked)
-    (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
-    chances = [float(each) for each in told.partition(": ")[2].split(", ")]
+    settings = replace(QUICK, position="weights", architecture="gbdt")
+    report = train(shop.features, HOME, **folders, settings=settings)
+    (message,) = (note for note in report.notes if note.startswith("positives weigh by"))
+    chances = [float(each) for each in message.partition(": ")[2].split(", ")]
     assert chances[0] == 1.0
     assert 0.35 < chances[-1] < 0.75, (
         "the site's visitors look at the twelfth of what they have on the screen half as often"
     )
-    plain = train(shop.features, HOME, **folders, settings=replace(asked, position="none"))
+    unweighted = train(shop.features, HOME, **folders, settings=replace(settings, position="none"))
     trees = [
         (tmp_path / "registry" / each.version / "model" / "click.onnx").read_bytes()
-        for each in (report, plain)
+        for each in (report, unweighted)
     ]
     assert trees[0] != trees[1]
     with pytest.raises(UsageError, match="stood at no place") as refused:
-        train(shop.features, HOME, **folders, settings=replace(asked, rows="clicks"))
+        train(shop.features, HOME, **folders, settings=replace(settings, rows="clicks"))
     assert "--rows answers" in refused.value.fix

@@ -1,6 +1,4 @@
-"""What is learned from training rows, beside scikit-learn's where both mean the same; presets; and
-rows in any state.
-"""
+"""Transforms fitted on training rows, compared with scikit-learn, and presets."""
 
 import numpy as np
 import pytest
@@ -30,7 +28,13 @@ from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.steps import Quantile
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled
-from tailorbird.training.transforms import fit_transforms, for_nets, for_trees, plan, preset
+from tailorbird.training.transforms import (
+    find_preset,
+    fit_transforms,
+    net_preset,
+    plan_transforms,
+    tree_preset,
+)
 
 COLUMNS = Columns(("price", "clicks"), ("category",), ("recent",))
 
@@ -40,7 +44,7 @@ def nothing(n):
 
 
 def learn(column, *steps, indicator=False):
-    """What a transform makes of the column that it was learned from; and the outputs."""
+    """Fit a transform on a column; return the transformed column and the outputs."""
     column = np.asarray(column, np.uint64 if np.asarray(column).dtype == np.uint64 else np.float32)
     learned = fit_transforms(
         [transform("x", *steps, indicator=indicator)], {"x": column}, nothing(len(column))
@@ -101,19 +105,19 @@ def test_cut_points_are_the_bins_of_scikit_learns_discretiser():
 
 
 @pytest.mark.parametrize(
-    ("how", "theirs"),
+    ("how", "strategy"),
     [("mean", "mean"), ("median", "median"), ("mode", "most_frequent"), ("constant", "constant")],
 )
-def test_imputation_is_scikit_learns(how, theirs):
+def test_imputation_is_scikit_learns(how, strategy):
     x = skewed()
     value = 3.5 if how == "constant" else None
-    expected = SimpleImputer(strategy=theirs, fill_value=value).fit_transform(
+    expected = SimpleImputer(strategy=strategy, fill_value=value).fit_transform(
         x.astype(np.float64)[:, None]
     )[:, 0]
     np.testing.assert_allclose(learn(x, impute(how, value))[0], expected, rtol=1e-6)
 
 
-def test_an_indicator_is_scikit_learns_and_looks_at_the_feature_itself():
+def test_an_indicator_equals_scikit_learns_on_the_raw_feature():
     x = skewed()
     made, outputs = learn(x, impute("median"), standardise(), indicator=True)
     assert not np.isnan(made).any()
@@ -131,7 +135,7 @@ def test_borders_are_learned_unless_given():
     assert learn(x, clip(high=-5))[0].tolist() == [-5] * 101
 
 
-def test_the_order_of_steps_is_theirs():
+def test_steps_apply_in_their_order():
     x = skewed()
     made = learn(x, log(), clip(0, 3), standardise(), impute("constant", 9))[0]
     y = np.clip(np.log1p(x.astype(np.float64)), 0, 3)
@@ -182,10 +186,10 @@ def test_codes_are_contiguous_and_by_frequency():
 @given(st.lists(st.integers(0, 6), max_size=60), st.lists(st.integers(0, 9), max_size=9))
 def test_codes_are_those_of_a_column_that_no_transform_names(keys, later):
     column = np.array(keys, np.uint64)
-    (plain,) = fit_encoder(COLUMNS, column[:, None]).vocabularies
+    (vocabulary,) = fit_encoder(COLUMNS, column[:, None]).vocabularies
     (output,) = fit_transforms([transform("x")], {"x": column}, nothing(len(column))).outputs
     for values in (column, np.array(later, np.uint64)):
-        np.testing.assert_array_equal(output.apply(values), plain.encode(values))
+        np.testing.assert_array_equal(output.apply(values), vocabulary.encode(values))
 
 
 def test_vectors_are_passed_through_and_must_not_know_the_future():
@@ -202,7 +206,7 @@ def test_vectors_are_passed_through_and_must_not_know_the_future():
         fit_transforms([transform("x", step)], rows, early)
 
 
-def test_a_head_without_labels_is_told():
+def test_a_head_without_labels_raises():
     with pytest.raises(
         DeclarationError, match=r"learns from buy, which has no labels here\n.*click"
     ):
@@ -265,13 +269,13 @@ def test_an_infinite_value_moves_no_mean():
 
 
 def test_trees_take_everything_as_it_is():
-    made = plan(COLUMNS, (), for_trees, position=True, leave_out=("price",))
+    made = plan_transforms(COLUMNS, (), tree_preset, position=True, leave_out=("price",))
     assert made.transforms == ()
     assert made.hidden == ("price",)
 
 
 def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_codes():
-    made = plan(COLUMNS, (), for_nets, position=True)
+    made = plan_transforms(COLUMNS, (), net_preset, position=True)
     by = {one.column: one for one in made.transforms}
     assert set(by) == {"price", "clicks", "category", "position", *COMPUTED} == set(made.hidden)
     rng = np.random.default_rng(0)
@@ -296,19 +300,19 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
 
 def test_nets_on_another_scale():
     (price, *_), (again, *_) = (
-        for_nets(COLUMNS, False),
-        for_nets(COLUMNS, False, scale=standardise()),
+        net_preset(COLUMNS, False),
+        net_preset(COLUMNS, False, scale=standardise()),
     )
     assert price.steps[0] == ranks(100, normal=True)
     assert again.steps == (standardise(), impute("median"))
     assert again.indicator
 
 
-def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both():
-    made = plan(
+def test_leave_out_overrides_declarations_and_these_override_presets():
+    made = plan_transforms(
         COLUMNS,
         (transform("price", log()), transform("category", frequency())),
-        for_nets,
+        net_preset,
         position=False,
         leave_out=("clicks",),
     )
@@ -317,16 +321,16 @@ def test_a_declaration_goes_before_the_preset_and_a_column_left_out_before_both(
         "category_frequency"
     ]
     assert "clicks" not in {one.column for one in made.transforms}
-    left = plan(
+    left = plan_transforms(
         COLUMNS,
         (transform("category"), transform("category", frequency())),
-        for_trees,
+        tree_preset,
         position=False,
         leave_out=("category_frequency",),
     )
     assert [one.output for one in left.transforms] == ["category"]
 
 
-def test_an_unknown_preset_is_told():
+def test_an_invalid_preset_raises():
     with pytest.raises(UsageError, match="unknown preset 'forests'"):
-        preset("forests")
+        find_preset("forests")

@@ -69,13 +69,15 @@ def _probe(rows=60):
 def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
     model, matrix = _fitted(objective), _probe()
     trees = decode_trees(encode_trees(trees_of(model)), where="a test")
-    told, base = trees.contributions(matrix)
-    theirs = np.asarray(model.booster.predict(matrix, pred_contrib=True, num_iteration=model.trees))
+    contributions, base = trees.contributions(matrix)
+    expected = np.asarray(
+        model.booster.predict(matrix, pred_contrib=True, num_iteration=model.trees)
+    )
     assert trees.sets
-    assert np.abs(told - theirs[:, :-1]).max() < 1e-6
-    assert abs(base - theirs[0, -1]) < 1e-6
+    assert np.abs(contributions - expected[:, :-1]).max() < 1e-6
+    assert abs(base - expected[0, -1]) < 1e-6
     raw = np.asarray(model.booster.predict(matrix, raw_score=True, num_iteration=model.trees))
-    assert np.allclose(told.sum(axis=1) + base, raw, atol=1e-9)
+    assert np.allclose(contributions.sum(axis=1) + base, raw, atol=1e-9)
     assert np.allclose(trees.raw(matrix), raw, atol=1e-9)
     assert np.allclose(trees.linked(raw), model.score(matrix), rtol=1e-9)
 
@@ -83,31 +85,31 @@ def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
 def test_they_are_shapley_values_by_definition():
     model, matrix = _fitted("binary", leaves=12, trees=3), _probe(12)
     trees = trees_of(model)
-    told, base = trees.contributions(matrix)
+    contributions, base = trees.contributions(matrix)
     for row in range(len(matrix)):
         for column in range(7):
-            others = [each for each in range(7) if each != column]
+            other_columns = [each for each in range(7) if each != column]
             expected = 0.0
             for size in range(7):
                 weight = factorial(size) * factorial(6 - size) / factorial(7)
-                for chosen in combinations(others, size):
-                    known = set(chosen)
+                for chosen in combinations(other_columns, size):
+                    subset = set(chosen)
                     expected += weight * (
-                        _expectation(trees, matrix[row], known | {column})
-                        - _expectation(trees, matrix[row], known)
+                        _expectation(trees, matrix[row], subset | {column})
+                        - _expectation(trees, matrix[row], subset)
                     )
-            assert told[row, column] == pytest.approx(expected, abs=1e-9)
+            assert contributions[row, column] == pytest.approx(expected, abs=1e-9)
         assert base == pytest.approx(_expectation(trees, matrix[row], set()), abs=1e-9)
 
 
-def _expectation(trees, row, known):
-    """The mean over the training rows that reach each node, where the node's column is not known."""
+def _expectation(trees, row, subset):
+    """Return the mean over training rows that reach a node whose column is not in `subset`."""
 
     def below(at):
         if trees.feature[at] < 0:
             return trees.value[at]
         left, right = trees.left[at], trees.right[at]
-        if trees.feature[at] not in known:
+        if trees.feature[at] not in subset:
             return (
                 trees.cover[left] * below(left) + trees.cover[right] * below(right)
             ) / trees.cover[at]
@@ -129,8 +131,8 @@ def test_a_tree_of_one_leaf_is_its_value():
     trees = Trees(
         2, "identity", [0, 1], [-1, -1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 5], [0.25, 0.5]
     )
-    told, base = trees.contributions(np.zeros((3, 2)))
-    assert (told.tolist(), base, trees.raw(np.zeros((3, 2))).tolist()) == (
+    contributions, base = trees.contributions(np.zeros((3, 2)))
+    assert (contributions.tolist(), base, trees.raw(np.zeros((3, 2))).tolist()) == (
         [[0.0, 0.0]] * 3,
         0.75,
         [0.75] * 3,

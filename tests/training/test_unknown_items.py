@@ -72,46 +72,48 @@ class Shop:
             np.full(2 * n, world.T0),
         )
         t = np.full(n, world.T0 + 3_600_000_000)
-        keys, nobody = self.keys[item], np.zeros((n, 2), np.uint64)
-        matrix = encoder.encode(numeric, nobody, keys, np.arange(n), {"recent": past}, t, index)
+        keys, categorical = self.keys[item], np.zeros((n, 2), np.uint64)
+        matrix = encoder.encode(
+            numeric, categorical, keys, np.arange(n), {"recent": past}, t, index
+        )
         return matrix, sigmoid(self.worth[item] + 0.5 * x - 2)
 
 
 @pytest.mark.parametrize("rare", [False, True], ids=["frequent items alone", "and rare ones"])
 @pytest.mark.parametrize("architecture", ["dcn", "mlp"])
-def test_items_that_training_did_not_see_are_told_as_unknown(architecture, rare, index):
+def test_items_unseen_in_training_get_the_unknown_code(architecture, rare, index):
     shop = Shop(rare)
     items, watched = shop.drawn(ROWS), shop.drawn(LATER)
     encoder = shop.with_codes(items, index)
-    (matrix, truth), (held, held_truth) = (
+    (matrix, truth), (validation, validation_truth) = (
         shop.rows(encoder, index, items),
         shop.rows(encoder, index, watched),
     )
     labels = {"click": (shop.rng.random(ROWS) < truth).astype(np.float32)}
-    held_labels = {"click": (shop.rng.random(LATER) < held_truth).astype(np.float32)}
+    validation_labels = {"click": (shop.rng.random(LATER) < validation_truth).astype(np.float32)}
     parameters = settled(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
     net = fit_deep(
         architecture,
         parameters,
         layout_of(encoder),
         Rows(matrix, labels),
-        Rows(held, held_labels),
+        Rows(validation, validation_labels),
         seed=1,
     )
 
     new, new_truth = shop.rows(encoder, index, FREQUENT + RARE + shop.rng.integers(0, NEW, LATER))
     unknown = new.copy()
     unknown[:, encoder.names.index("item_code")] = 1
-    said = net.score(new)["click"]
-    assert log_loss(said, new_truth) < log_loss(np.full(LATER, new_truth.mean()), new_truth)
-    np.testing.assert_array_equal(said, net.score(unknown)["click"])
-    known, known_truth = shop.rows(encoder, index, shop.rng.integers(0, FREQUENT, LATER))
-    assert log_loss(net.score(known)["click"], known_truth) < log_loss(said, new_truth) - 0.02, (
-        "what was seen is told apart all the same"
-    )
+    scores = net.score(new)["click"]
+    assert log_loss(scores, new_truth) < log_loss(np.full(LATER, new_truth.mean()), new_truth)
+    np.testing.assert_array_equal(scores, net.score(unknown)["click"])
+    seen_items, seen_truth = shop.rows(encoder, index, shop.rng.integers(0, FREQUENT, LATER))
+    assert (
+        log_loss(net.score(seen_items)["click"], seen_truth) < log_loss(scores, new_truth) - 0.02
+    ), "what was seen is told apart all the same"
 
 
-def test_values_that_no_bucket_of_a_hash_knows_are_told_as_unknown():
+def test_values_of_rare_hash_buckets_get_the_unknown_code():
     """Of a thousand buckets training fills some fifty: a new value falls into one that was never
     learned.
     """
@@ -134,8 +136,8 @@ def test_values_that_no_bucket_of_a_hash_knows_are_told_as_unknown():
         seed=1,
     )
     new = 50 + np.arange(300)
-    said = net.score(output.apply(keys[new])[:, None].astype(np.float32))["click"]
+    scores = net.score(output.apply(keys[new])[:, None].astype(np.float32))["click"]
     alone = ~np.isin(keys[new] % 1_024, keys[:50] % 1_024)
     assert alone.mean() > 0.9
-    assert len(np.unique(said[alone])) == 1, "all alike"
-    assert abs(said[alone][0] - labels.mean()) < 0.02
+    assert len(np.unique(scores[alone])) == 1, "all alike"
+    assert abs(scores[alone][0] - labels.mean()) < 0.02

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.quality.product.log import Ints, Log, Questions
-from tailorbird.cli.inprocess import InProcess
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedClock, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 

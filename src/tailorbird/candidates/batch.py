@@ -1,6 +1,4 @@
-"""What candidate sources see of events: columns of keys, the same from the routed log and from the
-lake.
-"""
+"""Batches of events as columns of keys, identical from the routed log and from the lake."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -35,22 +33,22 @@ COLUMNS = (
     "properties",
     *CONTEXT,
 )
-INTEREST, SHOWN, PROFILE = 0, 1, 2
+INTEREST, IMPRESSION, PROFILE = 0, 1, 2
 _HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class EventBatch:
-    """Events in log order, one row for each item that they name; (n,) each.
+    """Events in log order, one row per item that they name; arrays of shape (n,).
 
     Attributes:
         p: position of the event in the routed log, ascending.
         ts: when it happened; of a timeless profile 0.
         kind: INTEREST (a person showed interest in the item), SHOWN or PROFILE.
-        person: key of the person; 0 where nobody is known. Only interests have one.
+        person: key of the user; 0 if unknown. Only interests have one.
         item: key of the item.
         category: of a profile, the key of its category; 0 without one.
-        segments: context field → key of its value; 0 where there is none. Only interests have any.
+        segments: context field → key of its value; 0 without one. Only interests have any.
         ids: the items' ids.
         end: the events of the log up to this position are in this batch or before it.
     """
@@ -69,22 +67,22 @@ class EventBatch:
         return len(self.p)
 
     def slice(self, low: int, high: int, end: int) -> "EventBatch":
-        """Return the rows from `low` to `high`, as a batch that ends at a position."""
-        here = slice(low, high)
-        segments = {name: keys[here] for name, keys in self.segments.items()}
+        """Return the rows from `low` to `high` as a batch that ends at a given position."""
+        rows = slice(low, high)
+        segments = {name: keys[rows] for name, keys in self.segments.items()}
         arrays = (
-            self.p[here],
-            self.ts[here],
-            self.kind[here],
-            self.person[here],
-            self.item[here],
-            self.category[here],
+            self.p[rows],
+            self.ts[rows],
+            self.kind[rows],
+            self.person[rows],
+            self.item[rows],
+            self.category[rows],
         )
         return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
 
 
 def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
-    """Read a batch from routed events.
+    """Convert routed events to a batch.
 
     Args:
         events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those
@@ -94,13 +92,13 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
     table = events.select(
         [name for name in COLUMNS if name in events.column_names]
     ).combine_chunks()
-    wanted = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
-    kept = pc.and_(pc.is_in(table["type"], wanted), pc.fill_null(table["counts"], True))
+    event_types = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
+    is_counted = pc.and_(pc.is_in(table["type"], event_types), pc.fill_null(table["counts"], True))
     table = table.filter(
-        pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
+        pc.and_(is_counted, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     ).combine_chunks()
     kinds = _kinds(table, contract)
-    table, kind = _one_item_a_row(table, kinds)
+    table, kind = _explode_items(table, kinds)
     is_interest = kind == INTEREST
     segments = {
         name: np.where(is_interest, _keys(table[name], partial(_segment, name)), np.uint64(0))
@@ -123,7 +121,7 @@ def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
 
 
 def empty_batch(end: int) -> EventBatch:
-    """Return a batch without events, which only moves the position on."""
+    """Return a batch without events, which only advances the position."""
     none, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     segments = dict.fromkeys(CONTEXT, keys)
     return EventBatch(
@@ -152,17 +150,17 @@ def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
     kinds = np.full(table.num_rows, INTEREST, np.uint8)
-    kinds[pc.equal(table["type"], contract.shown).to_numpy()] = SHOWN
+    kinds[pc.equal(table["type"], contract.shown).to_numpy()] = IMPRESSION
     kinds[pc.equal(table["type"], "item").to_numpy()] = PROFILE
     return kinds
 
 
-def _one_item_a_row(
+def _explode_items(
     table: pa.Table, kind: npt.NDArray[np.uint8]
 ) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
-    """Return the events that name an item, and those that show several as often as they show any."""
+    """Return one row per item: an event that shows several is repeated for each."""
     named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
-    listed = (kind == SHOWN) & ~named
+    listed = (kind == IMPRESSION) & ~named
     if "items" not in table.column_names or not listed.any():
         at = np.flatnonzero(named)
         return table.take(pa.array(at)), kind[at]
@@ -180,7 +178,10 @@ def _one_item_a_row(
 
 
 def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) -> Keys:
-    """Hash a column of texts, or what `text` makes of them, each different one once; 0 for null."""
+    """Hash a column of texts, each distinct value once; 0 for null.
+
+    `text` transforms the values first.
+    """
     encoded = _array(column).dictionary_encode()
     keys = np.append(
         hash64s([text(value) for value in encoded.dictionary.to_pylist()]), np.uint64(0)
@@ -189,17 +190,17 @@ def _keys(column: pa.Array | pa.ChunkedArray, text: Callable[[str], str] = str) 
 
 
 def _segment(name: str, value: str) -> str:
-    """Return a context field's segment: of a referring page its host, else the value itself."""
+    """Return the segment of a context field: a referrer's host, else the value itself."""
     return _HOST.sub(r"\1", value).lower() if name == "referrer" else value
 
 
 def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
-    found = np.zeros(table.num_rows, np.uint64)
+    categories = np.zeros(table.num_rows, np.uint64)
     at = np.flatnonzero(kind == PROFILE)
     if len(at) and "properties" in table.column_names:
         texts: Sequence[str | None] = table["properties"].take(pa.array(at)).to_pylist()
-        found[at] = [_category(text) for text in texts]
-    return found
+        categories[at] = [_category(text) for text in texts]
+    return categories
 
 
 def _category(text: str | None) -> int:

@@ -1,16 +1,18 @@
-"""The contract of candidate sources: which tables a project keeps, as its slots name them. Bundles
-name a contract, not contents.
+"""The contract of candidate sources: the tables that a project maintains, named by its slots.
 
-sources={"trending": 100, "popular:24h": 100, "popular:7d:category": 60, "item_knn": 150, "repeat":
-60, "new_items": 30}
+Bundles name a contract, not contents.
 
-popular[:WINDOW][:SEGMENT]    most events in the window (7d unless told); SEGMENT is category, country, device or referrer
-trending[:SEGMENT]            the same over 1h
-item_knn[:LAST]               what goes with the person's last items, about so many of them (5 unless told)
-session_knn, stan             what sessions like the person's went on to (V-SkNN, STAN)
-repeat                        what the person had before, most often first
-new_items                     what came lately, with or without a profile
-sequence, clusters, search, editorial:NAME     from indexes and files, see docs/how-to/retrieval.md
+    sources={"trending": 100, "popular:24h": 100, "popular:7d:category": 60, "item_knn": 150}
+
+    popular[:WINDOW][:SEGMENT]    most events in the window (default 7d); SEGMENT is category,
+                                  country, device or referrer
+    trending[:SEGMENT]            the same over 1h
+    item_knn[:LAST]               neighbours of about so many of the user's last items (default 5)
+    session_knn, stan             continuations of similar sessions (V-SkNN, STAN)
+    repeat                        the user's past items, most frequent first
+    new_items                     recently added items, with or without a profile
+    sequence, clusters, search, editorial:NAME
+                                  from indexes and files, see docs/how-to/retrieval.md
 """
 
 import re
@@ -24,7 +26,7 @@ import msgspec
 from tailorbird.errors import DeclarationError, UsageError, nearest
 from tailorbird.events.clock import DAY, HOUR, MINUTE, duration
 
-VERSION = 1  # of the folds: another one builds all tables anew
+VERSION = 1  # version of the folds; a change rebuilds all tables
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
 CATEGORY_ATTRIBUTE = "category"  # of items
 SEGMENTS = (CATEGORY_ATTRIBUTE, "country", "device", "referrer")
@@ -42,35 +44,33 @@ KINDS = (
     "editorial",
 )
 POPULAR, TRENDING = 7 * DAY, HOUR
-LAST, LAST_MAX = 5, 10  # of a person's items, in `item_knn`
+LAST, LAST_MAX = 5, 10  # number of a user's items, in `item_knn`
 WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
 _LIST = re.compile(r"[\w.-]{1,60}")
 
 
 class Board(msgspec.Struct, frozen=True, order=True):
-    """A leaderboard: items by their events within `window_us`, of everybody or by the values of a
-    segment.
-    """
+    """A leaderboard: items by their events in a window, overall or per value of a segment."""
 
     window_us: int
     segment: str = ""
 
     @property
     def name(self) -> str:
-        """As columns and metrics name it, such as `popular_1h_device`."""
+        """The name in columns and metrics, such as `popular_1h_device`."""
         return f"popular_{window_text(self.window_us)}{f'_{self.segment}' if self.segment else ''}"
 
 
 class ItemKnn(msgspec.Struct, frozen=True):
-    """Co-occurrence of items: what people have within `distance` events of each other.
+    """Co-occurrence of items within `distance` events of each other in users' histories.
 
     Attributes:
-        distance: of how many of a person's items before it an event goes with, each with the weight
-            1 / steps.
+        distance: the maximum number of events between two co-occurring items; the weight is 1 /
+            steps.
         gap_us: a longer pause cuts a person's sequence.
-        backward: weight of what came before an item, where what comes after it has 1.
+        backward: weight of preceding items, relative to following ones.
         half_life_us: after which an event counts half; 0: never.
-        neighbours: of an item, at most; past it the weakest gives way (Space-Saving).
+        neighbours: the maximum per item; beyond it the weakest is evicted (Space-Saving).
     """
 
     distance: int = 10
@@ -81,13 +81,13 @@ class ItemKnn(msgspec.Struct, frozen=True):
 
 
 class SessionKnn(msgspec.Struct, frozen=True):
-    """The newest sessions of everybody.
+    """The newest sessions of all users.
 
     Attributes:
         gap_us: a longer pause ends a session.
-        most: so many sessions are kept,
-        within_us: none whose last event is older,
-        length: and of each the last so many events.
+        most: the maximum number of sessions.
+        within_us: the maximum age of a session's last event.
+        length: the maximum number of events per session, the newest ones.
     """
 
     gap_us: int = 30 * MINUTE
@@ -97,15 +97,15 @@ class SessionKnn(msgspec.Struct, frozen=True):
 
 
 class Contract(msgspec.Struct, frozen=True, dict=True):
-    """Which tables are kept, and how.
+    """The tables that are maintained, and their settings.
 
     Attributes:
         boards: sorted.
-        item_knn, session_knn: None where no source asks for them.
+        item_knn, session_knn: None where no source needs them.
         event_types: which events show interest in an item.
         shown: which event says that an item was shown: `impression` or `answer`.
         new_within_us: how long an item is new.
-        items_max, people_max: past so many, those idle longest are dropped, and counted.
+        items_max, people_max: limits beyond which those idle longest are evicted, and counted.
     """
 
     boards: tuple[Board, ...]
@@ -120,11 +120,11 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def hash(self) -> str:
-        """Names the folder of the tables."""
+        """The hash that names the folder of the tables."""
         return blake2b(msgspec.json.encode(self), digest_size=6, person=b"candidates").hexdigest()
 
     def covers(self, other: "Contract") -> bool:
-        """Whether these tables answer all that another contract asks for."""
+        """Return whether these tables answer everything that another contract needs."""
         same = ("event_types", "shown", "new_within_us", "version")
         return (
             set(other.boards) <= set(self.boards)
@@ -133,8 +133,8 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
             and all(getattr(self, name) == getattr(other, name) for name in same)
         )
 
-    def joined(self, other: "Contract") -> "Contract":
-        """Return a contract that has the boards and sources of both; settings are this one's."""
+    def union(self, other: "Contract") -> "Contract":
+        """Return the union of the boards and sources of both contracts; settings are this one's."""
         boards = tuple(sorted({*self.boards, *other.boards}))
         item_knn, session_knn = (
             self.item_knn or other.item_knn,
@@ -147,7 +147,7 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
 
 @dataclass(frozen=True)
 class Source:
-    """A source as a slot names it.
+    """A source as named by a slot.
 
     Attributes:
         board: of `popular` and `trending`.
@@ -163,17 +163,17 @@ class Source:
 
     @property
     def column(self) -> str:
-        """What its columns begin with."""
+        """The prefix of its columns."""
         if self.board is not None:
             return self.board.name
         return self.name.replace(":", "_") if self.kind == "item_knn" else self.kind
 
 
-BASE = tuple(Board(window) for window in (HOUR, DAY, 7 * DAY))  # of every project
+BASE_BOARDS = tuple(Board(window) for window in (HOUR, DAY, 7 * DAY))  # of every project
 
 
 def parse_source(name: str) -> Source:
-    """Read the name of a source.
+    """Parse the name of a source.
 
     Raises:
         DeclarationError: there is no such source; names the nearest.
@@ -232,14 +232,15 @@ def _board(name: str, kind: str, rest: list[str]) -> Board:
 
 
 def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contract:
-    """Return the contract of a project whose slots name these sources: what every project keeps,
-    and what they ask for beside it.
+    """Return the contract for the sources that a project's slots name.
+
+    It holds what every project maintains, and whatever these sources need besides.
     """
     parsed = [parse_source(name) for name in sources]
-    boards = {*BASE, *(source.board for source in parsed if source.board is not None)}
+    boards = {*BASE_BOARDS, *(source.board for source in parsed if source.board is not None)}
     boards |= {
         Board(board.window_us) for board in boards
-    }  # asked where a segment is not known, or too small
+    }  # The fallback where a segment is unknown or too small.
     sessions = (
         SessionKnn() if any(source.kind in ("session_knn", "stan") for source in parsed) else None
     )

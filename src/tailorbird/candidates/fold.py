@@ -1,17 +1,14 @@
-"""All folds of a contract over one log: items and people numbered once, and each source's state
-kept up with the same batches.
+"""The fold of a contract over one log: shared item and user numbers, and the state of each source.
 
     fold = CandidateFold(contract)
-    fold.update(batch)                      # in log order
-    tables = fold.tables()                  # what is published as of fold.p; `protocol.CandidateTables`
+    fold.update(batch)             # in log order
+    tables = fold.tables()         # `protocol.CandidateTables` as of fold.p
 
-The time of the tables is the log's own: windows end just behind the newest event. So they are a
-function of the log alone, and a site whose events stop, or a history that ended, keeps what was
-popular last.
+The time of the tables: just after the newest event.
 
-Every 65,536 positions of the log people who have been idle for longer than any source looks back
-are forgotten, and the items idle longest where there are too many. These positions are fixed, so a
-batch that spans one is cut there.
+Every 65,536 positions of the log, users idle for longer than any source looks back are evicted, and
+so are the items idle longest where there are too many. These positions are fixed, so a batch that
+spans one is split there.
 """
 
 from collections.abc import Mapping
@@ -21,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import INTEREST, PROFILE, SHOWN, EventBatch
+from tailorbird.candidates.batch import IMPRESSION, INTEREST, PROFILE, EventBatch
 from tailorbird.candidates.contract import Board, Contract
 from tailorbird.candidates.item_knn.fold import ItemKnnFold
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.new_items.query import newest_items
 from tailorbird.candidates.popularity.fold import PopularityFold
 from tailorbird.candidates.protocol import (
@@ -42,14 +39,16 @@ from tailorbird.candidates.session_knn.sessions import Sessions
 
 Int64s = npt.NDArray[np.int64]
 
-TEND_EVERY = 1 << 16  # positions
-ITEMS_LEFT = 0.9  # of `items_max`, after the items idle longest went
-_OF_ITEMS = ("first_seen", "last_seen", "category", "clicks", "shown")
+EVICTION_INTERVAL = 1 << 16  # positions
+ITEMS_AFTER_EVICTION = 0.9  # of `items_max`, after the items idle longest went
+_ITEM_ARRAYS = ("first_seen", "last_seen", "category", "clicks", "shown")
 NEVER = np.iinfo(np.int64).max
 
 
 class CandidateFold:
-    """State of the sources of a contract. One writer; `tables` is read between updates.
+    """The state of the sources of a contract.
+
+    One writer; `tables` is read between updates.
 
     Attributes:
         contract: what is kept.
@@ -69,7 +68,7 @@ class CandidateFold:
         self._clicks, self._shown = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self._ids: list[str] = []
         self._touched: list[Int64s] = []
-        self._gone: list[Keys] = []
+        self._evicted_keys: list[Keys] = []
         self.popularity = PopularityFold(contract.boards, self.items)
         self.item_knn = ItemKnnFold(contract.item_knn, self.items) if contract.item_knn else None
         self.session_knn = (
@@ -78,33 +77,33 @@ class CandidateFold:
 
     @property
     def idle_us(self) -> int:
-        """How long a person may be idle and still be told from somebody new."""
+        """The longest idle time after which a user still differs from a new one."""
         return max(
             (
-                one.gap_us
-                for one in (self.contract.item_knn, self.contract.session_knn)
-                if one is not None
+                settings.gap_us
+                for settings in (self.contract.item_knn, self.contract.session_knn)
+                if settings is not None
             ),
             default=0,
         )
 
-    # Taking in
+    # Updates
 
     def update(self, batch: EventBatch) -> None:
-        """Take in events that follow those before."""
+        """Apply events that follow those already applied."""
         low = 0
         while low < len(batch):
-            border = (max(int(batch.p[low]), self.p) // TEND_EVERY + 1) * TEND_EVERY
+            border = (max(int(batch.p[low]), self.p) // EVICTION_INTERVAL + 1) * EVICTION_INTERVAL
             high = int(np.searchsorted(batch.p, border))
-            if int(batch.p[low]) // TEND_EVERY > self.p // TEND_EVERY:
-                self._tend()
-            self._take(batch.slice(low, high, batch.end))
+            if int(batch.p[low]) // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
+                self._evict()
+            self._apply(batch.slice(low, high, batch.end))
             self.p, low = int(batch.p[high - 1]), high
-        if batch.end // TEND_EVERY > self.p // TEND_EVERY:
-            self._tend()
+        if batch.end // EVICTION_INTERVAL > self.p // EVICTION_INTERVAL:
+            self._evict()
         self.p = max(self.p, batch.end)
 
-    def _take(self, batch: EventBatch) -> None:
+    def _apply(self, batch: EventBatch) -> None:
         before = self.items.count
         item = self.items.assign(batch.item)
         self._register(batch, item, before)
@@ -113,11 +112,11 @@ class CandidateFold:
         at = np.flatnonzero(batch.kind == INTEREST)
         row, ts, person = item[at], batch.ts[at], batch.person[at]
         people = self._people.assign(person)
-        self._person_seen = grown(self._person_seen, self._people.count)
-        known = people >= 0
-        np.maximum.at(self._person_seen, people[known], newest[at][known])
+        self._person_seen = grow_array(self._person_seen, self._people.count)
+        has_user = people >= 0
+        np.maximum.at(self._person_seen, people[has_user], newest[at][has_user])
         np.add.at(self._clicks, row, 1)
-        np.add.at(self._shown, item[batch.kind == SHOWN], 1)
+        np.add.at(self._shown, item[batch.kind == IMPRESSION], 1)
         segments = {name: keys[at] for name, keys in batch.segments.items()} | {
             "category": category[at]
         }
@@ -130,79 +129,77 @@ class CandidateFold:
 
     def _register(self, batch: EventBatch, item: Int64s, before: int) -> None:
         count = self.items.count
-        self._first_seen = grown(self._first_seen, count, fill=NEVER)
-        for name in _OF_ITEMS[1:]:
-            setattr(self, f"_{name}", grown(getattr(self, f"_{name}"), count))
+        self._first_seen = grow_array(self._first_seen, count, fill=NEVER)
+        for name in _ITEM_ARRAYS[1:]:
+            setattr(self, f"_{name}", grow_array(getattr(self, f"_{name}"), count))
         if count > before:
             _, first = np.unique(item, return_index=True)
-            fresh = np.sort(first[item[first] >= before])
-            self._ids += batch.ids.take(pa.array(fresh)).to_pylist()
+            new_rows = np.sort(first[item[first] >= before])
+            self._ids += batch.ids.take(pa.array(new_rows)).to_pylist()
         dated = batch.ts > 0
-        came = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
+        earlier = np.flatnonzero(dated & (batch.ts < self._first_seen[item]))
         np.minimum.at(self._first_seen, item[dated], batch.ts[dated])
         np.maximum.at(self._last_seen, item, batch.ts)
-        self._touched.append(np.concatenate([np.arange(before, count), item[came]]))
+        self._touched.append(np.concatenate([np.arange(before, count), item[earlier]]))
 
     def _categories(self, batch: EventBatch, item: Int64s) -> Keys:
-        """The category of each row's item at that moment, and the newest of each item for later."""
+        """Return the category of each row's item at that moment, and store the newest per item."""
         profiles = batch.kind == PROFILE
         category = self._category[item]
         if not profiles.any():
             return category
         order = np.lexsort((np.arange(len(item)), item))
-        told = np.where(profiles[order], np.arange(len(order)), -1)
+        profile_rows = np.where(profiles[order], np.arange(len(order)), -1)
         begin = np.flatnonzero(np.diff(item[order], prepend=-1))
         base = np.repeat(begin, np.diff(np.append(begin, len(order))))
         last = np.maximum.accumulate(
-            np.maximum(told, np.where(np.arange(len(order)) == base, -1, told))
+            np.maximum(profile_rows, np.where(np.arange(len(order)) == base, -1, profile_rows))
         )
-        mine = last >= base  # a profile of the same item stands before, or here
-        category[order[mine]] = batch.category[order[last[mine]]]
+        has_profile = last >= base  # a profile of the same item precedes, or is this row
+        category[order[has_profile]] = batch.category[order[last[has_profile]]]
         at = np.flatnonzero(profiles)
         changed = self._category[item[at]] != batch.category[at]
-        self._category[item[at]] = batch.category[at]  # of several the last stays
+        self._category[item[at]] = batch.category[at]  # of several profiles the last one wins
         self._touched.append(item[at[changed]])
         return category
 
     @property
     def t(self) -> int:
-        """The time of the tables: just behind the newest event."""
+        """The time of the tables: just after the newest event."""
         return self.newest + 1
 
-    # What is published
+    # Publishing
 
     def tables(self) -> "FoldTables":
-        """Return the tables as of now. They are read before the next update."""
+        """Return the tables as of now, to be read before the next update."""
         return FoldTables(self)
 
     def changed_items(self, *, everything: bool = False) -> Int64s:
-        """Return the rows of items whose facts changed since this was last asked; of all items, if
-        `everything`.
-        """
+        """Return the rows of items whose facts changed since the last call, or of all items."""
         rows = np.unique(np.concatenate([np.zeros(0, np.int64), *self._touched]))
         self._touched = []
         return np.arange(self.items.count) if everything else rows
 
-    def gone_items(self) -> Keys:
-        """Return the keys of items that were forgotten since this was last asked."""
-        keys = np.concatenate([np.zeros(0, np.uint64), *self._gone])
-        self._gone = []
+    def evicted_items(self) -> Keys:
+        """Return the keys of items evicted since the last call."""
+        keys = np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])
+        self._evicted_keys = []
         return keys
 
     def facts_of(self, rows: Int64s) -> ItemFacts:
-        """Return what is known of items by row; −1 is not known."""
+        """Return the facts of items by row; −1 is an unknown item."""
         if not self.items.count:
             return ItemFacts(np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint64))
-        at, known = np.maximum(rows, 0), rows >= 0
+        at, is_present = np.maximum(rows, 0), rows >= 0
         first = self._first_seen[at]
-        first = np.where(known & (first < NEVER), first, 0)
-        return ItemFacts(first, np.where(known, self._category[at], np.uint64(0)))
+        first = np.where(is_present & (first < NEVER), first, 0)
+        return ItemFacts(first, np.where(is_present, self._category[at], np.uint64(0)))
 
     def ids_of(self, rows: Int64s) -> list[str]:
         return [self._ids[row] for row in rows.tolist()]
 
     def new_items(self) -> RankedList:
-        """Return the items that came lately, see `new_items.query`."""
+        """Return the recently added items, see `new_items.query`."""
         count = self.items.count
         first = np.where(self._first_seen[:count] < NEVER, self._first_seen[:count], 0)
         return newest_items(
@@ -214,9 +211,9 @@ class CandidateFold:
             self.contract.new_within_us,
         )
 
-    # Forgetting
+    # Eviction
 
-    def _tend(self) -> None:
+    def _evict(self) -> None:
         idle = self.newest - self._person_seen[: self._people.count] > self.idle_us
         over = int((~idle).sum()) - self.contract.people_max
         if over > 0:
@@ -227,56 +224,56 @@ class CandidateFold:
         if idle.any():
             self._move_people(~idle)
         if self.items.count > self.contract.items_max:
-            left = int(self.contract.items_max * ITEMS_LEFT)
-            gone = np.argsort(self._last_seen[: self.items.count], kind="stable")[
-                : self.items.count - left
+            target = int(self.contract.items_max * ITEMS_AFTER_EVICTION)
+            evicted = np.argsort(self._last_seen[: self.items.count], kind="stable")[
+                : self.items.count - target
             ]
-            kept = np.ones(self.items.count, bool)
-            kept[gone] = False
-            self.evicted["items"] += len(gone)
-            self._move_items(kept)
+            retained = np.ones(self.items.count, bool)
+            retained[evicted] = False
+            self.evicted["items"] += len(evicted)
+            self._move_items(retained)
 
-    def _move_people(self, kept: npt.NDArray[np.bool_]) -> None:
-        seen = self._person_seen[: self._people.count][kept]
-        moved = self._people.keep(kept)
+    def _move_people(self, retained: npt.NDArray[np.bool_]) -> None:
+        seen = self._person_seen[: self._people.count][retained]
+        row_map = self._people.retain(retained)
         self._person_seen = seen
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_people(moved, self._people.count)
+                fold.move_people(row_map, self._people.count)
 
-    def _move_items(self, kept: npt.NDArray[np.bool_]) -> None:
+    def _move_items(self, retained: npt.NDArray[np.bool_]) -> None:
         count = self.items.count
-        self._ids = [self._ids[row] for row in np.flatnonzero(kept).tolist()]
-        for name in _OF_ITEMS:
-            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][kept].copy())
+        self._ids = [self._ids[row] for row in np.flatnonzero(retained).tolist()]
+        for name in _ITEM_ARRAYS:
+            setattr(self, f"_{name}", getattr(self, f"_{name}")[:count][retained].copy())
         touched = self.changed_items()
-        self._gone.append(self.items.keys[~kept].copy())
-        moved = self.items.keep(kept)
-        self._touched.append(moved[touched][moved[touched] >= 0])
-        self.popularity.move_items(moved, self.items.count)
+        self._evicted_keys.append(self.items.keys[~retained].copy())
+        row_map = self.items.retain(retained)
+        self._touched.append(row_map[touched][row_map[touched] >= 0])
+        self.popularity.move_items(row_map, self.items.count)
         for fold in (self.item_knn, self.session_knn):
             if fold is not None:
-                fold.move_items(moved, self.items.count)
+                fold.move_items(row_map, self.items.count)
 
     # Snapshots
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        """Return the state as arrays, of which `restore` makes it again."""
+        """Return the state as arrays, from which `restore` rebuilds it."""
         count = self.items.count
-        found: dict[str, Any] = {
-            f"items/{name}": getattr(self, f"_{name}")[:count] for name in _OF_ITEMS
+        state: dict[str, Any] = {
+            f"items/{name}": getattr(self, f"_{name}")[:count] for name in _ITEM_ARRAYS
         }
-        found |= {
+        state |= {
             "items/keys": self.items.keys,
             "items/ids": np.frombuffer("\0".join(self._ids).encode(), np.uint8),
         }
-        found |= {
+        state |= {
             "people/keys": self._people.keys,
             "people/seen": self._person_seen[: self._people.count],
         }
-        found |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
-        found |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._gone])}
-        found["position"] = np.array(
+        state |= {"touched": np.concatenate([np.zeros(0, np.int64), *self._touched])}
+        state |= {"gone": np.concatenate([np.zeros(0, np.uint64), *self._evicted_keys])}
+        state["position"] = np.array(
             [self.p, self.newest, self.evicted["items"], self.evicted["people"]]
         )
         parts = {
@@ -286,21 +283,21 @@ class CandidateFold:
         }
         for name, fold in parts.items():
             if fold is not None:
-                found |= {f"{name}/{key}": array for key, array in fold.arrays().items()}
-        return found
+                state |= {f"{name}/{key}": array for key, array in fold.arrays().items()}
+        return state
 
     @classmethod
     def restore(cls, contract: Contract, arrays: Mapping[str, npt.NDArray]) -> "CandidateFold":
-        """Make a fold of the arrays of another of the same contract."""
+        """Rebuild a fold from the arrays of another one of the same contract."""
         fold = cls(contract)
         fold.p, fold.newest, fold.evicted["items"], fold.evicted["people"] = (
-            int(each) for each in arrays["position"]
+            int(number) for number in arrays["position"]
         )
-        fold._touched, fold._gone = [arrays["touched"]], [arrays["gone"]]
+        fold._touched, fold._evicted_keys = [arrays["touched"]], [arrays["gone"]]
         fold.items.assign(arrays["items/keys"])
         fold._people.assign(arrays["people/keys"])
         fold._person_seen = arrays["people/seen"].copy()
-        for name in _OF_ITEMS:
+        for name in _ITEM_ARRAYS:
             setattr(fold, f"_{name}", arrays[f"items/{name}"].copy())
         fold._ids = arrays["items/ids"].tobytes().decode().split("\0") if fold.items.count else []
         parts = {
@@ -322,8 +319,9 @@ class CandidateFold:
 
 
 class FoldTables:
-    """Tables read from the fold itself: for replays, and for who publishes them. Implements
-    `protocol.CandidateTables`.
+    """Tables read directly from the fold, for replays and publishing.
+
+    Implements `protocol.CandidateTables`.
     """
 
     def __init__(self, fold: CandidateFold) -> None:
@@ -334,10 +332,10 @@ class FoldTables:
         self._new: RankedList | None = None
 
     def board(self, board: Board, segment: int = 0) -> BoardTable:
-        found = self._boards.get((board, segment))
-        if found is None:
-            found = self._boards[board, segment] = self._fold.popularity.table(board, segment)
-        return found
+        table = self._boards.get((board, segment))
+        if table is None:
+            table = self._boards[board, segment] = self._fold.popularity.table(board, segment)
+        return table
 
     def new_items(self) -> RankedList:
         if self._new is None:

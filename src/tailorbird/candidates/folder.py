@@ -1,5 +1,6 @@
-"""The folder of candidates: which contract is current, and how servers open its tables. The writer
-is `role`.
+"""The folder of candidates: the current contract, and access to its tables for servers.
+
+`role` is the writer.
 
 candidates/current.json     the current contract
 candidates/<hash>/          its tables
@@ -20,21 +21,24 @@ from tailorbird.store.valkey import CopiedStore, CopiesAt
 from tailorbird.whole import write_whole
 
 CURRENT = "current.json"
-ROLE = "role"  # whose lock the writer of a contract's tables holds
+ROLE = "role"  # lock name of the writer of a contract's tables
 
 
 def folder_of(root: Path, contract: Contract) -> Path:
-    """Return where the tables of a contract are."""
+    """Return the folder of the tables of a contract."""
     return root / contract.hash
 
 
 def contract_folders(root: Path) -> list[Path]:
-    """Return the folders of all contracts that have any tables."""
+    """Return the folders of all contracts that have tables."""
     return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
 
 
 def current_contract(root: Path) -> Contract | None:
-    """Return the contract whose tables servers read, None before there are any. Raises DamageError."""
+    """Return the contract whose tables servers read, or None.
+
+    Raises DamageError.
+    """
     path = root / CURRENT
     try:
         return msgspec.json.decode(path.read_bytes(), type=Contract)
@@ -49,7 +53,7 @@ def current_contract(root: Path) -> Contract | None:
 
 
 def keep_current(root: Path, contract: Contract) -> None:
-    """Let servers read a contract's tables from now on; the tables of others are removed."""
+    """Make a contract the current one, and remove the tables of others."""
     if current_contract(root) == contract:
         return
     write_whole(root / CURRENT, msgspec.json.encode(contract))
@@ -59,8 +63,9 @@ def keep_current(root: Path, contract: Contract) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove the tables of a contract unless a role keeps them up; a server that has them open
-    keeps them until it looks again.
+    """Remove the tables of a contract unless a role maintains them.
+
+    A server that has them open keeps them until its next refresh.
     """
     try:
         lock = FileLock(folder / ROLE)
@@ -77,7 +82,7 @@ def open_tables(
     copies: CopiesAt | None = None,
     breaker: Breaker | None = None,
 ) -> TableReader:
-    """Open the tables of a contract, of this machine or as they were copied to a Valkey.
+    """Open the tables of a contract, on this machine or copied to a Valkey.
 
     Raises:
         NotReadyError: nothing was published yet.
@@ -96,5 +101,5 @@ def open_tables(
 
 
 def copied_name(contract: Contract) -> str:
-    """Return under which name the copies of a contract's tables stand in a Valkey."""
+    """Return the name of the copies of a contract's tables in a Valkey."""
     return f"candidates-{contract.hash}"

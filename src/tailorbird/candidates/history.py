@@ -1,5 +1,6 @@
-"""Events of the lake for the folds, where the routed log no longer has them: after a new contract,
-or a lost snapshot.
+"""Replay of lake events into the folds, where the routed log no longer has them.
+
+This happens for a new contract and after a lost snapshot.
 """
 
 import shutil
@@ -21,13 +22,11 @@ BATCH_ROWS = 500_000
 
 
 class _Stopped(Exception):
-    """The role is to stop before the tables are built."""
+    """The role was stopped before the tables were built."""
 
 
 def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
-    """Whether the lake has more than the folds took in; until then a role that needs history waits
-    for it.
-    """
+    """Return whether the lake is ahead of the folds; until then a role that needs history waits."""
     return read_released(lake.path).of_routed() > role.fold.p + 1
 
 
@@ -38,7 +37,9 @@ def build_from_lake(
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
-    """Build the folds of a role from the lake; False if `stop` was set before they were done.
+    """Build the folds of a role from the lake.
+
+    Returns False if `stop` was set before they were complete.
 
     Raises:
         DamageError: the lake does not have all that the log has deleted.
@@ -52,8 +53,9 @@ def build_from_lake(
 
 
 def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: Clock) -> int:
-    """Remove all tables and build those of a contract anew from lake and log, as after an erasure;
-    the position they stand at.
+    """Rebuild all tables of a contract from lake and log, as after an erasure.
+
+    Returns the position of the new tables.
     """
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)

@@ -1,5 +1,4 @@
-"""Compiled loops of the folds: a hash table of keys, co-occurrence rows with Space-Saving, and the
-ring of sessions.
+"""Compiled loops of the folds: a hash table, co-occurrence rows and a ring of sessions.
 
 Only the candidates role and training import this module; servers need no Numba. Everything runs
 event by event, in log order, so that the result does not depend on how a log is cut into batches.
@@ -31,13 +30,13 @@ SHIFT = 512  # halvings after which all weights are scaled by 2**-SHIFT, which i
 
 
 @compiled
-def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> int:
-    """Give each key its row, new ones the next: how many rows there are now.
+def assign(keys: Keys, table: Int64s, row_keys: Keys, count: int, rows: Int64s) -> int:
+    """Assign each key its row, new ones the next free row; return the number of rows.
 
     Args:
         keys: (n,): 0 has no row, which is −1.
         table: open addressing, a power of two, at least twice the rows; −1 is empty.
-        known: keys by row, with room for all that may be new.
+        row_keys: keys by row, with room for all new ones.
         rows: (n,), written.
     """
     mask = np.uint64(len(table) - 1)
@@ -51,11 +50,11 @@ def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> 
             row = table[at]
             if row < 0:
                 table[at] = count
-                known[count] = key
+                row_keys[count] = key
                 rows[i] = count
                 count += 1
                 break
-            if known[row] == key:
+            if row_keys[row] == key:
                 rows[i] = row
                 break
             at = (at + np.uint64(1)) & mask
@@ -63,8 +62,8 @@ def assign(keys: Keys, table: Int64s, known: Keys, count: int, rows: Int64s) -> 
 
 
 @compiled
-def find(keys: Keys, table: Int64s, known: Keys, rows: Int64s) -> None:
-    """Give each key its row, −1 where it is not known."""
+def find(keys: Keys, table: Int64s, row_keys: Keys, rows: Int64s) -> None:
+    """Find the row of each key, −1 for unknown keys."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(keys)):
         key, rows[i] = keys[i], -1
@@ -73,18 +72,18 @@ def find(keys: Keys, table: Int64s, known: Keys, rows: Int64s) -> None:
             row = table[at]
             if row < 0:
                 break
-            if known[row] == key:
+            if row_keys[row] == key:
                 rows[i] = row
                 break
             at = (at + np.uint64(1)) & mask
 
 
 @compiled
-def fill_table(table: Int64s, known: Keys, count: int) -> None:
-    """Enter all rows into an empty table."""
+def fill_table(table: Int64s, row_keys: Keys, count: int) -> None:
+    """Insert all rows into an empty table."""
     mask = np.uint64(len(table) - 1)
     for row in range(count):
-        at = known[row] & mask
+        at = row_keys[row] & mask
         while table[at] >= 0:
             at = (at + np.uint64(1)) & mask
         table[at] = row
@@ -104,8 +103,9 @@ def _add(
     weights: Floats,
     free: Int64s,
 ) -> int:
-    """Add to the weight of a neighbour; 1 if another had to give way. `free[0]`: where the pool is
-    empty from.
+    """Add to the weight of a neighbour; return 1 if another one was evicted.
+
+    `free[0]` is the start of the unused part of the pool.
     """
     total[row] += weight
     begin, count = start[row], size[row]
@@ -114,13 +114,13 @@ def _add(
             weights[at] += weight
             return 0
     if count == room[row] and count < cap:
-        wanted = min(max(4 * count, 8), cap)
-        fresh = free[0]
-        items[fresh : fresh + count] = items[begin : begin + count]
-        weights[fresh : fresh + count] = weights[begin : begin + count]
-        start[row], room[row] = fresh, wanted
-        free[0] += wanted
-        begin = fresh
+        capacity = min(max(4 * count, 8), cap)
+        new_start = free[0]
+        items[new_start : new_start + count] = items[begin : begin + count]
+        weights[new_start : new_start + count] = weights[begin : begin + count]
+        start[row], room[row] = new_start, capacity
+        free[0] += capacity
+        begin = new_start
     if count < room[row]:
         items[begin + count], weights[begin + count] = other, weight
         size[row] += 1
@@ -161,8 +161,10 @@ def cooccur(
     powers: Floats,
     evicted: Int64s,
 ) -> int:
-    """Take up events from `begin` on; where the next one begins, which lies before the end if the
-    pool has no room for its pairs.
+    """Count co-occurrences of events from `begin` on.
+
+    Returns the index of the next event, which lies before the end if the pool has no room for its
+    pairs.
 
     Args:
         newest: (n,): the largest ts of the log before or at each event.
@@ -172,16 +174,16 @@ def cooccur(
     """
     distance = recent.shape[1]
     for i in range(begin, len(item)):
-        who, what, t = person[i], item[i], ts[i]
-        if who < 0:
+        user, current, t = person[i], item[i], ts[i]
+        if user < 0:
             continue
         if free[0] + 2 * distance * cap > len(items):
             return i
-        count = recent_count[who]
-        if count and (t - recent_ts[who] > gap or newest[i] - recent_ts[who] > gap):
+        count = recent_count[user]
+        if count and (t - recent_ts[user] > gap or newest[i] - recent_ts[user] > gap):
             count = 0
-        if count and recent[who, count - 1] == what:
-            recent_ts[who], recent_count[who] = t, count
+        if count and recent[user, count - 1] == current:
+            recent_ts[user], recent_count[user] = t, count
             continue
         unit = 1.0
         if half_life:
@@ -196,19 +198,29 @@ def cooccur(
             if steps < -1000 * 64:
                 steps = -1000 * 64
             unit = powers[steps & 63] * math.ldexp(1.0, steps >> 6)
-        for back in range(1, count + 1):
-            other = recent[who, count - back]
-            if other == what:
+        for steps_back in range(1, count + 1):
+            other = recent[user, count - steps_back]
+            if other == current:
                 continue
             evicted[0] += _add(
-                other, what, unit / back, cap, start, room, size, total, items, weights, free
+                other,
+                current,
+                unit / steps_back,
+                cap,
+                start,
+                room,
+                size,
+                total,
+                items,
+                weights,
+                free,
             )
             dirty[other] = 1
             if backward > 0.0:
                 evicted[0] += _add(
-                    what,
+                    current,
                     other,
-                    backward * unit / back,
+                    backward * unit / steps_back,
                     cap,
                     start,
                     room,
@@ -218,14 +230,14 @@ def cooccur(
                     weights,
                     free,
                 )
-                dirty[what] = 1
+                dirty[current] = 1
         if count == distance:
-            for place in range(1, distance):
-                recent[who, place - 1] = recent[who, place]
+            for position in range(1, distance):
+                recent[user, position - 1] = recent[user, position]
             count -= 1
-        recent[who, count] = what
-        recent_count[who] = count + 1
-        recent_ts[who] = t
+        recent[user, count] = current
+        recent_count[user] = count + 1
+        recent_ts[user] = t
     return len(item)
 
 
@@ -243,30 +255,31 @@ def sessions(
     head: Int64s,
     gap: int,
 ) -> None:
-    """Add events to the sessions of their people; a new session takes the place of the oldest.
+    """Add events to the sessions of their users; a new session replaces the oldest one.
 
     Args:
-        current: (people,): where each person's session is, −1 without one; it may have been given
-        to another since. owner, last_ts, size: (ring,): of each session its person, newest event
-        and number of entries; owner −1 is free.
+        current: (users,): the slot of each user's session, −1 without one; another session may
+            have taken it since.
+        owner, last_ts, size: (ring,): each session's user, newest event and number of entries;
+            owner −1 is free.
         entries: (ring, length): items of each session, oldest first.
         head: [how many sessions were begun].
     """
     length = entries.shape[1]
     for i in range(len(item)):
-        who, t = person[i], ts[i]
-        if who < 0:
+        user, t = person[i], ts[i]
+        if user < 0:
             continue
-        at = current[who]
-        if at < 0 or owner[at] != who or t - last_ts[at] > gap or newest[i] - last_ts[at] > gap:
+        at = current[user]
+        if at < 0 or owner[at] != user or t - last_ts[at] > gap or newest[i] - last_ts[at] > gap:
             at = head[0] % len(owner)
             head[0] += 1
-            owner[at], size[at], last_ts[at] = who, 0, t
-            current[who] = at
+            owner[at], size[at], last_ts[at] = user, 0, t
+            current[user] = at
         count = size[at]
         if count == length:
-            for place in range(1, length):
-                entries[at, place - 1] = entries[at, place]
+            for position in range(1, length):
+                entries[at, position - 1] = entries[at, position]
             count -= 1
         entries[at, count] = item[i]
         size[at] = count + 1
@@ -281,21 +294,23 @@ def distinct_entries(
     last_ts: Int64s,
     starts: Int64s,
     ends: Int64s,
-    found: Int32s,
-    place: Int32s,
+    item_numbers: Int32s,
+    positions: Int32s,
     used: Int32s,
 ) -> tuple[int, int]:
-    """Write the sessions of at least two items, each item at its last place; how many there are,
-    and how many items they have.
+    """Write the sessions with at least two items, each item at its last position.
+
+    Returns the number of sessions and of distinct items.
 
     Args:
-        order: which sessions, in the order in which they are to be numbered. starts, ends:
-        (sessions + 1,), written: where each session's entries begin, and when it had its last
-        event. found, place: (entries,), written; `found` numbers the items in the order in which
-        they come.
-        used: (items,), zeros; written: 1 + the number of each item that is found.
+        order: the sessions, in the order in which to number them.
+        starts, ends: (sessions + 1,), written: the start of each session's entries, and the time
+            of its last event.
+        item_numbers, positions: (entries,), written: items numbered by first appearance, and
+            their positions.
+        used: (items,), zeros; written: 1 + the number of each item that occurs.
     """
-    count, written, known = 0, 0, 0
+    count, written, item_count = 0, 0, 0
     last = np.full(len(used), -1, np.int64)
     for at in range(len(order)):
         session = order[at]
@@ -313,10 +328,10 @@ def distinct_entries(
             item = entries[session, entry]
             if last[item] == at * 256 + entry:
                 if not used[item]:
-                    known += 1
-                    used[item] = known
-                found[written], place[written] = used[item] - 1, entry + 1
+                    item_count += 1
+                    used[item] = item_count
+                item_numbers[written], positions[written] = used[item] - 1, entry + 1
                 written += 1
         count += 1
     starts[count] = written
-    return count, known
+    return count, item_count

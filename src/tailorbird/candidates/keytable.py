@@ -1,5 +1,6 @@
-"""Rows for keys: the first key that comes has row 0, the next new one row 1. A plain hash table
-over arrays, see `kernels`.
+"""Dense row numbers for keys, in order of first appearance.
+
+A plain hash table over arrays, see `kernels`.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _FIRST = 1 << 10
 
 
 class KeyTable:
-    """Numbers keys in the order in which they come.
+    """A table that numbers keys in order of first appearance.
 
     Attributes:
         count: how many there are.
@@ -22,7 +23,7 @@ class KeyTable:
 
     def __init__(self, keys: Keys | None = None) -> None:
         self.count = 0
-        self._known: Keys = np.zeros(_FIRST, np.uint64)
+        self._row_keys: Keys = np.zeros(_FIRST, np.uint64)
         self._table: Int64s = np.full(2 * _FIRST, -1, np.int64)
         if keys is not None and len(keys):
             self.assign(keys)
@@ -30,46 +31,50 @@ class KeyTable:
     @property
     def keys(self) -> Keys:
         """The keys by row."""
-        return self._known[: self.count]
+        return self._row_keys[: self.count]
 
     def assign(self, keys: Keys) -> Int64s:
-        """Return the row of each key, (n,), and give new ones the next; −1 for the key 0."""
+        """Return the row of each key, (n,), adding new keys; −1 for the key 0."""
         self._reserve(len(keys))
         rows = np.empty(len(keys), np.int64)
-        self.count = assign(np.ascontiguousarray(keys), self._table, self._known, self.count, rows)
+        self.count = assign(
+            np.ascontiguousarray(keys), self._table, self._row_keys, self.count, rows
+        )
         return rows
 
     def find(self, keys: Keys) -> Int64s:
-        """Return the row of each key, (n,); −1 for one that is not known."""
+        """Return the row of each key, (n,); −1 for an unknown key."""
         rows = np.empty(len(keys), np.int64)
-        find(np.ascontiguousarray(keys), self._table, self._known, rows)
+        find(np.ascontiguousarray(keys), self._table, self._row_keys, rows)
         return rows
 
-    def keep(self, kept: npt.NDArray[np.bool_]) -> Int64s:
-        """Forget the rows that are not `kept` and number the others anew, in order: the new row of
-        each old one, −1 if it is gone.
-        """
-        left = self.keys[kept].copy()
-        moved = np.full(self.count, -1, np.int64)
-        moved[kept] = np.arange(len(left))
-        self.__init__(left)
-        return moved
+    def retain(self, retained: npt.NDArray[np.bool_]) -> Int64s:
+        """Drop all rows but the selected ones and renumber these in order.
 
-    def _reserve(self, more: int) -> None:
-        needed = self.count + more
-        if needed <= len(self._known):
+        Returns the new row of each old one, −1 if it was dropped.
+        """
+        retained_keys = self.keys[retained].copy()
+        row_map = np.full(self.count, -1, np.int64)
+        row_map[retained] = np.arange(len(retained_keys))
+        self.__init__(retained_keys)
+        return row_map
+
+    def _reserve(self, extra: int) -> None:
+        needed = self.count + extra
+        if needed <= len(self._row_keys):
             return
         size = 1 << (needed - 1).bit_length()
-        known = np.zeros(size, np.uint64)
-        known[: self.count] = self.keys
+        row_keys = np.zeros(size, np.uint64)
+        row_keys[: self.count] = self.keys
         table = np.full(2 * size, -1, np.int64)
-        fill_table(table, known, self.count)
-        self._known, self._table = known, table
+        fill_table(table, row_keys, self.count)
+        self._row_keys, self._table = row_keys, table
 
 
-def grown(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
-    """Return an array with room for so many rows: itself, or a copy of twice the length whose new
-    rows hold `fill`.
+def grow_array(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
+    """Return an array with room for so many rows.
+
+    This is the array itself, or a copy of twice the length whose new rows hold `fill`.
     """
     if rows <= len(array):
         return array

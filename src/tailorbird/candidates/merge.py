@@ -1,7 +1,7 @@
-"""Candidates of one request: the lists of several sources, merged without repeats.
+"""Merging of the candidate lists of several sources without duplicates.
 
-A source gives as many items as its limit that none before it had, and what one lacks the next may
-give more. So a request has as many candidates as the limits add up to, as long as anything is left.
+A source contributes up to its limit of items that no earlier source had, plus any shortfall of the
+sources before it. So a request has as many candidates as the limits sum to, if enough exist.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ CANDIDATES_MAX = 500  # of a request, from all sources together
 
 
 def bounded(sources: Mapping[str, int]) -> dict[str, int]:
-    """Return the sources of a slot with limits that add up to at most `CANDIDATES_MAX`."""
+    """Scale the limits of a slot's sources so that they sum to at most `CANDIDATES_MAX`."""
     total = sum(sources.values())
     if total <= CANDIDATES_MAX:
         return dict(sources)
@@ -27,13 +27,13 @@ def bounded(sources: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Merged:
-    """Items to be ranked, each once, in the order in which sources gave them; (n,) each.
+    """Items to rank, each once, in the order in which sources gave them; arrays of shape (n,).
 
     Attributes:
         rows: numbers of the items.
         source: index into `names` of the first source that gave the item.
         score: its score there; comparable within a source only.
-        names: of the sources that were asked.
+        names: the requested sources.
     """
 
     rows: Rows
@@ -43,7 +43,7 @@ class Merged:
 
     @property
     def contributed(self) -> Mapping[str, int]:
-        """By source, how many items came first from it."""
+        """The number of items that each source contributed first."""
         return dict(
             zip(
                 self.names,
@@ -57,7 +57,7 @@ class Merged:
 
 
 class Merge:
-    """Puts lists together; `add` them in the slot's order.
+    """A merger of candidate lists; call `add` in the slot's order.
 
     Args:
         items: rows are below this.
@@ -70,7 +70,7 @@ class Merge:
         self.size = 0
 
     def add(self, name: str, limit: int, rows: Rows, scores: Floats) -> None:
-        """Take the next source's list: rows that may be shown, best first, each once."""
+        """Add the next source's list: eligible rows, best first, each once."""
         self._owed += limit
         new = np.flatnonzero(~self._had[rows])[: self._owed]
         rows = rows[new]

@@ -1,8 +1,7 @@
-"""Whether servers read the candidate lists that the lake gives: each list that a response logged,
-recomputed at its own position.
+"""Parity of candidate lists: recompute each logged list from the lake and compare.
 
-A response logs, of each live list that it read, a checksum of the items in their order and the
-position in the routed log that the tables had. `tailorbird features verify` prints the report.
+A response logs a checksum of each live list that it read, and the position of its tables in the
+routed log. `tailorbird features verify` prints the report.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +26,10 @@ LOGGED = ("request_id", "candidate_lists", "candidate_digests", "candidate_posit
 
 @dataclass(frozen=True)
 class UnequalList:
-    """A list that was served otherwise than the lake gives it; `p` is the position of its tables."""
+    """A list that was served differently from the recomputed one.
+
+    `p` is the position of its tables.
+    """
 
     request_id: str
     source: str
@@ -36,12 +38,12 @@ class UnequalList:
 
 @dataclass
 class ListReport:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
         responses, lists: compared.
         unequal: by source, lists with other items or another order.
-        pending: responses whose tables are of later than the events that are there.
+        pending: responses whose tables are newer than the available events.
         examples: some of the unequal lists.
     """
 
@@ -51,11 +53,11 @@ class ListReport:
     unequal: dict[str, int] = field(default_factory=dict)
     examples: list[UnequalList] = field(default_factory=list)
 
-    def note(self, one: UnequalList) -> None:
-        """Count an unequal list."""
-        self.unequal[one.source] = self.unequal.get(one.source, 0) + 1
+    def add_unequal(self, unequal: UnequalList) -> None:
+        """Record an unequal list."""
+        self.unequal[unequal.source] = self.unequal.get(unequal.source, 0) + 1
         if len(self.examples) < EXAMPLES_MAX:
-            self.examples.append(one)
+            self.examples.append(unequal)
 
 
 def compare_lists(
@@ -67,7 +69,7 @@ def compare_lists(
     known: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ListReport:
-    """Recompute the lists of logged responses.
+    """Recompute the lists of logged responses and compare their checksums.
 
     Args:
         contract: covers every source that a response read.
@@ -75,41 +77,42 @@ def compare_lists(
         answers: rows of the lake's `answers` with the columns `LOGGED`.
         recent: of each, keys and times of the person's newest items as they were logged, oldest
             first.
-        known: the position up to which the events are complete.
+        complete_until: the position up to which the events are complete.
     """
     report = ListReport()
     columns = {name: answers[name].to_pylist() for name in LOGGED}
-    kept, requests, epochs = [], [], []
+    compared, requests, epochs = [], [], []
     for row, (names, positions) in enumerate(
         zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)
     ):
-        of_group = _epochs(names or (), positions or ())
-        if not any(of_group.values()):
+        epoch_by_group = _epochs_by_group(names or (), positions or ())
+        if not any(epoch_by_group.values()):
             continue
-        if max(of_group.values()) > known:
+        if max(epoch_by_group.values()) > known:
             report.pending += 1
             continue
         keys, times = recent[row]
-        kept.append(row)
+        compared.append(row)
         requests.append(
             CandidateRequest(
                 keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})
             )
         )
-        epochs.append(of_group)
-    asked = list(
+        epochs.append(epoch_by_group)
+    sources = list(
         dict.fromkeys(
-            name for row in kept for name in columns["candidate_lists"][row] if is_source(name)
+            name for row in compared for name in columns["candidate_lists"][row] if is_source(name)
         )
     )
-    questions = Questions(
-        requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS}
+    replay = Questions(
+        requests,
+        {group: np.array([epoch[group] for epoch in epochs], np.int64) for group in GROUPS},
     )
-    for chosen, lists in (
-        replayed(contract, events, questions, asked, progress=progress) if kept else ()
+    for indices, lists in (
+        replayed(contract, events, replay, sources, progress=progress) if compared else ()
     ):
-        for question, found in zip(chosen.tolist(), lists, strict=True):
-            row = kept[question]
+        for index, request_lists in zip(indices.tolist(), lists, strict=True):
+            row = compared[index]
             report.responses += 1
             logged = zip(
                 *(
@@ -122,24 +125,24 @@ def compare_lists(
                 if not is_source(name):
                     continue
                 report.lists += 1
-                if found.of(name).digest != digest:
-                    report.note(UnequalList(columns["request_id"][row], name, p))
+                if request_lists.of(name).digest != digest:
+                    report.add_unequal(UnequalList(columns["request_id"][row], name, p))
     return report
 
 
-def _epochs(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
-    """Return by group the position of the tables that a response read; 0 for a group that it did
-    not read.
-    """
-    found = dict.fromkeys(GROUPS, 0)
+def _epochs_by_group(
+    names: list[str] | tuple[()], positions: list[int] | tuple[()]
+) -> Mapping[str, int]:
+    """Return the position of the tables that a response read, by group; 0 for an unread group."""
+    epochs = dict.fromkeys(GROUPS, 0)
     for name, p in zip(names, positions, strict=True):
         if is_source(name) and (group := group_of(name)):
-            found[group] = max(found[group], p)
-    return found
+            epochs[group] = max(epochs[group], p)
+    return epochs
 
 
 def is_source(name: str) -> bool:
-    """Return whether a name that was logged is still a source."""
+    """Return whether a logged name is still a source."""
     try:
         source_of(name)
     except DeclarationError:

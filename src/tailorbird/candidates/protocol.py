@@ -1,13 +1,13 @@
-"""What a candidate source is: a fold over the routed log, and a query over what the fold published.
+"""The protocol of candidate sources: a fold over the routed log, and a query over its tables.
 
-    routed log ──► CandidateFold.update ──► published tables, at the position p ──► query ──► RankedList
-                   (the candidates role, or a replay of the lake)                   (a server, or the same replay)
+    routed log ──► CandidateFold.update ──► tables, as of position p ──► query ──► RankedList
+                   (candidates role, or a replay of the lake)          (server, or the replay)
 
-Promised by every fold: updating in log order gives the same state whatever the batch sizes; a
-restart from a snapshot at p equals an uninterrupted run; memory stays within the settings of the
-contract, and what was evicted is counted. Tables published at position p hold exactly the events
-routed at or before p. A query is a pure function of tables and request, so that the list that a
-server logged can be recomputed from the lake, ties included.
+Guarantees of every fold: updating in log order gives the same state for any batch sizes. A restart
+from a snapshot at p equals an uninterrupted run. Memory stays within the contract's settings, and
+evictions are counted. Tables published at position p hold exactly the events routed at or before p.
+A query is a pure function of tables and request, so that a list logged by a server can be
+recomputed from the lake, ties included.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,9 @@ BOARDS, NEIGHBOURS, SESSIONS = GROUPS = (
 
 @dataclass(frozen=True)
 class Epoch:
-    """A published state: all events routed at or before `p`; `t` (microseconds) lies just behind
-    the newest of them.
+    """A published state: all events routed at or before `p`.
+
+    `t` (microseconds) is just after the newest of them.
     """
 
     p: int = 0
@@ -50,7 +51,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RankedList:
-    """Items that a source gives, best first.
+    """Items of a source, best first.
 
     Attributes:
         keys: (n,): `events.hash64` of the ids, each once.
@@ -65,7 +66,7 @@ class RankedList:
 
     @cached_property
     def order(self) -> Rows:
-        """Positions by ascending key, for lookups."""
+        """The positions by ascending key, for lookups."""
         return np.argsort(self.keys, kind="stable")
 
     @cached_property
@@ -92,8 +93,8 @@ class RankedList:
     def scores_of(self, keys: Keys) -> Floats:
         """Return the score of each key, 0 where it is not in the list."""
         rank, scores = self.ranks(keys), np.zeros(len(keys))
-        there = rank >= 0
-        scores[there] = self.scores[rank[there]]
+        is_listed = rank >= 0
+        scores[is_listed] = self.scores[rank[is_listed]]
         return scores
 
 
@@ -122,7 +123,7 @@ class BoardTable:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What goes with some items: item i has the entries offsets[i]:offsets[i + 1], strongest first.
+    """The neighbours of some items: item i has the entries offsets[i]:offsets[i + 1], best first.
 
     Attributes:
         keys, weights: (entries,): the neighbours and how strongly they follow, from 0 to 1.
@@ -132,19 +133,18 @@ class Neighbours:
     keys: Keys
     weights: npt.NDArray[np.float32]
 
-    def of(self, item: int) -> RankedList:
-        """Return what goes with the item at a place, strongest first."""
-        here = slice(self.offsets[item], self.offsets[item + 1])
-        return RankedList(self.keys[here], self.weights[here].astype(np.float64))
+    def list_for(self, item: int) -> RankedList:
+        """Return the neighbours of the item at a position, strongest first."""
+        entries = slice(self.offsets[item], self.offsets[item + 1])
+        return RankedList(self.keys[entries], self.weights[entries].astype(np.float64))
 
 
 @dataclass(frozen=True)
 class ItemFacts:
-    """What the log says of some items, (n,) each.
+    """Facts of some items from the log; arrays of shape (n,).
 
     Attributes:
-        first_seen: when the item came: its first event or profile, microseconds; 0 where it is not
-            known.
+        first_seen: time of the item's first event or profile, microseconds; 0 if unknown.
         category: key of its newest category; 0 without one.
     """
 
@@ -153,17 +153,18 @@ class ItemFacts:
 
 
 class CandidateTables(Protocol):
-    """Published tables, all of one moment of reading. Servers read them from the store, a replay
-    from the fold itself.
+    """Published tables, all as of one read.
+
+    Servers read them from the store, a replay from the fold itself.
     """
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:
-        """By group of tables the state that is published."""
+        """The published state by group of tables."""
         ...
 
     def board(self, board: Board, segment: int = 0) -> BoardTable:
-        """Return the items of a segment, by the key of its value; 0 is everybody."""
+        """Return the items of a segment, by the key of its value; 0 is all users."""
         ...
 
     def new_items(self) -> RankedList: ...
@@ -174,7 +175,7 @@ class CandidateTables(Protocol):
 
 @dataclass(frozen=True)
 class CandidateRequest:
-    """Who asks, as far as sources look at it.
+    """The part of a request that candidate sources read.
 
     Attributes:
         recent, recent_ts: keys and times of the person's newest items, oldest first.
@@ -189,7 +190,7 @@ class CandidateRequest:
 
 @dataclass(frozen=True)
 class NoTables:
-    """Tables of a project in which nothing was published yet."""
+    """The tables of a project that has not published any."""
 
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
 
@@ -212,14 +213,14 @@ class NoTables:
 NO_TABLES = NoTables()
 
 
-def ranked(keys: Keys, scores: Floats, most: int) -> RankedList:
-    """Return the items with a positive score, best first, ties by key; at most `most`."""
-    kept = np.flatnonzero(scores > 0)
-    order = kept[np.lexsort((keys[kept], -scores[kept]))[:most]]
+def rank_items(keys: Keys, scores: Floats, limit: int) -> RankedList:
+    """Return the items with a positive score, best first, ties by key, up to a limit."""
+    positive = np.flatnonzero(scores > 0)
+    order = positive[np.lexsort((keys[positive], -scores[positive]))[:limit]]
     return RankedList(keys[order], scores[order])
 
 
-def concatenated(parts: Sequence[RankedList]) -> tuple[Keys, Floats]:
-    """Return keys and scores of several lists, one after another."""
+def concatenate_lists(parts: Sequence[RankedList]) -> tuple[Keys, Floats]:
+    """Concatenate the keys and scores of several lists."""
     keys = np.concatenate([NO_KEYS, *(part.keys for part in parts)])
     return keys, np.concatenate([np.zeros(0), *(part.scores for part in parts)])

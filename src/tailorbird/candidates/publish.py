@@ -1,9 +1,8 @@
-"""Publishing: what changed in a fold since the last epoch, as records of a store, in one
-transaction with the epoch itself.
+"""Publishing: the changes of a fold since the last epoch, written in one transaction with it.
 
-Leaderboards are renewed every second, neighbours every ten, the session table every minute:
-publishing every change at once would write tens of megabytes a second. Each group of tables says at
-which position it stands, and a query of a group sees exactly that.
+Leaderboards are published every second, neighbours every ten, the session table every minute, since
+publishing every change at once would write tens of megabytes a second. Each group of tables has its
+own position, and a query of a group sees exactly that state.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,12 +16,13 @@ from tailorbird.events.clock import SECOND
 from tailorbird.store.protocol import Store, Transaction
 
 EVERY_US = {BOARDS: SECOND, NEIGHBOURS: 10 * SECOND, SESSIONS: 60 * SECOND}
-_AT_ONCE = 10_000  # items whose neighbours are encoded at a time
+_AT_ONCE = 10_000  # items per encoding step
 
 
 class Publisher:
-    """Writes the tables of a fold into a store. One writer; what a store has already is published
-    on from there.
+    """A writer of the tables of a fold to a store.
+
+    One writer; publishing continues from what the store already has.
 
     Attributes:
         published: the newest epoch; None before the first.
@@ -31,35 +31,38 @@ class Publisher:
     def __init__(self, store: Store, contract: Contract) -> None:
         self._store, self._contract = store, contract
         with store.snapshot() as snapshot:
-            found = tables.read_epoch(snapshot.get(tables.EPOCH))
-        self.published = found if found is not None and found.contract == contract.hash else None
+            published = tables.read_epoch(snapshot.get(tables.EPOCH))
+        self.published = (
+            published if published is not None and published.contract == contract.hash else None
+        )
         self._done_at: dict[str, int] = {}
 
-    def due(self, fold: CandidateFold, now: int) -> list[str]:
-        """Return the groups of tables that are to be renewed at a time; none while the fold is
-        behind what is published.
+    def due_groups(self, fold: CandidateFold, now: int) -> list[str]:
+        """Return the groups of tables that are due.
+
+        None while the fold is behind the published state.
         """
         published = self.published
         if published is None:
             return list(GROUPS)
         return [
             name
-            for name in self.groups(fold)
+            for name in self.available_groups(fold)
             if not 0 <= now - self._done_at.get(name, -(1 << 62)) < EVERY_US[name]
         ]
 
-    def groups(self, fold: CandidateFold) -> list[str]:
-        """Return the groups of tables, none while the fold is behind what is published."""
+    def available_groups(self, fold: CandidateFold) -> list[str]:
+        """Return all groups of tables; none while the fold is behind the published state."""
         published = self.published
-        behind = published is not None and fold.p < max(
+        is_stale = published is not None and fold.p < max(
             group.p for group in published.groups.values()
         )
-        return [] if behind else list(GROUPS)
+        return [] if is_stale else list(GROUPS)
 
     def publish(
         self, fold: CandidateFold, groups: Sequence[str], now: int, *, newest: bool = True
     ) -> Published:
-        """Publish what changed in some groups of tables since they were last published.
+        """Publish the changes of some groups of tables since they were last published.
 
         Args:
             newest: whether the fold has all that the log has; else the tables are as old as they
@@ -69,51 +72,58 @@ class Publisher:
             StorageError: the disk refused; nothing of it is there. Begin again with the fold of a
                 snapshot.
         """
-        before = self.published
-        behind = [name for name in groups if before is None or before.groups[name].p < fold.p]
+        previous = self.published
+        stale_groups = [
+            name for name in groups if previous is None or previous.groups[name].p < fold.p
+        ]
         records: list[tuple[bytes, bytes]] = []
-        gone: list[bytes] = []
-        sessions = before.sessions if before is not None else 0
-        if BOARDS in behind:
-            records += _boards(fold, everything=before is None)
-            gone = tables.gone_keys(fold.gone_items())
-        if NEIGHBOURS in behind:
-            records += _neighbours(fold, everything=before is None)
-        if SESSIONS in behind and fold.session_knn is not None:
+        deleted_keys: list[bytes] = []
+        sessions = previous.sessions if previous is not None else 0
+        if BOARDS in stale_groups:
+            records += _boards(fold, everything=previous is None)
+            deleted_keys = tables.item_record_keys(fold.evicted_items())
+        if NEIGHBOURS in stale_groups:
+            records += _neighbours(fold, everything=previous is None)
+        if SESSIONS in stale_groups and fold.session_knn is not None:
             parts = tables.session_records(fold.session_knn.table())
             records, sessions = [*records, *parts], len(parts)
-        kept = {} if before is None else before.groups
-        at = {name: now if newest or name not in kept else kept[name].at for name in groups}
-        known = {
-            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else kept[name]
+        previous_groups = {} if previous is None else previous.groups
+        at = {
+            name: now if newest or name not in previous_groups else previous_groups[name].at
+            for name in groups
+        }
+        group_epochs = {
+            name: GroupEpoch(fold.p, fold.t, at[name]) if name in groups else previous_groups[name]
             for name in GROUPS
         }
         evicted = {
             **fold.evicted,
             "neighbours": fold.item_knn.evicted if fold.item_knn is not None else 0,
         }
-        after = Published(self._contract.hash, fold.contract.boards, known, sessions, evicted)
-        if before is not None and sessions < before.sessions:
-            gone += tables.session_keys(sessions, before.sessions)
+        current = Published(
+            self._contract.hash, fold.contract.boards, group_epochs, sessions, evicted
+        )
+        if previous is not None and sessions < previous.sessions:
+            deleted_keys += tables.session_keys(sessions, previous.sessions)
 
         def change(transaction: Transaction) -> None:
-            if before is None:
+            if previous is None:
                 transaction.delete_many(
                     [key for key, _ in transaction.scan(b"") if not key.startswith(b"\xff")]
                 )
-            transaction.delete_many(gone)
-            transaction.put_many([*records, tables.epoch_record(after)])
+            transaction.delete_many(deleted_keys)
+            transaction.put_many([*records, tables.epoch_record(current)])
 
         self._store.write(change)
         self._done_at |= dict.fromkeys(groups, now)
-        self.published = after
-        return after
+        self.published = current
+        return current
 
 
 def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     numbers = {board: number for number, board in enumerate(fold.contract.boards)}
     changed = fold.popularity.changed()
-    for board, segment in fold.popularity.every() if everything else changed:
+    for board, segment in fold.popularity.all_segments() if everything else changed:
         yield tables.board_record(numbers[board], segment, fold.popularity.table(board, segment))
     yield tables.new_items_record(fold.new_items())
     rows = fold.changed_items(everything=everything)
@@ -123,7 +133,7 @@ def _boards(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, b
 def _neighbours(fold: CandidateFold, *, everything: bool) -> Iterable[tuple[bytes, bytes]]:
     if fold.item_knn is None:
         return
-    rows = fold.item_knn.every() if everything else fold.item_knn.changed()
+    rows = fold.item_knn.rows_with_neighbours() if everything else fold.item_knn.changed_rows()
     for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        yield from tables.neighbour_records(fold.items.keys[some], fold.item_knn.table(some))
+        chunk = rows[start : start + _AT_ONCE]
+        yield from tables.neighbour_records(fold.items.keys[chunk], fold.item_knn.table(chunk))

@@ -1,6 +1,4 @@
-"""From the name of a source to its list, and from lists to columns: one code for servers, training,
-reports and verification.
-"""
+"""Candidate lists by source name, and feature columns from them: shared by serving and training."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,8 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.candidates.contract import BASE, Source, parse_source
-from tailorbird.candidates.item_knn.query import RECENT_MAX, scored
+from tailorbird.candidates.contract import BASE_BOARDS, Source, parse_source
+from tailorbird.candidates.item_knn.query import RECENT_MAX, score_neighbours
 from tailorbird.candidates.popularity.query import popular
 from tailorbird.candidates.protocol import (
     EMPTY_LIST,
@@ -28,27 +26,28 @@ Matrix = npt.NDArray[np.float32]
 LIVE = frozenset(
     ("popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items")
 )  # read at the request's time
-WEEK = BASE[-1]
+WEEK = BASE_BOARDS[-1]
 _SOURCES: dict[str, Source] = {}
 
 
 def source_of(name: str) -> Source:
-    """Return a parsed source; each name is parsed once. Raises DeclarationError."""
-    found = _SOURCES.get(name)
-    if found is None:
-        found = _SOURCES[name] = parse_source(name)
-    return found
+    """Return a source, parsed once per name.
+
+    Raises DeclarationError.
+    """
+    source = _SOURCES.get(name)
+    if source is None:
+        source = _SOURCES[name] = parse_source(name)
+    return source
 
 
 def live_sources(names: Iterable[str]) -> list[str]:
-    """Return the names of those that are read from published tables, in their order."""
+    """Return the names of the sources read from published tables, in order."""
     return [name for name in names if source_of(name).kind in LIVE]
 
 
 def group_of(name: str) -> str:
-    """Return which of the published epochs a source reads: `boards`, `neighbours` or `sessions`; ""
-    for none.
-    """
+    """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
     kind = source_of(name).kind
     if kind in ("session_knn", "stan"):
         return "sessions"
@@ -63,7 +62,7 @@ def reads_neighbours(name: str) -> bool:
 
 
 class RequestLists:
-    """The lists of one request, each asked once. They are taken before rules and limits."""
+    """The lists of one request, each computed once, before rules and limits."""
 
     def __init__(self, tables: CandidateTables, request: CandidateRequest) -> None:
         self.tables, self.request = tables, request
@@ -71,43 +70,48 @@ class RequestLists:
 
     def of(self, name: str) -> RankedList:
         """Return the list of a live source by its name."""
-        found = self.asked.get(name)
-        if found is None:
-            found = self.asked[name] = self._ask(source_of(name))
-        return found
+        ranked_list = self.asked.get(name)
+        if ranked_list is None:
+            ranked_list = self.asked[name] = self._query(source_of(name))
+        return ranked_list
 
     @cached_property
     def neighbours(self) -> tuple[Keys, Neighbours]:
-        """The person's last items, the newest first, and what goes with each."""
+        """The user's last items, newest first, and the neighbours of each."""
         recent = self.request.recent[::-1][:RECENT_MAX]
         return recent, self.tables.neighbours(recent)
 
     def neighbours_of(self, keys: Keys) -> Neighbours:
-        """Return what goes with some items."""
-        recent, found = self.neighbours
-        return found if np.array_equal(recent, keys) else self.tables.neighbours(keys)
+        """Return the neighbours of some items."""
+        recent, neighbours = self.neighbours
+        return neighbours if np.array_equal(recent, keys) else self.tables.neighbours(keys)
 
     def board_counts(self) -> RankedList:
         """Return the most popular items of the week by their counts."""
         return self.tables.board(WEEK).items
 
     def shares(self, keys: Keys) -> npt.NDArray[np.float64]:
-        """Return the share of the week's traffic of each item, (n,); 0 for those beyond the table."""
+        """Return each item's share of the week's traffic, (n,); 0 for items beyond the table."""
         return self.tables.board(WEEK).shares.scores_of(keys)
 
     def popularity(self, keys: Keys) -> npt.NDArray[np.float64]:
-        """Return the share of the most popular items of the week that are less popular, (n,) in [0,
-        1]; 0 for all others.
+        """Return the share of the week's leaderboard that is less popular, (n,) in [0, 1].
+
+        It is 0 for items that are not on it.
         """
         listed = self.board_counts()
         rank = listed.ranks(keys)
         return np.where(rank >= 0, 1.0 - rank / max(len(listed), 1), 0.0)
 
-    def _ask(self, source: Source) -> RankedList:
+    def _query(self, source: Source) -> RankedList:
         if source.board is not None:
             return popular(self.tables, self.request, source.board)
         if source.kind == "item_knn":
-            return scored(*self.neighbours, source.last) if len(self.request.recent) else EMPTY_LIST
+            return (
+                score_neighbours(*self.neighbours, source.last)
+                if len(self.request.recent)
+                else EMPTY_LIST
+            )
         if source.kind in ("session_knn", "stan"):
             return session_knn(self.tables, self.request, source.kind)
         if source.kind == "new_items":
@@ -117,10 +121,10 @@ class RequestLists:
 
 
 class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
-    """Columns of candidates that sources give: rank and score in each, as they are at the request.
+    """Feature columns of candidates: rank and score in each source, as of the request.
 
-        SOURCE_rank     position in the list, from 0; missing where it is not in it
-        SOURCE_score    of leaderboards the share of the traffic, else the source's own score; 0 where it is not in it
+        SOURCE_rank     position in the list, from 0; missing for items that are not in it
+        SOURCE_score    traffic share for leaderboards, else the source's own score; 0 likewise
 
     Attributes:
         sources: names of live sources.
@@ -132,28 +136,28 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return tuple(
-            f"{source_of(name).column}_{what}"
+            f"{source_of(name).column}_{suffix}"
             for name in self.sources
-            for what in ("rank", "score")
+            for suffix in ("rank", "score")
         )
 
-    def told(self) -> dict[str, str]:
-        """What each column is, in words."""
-        told: dict[str, str] = {}
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column."""
+        descriptions: dict[str, str] = {}
         for name in self.sources:
             source = source_of(name)
             score = "share of the traffic" if source.board is not None else "score"
-            told[f"{source.column}_rank"] = f"position of the candidate in {name}, from 0"
-            told[f"{source.column}_score"] = f"{score} of the candidate in {name}"
-        return told
+            descriptions[f"{source.column}_rank"] = f"position of the candidate in {name}, from 0"
+            descriptions[f"{source.column}_score"] = f"{score} of the candidate in {name}"
+        return descriptions
 
     def matrix(self, lists: RequestLists, keys: Keys) -> Matrix:
         """Return the columns of a request's candidates, (n, columns)."""
-        found = np.zeros((len(keys), len(self.names)), np.float32)
-        for place, name in enumerate(self.sources):
+        columns = np.zeros((len(keys), len(self.names)), np.float32)
+        for index, name in enumerate(self.sources):
             listed = lists.of(name)
             rank = listed.ranks(keys)
-            there = rank >= 0
-            found[:, 2 * place] = np.where(there, rank, np.nan)
-            found[there, 2 * place + 1] = listed.scores[rank[there]]
-        return found
+            is_listed = rank >= 0
+            columns[:, 2 * index] = np.where(is_listed, rank, np.nan)
+            columns[is_listed, 2 * index + 1] = listed.scores[rank[is_listed]]
+        return columns

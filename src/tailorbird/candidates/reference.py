@@ -1,9 +1,7 @@
-"""What every source means, in plain Python: the tests hold folds, published tables and servers
-against it.
+"""Reference implementation of every source in plain Python, for tests.
 
-It keeps all events of the log, and computes each list anew. Nothing is forgotten here; what the
-folds forget is beyond what any list looks at, unless there are more items or people than the
-contract allows.
+It keeps all events of the log and recomputes each list. Nothing is evicted here: unless the
+contract's limits are exceeded, evicted state never affects a list.
 """
 
 import math
@@ -19,13 +17,14 @@ TILES = 12
 DAMPING = 10.0
 BOARD_SIZE, SEGMENT_SIZE, SEGMENT_MIN, LIST_SIZE = 2_000, 500, 20, 500
 RECENT_MAX, CATEGORY_RECENT, CATEGORIES_MAX = 10, 64, 8
-Listed = list[tuple[int, float]]  # items and scores, best first
+ScoredItems = list[tuple[int, float]]  # items and scores, best first
 
 
 @dataclass(frozen=True)
 class LogEvent:
-    """One item of a routed event, by keys: `kind` is interest, shown or profile; of a timeless
-    profile `ts` is 0.
+    """One item of a routed event, by keys.
+
+    `kind` is interest, shown or profile. The `ts` of a timeless profile is 0.
     """
 
     ts: int
@@ -37,8 +36,8 @@ class LogEvent:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Who asks: items and times, oldest first, and segments."""
+class UserContext:
+    """The user of a request: items and times, oldest first, and segments."""
 
     recent: tuple[int, ...] = ()
     recent_ts: tuple[int, ...] = ()
@@ -95,90 +94,93 @@ class ReferenceTables:
         return counts
 
     def board(self, board: Board, segment: int = 0) -> tuple[list[tuple[int, int]], int]:
-        """Return items with counts, and the sum of all counts. Of equal counts that of the field's
-        longest window decides, then the key.
+        """Return items with counts, and the sum of all counts.
+
+        Ties are broken by the count in the field's longest window, then by key.
         """
         counts = self.counts(board, segment)
         longest = max(other for other in self.contract.boards if other.segment == board.segment)
-        further = self.counts(longest, segment)
-        order = sorted(counts.items(), key=lambda pair: (-pair[1], -further[pair[0]], pair[0]))
+        longest_counts = self.counts(longest, segment)
+        order = sorted(
+            counts.items(), key=lambda pair: (-pair[1], -longest_counts[pair[0]], pair[0])
+        )
         return order[: SEGMENT_SIZE if board.segment else BOARD_SIZE], counts.total()
 
-    def popular(self, asker: Asker, board: Board) -> Listed:
-        """List by share of the segment's traffic; of everybody's where the segment is not known or
-        too small.
-        """
+    def popular(self, user: UserContext, board: Board) -> ScoredItems:
+        """List items by share of the segment's traffic, or overall if the segment is too small."""
         if board.segment == "category":
-            return self._of_categories(asker, board)
-        segment = asker.segments.get(board.segment, 0) if board.segment else 0
+            return self._popular_in_categories(user, board)
+        segment = user.segments.get(board.segment, 0) if board.segment else 0
         listed, total = self.board(board, segment) if segment else ([], 0)
         if total < SEGMENT_MIN:
             listed, total = self.board(Board(board.window_us))
         return [(item, count / max(total, 1)) for item, count in listed]
 
-    def _of_categories(self, asker: Asker, board: Board) -> Listed:
+    def _popular_in_categories(self, user: UserContext, board: Board) -> ScoredItems:
         weights = defaultdict(float)
-        for age, item in enumerate(asker.recent[::-1][:CATEGORY_RECENT]):
+        for age, item in enumerate(user.recent[::-1][:CATEGORY_RECENT]):
             if self.category.get(item):
                 weights[self.category[item]] += 0.95**age
         scores = defaultdict(float)
         for value in sorted(weights, key=lambda value: (-weights[value], value))[:CATEGORIES_MAX]:
-            for place, (item, _) in enumerate(self.board(board, value)[0], 1):
-                scores[item] += weights[value] / place
+            for rank, (item, _) in enumerate(self.board(board, value)[0], 1):
+                scores[item] += weights[value] / rank
         return ranked(scores, LIST_SIZE)
 
-    # Items and people
+    # Items and users
 
-    def new_items(self) -> Listed:
-        """List what came lately by an upper confidence bound; the newest first where nothing was
-        ever shown.
+    def new_items(self) -> ScoredItems:
+        """List recently added items by an upper confidence bound.
+
+        The newest come first where no item was ever shown.
         """
         within, total = self.contract.new_within_us, self.shown.total()
-        fresh = [
+        new_items = [
             item
             for item, first in self.first_seen.items()
             if first > self.t - within and self.shown[item] < 1_000
         ]
         if not total:
-            order = sorted(fresh, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]
+            order = sorted(new_items, key=lambda item: (-self.first_seen[item], item))[:LIST_SIZE]
             return [(item, 1 - max(self.t - self.first_seen[item], 0) / within) for item in order]
         bound = {
             item: (self.clicks[item] + 1) / (self.shown[item] + 2)
             + math.sqrt(math.log(1 + total) / (self.shown[item] + 1))
-            for item in fresh
+            for item in new_items
         }
-        order = sorted(fresh, key=lambda item: (-bound[item], -self.first_seen[item], item))[
+        order = sorted(new_items, key=lambda item: (-bound[item], -self.first_seen[item], item))[
             :LIST_SIZE
         ]
         return [(item, bound[item]) for item in order]
 
-    def repeat(self, asker: Asker) -> Listed:
-        """List what the person had, most often first, of equal ones the newest."""
-        counts = Counter(item for item in asker.recent if item)
-        last = {item: place for place, item in enumerate(asker.recent)}
+    def repeat(self, user: UserContext) -> ScoredItems:
+        """List the user's past items, most frequent first, ties by recency."""
+        counts = Counter(item for item in user.recent if item)
+        last = {item: position for position, item in enumerate(user.recent)}
         return [
             (item, float(counts[item]))
             for item in sorted(counts, key=lambda item: (-counts[item], -last[item]))[:LIST_SIZE]
         ]
 
     def neighbours(self) -> dict[int, dict[int, float]]:
-        """Return what goes with each item, by co-occurrence in people's sequences; a row keeps its
-        heaviest entries.
+        """Return the neighbours of each item, by co-occurrence in users' sequences.
+
+        A row keeps its heaviest entries.
         """
-        how = self.contract.item_knn
-        assert how is not None
-        assert not how.half_life_us, "the reference knows no decay"
+        settings = self.contract.item_knn
+        assert settings is not None
+        assert not settings.half_life_us, "the reference knows no decay"
         rows: dict[int, dict[int, float]] = defaultdict(dict)
         totals: dict[int, float] = defaultdict(float)
 
         def add(item: int, other: int, weight: float) -> None:
             row = rows[item]
             totals[item] += weight
-            if other not in row and len(row) >= how.neighbours:
-                place = min(
+            if other not in row and len(row) >= settings.neighbours:
+                position = min(
                     range(len(row)), key=list(row.values()).__getitem__
                 )  # of equal ones the first
-                least = list(row)[place]
+                least = list(row)[position]
                 rows[item] = {(other if key == least else key): value for key, value in row.items()}
                 row = rows[item]
             row[other] = row.get(other, 0.0) + weight
@@ -190,18 +192,18 @@ class ReferenceTables:
             newest = max(newest, event.ts)
             if event.kind != "interest" or not event.person:
                 continue
-            own = last.get(event.person, [])
-            if own and max(event.ts, newest) - before[event.person] > how.gap_us:
-                own = []
+            sequence = last.get(event.person, [])
+            if sequence and max(event.ts, newest) - before[event.person] > settings.gap_us:
+                sequence = []
             before[event.person] = event.ts
-            if own and own[-1] == event.item:
-                last[event.person] = own
+            if sequence and sequence[-1] == event.item:
+                last[event.person] = sequence
                 continue
-            for back, other in enumerate(reversed(own), 1):
+            for steps_back, other in enumerate(reversed(sequence), 1):
                 if other != event.item:
-                    add(other, event.item, 1.0 / back)
-                    add(event.item, other, how.backward / back)
-            last[event.person] = [*own, event.item][-how.distance :]
+                    add(other, event.item, 1.0 / steps_back)
+                    add(event.item, other, settings.backward / steps_back)
+            last[event.person] = [*sequence, event.item][-settings.distance :]
         return {
             item: {
                 other: float(np.float32(weight / (totals[item] + DAMPING)))
@@ -210,51 +212,52 @@ class ReferenceTables:
             for item, row in rows.items()
         }
 
-    def item_knn(self, asker: Asker, last: int) -> Listed:
-        """List what goes with the person's last items."""
+    def item_knn(self, user: UserContext, last: int) -> ScoredItems:
+        """List the neighbours of the user's last items."""
         rows, scores = self.neighbours(), defaultdict(float)
-        recent = asker.recent[::-1][:RECENT_MAX]
+        recent = user.recent[::-1][:RECENT_MAX]
         for age, item in enumerate(recent):
             for other, value in rows.get(item, {}).items():
                 scores[other] += value * (1 - 1 / last) ** age
         return ranked({item: score for item, score in scores.items() if item not in recent}, 1_000)
 
     def sessions(self) -> list[tuple[int, list[int]]]:
-        """Return the newest sessions of two items or more, by the time of their last event: that
-        time, and their items.
-        """
-        how = self.contract.session_knn
-        assert how is not None
-        begun: list[_Session] = []
+        """Return the newest sessions of two items or more, as (time of the last event, items)."""
+        settings = self.contract.session_knn
+        assert settings is not None
+        started: list[_Session] = []
         current: dict[int, _Session] = {}
         newest = 0
         for event in self.events:
             newest = max(newest, event.ts)
             if event.kind != "interest" or not event.person:
                 continue
-            own = current.get(event.person)
+            session = current.get(event.person)
             if (
-                own is None
-                or max(event.ts, newest) - own.last > how.gap_us
-                or not any(own is other for other in begun[-how.most :])
+                session is None
+                or max(event.ts, newest) - session.last > settings.gap_us
+                or not any(session is other for other in started[-settings.most :])
             ):
-                own = current[event.person] = _Session()
-                begun.append(own)
-            own.last, own.items = max(own.last, event.ts), [*own.items, event.item][-how.length :]
-        kept = begun[-how.most :]
-        since = max((session.last for session in kept), default=0) - how.within_us
-        found = [
+                session = current[event.person] = _Session()
+                started.append(session)
+            session.last, session.items = (
+                max(session.last, event.ts),
+                [*session.items, event.item][-settings.length :],
+            )
+        retained = started[-settings.most :]
+        since = max((session.last for session in retained), default=0) - settings.within_us
+        eligible = [
             (session.last, session.items)
-            for session in kept
+            for session in retained
             if len(set(session.items)) >= 2 and session.last >= since
         ]
-        return sorted(found, key=lambda session: session[0])
+        return sorted(eligible, key=lambda session: session[0])
 
 
-def ranked(scores: Mapping[int, float], most: int) -> Listed:
+def ranked(scores: Mapping[int, float], limit: int) -> ScoredItems:
     """Return the items with a positive score, best first, ties by key."""
     order = sorted(
         (item for item, score in scores.items() if score > 0),
         key=lambda item: (-scores[item], item),
     )
-    return [(item, scores[item]) for item in order[:most]]
+    return [(item, scores[item]) for item in order[:limit]]

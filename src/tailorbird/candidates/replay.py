@@ -1,11 +1,10 @@
-"""The offline driver: events of the lake and questions, interleaved in log order, so that each
-question sees the tables of its moment.
+"""Offline replay: lake events and requests interleaved in log order, as of each request's time.
 
-    for asked in replayed(contract, events, questions, names): ...
+    for indices, lists in replay_requests(contract, events, replay, names): ...
 
-A question sees, of each group of tables, the newest epoch at or before its position. Where
-responses logged their epochs these are taken. History from before has regular ones, in the log's
-own time: `EVERY_US` by group, or less often where that would be many.
+A request sees the newest epoch of each group of tables at or before its position. Responses log
+their epochs. Older history has regular ones, in the log's own time: every `EVERY_US` by group, or
+less often where there would be too many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from tailorbird.candidates.protocol import (
     NO_TABLES,
     SESSIONS,
     CandidateRequest,
-    ranked,
+    rank_items,
 )
 from tailorbird.candidates.query import RequestLists, group_of, live_sources, source_of
 from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
@@ -34,27 +33,25 @@ from tailorbird.events.schema import micros
 Int64s = npt.NDArray[np.int64]
 
 EVERY_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
-# Of a group over all questions: more cost more than the minutes between them are worth. The table
-# of sessions is made anew for each.
+# Maximum number of epochs per group. More cost more than the resolution is worth. The session table
+# is rebuilt for each.
 EPOCHS_MAX = {BOARDS: 2_000, NEIGHBOURS: 2_000, SESSIONS: 1_000}
 BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, and of which moment: by group of tables the position up to which each of the n
-    requests knows the log.
-    """
+    """Requests to replay, with the log position that each one sees, by group of tables."""
 
     requests: Sequence[CandidateRequest]
     epochs: Mapping[str, Int64s]
 
 
 def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> Int64s:
-    """Return the positions, (n,), of the epochs of questions in a log that recorded none.
+    """Return the epoch positions, (n,), of requests in a log that recorded none.
 
-    The k-th epoch ends before the first event at which the log's time, which never goes back,
-    reaches k · every_us.
+    The k-th epoch ends before the first event at which the log's monotonic time reaches k ·
+    every_us.
 
     Args:
         log_p, log_ts: positions, ascending, and times of the log's events.
@@ -70,114 +67,126 @@ def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> I
 
 
 def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
-    """Return the regular epochs of questions at positions of a log, by group of tables."""
+    """Return the regular epochs of requests at log positions, by group of tables."""
     log_p, log_ts = positions_and_times(events)
     at = np.searchsorted(log_p, p, side="right") - 1
-    asked = log_ts[at[at >= 0]] if len(log_p) else log_ts
-    span = int(asked.max() - asked.min()) if len(asked) else 0
-    every = {group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()}
-    return {group: regular_epochs(log_p, log_ts, p, each) for group, each in every.items()}
+    request_ts = log_ts[at[at >= 0]] if len(log_p) else log_ts
+    span = int(request_ts.max() - request_ts.min()) if len(request_ts) else 0
+    intervals = {
+        group: max(least, -(-span // EPOCHS_MAX[group])) for group, least in EVERY_US.items()
+    }
+    return {
+        group: regular_epochs(log_p, log_ts, p, interval) for group, interval in intervals.items()
+    }
 
 
 def replayed(
     contract: Contract,
     events: pa.Table,
-    questions: Questions,
+    replay: Questions,
     names: Sequence[str],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Int64s, list[RequestLists]]]:
-    """Yield questions with their lists, those of one moment at a time; lists that were not asked
-    for before are read then.
+    """Yield the indices and lists of requests, those of one moment at a time.
+
+    Read any further list before the next step.
 
     Args:
         events: columns `batch.COLUMNS` of routed events, in order of p, from the beginning.
         names: the live sources that any question asks.
     """
-    wanted = live_sources(names)
-    pending = [RequestLists(NO_TABLES, request) for request in questions.requests]
+    sources = live_sources(names)
+    pending = [RequestLists(NO_TABLES, request) for request in replay.requests]
     groups = [
-        group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in wanted)
+        group
+        for group in (SESSIONS, NEIGHBOURS)
+        if any(group_of(name) == group for name in sources)
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
-    left = np.full(len(pending), len(groups) + 1)
-    for p, group, chosen in _stops(questions, (*groups, BOARDS)):
+    groups_left = np.full(len(pending), len(groups) + 1)
+    for p, group, indices in _stops(replay, (*groups, BOARDS)):
         for batch in batches.until(p):
             fold.update(batch)
         tables = fold.tables()
-        asked = [pending[question] for question in chosen.tolist()]
-        for lists in asked:
+        request_lists: list[RequestLists] = [pending[index] for index in indices.tolist()]
+        for lists in request_lists:
             lists.tables = tables
-        left[chosen] -= 1
+        groups_left[indices] -= 1
         if group == SESSIONS:
-            _ask_sessions(asked, tables, wanted)
+            _query_sessions(request_lists, tables, sources)
         elif group == NEIGHBOURS:
-            for lists in asked:
-                assert lists.neighbours is not None  # read now, and kept
-        elif left[chosen].any():  # a later epoch is wanted of another group
-            for lists in asked:
-                for name in wanted:
+            for lists in request_lists:
+                assert lists.neighbours is not None  # Read now, and cached.
+        elif groups_left[indices].any():  # a later epoch is wanted of another group
+            for lists in request_lists:
+                for name in sources:
                     if group_of(name) == BOARDS:
                         lists.of(name)
-        ready = chosen[left[chosen] == 0]
+        ready = indices[groups_left[indices] == 0]
         if len(ready):
             yield ready, [pending[question] for question in ready.tolist()]
-            for question in ready.tolist():
-                pending[question] = _DONE
-            progress(int(np.count_nonzero(left == 0)), len(pending))
+            for position in ready.tolist():
+                pending[position] = _FINISHED
+            progress(int(np.count_nonzero(groups_left == 0)), len(pending))
 
 
-_DONE = RequestLists(NO_TABLES, CandidateRequest())
+_FINISHED = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _stops(questions: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
-    """Yield the positions at which tables of a group are read, ascending, and by which questions;
-    of one position leaderboards last.
+def _stops(replay: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+    """Yield the positions at which a group's tables are read, ascending, and by which requests.
+
+    Leaderboards come last at each position.
     """
-    found: list[tuple[int, int, Int64s]] = []
-    for place, group in enumerate(groups):
-        epochs = questions.epochs[group]
+    stops: list[tuple[int, int, Int64s]] = []
+    for group_index, group in enumerate(groups):
+        epochs = replay.epochs[group]
         order = np.argsort(epochs, kind="stable")
         cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
         parts = np.split(order, cuts[1:])
-        found += [
-            (int(epochs[order[cut]]), place, chosen)
-            for cut, chosen in zip(cuts, parts, strict=True)
+        stops += [
+            (int(epochs[order[cut]]), group_index, indices)
+            for cut, indices in zip(cuts, parts, strict=True)
         ]
-    for p, place, chosen in sorted(found, key=lambda stop: stop[:2]):
-        yield p, groups[place], np.sort(chosen)
+    for p, group_index, indices in sorted(stops, key=lambda stop: stop[:2]):
+        yield p, groups[group_index], np.sort(indices)
 
 
-def _ask_sessions(asked: list[RequestLists], tables: FoldTables, wanted: Sequence[str]) -> None:
-    """Ask the sessions for many questions at once."""
+def _query_sessions(
+    request_lists: list[RequestLists], tables: FoldTables, sources: Sequence[str]
+) -> None:
+    """Query the sessions for many requests at once."""
     sessions = tables.sessions()
     if sessions is None:
         return
-    sizes = [len(lists.request.recent) for lists in asked]
+    sizes = [len(lists.request.recent) for lists in request_lists]
     offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-    keys = np.concatenate([lists.request.recent for lists in asked])
-    ts = np.concatenate([lists.request.recent_ts for lists in asked])
-    for name in wanted:
+    keys = np.concatenate([lists.request.recent for lists in request_lists])
+    ts = np.concatenate([lists.request.recent_ts for lists in request_lists])
+    for name in sources:
         if group_of(name) != SESSIONS:
             continue
-        near = sessions.near(source_of(name).kind, offsets, keys, ts)
-        for place, lists in enumerate(asked):
-            here = slice(near.offsets[place], near.offsets[place + 1])
-            lists.asked[name] = ranked(near.keys[here], near.gain[here], SESSION_SIZE)
+        similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
+        for index, lists in enumerate(request_lists):
+            entries = slice(similar.offsets[index], similar.offsets[index + 1])
+            lists.asked[name] = rank_items(
+                similar.keys[entries], similar.gain[entries], SESSION_SIZE
+            )
 
 
 class _Batches:
-    """Batches of the log, of which some rows may be taken at a time."""
+    """Batches of the log, consumed a few rows at a time."""
 
     def __init__(self, events: pa.Table, contract: Contract) -> None:
         self._events, self._contract = events, contract
         self._p = events["p"].to_numpy()
-        self._next = 0  # row of `events` from which the next batch is made
+        self._next = 0  # row of `events` at which the next batch starts
         self._batch: EventBatch | None = None
-        self._at = 0  # row of the batch that comes next
+        self._at = 0  # next row of the batch
 
     def until(self, p: int) -> Iterator[EventBatch]:
-        """Yield what lies between the last call's position and p, p included."""
+        """Yield the rows after the previous call's position up to p, inclusive."""
         while True:
             if self._batch is None:
                 if self._next >= len(self._p) or self._p[self._next] > p:
@@ -200,7 +209,7 @@ class _Batches:
 
 
 def positions_and_times(events: pa.Table) -> tuple[Int64s, Int64s]:
-    """Return p and ts of events in log order; a timeless one has the time 0."""
+    """Return p and ts of events in log order; a timeless event has the time 0."""
     ts = micros(events["ts"])
     timeless = (
         events["timeless"].to_numpy(zero_copy_only=False)

@@ -1,14 +1,16 @@
-"""The candidates role: follows the routed log, keeps the folds up, and publishes their tables. It
-alone writes `data/candidates/`.
+"""The candidates role: follows the routed log, updates the folds and publishes their tables.
+
+It alone writes `data/candidates/`.
 
     candidates/current.json        the contract whose tables servers read
     candidates/<contract>/         LMDB: published tables, see `tables`
     candidates/<contract>/state-<p>.npz    a snapshot of the folds at position p
 
-A start takes the newest snapshot and goes on in the log behind it. Where there is none, or the log
-no longer has what comes next, the folds are built from the lake. Until they are as far as what is
-published, nothing is, so a kill at any moment loses and doubles nothing: tables are a function of
-the log up to their position. A new contract is built beside the one that serves.
+On start the role loads the newest snapshot and continues in the log after it. Without a snapshot,
+or if the log no longer has the next events, it builds the folds from the lake. It publishes nothing
+until the folds reach the published position, so a kill at any time loses and duplicates nothing:
+tables are a function of the log up to their position. A new contract is built while the old one
+serves.
 """
 
 import logging
@@ -39,19 +41,19 @@ from tailorbird.whole import sync_folder
 log = logging.getLogger(__name__)
 
 ROWS_MAX = 20_000
-ROW_BYTES = 300  # about what an event takes in a block
+ROW_BYTES = 300  # approximate size of an event in a block
 POLL_S = 0.02
 SNAPSHOT_US = MINUTE
 SNAPSHOT_ROWS = 2_000_000  # that make a snapshot sooner
-_ONLY = pa.ipc.IpcReadOptions(
+_READ_OPTIONS = pa.ipc.IpcReadOptions(
     included_fields=[ROUTED.get_field_index(name) for name in COLUMNS]
 )  # the rest stays packed
 
-History = Callable[[int], Iterable[pa.Table]]  # given a p, all events behind it, in order of p
+History = Callable[[int], Iterable[pa.Table]]  # Given a p, returns all later events in order of p.
 
 
 class CandidatesRole:
-    """Keeps the tables of one contract up with the routed log.
+    """A process that keeps the tables of one contract up to date with the routed log.
 
     Args:
         routed: the router's log; it need not be there yet.
@@ -88,26 +90,25 @@ class CandidatesRole:
     # Following the log
 
     def needs_history(self) -> bool:
-        """Whether the log no longer has what comes next, so that the lake has to be asked."""
+        """Return whether the log no longer has the next events, so that the lake is needed."""
         return self.fold.p + 1 < max(self.log_start(), 1)
 
     def log_start(self) -> int:
-        """The first position that the log still has; 0 where there is none."""
+        """Return the first position that the log still has; 0 without a log."""
         reader = self._open_reader()
         return 0 if reader is None else reader.start()
 
     def build(self, history: History, p: int) -> None:
-        """Take in events of the lake up to `p`, and go on in the log behind it."""
+        """Apply events of the lake up to `p`, then continue in the log after it."""
         for table in history(self.fold.p):
             if len(table):
                 self.fold.update(batch_of(table, self.contract, pc.max(table["p"]).as_py()))
-                self._save_in_time()
+                self._save_if_due()
         self.fold.update(empty_batch(p))
         self.save()
 
     def step(self, rows_max: int = ROWS_MAX) -> int:
-        """Take in what the log has, up to about `rows_max` rows; how many positions of the log that
-        was.
+        """Apply about `rows_max` rows of the log; return the number of positions consumed.
 
         Raises:
             DamageError: the log does not match its checksums.
@@ -125,64 +126,68 @@ class CandidatesRole:
         end = stored.end - 1
         if stored.block.kind != "events" or not stored.block.payload:
             return empty_batch(end)
-        with pa.ipc.open_stream(stored.block.payload, options=_ONLY) as stream:
+        with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
             table = numbered(stream.read_all(), stored.offset)
         return batch_of(table.filter(pc.greater(table["p"], self.fold.p)), self.contract, end)
 
     # Publishing
 
     def publish(self, *, everything: bool = False) -> bool:
-        """Publish the tables whose time it is, or `everything`; whether there were any. Then
-        servers may read this contract.
+        """Publish the tables that are due, or everything; return whether any were.
+
+        Then servers may read this contract.
         """
-        now, behind = self._clock.now(), self._behind()
-        if behind > ROWS_MAX and self._publisher.published is None:
-            # tables that lack most of the log are no better than those of the contract before
+        now, lag = self._clock.now(), self._lag()
+        if lag > ROWS_MAX and self._publisher.published is None:
+            # Tables without most of the log are no better than those of the previous contract.
             return False
         groups = (
-            self._publisher.due(self.fold, now)
+            self._publisher.due_groups(self.fold, now)
             if not everything
-            else self._publisher.groups(self.fold)
+            else self._publisher.available_groups(self.fold)
         )
         if not groups:
             return False
         faults.at("candidates.before_publish")
-        self._publisher.publish(self.fold, groups, now, newest=behind <= ROWS_MAX)
+        self._publisher.publish(self.fold, groups, now, newest=lag <= ROWS_MAX)
         faults.at("candidates.after_publish")
         keep_current(self._root, self.contract)
         return True
 
-    def _behind(self) -> int:
-        """How many positions of the log are not taken in yet."""
+    def _lag(self) -> int:
+        """Return the number of log positions that are not applied yet."""
         reader = self._open_reader()
         return 0 if reader is None else max(reader.end() - 1 - self.fold.p, 0)
 
     def save(self) -> None:
-        """Write a snapshot of the folds; the one before goes."""
+        """Write a snapshot of the folds and remove the previous one."""
         path = self._folder / f"state-{self.fold.p}.npz"
-        fresh = self._folder / f".state-{os.getpid()}.npz"
+        temporary = self._folder / f".state-{os.getpid()}.npz"
         try:
-            with fresh.open("wb") as file:
-                np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]  # no array is called as an argument is
+            with temporary.open("wb") as file:
+                # No array has the name of a parameter.
+                np.savez(file, **self.fold.arrays())  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             faults.at("candidates.before_snapshot")
-            os.replace(fresh, path)
+            os.replace(temporary, path)
             sync_folder(self._folder)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk"
             ) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         for other in self._snapshots():
             if other != path:
                 other.unlink(missing_ok=True)
         self._saved_at, self._saved_p = self._clock.now(), self.fold.p
 
-    def _save_in_time(self) -> None:
-        more = self.fold.p - self._saved_p
-        if more and (self._clock.now() - self._saved_at >= SNAPSHOT_US or more >= SNAPSHOT_ROWS):
+    def _save_if_due(self) -> None:
+        new_positions = self.fold.p - self._saved_p
+        if new_positions and (
+            self._clock.now() - self._saved_at >= SNAPSHOT_US or new_positions >= SNAPSHOT_ROWS
+        ):
             self.save()
 
     def _snapshots(self) -> list[Path]:
@@ -197,28 +202,26 @@ class CandidatesRole:
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     return CandidateFold.restore(self.contract, dict(arrays))
-            except (
-                Exception
-            ) as error:  # whatever is wrong with it, the lake has what it was made of
+            except Exception as error:  # The fold can be rebuilt from the lake.
                 log.error("%s cannot be read and is left out of account: %s", path, error)
         return None
 
     # The role
 
     def run(self, stop: threading.Event) -> None:
-        """Step, publish and save until `stop` is set, or until the lake has to be asked."""
-        more = True
+        """Step, publish and save until `stop` is set, or until the lake is needed."""
+        has_more = True
         while not stop.is_set() and not self.needs_history():
             reader = self._open_reader()
-            if more or (reader is not None and reader.changed()):
-                more = self.step() > 0
+            if has_more or (reader is not None and reader.changed()):
+                has_more = self.step() > 0
             else:
                 stop.wait(POLL_S)
             self.publish()
-            self._save_in_time()
+            self._save_if_due()
 
     def close(self) -> None:
-        """Let go of all files, and let the next one in."""
+        """Close all files and release the lock."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None

@@ -1,7 +1,7 @@
-"""Published tables as records of a store, and how a server reads them.
+"""Published tables as records of a store, and their reader for servers.
 
-    e                      JSON: contract, and by group of tables p, t and when it was last known to be the newest
-    b  board segment       total, items and counts of a leaderboard; segment 0 is everybody
+    e                      JSON: contract, and p, t and `at` by group of tables
+    b  board segment       total, items and counts of a leaderboard; segment 0 is all users
     n                      new items and scores
     k  item                neighbours and weights
     i  item                first seen, category, id
@@ -42,8 +42,9 @@ _HEAD = struct.Struct("<qI")
 
 
 class GroupEpoch(msgspec.Struct, frozen=True):
-    """An epoch as it is published; `at`: when it was last known to be the newest state of the log,
-    microseconds.
+    """A published epoch.
+
+    `at` is when it was last known to be the newest state of the log, in microseconds.
     """
 
     p: int
@@ -90,17 +91,20 @@ def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
     return b"n", _HEAD.pack(0, len(items)) + _bytes(items.keys, "<u8") + _bytes(items.scores, "<f8")
 
 
-def neighbour_records(keys: Keys, found: Neighbours) -> Iterator[tuple[bytes, bytes]]:
+def neighbour_records(keys: Keys, neighbours: Neighbours) -> Iterator[tuple[bytes, bytes]]:
     """Yield a record for each item of `keys`."""
-    joined, weights = _bytes(found.keys, "<u8"), _bytes(found.weights, "<f4")
+    joined, weights = _bytes(neighbours.keys, "<u8"), _bytes(neighbours.weights, "<f4")
     for name, low, high in zip(
-        _item_keys(b"k", keys), found.offsets[:-1].tolist(), found.offsets[1:].tolist(), strict=True
+        _item_keys(b"k", keys),
+        neighbours.offsets[:-1].tolist(),
+        neighbours.offsets[1:].tolist(),
+        strict=True,
     ):
         yield name, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
 
 
-def gone_keys(keys: Keys) -> list[bytes]:
-    """Return under which keys the records of items stand that are to be deleted."""
+def item_record_keys(keys: Keys) -> list[bytes]:
+    """Return the keys of the records of items to delete."""
     return [*_item_keys(b"k", keys), *_item_keys(b"i", keys)]
 
 
@@ -134,7 +138,7 @@ def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
 
 
 def session_keys(low: int, high: int) -> list[bytes]:
-    """Return the keys of parts of a session table that are to be deleted."""
+    """Return the keys of the parts of a session table to delete."""
     return [_session_key(number) for number in range(low, high)]
 
 
@@ -152,8 +156,8 @@ def _board_key(number: int, segment: int) -> bytes:
 
 def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
     return [
-        kind + each
-        for each in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
+        kind + key
+        for key in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))
     ]
 
 
@@ -161,8 +165,8 @@ def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
 
 
 @dataclass
-class _Kept:
-    """What was decoded of the newest epochs."""
+class _Decoded:
+    """A cache of tables decoded from the newest epochs."""
 
     epoch: bytes = b""
     published: Published | None = None
@@ -172,15 +176,16 @@ class _Kept:
 
 
 class Readable(Protocol):
-    """A store that is only read."""
+    """A store that is read only."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]: ...
     def close(self) -> None: ...
 
 
 class TableReader:
-    """Opens the tables of a store for requests, and keeps what it decoded as long as it is the
-    newest. Safe to use from several threads.
+    """A reader of the tables of a store, caching what it decoded.
+
+    Safe to use from several threads.
 
     Args:
         contract: whose tables the store holds.
@@ -188,44 +193,49 @@ class TableReader:
 
     def __init__(self, store: Readable, contract: Contract) -> None:
         self._store, self.contract = store, contract
-        self._kept = _Kept()
+        self._decoded = _Decoded()
 
     @contextmanager
     def tables(self) -> Iterator["PublishedTables"]:
-        """Open the newest tables; they are read until the end of the block."""
+        """Open the newest tables until the end of the block."""
         with self._store.snapshot() as snapshot:
-            yield PublishedTables(snapshot, self._kept_of(snapshot))
+            yield PublishedTables(snapshot, self._decoded_for(snapshot))
 
     def look(self) -> None:
-        """Decode a new session table now rather than in the next request."""
+        """Decode a new session table ahead of the next request."""
         with self._store.snapshot() as snapshot:
-            PublishedTables(snapshot, self._kept_of(snapshot)).renew_sessions()
+            PublishedTables(snapshot, self._decoded_for(snapshot)).renew_sessions()
 
     def published(self) -> Published | None:
-        """Return what is published, None before anything is."""
+        """Return the published epoch, or None."""
         with self._store.snapshot() as snapshot:
-            return self._kept_of(snapshot).published
+            return self._decoded_for(snapshot).published
 
     @property
     def last_published(self) -> Published | None:
-        """What was published when the store was last looked at, by a request or by `look`."""
-        return self._kept.published
+        """The published epoch as of the last request or refresh."""
+        return self._decoded.published
 
     def close(self) -> None:
         self._store.close()
 
-    def _kept_of(self, snapshot: Snapshot) -> _Kept:
+    def _decoded_for(self, snapshot: Snapshot) -> _Decoded:
         epoch = snapshot.get(EPOCH) or b""
-        kept = self._kept
-        if kept.epoch == epoch:
-            return kept
-        fresh = _Kept(epoch, read_epoch(epoch), dict(kept.boards), kept.new, kept.sessions)
-        self._kept = fresh
-        return fresh
+        decoded = self._decoded
+        if decoded.epoch == epoch:
+            return decoded
+        updated = _Decoded(
+            epoch, read_epoch(epoch), dict(decoded.boards), decoded.new, decoded.sessions
+        )
+        self._decoded = updated
+        return updated
 
 
 def read_epoch(data: bytes | None) -> Published | None:
-    """Return what is published, by its record; None before anything is. Raises DamageError."""
+    """Decode the record of the published epoch, or return None.
+
+    Raises DamageError.
+    """
     try:
         return msgspec.json.decode(data, type=Published) if data else None
     except msgspec.MsgspecError as error:
@@ -238,86 +248,88 @@ def read_epoch(data: bytes | None) -> Published | None:
 class PublishedTables:
     """The tables of one snapshot. Implements `protocol.CandidateTables`."""
 
-    def __init__(self, snapshot: Snapshot, kept: _Kept) -> None:
-        self._snapshot, self._kept = snapshot, kept
-        self.published = kept.published
+    def __init__(self, snapshot: Snapshot, decoded: _Decoded) -> None:
+        self._snapshot, self._decoded = snapshot, decoded
+        self.published = decoded.published
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:
         groups = self.published.groups if self.published is not None else {}
         epochs = {name: Epoch(group.p, group.t) for name, group in groups.items()}
-        # The session table that is read is the one that was decoded last, which may be older than
-        # the newest.
+        # The session table in use is the one decoded last, which may be older than the newest.
         return epochs | (
-            {SESSIONS: self._kept.sessions[0]} if self._kept.sessions is not None else {}
+            {SESSIONS: self._decoded.sessions[0]} if self._decoded.sessions is not None else {}
         )
 
     def board(self, board: Board, segment: int = 0) -> BoardTable:
         if self.published is None or board not in self.published.boards:
             return BoardTable()
         p = self.published.groups[BOARDS].p
-        kept = self._kept.boards.get((board, segment))
-        if kept is None or kept[0] != p:
+        cached = self._decoded.boards.get((board, segment))
+        if cached is None or cached[0] != p:
             data = (
                 self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
             )
-            # Most boards of a new epoch are those of the one before, and what was decoded and
-            # sorted of them is kept.
-            kept = (p, data, kept[2] if kept is not None and kept[1] == data else _board(data))
-            self._kept.boards[board, segment] = kept
-        return kept[2]
+            # Most boards do not change between epochs, so decoded ones are reused.
+            cached = (
+                p,
+                data,
+                cached[2] if cached is not None and cached[1] == data else _board(data),
+            )
+            self._decoded.boards[board, segment] = cached
+        return cached[2]
 
     def new_items(self) -> RankedList:
         data = self._snapshot.get(b"n")
         if data is None:
             return EMPTY_LIST
-        if self._kept.new is None or self._kept.new[0] != data:
+        if self._decoded.new is None or self._decoded.new[0] != data:
             _, count = _HEAD.unpack_from(data)
-            self._kept.new = data, RankedList(*_columns(data, count, "<f8"))
-        return self._kept.new[1]
+            self._decoded.new = data, RankedList(*_columns(data, count, "<f8"))
+        return self._decoded.new[1]
 
     def neighbours(self, keys: Keys) -> Neighbours:
         joined, sizes = self._snapshot.get_sized(_item_keys(b"k", keys))
         ends = np.cumsum(sizes)
         counts = np.array(sizes, np.int64) // 12
-        found, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
+        key_parts, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
         for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
             begin = end - 12 * count
-            found.append(np.frombuffer(joined, "<u8", count, begin))
+            key_parts.append(np.frombuffer(joined, "<u8", count, begin))
             weights.append(np.frombuffer(joined, "<f4", count, begin + 8 * count))
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        return Neighbours(offsets, np.concatenate(found), np.concatenate(weights))
+        return Neighbours(offsets, np.concatenate(key_parts), np.concatenate(weights))
 
     def sessions(self) -> Sessions | None:
-        if self._kept.sessions is None:
+        if self._decoded.sessions is None:
             self.renew_sessions()
-        return self._kept.sessions[1] if self._kept.sessions is not None else None
+        return self._decoded.sessions[1] if self._decoded.sessions is not None else None
 
     def renew_sessions(self) -> None:
-        """Decode the session table if it is another than the one that is kept."""
+        """Decode the session table if it differs from the cached one."""
         if (
             self.published is None
             or SESSIONS not in self.published.groups
             or not self.published.sessions
         ):
             return
-        group, kept = self.published.groups[SESSIONS], self._kept.sessions
-        if kept is None or kept[0].p != group.p:
+        group, cached = self.published.groups[SESSIONS], self._decoded.sessions
+        if cached is None or cached[0].p != group.p:
             parts = [
                 self._snapshot.get(_session_key(number)) or b""
                 for number in range(self.published.sessions)
             ]
             table = _sessions(b"".join(parts))
             table.prepare()
-            self._kept.sessions = Epoch(group.p, group.t), table
+            self._decoded.sessions = Epoch(group.p, group.t), table
 
     def facts(self, keys: Keys) -> ItemFacts:
         joined, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
         first, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
         begin = 0
-        for place, size in enumerate(sizes):
+        for index, size in enumerate(sizes):
             if size:
-                first[place], category[place] = _FACTS.unpack_from(joined, begin)
+                first[index], category[index] = _FACTS.unpack_from(joined, begin)
             begin += size
         return ItemFacts(first, category)
 
@@ -341,5 +353,5 @@ def _sessions(data: bytes) -> Sessions:
         (size,) = struct.unpack_from("<q", data, at)
         arrays.append(np.frombuffer(data, kind, size // np.dtype(kind).itemsize, at + 8))
         at += 8 + size
-    keys, starts, item, place, fade = arrays
-    return Sessions(keys, starts, item, place, fade, gap_us)
+    keys, starts, item, position, fade = arrays
+    return Sessions(keys, starts, item, position, fade, gap_us)

@@ -1,7 +1,5 @@
 """`tailorbird train NAME` where churn.py declares the name, and `tailorbird score churn`."""
 
-import getpass
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,68 +7,21 @@ from tailorbird.cli.output import (
     Json,
     console,
     print_json,
+    print_note,
     print_table,
     progress_bars,
     this_command,
 )
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
+    from tailorbird.training.churn.train import ChurnReport
 
 COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
-def train_named(
-    project: "Project",
-    name: str,
-    *,
-    quick: bool,
-    promote: bool,
-    as_of: str,
-    leave_out: tuple[str, ...],
-    seed: int,
-    json: bool,
-) -> None:
-    """Train the churn model of a name and say what came of it."""
-    from tailorbird.cli.moment import clock_as_of
-    from tailorbird.training.churn.fit import FitSettings
-    from tailorbird.training.churn.train import ChurnSettings, train_churn
-    from tailorbird.training.churn.vectors import SMALL
-
-    churn = project.churn[name]
-    churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
-    vectors = None if quick or project.settings.train.retrieval == "tables" else SMALL
-    settings = ChurnSettings(
-        FitSettings(seed=seed), lateness_us=project.plan.lateness_us, vectors=vectors
-    )
-    if quick:
-        settings = replace(
-            settings,
-            cuts=2,
-            grid_rows=100_000,
-            asked=10_000,
-            replicates=200,
-            fit=replace(settings.fit, rows=30_000),
-        )
-    paths = project.paths
-    with progress_bars(quiet=json) as progress:
-        report = train_churn(
-            project.features,
-            churn,
-            lake=paths.lake,
-            registry=paths.churn(name),
-            reports=paths.reports,
-            clock=clock_as_of(as_of, project),
-            settings=settings,
-            by=getpass.getuser(),
-            owner=project.settings.project.owner,
-            promote=promote,
-            progress=progress,
-        )
+def print_training(report: "ChurnReport", name: str) -> None:
+    """Print what came of the training of a churn model, and what to do next."""
     plain = report.plain()
-    if json:
-        print_json(plain)
-        return
     out, cut = console(), report.last.cut
     _print(
         plain["results"],
@@ -159,11 +110,11 @@ def churn(
     """
     import pyarrow.parquet as pq
 
-    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError, UsageError
     from tailorbird.events import DAY, to_iso
     from tailorbird.lake.made import made
+    from tailorbird.platform.moment import clock_as_of
     from tailorbird.ranking.churn_bundle import ChurnBundle
     from tailorbird.registry import Registry
     from tailorbird.training.churn.score import score_everybody
@@ -178,7 +129,7 @@ def churn(
         raise UsageError(
             f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet"
         )
-    clock = clock_as_of(as_of, project, settled=False)
+    clock = clock_as_of(as_of, project, settled=False, notify=print_note)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):

@@ -15,9 +15,9 @@ from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.cli.servers import running_servers
 from tailorbird.errors import StorageError, TailorbirdError, nearest
 from tailorbird.places import Place
+from tailorbird.platform.servers import running_servers
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -194,7 +194,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
         return
     fix = (
         "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it "
-        "back, or: tailorbird stream begin-anew"
+        'back; see docs/how-to/kafka.md, "When topics are lost for good"'
     )
     for table, log, position, end in beyond:
         yield (

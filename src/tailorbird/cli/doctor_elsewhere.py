@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LOST = (
     "it was lost, or is another cluster's or an older copy: see stream.url and the disk; "
     "lake verify names what is missing; "
-    "topics that are lost for good: tailorbird stream begin-anew"
+    'topics that are lost for good: docs/how-to/kafka.md, "When topics are lost for good"'
 )
 
 Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do

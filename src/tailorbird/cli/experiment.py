@@ -5,7 +5,6 @@ from html import escape
 from pathlib import Path
 
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import UsageError
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -48,26 +47,10 @@ def report(
     import dataclasses
 
     from tailorbird.config import open_project
-    from tailorbird.events import SystemClock, duration
-    from tailorbird.experiments.report import experiment_report
-    from tailorbird.lake import Lake
+    from tailorbird.platform.experiments import report_experiment
 
     project = open_project()
-    declared = project.slot(slot)
-    if declared.experiment is None:
-        raise UsageError(
-            f"slot {declared.name} runs no experiment",
-            fix=f"give it one in {project.root / 'slots.py'}",
-        )
-    ts_from = SystemClock().now() - duration(since) if since else None
-    found = experiment_report(
-        Lake(project.paths.lake),
-        declared.experiment,
-        declared.name,
-        ts_from=ts_from,
-        denominator=declared.denominator,
-        attribution=duration(declared.attribution),
-    )
+    found = report_experiment(project, slot, since=since)
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 

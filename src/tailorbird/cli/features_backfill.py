@@ -186,8 +186,8 @@ def _version(newest: int) -> str:
 def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
     import pyarrow.compute as pc
 
-    from tailorbird.cli.moment import time_of
     from tailorbird.features.recompute import requests_of
+    from tailorbird.platform.moment import time_of
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError(

@@ -8,11 +8,12 @@ from tailorbird.cli.output import (
     Json,
     console,
     print_json,
+    print_note,
     print_table,
     progress_bars,
     this_command,
 )
-from tailorbird.cli.train import Rows, window_of
+from tailorbird.cli.train import Rows
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def rank(
         folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
     """
     from tailorbird.config import open_project
+    from tailorbird.platform.training import window_of
     from tailorbird.training.signals import RankSettings
     from tailorbird.training.signals_page import write_signals
 
@@ -132,7 +134,7 @@ def _ranked(
     *,
     quiet: bool,
 ) -> "SignalReport":
-    from tailorbird.cli.moment import clock_as_of
+    from tailorbird.platform.moment import clock_as_of
     from tailorbird.training.signals import rank_signals
 
     with progress_bars(quiet=quiet) as progress:
@@ -140,7 +142,7 @@ def _ranked(
             project.features,
             slot,
             lake=project.paths.lake,
-            clock=clock_as_of(as_of, project),
+            clock=clock_as_of(as_of, project, notify=print_note),
             out=out,
             target=target,
             settings=settings,

@@ -72,9 +72,9 @@ def show(
         lake has. Where several workers kept the state, given for each part in their order, such as
         an answer's positions
     """
-    from tailorbird.cli.moment import clock_of_answers, time_of
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
+    from tailorbird.platform.moment import clock_of_answers, time_of
 
     if not about:
         raise UsageError(

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import InputError, LockedError, UsageError
+from tailorbird.cli.output import (
+    Json,
+    console,
+    print_json,
+    print_note,
+    progress_bars,
+    tell_routed,
+    this_command,
+)
+from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
@@ -64,37 +72,19 @@ def import_files(
         return
     if not format_ or path is None:
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
-    from tailorbird.cli.roles import drain
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import reading, take_in
-    from tailorbird.events import SystemClock
-    from tailorbird.events.adapters import AdapterOptions
-    from tailorbird.stream.importer import import_files as run_import
+    from tailorbird.platform.imports import import_files as run_import
+    from tailorbird.platform.imports import recognised_format, require_accepted
 
     project = open_project()
     if format_ == "auto":
-        format_ = _recognised(path)
-        console(stderr=True).print(f"{path}: this is {format_}.")
-    options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
-    # Whoever is erased meanwhile would not be on the stop list that the files are read with.
-    with reading(project.paths.data, make=True), progress_bars(quiet=json) as progress:
-        take_in(project)
-        report = run_import(
-            project.paths.stream,
-            format_,
-            path,
-            plan=project.plan,
-            clock=SystemClock(),
-            options=options,
-            progress=progress,
-            pseudonyms=project.pseudonyms(),
-            stopped=project.stopped(),
-            lake=project.paths.lake,
+        format_ = recognised_format(path)
+        print_note(f"{path}: this is {format_}.")
+    with progress_bars(quiet=json) as progress:
+        imported = run_import(
+            project, path, format_, mapping=mapping, slot=slot, route=route, progress=progress
         )
-        try:
-            routed = drain(project, SystemClock(), progress=progress) if route else None
-        except LockedError:
-            routed = None
+    report, routed = imported.report, imported.routed
     if json:
         done = {
             "rows": report.rows,
@@ -113,16 +103,7 @@ def import_files(
         )
     else:
         _tell(report, routed, path, route)
-    if report.rows and not report.accepted:
-        fix = (
-            "look at them with tailorbird lake quarantine; for other columns, tailorbird import "
-            "--guess PATH"
-        )
-        raise InputError(
-            f"none of its {report.rows:,} rows is an event; all are kept in the quarantine",
-            where=str(path),
-            fix=fix,
-        )
+    require_accepted(imported, path)
 
 
 def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool) -> None:
@@ -152,53 +133,7 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         for example in report.examples:
             out.print(f"  {example}")
     if route:
-        from tailorbird.cli.roles import tell_routed
-
         tell_routed(routed, "import")
-
-
-def _recognised(path: Path) -> str:
-    """The format of what is at `path`."""
-    from tailorbird.events.adapters import look_in, recognise
-
-    found = recognise(look_in(path))
-    if found is None:
-        raise InputError(
-            "which format this is cannot be seen",
-            where=str(path),
-            fix=f"name it: tailorbird import FORMAT PATH, with one of {_NAMES}",
-        )
-    if found == "mapping":
-        raise InputError(
-            "a table that needs a mapping",
-            where=str(path),
-            fix=f"{this_command()} import --guess {path} > mapping.toml proposes one",
-        )
-    return found
-
-
-def _read_mapping(format_: str, mapping: Path | None) -> str:
-    if format_ != "mapping":
-        return ""
-    if mapping is None:
-        raise UsageError(
-            "the format mapping needs --mapping FILE",
-            fix="tailorbird import --guess PATH > mapping.toml proposes one",
-        )
-    if not mapping.is_file():
-        raise UsageError(
-            "no such file",
-            where=str(mapping),
-            fix="tailorbird import --guess PATH > mapping.toml proposes one",
-        )
-    try:
-        return mapping.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fix = (
-            f"write it in UTF-8, such as: iconv -f ISO-8859-1 -t UTF-8 {mapping.name} > "
-            f"new-{mapping.name}"
-        )
-        raise InputError(f"cannot be read: {error}", where=str(mapping), fix=fix) from None
 
 
 def _guess(path: Path, json: bool) -> None:

@@ -1,10 +1,8 @@
 """`tailorbird init`."""
 
-import json as json_
 import os
 import shlex
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +14,6 @@ from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.proposal import Proposal
-
-_FILES = ("tailorbird.toml", "features.py", "slots.py")
-_GITIGNORE = "data/\nkeys.json\n"
 
 
 def init(
@@ -52,56 +47,26 @@ def init(
         how times are written, as strptime has it, where day and month cannot be told apart:
             %d/%m/%Y
     """
-    from tailorbird.places import require_plain_path
+    from tailorbird.events.guess.trial import SHARE_MAX
+    from tailorbird.platform.create import check_folder, create_project
 
     folder = _chosen(folder)
-    require_plain_path(folder.resolve())
-    taken = [name for name in _FILES if (folder / name).exists()]
-    if taken:
-        raise UsageError(
-            f"{', '.join(taken)} already there; nothing was written",
-            where=str(folder),
-            fix="choose another folder",
-        )
-    contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
-    reasons: list[tuple[str, str, str]] = []
-    tried, refused, user, format_ = 0, 0, "", ""
-    from tailorbird.events.guess.trial import SHARE_MAX
-
-    if from_ is not None:
-        proposal = _propose(from_, columns, ts_format)
-        if proposal.trial.warning:
-            console(stderr=True).print(proposal.trial.warning, style="yellow")
-        tried, refused, user, format_ = (
-            proposal.trial.rows,
-            proposal.trial.refused,
-            proposal.user,
-            proposal.format,
-        )
-        contents |= {"features.py": proposal.features, "slots.py": proposal.slots}
-        if proposal.mapping:
-            contents["mapping.toml"] = proposal.mapping
-        toml = contents["tailorbird.toml"].replace(
-            "types = []", f"types = {json_.dumps(proposal.types)}"
-        )
-        contents["tailorbird.toml"] = toml.replace(
-            'window = "28d"', f'window = "{proposal.train_window}"'
-        )
-        reasons = proposal.reasons
-    contents["tailorbird.toml"] = contents["tailorbird.toml"].replace(
-        'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"
+    check_folder(folder)
+    proposal = _propose(from_, columns, ts_format) if from_ is not None else None
+    if proposal is not None and proposal.trial.warning:
+        console(stderr=True).print(proposal.trial.warning, style="yellow")
+    created = create_project(folder, proposal)
+    tried, refused, user, format_ = (
+        (proposal.trial.rows, proposal.trial.refused, proposal.user, proposal.format)
+        if proposal is not None
+        else (0, 0, "", "")
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (data := folder / "data").exists():
-        data.mkdir(mode=0o700)  # what people did is nobody else's on this machine
-    for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
-        if not (folder / name).exists():
-            (folder / name).write_text(text)
+    reasons = proposal.reasons if proposal is not None else []
     steps = _next_steps(folder, from_, format_, user)
     if json:
         told = {
             "project": str(folder),
-            "files": list(contents),
+            "files": list(created.files),
             "next": steps,
             "tried": tried,
             "refused": refused,
@@ -111,7 +76,7 @@ def init(
     if reasons:
         print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
     out = console()
-    out.print(f"Made {folder} with {', '.join(contents)}.")
+    out.print(f"Made {folder} with {', '.join(created.files)}.")
     if reasons:
         out.print(
             "Read these files now, before you import: each choice has its reason, and is "
@@ -130,13 +95,12 @@ def init(
 
 def _propose(data: Path, columns: str, ts_format: str) -> "Proposal":
     """Propose from data; where it leaves one thing open, ask on a terminal."""
-    from tailorbird.events import SystemClock
-    from tailorbird.events.guess import Answers, AskError
-    from tailorbird.proposal import propose
+    from tailorbird.events.guess import AskError
+    from tailorbird.platform.create import propose_from
 
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     try:
-        return propose(data, SystemClock().now(), Answers(names, ts_format))
+        return propose_from(data, names, ts_format)
     except AskError as error:
         if not sys.stdin.isatty():
             raise

@@ -188,11 +188,11 @@ def replay(
     route:
         also route the events and load the lake here; not needed where `up` is running
     """
-    from tailorbird.cli.roles import drain
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
     from tailorbird.lake.replay import replay as run_replay
+    from tailorbird.platform.roles import drain
 
     project, choice = open_project(), _choice(reason, path, since)
     if not dry_run:
@@ -237,8 +237,8 @@ def _require_new_routers(project: "Project") -> None:
 
 
 def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":
-    from tailorbird.cli.moment import time_of
     from tailorbird.lake.refused import Choice
+    from tailorbird.platform.moment import time_of
 
     return Choice(tuple(reason or ()), path, time_of(since, "--since") if since else None)
 
@@ -281,7 +281,7 @@ def _as_json(
 def _print_report(
     report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
 ) -> None:
-    from tailorbird.cli.roles import tell_routed
+    from tailorbird.cli.output import tell_routed
 
     out = console()
     if report.before:

@@ -224,9 +224,9 @@ def _lines(text: str) -> list[str]:
 
 def _bring_in(project: "Project", progress: Any) -> None:
     """Bring all that waits in the logs into the lake, so that it is all there is to look in."""
-    from tailorbird.cli.roles import drain
     from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
+    from tailorbird.platform.roles import drain
     from tailorbird.privacy import unfinished
     from tailorbird.privacy.held import ALONE, STOP
 

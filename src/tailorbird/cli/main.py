@@ -66,7 +66,6 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("show", "set", "reset"),
     ),
     "rules": ("What a slot asks for beside value.", ("report",)),
-    "stream": ("Topics of the logs.", ("retire", "begin-anew")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
     "checks": ("Is the data of a day whole, and as usual.", ("run",)),
     "experiment": ("What the arms of an experiment did.", ("report",)),

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.models import open_registry
 from tailorbird.cli.output import By, Json, Why, console, print_json
-from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
+from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.events import Clock
-    from tailorbird.monitoring.canary import Verdict
     from tailorbird.registry import Registry
 
 BY = "canary"  # how the judge signs in the registry
@@ -118,86 +116,10 @@ def canary(
         _tell(project, registry, json)
 
 
-def look(project: "Project", clock: "Clock") -> str:
-    """Judge the canary by the log, and do what follows; what was done: `wait`, `advance`,
-    `promote`, `end`, or "" without a canary.
-    """
-    from tailorbird.registry import Registry
-
-    registry = Registry(project.paths.registry, clock=clock)
-    aliases = registry.aliases()
-    if not aliases.canary or not aliases.automatic:
-        return ""
-    verdict = _verdict(project, registry)
-    log.info(
-        "canary %s at %g: %s, %s", aliases.canary, aliases.share, verdict.action, verdict.reason
-    )
-    if registry.aliases() != aliases:
-        return "wait"  # somebody decided meanwhile
-    if verdict.action == "end":
-        registry.end_canary(by=BY, why=verdict.reason)
-        log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
-    elif verdict.action == "advance":
-        registry.send_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
-    elif verdict.action == "promote":
-        registry.promote(aliases.canary, by=BY, why=verdict.reason)
-    return verdict.action
-
-
-def look_safely(project: "Project", clock: "Clock") -> None:
-    """As `look`; where it cannot, it says so in the log."""
-    try:
-        look(project, clock)
-    except NotReadyError as error:
-        log.info("the canary is not judged: %s", error.message)
-    except TailorbirdError as error:
-        log.error("the canary is not judged: %s", error)
-
-
-def share_since(registry: "Registry") -> int:
-    """Since when the canary has its present share, microseconds: what came before is not compared,
-    see `monitoring.canary`.
-    """
-    aliases = registry.aliases()
-    changes = (
-        entry.at
-        for entry in reversed(registry.audit())
-        if (entry.action, entry.version) == ("canary", aliases.canary)
-    )
-    return next(changes, aliases.canary_at)
-
-
-def _verdict(project: "Project", registry: "Registry") -> "Verdict":
-    import msgspec
-
-    from tailorbird.events import duration
-    from tailorbird.lake import Lake
-    from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, figures, judge
-
-    aliases = registry.aliases()
-    if not aliases.canary:
-        raise NotReadyError(
-            "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
-        )
-    lake, since = Lake(project.paths.lake), share_since(registry)
-    events = lake.events(columns=EVENTS, ts_from=since)
-    answers = lake.answers(columns=ANSWERS, ts_from=since)
-    denominators = {name: slot.denominator for name, slot in project.slots.items()}
-    attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
-    canary_, champion = (
-        figures(events, answers, version, denominators=denominators, attribution=attribution)
-        for version in (aliases.canary, aliases.champion)
-    )
-    return judge(
-        canary_,
-        champion,
-        aliases.share,
-        GuardRails(**msgspec.structs.asdict(project.settings.canary)),
-    )
-
-
 def _tell(project: "Project", registry: "Registry", json: bool) -> None:
-    verdict = _verdict(project, registry)
+    from tailorbird.platform.canary import judge_canary
+
+    verdict = judge_canary(project, registry)
     aliases = registry.aliases()
     rows = [
         {

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -24,6 +24,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tailorbird.platform.progress import Progress as Report
+
 STDIN = "/dev/stdin"  # what `-` on the command line stands for
 # What several commands take, in the same words.
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON object and nothing else.")]
@@ -39,7 +41,6 @@ HealthHost = Annotated[
 _WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
 
 LINE_EVERY_S = 10.0  # of progress, where no terminal shows bars
-Report = Callable[[str, int, int | None], None]
 _OBEYED = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
 }
@@ -61,6 +62,11 @@ def this_command() -> str:
     """How this project's next command begins: with `-C` where this one was given it."""
     project = os.environ.get("TAILORBIRD_PROJECT")
     return f"tailorbird -C {shlex.quote(project)}" if project else "tailorbird"
+
+
+def print_note(text: str) -> None:
+    """Say something on stderr that a reader of the output must know."""
+    console(stderr=True).print(text)
 
 
 def print_json(value: Any) -> None:
@@ -165,3 +171,26 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Report]:
 
     with bars:
         yield report
+
+
+def tell_routed(routed: dict[str, int] | None, command: str) -> None:
+    """Print what `drain` did of a command's events; None where it was locked out, and nobody can
+    tell by whom.
+    """
+    out = console()
+    if routed is not None:
+        counts = (
+            f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, "
+            f"{routed['quarantined']:,} to quarantine"
+        )
+        out.print(f"Routed {counts}; all in the lake.")
+        return
+    out.print(
+        "Another process is writing the log or the lake. If it is up, or a role, it takes "
+        "the events from here:"
+    )
+    out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
+    out.print(
+        f"After any other command, {command} the same again: what is in the log already is "
+        "routed then."
+    )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
-from tailorbird.cli.servers import running_servers
 from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.platform.servers import running_servers
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -56,46 +56,28 @@ def recommend(
         also show the features behind the first items, and what they did to the value
     """
     from tailorbird.config import open_project
+    from tailorbird.platform.answering import answer as answer_in_process
+    from tailorbird.platform.answering import request_body, require_items
+    from tailorbird.platform.results import Slate
+    from tailorbird.serving.messages import Answer
 
     project = open_project(applied=True)
-    named = slot or (
-        "search" if query and "search" in project.slots else project.settings.train.slot
-    )
-    body: dict[str, object] = {
-        "slot": named,
-        "explain": explain,
-        "attributes": ["title", "price", "category"],
-    }
-    if user:
-        body["user_id"] = user
-    if size:
-        body["size"] = size
-    if query:
-        body["query"] = query
     if url and as_of:
         raise UsageError(
             "a server answers as of its own clock", where="--as-of", fix="leave --url out"
         )
     url = url or ("" if as_of else next(running_servers(project.paths.run), ""))
+    query_of = {"slot": slot, "user_id": user, "query": query, "size": size, "explain": explain}
     if url:
-        answer, told = (
-            _ask(
-                url,
-                "/v1/search" if query else "/v1/recommend",
-                body,
-                project.settings.serve.read_keys,
-            ),
-            "",
-        )
+        body = request_body(project, **query_of)
+        path = "/v1/search" if query else "/v1/recommend"
+        reply = _ask(url, path, body, project.settings.serve.read_keys)
+        slate = Slate(msgspec.convert(reply, Answer))
+        require_items(slate, url)
     else:
-        answer, told = _here(project, body, as_of)
-    if "index" in answer["degraded"]:
-        fix = "tailorbird import FORMAT PATH, then tailorbird train"
-        raise NotReadyError(
-            "there is nothing to recommend yet: no model, and no item is known",
-            where=url or str(project.root),
-            fix=fix,
-        )
+        slate = answer_in_process(project, **query_of, as_of=as_of)
+        reply = msgspec.to_builtins(slate.response)
+    answer, told = reply, slate.note
     if json:
         print_json(answer)
         return
@@ -214,26 +196,3 @@ def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
         where=f"{where} {fault.get('path', '')}".strip(),
         fix=fault.get("fix", ""),
     )
-
-
-def _here(project: "Project", body: dict, as_of: str) -> tuple[dict, str]:
-    """The answer, and a sentence where it is as of another moment than now."""
-    from tailorbird.cli.inprocess import open_pipeline
-    from tailorbird.cli.moment import clock_of_answers
-    from tailorbird.events import SystemClock, to_iso
-    from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
-
-    # Through JSON, so that a wrong value is refused with the same sentence as a server's.
-    asked = msgspec.json.encode(body)
-    clock, told = clock_of_answers(as_of, project, SystemClock())
-    with open_pipeline(project, clock, seed=None) as pipeline:
-        if "query" in body:
-            answer = pipeline.search(decode(asked, msgspec.json.Decoder(SearchQuery)))
-        else:
-            answer = pipeline.answer(decode(asked, msgspec.json.Decoder(RecommendQuery)))
-    if as_of and answer.t > clock.now():
-        told = (
-            f"The features hold events up to {to_iso(answer.t)[:16].replace('T', ' ')} UTC: "
-            "answered as of then."
-        )
-    return msgspec.to_builtins(answer), told

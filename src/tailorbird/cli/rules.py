@@ -37,10 +37,10 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from tailorbird.cli.inprocess import InProcess
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
+    from tailorbird.platform.inprocess import InProcess
     from tailorbird.serving.rule_costs import Weigher, costs
 
     project = open_project(applied=True)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.probes import probes
-from tailorbird.cli.supervisor import die_with_parent
 from tailorbird.errors import UsageError
 from tailorbird.health import FollowedStop
 from tailorbird.loops import Loop, leave
+from tailorbird.platform.supervisor import die_with_parent
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -511,8 +511,8 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
 
     Example:  tailorbird -C shop run trainer
     """
-    from tailorbird.cli.trainer import watch
     from tailorbird.config import open_project
+    from tailorbird.platform.trainer import watch
 
     stop = _begin()
     project = open_project(applied=True)

@@ -18,7 +18,7 @@ class Models:
     """
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
-        from tailorbird.cli.inprocess import InProcess
+        from tailorbird.platform.inprocess import InProcess
         from tailorbird.ranking import ChurnScore, NextBest
         from tailorbird.serving.bundles import probe_in_child
         from tailorbird.serving.churn import ChurnModels

@@ -1,34 +1,27 @@
 """`tailorbird train`."""
 
-import getpass
-import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from tailorbird.cli.output import (
     Json,
     console,
     print_json,
+    print_note,
     print_table,
     progress_bars,
     this_command,
 )
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.features import FeatureSet
     from tailorbird.training.judge import Evaluation
-    from tailorbird.training.settings import TrainReport, TrainSettings
+    from tailorbird.training.settings import TrainReport
 
-Rows = Literal[
-    "auto", "answers", "clicks"
-]  # as training.rows has it, which takes half a second to load
+# As platform.training has them, which takes half a second to load.
+Rows = Literal["auto", "answers", "clicks"]
 Position = Literal["column", "weights", "none"]
-Retrieval = Literal["", "auto", "tables", "sequence"]  # as training.retrieval has it
-REQUESTS = 25_000  # as training.settings has it
-Architecture = Literal[
-    "gbdt", "mlp", "dcn", "shared", "mmoe", "auto"
-]  # as training.architecture has it
+Retrieval = Literal["", "auto", "tables", "sequence"]
+REQUESTS = 25_000
+Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]
 
 
 def train(
@@ -140,154 +133,45 @@ def train(
         lake ended, with the labels up to there, or now while events come, as labels of the last
         `events.lateness` may then still change
     """
-    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
-    from tailorbird.config.schemas import for_training
-    from tailorbird.events import SECOND, SystemClock
-    from tailorbird.lake import Lake
-    from tailorbird.ranking import Churn
-    from tailorbird.training.baseline import ensure_champion
-    from tailorbird.training.budget import budget_of, speed_now
-    from tailorbird.training.train import train as run_train
-    from tailorbird.training.tune.tuned import FILE, with_tuned
+    from tailorbird.platform.training import TrainOptions
+    from tailorbird.platform.training import train as run_train
+    from tailorbird.training.settings import TrainReport
 
-    settled = for_training(open_project(), SystemClock())
-    project = settled.project
-    if settled.said:
-        console(stderr=True).print(settled.said)
-    declared = project.slot_or_churn(name)
-    if isinstance(declared, Churn):
-        from tailorbird.cli.churn import train_named
-
-        _of_slots_alone(
-            name,
-            window=window,
-            requests=requests != REQUESTS,
-            budget=budget,
-            rows=rows != "auto",
-            architecture=architecture,
-            retrieval=retrieval,
-            incremental=incremental,
-            parameters=parameters,
-            processes=processes != 1,
-            position=position != "column",
-            untuned=untuned,
-        )
-        without = left_out(leave_out, project.features)
-        return train_named(
-            project,
-            name,
-            quick=quick,
-            promote=promote,
-            as_of=as_of,
-            leave_out=without,
-            seed=seed,
-            json=json,
-        )
-    settings = replace(
-        settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+    options = TrainOptions(
+        window=window,
+        quick=quick,
+        budget=budget,
         requests=requests,
-        architecture=architecture or "gbdt",
-        retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
+        rows=rows,
+        architecture=architecture or "",
+        retrieval=retrieval,
         incremental=incremental,
-        parameters=parameters_of(parameters, architecture or "gbdt"),
+        parameters=parameters_of(parameters),
         processes=processes,
         position=position,
+        leave_out=names_of(leave_out),
+        untuned=untuned,
         seed=seed,
-        mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
-    )
-    if not untuned:
-        settings = with_tuned(
-            settings, declared.name, project.root / FILE, asked=architecture is not None
-        )
-    if budget:
-        lake = Lake(project.paths.lake)
-        events = lake.count("events") if lake.exists("events") else 0
-        settings = budget_of(span_of(budget, "--budget") / SECOND, speed_now(), events).applied(
-            settings
-        )
-    _check(settings, parameters)
-    paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
-    ensure_champion(
-        project.features,
-        lake=paths.lake,
-        registry=paths.registry,
-        clock=clock,
-        by=by,
-        owner=project.settings.project.owner,
     )
     with progress_bars(quiet=json) as progress:
         report = run_train(
-            project.features,
-            declared,
-            lake=paths.lake,
-            registry=paths.registry,
-            reports=paths.reports,
-            clock=clock,
-            settings=settings,
-            heads=[head for other in project.slots.values() for head in other.objective],
-            by=by,
-            owner=project.settings.project.owner,
+            open_project(),
+            name,
+            options,
             promote=promote,
-            work=paths.data / "training",
+            as_of=as_of,
             progress=progress,
+            notify=print_note,
         )
     if json:
         print_json(report.plain())
-        return
-    _print(report)
+    elif isinstance(report, TrainReport):
+        _print(report)
+    else:
+        from tailorbird.cli.churn import print_training
 
-
-def _of_slots_alone(name: str, **given: object) -> None:
-    """That nothing was asked of a churn model that only slots' models have."""
-    from tailorbird.errors import UsageError
-
-    if asked := [f"--{option}" for option, said in given.items() if said]:
-        fix = (
-            f"leave out {', '.join(asked)}; how {name} is learned stands in churn.py, such as "
-            "its window"
-        )
-        raise UsageError(
-            f"{name} is a churn model, and {', '.join(asked)} {'are' if asked[1:] else 'is'} "
-            "of a slot's",
-            where=asked[0],
-            fix=fix,
-        )
-
-
-def _check(settings: "TrainSettings", parameters: str) -> None:
-    """That what is asked for goes together."""
-    from tailorbird.errors import UsageError
-
-    check_parameters(settings, parameters)
-    if settings.incremental and settings.architecture == "gbdt":
-        raise UsageError(
-            "trees are grown anew each time: no weights to go on from",
-            where="--incremental",
-            fix="--architecture mmoe",
-        )
-    if settings.requests < 0:
-        raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
-    if settings.processes < 1:
-        raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
-    if settings.processes > 1 and settings.architecture == "gbdt":
-        raise UsageError(
-            "trees are grown by the threads of one process",
-            where="--processes",
-            fix="--architecture mmoe",
-        )
-
-
-def check_parameters(settings: "TrainSettings", parameters: str) -> None:
-    """That `--parameters` are given to a net alone."""
-    from tailorbird.errors import UsageError
-
-    if parameters and settings.architecture == "gbdt":
-        raise UsageError(
-            "these are parameters of nets, and trees were asked for",
-            where="--parameters",
-            fix="--architecture mmoe",
-        )
+        print_training(report, name)
 
 
 def _print(report: "TrainReport") -> None:
@@ -314,61 +198,9 @@ def _print(report: "TrainReport") -> None:
     out.print(f"Report: {report.report}")
 
 
-def settings_for(
-    project: "Project", *, window: str, rows: Rows, leave_out: str, quick: bool
-) -> "TrainSettings":
-    """What training, tuning and validation alike are told by their options and by the project."""
-    from tailorbird.training.settings import TrainSettings
-
-    return TrainSettings(
-        window_us=window_of(window, project),
-        lateness_us=project.plan.lateness_us,
-        quick=quick,
-        rows=rows,
-        leave_out=left_out(leave_out, project.features),
-    )
-
-
-def window_of(text: str, project: "Project") -> int:
-    """Microseconds of `--window`, or of the project's own where that is not given."""
-    return (
-        span_of(text, "--window")
-        if text
-        else span_of(project.settings.train.window, "train.window")
-    )
-
-
-def span_of(text: str, option: str) -> int:
-    """Microseconds of a duration that an option gives."""
-    from tailorbird.errors import UsageError
-    from tailorbird.events import duration
-
-    try:
-        return duration(text)
-    except UsageError as error:
-        raise UsageError(error.message, where=option) from None
-
-
-def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
-    """The columns of `--leave-out`, each of which must exist."""
-    from tailorbird.errors import UsageError, nearest
-    from tailorbird.features.declare import COMPUTED_NAMES, OF_CANDIDATES, VECTOR_NAMES
-
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    known = (
-        *features.numeric,
-        *features.categorical,
-        *COMPUTED_NAMES,
-        *VECTOR_NAMES,
-        *(one.name for one in features.similarities),
-        *(one.output for one in features.transforms),
-    )
-    if unknown := [
-        name for name in names if name not in known and not OF_CANDIDATES.fullmatch(name)
-    ]:
-        fix = nearest(unknown[0], known, "tailorbird features list")
-        raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
-    return names
+def names_of(text: str) -> tuple[str, ...]:
+    """Return the names of an option that has commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_long_tail(evaluation: "Evaluation") -> None:
@@ -404,20 +236,19 @@ def print_cold_start(evaluation: "Evaluation") -> None:
         print_table(f"Cold start, by events of {of}", columns, rows, right=columns[1:])
 
 
-def parameters_of(text: str, architecture: str) -> dict[str, object]:
-    """What `--parameters` gives, before anything is read."""
+def parameters_of(text: str) -> dict[str, object] | None:
+    """Return what `--parameters` gives; None where it is not given."""
     import msgspec
 
     from tailorbird.errors import UsageError
-    from tailorbird.models.deep.parameters import DEFAULTS, settled
 
+    if not text:
+        return None
     try:
-        found = msgspec.json.decode(text or "{}", type=dict[str, object])
+        return msgspec.json.decode(text, type=dict[str, object])
     except msgspec.DecodeError as error:
         fix = """write a JSON object, such as '{"epochs": 5}'"""
         raise UsageError(f"{text!r} is none: {error}", where="--parameters", fix=fix) from error
-    settled(architecture if architecture in DEFAULTS else "mmoe", found)
-    return found
 
 
 def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:

@@ -8,15 +8,16 @@ from tailorbird.cli.output import (
     Json,
     console,
     print_json,
+    print_note,
     print_table,
     progress_bars,
     this_command,
 )
-from tailorbird.cli.train import Rows, settings_for, span_of
+from tailorbird.cli.train import Rows, names_of
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.training.tune.run import TuneReport, TuneSettings
+    from tailorbird.training.tune.run import TuneReport
 
 Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "halving", "none"]
@@ -103,23 +104,24 @@ def tune(
     more:
         go on with the last study, which came to its end, until it has so many trials
     """
-    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
     from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
+    from tailorbird.platform.training import base_settings, span_of
+    from tailorbird.platform.training import tune as run_tune
     from tailorbird.training.tune.page import write_tuning
     from tailorbird.training.tune.run import TuneSettings
 
     if trials is not None and trials < 1:
         fix = "tailorbird tune --trials 40, or --time 10m alone for as many as fit into it"
         raise UsageError(f"expected at least 1, got {trials}", where="--trials", fix=fix)
-    settled = for_training(open_project(), SystemClock())
-    project = settled.project
-    declared = project.slot(slot)
+    project = for_training(open_project(), SystemClock()).project
     settings = TuneSettings(
         train=replace(
-            settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+            base_settings(
+                project, window=window, rows=rows, leave_out=names_of(leave_out), quick=quick
+            ),
             seed=seed,
         ),
         names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
@@ -133,8 +135,17 @@ def tune(
         workers=workers,
         seed=seed,
     )
-    clock = clock_as_of(as_of, project)
-    report = _tuned(project, declared.name, clock, settings, space, more=more, quiet=json)
+    with progress_bars(quiet=json) as progress:
+        report = run_tune(
+            project,
+            slot,
+            settings,
+            space=space,
+            more=more,
+            as_of=as_of,
+            progress=progress,
+            notify=print_note,
+        )
     told = _keep(project, report)
     page = write_tuning(project.paths.reports, report, told)
     if json:
@@ -145,56 +156,19 @@ def tune(
         console().print(line)
 
 
-def _tuned(
-    project: "Project",
-    slot: str,
-    clock,
-    settings: "TuneSettings",
-    space: Path | None,
-    *,
-    more: bool,
-    quiet: bool,
-) -> "TuneReport":
-    from tailorbird.errors import UsageError
-    from tailorbird.training.tune.architectures import ARCHITECTURES
-    from tailorbird.training.tune.run import tune as run_tune
-    from tailorbird.training.tune.space import FILE, overridden
-
-    if space is not None and not space.is_file():
-        raise UsageError("no such file", where=f"--space {space}")
-    known = {name: one.whole_space() for name, one in ARCHITECTURES.items()}
-    spaces = overridden(space or project.root / FILE, known)
-    with progress_bars(quiet=quiet) as progress:
-        return run_tune(
-            project.features,
-            project.slot(slot),
-            lake=project.paths.lake,
-            clock=clock,
-            out=project.paths.data / "tune" / slot,
-            settings=settings,
-            spaces=spaces,
-            more=more,
-            progress=progress,
-        )
-
-
 def _keep(project: "Project", report: "TuneReport") -> list[str]:
     """Write what was chosen where training takes it; what to do next, as lines."""
-    from tailorbird.training.tune.tuned import FILE, read_tuned, tuned_of, write_tuned
+    from tailorbird.platform.training import keep_tuned
+    from tailorbird.training.tune.tuned import FILE, read_tuned
 
     path, command = project.root / FILE, this_command()
-    if not report.settings:
+    if not keep_tuned(project, report):
         if report.slot not in read_tuned(path):
             return ["Nothing was written: training goes on with its defaults."]
         return [
             f"{path} is as it was: it holds what an earlier tuning chose for {report.slot}; "
             "remove its section to train with defaults."
         ]
-    taken = report.choice.taken
-    gain = f"{taken.gain:+.4f} (spread {taken.spread:.4f}) over {report.choice.reference.name}"
-    write_tuned(
-        path, report.slot, tuned_of(taken.trial.architecture, report.settings, report.until, gain)
-    )
     return [
         f"Written to {path}. Training takes it, and judges it on the part that tuning did "
         "not look at:",

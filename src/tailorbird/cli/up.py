@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tailorbird.cli.supervisor import Role
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
+    from tailorbird.platform.supervisor import Role
 
 
 def up(
@@ -48,13 +48,13 @@ def up(
         go by today's time from now on, whenever the log ended
     """
     from tailorbird.cli.check import check_slots
-    from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.config.roles import forget_roles
     from tailorbird.config.schemas import ActiveWatch
     from tailorbird.events import SECOND, duration
     from tailorbird.lock import FileLock
+    from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
 
     die_with_parent()
     project = open_project()
@@ -108,9 +108,9 @@ def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
     """Return the roles that there should be: a worker for each active schema, and a router that
     keeps the attributes that they need.
     """
-    from tailorbird.cli.supervisor import Role
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.schemas import active_schemas, plan_for
+    from tailorbird.platform.supervisor import Role
 
     schemas = active_schemas(project)
     plan = plan_for(project, schemas)
@@ -171,7 +171,7 @@ class _Announcement:
     def once(self) -> None:
         if self._said:
             return
-        from tailorbird.cli.servers import addresses
+        from tailorbird.platform.servers import addresses
 
         url = next(addresses(self._run, since_s=self._since_s), "")
         if url:
@@ -206,8 +206,8 @@ def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "l
     """The workers of a schema, and the shuffle that writes for them where there is one; those of
     `of` have short names.
     """
-    from tailorbird.cli.supervisor import Role
     from tailorbird.config.schemas import shuffled
+    from tailorbird.platform.supervisor import Role
 
     schema, told = (
         ["--schema", features.schema_hash],

@@ -1,14 +1,11 @@
 """`tailorbird validate`."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
-from tailorbird.cli.train import Architecture, Rows, check_parameters, parameters_of, settings_for
+from tailorbird.cli.output import Json, console, print_json, print_note, print_table, progress_bars
+from tailorbird.cli.train import Architecture, Rows, names_of, parameters_of
 
 if TYPE_CHECKING:
-    from tailorbird.config import Project
-    from tailorbird.ranking import Slot
     from tailorbird.training.bootstrap import Interval
     from tailorbird.training.validate.run import ValidationReport
 
@@ -82,41 +79,31 @@ def validate(
     strict:
         end with status 1 if there is a leak
     """
-    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
-    from tailorbird.config.schemas import for_training
-    from tailorbird.events import SystemClock
-    from tailorbird.training.tune.tuned import FILE, read_tuned, with_tuned
+    from tailorbird.platform.training import TrainOptions, backtest
     from tailorbird.training.validate.page import write_validation
-    from tailorbird.training.validate.run import ValidateSettings
-    from tailorbird.training.validate.run import validate as run_validate
 
-    project = for_training(open_project(), SystemClock()).project
-    declared = project.slot(slot)
-    train = replace(
-        settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
-        architecture=architecture or "gbdt",
-        parameters=parameters_of(parameters, architecture or "gbdt"),
+    project = open_project()
+    options = TrainOptions(
+        window=window,
+        quick=quick,
+        rows=rows,
+        architecture=architecture or "",
+        parameters=parameters_of(parameters),
+        leave_out=names_of(leave_out),
+        untuned=untuned,
         seed=seed,
     )
-    tuned_to = ""
-    if not untuned:
-        path = project.root / FILE
-        train = with_tuned(train, declared.name, path, asked=architecture is not None)
-        chosen = read_tuned(path).get(declared.name)
-        tuned_to = chosen.architecture if chosen and not train.tuned else ""
-    check_parameters(train, parameters)
     with progress_bars(quiet=json) as progress:
-        report = run_validate(
-            project.features,
-            declared,
-            lake=project.paths.lake,
-            clock=clock_as_of(as_of, project),
-            settings=ValidateSettings(
-                train=train, splits=splits, variants=variants, seed=seed, tuned_to=tuned_to
-            ),
-            signals=_ranked(project, declared),
+        report = backtest(
+            project,
+            slot,
+            options,
+            splits=splits,
+            variants=variants,
+            as_of=as_of,
             progress=progress,
+            notify=print_note,
         )
     page = write_validation(project.paths.reports, report)
     if json:
@@ -126,21 +113,6 @@ def validate(
         console().print(f"Report: {page}")
     if strict and report.leaks:
         raise SystemExit(1)
-
-
-def _ranked(project: "Project", slot: "Slot") -> dict[str, Any] | None:
-    """What the last `features rank` of the slot's first target found, if there was one and it can
-    be read.
-    """
-    import msgspec
-
-    target = next(iter(slot.objective))
-    path = project.paths.reports / f"signals-{slot.name}-{target}" / "signals.json"
-    try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _print(report: "ValidationReport") -> None:

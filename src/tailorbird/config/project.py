@@ -26,6 +26,7 @@ from tailorbird.features.transforms import check_heads
 from tailorbird.places import Place, place_of, require_plain_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
+from tailorbird.retrieval import MeaningSettings
 from tailorbird.store.valkey import CopiesAt
 from tailorbird.stream import Address, Stream, routed_address
 
@@ -109,6 +110,15 @@ class Project:
     def workers(self) -> int:
         """How many share the entities of each schema."""
         return self.settings.features.workers
+
+    @property
+    def meaning(self) -> MeaningSettings | None:
+        """How an index of items gets text vectors; None where search goes by words alone."""
+        search = self.settings.search
+        if not search.encoder:
+            return None
+        cache = self.paths.data / "cache" / "text_vectors.arrow"
+        return MeaningSettings(self.root / search.encoder, search.weight, cache)
 
     def clock(self) -> LogClock:
         """Return the clock that all roles and commands go by: the machine's, or that of a log that

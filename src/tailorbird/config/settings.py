@@ -439,6 +439,24 @@ class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = ""
 
 
+class SearchSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    encoder: Annotated[
+        str,
+        Meta(
+            description="folder of a sentence encoder (model.onnx, tokenizer.json): search orders "
+            "by words and meaning; empty: by words alone"
+        ),
+    ] = ""
+    weight: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=10.0,
+            description="of the encoder's cosine, against the share of the best score by words",
+        ),
+    ] = 0.5
+
+
 class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     slot: Annotated[
         str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")
@@ -512,6 +530,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lake: LakeSection = LakeSection()
     score: ScoreSection = ScoreSection()
     checks: ChecksSection = ChecksSection()
+    search: SearchSection = SearchSection()
     train: TrainSection = TrainSection()
     canary: CanarySection = CanarySection()
 

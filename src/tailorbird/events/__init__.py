@@ -1,6 +1,4 @@
-"""The contract between a site and Tailorbird: what an event is, how it is checked, and what
-everything else calls it.
-"""
+"""The event contract between a site and Tailorbird: definition, validation and shared helpers."""
 
 from tailorbird.events.clock import (
     DAY,

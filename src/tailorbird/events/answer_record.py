@@ -1,10 +1,9 @@
-"""What an answer read: the features, scores and propensities behind one request, as the server logs
-them beside its event.
+"""The response log record: the features, scores and propensities behind one response.
 
-One record is one answer. A block of kind "answers" in `answers-<producer>.db` is the MessagePack of
-a list of records; the lake turns them into rows of its `answers` table, whose columns are these
-fields plus `producer` and `offset`. The answer's event, which everybody else reads, goes through
-the raw log; its columns are in `events.schema`.
+One record is one response. A block of kind "answers" in `answers-<producer>.db` is the MessagePack
+of a list of records. The lake turns them into rows of its `answers` table, whose columns are these
+fields plus `producer` and `offset`. The response's event goes through the raw log; its columns are
+in `events.schema`.
 """
 
 from collections.abc import Sequence
@@ -13,15 +12,14 @@ import msgspec
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=False):
-    """One answer with all that is needed to compute its features again from the lake and to learn
-    from it.
+    """One response with everything needed to recompute its features and to train on it.
 
-    `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed
-    position that the state had reached, the newest one of all parts, `commit` the worker's number
-    for it. Lists by item run in the order shown, best first.
+    `ts` is the time of the features and of the response (int64 µs, UTC). `p` is the newest routed
+    position over all parts that the state had reached, `commit` the worker's number for it. Lists
+    by item are in display order, best first.
 
-    `array_like`, so that names are not repeated in each record: fields may only be added at the
-    end, with a default.
+    `array_like`, so that names are not repeated in each record. New fields go at the end and need a
+    default.
     """
 
     request_id: str
@@ -42,9 +40,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     country: str | None = None
     local_hour: int | None = None
     items: list[str] = msgspec.field(default_factory=list)
-    sources: list[str] = msgspec.field(
-        default_factory=list
-    )  # of each item: which candidate source proposed it
+    sources: list[str] = msgspec.field(default_factory=list)  # candidate source of each item
     propensities: list[float] = msgspec.field(default_factory=list)
     scores: list[float] = msgspec.field(default_factory=list)
     numeric: list[float] = msgspec.field(default_factory=list)  # row-major, items × numeric columns
@@ -52,13 +48,12 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
         default_factory=list
     )  # row-major, items × categorical columns, uint64
     sequences: bytes = b""  # MessagePack: name → [items, types, times, bits of further values …]
-    degraded: list[str] = msgspec.field(default_factory=list)  # what was missing, by name
+    degraded: list[str] = msgspec.field(default_factory=list)  # names of missing components
     positions: list[int] = msgspec.field(
         default_factory=list
     )  # by part of the state, where several workers keep it: its p
     formula: str | None = (
-        # what the items were worth, such as `1.0*click + 8.0*purchase`; null where no model ordered
-        # them
+        # the value formula, such as `1.0*click + 8.0*purchase`; null without a model
         None
     )
     formula_version: str | None = (
@@ -70,18 +65,16 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     )
     failure: str | None = None  # why it could not: error, not_finite, left_alone
     latency_us: int = 0  # from the beginning of the answer to this record
-    shadow: str | None = None  # a version that was asked beside, and shown to nobody
+    shadow: str | None = None  # a shadow version, scored but not shown
     shadow_scores: list[float] = msgspec.field(default_factory=list)  # its values of `items`
     candidate_sources: list[str] = msgspec.field(default_factory=list)  # that had candidates
     candidate_counts: list[int] = msgspec.field(
         default_factory=list
-    )  # of each of them: how many candidates came first from it
+    )  # the number of candidates that each contributed first
     values: list[float] = msgspec.field(
         default_factory=list
     )  # of `items`, by the model and the formula, before search and boosts
-    candidate_lists: list[str] = msgspec.field(
-        default_factory=list
-    )  # live sources whose lists were read
+    candidate_lists: list[str] = msgspec.field(default_factory=list)  # live sources that were read
     candidate_digests: list[int] = msgspec.field(
         default_factory=list
     )  # of each list: a checksum of its items in their order
@@ -99,10 +92,13 @@ _DECODER = msgspec.msgpack.Decoder(list[AnswerRecord])
 
 
 def encode_answers(records: Sequence[AnswerRecord]) -> bytes:
-    """The payload of a block of kind "answers"."""
+    """Encode records as the payload of a block of kind "answers"."""
     return _ENCODER.encode(list(records))
 
 
 def decode_answers(payload: bytes) -> list[AnswerRecord]:
-    """The records of a block of kind "answers"; raises msgspec.DecodeError if it is not one."""
+    """Decode the records of a block of kind "answers".
+
+    Raises msgspec.DecodeError if the payload is not such a block.
+    """
     return _DECODER.decode(payload)

@@ -18,22 +18,24 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 SET_BACK = (
     2 * SECOND
-    # a clock that goes back by no more is taken to stand still; one that goes back by more, to have
-    # been ahead
+    # A clock that steps back by less is held still; beyond that, it was ahead before.
 )
 
 
 class Clock(Protocol):
-    """What a role asks for the time: microseconds since 1970, UTC. Goes back by more than
-    `SET_BACK`, or not at all.
+    """A source of the current time in microseconds since 1970, UTC.
+
+    It steps back by more than `BACKWARD_TOLERANCE`, or not at all.
     """
 
     def now(self) -> int: ...
 
 
 class SystemClock:
-    """The machine's clock, held still while the machine's own goes back a little, and set back with
-    it where that was far ahead.
+    """The machine's clock, made monotonic over small corrections.
+
+    While the machine's clock goes back a little this one stands still. Where the machine's clock
+    was far ahead, this one is set back with it.
     """
 
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ class SystemClock:
 
 
 class SimulatedClock:
-    """A clock that moves only when told to, for history, simulations and tests."""
+    """A clock that moves only by `advance_to`, for history, simulations and tests."""
 
     def __init__(self, start: int) -> None:
         self._now = start
@@ -65,22 +67,22 @@ class SimulatedClock:
 
 
 def to_iso(moment: int) -> str:
-    """`2026-11-25T12:00:00.000000Z` for a time in microseconds; used in reports and messages."""
+    """Format a time in microseconds as `2026-11-25T12:00:00.000000Z`, for reports and messages."""
     return datetime.fromtimestamp(moment / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-DURATION_MAX = 36_500 * DAY  # what is longer would leave the times that 64 bits hold
+DURATION_MAX = 36_500 * DAY  # Longer durations overflow 64-bit times.
 _UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")
 
 
 def duration(text: str) -> int:
-    """Microseconds in a duration written as `90s`, `30m`, `6h`, `7d` or `2w`.
+    """Parse a duration such as `90s`, `30m`, `6h`, `7d` or `2w` into microseconds.
 
     Raises:
         UsageError: the text is no such duration, or it is zero, or longer than a hundred years.
 
-    >>> duration("6h") == 6 * HOUR
+    >>> parse_duration("6h") == 6 * HOUR
     True
     """
     match = _DURATION.match(text.strip())
@@ -93,7 +95,7 @@ def duration(text: str) -> int:
 
 
 def show_duration(span: int) -> str:
-    """The shortest exact way to write a duration: `6h`, not `21600000000`."""
+    """Format a duration in its shortest exact form: `6h`, not `21600000000`."""
     for unit in ("w", "d", "h", "m", "s", "ms"):
         if span % _UNITS[unit] == 0 and span:
             return f"{span // _UNITS[unit]}{unit}"

@@ -1,14 +1,12 @@
-"""The contract over columns: clears the many events that need no second look, and leaves every
-other to `contract.check_row`.
+"""The contract applied to columns: accept ordinary events in bulk, check the rest row by row.
 
-A decoder that knows the bounds of each field reads a whole body at once; then each condition is
-tested on a column of many events. What a column does not clear is decided row by row by the
-function that is the contract. So a test here may raise a false alarm, which costs time; it may
-never clear what the contract refuses. `tests/events/test_columnwise.py` holds both to the same
-verdicts.
+A decoder with bounds for each field reads a body at once, and each condition is tested on a column
+of many events. Rows that are not cleared go to `contract.check_row`, which is authoritative. A
+column test may raise a false alarm, which costs time, but must never clear a row that the contract
+refuses. `tests/events/test_columnwise.py` verifies equal verdicts.
 
-    bodies ──decode──► columns ──test each──► cleared rows ────────────────┬──► Checked, in the order in which the rows came
-               └─ what a decoder or a test rejects ──► contract.check_row ─┘
+    bodies ──decode──► columns ──test──► cleared rows ───────────┬──► CheckedBatch, in row order
+                └─ rejected by decoder or test ──► check_row ────┘
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +31,7 @@ from tailorbird.events.contract import (
 )
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import all_keep, violation
+from tailorbird.events.rules import all_satisfy, violation
 from tailorbird.events.schema import TIME
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
@@ -47,7 +45,7 @@ _Time = (
 )
 _Items = Annotated[list[_Id], msgspec.Meta(max_length=contract.ITEMS_MAX)]
 _NEED_ITEM = contract.NEEDS_ITEM | {"item"}
-_COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself looks at
+_COLUMNS = frozenset(("query", *contract.NUMBERS))  # properties that the contract itself validates
 _NEWLINE_ANONYMOUS = f"\n{contract.ANONYMOUS_PREFIX}"
 _YEAR_1971 = 31_536_000_000_000
 _TEXT_TIMES = frozenset(
@@ -87,7 +85,7 @@ class Fields(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[tuple]) -> "Fields":
-        """From tuples of all fields."""
+        """Transpose tuples of all fields into columns."""
         return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
 
 
@@ -96,8 +94,9 @@ assert Fields._fields == Event.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of some bodies. The accepted events are columns, all of the same length, in the
-    order in which they came.
+    """The verdict on a batch of bodies.
+
+    The accepted events are columns of equal length, in the order in which they arrived.
 
     Attributes:
         bodies, rows: in which of the bodies, and at which row of it, each accepted event stood.
@@ -119,27 +118,32 @@ class Checked:
 
 
 class Contract:
-    """The contract of one plan, made ready. Safe to call from any thread."""
+    """The contract compiled for one plan.
+
+    Safe to call from any thread.
+    """
 
     def __init__(self, plan: RoutePlan) -> None:
         self._plan = plan
         self._decoders = {
-            source: _Decoders.of(plan, source) for source in (*_UNTRUSTED, *contract.TRUSTED)
+            source: _Decoders.for_source(plan, source)
+            for source in (*_UNTRUSTED, *contract.TRUSTED)
         }
 
     def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
-        """Decide on every event of some bodies, as `contract.check` does of each."""
+        """Check every event of some bodies, with the same verdicts as `contract.check`."""
         if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
-            return self._each_row(*bodies[0])
+            return self._check_row_by_row(*bodies[0])
         batch = _Batch(bodies, self._plan)
         for number, (body, receipt) in enumerate(bodies):
-            batch.take(number, body, self._decoders.get(receipt.source))
-        return batch.decided()
+            batch.decode_body(number, body, self._decoders.get(receipt.source))
+        return batch.check_rows()
 
-    def _each_row(self, body: bytes, receipt: Receipt) -> Checked:
+    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
         accepted, refused = check(body, receipt, self._plan)
-        return _in_columns(
-            [(0, one.row, _whole(one)) for one in accepted], [(0, one) for one in refused]
+        return _to_columns(
+            [(0, event.row, _flatten_accepted(event)) for event in accepted],
+            [(0, refusal) for refusal in refused],
         )
 
 
@@ -148,22 +152,24 @@ _UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
 
 @dataclass(frozen=True, slots=True)
 class _Decoders:
-    """Of one event and of a list of them, as one source may send them; what it may not fails to
-    decode.
+    """The JSON decoders of one source, for one event and for a list of events.
+
+    A field or type that the source may not send fails to decode.
     """
 
-    one: msgspec.json.Decoder
-    many: msgspec.json.Decoder
+    single: msgspec.json.Decoder
+    batch: msgspec.json.Decoder
 
     @classmethod
-    def of(cls, plan: RoutePlan, source: str) -> "_Decoders":
+    def for_source(cls, plan: RoutePlan, source: str) -> "_Decoders":
         trusted = source in contract.TRUSTED
-        never: set[str] = set() if trusted else {"answer"}
+        forbidden_types: set[str] = set() if trusted else {"answer"}
         if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
-            never.update(
+            forbidden_types.update(
                 SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES)
             )
-        types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in never)]  # pyrefly: ignore
+        names = tuple(name for name in plan.event_types if name not in forbidden_types)
+        types: Any = Literal[names]  # pyrefly: ignore
         fields = [
             ("event_id", _Id),
             ("type", types),
@@ -181,131 +187,152 @@ class _Decoders:
             ("received_at", _Time if trusted else None, None),
             ("answer", Answer | None if trusted else None, None),
         ]
-        kind = msgspec.defstruct(
+        event_struct = msgspec.defstruct(
             "Cleared", fields, forbid_unknown_fields=True, frozen=True, gc=False
         )
-        return cls(msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))
+        return cls(msgspec.json.Decoder(event_struct), msgspec.json.Decoder(list[event_struct]))
 
 
 class _Batch:
-    """Bodies on their way through the decoders and the tests."""
+    """Bodies on their way through the decoders and the column tests."""
 
     def __init__(self, bodies: Sequence[tuple[bytes, Receipt]], plan: RoutePlan) -> None:
         self._bodies, self._plan = bodies, plan
-        self._decoded: list[tuple] = []  # of all bodies, one behind the other
-        self._body: list[int] = []  # in which body each stood
-        self._row: list[int] = []  # and in which row of it
-        self._received: list[int] = []  # when its body came in
+        self._decoded: list[tuple] = []  # rows of all bodies, concatenated
+        self._body_indices: list[int] = []  # the body of each row
+        self._row_indices: list[int] = []  # its row in the body
+        self._receipt_times: list[int] = []  # the arrival time of its body
         self._imports = any(receipt.source == "import" for _, receipt in bodies)
-        self._rest: list[tuple[int, int]] = []  # body and row of what could not be decoded
-        self._split: dict[int, Sequence[bytes | memoryview]] = {}
+        self._undecoded: list[tuple[int, int]] = []  # body and row of undecodable rows
+        self._rows_by_body: dict[int, Sequence[bytes | memoryview]] = {}
 
-    def take(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
-        """Decode a body, whole if that can be."""
+    def decode_body(self, number: int, body: bytes, decoders: _Decoders | None) -> None:
+        """Decode a body at once if possible, else row by row."""
         receipt = self._bodies[number][1]
         if (
             decoders is not None and b"\\u0000" not in body
-        ):  # no other way to write NUL, which no id may have
+        ):  # An escape is the only way to write NUL, which no id may contain.
             try:
                 if receipt.encoding != "ndjson" and body.lstrip()[:1] == b"[":
-                    found = decoders.many.decode(body)
+                    events = decoders.batch.decode(body)
                 else:
-                    found = [decoders.one.decode(line) for line in self._rows(number)]
+                    events = [decoders.single.decode(line) for line in self._rows(number)]
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass
             else:
-                if found:
-                    self._decoded += map(_astuple, found)
-                    self._body += [number] * len(found)
-                    self._row += range(len(found))
-                    self._received += [receipt.received_at] * len(found)
+                if events:
+                    self._decoded += map(_astuple, events)
+                    self._body_indices += [number] * len(events)
+                    self._row_indices += range(len(events))
+                    self._receipt_times += [receipt.received_at] * len(events)
                     return
-        self._take_rows(number, decoders)
+        self._decode_rows(number, decoders)
 
-    def _take_rows(self, number: int, decoders: _Decoders | None) -> None:
+    def _decode_rows(self, number: int, decoders: _Decoders | None) -> None:
         for row, raw in enumerate(self._rows(number)):
             try:
                 if decoders is None or b"\\u0000" in bytes(raw):
                     raise msgspec.ValidationError
-                self._decoded.append(_astuple(decoders.one.decode(raw)))
+                self._decoded.append(_astuple(decoders.single.decode(raw)))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                self._rest.append((number, row))
+                self._undecoded.append((number, row))
             else:
-                self._body.append(number)
-                self._row.append(row)
-                self._received.append(self._bodies[number][1].received_at)
+                self._body_indices.append(number)
+                self._row_indices.append(row)
+                self._receipt_times.append(self._bodies[number][1].received_at)
 
     def _rows(self, number: int) -> Sequence[bytes | memoryview]:
-        if (rows := self._split.get(number)) is None:
+        if (rows := self._rows_by_body.get(number)) is None:
             body, receipt = self._bodies[number]
-            rows = self._split[number] = split(body, receipt.encoding)
+            rows = self._rows_by_body[number] = split(body, receipt.encoding)
         return rows
 
-    def decided(self) -> Checked:
-        """The tests, and the contract itself for what they do not clear."""
+    def check_rows(self) -> Checked:
+        """Run the column tests, then the contract itself on the rows that they do not clear."""
         fields = Fields.of(self._decoded)
-        doubted = doubts(fields, self._plan, max(len(body) for body, _ in self._bodies))
-        times = self._times(fields, doubted)
-        if not doubted and not self._rest:
-            return Checked(self._body, self._row, fields, *times, ())
-        asked = {*self._rest, *((self._body[index], self._row[index]) for index in doubted)}
-        # A body so deep that it was decoded here, and cannot be split a few calls further down: it
-        # is one row, as to the contract.
-        too_deep = {body for body, row in asked if row >= len(self._rows(body))}
-        whole = enumerate(
-            zip(self._body, self._row, zip(self._decoded, *times, strict=True), strict=True)
+        suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
+        times = self._times(fields, suspects)
+        if not suspects and not self._undecoded:
+            return Checked(self._body_indices, self._row_indices, fields, *times, ())
+        unresolved = {
+            *self._undecoded,
+            *((self._body_indices[index], self._row_indices[index]) for index in suspects),
+        }
+        # A body may be nested so deeply that it was decoded here but cannot be split a few calls
+        # further down the stack. The contract regards it as one row.
+        too_deep = {body for body, row in unresolved if row >= len(self._rows(body))}
+        entries = enumerate(
+            zip(
+                self._body_indices,
+                self._row_indices,
+                zip(self._decoded, *times, strict=True),
+                strict=True,
+            )
         )
-        accepted: list[_Decided] = [
-            entry for index, entry in whole if index not in doubted and entry[0] not in too_deep
+        accepted: list[_CheckedRow] = [
+            entry for index, entry in entries if index not in suspects and entry[0] not in too_deep
         ]
         refused: list[tuple[int, Refusal]] = []
-        for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in asked}):
-            one = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
-            if isinstance(one, Accepted):
-                accepted.append((body, row, _whole(one)))
+        for body, row in sorted(
+            {(body, 0 if body in too_deep else row) for body, row in unresolved}
+        ):
+            verdict = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
+            if isinstance(verdict, Accepted):
+                accepted.append((body, row, _flatten_accepted(verdict)))
             else:
-                refused.append((body, one))
+                refused.append((body, verdict))
         accepted.sort(key=itemgetter(0, 1))
-        return _in_columns(accepted, refused)
+        return _to_columns(accepted, refused)
 
-    def _times(self, fields: Fields, doubted: set[int]) -> "_Moments":
-        """ts, ts_original, sent_at and received_at of each row; what has no good time is added to
-        `doubted`.
+    def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
+        """Resolve ts, ts_original, sent_at and received_at of each row.
+
+        Rows without a valid time are added to `suspects`.
         """
-        ts_original, sent_at, said = (
-            _micros(column, doubted) for column in (fields.ts, fields.sent_at, fields.received_at)
+        ts_original, sent_at, stated_received_at = (
+            _micros(column, suspects) for column in (fields.ts, fields.sent_at, fields.received_at)
         )
-        received_at: Sequence[int] = self._received
+        received_at: Sequence[int] = self._receipt_times
         ts: Sequence[Any] = ts_original
-        stated = len(ts) - ts.count(None) + sent_at.count(None) + said.count(None)
+        stated = len(ts) - ts.count(None) + sent_at.count(None) + stated_received_at.count(None)
         if stated < 3 * len(ts) or True in fields.timeless or self._imports:
-            receipts = (self._bodies[number][1] for number in self._body)
-            rows = zip(ts_original, sent_at, said, receipts, fields.timeless, strict=True)
+            receipts = (self._bodies[number][1] for number in self._body_indices)
+            rows = zip(
+                ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
+            )
             moments = [
-                resolve(at, sent, own, receipt, timeless=timeless)
-                for at, sent, own, receipt, timeless in rows
+                resolve(at, sent, stated, receipt, timeless=timeless)
+                for at, sent, stated, receipt, timeless in rows
             ]
-            ts, received_at = [at for at, _ in moments], [came for _, came in moments]
+            ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
         skew_us = self._plan.skew_us
         if ts and not (max(ts) <= min(received_at) + skew_us and min(ts) > 0):
             late = enumerate(zip(ts, received_at, fields.timeless, strict=True))
-            doubted.update(
+            suspects.update(
                 row
-                for row, (at, came, timeless) in late
-                if not (timeless or 0 < at <= came + skew_us)
+                for row, (at, arrival, timeless) in late
+                if not (timeless or 0 < at <= arrival + skew_us)
             )
         return ts, ts_original, sent_at, received_at
 
 
-_Moments = tuple[Sequence[int], Sequence[int | None], Sequence[int | None], Sequence[int]]
-_Decided = tuple[int, int, tuple]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
+_EventTimes = tuple[Sequence[int], Sequence[int | None], Sequence[int | None], Sequence[int]]
+_CheckedRow = tuple[
+    int, int, tuple
+]  # body, row, and (fields, ts, ts_original, sent_at, received_at)
 
 
-def _whole(one: Accepted) -> tuple:
-    return _astuple(one.event), one.ts, one.ts_original, one.sent_at, one.received_at
+def _flatten_accepted(accepted: Accepted) -> tuple:
+    return (
+        _astuple(accepted.event),
+        accepted.ts,
+        accepted.ts_original,
+        accepted.sent_at,
+        accepted.received_at,
+    )
 
 
-def _in_columns(accepted: Sequence[_Decided], refused: Sequence[tuple[int, Refusal]]) -> Checked:
+def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]) -> Checked:
     if not accepted:
         return Checked((), (), Fields.of(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
@@ -314,7 +341,7 @@ def _in_columns(accepted: Sequence[_Decided], refused: Sequence[tuple[int, Refus
 
 
 def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
-    """The accepted events at `rows`, and what was refused, or not."""
+    """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
         checked.bodies,
         checked.rows,
@@ -339,24 +366,25 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
     )
 
 
-def doubts(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
-    """The rows that their columns do not clear, times aside; no body of theirs is longer than
-    `body_bytes_max`.
+def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
+    """Return the rows that the column tests do not clear, times aside.
+
+    No body of theirs is longer than `body_bytes_max`.
     """
-    found: set[int] = set()
+    suspects: set[int] = set()
     if fields.type:
         types = set(fields.type)
-        found.update(
+        suspects.update(
             _without_subject(fields, types),
             _without_item(fields, types),
             _bad_answers(fields, types),
         )
-        found.update(
+        suspects.update(
             _bad_contexts(fields.context), _bad_properties(fields.properties, body_bytes_max)
         )
         for type_ in types & plan.rules.keys():
-            found.update(_rule_breakers(fields, type_, plan))
-    return found
+            suspects.update(_rule_breakers(fields, type_, plan))
+    return suspects
 
 
 def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
@@ -373,12 +401,12 @@ def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
                 )
             if not clear:
                 yield row
-    if "merge" in types:  # rare, and what it names stands among its properties
+    if "merge" in types:  # Merges are rare, and name their target among the properties.
         yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
     names: Any = [user for user in users if user is not None] if None in users else users
     if _NEWLINE_ANONYMOUS in "\n" + "\n".join(
         names
-    ):  # cheaper than to ask each; the names are looked at only then
+    ):  # One search over all ids is cheaper than a test per id.
         yield from (
             row
             for row, user in enumerate(users)
@@ -408,11 +436,17 @@ def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
         zip(fields.type, fields.answer, fields.items, strict=True)
     ):
         if type_ == "answer":
-            given = () if answer is None else answer.propensities
-            known = answer is not None and items is not None and fields.request_id[row] is not None
-            if not known or (
-                given
-                and not (len(given) == len(items or ()) and min(given) > 0.0 and max(given) <= 1.0)
+            propensities = () if answer is None else answer.propensities
+            is_complete = (
+                answer is not None and items is not None and fields.request_id[row] is not None
+            )
+            if not is_complete or (
+                propensities
+                and not (
+                    len(propensities) == len(items or ())
+                    and min(propensities) > 0.0
+                    and max(propensities) <= 1.0
+                )
             ):
                 yield row
 
@@ -433,23 +467,26 @@ def _bad_contexts(contexts: Sequence[Any]) -> Iterable[int]:
 
 
 def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int) -> Iterable[int]:
-    given = [properties for properties in column if properties]
-    if not given:
+    nonempty = [properties for properties in column if properties]
+    if not nonempty:
         return
-    names = set(chain.from_iterable(given))
-    types = set(map(type, chain.from_iterable(map(dict.values, given))))
+    names = set(chain.from_iterable(nonempty))
+    types = set(map(type, chain.from_iterable(map(dict.values, nonempty))))
     alarm = (
         body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX
-        and len(_encode(given)) > contract.PROPERTIES_BYTES_MAX
+        and len(_encode(nonempty)) > contract.PROPERTIES_BYTES_MAX
     )
     alarm = alarm or not types.isdisjoint(contract.NESTED)
-    if body_bytes_max > contract.DIGITS and int in types:
+    if body_bytes_max > contract.FLOAT_DIGITS_MAX and int in types:
         integers = [
-            value for value in chain.from_iterable(map(dict.values, given)) if type(value) is int
+            value for value in chain.from_iterable(map(dict.values, nonempty)) if type(value) is int
         ]
-        alarm = alarm or not -contract.LARGEST < min(integers) <= max(integers) < contract.LARGEST
+        alarm = (
+            alarm
+            or not -contract.INTEGER_BOUND < min(integers) <= max(integers) < contract.INTEGER_BOUND
+        )
     for name in names & _COLUMNS:
-        values = [value for properties in given if (value := properties.get(name)) is not None]
+        values = [value for properties in nonempty if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
     if alarm:
         yield from (
@@ -469,46 +506,51 @@ def _is_bad(properties: dict[str, Any]) -> bool:
     values = ((name, properties.get(name)) for name in _COLUMNS)
     return (
         any(value is not None and not _fits(name, (value,)) for name, value in values)
-        or contract.too_deep(properties) is not None
-        or contract.too_long(properties) is not None
+        or contract.find_too_deep(properties) is not None
+        or contract.find_oversized_integer(properties) is not None
         or len(_encode(properties)) > contract.PROPERTIES_BYTES_MAX
     )
 
 
 def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]:
     rules = plan.rules[type_]
-    rows = [row for row, each in enumerate(fields.type) if each == type_]
-    given = [fields.properties[row] or {} for row in rows]
+    rows = [row for row, event_type in enumerate(fields.type) if event_type == type_]
+    property_rows = [fields.properties[row] or {} for row in rows]
     if not all(
-        all_keep(rule, [properties.get(rule.name) for properties in given]) for rule in rules
+        all_satisfy(rule, [properties.get(rule.name) for properties in property_rows])
+        for rule in rules
     ):
         yield from (
             row
-            for row, properties in zip(rows, given, strict=True)
+            for row, properties in zip(rows, property_rows, strict=True)
             if violation(rules, properties) is not None
         )
 
 
-def _micros(column: Sequence[int | str | None], doubted: set[int]) -> Sequence[int | None]:
-    """A column of times as microseconds; rows whose time is not good get None, and are doubted."""
+def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[int | None]:
+    """Convert a column of times to microseconds.
+
+    Rows with an invalid time get None and are added to `suspects`.
+    """
     if str not in set(map(type, column)):
         return column  # type: ignore[return-value]  # the decoder has held integers to their bounds
     texts = {row: value for row, value in enumerate(column) if type(value) is str}
-    found = list(column)
-    known = _usual_times(list(texts.values()))
-    for (row, text), moment in zip(texts.items(), known, strict=True):
+    times = list(column)
+    parsed = _usual_times(list(texts.values()))
+    for (row, text), moment in zip(texts.items(), parsed, strict=True):
         if moment is None:
             try:
                 moment = to_micros(text, "")
             except contract.Breach:
-                doubted.add(row)
-        found[row] = moment
-    return found  # type: ignore[return-value]
+                suspects.add(row)
+        times[row] = moment
+    return times  # type: ignore[return-value]
 
 
 def _usual_times(texts: list[str]) -> Sequence[int | None]:
-    """The times that stand in texts of the usual forms, by Arrow; None where one has to be looked
-    at by itself.
+    """Parse texts of the usual time formats with Arrow.
+
+    An entry is None where it has to be parsed on its own.
     """
     if not _TEXT_TIMES.issuperset(map(len, texts)):
         return [None] * len(texts)

@@ -1,16 +1,14 @@
 """The contract: one pure, versioned function that says whether an event is accepted, and if not,
 why and where.
 
-Door and router apply it to the same body and the same receipt and so decide the same. It asks no
-clock and no store. They do so by `events.columnwise`, which clears ordinary events column by column
-and leaves the others to what stands here; this is what counts.
+Collector and router apply it to the same body and receipt, without a clock or store, and so reach
+the same verdict. They call it through `events.columnwise`, which clears ordinary events column by
+column and leaves the rest to this module, which is authoritative.
 
-    body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path,
-    message)
+    body ──split──► JSON rows ──decode──► Event ──check──► Accepted | Refusal(code, path, message)
 
-One bad event refuses itself alone; a body that is not JSON at all is one refused row. A line that
-an adapter wrote in place of a foreign record that it could not read (`Unread`) is refused with the
-reason that stands in it.
+One bad event does not affect the others. A body that is not JSON is one refused row. A line that an
+adapter wrote in place of an unreadable foreign record (`Unread`) is refused with its own reason.
 """
 
 import re
@@ -24,7 +22,7 @@ import msgspec
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import show, violation
+from tailorbird.events.rules import format_value, violation
 
 CONTRACT_VERSION = 1
 
@@ -38,12 +36,12 @@ DOOR, BROWSER, BROWSER_IDENTIFY = (
     "door",
     "browser",
     "browser+identify",
-)  # a client; one whose key everybody can read; see `Receipt`
-# stands in place of a row of somebody whose data were erased, see `events.erased`
+)  # client with a write key, browser with a public key; see `Receipt`
+# Replaces a row of an erased user, see `events.erased`.
 ERASED = b'{"erased":true}'
 
-DIGITS = 308  # as many has the first integer that no float may hold; who has fewer bytes has none
-LARGEST = 1 << 1023
+FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
+INTEGER_BOUND = 1 << 1023
 # Inclusive bounds of the properties that have a column of their own.
 NUMBERS = {
     "dwell_ms": (0.0, 86_400_000.0),
@@ -56,16 +54,16 @@ COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
 _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 _ids_of = attrgetter(*_IDS)
 NESTED = frozenset((dict, list))
-# what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
+# Re-encoding grows a value by less than this factor: 1e15 becomes 1000000000000000.0.
 GROWTH_MAX = 8
 TRUSTED = frozenset(("import", "server"))
 NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
 MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
-MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, which text does not reach either
+MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, beyond what text can state
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """Where an event that is replayed stood first: the row of a raw log that was refused."""
+    """The original location of a replayed event: its row in the raw log."""
 
     partition: str
     offset: int
@@ -73,17 +71,17 @@ class Origin(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the door noted when a body came in; stands beside the body in the raw log.
+    """Metadata that the collector stores beside a body in the raw log.
 
     Attributes:
         received_at: microseconds.
-        source: "door" (a client), "browser" (one whose key is public, so that it sends neither
-            profiles nor `identify`), "browser+identify" (such a key that may send `identify`),
-            "import" (an operator's files) or "server" (our own answers). Only the last two may set
-            server-owned fields.
+        source: "door" (a client), "browser" (a public key, which may send neither profiles nor
+            `identify`), "browser+identify" (a public key that may send `identify`), "import" (an
+            operator's files) or "server" (responses). Only the last two may set server-owned
+            fields.
         encoding: "json" (one event or a list) or "ndjson" (one event a line).
-        format: from which format the lines were made; "" for our own, as it came in.
-        origins: of a replay, for each row where it stood when it was refused.
+        format: the source format of the lines; "" for native events, stored as received.
+        origins: for a replay, the original row of each refused row.
     """
 
     received_at: int
@@ -94,7 +92,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """An event that keeps the contract, with its times resolved."""
+    """An event that satisfies the contract, with its times resolved."""
 
     row: int
     event: Event
@@ -105,7 +103,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why the row was not taken: a stable code, the path in the document, and a sentence."""
+    """The reason a row was refused: a stable code, the path in the document and a sentence."""
 
     row: int
     code: str
@@ -115,12 +113,13 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A foreign record that its adapter could not read, in place of an event; only adapters write
-    it.
+    """A foreign record that its adapter could not read, written in place of an event.
+
+    Only adapters write it.
 
     Attributes:
-        place: where it stood; ids of profiles are made from it where the record has none.
-        record: the record, whole.
+        place: its position, from which ids of profiles are made where the record has none.
+        record: the complete record.
     """
 
     format: str
@@ -136,7 +135,7 @@ class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Breach(Exception):
-    """What an event breaks of the contract; `check` makes a Refusal of it."""
+    """A violation of the contract, which `check` turns into a Refusal."""
 
     def __init__(self, code: str, path: str, message: str) -> None:
         self.code, self.path, self.message = code, path, message
@@ -150,32 +149,36 @@ _LINE = re.compile(rb"\S[^\n]*")
 
 
 def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted], list[Refusal]]:
-    """Decide on every event of a body; rows are numbered from 0 in the order in which they stand in
-    it.
+    """Check every event of a body.
+
+    Rows are numbered from 0 in the order of the body.
     """
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
     for row, raw in enumerate(split(body, receipt.encoding)):
-        decided = check_row(row, raw, receipt, plan)
-        if isinstance(decided, Accepted):
-            accepted.append(decided)
+        verdict = check_row(row, raw, receipt, plan)
+        if isinstance(verdict, Accepted):
+            accepted.append(verdict)
         else:
-            refused.append(decided)
+            refused.append(verdict)
     return accepted, refused
 
 
 def check_row(
     row: int, raw: bytes | memoryview, receipt: Receipt, plan: RoutePlan
 ) -> Accepted | Refusal:
-    """Decide on one row of those that `split` gives."""
+    """Check one of the rows that `split` returns."""
     try:
-        return _check_one(row, _decode(raw, receipt), len(raw), receipt, plan)
+        return _check_event(row, _decode(raw, receipt), len(raw), receipt, plan)
     except Breach as refusal:
         return Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw))
 
 
 def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
-    """The rows of a body. A body that cannot be split is one row, which `check` then refuses."""
+    """Split a body into rows.
+
+    A body that cannot be split is one row, which `check` then refuses.
+    """
     if encoding == "ndjson":
         return [line for line in body.split(b"\n") if line.strip()] or [body]
     if body.lstrip()[:1] == b"[":
@@ -187,8 +190,9 @@ def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
 
 
 def count_rows(body: bytes, encoding: str) -> int:
-    """How many rows `split` gives. None is decoded; of a list each is pointed at for a moment, 72
-    bytes, which is what too many cost.
+    """Count the rows that `split` would return, without decoding any.
+
+    A list costs 72 bytes of memory per element while it is counted.
     """
     if encoding == "ndjson":
         return sum(1 for _ in _LINE.finditer(body)) or 1
@@ -201,7 +205,10 @@ def count_rows(body: bytes, encoding: str) -> int:
 
 
 def unread_of(line: bytes | memoryview) -> Unread | None:
-    """What an adapter said of a record that it could not read; None if the line is something else."""
+    """Parse the record that an adapter wrote in place of one it could not read.
+
+    Returns None if the line is anything else.
+    """
     try:
         return _unread.decode(line).unread
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -238,7 +245,7 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
 
 
 def _check_list(raw: bytes | memoryview) -> None:
-    """Say what is wrong with a list that `split` could not take apart: broken, or empty."""
+    """Raise the reason why `split` could not take a list apart: it is malformed, or empty."""
     try:
         rows = _rows.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -249,13 +256,13 @@ def _check_list(raw: bytes | memoryview) -> None:
         raise Breach("missing", "$", "expected at least one event, got an empty list")
 
 
-def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
+def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
         raise Breach(
             "unknown_type",
             "$.type",
-            f"expected one of {', '.join(_sendable(plan))}, got {show(event.type)}",
+            f"expected one of {', '.join(_sendable(plan))}, got {format_value(event.type)}",
         )
     _check_owner(event, receipt)
     _check_subject(event)
@@ -265,43 +272,54 @@ def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RouteP
         broken := violation(rules, event.properties)
     ) is not None:
         raise Breach(*broken)
-    said = None if event.received_at is None else to_micros(event.received_at, "$.received_at")
+    stated_received_at = (
+        None if event.received_at is None else to_micros(event.received_at, "$.received_at")
+    )
     ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
     sent_at = None if event.sent_at is None else to_micros(event.sent_at, "$.sent_at")
-    ts, received_at = resolve(ts_original, sent_at, said, receipt, timeless=event.timeless)
+    ts, received_at = resolve(
+        ts_original, sent_at, stated_received_at, receipt, timeless=event.timeless
+    )
     if event.timeless:
         return Accepted(row, event, ts, ts_original, sent_at, received_at)
     if (
         ts > received_at + plan.skew_us and receipt.source != "server"
-    ):  # an answer's time is that of what it read of
+    ):  # A response carries the time of the features it read.
         raise Breach(
             "ts_in_future",
             "$.ts",
-            f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}",
+            f"expected a time before {to_iso(received_at)}, when it arrived, "
+            f"got {format_value(event.ts)}",
         )
     if ts <= 0:
-        raise Breach("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
+        raise Breach(
+            "ts_absurd", "$.ts", f"expected a time after 1970, got {format_value(event.ts)}"
+        )
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
 
 
 def _sendable(plan: RoutePlan) -> list[str]:
-    """The types that somebody may send; answers are the server's own."""
+    """Return the event types that a client may send; answers are the server's own."""
     return [type_ for type_ in plan.event_types if type_ != "answer"]
 
 
 def resolve(
-    ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool
+    ts: int | None,
+    sent_at: int | None,
+    stated_received_at: int | None,
+    receipt: Receipt,
+    *,
+    timeless: bool,
 ) -> tuple[int, int]:
-    """When an event happened, and when it came in, from the times that it states: `said` is its own
-    `received_at`.
+    """Resolve the event time and the arrival time from the times that an event states.
 
-    Of a file that does not say when its events came in nobody knows how its senders' clocks stood
-    to ours: they are believed.
+    `stated_received_at` is the event's own `received_at`. A file that does not state arrival times
+    says nothing about the offset of its senders' clocks, so their times are taken as they are.
     """
-    received_at = receipt.received_at if said is None else said
+    received_at = receipt.received_at if stated_received_at is None else stated_received_at
     if timeless:
         return 0, received_at
-    if receipt.source == "import" and said is None and ts is not None:
+    if receipt.source == "import" and stated_received_at is None and ts is not None:
         return ts, min(ts, receipt.received_at)
     if ts is None:
         return received_at, received_at
@@ -356,8 +374,9 @@ def _check_owner(event: Event, receipt: Receipt) -> None:
 
 
 def _check_browser(event: Event, receipt: Receipt) -> None:
-    """Whoever opens the page has the key: they may tell what happened, not who somebody is or what
-    an item is.
+    """Raise if a browser key sends a profile, a merge or an unauthorised `identify`.
+
+    Every visitor of the page can read the key. It may report actions, not identities or attributes.
     """
     if event.type in SHARED_TYPES:
         raise Breach(
@@ -402,7 +421,7 @@ def _check_subject(event: Event) -> None:
 
 
 def _check_merge(event: Event) -> None:
-    path, into = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
+    path, survivor_id = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
     if event.user_id is None:
         raise Breach(
             "missing",
@@ -410,17 +429,17 @@ def _check_merge(event: Event) -> None:
             "a merge needs the user_id that is somebody else from now on, named by "
             f"properties.{MERGED_INTO}",
         )
-    if into is None:
+    if survivor_id is None:
         raise Breach(
             "missing",
             path,
             "a merge needs the user whom its user_id is from now on; itself, to take back an "
             "earlier one",
         )
-    if not isinstance(into, str):
-        raise Breach("wrong_type", path, f"expected text, got {show(into)}")
-    _check_id(into, path)
-    if into.startswith(ANONYMOUS_PREFIX):
+    if not isinstance(survivor_id, str):
+        raise Breach("wrong_type", path, f"expected text, got {format_value(survivor_id)}")
+    _check_id(survivor_id, path)
+    if survivor_id.startswith(ANONYMOUS_PREFIX):
         raise Breach(
             "reserved_prefix",
             path,
@@ -435,14 +454,14 @@ def _check_answer(event: Event) -> None:
             "answer" if event.answer is None else "items" if event.items is None else "request_id"
         )
         raise Breach("missing", f"$.{name}", f"an answer needs {name}")
-    given = event.answer.propensities
-    if given and len(given) != len(event.items):
+    propensities = event.answer.propensities
+    if propensities and len(propensities) != len(event.items):
         raise Breach(
             "wrong_type",
             "$.answer.propensities",
-            f"expected {len(event.items)} values, one an item, got {len(given)}",
+            f"expected {len(event.items)} values, one an item, got {len(propensities)}",
         )
-    for index, value in enumerate(given):
+    for index, value in enumerate(propensities):
         if not 0.0 < value <= 1.0:
             raise Breach(
                 "number_out_of_range",
@@ -459,7 +478,7 @@ def _check_context(event: Event) -> None:
         raise Breach(
             "bad_country",
             "$.context.country",
-            f"expected a two-letter code, got {show(context.country)}",
+            f"expected a two-letter code, got {format_value(context.country)}",
         )
     for name in ("device", "page", "referrer", "user_agent"):
         value = getattr(context, name)
@@ -478,33 +497,37 @@ def _check_context(event: Event) -> None:
 
 
 def _check_properties(event: Event, size: int) -> None:
-    """Those of an event that took `size` bytes as it came in."""
+    """Check the properties of an event whose encoding took `size` bytes."""
     properties = event.properties
     if not properties:
         return
     query = properties.get("query")
     if query is not None and not isinstance(query, str):
-        raise Breach("wrong_type", "$.properties.query", f"expected text, got {show(query)}")
+        raise Breach(
+            "wrong_type", "$.properties.query", f"expected text, got {format_value(query)}"
+        )
     for name, (low, high) in NUMBERS.items():
         value = properties.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Breach(
-                "wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}"
+                "wrong_type",
+                f"$.properties.{name}",
+                f"expected a number, got {format_value(value)}",
             )
         if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
             raise Breach(
                 "number_out_of_range",
                 f"$.properties.{name}",
-                f"expected {low:g} to {high:g}, got {show(value)}",
+                f"expected {low:g} to {high:g}, got {format_value(value)}",
             )
     if (
         not NESTED.isdisjoint(map(type, properties.values()))
-        and (path := too_deep(properties)) is not None
+        and (path := find_too_deep(properties)) is not None
     ):
         raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
-    if size > DIGITS and (path := too_long(properties)) is not None:
+    if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
         raise Breach("number_out_of_range", path, "expected a number below 1e308")
     if (
         size * GROWTH_MAX > PROPERTIES_BYTES_MAX
@@ -517,19 +540,20 @@ def _check_properties(event: Event, size: int) -> None:
         )
 
 
-def too_deep(properties: dict) -> str | None:
-    """Where properties are nested too deeply, if anywhere."""
+def find_too_deep(properties: dict) -> str | None:
+    """Return the path at which properties are nested too deeply, or None."""
     return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
 
 
-def too_long(properties: dict) -> str | None:
-    """Where an integer stands that no float holds, if anywhere: what reads numbers of events could
-    not go on.
+def find_oversized_integer(properties: dict) -> str | None:
+    """Return the path of an integer that no float can represent, or None.
+
+    Consumers that read event numbers as floats could not continue past it.
     """
     stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
     while stack:
         path, value = stack.pop()
-        if type(value) is int and not -LARGEST < value < LARGEST:
+        if type(value) is int and not -INTEGER_BOUND < value < INTEGER_BOUND:
             return path
         if isinstance(value, dict | list):
             stack.extend(
@@ -539,8 +563,9 @@ def too_long(properties: dict) -> str | None:
 
 
 def _depths(properties: dict) -> Iterator[tuple[str, int]]:
-    """Each nested container below `properties` with its depth; only those are looked at, most
-    events have none.
+    """Yield the path and depth of each nested container below `properties`.
+
+    Most events have none, so this is cheap.
     """
     stack = [
         (f"$.properties.{name}", value, 1)
@@ -552,12 +577,14 @@ def _depths(properties: dict) -> Iterator[tuple[str, int]]:
         yield path, depth
         if depth > DEPTH_MAX:
             continue
-        below = value.values() if isinstance(value, dict) else value
-        stack.extend((path, inner, depth + 1) for inner in below if isinstance(inner, dict | list))
+        children = value.values() if isinstance(value, dict) else value
+        stack.extend(
+            (path, inner, depth + 1) for inner in children if isinstance(inner, dict | list)
+        )
 
 
 def to_micros(value: int | str, path: str) -> int:
-    """Microseconds from RFC 3339 text with a zone, or from an integer of microseconds."""
+    """Convert RFC 3339 text with a zone, or integer microseconds, to microseconds."""
     if isinstance(value, int):
         if 0 < value < MICROSECONDS_MIN:
             unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
@@ -574,17 +601,22 @@ def to_micros(value: int | str, path: str) -> int:
         offset = moment.utcoffset()
     except ValueError:
         raise Breach(
-            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+            "bad_time",
+            path,
+            f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         ) from None
     if offset is None:
         raise Breach(
             "bad_time",
             path,
-            f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}",
+            "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
+            f"got {format_value(value)}",
         )
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
-        raise Breach("bad_time", path, f"expected a year from 1970 to 9998, got {show(value)}")
+        raise Breach(
+            "bad_time", path, f"expected a year from 1970 to 9998, got {format_value(value)}"
+        )
     elapsed = naive - datetime(1970, 1, 1)
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 

@@ -1,5 +1,6 @@
-"""The envelope: what an event looks like on the wire. How it is checked stands in
-`events.contract`; how it is stored, in `events.schema`.
+"""The event envelope: the wire format of an event.
+
+`events.contract` validates it and `events.schema` stores it.
 
     {"event_id": "9f1c…", "type": "click", "ts": "2026-11-25T12:00:00Z", "sent_at":
      "2026-11-25T12:00:01Z", "user_id": "42", "anonymous_id": "c0ffee", "session_id": "s7",
@@ -18,7 +19,7 @@ import msgspec
 
 
 class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """Where the event happened, as far as the client says it."""
+    """The circumstances of an event, as far as the client states them."""
 
     device: str | None = None
     country: str | None = None
@@ -29,8 +30,7 @@ class Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defa
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """What only the server knows of an answer that it gave; the items shown stand in `Event.items`,
-    best first.
+    """The server's record of a response; the items shown are in `Event.items`, best first.
 
     Attributes:
         slot: the place of the site that asked.
@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defau
 
 
 class Event(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """One event as it comes in, before anything is decided about it."""
+    """One event as received, before validation."""
 
     event_id: str
     type: str

@@ -1,136 +1,137 @@
-"""What people and sites wrote into an event, as against what says what it is; and an event, or a
-JSON value, without some of that.
+"""Free text and site-made ids in events, and redaction of what they say about a user.
 
-Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and
-`events.erased`, which knows keyed hashes.
+The modules that call this one decide whether a text mentions a user: `privacy.mention` compares
+ids, `events.erased` compares keyed hashes.
 
-A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of
-digits, and stretches of words, of as many as ids have. "from user-12 (ord-417650)" may mention
-"user-12", "ord-417650" and "417650".
+`id_candidates` splits a text into parts that may be an id: the text itself, runs of digits, and
+runs of as many words as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650"
+and "417650".
 """
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
-THINGS = (
-    "event_id",
-    "session_id",
-    "request_id",
-)  # ids that a site makes, and may make of somebody's
-WITHIN_MIN = 6  # characters from which on an id is looked for within texts
-LENGTH_MAX = 256  # of what is taken for an id
-WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
+CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
+THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
+WITHIN_MIN = 6  # minimum length of ids searched within texts
+CANDIDATE_LENGTH_MAX = 256  # maximum length of a candidate id
+WORD = r"[\w\u0300-\u036f-]"  # characters of words and ids
 NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
 _WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
+_NUMBERS = re.compile(
+    f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}"
+)
 
 NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
-)  # names of fields that say who somebody is, ours and foreign ones
+)  # names of identifying fields, native and foreign
 
-Says = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
+# Whether a field, given its name and value, mentions a subject.
+MentionTest = Callable[[str, object], bool]
 
 
-def candidates(text: str, words: Collection[int]) -> Iterator[str]:
-    """What may be an id in a text. `words`: of how many words ids are made.
+def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
+    """Yield the parts of a text that may be an id.
 
-    >>> sorted(candidates("by user-12", {1}))
+    `word_counts` holds the word counts that ids have.
+
+    >>> sorted(id_candidates("by user-12", {1}))
     ['by user-12', 'user-12']
     """
-    if len(text) <= LENGTH_MAX:
+    if len(text) <= CANDIDATE_LENGTH_MAX:
         yield text
-    spots = [found.span() for found in _WORDS.finditer(text)]
-    for count in words:
-        for (start, _), (_, end) in zip(spots, spots[count - 1 :], strict=False):
-            if WITHIN_MIN <= end - start <= LENGTH_MAX:
+    spans = [match.span() for match in _WORDS.finditer(text)]
+    for count in word_counts:
+        for (start, _), (_, end) in zip(spans, spans[count - 1 :], strict=False):
+            if WITHIN_MIN <= end - start <= CANDIDATE_LENGTH_MAX:
                 yield text[start:end]
     yield from _NUMBERS.findall(text)
 
 
 def is_number(id_: str) -> bool:
-    """Whether an id is digits alone."""
+    """Return whether an id consists of digits only."""
     return id_.isascii() and id_.isdigit()
 
 
 def words_of(text: str) -> int:
-    """How many words a text has."""
+    """Return the number of words in a text."""
     return len(_WORDS.findall(text))
 
 
-def without(value: object, says: Says, is_name: Callable[[str], bool], name: str = "") -> object:
-    """A JSON value with null in place of each text and number that mentions somebody, and without
-    fields whose names do.
-    """
+def without(
+    value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = ""
+) -> object:
+    """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
-        return [without(one, says, is_name, name) for one in value]
+        return [without(element, mentions, is_name, name) for element in value]
     if isinstance(value, dict):
         return {
-            name: without(one, says, is_name, name)
-            for name, one in value.items()
+            name: without(member, mentions, is_name, name)
+            for name, member in value.items()
             if not is_name(name)
         }
-    return None if says(name, value) else value
+    return None if mentions(name, value) else value
 
 
 def of_another(
-    event: Mapping[str, Any], says: Says, is_name: Callable[[str], bool]
+    event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """An event that was accepted, as it came in, without what it says of somebody else than whose
-    it is.
-    """
-    found = dict(event)
+    """Return an accepted event without what it says about anyone but its own subject."""
+    redacted = dict(event)
     for part, names in (("context", CONTEXT), ("answer", ("query",))):
         if isinstance(fields := event.get(part), dict):
-            found[part] = {
-                name: None if name in names and isinstance(one, str) and says("", one) else one
-                for name, one in fields.items()
+            redacted[part] = {
+                name: None
+                if name in names and isinstance(member, str) and mentions("", member)
+                else member
+                for name, member in fields.items()
             }
     if "properties" in event:
-        found["properties"] = without(event["properties"], says, is_name)
-    return found
+        redacted["properties"] = without(event["properties"], mentions, is_name)
+    return redacted
 
 
 def texts_in(value: object) -> Iterable[str]:
-    """All texts in a JSON value, the names of fields left out."""
-    return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
+    """Yield all texts in a JSON value, field names excluded."""
+    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != NAME)
 
 
 def who_said(value: object) -> Iterator[str]:
-    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields
-    that say who somebody is.
+    """Yield all texts in a JSON value that may be an id.
+
+    These are texts, field names, and numbers in fields that identify a user.
     """
-    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
+    return (text for name, leaf in leaves(value) if (text := said(name, leaf)) is not None)
 
 
 def said(name: str, value: object) -> str | None:
-    """The text that may be an id of one of the `leaves`."""
+    """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
     return as_text(value) if _WHO.search(name) else None
 
 
 def leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Each value of a JSON value with the name of its field, and each name as the value of `NAME`."""
+    """Yield each value of a JSON document with its field name, and each field name under `NAME`."""
     stack: list[tuple[str, object]] = [("", value)]
     while stack:
-        name, one = stack.pop()
-        if isinstance(one, dict):
-            stack.extend((NAME, each) for each in one)
+        name, node = stack.pop()
+        if isinstance(node, dict):
+            stack.extend((NAME, field) for field in node)
             stack.extend(
-                (name if _WHO.search(name) else each, inner) for each, inner in one.items()
+                (name if _WHO.search(name) else field, inner) for field, inner in node.items()
             )
-        elif isinstance(one, list):
-            stack.extend((name, inner) for inner in one)
+        elif isinstance(node, list):
+            stack.extend((name, inner) for inner in node)
         else:
-            yield name, one
+            yield name, node
 
 
 def as_text(value: object) -> str | None:
-    """A whole number as an id that is a text; None for anything else."""
+    """Return a whole number as id text, or None for anything else."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    # Longer ones are nobody's id, and Python writes none of more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None
+    # No id is longer, and Python refuses to format more than 4,300 digits.
+    return str(value) if type(value) is int and abs(value) < 10**CANDIDATE_LENGTH_MAX else None

@@ -1,10 +1,10 @@
-"""Stated hashes: entity keys, dictionary codes, tie-breaks and assignment buckets.
+"""Stable hashes: entity keys, dictionary codes, tie-breaks and assignment buckets.
 
 Every id that leaves the event's text form becomes 64 bits of BLAKE2b. The same text gives the same
 key on every machine and in every version: these functions have fixed test vectors and must never
 change. Two of a hundred million keys collide with probability 3e-4; of ten million, 3e-6.
 
-    hash64(text)      = first 8 bytes, little endian, of BLAKE2b(text in UTF-8, digest_size=8, person="tailorbird")
+    hash64(text)      = BLAKE2b(text in UTF-8, digest_size=8, person="tailorbird"), little endian
     combine(a, b, …)  = h ← MIX(h ^ part) for each part in order, from h = 0x243F6A8885A308D3
     MIX               = the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection
 """
@@ -23,15 +23,16 @@ _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def hash64(text: str) -> int:
-    """The key of one text, in [0, 2**64)."""
+    """Return the 64-bit key of a text, in [0, 2**64)."""
     return int.from_bytes(
         blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest(), "little"
     )
 
 
 def hash64s(texts: Iterable[str]) -> Keys:
-    """The keys of many texts, shape (n,). Hash unique values where texts repeat: this costs 1 µs a
-    text.
+    """Return the keys of many texts, shape (n,).
+
+    Hash unique values where texts repeat: this costs 1 µs per text.
     """
     data = b"".join(
         blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest() for text in texts
@@ -40,7 +41,7 @@ def hash64s(texts: Iterable[str]) -> Keys:
 
 
 def combine(*parts: Keys) -> Keys:
-    """The key of a composite entity from the keys of its parts, in order; shapes broadcast."""
+    """Combine the keys of parts, in order, into the key of a composite entity; shapes broadcast."""
     key = np.asarray(_START)
     with np.errstate(over="ignore"):
         for part in parts:

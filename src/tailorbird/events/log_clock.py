@@ -1,9 +1,8 @@
-"""The clock of a project whose log ended long ago: it goes on from there, in all roles and
-commands, until the site is live.
+"""The clock of a project whose log ended long ago: it continues from there until the site is live.
 
-People, counts and trends of an old log say nothing as of today: every window is empty. So `up`
-writes into a file how far the log lies back, and each role goes by the machine's clock less that.
-The first event that says today's time, or `up --live`, ends it.
+Users, counts and trends of an old log mean nothing as of today, since every window is empty. So
+`up` writes the lag of the log into a file, and every role and command subtracts it from the
+machine's time. The first event with today's time, or `up --live`, ends it.
 """
 
 import json
@@ -17,9 +16,11 @@ FILE = "clock.json"
 
 
 class LogClock:
-    """The machine's clock, set back by what a file says; without one, the machine's clock.
+    """The machine's clock minus the lag that a file states.
 
-    Every reader of the file changes to today's time within the call that follows the change.
+    Without the file, the machine's clock.
+
+    Readers of the file switch to the machine's time on the first call after a change.
 
     Args:
         folder: the project's data folder.
@@ -32,7 +33,7 @@ class LogClock:
     def __init__(self, folder: Path, machine: Clock | None = None) -> None:
         self._file, self._machine = folder / FILE, machine or SystemClock()
         self._stamp: Stamp | None = None
-        self._behind = 0
+        self._lag_us = 0
 
     def now(self) -> int:
         return self._machine.now() - self.behind
@@ -43,24 +44,24 @@ class LogClock:
 
     @property
     def behind(self) -> int:
-        """Microseconds by which this clock is behind the machine's; 0 where the project is live."""
-        found = stamp(self._file)
-        if found != self._stamp:
-            self._behind = 0 if found is None else self._read()
-            self._stamp = found
-        return self._behind
+        """The lag behind the machine's clock in microseconds; 0 where the project is live."""
+        current_stamp = stamp(self._file)
+        if current_stamp != self._stamp:
+            self._lag_us = 0 if current_stamp is None else self._read()
+            self._stamp = current_stamp
+        return self._lag_us
 
     @property
     def was_live(self) -> bool:
-        """Whether the project went live once, after which an old log is a pause."""
+        """True if the project went live once, after which an old log is only a pause."""
         return self._file.exists() and not self._read()
 
-    def set_back(self, behind: int) -> None:
-        """Go by a log that lies so many microseconds back."""
-        write_whole(self._file, json.dumps({"behind_us": behind}).encode())
+    def set_back(self, lag_us: int) -> None:
+        """Set the lag of the log in microseconds."""
+        write_whole(self._file, json.dumps({"behind_us": lag_us}).encode())
 
     def go_live(self) -> None:
-        """Go by today's time from now on."""
+        """Use the machine's time from now on."""
         write_whole(self._file, json.dumps({"behind_us": 0}).encode())
 
     def _read(self) -> int:

@@ -1,12 +1,11 @@
-"""In which partition an event is routed, where the logs have several, and how a body is cut for
-them.
+"""Partitioning: the partition of an event, and splitting a body by partition.
 
-    item, user, merge 0, from where every router follows them: any event may name any item or user
-    anonymous_id      hash64 of it: what identifies a visitor stands beside all that this visitor does, and before it
-    else user_id      hash64 of it
-    neither, or not readable   0
+    item, user, merge          0, which every router follows: any event may name any item or user
+    anonymous_id               its hash64: `identify` of a visitor precedes the visitor's events
+    else user_id               its hash64
+    neither, or unreadable     0
 
-A pure function of the event, so a client that sends an event again sends it to the same place.
+A pure function of the event, so a retried event reaches the same partition.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from tailorbird.events.plan import SHARED_TYPES
 
 
 class _Keyed(msgspec.Struct, frozen=True, gc=False):
-    """What of an event says where it belongs."""
+    """The fields of an event that decide its partition."""
 
     type: str = ""
     user_id: str | None = None
@@ -31,7 +30,7 @@ _decode = msgspec.json.Decoder(_Keyed).decode
 
 
 def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, count: int) -> int:
-    """The partition of an event, out of `count`.
+    """Return the partition of an event, out of `count`.
 
     >>> partition_of("click", "u1", "a1", 4) == partition_of("identify", "u2", "a1", 4)
     True
@@ -45,30 +44,32 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
 
 
 def own_rows(fields: Fields, number: int, count: int) -> list[int]:
-    """Which events belong to partition `number` of `count`."""
+    """Return the rows of the events that belong to partition `number` of `count`."""
     subjects = enumerate(zip(fields.type, fields.user_id, fields.anonymous_id, strict=True))
     return [row for row, subject in subjects if partition_of(*subject, count) == number]
 
 
 def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
-    """The bodies, by partition, that hold the rows of this one, in its order; and how many rows
-    each has.
+    """Split a body by partition, keeping the order of rows.
 
-    A body all of whose rows belong together stays as it came in, to the byte.
+    Also return the row count of each part.
+
+    A body whose rows all belong to one partition stays as received, byte for byte.
     """
     rows = split(body, receipt.encoding)
-    places = [_place(row, count) for row in rows]
-    if len(set(places)) == 1:
-        return {places[0]: (body, len(rows))}
+    partitions = [_partition_of_row(row, count) for row in rows]
+    if len(set(partitions)) == 1:
+        return {partitions[0]: (body, len(rows))}
     parts: dict[int, list[bytes]] = {}
-    for place, row in zip(places, rows, strict=True):
-        parts.setdefault(place, []).append(bytes(row))
+    for partition, row in zip(partitions, rows, strict=True):
+        parts.setdefault(partition, []).append(bytes(row))
     return {
-        place: (_joined(some, receipt.encoding), len(some)) for place, some in sorted(parts.items())
+        partition: (_join_rows(lines, receipt.encoding), len(lines))
+        for partition, lines in sorted(parts.items())
     }
 
 
-def _place(row: bytes | memoryview, count: int) -> int:
+def _partition_of_row(row: bytes | memoryview, count: int) -> int:
     try:
         event = _decode(row)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -76,5 +77,5 @@ def _place(row: bytes | memoryview, count: int) -> int:
     return partition_of(event.type, event.user_id, event.anonymous_id, count)
 
 
-def _joined(rows: Sequence[bytes], encoding: str) -> bytes:
+def _join_rows(rows: Sequence[bytes], encoding: str) -> bytes:
     return b"\n".join(rows) if encoding == "ndjson" else b"[" + b",".join(rows) + b"]"

@@ -1,8 +1,8 @@
-"""The route plan: what door and router need to know of a project's declarations, as plain data.
+"""The route plan: what collector and router need of a project's declarations, as plain data.
 
-`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither the door
-nor the router imports the project's Python. It is stored beside the logs, and its `version` (a hash
-of its content) stands in each routed block.
+`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither collector
+nor router imports the project's Python. It is stored with the logs, and each routed block names its
+`version` (a hash of its content).
 """
 
 from hashlib import blake2b
@@ -31,24 +31,22 @@ EVENT_TYPES = (
     "merge",
 )
 PROFILE_TYPES = ("user", "item")
-SHARED_TYPES = (
-    *PROFILE_TYPES,
-    "merge",
-)  # what they say holds for events of anybody: every router knows it, and no browser may send it
-MERGED_INTO = "merged_into"  # the property of a `merge` that says whom its user is from then on
-# true of a merge into somebody who is erased, which is one into the user itself by now
+# Their content affects events of any user: every router follows them, no browser may send them.
+SHARED_TYPES = (*PROFILE_TYPES, "merge")
+MERGED_INTO = "merged_into"  # the property of a `merge` with the new user id
+# set on a merge into an erased user, which now is a merge into itself
 INTO_ERASED = "into_erased"
 
 
 class SlotPlan(msgspec.Struct, frozen=True):
-    """What the router knows of a slot."""
+    """The settings of a slot that the router needs."""
 
     attribution_us: int = 30 * MINUTE
     denominator: str = "impression"
 
 
 class RoutePlan(msgspec.Struct, frozen=True):
-    """Everything that the routing of an event depends on besides the events themselves.
+    """Everything besides the events themselves that their routing depends on.
 
     Attributes:
         event_types: the types that this project knows, the built-in ones included.

@@ -1,26 +1,22 @@
-"""Pseudonyms: `user_id` and `anonymous_id` become keyed hashes before anything is written, the same
-everywhere for the same key.
+"""Pseudonymisation: `user_id` and `anonymous_id` become keyed hashes before anything is written.
 
-    pseudonym = hexadecimal BLAKE2b(id in UTF-8, 16 bytes, key, person = "user_id" or
-    "anonymous_id")
+    pseudonym = hex(BLAKE2b(id in UTF-8, 16 bytes, key, person="user_id" or "anonymous_id"))
 
-Whoever has the data but not the key cannot tell whose it is; when the key is destroyed, nobody can.
-Queries are treated alike, so that features are found; so is whom a `merge` names. What else stands
-in `properties`, in addresses of pages and in the ids of events and sessions is the site's and stays
-as it is.
+Data without the key does not reveal whose it is, not even to the operator once the key is
+destroyed. Lookups hash ids in the same way, and so does the target of a `merge`. Everything else in
+`properties`, page addresses, event ids and session ids belongs to the site and stays unchanged.
 
-A body keeps its rows and what is right or wrong about each, so that the contract decides on it as
-on the original; but what is refused is kept whole in quarantine, and so a row must not hold an id
-where nobody looks for one. What cannot be vouched for goes:
+A body keeps its rows, and each row stays valid or invalid for the same reason, so that the contract
+gives the same verdicts. Refused rows are stored in the quarantine, so they must not contain an id
+anywhere. Unvalidated content is replaced:
 
-    no field of the envelope         its name and value
-    a value of another type          becomes an empty one
-    an unknown type, a country       "hidden-" and its keyed hash: the same for the same, so that kinds can be counted
-    that is none, a time in text
-    that cannot be read
-    a time in numbers out of range   1 and as many zeros as tell its unit
-    no JSON                          something that is none either
-    a foreign record                 its reason alone, without the value that the reason shows
+    an undeclared field              renamed and emptied
+    a value of a wrong type          an empty value
+    an unknown type, an invalid      "hidden-" and its keyed hash, so that kinds can be counted
+    country, an unreadable time
+    a numeric time out of range      1 and as many zeros as indicate its unit
+    malformed JSON                   other malformed JSON
+    a foreign record                 its reason only, without the quoted value
 """
 
 from collections.abc import Collection
@@ -61,7 +57,7 @@ _EMPTY: dict[type, object] = {
 }
 _NO_JSON = b"{"
 _TIMES = ("ts", "sent_at", "received_at")
-_FAR = 10**18  # microseconds, beyond what a time may be
+_TIME_BEYOND_MAX = 10**18  # microseconds, beyond any valid time
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _value = msgspec.json.Decoder().decode
 _event = msgspec.json.Decoder(Event).decode
@@ -69,7 +65,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Pseudonyms:
-    """Pseudonyms under one key. Safe to call from any thread.
+    """Pseudonyms under one key.
+
+    Safe to call from any thread.
 
     Raises:
         ConfigError: the key is so short that it can be guessed.
@@ -86,7 +84,7 @@ class Pseudonyms:
 
     @property
     def fingerprint(self) -> str:
-        """Tells one key from another, and nothing of either."""
+        """A hash that identifies the key without revealing it."""
         return self._hash("fingerprint", "")
 
     def user_id(self, text: str) -> str:
@@ -103,11 +101,11 @@ class Pseudonyms:
         foreign: bool = False,
         types: Collection[str] = EVENT_TYPES,
     ) -> bytes:
-        """A body of events with pseudonyms; as many rows, each right or wrong as before.
+        """Pseudonymise a body of events; every row stays as valid or invalid as it was.
 
-        `foreign` rows come from an adapter, which makes ids of events by a plain hash of records
-        with people in them: these are hashed with the key, too. `types` are those that the project
-        knows.
+        `foreign` rows come from an adapter, whose event ids are plain hashes of records that name
+        users, so these ids are hashed with the key as well. `types` are the event types that the
+        project declares.
         """
         parts = [bytes(part) for part in split(body, encoding)]
         rows = [self.line(part, foreign=foreign, types=types) for part in parts]
@@ -115,57 +113,58 @@ class Pseudonyms:
             return b"\n".join(rows)
         return (
             rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"
-        )  # what could not be taken apart is one row
+        )  # a body that cannot be split is one row
 
     def line(
         self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
     ) -> bytes:
-        """One event in the wire format with pseudonyms."""
+        """Pseudonymise one event in the wire format."""
         unread = unread_of(raw)
         if unread is not None:
-            place, message = (
+            location, message = (
                 self._hash("place", unread.place),
                 unread.message.partition(", got ")[0],
             )
             return _encode(
                 {
                     "unread": msgspec.structs.replace(
-                        unread, place=place, message=message, record=None
+                        unread, place=location, message=message, record=None
                     )
                 }
             )
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return _without_content(raw)
+            return _empty_of_same_kind(raw)
         if not _is_event(raw):
-            fields = _only_typed("", fields)
+            fields = _drop_untyped_fields("", fields)
         for name in _SUBJECTS:
             if name in fields:
-                fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
+                fields[name] = msgspec.Raw(_encode(self._hash_subject(name, bytes(fields[name]))))
         type_ = _read(bytes(fields.get("type", b"null")))
-        known = isinstance(type_, str) and type_ in types
+        is_declared_type = isinstance(type_, str) and type_ in types
         if (
-            type_ == "merge" or not known
-        ) and "properties" in fields:  # a refused "Merge" is kept, too
-            fields["properties"] = self._merged(fields["properties"])
+            type_ == "merge" or not is_declared_type
+        ) and "properties" in fields:  # A refused merge is stored too.
+            fields["properties"] = self._hash_merge_target(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
         if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
             prefix = ROW if event_id.startswith(ROW) else ""
             fields["event_id"] = msgspec.Raw(_encode(prefix + self._hash("event_id", event_id)))
         for name in ("context", "answer"):
             if name in fields:
-                fields[name] = msgspec.Raw(self._only_known(name, bytes(fields[name])))
+                fields[name] = msgspec.Raw(self._drop_unknown_fields(name, bytes(fields[name])))
         for name in ("type", *_TIMES):
             if name in fields:
-                fields[name] = self._vouched(name, fields[name], types)
+                fields[name] = self._sanitise(name, fields[name], types)
         return _encode(fields)
 
-    def batch(
+    def pseudonymise_batch(
         self, batch: Batch, types: Collection[str] = EVENT_TYPES, *, foreign: bool = False
     ) -> Batch:
-        """What an adapter read, with pseudonyms; `foreign` as in `body`. Ids made of a row's
-        content are hashed in any case.
+        """Pseudonymise a batch that an adapter read.
+
+        `foreign` is as in `pseudonymise_body`. Ids derived from content are always hashed.
         """
         return Batch(
             batch.file,
@@ -174,54 +173,60 @@ class Pseudonyms:
             batch.left_out,
         )
 
-    def _only_known(self, name: str, raw: bytes) -> bytes:
-        """A part of the envelope without what is none of its own."""
+    def _drop_unknown_fields(self, name: str, raw: bytes) -> bytes:
+        """Drop the fields that a part of the envelope does not declare."""
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _encode(_EMPTY[type(_read(raw))])
-        found = _only_typed(name, fields)
+        typed = _drop_untyped_fields(name, fields)
         return _encode(
-            found
-            | {each: self._vouched(each, found[each]) for each in ("country",) if each in found}
+            typed
+            | {
+                field: self._sanitise(field, typed[field])
+                for field in ("country",)
+                if field in typed
+            }
         )
 
-    def _merged(self, raw: msgspec.Raw) -> msgspec.Raw:
-        """The properties of a merge, of which one is the id of a user."""
+    def _hash_merge_target(self, raw: msgspec.Raw) -> msgspec.Raw:
+        """Hash the user id among the properties of a merge."""
         properties = _read(bytes(raw))
         if not isinstance(properties, dict) or MERGED_INTO not in properties:
             return raw
-        hashed = self._subject("user_id", _encode(properties[MERGED_INTO]))
+        hashed = self._hash_subject("user_id", _encode(properties[MERGED_INTO]))
         return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed}))
 
-    def _vouched(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
-        """A type, a time or a country as it is; what is none, as one that is none for the same
-        reason, and says nothing.
+    def _sanitise(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
+        """Return a valid type, time or country unchanged.
+
+        An invalid value is replaced by one that is refused for the same reason and reveals nothing.
         """
         value = _read(bytes(raw))
         if name in _TIMES:
             return (
                 raw
                 if not isinstance(value, int | str) or _is_time(value)
-                else msgspec.Raw(_encode(self._no_time(name, value)))
+                else msgspec.Raw(_encode(self._hide_time(name, value)))
             )
         if not isinstance(value, str) or (
             COUNTRY.match(value) if name == "country" else value in types
         ):
             return raw
-        return msgspec.Raw(_encode(self._hidden(name, value)))
+        return msgspec.Raw(_encode(self._hide(name, value)))
 
-    def _no_time(self, name: str, value: int | str) -> int | str:
+    def _hide_time(self, name: str, value: int | str) -> int | str:
         if isinstance(value, str):
-            return self._hidden(name, value)
-        return min(10 ** (len(str(value)) - 1), _FAR) if value > 0 else 0
+            return self._hide(name, value)
+        return min(10 ** (len(str(value)) - 1), _TIME_BEYOND_MAX) if value > 0 else 0
 
-    def _hidden(self, what: str, text: str) -> str:
-        return f"hidden-{self._hash(what, text)}" if text else text
+    def _hide(self, purpose: str, text: str) -> str:
+        return f"hidden-{self._hash(purpose, text)}" if text else text
 
-    def _subject(self, name: str, raw: bytes) -> object:
-        """An id's pseudonym; one that the contract refuses stays one that it refuses, for the same
-        reason.
+    def _hash_subject(self, name: str, raw: bytes) -> object:
+        """Hash an id.
+
+        One that the contract refuses becomes one that is refused for the same reason.
         """
         value = _read(raw)
         if not isinstance(value, str) or not value:
@@ -237,9 +242,12 @@ class Pseudonyms:
             else hashed
         )
 
-    def _hash(self, what: str, text: str) -> str:
+    def _hash(self, purpose: str, text: str) -> str:
         return blake2b(
-            text.encode(errors="surrogatepass"), digest_size=16, key=self._key, person=what.encode()
+            text.encode(errors="surrogatepass"),
+            digest_size=16,
+            key=self._key,
+            person=purpose.encode(),
         ).hexdigest()
 
 
@@ -266,23 +274,21 @@ def _is_time(value: int | str) -> bool:
     return True
 
 
-def _only_typed(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
-    """Fields in their order: those that the part does not have by number, without a value; values
-    of another type made empty.
-    """
-    types, found = _TYPES[part], {}
+def _drop_untyped_fields(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Return the fields, with undeclared ones renamed and emptied, and mistyped values emptied."""
+    types, typed = _TYPES[part], {}
     for number, (name, raw) in enumerate(fields.items(), 1):
         if name not in types:
-            found[f"unknown_{number}"] = msgspec.Raw(b"null")
-        elif name in _PARTS or name in _SUBJECTS or _is_of(types[name], bytes(raw)):
-            found[name] = raw
+            typed[f"unknown_{number}"] = msgspec.Raw(b"null")
+        elif name in _PARTS or name in _SUBJECTS or _is_of_type(types[name], bytes(raw)):
+            typed[name] = raw
         else:
             empty = _encode(_EMPTY[type(_read(bytes(raw)))])
-            found[name] = msgspec.Raw(b"[0]" if _is_of(types[name], empty) else empty)
-    return found
+            typed[name] = msgspec.Raw(b"[0]" if _is_of_type(types[name], empty) else empty)
+    return typed
 
 
-def _is_of(declared: object, raw: bytes) -> bool:
+def _is_of_type(declared: object, raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=declared)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -290,8 +296,8 @@ def _is_of(declared: object, raw: bytes) -> bool:
     return True
 
 
-def _without_content(raw: bytes) -> bytes:
-    """Of what is no JSON object, the kind alone."""
+def _empty_of_same_kind(raw: bytes) -> bytes:
+    """Return an empty value of the same JSON kind."""
     try:
         value = _value(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,10 +1,8 @@
-"""Rules that a project declares for the properties of its events, as plain data in the route plan,
-and their check.
+"""Property rules that a project declares for its events, as plain data, and their validation.
 
-Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls
-it for types that have rules.
+Pure, and identical in collector and router. `events.contract` calls it for types that have rules.
 
->>> violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
+>>> find_violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
 ('wrong_type', '$.properties.price', 'expected a number, got "12"')
 """
 
@@ -18,7 +16,7 @@ _SHOWN_MAX = 60
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one property of one type of event must be.
+    """A constraint on one property of one event type.
 
     Attributes:
         required: an event without it is refused; null counts as absent.
@@ -38,10 +36,10 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 def violation(
     rules: Sequence[Rule], properties: Mapping[str, Any] | None
 ) -> tuple[str, str, str] | None:
-    """The first rule that the properties break: code, path and sentence; None if they keep all."""
-    given = properties or {}
+    """Return the code, path and message of the first rule that the properties break, or None."""
+    values = properties or {}
     for rule in rules:
-        value = given.get(rule.name)
+        value = values.get(rule.name)
         if value is None:
             if rule.required:
                 return (
@@ -49,14 +47,15 @@ def violation(
                     f"$.properties.{rule.name}",
                     f"expected {rule.name}, which this project requires",
                 )
-        elif not _keeps(rule, value):
-            return _broken(rule, value)
+        elif not _satisfies(rule, value):
+            return _describe_violation(rule, value)
     return None
 
 
-def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
-    """Whether each value keeps the rule, None for an absent one; decided over the column. False may
-    be a false alarm.
+def all_satisfy(rule: Rule, values: Sequence[Any]) -> bool:
+    """Return whether all values of a column satisfy the rule; None is an absent value.
+
+    False may be a false alarm.
     """
     present = [value for value in values if value is not None]
     if len(present) < len(values) and rule.required:
@@ -75,7 +74,7 @@ def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
     return not rule.one_of or (types.isdisjoint((dict, list)) and set(present) <= set(rule.one_of))
 
 
-def _keeps(rule: Rule, value: Any) -> bool:
+def _satisfies(rule: Rule, value: Any) -> bool:
     type_ = type(value)
     if (
         rule.kind
@@ -93,19 +92,27 @@ def _keeps(rule: Rule, value: Any) -> bool:
     return not rule.one_of or (type_ is not dict and type_ is not list and value in rule.one_of)
 
 
-def _broken(rule: Rule, value: Any) -> tuple[str, str, str]:
-    """Which part of the rule the value breaks."""
+def _describe_violation(rule: Rule, value: Any) -> tuple[str, str, str]:
+    """Return the code, path and message of the part of the rule that the value breaks."""
     path = f"$.properties.{rule.name}"
-    if not _keeps(Rule(rule.name, kind=rule.kind), value):
-        return "wrong_type", path, f"expected {_SPOKEN[rule.kind]}, got {show(value)}"
-    if not _keeps(Rule(rule.name, low=rule.low), value):
-        return "number_out_of_range", path, f"expected at least {rule.low:g}, got {show(value)}"
-    if not _keeps(Rule(rule.name, high=rule.high), value):
-        return "number_out_of_range", path, f"expected at most {rule.high:g}, got {show(value)}"
+    if not _satisfies(Rule(rule.name, kind=rule.kind), value):
+        return "wrong_type", path, f"expected {_KIND_NAMES[rule.kind]}, got {format_value(value)}"
+    if not _satisfies(Rule(rule.name, low=rule.low), value):
+        return (
+            "number_out_of_range",
+            path,
+            f"expected at least {rule.low:g}, got {format_value(value)}",
+        )
+    if not _satisfies(Rule(rule.name, high=rule.high), value):
+        return (
+            "number_out_of_range",
+            path,
+            f"expected at most {rule.high:g}, got {format_value(value)}",
+        )
     return (
         "not_allowed",
         path,
-        f"expected one of {', '.join(map(str, rule.one_of))}, got {show(value)}",
+        f"expected one of {', '.join(map(str, rule.one_of))}, got {format_value(value)}",
     )
 
 
@@ -116,7 +123,7 @@ _TYPES = {
     "text": frozenset((str,)),
     "boolean": frozenset((bool,)),
 }
-_SPOKEN = {
+_KIND_NAMES = {
     "number": "a number",
     "integer": "a whole number",
     "text": "text",
@@ -124,8 +131,8 @@ _SPOKEN = {
 }
 
 
-def show(value: object) -> str:
-    """A value as it stands in a message: JSON, cut to 60 characters."""
+def format_value(value: object) -> str:
+    """Format a value for a message: JSON, cut to 60 characters."""
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError):

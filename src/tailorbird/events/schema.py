@@ -1,5 +1,4 @@
-"""Columns of the routed log and of the quarantine. The lake's tables hold the same columns, so
-nothing is translated between them.
+"""Columns of the routed log and of the quarantine, shared with the tables of the lake.
 
 Times are timestamps in microseconds, UTC; `micros` views a column of them as int64 without a copy.
 """
@@ -24,7 +23,7 @@ ROUTED = pa.schema(
         ("person", pa.string()),  # decided once, by the router; `anon:…` without a known user
         ("session_id", pa.string()),
         ("item_id", pa.string()),
-        ("items", pa.list_(pa.string())),  # what an answer or an impression showed, best first
+        ("items", pa.list_(pa.string())),  # items of an answer or an impression, best first
         ("request_id", pa.string()),
         ("device", pa.string()),
         ("country", pa.string()),
@@ -45,8 +44,8 @@ ROUTED = pa.schema(
             pa.string(),
         ),  # of an event with `items` and no item_id: a JSON list, one for each, null where none
         ("item_profile", pa.string()),  # likewise
-        # of the answer: its own row carries them, and the router attaches them to what names its
-        # request_id
+        # Columns of the answer: set on its own row, and attached by the router to events with its
+        # request_id.
         ("slot", pa.string()),
         ("experiment", pa.string()),
         ("arm", pa.string()),
@@ -61,7 +60,7 @@ ROUTED = pa.schema(
         (
             "counts",
             pa.bool_(),
-        ),  # false: too late, or beyond the horizon; kept, but no feature counts it
+        ),  # false: too late, or beyond the horizon; stored, but not counted by features
         ("timeless", pa.bool_()),
         ("raw_partition", pa.string()),
         ("raw_offset", pa.int64()),
@@ -75,7 +74,7 @@ QUARANTINE = pa.schema(
         (
             "source",
             pa.string(),
-            # "door", "browser", "browser+identify", "import" or "server": see events.contract.Receipt
+            # one of the sources of events.contract.Receipt
         ),
         ("code", pa.string()),
         ("path", pa.string()),
@@ -89,16 +88,15 @@ QUARANTINE = pa.schema(
 
 
 def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    """The times of a column without nulls as int64 microseconds, shape (n,)."""
+    """Return the times of a column without nulls as int64 microseconds, shape (n,)."""
     return column.cast(pa.int64()).to_numpy()
 
 
 def numbered(events: pa.Table, first: int) -> pa.Table:
-    """Routed events with `p` counted from `first`, where their block stands in the log that is
-    read.
+    """Number routed events from `first`, the position of their block in the log that is read.
 
-    A router numbers its rows as it writes them. Where there are several routers, the order over all
-    of their logs says where a block stands, and only then is it known.
+    A router numbers its rows as it writes them. With several routers, only the order over all of
+    their logs says where a block stands.
     """
     if not len(events) or events["p"][0].as_py() == first:
         return events

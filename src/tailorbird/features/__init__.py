@@ -1,9 +1,8 @@
-"""Features: declared once, updated by the stream, read at a request, recomputed from the lake;
-equal to the bit.
+"""Features: declared once, updated by the stream, read at a request, recomputed from the lake.
 
-A project's `features.py` imports its vocabulary from here. `features.read` and `features.worker`
-are the online half, `features.backfill` the offline one; `features.reference` says in plain Python
-what every value is. How a model sees a column is declared with `features.transforms`.
+All give equal bits. A project's `features.py` imports its vocabulary from here. `features.read` and
+`features.worker` are the online half, `features.backfill` the offline one; `features.reference`
+defines every value in plain Python. `features.transforms` declares how a model sees a column.
 """
 
 from tailorbird.features.declare import Entity, Feature

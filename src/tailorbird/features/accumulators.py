@@ -1,4 +1,4 @@
-"""Accumulators: how an entity's state takes events up in any order, and what is read out of it at a
+"""Accumulators: how an entity's state absorbs events in any order, and what is read from it at a
 time.
 
 Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place.
@@ -41,14 +41,16 @@ Floats = npt.NDArray[np.float64]
 
 
 class Additions(Protocol):
-    """A micro-batch for one accumulator: which key, and when; the rest depends on the accumulator."""
+    """A micro-batch for one accumulator: the key and time of each event, and accumulator-specific
+    values.
+    """
 
     @property
     def key(self) -> Keys: ...
     @property
     def ts(self) -> Int64s: ...
 
-    def part(self, some: Rows | slice, /) -> "Additions": ...
+    def take(self, rows: Rows | slice, /) -> "Additions": ...
 
 
 B = TypeVar("B", bound=Additions)
@@ -58,7 +60,7 @@ class Accumulator(Protocol[B]):
     """One kind of state within the record of an entity."""
 
     def take(self, frame: Frame) -> B:
-        """What this accumulator adds of a block."""
+        """Extract from a block what this accumulator adds."""
         ...
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: B) -> None:
@@ -70,19 +72,18 @@ class Accumulator(Protocol[B]):
         ...
 
 
-Part = tuple[
-    Accumulator[Any], Rows, Any
-]  # of a batch: whose events, of which entity each, and they
+Part = tuple[Accumulator[Any], Rows, Any]  # accumulator, entity row of each event, events
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """An accumulator whose lanes are read as they are, whatever the time; tiles are read together,
-    in `features.tiles`.
+    """An accumulator whose lanes can be read at any time without further computation.
+
+    Tiles are read together, in `features.tiles`.
     """
 
     def finish(self, states: States, readings: Readings) -> None:
-        """Write what is read into its lanes of the readings."""
+        """Write the values that are read into their lanes of the readings."""
         ...
 
 
@@ -105,9 +106,7 @@ class Newest:
 
 
 class Oldest:
-    """When the first event was: the largest code of a time, and the code of an earlier time is
-    larger.
-    """
+    """The time of the first event, stored as a code that is larger for earlier times."""
 
     def __init__(self, spot: FirstTime) -> None:
         self._spot = spot
@@ -123,8 +122,9 @@ class Oldest:
 
 
 class Earliest(Newest):
-    """The first event that has the value, as the newest of (code of ts, ~id): the code of an
-    earlier time is larger.
+    """The first event that has the value, as the newest of (code of ts, ~id).
+
+    The code of an earlier time is larger.
     """
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
@@ -133,7 +133,7 @@ class Earliest(Newest):
 
 
 class Sequences:
-    """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty place."""
+    """The last L events by (ts, id), oldest first, aligned to the end; ts 0 is empty."""
 
     def __init__(self, spot: LastEvents) -> None:
         self._spot = spot
@@ -148,42 +148,43 @@ class Sequences:
             batch.item,
             batch.type,
             batch.session,
-            *(batch.of(one) for one in self._spot.of),
+            *(batch.of(value) for value in self._spot.of),
         )
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
     def finish(self, states: States, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
-        for place, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
-            readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[
+        for index, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
+            readings[:, out + index * length : out + (index + 1) * length] = self._view(states)[
                 :, column
             ]
 
     def _view(self, states: States) -> Int64s:
-        """(entities, columns, L)"""
+        """Return the sequences as an array of shape (entities, columns, L)."""
         lane, length, columns = self._spot.lane, self._spot.length, self._spot.state_columns
         return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
 
     def _add(self, states: States, rows: Rows, events: Int64s) -> None:
-        """Add events (n, columns) to the sequences of `rows` (n,): sort all by (row, ts, id), keep
-        the last L of each row.
+        """Add events (n, columns) to the sequences of `rows` (n,).
+
+        All events are sorted by (row, ts, id), and the last L of each row stay.
         """
         if not len(rows):
             return
         length = self._spot.length
         touched, local = np.unique(rows, return_inverse=True)
         view = self._view(states)[touched]  # a copy
-        held, places = np.nonzero(view[:, 0])
-        row = np.concatenate([held, local])
-        all_events = np.concatenate([view[held, :, places], events])
+        occupied_row, occupied_slot = np.nonzero(view[:, 0])
+        row = np.concatenate([occupied_row, local])
+        all_events = np.concatenate([view[occupied_row, :, occupied_slot], events])
         order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], row))
         row, all_events = row[order], all_events[order]
-        # Place from the end: L − 1 for a row's newest event.
+        # The slot counts from the end: L − 1 for a row's newest event.
         ends = np.cumsum(np.bincount(row, minlength=len(touched)))
-        place = length - ends[row] + np.arange(len(row))
-        kept = place >= 0
+        slot = length - ends[row] + np.arange(len(row))
+        is_recent = slot >= 0
         view[:] = 0
-        view[row[kept], :, place[kept]] = all_events[kept]
+        view[row[is_recent], :, slot[is_recent]] = all_events[is_recent]
         lane = self._spot.lane
         states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(
             len(touched), -1
@@ -191,8 +192,9 @@ class Sequences:
 
 
 class Profiles:
-    """The newest profile, whole: ts, id, and a value for each attribute. An id of 0 with a ts of 0:
-    none yet.
+    """The newest complete profile: ts, id, and a value for each attribute.
+
+    An id of 0 with a ts of 0 means that there is none yet.
     """
 
     def __init__(self, spot: Profile) -> None:
@@ -210,38 +212,43 @@ class Profiles:
         _keep_newest(states[:, self._lanes], rows, values)
 
     def finish(self, states: States, readings: Readings) -> None:
-        none = (states[:, self._lanes][:, :2] == 0).all(axis=1)
+        is_empty = (states[:, self._lanes][:, :2] == 0).all(axis=1)
         values = states[:, self._spot.lane + 2 : self._lanes.stop]
         out = self._spot.reading_lane
-        readings[:, out : out + len(self._missing)] = np.where(none[:, None], self._missing, values)
+        readings[:, out : out + len(self._missing)] = np.where(
+            is_empty[:, None], self._missing, values
+        )
 
 
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
-    """All accumulators of an entity, in the order of its lanes."""
-    found: list[Accumulator[Any]] = []
-    found += [RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings]
-    found += [RingSketches(sketch) for sketch in layout.sketches]
-    found += [Newest(spot) for spot in layout.lasts]
-    found += [Oldest(spot) for spot in layout.firsts]
-    found += [Earliest(spot) for spot in layout.first_values]
-    found += [Sequences(spot) for spot in layout.sequences]
+    """Return all accumulators of an entity, in the order of its lanes."""
+    all_accumulators: list[Accumulator[Any]] = []
+    all_accumulators += [
+        RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings
+    ]
+    all_accumulators += [RingSketches(sketch) for sketch in layout.sketches]
+    all_accumulators += [Newest(spot) for spot in layout.lasts]
+    all_accumulators += [Oldest(spot) for spot in layout.firsts]
+    all_accumulators += [Earliest(spot) for spot in layout.first_values]
+    all_accumulators += [Sequences(spot) for spot in layout.sequences]
     if layout.profile is not None:
-        found.append(Profiles(layout.profile))
-    return found
+        all_accumulators.append(Profiles(layout.profile))
+    return all_accumulators
 
 
 def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
-    """Where values (n, k), which begin with ts and id, are newer than the lanes of their row, put
-    them there, in place.
+    """Overwrite the lanes of each row, in place, where its values are newer.
+
+    The values, shape (n, k), begin with ts and id.
     """
     if not len(rows):
         return
     order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
     newest = order[np.append(rows[order][1:] != rows[order][:-1], True)]
     rows, values = rows[newest], values[newest]
-    held = lanes[rows]
-    ties = (values[:, 0] == held[:, 0]) & (
-        values[:, 1].view(np.uint64) > held[:, 1].view(np.uint64)
+    current = lanes[rows]
+    ties = (values[:, 0] == current[:, 0]) & (
+        values[:, 1].view(np.uint64) > current[:, 1].view(np.uint64)
     )
-    newer = (values[:, 0] > held[:, 0]) | ties
+    newer = (values[:, 0] > current[:, 0]) | ties
     lanes[rows[newer]] = values[newer]

@@ -1,8 +1,9 @@
-"""Who somebody is, beside the records in the state: anonymous ids by `identify`, users by `merge`.
-The worker writes it, a reader asks.
+"""Resolution of a request's person: anonymous ids by `identify`, users by `merge`.
 
-request: user_id 41       → merge of 41 → … → 42            events.merges: the newest of each user holds
-request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
+The worker writes the aliases beside the records of the state, and readers look them up.
+
+request: user_id 41       → merge of 41 → … → 42            (`events.merges`: the newest of each
+user) request: anonymous_id c7  → identify of c7 → 41 → merge of 41 → … → 42
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.keys import hash64
 from tailorbird.events.merges import Merge, survivor
 from tailorbird.events.schema import micros
-from tailorbird.features.idle import SWEPT_KEY, swept_of
+from tailorbird.features.idle import SWEPT_KEY, decode_swept
 from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.state import (
@@ -25,8 +26,8 @@ from tailorbird.features.state import (
     Alias,
     Position,
     alias_key,
+    decode_position,
     merge_key,
-    position_of,
     read_alias,
 )
 from tailorbird.store import Snapshot, Transaction
@@ -38,12 +39,11 @@ _KINDS = (
 
 
 def aliases_of(table: pa.Table, part: KeyPart = WHOLE) -> dict[bytes, Alias]:
-    """By key, the newest identify of each anonymous id of the part and the newest merge of each
-    user.
+    """Return the newest identify of each anonymous id and the newest merge of each user, by key.
 
     Whether it counts is for features, not for who someone is.
     """
-    found: dict[bytes, Alias] = {}
+    aliases: dict[bytes, Alias] = {}
     for type_, of, who, key in _KINDS:
         rows = table.filter(pc.equal(table["type"], type_))
         columns = (
@@ -56,57 +56,60 @@ def aliases_of(table: pa.Table, part: KeyPart = WHOLE) -> dict[bytes, Alias]:
             if (
                 id_ is not None
                 and user_id is not None
-                and (part.is_whole or part.has_key(hash64(id_)))
+                and (part.is_complete or part.contains_key(hash64(id_)))
             ):
-                _keep(found, key(id_), Alias(ts, p, user_id))
-    return found
+                _keep_newest(aliases, key(id_), Alias(ts, p, user_id))
+    return aliases
 
 
-def _keep(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
-    held = aliases.get(key)
-    if held is None or (held.ts, held.p) < (alias.ts, alias.p):
+def _keep_newest(aliases: dict[bytes, Alias], key: bytes, alias: Alias) -> None:
+    current = aliases.get(key)
+    if current is None or (current.ts, current.p) < (alias.ts, alias.p):
         aliases[key] = alias
 
 
-def newer(transaction: Transaction, aliases: dict[bytes, Alias]) -> Sequence[tuple[bytes, bytes]]:
-    """The records of those that the state does not know, or knows something older of."""
+def newer_records(
+    transaction: Transaction, aliases: dict[bytes, Alias]
+) -> Sequence[tuple[bytes, bytes]]:
+    """Return the records of aliases that the state lacks or has an older version of."""
     records = []
     for key, alias in aliases.items():
-        held = read_alias(transaction, key)
-        if held is None or (held.ts, held.p) < (alias.ts, alias.p):
+        current = read_alias(transaction, key)
+        if current is None or (current.ts, current.p) < (alias.ts, alias.p):
             records.append((key, alias.encode()))
     if any(key.startswith(MERGES) for key, _ in records):
         records.append((ANY_MERGES_KEY, b"1"))
     return records
 
 
-class Begun(NamedTuple):
-    """What a request asks of a state before anything else.
+class ResolvedRequest(NamedTuple):
+    """A request with its person resolved, and the progress of the state that answers it.
 
     Attributes:
-        positions: how far each part is.
-        swept: up to when idle entities have expired.
+        positions: the position of each part.
+        swept: the time up to which idle entities have expired.
         person: whom the request is about; None without any id.
-        since: the newest time of what says so, microseconds.
+        alias_ts: time of the newest alias that was followed, microseconds.
     """
 
     positions: list[Position]
     swept: int
     person: str | None
-    since: int
+    alias_ts: int
 
 
-def begin(
-    parts: Sequence[Snapshot], request: ReadRequest, each: Callable[..., Iterable[Any]] = map
-) -> Begun:
-    """How far the parts of a state are, and who asks: in one round trip, but for users who were
-    merged and visitors that are one.
+def resolve_request(
+    parts: Sequence[Snapshot], request: ReadRequest, map_parts: Callable[..., Iterable[Any]] = map
+) -> ResolvedRequest:
+    """Read the positions of the parts of a state and resolve the person of a request.
+
+    This takes one round trip, except for merged users and identified visitors.
 
     Args:
-        each: how the parts are asked, as in `PartedSnapshot`.
+        map_parts: applies a function to each part, as `map` does; see `PartedSnapshot`.
     """
     user, visitor = request.user_id, request.anonymous_id
-    named = (
+    own_key = (
         b""
         if request.person is not None
         else merge_key(user)
@@ -115,41 +118,46 @@ def begin(
         if visitor is not None
         else b""
     )
-    keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([named] if named else [])]
-    told = list(each(lambda part: _several(part, keys), parts))
-    positions, swept = [position_of(one[0]) for one in told], max(swept_of(one[1]) for one in told)
-    merged = any(one[2] for one in told)
-    alias = told[_owner(named, len(parts))][3] if named else None
+    keys = [POSITION_KEY, SWEPT_KEY, ANY_MERGES_KEY, *([own_key] if own_key else [])]
+    answers = list(map_parts(lambda part: _get_several(part, keys), parts))
+    positions, swept = (
+        [decode_position(answer[0]) for answer in answers],
+        max(decode_swept(answer[1]) for answer in answers),
+    )
+    has_merges = any(answer[2] for answer in answers)
+    alias = answers[_owner(own_key, len(parts))][3] if own_key else None
 
-    def merge_of(asked: str) -> Merge | None:
-        found = (
-            read_alias(parts[_owner(merge_key(asked), len(parts))], merge_key(asked))
-            if merged
+    def merge_of(user_id: str) -> Merge | None:
+        record = (
+            read_alias(parts[_owner(merge_key(user_id), len(parts))], merge_key(user_id))
+            if has_merges
             else None
         )
-        return None if found is None else Merge(found.ts, found.p, found.user_id)
+        return None if record is None else Merge(record.ts, record.p, record.user_id)
 
-    if request.person is not None or not named:
-        return Begun(positions, swept, request.person, 0)
+    if request.person is not None or not own_key:
+        return ResolvedRequest(positions, swept, request.person, 0)
     if user is None:
         if alias is None:
-            return Begun(positions, swept, f"{ANONYMOUS_PREFIX}{visitor}", 0)
+            return ResolvedRequest(positions, swept, f"{ANONYMOUS_PREFIX}{visitor}", 0)
         identified = Alias.decode(alias)
-        person, since = survivor(identified.user_id, merge_of)
-        return Begun(positions, swept, person, max(since, identified.ts))
-    return Begun(positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0)))
+        person, alias_ts = survivor(identified.user_id, merge_of)
+        return ResolvedRequest(positions, swept, person, max(alias_ts, identified.ts))
+    return ResolvedRequest(
+        positions, swept, *(survivor(user, merge_of) if alias is not None else (user, 0))
+    )
 
 
-def _several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
+def _get_several(snapshot: Snapshot, keys: Sequence[bytes]) -> list[bytes | None]:
     joined, sizes = snapshot.get_sized(keys)
-    found: list[bytes | None] = []
+    values: list[bytes | None] = []
     start = 0
     for size in sizes:
-        found.append(joined[start : start + size] if size else None)
+        values.append(joined[start : start + size] if size else None)
         start += size
-    return found
+    return values
 
 
 def _owner(key: bytes, parts: int) -> int:
-    """The part that has the record of a key that ends in a hash."""
+    """Return the index of the part that has the record of a key that ends in a hash."""
     return int.from_bytes(key[-8:], "big") % parts

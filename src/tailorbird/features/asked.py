@@ -1,13 +1,13 @@
-"""Requests of a Parquet file, each column checked, and what a folder of features was made for.
+"""Requests from a Parquet file, each column checked, and the inputs that a folder was made from.
 
-    person, item, ts                       asked for; a person may be missing
-    p                                      where known: the routed position up to which events were known
-    session_id, device, country, query     texts, where known
-    local_hour                             0 to 23, where known
+    person, item, ts                       required; a person may be missing
+    p                                      optional: the routed position whose events were known
+    session_id, device, country, query     optional texts
+    local_hour                             optional, 0 to 23
 
-What a folder answers does not change: `backfill.json` keeps the versions of the lake that its first
-run read, so that a run later, when more has been loaded, goes on with the same answers, events and
-p.
+The content of a folder does not change: `backfill.json` stores the versions of the lake that its
+first run read. A later run, after more has been loaded, continues with the same responses, events
+and p.
 """
 
 from datetime import UTC, datetime
@@ -35,8 +35,9 @@ _EARLIEST, _LATEST = (
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a folder was made for: a hash of the requests, and the lake as its first run found it,
-    as `lake.versions.plain` has it.
+    """The inputs of a folder: a hash of the requests, and the lake's versions as of its first run.
+
+    `lake` is encoded by `lake.versions.plain`.
     """
 
     inputs: str
@@ -44,21 +45,21 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def read_asked(folder: Path, *, lock: str) -> Asked | None:
-    """What the folder is for; None where it is new.
+    """Return the inputs that the folder was made from, or None for a new folder.
 
     Args:
-        lock: the file that a run makes before all others.
+        lock: name of the file that a run creates first.
     Raises:
-        UsageError: it is a folder of something else.
+        UsageError: the folder holds something other than a backfill.
     """
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Asked)
     except FileNotFoundError:
-        held = (
+        other_files = (
             sorted(
-                one.name
-                for one in folder.iterdir()
-                if one.name != lock and not one.name.startswith(f".{FILE}.")
+                path.name
+                for path in folder.iterdir()
+                if path.name != lock and not path.name.startswith(f".{FILE}.")
             )
             if folder.is_dir()
             else []
@@ -73,26 +74,26 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
             where=str(folder / FILE),
             fix="remove the folder and run it again",
         ) from None
-    if held:
+    if other_files:
         raise UsageError(
-            f"holds something else than a backfill: {held[0]}",
+            f"holds something else than a backfill: {other_files[0]}",
             where=str(folder),
             fix="choose a new folder",
         )
     return None
 
 
-def write_asked(folder: Path, asked: Asked) -> None:
-    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(asked)))
+def write_asked(folder: Path, inputs: Asked) -> None:
+    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
 
 
-def requests_of_file(file: Path, newest: int) -> Requests:
-    """Each row as a request for one item.
+def requests_of_file(file: Path, newest_p: int) -> Requests:
+    """Read each row of a Parquet file as a request for one item.
 
     Args:
-        newest: the p that the lake knows up to, which counts where the file has none.
+        newest_p: the newest p that the lake knows, used where the file has none.
     Raises:
-        UsageError: a column is missing, or a value in it cannot be; names file, column and row.
+        UsageError: a column is missing or a value is invalid; names file, column and row.
     """
     try:
         with pq.ParquetFile(file) as opened:
@@ -102,30 +103,34 @@ def requests_of_file(file: Path, newest: int) -> Requests:
     names = table.column_names
     for name in ("person", "item", "ts"):
         if name not in names:
-            told = f"expected columns person, item and ts, found {', '.join(names)}"
-            raise UsageError(told, where=str(file), fix=f"name the column {name}")
-    held = {
+            message = f"expected columns person, item and ts, found {', '.join(names)}"
+            raise UsageError(message, where=str(file), fix=f"name the column {name}")
+    columns = {
         name: _Column(file, name, table)
         for name in dict.fromkeys(names)
         if name in ("person", "item", "ts", "p", "local_hour", *_TEXTS)
     }
-    known: dict[str, Any] = {name: held[name].texts() for name in _TEXTS if name in held}
-    if "local_hour" in held:
-        known["local_hour"] = held["local_hour"].whole(0, 23, "an hour of the day, 0 to 23")
-    p = (
-        held["p"].numbers(
-            0, newest, f"a routed position, 0 to {newest:,}, up to which the lake knows"
+    optional_columns: dict[str, Any] = {
+        name: columns[name].texts() for name in _TEXTS if name in columns
+    }
+    if "local_hour" in columns:
+        optional_columns["local_hour"] = columns["local_hour"].optional_integers(
+            0, 23, "an hour of the day, 0 to 23"
         )
-        if "p" in held
+    p = (
+        columns["p"].required_integers(
+            0, newest_p, f"a routed position, 0 to {newest_p:,}, up to which the lake knows"
+        )
+        if "p" in columns
         else None
     )
     return Requests(
-        held["ts"].times(),
-        np.full(table.num_rows, newest) if p is None else p,
-        held["person"].texts(),
+        columns["ts"].times(),
+        np.full(table.num_rows, newest_p) if p is None else p,
+        columns["person"].texts(),
         np.arange(table.num_rows),
-        held["item"].texts(required=True),
-        **known,
+        columns["item"].texts(required=True),
+        **optional_columns,
     )
 
 
@@ -142,10 +147,14 @@ class _Column:
 
     def texts(self, *, required: bool = False) -> pa.ChunkedArray:
         values = self._values
-        plain = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-        if not (_is_text(plain) or pa.types.is_integer(plain) or pa.types.is_null(plain)):
+        value_type = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        if not (
+            _is_text(value_type) or pa.types.is_integer(value_type) or pa.types.is_null(value_type)
+        ):
             raise UsageError(
-                f"expected texts, got {plain}", where=self._where, fix="write a column of texts"
+                f"expected texts, got {value_type}",
+                where=self._where,
+                fix="write a column of texts",
             )
         texts = values.cast(pa.string())
         self._require(
@@ -156,7 +165,7 @@ class _Column:
         return texts
 
     def times(self) -> Int64s:
-        values, told = (
+        values, expected = (
             self._values,
             "a time from 1990 on, in microseconds where it is a whole number",
         )
@@ -169,39 +178,41 @@ class _Column:
                 fix="write timestamps",
             )
         fix = "write a column of timestamps (UTC where it names no zone)"
-        self._require(_within(values, _EARLIEST, _LATEST - 1, missing=False), told, fix)
+        self._require(_within(values, _EARLIEST, _LATEST - 1, allow_null=False), expected, fix)
         return values.to_numpy().astype(np.int64)
 
-    def numbers(self, low: int, high: int, told: str) -> Int64s:
-        """Whole numbers, each of them known."""
-        return self._whole(low, high, told, missing=False).to_numpy().astype(np.int64)
+    def required_integers(self, low: int, high: int, expected: str) -> Int64s:
+        """Return the integers of the column, none of them missing."""
+        return self._integers(low, high, expected, allow_null=False).to_numpy().astype(np.int64)
 
-    def whole(self, low: int, high: int, told: str) -> pa.ChunkedArray:
-        """Whole numbers, null where unknown."""
-        return self._whole(low, high, told, missing=True)
+    def optional_integers(self, low: int, high: int, expected: str) -> pa.ChunkedArray:
+        """Return the integers of the column, null where unknown."""
+        return self._integers(low, high, expected, allow_null=True)
 
-    def _whole(self, low: int, high: int, told: str, *, missing: bool) -> pa.ChunkedArray:
+    def _integers(self, low: int, high: int, expected: str, *, allow_null: bool) -> pa.ChunkedArray:
         values = self._values
-        if pa.types.is_floating(
-            values.type
-        ):  # how some writers keep whole numbers of which some are missing
+        if pa.types.is_floating(values.type):  # Some writers store nullable integers as floats.
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-            self._require(pc.fill_null(pc.equal(values, pc.floor(values)), missing), told)
+            self._require(pc.fill_null(pc.equal(values, pc.floor(values)), allow_null), expected)
         elif pa.types.is_null(values.type):
             values = values.cast(pa.int64())
         elif not pa.types.is_integer(values.type):
             raise UsageError(
-                f"expected {told}, got {values.type}", where=self._where, fix="write whole numbers"
+                f"expected {expected}, got {values.type}",
+                where=self._where,
+                fix="write whole numbers",
             )
-        self._require(_within(values, low, high, missing=missing), told)
+        self._require(_within(values, low, high, allow_null=allow_null), expected)
         return values.cast(pa.int64())
 
-    def _require(self, holds: pa.ChunkedArray, told: str, fix: str = "") -> None:
-        wrong = np.flatnonzero(~holds.to_numpy())
-        if len(wrong):
-            row = int(wrong[0])
+    def _require(self, is_valid: pa.ChunkedArray, expected: str, fix: str = "") -> None:
+        invalid_rows = np.flatnonzero(~is_valid.to_numpy())
+        if len(invalid_rows):
+            row = int(invalid_rows[0])
             value = self._values[row].as_py()
-            more = f" (and {len(wrong) - 1:,} more rows)" if len(wrong) > 1 else ""
+            remainder = (
+                f" (and {len(invalid_rows) - 1:,} more rows)" if len(invalid_rows) > 1 else ""
+            )
             got = (
                 "nothing"
                 if value is None
@@ -210,15 +221,15 @@ class _Column:
                 else str(value)
             )
             raise UsageError(
-                f"expected {told}, got {got} in row {row + 1:,}{more}",
+                f"expected {expected}, got {got} in row {row + 1:,}{remainder}",
                 where=self._where,
                 fix=fix or "correct the row",
             )
 
 
-def _within(values: pa.ChunkedArray, low: int, high: int, *, missing: bool) -> pa.ChunkedArray:
+def _within(values: pa.ChunkedArray, low: int, high: int, *, allow_null: bool) -> pa.ChunkedArray:
     return pc.fill_null(
-        pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), missing
+        pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), allow_null
     )
 
 

@@ -1,30 +1,28 @@
-"""The largest value of what was known at (t, p) within a window, for many moments at once; the rest
-of `features.asof`.
+"""The largest known value within a window, for many moments at once; extends `features.asof`.
 
-Above the values, in the order of the timeline, stands a tree of maxima: a range is the union of
+A tree of maxima is built over the values in the order of the timeline: a range is the union of
 O(log n) of its nodes.
 
     values   3  0  7  2 | 5  0  …          range [1, 4): 0, then the node over (7, 2)
     level 1    3     7  |   5
 
-That holds for the part of the window before the first event in flight (happened, not yet routed).
-What lies behind it is looked at event by event, which is little unless events of crowded entities
-come very late.
+That covers the part of the window before the first event in flight (happened, not yet routed). The
+remainder is scanned event by event. It is short unless events of crowded entities arrive very late.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.asof import Moments, Timeline
-from tailorbird.features.kernels import in_shares
+from tailorbird.features.kernels import run_parallel
 from tailorbird.features.kernels_more import peaks
 
 Int64s = npt.NDArray[np.int64]
 
 
 class Peaks:
-    """The values (n,) of a timeline's events, given in the order in which they came in; none is
-    below 0, and 0 is no value.
+    """The values (n,) of a timeline's events in input order; none is negative, and 0 means no
+    value.
     """
 
     def __init__(self, timeline: Timeline, values: Int64s) -> None:
@@ -39,14 +37,16 @@ class Peaks:
         self._levels = np.cumsum([0, *(len(level) for level in levels)])
 
     def since(self, moments: Moments, since: Int64s) -> Int64s:
-        """For each moment the largest value of the known events at or after `since`, 0 without one."""
-        start, cut, found = (
+        """Return the largest value of each moment's known events at or after `since`, 0 if there
+        are none.
+        """
+        start, cut, maxima = (
             moments.before(since).edge,
             moments.stop,
             np.empty(len(moments), np.int64),
         )
-        of_moments = (moments.order, start, cut.edge, cut.reach(), moments.p)
-        in_shares(
-            peaks, len(moments), *of_moments, self._timeline.p, self._flat, self._levels, found
+        of_moments = (moments.order, start, cut.edge, cut.first_in_flight(), moments.p)
+        run_parallel(
+            peaks, len(moments), *of_moments, self._timeline.p, self._flat, self._levels, maxima
         )
-        return found
+        return maxima

@@ -1,9 +1,8 @@
-"""The last events known at (t, p) and what is made of them, for many moments at once; the rest of
-`features.asof`.
+"""The last events known at (t, p) and what is computed from them, for many moments at once.
 
-Runs are walked through one moment after another (`features.kernels_runs`), never laid out as a
-whole but for sequences, whose columns are wanted. Of the few moments with many events in flight,
-`Series.last` finds the run.
+Extends `features.asof`. Runs are walked one moment at a time (`features.kernels_runs`) and are only
+materialised for sequences, whose columns are returned. For the few moments with many events in
+flight, `Series.last` finds the run.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features import kernels_runs
 from tailorbird.features.asof import Moments, Series, ragged
 from tailorbird.features.declare import HORIZON, SESSION_GAP
-from tailorbird.features.kernels import gathered, in_shares
+from tailorbird.features.kernels import gather_parallel, run_parallel
 from tailorbird.features.layout import Step
 
 Int64s = npt.NDArray[np.int64]
@@ -33,14 +32,14 @@ _OPERATIONS = {
     "refinements": kernels_runs.REFINEMENTS,
     "gap": kernels_runs.GAP,
 }
-COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are done here
+COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are computed here
 
 
 class Columns:
-    """Of each event of a series: hashes of its item and type, and an identity of its session; 0
-    where missing.
+    """Hashes of the item and type of each event of a series, and an identity of its session; 0 if
+    missing.
 
-    `rows` (m,) of the columns (n,), of which each is taken out when it is first asked for.
+    `rows` (m,) index the columns (n,). Each column is gathered on first use.
     """
 
     def __init__(
@@ -55,76 +54,82 @@ class Columns:
 
     @cached_property
     def item(self) -> Keys:
-        return gathered(self._item(), self.rows)
+        return gather_parallel(self._item(), self.rows)
 
     @cached_property
     def type(self) -> Keys:
-        return gathered(self._type(), self.rows)
+        return gather_parallel(self._type(), self.rows)
 
     @cached_property
     def session(self) -> Keys:
-        return gathered(self._session(), self.rows)
+        return gather_parallel(self._session(), self.rows)
 
 
 @dataclass(frozen=True)
-class Laid:
-    """Runs one after another, the oldest event first: which place of the series each entry has, and
-    its columns.
+class RunEvents:
+    """Concatenated runs, oldest event first: the index within the series of each entry, and its
+    columns.
     """
 
     offsets: Int64s
-    places: Intps
+    indices: Intps
     ts: Int64s
     item: Keys
     type: Keys
 
 
 class LastRuns:
-    """The last `length` events of a series within the horizon, of each moment."""
+    """The last `length` events of a series within the horizon, for each moment."""
 
     def __init__(self, series: Series, columns: Columns, moments: Moments, length: int) -> None:
         self._series, self._columns, self._moments, self._length = series, columns, moments, length
-        walked = (moments.order, moments.start, moments.stop.edge, moments.sorted_t, moments.p)
-        self._walk = (*walked, series.before, series.ts, series.p, length, HORIZON)
+        sorted_moments = (
+            moments.order,
+            moments.start,
+            moments.stop.edge,
+            moments.sorted_t,
+            moments.p,
+        )
+        self._kernel_args = (*sorted_moments, series.before, series.ts, series.p, length, HORIZON)
 
     @property
     def rows(self) -> Intps:
-        """Of the columns, that of each event of the series."""
+        """The row of the columns of each event of the series."""
         return self._columns.rows
 
-    def made(self, steps: Sequence[Step], asked: Keys) -> tuple[Floats, Intps]:
-        """The column of each step (q, steps), and the moments for which that was left undone."""
-        asked = gathered(asked, self._moments.order)
-        found, far = (
+    def compute(self, steps: Sequence[Step], candidates: Keys) -> tuple[Floats, Intps]:
+        """Return the column of each step (q, steps), and the moments that were left undone."""
+        candidates = gather_parallel(candidates, self._moments.order)
+        columns, is_deferred = (
             np.empty((len(self._moments), len(steps))),
             np.zeros(len(self._moments), np.bool_),
         )
         for start in range(0, len(steps), kernels_runs.SEARCHES):
-            some = steps[start : start + kernels_runs.SEARCHES]
-            operations = np.array([_OPERATIONS[step.operation] for step in some], np.int64)
-            looked_at = self._looked_at(some)
-            # A gap looks at times alone.
+            batch = steps[start : start + kernels_runs.SEARCHES]
+            operations = np.array([_OPERATIONS[step.operation] for step in batch], np.int64)
+            step_bits = self._step_bits(batch)
+            # A gap needs times only.
             item, session = (
-                (looked_at,) * 2
-                if all(one == kernels_runs.GAP for one in operations)
-                else self._of_sessions()
+                (step_bits,) * 2
+                if all(operation == kernels_runs.GAP for operation in operations)
+                else self._item_and_session()
             )
-            of_events = (asked, item, session, looked_at)
-            here = found[:, start : start + len(some)]
-            in_shares(
+            of_events = (candidates, item, session, step_bits)
+            batch_columns = columns[:, start : start + len(batch)]
+            run_parallel(
                 kernels_runs.run_columns,
                 len(self._moments),
-                *self._walk,
+                *self._kernel_args,
                 *of_events,
                 operations,
                 SESSION_GAP,
-                here,
-                far,
+                batch_columns,
+                is_deferred,
             )
-        return found, np.flatnonzero(far)
+        return columns, np.flatnonzero(is_deferred)
 
-    def _looked_at(self, steps: Sequence[Step]) -> Keys:
-        """Of each event, a bit for each step that looks at its type, and one for searches."""
+    def _step_bits(self, steps: Sequence[Step]) -> Keys:
+        """Return for each event a bit per step that uses its type, and one for searches."""
         if all(step.operation == "gap" for step in steps):
             return np.zeros(len(self._series.p), np.uint64)
         types = self._columns.type
@@ -132,41 +137,41 @@ class LastRuns:
             kernels_runs.SEARCHES
         )
         masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
-        for place, step in enumerate(steps):
+        for index, step in enumerate(steps):
             names = step.types or (step.text,)
             if names not in masks:
                 masks[names] = np.isin(types, np.array([hash64(name) for name in names], np.uint64))
-            bits |= masks[names].astype(np.uint64) << np.uint64(place)
+            bits |= masks[names].astype(np.uint64) << np.uint64(index)
         return bits
 
-    def _of_sessions(self) -> tuple[Keys, Keys]:
+    def _item_and_session(self) -> tuple[Keys, Keys]:
         return self._columns.item, self._columns.session
 
-    def laid(self) -> Laid:
-        """The runs themselves."""
+    def events(self) -> RunEvents:
+        """Return the runs themselves."""
         moments, series = self._moments, self._series
         sizes = np.empty(len(moments), np.int64)
-        in_shares(kernels_runs.run_sizes, len(moments), *self._walk, sizes)
-        rest = np.flatnonzero(sizes < 0)
-        late = (
-            series.last_places(moments.some(rest), self._length, moments.t[rest] - HORIZON)
-            if len(rest)
+        run_parallel(kernels_runs.run_sizes, len(moments), *self._kernel_args, sizes)
+        deferred = np.flatnonzero(sizes < 0)
+        deferred_runs = (
+            series.last_indices(moments.take(deferred), self._length, moments.t[deferred] - HORIZON)
+            if len(deferred)
             else None
         )
-        if late is not None:
-            sizes[rest] = np.diff(late[0])
+        if deferred_runs is not None:
+            sizes[deferred] = np.diff(deferred_runs[0])
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         count = int(offsets[-1])
-        places, ts = np.empty(count, np.intp), np.empty(count, np.int64)
+        indices, ts = np.empty(count, np.intp), np.empty(count, np.int64)
         item, type_ = np.empty(count, np.uint64), np.empty(count, np.uint64)
-        of_events = (offsets, self._columns.item, self._columns.type, places, ts, item, type_)
-        in_shares(kernels_runs.run_events, len(moments), *self._walk, *of_events)
-        if late is not None:
-            here, _ = ragged(offsets[rest], offsets[rest + 1])
-            places[here] = late[1]
-            ts[here], item[here], type_[here] = (
-                series.ts[late[1]],
-                self._columns.item[late[1]],
-                self._columns.type[late[1]],
+        of_events = (offsets, self._columns.item, self._columns.type, indices, ts, item, type_)
+        run_parallel(kernels_runs.run_events, len(moments), *self._kernel_args, *of_events)
+        if deferred_runs is not None:
+            slots, _ = ragged(offsets[deferred], offsets[deferred + 1])
+            indices[slots] = deferred_runs[1]
+            ts[slots], item[slots], type_[slots] = (
+                series.ts[deferred_runs[1]],
+                self._columns.item[deferred_runs[1]],
+                self._columns.type[deferred_runs[1]],
             )
-        return Laid(offsets, places, ts, item, type_)
+        return RunEvents(offsets, indices, ts, item, type_)

@@ -1,14 +1,12 @@
-"""Features of past requests, recomputed from routed events: training sets, and the check of what
-serving logged.
+"""Features of past requests, recomputed from routed events, for training sets and parity checks.
 
     events ──Frame──► extract of each source ──► one Timeline an entity ──► lanes at (t, p)
     ──finish──► columns
 
 Each value is what a reader would have got at time t from a state that had applied everything routed
-up to p. Nothing is shared with the stream but what defines a value: which events count
+up to p. The stream shares no code with it except what defines a value: which events count
 (`features.extracts`) and how a column is finished (`features.finish`). The lanes that columns are
-finished from are in `features.lanes`, how sums and newest events at (t, p) are found in
-`features.asof`.
+finished from are in `features.lanes`; `features.asof` finds sums and newest events at (t, p).
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +39,7 @@ __all__ = [
 ]
 
 _CODED_MIN = 1 << 16  # events
-_FINISHED_AT_ONCE = 1 << 14  # rows: what is between lane and column stays in the cache
+_FINISH_ROWS = 1 << 14  # rows, so that intermediates stay in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
 _BASE_COLUMNS = (
@@ -61,22 +59,22 @@ _BASE_COLUMNS = (
 def backfill(
     features: FeatureSet, events: pa.Table, requests: Requests, *, only: Sequence[str] | None = None
 ) -> BackfilledRows:
-    """The features of past requests, equal to the bit to what the stream gives.
+    """Compute the features of past requests, bit for bit equal to those of the stream.
 
     Args:
         events: columns of `events.schema.ROUTED`, at least those of `event_columns`; rows in any
             order.
         only: compute these columns only, in order of declaration; by default all.
     Raises:
-        UsageError: `only` names no column, or a sequence is about the item.
+        UsageError: `only` names an unknown column, or a sequence is about the item.
     """
     return History(features, events, only=only).rows(requests)
 
 
 class History:
-    """Events made ready to answer requests, one lot after another; arguments as for `backfill`.
+    """Events prepared to answer requests, one batch after another; arguments as for `backfill`.
 
-    What is hashed, parsed and filtered for the first lot is kept for the next.
+    Hashes, parsed values and filters of the first batch are reused for the next.
     """
 
     def __init__(
@@ -84,34 +82,35 @@ class History:
     ) -> None:
         self._features = features if only is None else subset(features, only)
         self._only = self._features.numeric if only is None else only
-        self._frames = Frames(needed(self._features.layout, with_coded_types(events)))
+        self._frames = Frames(relevant_events(self._features.layout, with_dictionary_types(events)))
 
     def rows(self, requests: Requests) -> BackfilledRows:
-        """The features of the requests' rows."""
+        """Return the features of the requests' rows."""
         lanes = PastLanes(self._features, self._frames, requests)
         steps = self._features.layout.steps
-        return finished(
+        return finish_columns(
             self._features,
             lanes,
             {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"},
             self._only,
         )
 
-    def heard_of(
+    def exempt_rows(
         self, requests: Requests, until: Mapping[str, int]
     ) -> dict[str, npt.NDArray[np.bool_]]:
-        """By column, the rows that depend on any entity of the kinds in `until` that was heard of
-        before, or at, the kind's time.
+        """Return by column the rows that may depend on an entity that a cap has dropped.
+
+        These are entities of the kinds in `until` with an event at or before the kind's time.
         """
         features = self._features
         lanes = PastLanes(features, self._frames, requests)
         kinds = {
-            one.index: lanes.heard_of(one, until[one.entity.name])
-            for one in features.layout.entities
-            if one.entity.name in until
+            entity.index: lanes.exempt_rows(entity, until[entity.entity.name])
+            for entity in features.layout.entities
+            if entity.entity.name in until
         }
-        found: dict[str, npt.NDArray[np.bool_]] = {}
-        for step in _made_of_first(features.layout):
+        exempt: dict[str, npt.NDArray[np.bool_]] = {}
+        for step in _dependency_order(features.layout):
             rows = np.zeros(lanes.rows, np.bool_)
             for spot in step.spots:
                 parts = (
@@ -122,40 +121,42 @@ class History:
                 for index in kinds.keys() & {spot.entity, *parts}:
                     rows |= kinds[index]
             for name, _ in () if step.expression is None else step.expression.names:
-                rows |= found.get(name, False)
-            found[step.name] = rows
-        return found
+                rows |= exempt.get(name, False)
+            exempt[step.name] = rows
+        return exempt
 
 
-def _made_of_first(layout: Layout) -> list[Step]:
-    """The steps, each derived one behind those that it is made of."""
+def _dependency_order(layout: Layout) -> list[Step]:
+    """Return the steps, each derived one after those that it reads."""
     by_name = {step.name: step for step in layout.steps}
     derived = [by_name[name] for name in layout.derived_order]
     return [*(step for step in layout.steps if step.name not in layout.derived_order), *derived]
 
 
-def finished(
+def finish_columns(
     features: FeatureSet,
     lanes: PastLanes,
     sequences: dict[str, RaggedSequence],
     only: Sequence[str] | None = None,
 ) -> BackfilledRows:
-    """The columns that follow from lanes."""
+    """Compute the columns from lanes."""
     table = np.empty((lanes.rows, len(features.numeric)), np.float32)
     categories = np.empty((lanes.rows, len(features.categorical)), np.uint64)
 
-    def finish_some(start: int) -> None:
-        some = lanes.some(start, min(start + _FINISHED_AT_ONCE, lanes.rows))
-        table[start : start + some.rows] = finish.numeric(features.layout, some)
-        categories[start : start + some.rows] = finish.categorical(features.layout, some)
+    def finish_slice(start: int) -> None:
+        chunk = lanes.slice_rows(start, min(start + _FINISH_ROWS, lanes.rows))
+        table[start : start + chunk.rows] = finish.numeric(features.layout, chunk)
+        categories[start : start + chunk.rows] = finish.categorical(features.layout, chunk)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(finish_some, range(0, lanes.rows, _FINISHED_AT_ONCE)))
-    # What a derived column is made of was computed too, and is left out unless it was asked for.
-    kept = [index for index, name in enumerate(features.numeric) if only is None or name in only]
-    names = tuple(features.numeric[index] for index in kept)
+        list(pool.map(finish_slice, range(0, lanes.rows, _FINISH_ROWS)))
+    # Columns computed only for derived ones are left out unless requested.
+    returned_indices = [
+        index for index, name in enumerate(features.numeric) if only is None or name in only
+    ]
+    names = tuple(features.numeric[index] for index in returned_indices)
     return BackfilledRows(
-        table[:, kept] if len(kept) < table.shape[1] else table,
+        table[:, returned_indices] if len(returned_indices) < table.shape[1] else table,
         categories,
         sequences,
         names,
@@ -164,23 +165,25 @@ def finished(
 
 
 def event_columns(features: FeatureSet) -> list[str]:
-    """The columns of the events table that a backfill reads, so that no others need to be loaded."""
+    """Return the columns of the events table that a backfill needs to load."""
     names: set[str] = set()
-    for one in features.layout.entities:
+    for entity in features.layout.entities:
         names.update(
             "session_id" if name == "session" else name
-            for name in one.entity.fields
+            for name in entity.entity.fields
             if name not in ("user", "item")
         )
-        names.update(["answer_query"] if "query" in one.entity.fields else [])
-        names.update(["properties"] if one.profile else [], ["session_id"] if one.sequences else [])
-        for source in sources_of(one):
+        names.update(["answer_query"] if "query" in entity.entity.fields else [])
+        names.update(
+            ["properties"] if entity.profile else [], ["session_id"] if entity.sequences else []
+        )
+        for source in sources_of(entity):
             value = source.value.of if isinstance(source.value, Amount) else source.value
             for expression in (source.where, value):
                 names.update(() if expression is None else (name for name, _ in expression.names))
         names.update(
             name
-            for sequence in one.sequences
+            for sequence in entity.sequences
             for expression in sequence.of
             for name, _ in expression.names
         )
@@ -190,8 +193,8 @@ def event_columns(features: FeatureSet) -> list[str]:
         )
         for name in names
     }
-    plain = {name if "." not in name else _profile_column(name) for name in names}
-    return [*_BASE_COLUMNS, *sorted(plain - set(_BASE_COLUMNS))]
+    columns = {name if "." not in name else _profile_column(name) for name in names}
+    return [*_BASE_COLUMNS, *sorted(columns - set(_BASE_COLUMNS))]
 
 
 def _profile_column(name: str) -> str:
@@ -200,48 +203,53 @@ def _profile_column(name: str) -> str:
 
 
 def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
-    """The declarations of some columns and of what these are derived from."""
+    """Return the declarations of some columns and of those that they are derived from."""
     by_name = {feature.name: feature for feature in features.features}
     expressions = {
         step.name: step.expression for step in features.layout.steps if step.expression is not None
     }
-    wanted: dict[str, Feature] = {}
-    open_ = list(only)
-    while open_:
-        name = open_.pop()
+    selected: dict[str, Feature] = {}
+    pending = list(only)
+    while pending:
+        name = pending.pop()
         if name not in by_name:
             raise UsageError(
                 f"{name!r} is no column", where="only", fix=f"use some of {', '.join(by_name)}"
             )
-        wanted[name] = by_name[name]
+        selected[name] = by_name[name]
         if isinstance(by_name[name], Derived):
-            open_ += [other for other, _ in expressions[name].names if other not in wanted]
-    kept = tuple(feature for feature in features.features if feature.name in wanted)
-    order = tuple(name for name in features.layout.derived_order if name in wanted)
+            pending += [other for other, _ in expressions[name].names if other not in selected]
+    selected_features = tuple(feature for feature in features.features if feature.name in selected)
+    order = tuple(name for name in features.layout.derived_order if name in selected)
     return FeatureSet(
-        kept, compile_layout(kept, {name: expressions[name] for name in order}, order)
+        selected_features,
+        compile_layout(selected_features, {name: expressions[name] for name in order}, order),
     )
 
 
-def needed(layout: Layout, events: pa.Table) -> pa.Table:
-    """The events of the types that any feature looks at."""
-    types = {name for one in layout.entities for source in sources_of(one) for name in source.types}
-    types.update(one.profile.type for one in layout.entities if one.profile)
+def relevant_events(layout: Layout, events: pa.Table) -> pa.Table:
+    """Return the events of the types that any feature uses."""
+    types = {
+        name for entity in layout.entities for source in sources_of(entity) for name in source.types
+    }
+    types.update(entity.profile.type for entity in layout.entities if entity.profile)
     column = events["type"]
     coded = pa.types.is_dictionary(column.type)
-    known = (
-        {one for chunk in column.chunks for one in chunk.dictionary.to_pylist()}
+    present_types = (
+        {type_name for chunk in column.chunks for type_name in chunk.dictionary.to_pylist()}
         if coded
         else set(pc.unique(column).to_pylist())
     )
-    if known <= types:
+    if present_types <= types:
         return events
     return events.filter(pc.is_in(events["type"], pa.array(sorted(types), pa.string())))
 
 
-def with_coded_types(events: pa.Table) -> pa.Table:
-    """The same events, each type of which is written out once: so it is looked at once, on all
-    cores, for all that ask.
+def with_dictionary_types(events: pa.Table) -> pa.Table:
+    """Return the same events with a dictionary-encoded type column, so that types are compared
+    once.
+
+    The encoding runs on all cores.
     """
     column = events["type"]
     if pa.types.is_dictionary(column.type) or len(events) < _CODED_MIN:

@@ -1,16 +1,18 @@
-"""Building a state from the lake, where the routed log no longer reaches back far enough: after the
-declarations changed, or a state was lost. The worker then goes on in the log at the exact position
-behind what the lake gave.
+"""Building a state from the lake where the routed log does not reach back far enough.
 
-    lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from P on
+That is the case after the declarations changed, or after a state was lost. The worker then
+continues in the log at the exact position after the last event from the lake.
 
-Likewise where the log's next events were routed before the router knew an attribute that the
-declarations name: the lake has the versions of profiles with it (`features.attached`), and what is
-read from the lake is what would have been routed.
+    lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from
+P on
 
-P is what the lake has released, so every event below it is in its table, synced and read back.
-While this goes on readers are told that the state is not ready, and the router deletes nothing. A
-building that was cut short, even by `kill -9`, goes on behind the last batch that it committed.
+The same happens where the log's next events were routed before the router knew an attribute that
+the declarations name: the lake has the versions of profiles with it (`features.attached`), and
+events read from the lake equal what would have been routed.
+
+P is what the lake has released, so every event below it is in its table, synced and read back. In
+the meantime readers are told that the state is not ready, and the router deletes nothing. An
+interrupted build, even by `kill -9`, continues after the last batch that it committed.
 """
 
 import logging
@@ -38,10 +40,10 @@ def build_from_lake(
     batch_rows: int = BATCH_ROWS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
-    """Build the worker's state from `lake`; False if `stop` was set before it was done.
+    """Build the worker's state from `lake`; return False if `stop` was set before it was complete.
 
     Args:
-        progress: told how many rows of how many are taken in.
+        progress: called with the number of rows applied so far and in total.
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
@@ -63,12 +65,13 @@ def build_from_lake(
 
 
 def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
-    """Whether the lake has more than the worker took in, or the log is no way on; until then a
-    worker that lacks something waits.
+    """Return whether the lake has more than the worker has applied, or the log cannot be continued.
+
+    Until then a worker that lacks an attribute waits.
     """
     return (
         not worker.position.ready
-        or worker.is_behind_log()
+        or worker.has_log_gap()
         or read_released(lake.path).of_routed() > max(worker.position.offset, 1)
     )
 
@@ -79,16 +82,15 @@ def follow(
     *,
     progress: Callable[[str, int], None] = lambda stage, p: None,
 ) -> None:
-    """Take in all that the log has, and from the lake what lacks an attribute in the log, as far as
-    the lake has it by now.
+    """Apply all of the log, and from the lake the events that lack an attribute in the log.
 
     Args:
-        progress: told up to which p the state is.
+        progress: called with the source and the p of the state.
     """
     while True:
         while (report := worker.step()).rows:
             progress("from the log", report.p)
-        if not worker.waits or not lake_is_ahead(worker, lake):
+        if not worker.waits_for_lake or not lake_is_ahead(worker, lake):
             return
         build_from_lake(
             worker,
@@ -99,7 +101,7 @@ def follow(
 
 
 class _Stopped(Exception):
-    """The role is to stop before the state is built."""
+    """Raised when the role has to stop before the state is built."""
 
 
 def _history(

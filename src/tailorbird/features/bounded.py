@@ -1,12 +1,13 @@
-"""The events that a comparison with the lake depends on, within a bound: rows for the one that
-never ends, memory for `features verify`.
+"""The events that a comparison with the lake depends on, within a bound of rows or memory.
 
-    read_wanted   into memory, or None where there are more
-    affordable    which columns can be compared then: entity by entity, as far as a number of rows reaches
-    spilled       all of them whatever they take, by `features.shards` in a folder
+The continuous comparison bounds rows, `features verify` bounds memory.
 
-An event that shows several items is taken only if one of those asked about is among them, which no
-filter of a dataset can say: so such rows are read piece by piece, and most are let go at once.
+    read_required_events   into memory, or None if there are more
+    affordable_columns     columns that can be compared within a number of rows, entity by entity
+    backfill_on_disk       all columns at any cost, by `features.shards` in a folder
+
+An event that shows several items is only needed if a requested item is among them. No filter of a
+dataset can express that, so such rows are read chunk by chunk, and most are discarded at once.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,11 +23,16 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.backfill import Requests, event_columns
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.sampled import depending, is_narrow, texts, wanted_parts
+from tailorbird.features.sampled import (
+    dependent_columns,
+    distinct_texts,
+    is_narrow,
+    required_filters,
+)
 from tailorbird.features.shards import Part, backfill_to, definitions, read_parts
 from tailorbird.lake import Lake
 
-_EVENT_FACTOR = 4  # bytes that an event's bytes take while they are computed with
+_EVENT_FACTOR = 4  # memory of the computation per byte of events
 
 
 def read_wanted(
@@ -37,57 +43,57 @@ def read_wanted(
     rows_max: int | None = None,
     bytes_max: int | None = None,
 ) -> pa.Table | None:
-    """The events that the values of `requests` depend on, as a backfill takes them; None where they
-    are more than may be loaded.
-    """
+    """Return the events that the values of `requests` depend on, or None if they exceed a bound."""
     columns = event_columns(features)
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
     rows = size = 0
-    for table in wanted_tables(lake, features, requests, columns):
-        held.append(table)
+    for table in required_tables(lake, features, requests, columns):
+        tables.append(table)
         rows, size = rows + table.num_rows, size + _EVENT_FACTOR * table.nbytes
         if (rows_max is not None and rows > rows_max) or (
             bytes_max is not None and size > bytes_max
         ):
             return None
-    return pa.concat_tables(held) if held else ROUTED.empty_table().select(columns)
+    return pa.concat_tables(tables) if tables else ROUTED.empty_table().select(columns)
 
 
-def wanted_tables(
+def required_tables(
     lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
-    """The same events piece by piece; `columns` must have `items`."""
-    events, items = AttachedEvents(lake, features), texts(requests.row_item)
-    sure, lists = wanted_parts(features, requests)
-    yield from events.batches(columns, sure)
-    if lists is not None:
-        for table in events.batches(columns, lists & ~sure):
-            yield _showing(table, items)
+    """Yield the same events table by table; `columns` must have `items`."""
+    events, items = AttachedEvents(lake, features), distinct_texts(requests.row_item)
+    single_filter, list_filter = required_filters(features, requests)
+    yield from events.batches(columns, single_filter)
+    if list_filter is not None:
+        for table in events.batches(columns, list_filter & ~single_filter):
+            yield _rows_with_items(table, items)
 
 
-def affordable(
+def affordable_columns(
     lake: Lake, features: FeatureSet, requests: Requests, rows_max: int, rng: np.random.Generator
 ) -> list[str]:
-    """Columns whose events are together at most `rows_max`: those about people and items first, and
-    of each sort as `rng` draws.
+    """Return columns whose events are together at most `rows_max`, chosen at random by `rng`.
+
+    Columns about people and items come first.
     """
     entities = features.layout.entities
     drawn = [entities[place] for place in rng.permutation(len(entities))]
-    taken: set[int] = set()
-    for one in sorted(drawn, key=lambda one: not is_narrow(one)):
-        if _count(lake, features, requests, taken | {one.index}, rows_max) <= rows_max:
-            taken.add(one.index)
-    left_out = depending(features, {one.index for one in entities} - taken)
-    return [step.name for step in features.layout.steps if step.name not in left_out]
+    included: set[int] = set()
+    for entity in sorted(drawn, key=lambda one: not is_narrow(one)):
+        if _count(lake, features, requests, included | {entity.index}, rows_max) <= rows_max:
+            included.add(entity.index)
+    excluded = dependent_columns(features, {entity.index for entity in entities} - included)
+    return [step.name for step in features.layout.steps if step.name not in excluded]
 
 
 def spilled(
     lake: Lake, features: FeatureSet, requests: Requests, folder: Path, memory_bytes: int
 ) -> Iterator[Part]:
-    """The columns of `requests`, part by part, from however many events; `folder` takes what memory
-    does not hold.
+    """Yield the columns of `requests`, part by part, from any number of events.
+
+    `folder` takes what does not fit into memory.
     """
-    tables = partial(wanted_tables, lake, features, requests)
+    tables = partial(required_tables, lake, features, requests)
     backfill_to(
         features,
         tables,
@@ -100,19 +106,21 @@ def spilled(
 
 
 class AnyOfKind:
-    """In the place of a `History` whose events were not held: of a kind that lost some entities,
-    any may be one of these.
-    """
+    """Exemptions without a `History` in memory: all entities of an affected kind."""
 
     def __init__(self, features: FeatureSet) -> None:
         self._features = features
 
-    def heard_of(
+    def exempt_rows(
         self, requests: Requests, until: Mapping[str, int]
     ) -> dict[str, npt.NDArray[np.bool_]]:
-        """As of `History`: by column, the rows that may depend on a dropped entity."""
-        kinds = {one.index for one in self._features.layout.entities if one.entity.name in until}
-        names = set(depending(self._features, kinds))
+        """Return by column the rows that may depend on a dropped entity, like
+        `History.exempt_rows`.
+        """
+        kinds = {
+            entity.index for entity in self._features.layout.entities if entity.entity.name in until
+        }
+        names = set(dependent_columns(self._features, kinds))
         return {
             step.name: np.full(len(requests.row_item), step.name in names)
             for step in self._features.layout.steps
@@ -120,22 +128,22 @@ class AnyOfKind:
 
 
 def _count(
-    lake: Lake, features: FeatureSet, requests: Requests, entities: Collection[int], enough: int
+    lake: Lake, features: FeatureSet, requests: Requests, entities: Collection[int], limit: int
 ) -> int:
-    """How many events these entities need; past `enough` it stops counting."""
-    sure, lists = wanted_parts(features, requests, entities)
-    rows = lake.rows("events", sure)
-    if lists is not None:
-        items = texts(requests.row_item)
-        for batch in lake.batches("events", ["items"], lists & ~sure):
-            if rows > enough:
+    """Count the events that these entities need, and stop once past `limit`."""
+    single_filter, list_filter = required_filters(features, requests, entities)
+    rows = lake.rows("events", single_filter)
+    if list_filter is not None:
+        items = distinct_texts(requests.row_item)
+        for batch in lake.batches("events", ["items"], list_filter & ~single_filter):
+            if rows > limit:
                 break
-            rows += _showing(pa.Table.from_batches([batch]), items).num_rows
+            rows += _rows_with_items(pa.Table.from_batches([batch]), items).num_rows
     return rows
 
 
-def _showing(table: pa.Table, items: pa.Array) -> pa.Table:
-    """The rows whose `items` have one of `items` among them."""
+def _rows_with_items(table: pa.Table, items: pa.Array) -> pa.Table:
+    """Return the rows whose `items` contain one of `items`."""
     lists = table["items"].combine_chunks()
-    found = pc.list_parent_indices(lists).filter(pc.is_in(pc.list_flatten(lists), items))
-    return table.take(pc.unique(found))
+    matching_rows = pc.list_parent_indices(lists).filter(pc.is_in(pc.list_flatten(lists), items))
+    return table.take(pc.unique(matching_rows))

@@ -1,6 +1,4 @@
-"""Many requests of the past at once, and their features: plain values in columns. One request is in
-`features.request`.
-"""
+"""Many past requests and their features, as columns; `features.request` has one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -21,16 +19,16 @@ Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
 
 @dataclass(frozen=True)
 class Requests:
-    """What was asked: m requests, and n rows, each an item of one of them.
+    """A batch of m requests with n rows, each an item of one of the requests.
 
     Attributes:
         t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p;
             where several workers kept the state, p has shape (m, parts), see `features.positions`.
-        person: m ids as the router decides them: a user's id, `anon:…`, or None. session_id,
-        device, country, local_hour, query: m values each, None where unknown; None for the whole
-        column: all unknown.
-        position: m whole numbers from 1, where items are to be thought of as shown; None: 1.
-        row_request: shape (n,), which request each row belongs to.
+        person: m ids as resolved by the router: a user's id, `anon:…`, or None.
+        session_id, device, country, local_hour, query: m values each, None where unknown; None
+            instead of the column if all are unknown.
+        position: m integers from 1, the position at which items are scored; None stands for 1.
+        row_request: shape (n,), the request of each row.
         row_item: n item ids.
     """
 
@@ -78,38 +76,38 @@ class Requests:
             )
 
     def part(self, start: int, stop: int, rows: slice) -> "Requests":
-        """The requests [start, stop) with their rows, which lie together."""
-        held: dict[str, Any] = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if not one.name.startswith("row_")
+        """Return the requests [start, stop) with their rows, which are contiguous."""
+        columns: dict[str, Any] = {
+            field_.name: getattr(self, field_.name)
+            for field_ in fields(self)
+            if not field_.name.startswith("row_")
         }
         cut: dict[str, Any] = {
-            name: None if column is None else column[start:stop] for name, column in held.items()
+            name: None if column is None else column[start:stop] for name, column in columns.items()
         }
         return Requests(
             **cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows]
         )
 
-    def some(self, requests: Intps, rows: Intps) -> "Requests":
-        """These requests, in ascending order, with these of their rows."""
-        held: dict[str, Any] = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if not one.name.startswith("row_")
+    def take(self, requests: Intps, rows: Intps) -> "Requests":
+        """Return the given requests, in ascending order, with the given rows."""
+        columns: dict[str, Any] = {
+            field_.name: getattr(self, field_.name)
+            for field_ in fields(self)
+            if not field_.name.startswith("row_")
         }
-        taken: dict[str, Any] = {
-            name: None if column is None else _taken(column, requests)
-            for name, column in held.items()
+        taken_columns: dict[str, Any] = {
+            name: None if column is None else _take(column, requests)
+            for name, column in columns.items()
         }
         return Requests(
-            **taken,
+            **taken_columns,
             row_request=np.searchsorted(requests, self.row_request[rows]),
-            row_item=_taken(self.row_item, rows),
+            row_item=_take(self.row_item, rows),
         )
 
 
-def _taken(column: Any, rows: Intps) -> Any:
+def _take(column: Any, rows: Intps) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column.take(pa.array(rows))
     return (
@@ -119,8 +117,9 @@ def _taken(column: Any, rows: Intps) -> Any:
 
 @dataclass(frozen=True)
 class RaggedSequence:
-    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first; else as
-    `request.Sequence`.
+    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first.
+
+    Columns are those of `request.Sequence`.
     """
 
     offsets: Int64s
@@ -130,19 +129,19 @@ class RaggedSequence:
     values: dict[str, npt.NDArray] = field(default_factory=dict)
 
     def of(self, request: int) -> One:
-        """The sequence of one request."""
+        """Return the sequence of one request."""
         here = slice(self.offsets[request], self.offsets[request + 1])
         return One(
             self.item[here],
             self.type[here],
             self.ts[here],
-            {name: one[here] for name, one in self.values.items()},
+            {name: column[here] for name, column in self.values.items()},
         )
 
 
 @dataclass(frozen=True)
 class BackfilledRows:
-    """What `Reader.read` would have answered.
+    """The features of the rows, equal to those that `Reader.read` would have returned.
 
     Attributes:
         numeric: float32, shape (n, len(numeric_names)); missing is NaN.

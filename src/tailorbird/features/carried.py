@@ -1,17 +1,16 @@
-"""What is kept of events that are gone through in order of time: how a backfill answers about a key
-whose events do not fit into memory.
+"""Compaction of events processed in order of time, for keys whose events do not fit into memory.
 
-    events before c ─┬─ in flight (p above one still to be asked)            ─► kept
-                     ├─ could still be asked for itself                      ─► kept
-                     └─ the rest: known to all that is still to be asked     ─► added to the sums of their tiles
+    events before c ─┬─ in flight (p above that of a later request)       ─► retained
+                     ├─ could still be selected individually               ─► retained
+                     └─ the rest: known to all later requests              ─► added to tile sums
 
-Kept for itself is, of each key and source, what a question could pick out: the newest events, the
-first ones, the largest or smallest of each tile, and of sketches one event for each register of
-each tile; the newest of profiles. A sum over a window is then that of the events that are kept,
-which `features.records` finds, and that of the tiles, whole ones, since a window begins on the edge
-of a tile. So a value is equal to the one that all events together would give. What is kept does not
-grow with the events of a key, but by the tiles of its windows, and by what is in flight.
-`features.shards` says when this is done.
+Events are retained individually, for each key and source, if a request could select them: the
+newest events, the first ones, the largest or smallest of each tile, one event for each register of
+each tile of a sketch, and the newest profiles. A sum over a window is then the sum of the retained
+events, which `features.records` computes, plus the sum of the window's tiles, which are complete
+since a window begins on the edge of a tile. Values are therefore equal to those computed from all
+events together. Memory does not grow with the number of events of a key, only with the tiles of its
+windows and the events in flight. `features.shards` decides when this is used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.schema import micros
-from tailorbird.features.extracts import Extract, measured
+from tailorbird.features.extracts import Extract, tile_values
 from tailorbird.features.hashing import identities
 from tailorbird.features.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
 from tailorbird.features.records import Frames, sources_of
@@ -34,7 +33,7 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 
-class Tiles:
+class TileSums:
     """The sums of tiles of many keys."""
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class Tiles:
         return len(self._key)
 
     def add(self, key: Keys, tile: Int64s, value: Int64s, oldest: int) -> None:
-        """Add to the tiles of these keys, and forget the tiles before `oldest`."""
+        """Add values to the tiles of these keys, and drop the tiles before `oldest`."""
         key, tile = np.concatenate((self._key, key)), np.concatenate((self._tile, tile))
         value = np.concatenate((self._total, value))
         order = np.lexsort((tile, key))
@@ -61,18 +60,18 @@ class Tiles:
         self._index()
 
     def since(self, key: Keys, tile: Int64s) -> Int64s:
-        """The sum of each key's tiles from `tile` on."""
+        """Return the sum of each key's tiles from `tile` on."""
         if not len(self):
             return np.zeros(len(key), np.int64)
-        number, known = self._numbers(key)
+        key_index, is_present = self._numbers(key)
         start = np.searchsorted(
-            self._code, number * self._span + np.clip(tile - self._low, 0, self._span)
+            self._code, key_index * self._span + np.clip(tile - self._low, 0, self._span)
         )
-        end = np.searchsorted(self._code, (number + 1) * self._span)
-        return np.where(known, self._prefix[end] - self._prefix[start], 0)
+        end = np.searchsorted(self._code, (key_index + 1) * self._span)
+        return np.where(is_present, self._prefix[end] - self._prefix[start], 0)
 
     def at(self, key: Keys, tile: Int64s) -> Int64s:
-        """The sum of each key's tile."""
+        """Return the sum of one tile of each key."""
         return self.since(key, tile) - self.since(key, tile + 1)
 
     def _index(self) -> None:
@@ -87,61 +86,62 @@ class Tiles:
         return number, self._keys[number] == key
 
 
-class Carried:
-    """What is kept of the events up to a time, about some entities, for the keys (by entity) that
-    will be asked about.
-    """
+class CompactedHistory:
+    """The compacted events before a time, for the keys (by entity) that will be requested."""
 
     def __init__(
-        self, entities: Sequence[EntityLayout], asked: Mapping[int, Keys], empty: pa.Table
+        self, entities: Sequence[EntityLayout], request_keys: Mapping[int, Keys], empty: pa.Table
     ) -> None:
         self.events = empty
         self._entities = entities
-        self._asked = {entity: np.unique(keys) for entity, keys in asked.items()}
-        self._tiles: dict[tuple[int, Ring], Tiles] = {}
+        self._request_keys = {entity: np.unique(keys) for entity, keys in request_keys.items()}
+        self._tiles: dict[tuple[int, Ring], TileSums] = {}
 
     def advance(self, frames: Frames, t: int, p: int) -> None:
-        """Take in the events of the frames, which are those kept so far and all up to t, for what
-        is asked at or after t and p.
+        """Absorb the events of the frames, for requests at or after t and p.
+
+        The frames contain the events retained so far and all further ones up to t.
         """
-        frame, kept = frames.frame, np.zeros(frames.events.num_rows, np.bool_)
-        passing: list[tuple[EntityLayout, Source, Extract, Intps]] = []
+        frame, retained = frames.frame, np.zeros(frames.events.num_rows, np.bool_)
+        extracts: list[tuple[EntityLayout, Source, Extract, Intps]] = []
         for layout in self._entities:
             key, _ = frame.key(layout.entity)
-            wanted = _among(self._asked[layout.index], key)
+            is_requested = _is_among(self._request_keys[layout.index], key)
             for source in sources_of(layout):
-                taken = frames.taken(source)
-                mine = np.flatnonzero(wanted[taken.rows])
-                settled = frame.p[taken.rows[mine]] <= p
-                kept[frame.event(taken.rows[mine[~settled]])] = True
-                mine = mine[settled]
-                passing.append((layout, source, taken, mine))
-                rows = taken.rows[mine]
-                for some in _picked(
-                    layout, source, key[rows], frame.ts[rows], taken.value[mine], t
+                extract = frames.extract(source)
+                own_rows = np.flatnonzero(is_requested[extract.rows])
+                is_settled = frame.p[extract.rows[own_rows]] <= p
+                retained[frame.event(extract.rows[own_rows[~is_settled]])] = True
+                own_rows = own_rows[is_settled]
+                extracts.append((layout, source, extract, own_rows))
+                rows = extract.rows[own_rows]
+                for picked in _retained_events(
+                    layout, source, key[rows], frame.ts[rows], extract.value[own_rows], t
                 ):
-                    kept[frame.event(rows[some])] = True
+                    retained[frame.event(rows[picked])] = True
             if layout.profile is not None:
-                self._keep_profiles(layout.profile, self._asked[layout.index], frames, p, kept)
-        for layout, source, taken, mine in passing:
-            gone = mine[~kept[frame.event(taken.rows[mine])]]
-            rows, value = taken.rows[gone], taken.value[gone]
+                self._keep_profiles(
+                    layout.profile, self._request_keys[layout.index], frames, p, retained
+                )
+        for layout, source, extract, own_rows in extracts:
+            absorbed = own_rows[~retained[frame.event(extract.rows[own_rows])]]
+            rows, value = extract.rows[absorbed], extract.value[absorbed]
             key = frame.key(layout.entity)[0][rows]
-            for ring, tiles in _summed(layout).items():
+            for ring, tiles in _summed_rings(layout).items():
                 if ring.source == source:
-                    held = self._tiles.setdefault((layout.index, ring), Tiles())
-                    held.add(
+                    sums = self._tiles.setdefault((layout.index, ring), TileSums())
+                    sums.add(
                         key,
                         frame.ts[rows] // ring.hop,
-                        measured(ring.measure, value),
+                        tile_values(ring.measure, value),
                         t // ring.hop - tiles,
                     )
-        self.events = frames.events.filter(pa.array(kept)).combine_chunks()
+        self.events = frames.events.filter(pa.array(retained)).combine_chunks()
 
-    def add_to(
+    def add_compacted_sums(
         self, layout: EntityLayout, key: Keys, t: Int64s, values: dict[Spot, Int64s]
     ) -> None:
-        """Add what is no longer among the events to the windows' sums of keys at t."""
+        """Add what was compacted away to the windows' sums of keys at t."""
         for window in layout.windows:
             ring = layout.rings[window.ring]
             tiles = self._tiles.get((layout.index, ring))
@@ -149,94 +149,109 @@ class Carried:
                 spot = Spot(layout.index, window.reading_lane)
                 values[spot] = values[spot] + tiles.since(key, t // ring.hop - window.tiles)
 
-    def tiles_of(self, layout: EntityLayout, ring: Ring, key: Keys) -> Callable[[Int64s], Int64s]:
-        """What is no longer among the events of a tile of each key."""
-        tiles = self._tiles.get((layout.index, ring), Tiles())
+    def tile_lookup(
+        self, layout: EntityLayout, ring: Ring, key: Keys
+    ) -> Callable[[Int64s], Int64s]:
+        """Return a function from a tile to each key's compacted sum in that tile."""
+        tiles = self._tiles.get((layout.index, ring), TileSums())
         return lambda tile: tiles.at(key, tile)
 
     def _keep_profiles(
-        self, profile: Profile, asked: Keys, frames: Frames, p: int, kept: Bools
+        self, profile: Profile, request_keys: Keys, frames: Frames, p: int, retained: Bools
     ) -> None:
-        """The profiles in flight and the newest ones."""
+        """Retain the profiles in flight and the newest ones."""
         table = frames.events
         of_type = pc.and_(pc.equal(table["type"], profile.type), table["counts"]).to_numpy()
         events = np.flatnonzero(of_type)
         ids = table["item_id" if profile.type == "item" else "user_id"].take(pa.array(events))
         key = identities(ids, start=frames.start)
-        mine = _among(asked, key)
-        events, key = events[mine], key[mine]
-        settled = table["p"].to_numpy()[events] <= p
-        kept[events[~settled]] = True
-        events, key = events[settled], key[settled]
-        kept[events[_newest(key, micros(table["ts"])[events], 1)]] = True
+        is_requested = _is_among(request_keys, key)
+        events, key = events[is_requested], key[is_requested]
+        is_settled = table["p"].to_numpy()[events] <= p
+        retained[events[~is_settled]] = True
+        events, key = events[is_settled], key[is_settled]
+        retained[events[_newest_events(key, micros(table["ts"])[events], 1)]] = True
 
 
-def _summed(layout: EntityLayout) -> dict[Ring, int]:
-    """The rings that are summed up, with how many tiles back they are asked for."""
-    found: dict[Ring, int] = {}
-    for one in (*layout.windows, *layout.decays):
-        ring = layout.rings[one.ring]
+def _summed_rings(layout: EntityLayout) -> dict[Ring, int]:
+    """Return the rings that are summed, with the number of tiles that they are read back."""
+    tiles_by_ring: dict[Ring, int] = {}
+    for window in (*layout.windows, *layout.decays):
+        ring = layout.rings[window.ring]
         if ring.measure not in PEAKS:
-            found[ring] = max(found.get(ring, 0), one.tiles)
-    return found
+            tiles_by_ring[ring] = max(tiles_by_ring.get(ring, 0), window.tiles)
+    return tiles_by_ring
 
 
-def _picked(
+def _retained_events(
     layout: EntityLayout, source: Source, key: Keys, ts: Int64s, value: Int64s, t: int
 ) -> list[Intps]:
-    """Of a source's events those that a question could pick out; where times are equal, all of
-    them.
-    """
-    found = [_newest(key, ts, 1) for one in layout.lasts if one.source == source]
-    found += [_newest(key, ts, one.length) for one in layout.sequences if one.source == source]
-    found += [
-        _newest(key, -ts, 1)
-        for one in (*layout.firsts, *layout.first_values)
-        if one.source == source
+    """Return the events of a source that a request could select; ties in time are all included."""
+    retained = [_newest_events(key, ts, 1) for last in layout.lasts if last.source == source]
+    retained += [
+        _newest_events(key, ts, sequence.length)
+        for sequence in layout.sequences
+        if sequence.source == source
+    ]
+    retained += [
+        _newest_events(key, -ts, 1)
+        for first_ in (*layout.firsts, *layout.first_values)
+        if first_.source == source
     ]
     for place, ring in enumerate(layout.rings):
         if ring.source == source and ring.measure in PEAKS:
-            reach = max((one.tiles for one in layout.windows if one.ring == place), default=0)
+            reach = max(
+                (window.tiles for window in layout.windows if window.ring == place), default=0
+            )
             tile = ts // ring.hop
             late = np.flatnonzero(tile >= t // ring.hop - reach)
-            found.append(late[_largest(measured(ring.measure, value[late]), key[late], tile[late])])
+            retained.append(
+                late[_largest_events(tile_values(ring.measure, value[late]), key[late], tile[late])]
+            )
     for number, sketch in enumerate(layout.sketches):
         if sketch.source == source:
-            reach = max((one.tiles for one in layout.distincts if one.sketch == number), default=0)
+            reach = max(
+                (distinct.tiles for distinct in layout.distincts if distinct.sketch == number),
+                default=0,
+            )
             tile = ts // sketch.hop
             late = np.flatnonzero(tile >= t // sketch.hop - reach)
             register, rank = places(value[late].view(np.uint64), sketch.precision)
-            found.append(late[_largest(rank, key[late], tile[late], register)])
-    return found
+            retained.append(late[_largest_events(rank, key[late], tile[late], register)])
+    return retained
 
 
-def _newest(key: Keys, ts: Int64s, length: int) -> Intps:
-    """The events as new as the one that has `length` − 1 newer ones of its key, or newer."""
+def _newest_events(key: Keys, ts: Int64s, length: int) -> Intps:
+    """Return the events that are among the `length` newest of their key, including ties."""
     order = np.lexsort((ts, key))
     key = key[order]
     ends = np.flatnonzero(np.append(key[1:] != key[:-1], np.ones(min(len(key), 1), np.bool_)))
     starts = np.append(0, ends + 1)[: len(ends)]
-    least = ts[order[np.maximum(ends - length + 1, starts)]] if len(ends) else np.zeros(0, np.int64)
-    return order[ts[order] >= np.repeat(least, ends + 1 - starts)]
+    oldest_retained = (
+        ts[order[np.maximum(ends - length + 1, starts)]] if len(ends) else np.zeros(0, np.int64)
+    )
+    return order[ts[order] >= np.repeat(oldest_retained, ends + 1 - starts)]
 
 
-def _largest(value: npt.NDArray, *of: npt.NDArray) -> Intps:
-    """One event with the largest value of each."""
+def _largest_events(value: npt.NDArray, *of: npt.NDArray) -> Intps:
+    """Return one event with the largest value of each group."""
     order = np.lexsort((value, *of))
     return order[
-        np.append(_changes(*(one[order] for one in of))[1:], np.ones(min(len(order), 1), np.bool_))
+        np.append(
+            _changes(*(group[order] for group in of))[1:], np.ones(min(len(order), 1), np.bool_)
+        )
     ]
 
 
 def _changes(*columns: npt.NDArray) -> Bools:
-    """Where a row differs from the one before it."""
-    found = np.ones(len(columns[0]), np.bool_)
-    found[1:] = np.logical_or.reduce([one[1:] != one[:-1] for one in columns])
-    return found
+    """Return where a row differs from the one before it."""
+    differs = np.ones(len(columns[0]), np.bool_)
+    differs[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return differs
 
 
-def _among(keys: Keys, some: Keys) -> Bools:
-    """Which of some are among the keys, which ascend."""
+def _is_among(keys: Keys, candidates: Keys) -> Bools:
+    """Return which of the candidates are among the keys, which are ascending."""
     if not len(keys):
-        return np.zeros(len(some), np.bool_)
-    return keys[np.minimum(np.searchsorted(keys, some), len(keys) - 1)] == some
+        return np.zeros(len(candidates), np.bool_)
+    return keys[np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)] == candidates

@@ -1,9 +1,8 @@
-"""A block of routed events as columns of numbers and hashes, each made once, when first asked for;
-the same for stream and backfill.
+"""A block of routed events as columns of numbers and hashes, each computed on first use.
 
-How a field becomes numbers or hashes is in `features.fields`; what accumulators add of a block, in
-`features.extracts`. A row of a frame is an event, or an event and one of its `items` where it has
-no item_id of its own.
+Stream and backfill share it. `features.fields` converts a field into numbers or hashes;
+`features.extracts` computes what accumulators add of a block. A row of a frame is an event, or an
+event and one of its `items` where it has no item_id of its own.
 """
 
 from collections import Counter
@@ -18,16 +17,16 @@ import pyarrow.compute as pc
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.events.schema import micros
-from tailorbird.features.declare import WHOLE_FIELDS, Entity
+from tailorbird.features.declare import INTEGER_FIELDS, Entity
 from tailorbird.features.expression import Expression
 from tailorbird.features.fields import (
     JsonColumn,
     category_key,
     floats,
+    integer_keys,
     query_keys,
     text_keys,
     weekdays,
-    whole_keys,
 )
 from tailorbird.features.layout import Source
 from tailorbird.features.plain import number_of
@@ -43,22 +42,20 @@ Rows = npt.NDArray[np.intp]
 Some = Rows | slice
 
 SHOWN_TYPES = ("answer", "impression")
-NUMBER_MAX = 1.7e308  # as `plain.number_of` has it
+NUMBER_MAX = 1.7e308  # the limit of `plain.number_of`
 _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
 
 
 def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
-    """The key of an entity from the hashes of its fields: of one field, its hash; else mixed with
-    the entity's name.
-    """
+    """Return the key of an entity: the hash of its only field, or a mix of hashes with its name."""
     if len(parts) == 1:
         return parts[0]
     return combine(np.array(hash64(entity.name), np.uint64), *parts)
 
 
 class Frame:
-    """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded
-    over `items`.
+    """A block of routed events (columns of `events.schema.ROUTED`, in any order), expanded over
+    `items`.
     """
 
     def __init__(
@@ -68,8 +65,11 @@ class Frame:
         *,
         repeated: "Callable[[pa.ChunkedArray], Keys] | None" = None,
     ) -> None:
-        """`hashes` makes keys of texts; `repeated` of those that come again in other frames, so not
-        of the events' own ids.
+        """Prepare the columns of a block.
+
+        Args:
+            hashes: makes keys of texts.
+            repeated: the same for texts that recur in other frames, so not for the events' own ids.
         """
         self._hashes = hashes or text_keys
         self._repeated = repeated or self._hashes
@@ -87,13 +87,11 @@ class Frame:
         self.extracts: dict[Source, Extract] = {}
         self.capped: Counter[str] = (
             Counter()
-        )  # by what is summed: values that were cut off at their declared maximum
+        )  # values clipped at their declared maximum, by the summed expression
         self.unreadable: Counter[str] = (
             Counter()
-        )  # by field: values that are there but are no number or text as asked for
-        self.converted: Counter[str] = (
-            Counter()
-        )  # by field: truths and lists that were taken as numbers
+        )  # present values that are no number or text as required, by field
+        self.converted: Counter[str] = Counter()  # truths and lists used as numbers, by field
         count = self._table.num_rows
         lengths = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
@@ -105,7 +103,7 @@ class Frame:
         # Which event each row is; columns of events that are not expanded are taken as they are,
         # not copied.
         self._event: Rows | slice = slice(None)
-        # The place in `items`; 0 where an event is not expanded.
+        # The index in `items`; 0 where an event is not expanded.
         self.index: Int64s = np.zeros(count, np.int64)
         if self._expanded:
             copies = np.maximum(lengths, 1)
@@ -117,11 +115,11 @@ class Frame:
 
     @property
     def is_expanded(self) -> bool:
-        """Whether any event has a row for each of several items."""
+        """True if any event has a row for each of several items."""
         return self._expanded
 
     def event(self, rows: Rows) -> Rows:
-        """The event, by its place in the table, that each row is of."""
+        """Return the index in the table of the event of each row."""
         return rows if isinstance(self._event, slice) else self._event[rows]
 
     @cached_property
@@ -134,125 +132,135 @@ class Frame:
 
     @property
     def id(self) -> Keys:
-        """Of all rows, as `ids`."""
+        """The ids of all rows, see `ids`."""
         return self.ids(np.arange(len(self)))
 
     def ids(self, rows: Rows) -> Keys:
-        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by:
-        user, anonymous or item.
+        """Return hash(event, owner) + index in `items`.
 
-        Hashing is dear: an event is hashed when a row of it is first asked for.
+        The owner scopes event ids: user, anonymous or item. Hashing is expensive, so an event is
+        hashed when one of its rows is first requested.
         """
         event = self.event(rows)
-        wanted = np.zeros(len(self._id_of), np.bool_)
-        wanted[event] = True
-        missing = np.flatnonzero(wanted & ~self._has_id)
-        if len(missing):
-            some = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
-                pa.array(missing)
+        is_requested = np.zeros(len(self._id_of), np.bool_)
+        is_requested[event] = True
+        unhashed = np.flatnonzero(is_requested & ~self._has_id)
+        if len(unhashed):
+            owners = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(
+                pa.array(unhashed)
             )
             owner = pc.coalesce(
-                some["user_id"], some["anonymous_id"], some["item_id"], pa.scalar("")
+                owners["user_id"], owners["anonymous_id"], owners["item_id"], pa.scalar("")
             )
-            self._id_of[missing] = combine(self._hashes(some["event_id"]), self._repeated(owner))
-            self._has_id[missing] = True
+            self._id_of[unhashed] = combine(self._hashes(owners["event_id"]), self._repeated(owner))
+            self._has_id[unhashed] = True
         with np.errstate(over="ignore"):
             return self._id_of[event] + self.index[rows].astype(np.uint64)
 
     @cached_property
     def counts(self) -> Bools:
-        """Events that count and have a time: a timeless profile is no event."""
+        """Events that count and have a time: a profile without a time is no event."""
         return self._table["counts"].to_numpy()[self._event] & (self.ts > 0)
 
     def of_types(self, types: tuple[str, ...]) -> Bools:
         mask = self._masks.get(types)
         if mask is None:
-            codes, known = self.types
-            asked = np.array([one in types for one in known], np.bool_)
-            mask = np.ones(len(self), np.bool_) if asked.all() else asked[codes][self._event]
+            codes, type_names = self.types
+            is_selected = np.array([type_name in types for type_name in type_names], np.bool_)
+            mask = (
+                np.ones(len(self), np.bool_)
+                if is_selected.all()
+                else is_selected[codes][self._event]
+            )
             self._masks[types] = mask
         return mask
 
     @cached_property
     def types(self) -> tuple[npt.NDArray, list[str]]:
-        """The type of each event as a code, and what the codes stand for, with one for none at the
-        end where there are such.
+        """The type code of each event and the names of the codes, with "" last if any type is
+        missing.
         """
         codes = self._table["type"].combine_chunks()
         codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
-        known = codes.dictionary.to_pylist()
+        type_names = codes.dictionary.to_pylist()
         if not codes.null_count:
-            return codes.indices.to_numpy(), known
-        return pc.fill_null(codes.indices, len(known)).to_numpy(), [*known, ""]
+            return codes.indices.to_numpy(), type_names
+        return pc.fill_null(codes.indices, len(type_names)).to_numpy(), [*type_names, ""]
 
-    def once(self, per_item: bool) -> Bools:
-        """Rows to be taken: each item of impressions and answers, and of others if `per_item`; else
-        the event's first.
+    def counted_rows(self, per_item: bool) -> Bools:
+        """Return which rows count: each item of impressions and responses, and of others if
+        `per_item`.
+
+        Otherwise only the first row of an event counts.
         """
         if per_item or not self._expanded:
             return np.ones(len(self), np.bool_)
         return (self.index == 0) | self.of_types(SHOWN_TYPES)
 
     def text(self, name: str) -> Keys:
-        """The hash of a text column, 0 where it is missing; "user", "item" and "session" are those
-        of entities.
+        """Return the hashes of a text column, 0 where it is missing; "user", "item", "session" are
+        entities'.
         """
-        found = self._texts.get(name)
-        if found is None:
-            found = self._texts[name] = self._text(name)
-        return found
+        keys = self._texts.get(name)
+        if keys is None:
+            keys = self._texts[name] = self._text(name)
+        return keys
 
     def number(self, name: str) -> Floats:
-        """A number column as float64, NaN where it is missing."""
-        found = self._numbers.get(name)
-        if found is None:
+        """Return a number column as float64, NaN where it is missing."""
+        values = self._numbers.get(name)
+        if values is None:
             if "." in name:
-                found = self._attribute(name, number_of, np.nan)
+                values = self._attribute(name, number_of, np.nan)
             elif name == "weekday":
-                found = weekdays(self.ts, self.number("local_hour"))
+                values = weekdays(self.ts, self.number("local_hour"))
             else:
-                found = self._finite(name)
-            if name == "position":  # of what was shown at once, its place in it
-                found = np.where(
-                    np.isnan(found) & self.of_types(SHOWN_TYPES) & self._shown_at_once(),
+                values = self._finite(name)
+            if name == "position":  # Items shown at once have their index as position.
+                values = np.where(
+                    np.isnan(values) & self.of_types(SHOWN_TYPES) & self._is_expanded_row(),
                     self.index + 1.0,
-                    found,
+                    values,
                 )
-            self._numbers[name] = found
-        return found
+            self._numbers[name] = values
+        return values
 
     def _finite(self, name: str) -> Floats:
-        """A column of the table; what is not finite, or too large to calculate with, is missing as
-        in a profile.
+        """Return a column of the table; non-finite or too large values are missing, as in a
+        profile.
         """
-        found = floats(self._table[name])
+        values = floats(self._table[name])
         if (
-            len(found) and found.max() <= NUMBER_MAX and found.min() >= -NUMBER_MAX
-        ):  # neither holds where there is any NaN
-            return found[self._event]
+            len(values) and values.max() <= NUMBER_MAX and values.min() >= -NUMBER_MAX
+        ):  # Both comparisons are False if there is any NaN.
+            return values[self._event]
         with np.errstate(invalid="ignore"):
-            odd = ~(np.abs(found) <= NUMBER_MAX)
-        lost = int(np.count_nonzero(odd)) - self._table[name].null_count
-        if lost:
-            self.unreadable[name] += lost
-        return np.where(odd, np.nan, found)[self._event] if odd.any() else found[self._event]
+            is_unusable = ~(np.abs(values) <= NUMBER_MAX)
+        unreadable = int(np.count_nonzero(is_unusable)) - self._table[name].null_count
+        if unreadable:
+            self.unreadable[name] += unreadable
+        return (
+            np.where(is_unusable, np.nan, values)[self._event]
+            if is_unusable.any()
+            else values[self._event]
+        )
 
     def _attribute(
         self, name: str, make: "Callable[[object], float]", missing: float
     ) -> npt.NDArray:
-        """An attribute in JSON, made into a number or a hash; what is there but cannot be made is
-        counted.
+        """Convert a JSON attribute into numbers or hashes, and count values that cannot be
+        converted.
         """
         owner, _, attribute = name.partition(".")
-        found, lost, converted = self._of(owner).values(attribute, make, missing)
-        if lost:
-            self.unreadable[name] += lost
+        values, unreadable, converted = self._json_column(owner).values(attribute, make, missing)
+        if unreadable:
+            self.unreadable[name] += unreadable
         if converted:
             self.converted[name] += converted
-        return found
+        return values
 
     def column(self, name: str, kind: str) -> npt.NDArray:
-        """What `Expression` asks for."""
+        """Return a column for an `Expression`."""
         return self.text(name) if kind == "text" else self.number(name)
 
     def holds(self, where: Expression) -> Bools:
@@ -262,48 +270,48 @@ class Frame:
         return mask
 
     def bits(self, value: Expression) -> Int64s:
-        """An expression as 64 bits a row: hash64 of a text, 0 where it is missing, or a float64,
-        NaN where it is missing.
+        """Return an expression as 64 bits per row: hash64 (0 if missing) or float64 (NaN if
+        missing).
         """
-        found = self._bits.get(value)
-        if found is None:
+        bits = self._bits.get(value)
+        if bits is None:
             columns = (
                 value.columns(self.column)
                 if value.kind == "text"
                 else value.numbers(self.column, len(self))
             )
-            found = self._bits[value] = np.ascontiguousarray(
+            bits = self._bits[value] = np.ascontiguousarray(
                 np.broadcast_to(columns, (len(self),))
             ).view(np.int64)
-        return found
+        return bits
 
     def key(self, entity: Entity) -> tuple[Keys, Bools]:
-        """The entity of each row, and whether the row has one."""
-        found = self._keys.get(entity)
-        if found is None:
-            parts = [self.part(entity, name) for name in entity.fields]
+        """Return the entity of each row, and whether the row has one."""
+        keyed = self._keys.get(entity)
+        if keyed is None:
+            parts = [self.key_field(entity, name) for name in entity.fields]
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
-            found = self._keys[entity] = (
+            keyed = self._keys[entity] = (
                 np.broadcast_to(entity_key(entity, parts), (len(self),)),
                 has,
             )
-        return found
+        return keyed
 
     def _text(self, name: str) -> Keys:
         if "." in name:
             return self._attribute(name, category_key, 0)
-        if name in WHOLE_FIELDS:
-            return whole_keys(self.number(name))
-        return self.of_text(name, self._repeated)
+        if name in INTEGER_FIELDS:
+            return integer_keys(self.number(name))
+        return self.text_column(name, self._repeated)
 
-    def part(self, entity: Entity, name: str) -> Keys:
-        """What a field adds to the entity's key, 0 where it is missing."""
+    def key_field(self, entity: Entity, name: str) -> Keys:
+        """Return a field's part of the entity's key, 0 where it is missing."""
         return self._queries() if name == "query" else self.text(name)
 
-    def of_text(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
-        """A column of text as keys that a function makes of it; 0 where it is missing."""
+    def text_column(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        """Return a text column as keys computed by a function; 0 where it is missing."""
         if name == "item":
             return self._items(keyed)
         return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[
@@ -311,15 +319,17 @@ class Frame:
         ]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
-        """The keys of the users or items whose ids these are."""
+        """Return the keys of users or items with these ids."""
         return self._hashes(ids)
 
-    def _shown_at_once(self) -> Bools:
-        """The rows that stand for one of an event's `items`."""
+    def _is_expanded_row(self) -> Bools:
+        """Return the rows that stand for one of an event's `items`."""
         return (self._lengths > 0)[self._event]
 
     def _queries(self) -> Keys:
-        """The normalised query of each row, its own or that of the answer that it follows."""
+        """Return the normalised query of each row: its own, or that of the response that it
+        follows.
+        """
         own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
         return np.where(own != 0, own, answered)[self._event]
 
@@ -327,14 +337,14 @@ class Frame:
         own = keyed(self._table["item_id"])
         if not self._expanded:
             return own
-        found = own[self._event]
-        taken = pc.filter(self._table["items"], pa.array(self._lengths > 0))
-        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(
-            pc.list_flatten(taken)
+        keys = own[self._event]
+        lists = pc.filter(self._table["items"], pa.array(self._lengths > 0))
+        keys[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(
+            pc.list_flatten(lists)
         )
-        return found
+        return keys
 
-    def _of(self, owner: str) -> "JsonColumn":
+    def _json_column(self, owner: str) -> "JsonColumn":
         if owner not in self._json:
             self._json[owner] = JsonColumn(
                 self._table[_JSON_COLUMNS[owner]], self._event, self.index
@@ -342,6 +352,6 @@ class Frame:
         return self._json[owner]
 
 
-def chosen_of(values: npt.NDArray, rows: Rows) -> npt.NDArray:
-    """The values at rows that ascend; not a copy where these are all."""
+def take_rows(values: npt.NDArray, rows: Rows) -> npt.NDArray:
+    """Return the values at ascending rows, without a copy where these are all."""
     return values if len(rows) == len(values) else values[rows]

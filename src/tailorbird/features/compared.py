@@ -1,8 +1,7 @@
-"""What came of comparing served features with the lake, in a small file: written by
-`features.watch`, read by servers and `doctor`.
+"""Totals of the parity comparisons, in a small file.
 
-The counters go on after a restart, and begin anew with other declarations. The file is written
-whole and renamed into place.
+`features.watch` writes it, servers and `doctor` read it. The counters survive a restart, and are
+reset when the declarations change. The file is written atomically.
 """
 
 from pathlib import Path
@@ -15,15 +14,15 @@ FILE = "features-compared.json"
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """What the comparisons came to so far.
+    """The totals of all comparisons so far.
 
     Attributes:
         at: when the last one ended, microseconds; 0 before the first.
-        answers: compared so far. compared, unequal: values so far, by feature.
+        answers: number of responses compared. compared, unequal: number of values, by feature.
         dropped: values that differ because a cap on entities may have dropped what they depend on;
-            not among the unequal ones.
-        examples: of the last values that differed, in words.
-        left_out: columns that were too dear to compare the last time.
+            not counted as unequal.
+        examples: descriptions of the last values that differed.
+        left_out: columns that were too expensive to compare the last time.
         error: why the last comparison failed, "" if it did not.
     """
 
@@ -47,8 +46,8 @@ _decoder = msgspec.json.Decoder(Compared)
 
 
 def read_compared(folder: Path) -> Compared | None:
-    """What stands in the folder (`data/run`); None where nothing was compared yet or the file
-    cannot be read.
+    """Return the totals in a folder (`data/run`), or None if there are none or the file is
+    unreadable.
     """
     try:
         return _decoder.decode((folder / FILE).read_bytes())
@@ -56,6 +55,6 @@ def read_compared(folder: Path) -> Compared | None:
         return None
 
 
-def write_compared(folder: Path, found: Compared) -> None:
-    """Whole or not at all."""
-    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+def write_parity_totals(folder: Path, totals: Compared) -> None:
+    """Write the totals atomically."""
+    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(totals), indent=1) + b"\n")

@@ -1,11 +1,13 @@
-"""From declarations to a layout: what each entity needs is gathered, then given its lanes, then
-each column its steps.
+"""Compilation of declarations into a layout.
 
-    declarations ──_gather──► a draft for each entity ──_entity──► EntityLayout ──step_of──► where
-    each column is finished from
+The requirements of each entity are gathered, then lanes are assigned, then each column gets its
+steps.
 
-What records look like is in `features.layout`, which events a declaration counts in
-`features.sources`, the steps in `features.steps`.
+    declarations ──_gather──► requirements of each entity ──_entity──► EntityLayout
+    ──step_of──► where each column is finished from
+
+`features.layout` describes the records, `features.sources` the events that a declaration counts,
+`features.steps` the steps.
 """
 
 from collections.abc import Sequence
@@ -63,18 +65,18 @@ from tailorbird.features.layout import (
 from tailorbird.features.sources import (
     SQUARES,
     bucket_sources,
-    further_of,
     lane_kinds,
     measure_of,
     peak_of,
+    sequence_values,
     session_source,
     source_of,
 )
-from tailorbird.features.steps import Finder, step_of
+from tailorbird.features.steps import SpotFinder, step_of
 
 
-class _Draft:
-    """What an entity needs, gathered before lanes are given out."""
+class _EntityRequirements:
+    """The requirements of declarations on an entity, gathered before lanes are assigned."""
 
     def __init__(self) -> None:
         self.rings: dict[tuple[Source, str, int], int] = {}
@@ -108,24 +110,24 @@ class _Draft:
 def compile_layout(
     features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]
 ) -> Layout:
-    """Lay the records out; `features` have been checked, `derived` holds their expressions by name."""
-    drafts: dict[Entity, _Draft] = {}
+    """Lay out the records of checked `features`; `derived` holds the parsed expressions by name."""
+    drafts: dict[Entity, _EntityRequirements] = {}
     for feature in features:
         _gather(feature, drafts)
-    for about in list(drafts):
-        _gather_parts(about, drafts)
+    for entity in list(drafts):
+        _gather_key_attributes(entity, drafts)
     entities = tuple(
-        _entity(index, about, draft) for index, (about, draft) in enumerate(drafts.items())
+        _entity(index, entity, draft) for index, (entity, draft) in enumerate(drafts.items())
     )
-    finder = Finder(entities)
+    finder = SpotFinder(entities)
     return Layout(
         entities, tuple(step_of(feature, finder, derived) for feature in features), derived_order
     )
 
 
-def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
-    def draft(about: Entity) -> _Draft:
-        return drafts.setdefault(about, _Draft())
+def _gather(feature: Feature, drafts: dict[Entity, _EntityRequirements]) -> None:
+    def draft(about: Entity) -> _EntityRequirements:
+        return drafts.setdefault(about, _EntityRequirements())
 
     if isinstance(feature, Count):
         draft(feature.entity).window(source_of(feature), "count", feature.window)
@@ -141,18 +143,18 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
     elif isinstance(feature, Distinct):
         draft(feature.entity).distinct(feature)
     elif isinstance(feature, Ratio):
-        for about in [feature.entity] + (
+        for entity in [feature.entity] + (
             [feature.prior] if isinstance(feature.prior, Entity) else []
         ):
             for types in (feature.types, feature.below):
-                draft(about).window(source_of(feature, types, about), "count", feature.window)
+                draft(entity).window(source_of(feature, types, entity), "count", feature.window)
     elif isinstance(feature, Trend):
         for window in (feature.short, feature.long):
             draft(feature.entity).window(source_of(feature), "count", window)
     elif isinstance(feature, Share):
-        for about in (feature.entity, feature.group):
-            draft(about).window(
-                source_of(feature, entity=about), measure_of(feature), feature.window
+        for entity in (feature.entity, feature.group):
+            draft(entity).window(
+                source_of(feature, entity=entity), measure_of(feature), feature.window
             )
     elif isinstance(feature, Decayed):
         draft(feature.entity).decay(source_of(feature), measure_of(feature), feature.window)
@@ -163,9 +165,9 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
     elif isinstance(feature, TimeSinceFirst):
         draft(feature.entity).firsts[source_of(feature)] = None
     elif isinstance(feature, SequenceOf | GapMean | Favourite | Seen):
-        draft(feature.entity).sequences[source_of(feature), feature.length, further_of(feature)] = (
-            None
-        )
+        draft(feature.entity).sequences[
+            source_of(feature), feature.length, sequence_values(feature)
+        ] = None
         if isinstance(feature, Seen) and feature.of.text != "item":
             draft(Entity(("item",))).attributes[
                 feature.of.text.partition(".")[2], "categorical"
@@ -180,66 +182,72 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
             draft(feature.entity).window(source, "count", feature.window)
 
 
-def _gather_parts(about: Entity, drafts: dict[Entity, _Draft]) -> None:
-    """An entity such as `item.category` is found at reading by the item's own attribute."""
-    for name in about.fields:
+def _gather_key_attributes(entity: Entity, drafts: dict[Entity, _EntityRequirements]) -> None:
+    """Require the attributes by which entities such as `item.category` are looked up."""
+    for name in entity.fields:
         if "." in name:
             owner, _, attribute = name.partition(".")
-            drafts.setdefault(Entity((owner,)), _Draft()).attributes[attribute, "categorical"] = (
-                None
-            )
+            drafts.setdefault(Entity((owner,)), _EntityRequirements()).attributes[
+                attribute, "categorical"
+            ] = None
 
 
-def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
+def _entity(index: int, entity: Entity, requirements: _EntityRequirements) -> EntityLayout:
     state, reading = STATE_HEADER, READING_HEADER
     rings: list[Ring] = []
-    for (source, measure, hop), tiles in draft.rings.items():
+    for (source, measure, hop), tiles in requirements.rings.items():
         rings.append(Ring(source, measure, hop, tiles, state))
         state += tiles + 1
-    order = {ring: number for number, ring in enumerate(draft.rings)}
+    order = {ring: number for number, ring in enumerate(requirements.rings)}
     windows = []
-    for ring, tiles in draft.windows:
+    for ring, tiles in requirements.windows:
         windows.append(WindowSum(order[ring], tiles, reading))
         reading += 1
     decays = []
-    for ring, tiles in draft.decays:
+    for ring, tiles in requirements.decays:
         decays.append(DecayedSum(order[ring], tiles, reading))
         reading += 1
     lasts = []
-    for source in draft.lasts:
+    for source in requirements.lasts:
         lasts.append(LastValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
     sketches = []
-    for (source, precision, hop), tiles in draft.sketches.items():
+    for (source, precision, hop), tiles in requirements.sketches.items():
         sketches.append(Sketch(source, precision, hop, tiles, state))
         state += sketches[-1].lanes
-    sketch_order = {sketch: number for number, sketch in enumerate(draft.sketches)}
+    sketch_order = {sketch: number for number, sketch in enumerate(requirements.sketches)}
     distincts = []
-    for sketch, tiles in draft.distincts:
+    for sketch, tiles in requirements.distincts:
         distincts.append(DistinctValues(sketch_order[sketch], tiles, reading))
         reading += 2
     firsts = []
-    for source in draft.firsts:
+    for source in requirements.firsts:
         firsts.append(FirstTime(source, state, reading))
         state, reading = state + 1, reading + 1
     first_values = []
-    for source in draft.first_values:
+    for source in requirements.first_values:
         first_values.append(FirstValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
     sequences = []
-    for source, length, of in draft.sequences:
-        sequences.append(LastEvents(source, length, state, reading, of))
+    for source, length, further in requirements.sequences:
+        sequences.append(LastEvents(source, length, state, reading, further))
         state, reading = (
             state + sequences[-1].state_columns * length,
             reading + sequences[-1].reading_columns * length,
         )
     profile = None
-    if draft.attributes:
-        profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
+    if requirements.attributes:
+        profile = Profile(entity.fields[0], tuple(requirements.attributes), state, reading)
         state, reading = (
-            state + PROFILE_HEADER + len(draft.attributes),
-            reading + len(draft.attributes),
+            state + PROFILE_HEADER + len(requirements.attributes),
+            reading + len(requirements.attributes),
         )
-    contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
-    return EntityLayout(index, about, *contents, state, reading, *later)
+    components = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
+    added_components = (
+        tuple(decays),
+        tuple(firsts),
+        tuple(sketches),
+        tuple(distincts),
+        tuple(first_values),
+    )
+    return EntityLayout(index, entity, *components, state, reading, *added_components)

@@ -1,11 +1,11 @@
-"""What is declared: the kinds of features as plain values.
+"""The kinds of declarations, as plain values.
 
 A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the
-tile that t stands in and the W/H before it. Without a hop it is W/12. A count without a window
-counts the horizon of 400 days by 25. The calls that a `features.py` makes are in
-`features.vocabulary*`. Which events a declaration counts is in `features.extracts`; how
-declarations become records, in `features.compile`; what each means, in plain Python, in
-`features.reference`.
+tile that contains t and the W/H tiles before it. The default hop is W/12. A count without a window
+counts the horizon of 400 days with a hop of 25 days. The calls that a `features.py` makes are in
+`features.vocabulary*`. `features.extracts` selects the events that a declaration counts,
+`features.compile` turns declarations into records, and `features.reference` defines in plain Python
+what each means.
 """
 
 import re
@@ -21,11 +21,11 @@ HOPS_MAX = 64
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
-FURTHER_MAX = 8  # values of each event of a sequence besides item, type and time
+FURTHER_VALUES_MAX = 8  # values per event of a sequence besides item, type and time
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
-RUN_LENGTH = 64  # of favourites and of what was seen
+RUN_LENGTH = 64  # events of `favourite` and `seen`
 SESSION_TYPES = (
     "cart",
     "click",
@@ -48,13 +48,13 @@ PRECISION_MIN, PRECISION_MAX = 4, 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
-EDGES_MAX = 32  # of a quantile's buckets
-WORDS = 16  # of a text or a query that are compared
-ELEMENTS_MAX = 256  # columns made of one list
+EDGES_MAX = 32  # edges of a quantile's buckets
+WORDS = 16  # words of a text or query that are compared
+ELEMENTS_MAX = 256  # columns of one list
 SIMILARITY_LENGTH = 10
-SIMILARITY_LENGTH_MAX = 64  # of the last items that a similarity looks at
+SIMILARITY_LENGTH_MAX = 64  # items that a similarity compares with
 
-# What a model sees besides the features, see `ranking.computed`: no feature is called so.
+# Columns that a model sees besides the features, see `ranking.computed`; reserved names.
 COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
 POSITION = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
@@ -63,11 +63,11 @@ RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
 OF_CANDIDATES = re.compile(
     r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
 )
-# What stands beside the features in the rows of a backfill: no feature is called so either.
+# Columns beside the features in the rows of a backfill; reserved names too.
 ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 
-# A field that came later is no part of the schema where it is empty, so that states without the new
-# kind stay as they are.
+# A field added later is no part of the schema where it is empty, so that states without the new
+# kind stay valid.
 LATER = {"later": True}
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
@@ -107,8 +107,8 @@ ENTITY_FIELDS = (
     "weekday",
     "position",
 )
-WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
-# What calls take, so that editors can offer it.
+INTEGER_FIELDS = ("local_hour", "weekday", "position")  # numbers that are used as categories
+# Argument types, so that editors can offer the values.
 Kind = Literal["numeric", "categorical"]
 LearnedTable = Literal["cooccurrence"]
 How = Literal["sum", "max"]
@@ -124,8 +124,8 @@ CONTEXT_FIELDS = {
 
 @dataclass(frozen=True)
 class Entity:
-    """What a feature is about: one field or several (`entity("user", "item.category")`); without
-    any, all together.
+    """The subject of a feature: one or several fields (`entity("user", "item.category")`), or
+    everyone.
     """
 
     fields: tuple[str, ...]
@@ -137,7 +137,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Window:
-    """`length` and `hop` in microseconds; `tiles` is their quotient."""
+    """A window with `length` and `hop` in microseconds; `tiles` is their quotient."""
 
     length: int
     hop: int
@@ -149,9 +149,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Amount:
-    """A number of an event that is summed: counted in whole `unit`s (rounded half to even), cut off
-    at ±`max`.
-    """
+    """A number to sum, in whole `unit`s (rounded half to even) and clipped to ±`max`."""
 
     of: Expression
     unit: float
@@ -164,8 +162,9 @@ class Amount:
 
 @dataclass(frozen=True)
 class Feature:
-    """What all declarations share. `where` names file and line for messages and is no part of the
-    schema.
+    """The fields that all declarations share.
+
+    `place` is the file and line, for messages, and no part of the schema.
     """
 
     name: str
@@ -216,8 +215,10 @@ class Extreme(Counted):
 
 @dataclass(frozen=True)
 class Quantile(Counted):
-    """`buckets` hold for values up to the first edge, between one edge and the next, and above the
-    last; `where` is part of each.
+    """A quantile over bucket counts.
+
+    `buckets` are the conditions for values up to the first edge, between two edges, and above the
+    last edge, each including `where`.
     """
 
     of: Expression
@@ -229,7 +230,7 @@ class Quantile(Counted):
 
 @dataclass(frozen=True)
 class Distinct(Counted):
-    """Different values of `of`, by a sketch of 2^`precision` registers."""
+    """The number of different values of `of`, estimated by a sketch of 2^`precision` registers."""
 
     of: Expression
     window: Window
@@ -238,9 +239,7 @@ class Distinct(Counted):
 
 @dataclass(frozen=True)
 class Ratio(Counted):
-    """`types` is the numerator's, `below` the denominator's; `prior` an entity, a constant rate, or
-    None.
-    """
+    """Events of `types` per event of `below`; `prior` is an entity, a constant rate, or None."""
 
     below: tuple[str, ...]
     window: Window
@@ -250,7 +249,7 @@ class Ratio(Counted):
 
 @dataclass(frozen=True)
 class Trend(Counted):
-    """The rate in the `short` window for that in the `long` one."""
+    """The rate in the `short` window divided by the rate in the `long` one."""
 
     short: Window
     long: Window
@@ -258,7 +257,7 @@ class Trend(Counted):
 
 @dataclass(frozen=True)
 class Share(Counted):
-    """The entity's part of its `group`'s sum: of events, or of an amount."""
+    """The entity's share of the sum of its `group`: of events, or of an amount."""
 
     group: Entity
     window: Window
@@ -267,8 +266,9 @@ class Share(Counted):
 
 @dataclass(frozen=True)
 class Decayed(Counted):
-    """`window` has `DECAY_STEPS` hops a half-life and is as long as a decay reaches; without
-    `amount` events are counted.
+    """An exponentially decayed count, or a sum where `amount` is given.
+
+    `window` has `DECAY_STEPS` hops per half-life and covers the whole decay.
     """
 
     window: Window
@@ -277,7 +277,7 @@ class Decayed(Counted):
 
 @dataclass(frozen=True)
 class Last(Counted):
-    """`kind`: "numeric" or "categorical"."""
+    """The value of the last event; `kind` is "numeric" or "categorical"."""
 
     of: Expression
     kind: str
@@ -285,7 +285,7 @@ class Last(Counted):
 
 @dataclass(frozen=True)
 class First(Counted):
-    """`kind`: "numeric" or "categorical"."""
+    """The value of the first event; `kind` is "numeric" or "categorical"."""
 
     of: Expression
     kind: str
@@ -303,7 +303,7 @@ class TimeSinceFirst(Counted):
 
 @dataclass(frozen=True)
 class SequenceOf(Counted):
-    """`of`: what is kept of each event besides item, type and time."""
+    """The last events; `of` are the values stored of each besides item, type and time."""
 
     length: int
     of: tuple[Expression, ...] = field(default=(), metadata=LATER)
@@ -311,7 +311,7 @@ class SequenceOf(Counted):
 
 @dataclass(frozen=True)
 class GapMean(Counted):
-    """Over the last `length` events."""
+    """The mean gap between the last `length` events."""
 
     length: int
 
@@ -337,9 +337,7 @@ class Favourite(Counted):
 
 @dataclass(frozen=True)
 class Seen(Counted):
-    """How many of the last `length` events that have the text `of`, which is the item or its
-    attribute, have that of the candidate.
-    """
+    """The number of the last `length` events whose `of` equals the candidate's."""
 
     of: Expression
     length: int
@@ -347,49 +345,52 @@ class Seen(Counted):
 
 @dataclass(frozen=True)
 class OfSession(Feature):
-    """Something of the person's current session. `types` are those of the sequence that the session
-    is the end of.
+    """A measure of the person's current session.
+
+    `types` are those of the sequence whose end is the session.
     """
 
     types: tuple[str, ...]
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """The types that are looked at."""
+    def measured_types(self) -> tuple[str, ...]:
+        """The event types that the measure uses."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class SessionCount(OfSession):
-    """Events of `type`."""
+    """The number of events of `type`."""
 
     type: str
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def measured_types(self) -> tuple[str, ...]:
         return (self.type,)
 
 
 @dataclass(frozen=True)
 class SessionMeasure(OfSession):
-    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the
-    first) of the `only` types, or "refinements" (how many of them at the end are searches).
+    """A measure over the events of the `only` types.
+
+    `measure` is "length" (events), "depth" (different items), "duration" (seconds since the first)
+    or "refinements" (how many events at the end are searches).
     """
 
     measure: str
     only: tuple[str, ...]
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def measured_types(self) -> tuple[str, ...]:
         return self.only
 
 
 @dataclass(frozen=True)
 class Attribute(Feature):
-    """Of the newest profile; `entity` is the user or the item, `kind` "numeric" or "categorical".
+    """An attribute of the newest profile of the user or the item.
 
-    `element`: which of a list, from 1; 0 is the first too, and the attribute is kept with each
-    event.
+    `kind` is "numeric" or "categorical". `element` is the index in a list, from 1; 0 is the first
+    element too, and additionally stores the attribute with each event.
     """
 
     entity: Entity
@@ -400,9 +401,7 @@ class Attribute(Feature):
 
 @dataclass(frozen=True)
 class Match(Feature):
-    """The part of the words of the request's query that are among those of a text of the newest
-    profile.
-    """
+    """The share of the words of the request's query that occur in a text of the newest profile."""
 
     entity: Entity
     attribute: str
@@ -410,7 +409,7 @@ class Match(Feature):
 
 @dataclass(frozen=True)
 class Age(Feature):
-    """Seconds since the time that an attribute of the newest profile says."""
+    """Seconds since the time in an attribute of the newest profile."""
 
     entity: Entity
     attribute: str
@@ -424,18 +423,17 @@ class ContextValue(Feature):
 
 @dataclass(frozen=True)
 class Derived(Feature):
-    """`text` is checked once all columns are known, in `features.layout`."""
+    """An expression over other columns; `text` is checked once all columns are known."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Similarity(Feature):
-    """How much the candidate goes with the last `length` items of the sequence `of`, by a learned
-    table.
+    """The learned similarity of the candidate to the last `length` items of the sequence `of`.
 
-    No part of the schema: a bundle brings the table, and the column is made where its model's
-    matrix is, see `ranking.similarities`.
+    It is no part of the schema: a bundle brings the table, and the column is computed beside the
+    model's matrix, see `ranking.similarities`.
     """
 
     of: str

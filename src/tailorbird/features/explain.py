@@ -1,8 +1,8 @@
-"""Why a feature has its value: the value at (t, p) and the events that made it, by the plain-Python
-reference.
+"""Explanation of a feature's value: the value at (t, p) and the events that it was computed from.
 
-For one value at a time, as `features show` asks; it looks at every event that it is given, so give
-it the person's and the item's. Whole tables are compared by `features.recompute`.
+The plain-Python reference computes one value at a time, for `features show`. It scans every event
+that it is given, so pass only the person's and the item's. `features.recompute` compares entire
+tables.
 """
 
 from collections.abc import Sequence
@@ -39,20 +39,20 @@ from tailorbird.features.declare import (
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference import Event, Known, Moment, Row, Value, moment
+from tailorbird.features.reference import Event, Moment, RoutedPositions, Row, Value, make_moment
 from tailorbird.features.reference_counted import shared_by_item
 from tailorbird.features.request import ReadRequest
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value, the events that it was made of (oldest first), and for a derived column the values
-    that it read.
+    """A value, the events that it was computed from (oldest first), and the values that it reads.
 
     Attributes:
+        reads: explanations of the columns that a derived column reads.
         about: the fields of its entity.
-        lacks: those of them that the request does not say, or whose profile is not known: without
-            them it is missing.
+        lacks: those fields that the request does not have, or whose profile is unknown: without
+            them the value is missing.
     """
 
     name: str
@@ -69,72 +69,75 @@ def explain(
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: Known,
+    p: RoutedPositions,
     events: Sequence[Event],
 ) -> Explanation:
-    """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what
-    made it.
+    """Explain the value of a column for `request.person` (already resolved) and `item` at (t, p).
 
     Args:
-        events: as for `reference.value`; those of a parent entity too, if its rate is to be right.
+        events: as for `reference.compute_value`; include those of a parent entity for its rate.
     Raises:
         KeyError: no such column.
     """
-    return _explain(moment(features, request, item, t, p, events), name)
+    return _explain(make_moment(features, request, item, t, p, events), name)
 
 
-def _explain(now: Moment, name: str) -> Explanation:
-    feature = now.features.feature(name)
+def _explain(moment_: Moment, name: str) -> Explanation:
+    feature = moment_.features.feature(name)
     reads: tuple[Explanation, ...] = ()
     if isinstance(feature, Derived):
         expression = next(
-            step.expression for step in now.features.layout.steps if step.name == name
+            step.expression for step in moment_.features.layout.steps if step.name == name
         )
         assert expression is not None
-        reads = tuple(_explain(now, column) for column, _ in expression.names)
-    rows = {id(row.event): row for row in _rows(now, feature)}
+        reads = tuple(_explain(moment_, column) for column, _ in expression.names)
+    rows = {id(row.event): row for row in _rows(moment_, feature)}
     events = tuple(row.event for row in sorted(rows.values(), key=Row.order))
-    about = getattr(feature, "entity", None)
-    fields = about.fields if isinstance(about, Entity) else ()
+    entity = getattr(feature, "entity", None)
+    fields = entity.fields if isinstance(entity, Entity) else ()
     return Explanation(
         name,
-        now.value(name),
+        moment_.value(name),
         events,
         reads,
         fields,
-        tuple(field for field in fields if now.part(field) is None),
+        tuple(field for field in fields if moment_.key_field(field) is None),
     )
 
 
-def _rows(now: Moment, feature: Feature) -> list[Row]:
+def _rows(moment_: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute | Age | Match):
-        newest = now.profile_row(feature.entity.fields[0])
+        newest = moment_.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
     if isinstance(feature, OfSession):
         return (
-            [row for row in now.session_rows(feature) if row.event["type"] in feature.asked]
-            if now.request.person
+            [
+                row
+                for row in moment_.session_rows(feature)
+                if row.event["type"] in feature.measured_types
+            ]
+            if moment_.request.person
             else []
         )
-    if not isinstance(feature, Counted) or None in now.key(feature.entity):
+    if not isinstance(feature, Counted) or None in moment_.key(feature.entity):
         return []
     if isinstance(feature, SequenceOf):
-        return now.last_rows(now.rows(feature, per_item=True), feature.length)
+        return moment_.last_rows(moment_.rows(feature, per_item=True), feature.length)
     if isinstance(feature, Favourite | Seen):
-        return now.last_rows(now.rows(feature, value=feature.of), feature.length)
+        return moment_.last_rows(moment_.rows(feature, value=feature.of), feature.length)
     if isinstance(feature, GapMean):
-        return now.last_rows(now.rows(feature), feature.length)
+        return moment_.last_rows(moment_.rows(feature), feature.length)
     if isinstance(feature, TimeSinceFirst | First):
         return sorted(
-            now.rows(feature, value=feature.of if isinstance(feature, First) else None),
+            moment_.rows(feature, value=feature.of if isinstance(feature, First) else None),
             key=Row.order,
         )[:1]
     if isinstance(feature, Last | TimeSince):
-        return now.last_rows(
-            now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1
+        return moment_.last_rows(
+            moment_.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1
         )
     if isinstance(feature, Trend):
-        return now.within(now.rows(feature), feature.long)
+        return moment_.within(moment_.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
     amount = (
         feature.amount.of
@@ -144,26 +147,30 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
     )
     amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
     if isinstance(feature, Share):
-        groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
+        groups = [
+            about for about in (feature.entity, feature.group) if None not in moment_.key(about)
+        ]
         per_item = shared_by_item(feature)
         return [
             row
             for about in groups
-            for row in now.within(
-                now.rows(feature, about=about, value=amount, per_item=per_item), window
+            for row in moment_.within(
+                moment_.rows(feature, entity=about, value=amount, per_item=per_item), window
             )
         ]
     if not isinstance(feature, Ratio):
-        return now.within(now.rows(feature, value=amount), window)
-    abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
+        return moment_.within(moment_.rows(feature, value=amount), window)
+    rated_entities = [feature.entity] + (
+        [feature.prior] if isinstance(feature.prior, Entity) else []
+    )
     pairs = [
         (about, types)
-        for about in abouts
-        if None not in now.key(about)
+        for about in rated_entities
+        if None not in moment_.key(about)
         for types in (feature.types, feature.below)
     ]
     return [
         row
         for about, types in pairs
-        for row in now.within(now.rows(feature, types=types, about=about), window)
+        for row in moment_.within(moment_.rows(feature, types=types, entity=about), window)
     ]

@@ -1,18 +1,19 @@
-"""Expressions of declarations (`where=`, `of=`, `derived`): Python's syntax, a small whitelist,
-column operations.
+"""Expressions of declarations (`where=`, `of=`, `derived`): a whitelist of Python's syntax,
+vectorised.
 
-Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it
-may name, and then walked with NumPy over whole columns; `features.reference` walks the same tree
-value by value.
+Nothing is ever passed to `eval`. An expression is parsed once, checked against the columns that it
+may name, and then evaluated with NumPy over entire columns. `features.reference` evaluates the same
+tree value by value.
 
-    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x), log1p(x), exp(x), number(x),
-                                         a if test else b
+    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x),
+                                         log1p(x), exp(x), number(x), a if test else b
     texts:   hash64, missing = 0         == != in not in
-    truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
+    truths:  bool                        and or not, < <= > >= == != (chained too), missing(x),
+                                         x is None
 
-What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds
+A missing value equals nothing but None and is never above or below anything: `agent != 'bot'` holds
 where agent is missing, `price < 5` does not hold where price is. Division by zero is missing, as is
-the root or logarithm of what has none. A truth used as a number is 1 or 0. Logarithms and
+the root or logarithm of a number without one. A truth used as a number is 1 or 0. Logarithms and
 exponentials are those of `features.series`, the same on all machines.
 """
 
@@ -28,7 +29,7 @@ from tailorbird.features import series
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
-SHOWN_MAX = 100  # letters that a message repeats
+QUOTED_MAX = 100  # letters quoted in a message
 
 Array = npt.NDArray
 # Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is
@@ -64,7 +65,7 @@ _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
 class ExpressionError(ValueError):
-    """The expression cannot be used; the message says which part. Declarations add the line."""
+    """An invalid expression; the message says which part. Declarations add the line."""
 
 
 @dataclass(frozen=True)
@@ -84,31 +85,32 @@ class Expression:
     tree: ast.expr = field(compare=False, repr=False)
 
     def columns(self, column: ColumnOf) -> Array:
-        """The value in each row; `column(name, kind)` gives float64 for numbers and uint64 hashes
-        for texts.
+        """Return the value in each row.
+
+        `column(name, kind)` returns float64 for numbers and uint64 hashes for texts.
         """
         return _Columns(column, dict(self.names)).of(self.tree)
 
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
-        """Shape (rows,): a truth as 1 or 0; what is not finite is missing."""
-        value = _plain(self.columns(column))
+        """Return numbers, shape (rows,): a truth as 1 or 0, and missing where not finite."""
+        value = _to_number(self.columns(column))
         finite = np.isfinite(value)
         return np.broadcast_to(value if finite.all() else np.where(finite, value, np.nan), (rows,))
 
     def truths(self, column: ColumnOf, rows: int) -> npt.NDArray[np.bool_]:
-        """Shape (rows,): a number holds where it is neither 0 nor missing."""
+        """Return truths, shape (rows,): a number is true where it is neither 0 nor missing."""
         return np.broadcast_to(_truth(self.columns(column)), (rows,))
 
 
 def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
-    """Check `text` and say what it reads.
+    """Check `text` and determine the columns that it reads.
 
     Args:
-        expect: "number" or "truth" (each is also taken for the other), or "text" or "either" (a
-            bare column).
+        expect: "number" or "truth" (each also accepts the other), or "text" or "either" (a bare
+            column).
     Raises:
-        ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers
-            and texts.
+        ExpressionError: the syntax is invalid or outside the whitelist, or numbers and texts are
+            mixed.
     """
     if not isinstance(text, str):
         raise ExpressionError(
@@ -119,22 +121,22 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"{_shown(text)} is not an expression") from None
+        raise ExpressionError(f"{_quote(text)} is not an expression") from None
     if _depth(tree) > DEPTH_MAX:
         raise ExpressionError(f"nested more than {DEPTH_MAX} levels deep")
     checker = _Checker(kind_of)
     kind = checker.kind(tree, expect)
     if (kind == "text") != (expect == "text") and expect != "either":
-        raise ExpressionError(f"expected a {expect}, {_shown(text)} is a {kind}")
+        raise ExpressionError(f"expected a {expect}, {_quote(text)} is a {kind}")
     return Expression(text.strip(), kind, tuple(sorted(checker.names.items())), tree)
 
 
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]!r}…"
+def _quote(text: str) -> str:
+    return repr(text) if len(text) <= QUOTED_MAX else f"{text[:QUOTED_MAX]!r}…"
 
 
 def dotted(node: ast.expr) -> str | None:
-    """`item.category` for such a node, `price` for a bare name, None for anything else."""
+    """Return `item.category` for such a node, `price` for a bare name, None for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -143,10 +145,10 @@ def dotted(node: ast.expr) -> str | None:
 
 
 def constant(node: ast.expr) -> float | str | None:
-    """The value of a constant: numbers and truths as float."""
+    """Return the value of a constant: numbers and truths as float."""
     assert isinstance(node, ast.Constant)
     value = node.value
-    assert value is None or isinstance(value, str | int | float)  # what `parse` lets through
+    assert value is None or isinstance(value, str | int | float)  # `parse` admits nothing else.
     return value if isinstance(value, str) or value is None else float(value)
 
 
@@ -169,7 +171,7 @@ class _Checker:
         self.names: dict[str, str] = {}
 
     def kind(self, node: ast.expr, expect: str) -> str:
-        """The kind of a node, where an attribute of unknown kind becomes what is expected."""
+        """Return the kind of a node; an attribute of undetermined kind becomes the expected one."""
         name = dotted(node)
         if name is not None:
             return self._name(name, expect)
@@ -234,42 +236,45 @@ class _Checker:
             left = right
         return "truth"
 
-    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> None:
-        if sign in ("is", "is not"):
+    def _pair(self, left: ast.expr, operator: str, right: ast.expr) -> None:
+        if operator in ("is", "is not"):
             if not (isinstance(right, ast.Constant) and right.value is None):
-                raise ExpressionError(f"{sign} is for None only")
+                raise ExpressionError(f"{operator} is for None only")
             self.kind(left, "either")
             return
-        if sign in ("in", "not in"):
+        if operator in ("in", "not in"):
             if not isinstance(right, ast.Tuple | ast.List) or not all(
                 isinstance(e, ast.Constant) for e in right.elts
             ):
                 raise ExpressionError(
-                    f"{sign} needs constants in brackets, such as {sign} ('phone', 'tablet')"
+                    f"{operator} needs constants in brackets, "
+                    f"such as {operator} ('phone', 'tablet')"
                 )
             kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
-            if len(kinds) != 1 or kinds != {self._as(left, next(iter(kinds)))}:
-                raise ExpressionError(f"{ast.unparse(left)} {sign} …: numbers and texts are mixed")
+            if len(kinds) != 1 or kinds != {self._kind_as(left, next(iter(kinds)))}:
+                raise ExpressionError(
+                    f"{ast.unparse(left)} {operator} …: numbers and texts are mixed"
+                )
             return
-        known = [side for side in (left, right) if self._known(side)]
-        if not known:
+        typed_sides = [side for side in (left, right) if self._has_kind(side)]
+        if not typed_sides:
             raise ExpressionError(
-                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: compare a profile "
+                f"{ast.unparse(left)} {operator} {ast.unparse(right)}: compare a profile "
                 "attribute with a constant"
             )
-        expect = self._as(known[0], "number")
-        if self._as(left, expect) != self._as(right, expect):
+        expect = self._kind_as(typed_sides[0], "number")
+        if self._kind_as(left, expect) != self._kind_as(right, expect):
             raise ExpressionError(
-                f"{ast.unparse(left)} {sign} {ast.unparse(right)}: numbers and texts are mixed"
+                f"{ast.unparse(left)} {operator} {ast.unparse(right)}: numbers and texts are mixed"
             )
-        if expect == "text" and sign not in ("==", "!="):
-            raise ExpressionError(f"{sign} is not for texts")
+        if expect == "text" and operator not in ("==", "!="):
+            raise ExpressionError(f"{operator} is not for texts")
 
-    def _known(self, node: ast.expr) -> bool:
+    def _has_kind(self, node: ast.expr) -> bool:
         name = dotted(node)
         return name is None or self._kind_of(name) != "either" or name in self.names
 
-    def _as(self, node: ast.expr, expect: str) -> str:
+    def _kind_as(self, node: ast.expr, expect: str) -> str:
         name = dotted(node)
         if name in self.names:
             return self.names[name]
@@ -277,7 +282,7 @@ class _Checker:
 
 
 class _Columns:
-    """Walks a checked tree over columns. Truths stay bool until a number is wanted."""
+    """Evaluates a checked tree over columns. Truths stay bool until a number is needed."""
 
     def __init__(self, column: ColumnOf, kinds: dict[str, str]) -> None:
         self._column = column
@@ -328,7 +333,7 @@ class _Columns:
         return result
 
     def _number(self, node: ast.expr) -> Array:
-        return _plain(self.of(node))
+        return _to_number(self.of(node))
 
     def _truth(self, node: ast.expr) -> Array:
         return _truth(self.of(node))
@@ -349,18 +354,18 @@ class _Columns:
         a, b = arguments
         return np.where(b < a, b, a) if node.func.id == "min" else np.where(b > a, b, a)
 
-    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> Array:
-        if sign in ("is", "is not"):
+    def _pair(self, left: ast.expr, operator: str, right: ast.expr) -> Array:
+        if operator in ("is", "is not"):
             absent = _missing(self.of(left))
-            return absent if sign == "is" else ~absent
-        if sign in ("in", "not in"):
+            return absent if operator == "is" else ~absent
+        if operator in ("in", "not in"):
             assert isinstance(right, ast.Tuple | ast.List)
             a = self.of(left)
-            found = np.zeros(np.shape(a), np.bool_)
+            is_member = np.zeros(np.shape(a), np.bool_)
             for element in right.elts:
-                found = found | (_plain(a) == self.of(element))
-            return found if sign == "in" else ~found
-        a, b = _plain(self.of(left)), _plain(self.of(right))
+                is_member = is_member | (_to_number(a) == self.of(element))
+            return is_member if operator == "in" else ~is_member
+        a, b = _to_number(self.of(left)), _to_number(self.of(right))
         compare = {
             "==": np.equal,
             "!=": np.not_equal,
@@ -369,10 +374,10 @@ class _Columns:
             ">": np.greater,
             ">=": np.greater_equal,
         }
-        return compare[sign](a, b)
+        return compare[operator](a, b)
 
 
-def _plain(value: Array) -> Array:
+def _to_number(value: Array) -> Array:
     return value.astype(np.float64) if value.dtype == np.bool_ else value
 
 

@@ -1,11 +1,10 @@
-"""What accumulators add of a block: the rows of a frame that a source counts, with their entity and
-value, and profiles.
+"""Extracts of a block: the rows of a frame that a source counts, with their entity and value.
 
     extract(source, frame)    entity key, ts, id, p, value; and item, type, session for sequences
-    extract_profiles(…)       who or what it is of, and a value for each attribute
+    extract_profiles(…)       key of the user or item, and a value for each attribute
 
-Columns of the block are made by `features.columns`; `features.reference` says in plain Python which
-events a source has.
+`features.columns` computes the columns of a block. `features.reference` defines in plain Python
+which events a source has.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.columns import Frame, chosen_of
+from tailorbird.features.columns import Frame, take_rows
 from tailorbird.features.declare import SQUARE_BITS, Amount
 from tailorbird.features.expression import Expression
 from tailorbird.features.fields import category_key, parsed_json
@@ -35,10 +34,10 @@ PEAK_ZERO = 1 << 62  # the code of the value 0
 
 @dataclass(frozen=True)
 class Extract:
-    """What a source takes out of a frame; arrays of shape (n,), in the frame's order.
+    """The rows of a frame that a source counts; arrays of shape (n,), in the frame's order.
 
     Attributes:
-        rows: of the frame, for columns that are made only when asked for.
+        rows: rows of the frame, for columns that are computed on first use.
         value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see
             `layout.Source.value`.
     """
@@ -53,20 +52,20 @@ class Extract:
 
     @cached_property
     def key(self) -> Keys:
-        """Of the entity."""
-        return chosen_of(self.frame.key(self.source.entity)[0], self.rows)
+        """The keys of the entity."""
+        return take_rows(self.frame.key(self.source.entity)[0], self.rows)
 
     @cached_property
     def ts(self) -> Int64s:
-        return chosen_of(self.frame.ts, self.rows)
+        return take_rows(self.frame.ts, self.rows)
 
-    def part(self, some: Some) -> "Extract":
-        """The extract with some of its rows."""
-        return _Part(self.frame, self.source, self.rows[some], self.value[some])
+    def take(self, rows: Some) -> "Extract":
+        """Return the extract with some of its rows."""
+        return _PartialExtract(self.frame, self.source, self.rows[rows], self.value[rows])
 
     @property
     def id(self) -> Keys:
-        """Breaks ties in time: no two rows of an entity share ts and id."""
+        """Ids that break ties in time: no two rows of an entity share ts and id."""
         return self.frame.ids(self.rows)
 
     @property
@@ -86,11 +85,11 @@ class Extract:
         return self.frame.text("session")[self.rows]
 
     def of(self, value: Expression) -> Int64s:
-        """A further value of each row, as `Frame.bits` has it."""
+        """Return a further value of each row, encoded as by `Frame.bits`."""
         return self.frame.bits(value)[self.rows]
 
 
-class _Part(Extract):
+class _PartialExtract(Extract):
     """Some rows of an extract, in any order."""
 
     @cached_property
@@ -103,20 +102,20 @@ class _Part(Extract):
 
 
 def extract(source: Source, frame: Frame) -> Extract:
-    """The rows of the frame that the source counts, with their entity and value; made once a frame."""
-    found = frame.extracts.get(source)
-    if found is None:
-        found = frame.extracts[source] = extracted(source, frame)
-    return found
+    """Return the rows of the frame that the source counts, computed once per frame."""
+    extract_ = frame.extracts.get(source)
+    if extract_ is None:
+        extract_ = frame.extracts[source] = compute_extract(source, frame)
+    return extract_
 
 
-def extracted(source: Source, frame: Frame) -> Extract:
-    """`extract` without keeping it."""
+def compute_extract(source: Source, frame: Frame) -> Extract:
+    """Compute an extract without caching it in the frame."""
     _, has = frame.key(source.entity)
     mask = frame.counts & frame.of_types(source.types)
     mask &= has
     if frame.is_expanded:
-        mask &= frame.once(source.per_item)
+        mask &= frame.counted_rows(source.per_item)
     if source.where is not None:
         mask &= frame.holds(source.where)
     if source.value is None:
@@ -125,24 +124,25 @@ def extracted(source: Source, frame: Frame) -> Extract:
     elif isinstance(source.value, Amount):
         numbers = source.value.of.numbers(frame.column, len(frame))
         rows = np.flatnonzero(mask)
-        rows = rows[~np.isnan(chosen_of(numbers, rows))]
-        value = _units(chosen_of(numbers, rows), source.value, frame)
+        rows = rows[~np.isnan(take_rows(numbers, rows))]
+        value = _units(take_rows(numbers, rows), source.value, frame)
     elif source.value.kind == "text":
         hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
         rows = np.flatnonzero(mask)
-        rows = rows[chosen_of(hashes, rows) != 0]
-        value = chosen_of(hashes, rows).view(np.int64)
+        rows = rows[take_rows(hashes, rows) != 0]
+        value = take_rows(hashes, rows).view(np.int64)
     else:
         numbers = source.value.numbers(frame.column, len(frame))
         rows = np.flatnonzero(mask)
-        rows = rows[~np.isnan(chosen_of(numbers, rows))]
-        value = chosen_of(numbers, rows).view(np.int64)
+        rows = rows[~np.isnan(take_rows(numbers, rows))]
+        value = take_rows(numbers, rows).view(np.int64)
     return Extract(frame, source, rows, value)
 
 
-def measured(measure: str, value: Int64s) -> Int64s:
-    """What events put into a tile of a `layout.Ring`; of a peak, a code above 0 whose largest
-    stays: 0 is an empty tile.
+def tile_values(measure: str, value: Int64s) -> Int64s:
+    """Return what events add to a tile of a `layout.Ring`.
+
+    For a peak this is a code above 0 and the largest one stays: 0 is an empty tile.
     """
     if measure == "count":
         return np.ones(len(value), np.int64)
@@ -157,9 +157,7 @@ def measured(measure: str, value: Int64s) -> Int64s:
 
 @dataclass(frozen=True)
 class ProfileExtract:
-    """Profile events: the key of their user or item, ts, id, p, and a column of 64-bit values for
-    each attribute.
-    """
+    """Profile events: key of the user or item, ts, id, p, and 64-bit values of each attribute."""
 
     key: Keys
     ts: Int64s
@@ -167,63 +165,73 @@ class ProfileExtract:
     p: Int64s
     values: Int64s  # (n, attributes)
 
-    def part(self, some: Some) -> "ProfileExtract":
-        """The extract with some of its profiles."""
+    def take(self, rows: Some) -> "ProfileExtract":
+        """Return the extract with some of its profiles."""
         return ProfileExtract(
-            self.key[some], self.ts[some], self.id[some], self.p[some], self.values[some]
+            self.key[rows], self.ts[rows], self.id[rows], self.p[rows], self.values[rows]
         )
 
 
 def extract_profiles(
     type: str, attributes: tuple[tuple[str, str], ...], frame: Frame
 ) -> ProfileExtract:
-    """The profiles in the frame: `attributes` are (name, kind) as in `layout.Profile`."""
+    """Return the profiles in the frame; `attributes` are (name, kind) as in `layout.Profile`."""
     table = frame._table
     mask = pc.and_(pc.equal(table["type"], type), table["counts"])
     events = np.flatnonzero(mask.to_numpy())
-    first = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
+    first_rows = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
-    # Profiles come again unchanged, and many are alike: each different text is read once.
+    # Profiles recur and many are alike, so each distinct text is parsed once.
     encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
     parsed = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
     codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
-    times = np.bincount(codes, minlength=len(parsed))
+    occurrences = np.bincount(codes, minlength=len(parsed))
     values = np.zeros((len(parsed), len(attributes)), np.int64)
     words = {
-        name: [words_of(one.get(name)) for one in parsed]
+        name: [words_of(profile.get(name)) for profile in parsed]
         for name, kind in attributes
         if kind == "word 1"
     }
-    for lane, (name, full) in enumerate(attributes):
-        kind, element = kind_and_element(full)
+    for lane, (name, full_kind) in enumerate(attributes):
+        kind, element = kind_and_element(full_kind)
         if kind == "word":
-            found = [hash64(one[element - 1]) if len(one) >= element else 0 for one in words[name]]
+            values_of_lane = [
+                hash64(word[element - 1]) if len(word) >= element else 0 for word in words[name]
+            ]
         elif kind == "time":
-            found = [time_of(one.get(name)) for one in parsed]
+            values_of_lane = [time_of(profile.get(name)) for profile in parsed]
         else:
-            given = [element_of(one.get(name), element) for one in parsed]
-            found = [(number_of if kind == "numeric" else category_key)(one) for one in given]
+            elements = [element_of(profile.get(name), element) for profile in parsed]
+            values_of_lane = [
+                (number_of if kind == "numeric" else category_key)(element) for element in elements
+            ]
             if kind == "numeric":
-                raw = given if " " in full else (one.get(name) for one in parsed)
-                pairs = zip(raw, found, times, strict=True)
+                raw = elements if " " in full_kind else (profile.get(name) for profile in parsed)
+                pairs = zip(raw, values_of_lane, occurrences, strict=True)
                 if converted := sum(
-                    int(often)
-                    for value, made, often in pairs
-                    if isinstance(value, bool | list) and made == made
+                    int(count)
+                    for value, converted_value, count in pairs
+                    if isinstance(value, bool | list) and converted_value == converted_value
                 ):
                     frame.converted[f"{type}.{name}"] += converted
-            lost = sum(
-                int(often)
+            unreadable = sum(
+                int(count)
                 * (
                     value not in (None, [])
-                    and (made == 0 if kind == "categorical" else made != made)
+                    and (
+                        converted_value == 0
+                        if kind == "categorical"
+                        else converted_value != converted_value
+                    )
                 )
-                for value, made, often in zip(given, found, times, strict=True)
+                for value, converted_value, count in zip(
+                    elements, values_of_lane, occurrences, strict=True
+                )
             )
-            if lost:
-                frame.unreadable[f"{type}.{name}"] += lost
+            if unreadable:
+                frame.unreadable[f"{type}.{name}"] += unreadable
         values[:, lane] = np.array(
-            found, np.uint64 if kind in ("word", "categorical") else np.float64
+            values_of_lane, np.uint64 if kind in ("word", "categorical") else np.float64
         ).view(np.int64)
     if not len(events):
         return ProfileExtract(
@@ -234,20 +242,24 @@ def extract_profiles(
             values[:0],
         )
     return ProfileExtract(
-        frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values[codes]
+        frame.profile_keys(column),
+        frame.ts[first_rows],
+        frame.id[first_rows],
+        frame.p[first_rows],
+        values[codes],
     )
 
 
-_UNITS_AT_ONCE = 1 << 15  # so that what is between stays in the cache
+_UNITS_CHUNK = 1 << 15  # rows, so that intermediates stay in the cache
 
 
 def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     limit = float(amount.units_max)
-    found = np.empty(len(numbers), np.int64)
-    for start in range(0, len(numbers), _UNITS_AT_ONCE):
+    rounded = np.empty(len(numbers), np.int64)
+    for start in range(0, len(numbers), _UNITS_CHUNK):
         with np.errstate(over="ignore"):
-            units = numbers[start : start + _UNITS_AT_ONCE] / amount.unit
-        if cut := int(np.count_nonzero(np.abs(units) > limit)):
-            frame.capped[amount.of.text] += cut
-        found[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
-    return found
+            units = numbers[start : start + _UNITS_CHUNK] / amount.unit
+        if capped := int(np.count_nonzero(np.abs(units) > limit)):
+            frame.capped[amount.of.text] += capped
+        rounded[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
+    return rounded

@@ -1,8 +1,7 @@
-"""A project's declarations as one checked whole, with the schema that everything built from them is
-filed under.
+"""A project's checked declarations, and the schema hash that identifies everything built from them.
 
-`load_features` runs a project's `features.py`, which is the project's own code, and collects what
-it declares. The vocabulary is in `features.vocabulary`; the records that follow from it, in
+`load_features` runs a project's `features.py`, which is the project's own code, and collects its
+declarations. The vocabulary is in `features.vocabulary`; the records that follow from it, in
 `features.layout`.
 """
 
@@ -34,7 +33,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
-from tailorbird.features.plain import check_known
+from tailorbird.features.plain import check_computable
 from tailorbird.features.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
 from tailorbird.features.vocabulary_learned import check_similarities
@@ -45,7 +44,7 @@ ENGINE_VERSION = 2
 
 @dataclass(frozen=True)
 class Column:
-    """One column of what a request reads, or (`kind` "learned") of what a model sees beside.
+    """One column of what a request reads, or (`kind` "learned") of what only a model sees.
 
     `kind`: numeric, categorical, sequence or learned; `entity` is "" for request and derived.
     """
@@ -58,11 +57,10 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Checked declarations, in order, and the layout compiled from them. Made by
-    `from_declarations` or `load_features`.
+    """Checked declarations, in order, and the layout compiled from them.
 
-    `transforms` say what a model sees of the columns, `similarities` what it sees beside them;
-    neither is part of the schema.
+    Created by `from_declarations` or `load_features`. `transforms` say how a model sees the
+    columns, and `similarities` are columns that only the model sees; neither is part of the schema.
     """
 
     features: tuple[Feature, ...]
@@ -93,13 +91,16 @@ class FeatureSet:
         features = tuple(f for f in declarations if not isinstance(f, Similarity))
         check_similarities(similarities, features)
         expressions = {
-            f.name: _derived(f, features, similarities) for f in features if isinstance(f, Derived)
+            f.name: _parse_derived(f, features, similarities)
+            for f in features
+            if isinstance(f, Derived)
         }
-        order = _order(features, expressions)
+        order = _derived_order(features, expressions)
         layout = compile_layout(features, expressions, order)
         kinds = {step.name: step.kind for step in layout.steps}
         check_transforms(
-            transforms, kinds | dict.fromkeys((one.name for one in similarities), "numeric")
+            transforms,
+            kinds | dict.fromkeys((similarity.name for similarity in similarities), "numeric"),
         )
         return cls(features, layout, tuple(transforms), similarities)
 
@@ -117,35 +118,41 @@ class FeatureSet:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Each column with what it is about, in order of declaration; what is learned comes last."""
+        """Each column with its entity, in order of declaration; learned columns come last."""
         steps = zip(self.features, self.layout.steps, strict=True)
-        read = (
-            Column(feature.name, step.kind, _entity_of(feature), feature.description)
+        request_columns = (
+            Column(feature.name, step.kind, _entity_name(feature), feature.description)
             for feature, step in steps
         )
-        about = {feature.name: _entity_of(feature) for feature in self.features}
-        learned = (
-            Column(one.name, "learned", f"{about[one.of]}+item", one.description)
-            for one in self.similarities
+        entity_names = {feature.name: _entity_name(feature) for feature in self.features}
+        learned_columns = (
+            Column(
+                similarity.name,
+                "learned",
+                f"{entity_names[similarity.of]}+item",
+                similarity.description,
+            )
+            for similarity in self.similarities
         )
-        return (*read, *learned)
+        return (*request_columns, *learned_columns)
 
     @cached_property
     def schema_hash(self) -> str:
-        """Twelve hexadecimal digits over everything that decides the records and the columns; names
-        the state's folder.
+        """Twelve hexadecimal digits over everything that determines records and columns.
+
+        It names the state's folder.
         """
         content = {
             "engine": ENGINE_VERSION,
-            "features": [_plain(f) for f in self.features],
-            "layout": _plain(self.layout),
+            "features": [_schema_data(f) for f in self.features],
+            "layout": _schema_data(self.layout),
         }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
 
     @cached_property
     def user_attributes(self) -> tuple[str, ...]:
-        """Profile attributes of users that declarations name; the router keeps them with each
+        """Profile attributes of users that declarations name; the router stores them with each
         event.
         """
         return self._attributes("user")
@@ -156,29 +163,32 @@ class FeatureSet:
 
     @cached_property
     def composite_spots(self) -> dict[tuple[int, int], Spot]:
-        """(entity, part) → the lane of the user's or item's record that holds this part of the
-        entity's key.
+        """(entity, part) → the lane of the user's or item's record with this part of the entity's
+        key.
         """
         return {
-            (one.index, part): attribute_spot(self.layout, name)
-            for one in self.layout.entities
-            for part, name in enumerate(one.entity.fields)
+            (entity.index, part): attribute_spot(self.layout, name)
+            for entity in self.layout.entities
+            for part, name in enumerate(entity.entity.fields)
             if "." in name
         }
 
     def feature(self, name: str) -> Feature:
-        """The declaration of a column; raises KeyError for an unknown name."""
-        for one in self.features:
-            if one.name == name:
-                return one
+        """Return the declaration of a column; raises KeyError for an unknown name."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
         raise KeyError(name)
 
     @cached_property
     def event_attributes(self) -> dict[str, tuple[str, ...]]:
-        """By "user" and "item", the attributes that are taken from events, by entities and
-        expressions; others from profiles alone.
+        """By "user" and "item", the attributes that entities and expressions take from events.
+
+        Other attributes are read from profiles only.
         """
-        return {owner: _of_owner(owner, self._carried) for owner in ("user", "item")}
+        return {
+            owner: _attributes_of_owner(owner, self._event_fields) for owner in ("user", "item")
+        }
 
     def _attributes(self, owner: str) -> tuple[str, ...]:
         profiles = {
@@ -186,35 +196,35 @@ class FeatureSet:
             for feature in self.features
             if isinstance(feature, Attribute) and not feature.element
         }
-        return _of_owner(owner, self._carried | profiles)
+        return _attributes_of_owner(owner, self._event_fields | profiles)
 
     @cached_property
-    def _carried(self) -> set[str]:
-        found = {name for one in self.layout.entities for name in one.entity.fields}
-        for one in self.layout.entities:
+    def _event_fields(self) -> set[str]:
+        fields = {name for entity in self.layout.entities for name in entity.entity.fields}
+        for entity in self.layout.entities:
             holders = (
-                *one.rings,
-                *one.sketches,
-                *one.lasts,
-                *one.firsts,
-                *one.first_values,
-                *one.sequences,
+                *entity.rings,
+                *entity.sketches,
+                *entity.lasts,
+                *entity.firsts,
+                *entity.first_values,
+                *entity.sequences,
             )
             for source in (holder.source for holder in holders):
                 for expression in (
                     source.where,
                     source.value.of if isinstance(source.value, Amount) else source.value,
                 ):
-                    found.update(
+                    fields.update(
                         () if expression is None else (name for name, _ in expression.names)
                     )
-            found.update(
+            fields.update(
                 name
-                for sequence in one.sequences
+                for sequence in entity.sequences
                 for expression in sequence.of
                 for name, _ in expression.names
             )
-        return found
+        return fields
 
 
 def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> FeatureSet:
@@ -233,7 +243,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
             runpy.run_path(str(path))
         except DeclarationError:
             raise
-        except SystemExit as end:  # else its status would be the command's, without a word
+        except SystemExit as end:  # Otherwise the command would exit silently.
             line = _line_of(end, path)
             message = f"ends the program ({end.code!r}) before all is declared"
             raise DeclarationError(
@@ -245,10 +255,10 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
                 f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)
             ) from error
     if not declared and transforms:
-        told = transforms[0]
+        transform = transforms[0]
         raise DeclarationError(
-            f"transforms {told.column!r}, and declares no feature",
-            where=told.place,
+            f"transforms {transform.column!r}, and declares no feature",
+            where=transform.place,
             fix="declare the feature first",
         )
     if not declared:
@@ -268,9 +278,9 @@ def _line_of(error: BaseException, path: Path) -> int | None:
 
 
 def _check_names(declarations: Sequence[Feature]) -> None:
-    seen: dict[str, Feature] = {}
+    first_by_name: dict[str, Feature] = {}
     for feature in declarations:
-        first = seen.setdefault(feature.name, feature)
+        first = first_by_name.setdefault(feature.name, feature)
         if first is not feature:
             raise DeclarationError(
                 f"{feature.name} is declared twice, first at {first.place}", where=feature.place
@@ -283,17 +293,17 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
         if isinstance(feature, Counted):
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
         elif isinstance(feature, OfSession):
-            types = feature.asked
-        for one in types:
-            if one not in event_types:
-                known = ", ".join(event_types)
+            types = feature.measured_types
+        for type_ in types:
+            if type_ not in event_types:
+                valid_types = ", ".join(event_types)
                 raise DeclarationError(
-                    f"{feature.name}: {one!r} is no event type; expected one of {known}",
+                    f"{feature.name}: {type_!r} is no event type; expected one of {valid_types}",
                     where=feature.place,
                 )
 
 
-def _derived(
+def _parse_derived(
     feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]
 ) -> Expression:
     numeric = {
@@ -302,18 +312,18 @@ def _derived(
         if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)
     }
     try:
-        found = parse(
+        expression = parse(
             feature.text, lambda name: "number" if name in numeric else None, expect="number"
         )
-        check_known(found)
-        return found
+        check_computable(expression)
+        return expression
     except ExpressionError as error:
         fix = (
             f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}"
             if "no field" in str(error)
             else ""
         )
-        if any(str(error) == f"{one.name} is no field" for one in similarities):
+        if any(str(error) == f"{similarity.name} is no field" for similarity in similarities):
             fix = (
                 "a similarity is known to the model alone, which brings its table: leave it out "
                 "here"
@@ -321,30 +331,34 @@ def _derived(
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
 
 
-def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) -> tuple[str, ...]:
-    """Derived columns, each after those that it reads."""
-    place = {feature.name: feature.place for feature in declarations}
-    done: dict[str, None] = {}
+def _derived_order(
+    declarations: Sequence[Feature], expressions: dict[str, Expression]
+) -> tuple[str, ...]:
+    """Return the derived columns, each after those that it reads."""
+    locations = {feature.name: feature.place for feature in declarations}
+    ordered: dict[str, None] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            loop = " → ".join((*path[path.index(name) :], name))
-            raise DeclarationError(f"derived columns go in a circle: {loop}", where=place[name])
-        if name in expressions and name not in done:
+            cycle = " → ".join((*path[path.index(name) :], name))
+            raise DeclarationError(
+                f"derived columns go in a circle: {cycle}", where=locations[name]
+            )
+        if name in expressions and name not in ordered:
             for other, _ in expressions[name].names:
                 visit(other, (*path, name))
-            done[name] = None
+            ordered[name] = None
 
     for name in expressions:
         visit(name, ())
-    return tuple(done)
+    return tuple(ordered)
 
 
-def _of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
+def _attributes_of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(name.partition(".")[2] for name in names if name.startswith(owner + ".")))
 
 
-def _entity_of(feature: Feature) -> str:
+def _entity_name(feature: Feature) -> str:
     if isinstance(feature, OfSession):
         return "user"
     if isinstance(feature, Seen):
@@ -353,20 +367,22 @@ def _entity_of(feature: Feature) -> str:
     return entity.name if isinstance(entity, Entity) else ""
 
 
-def _plain(value: object) -> object:
-    """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
+def _schema_data(value: object) -> object:
+    """Return plain data of what determines the schema, without locations, descriptions and syntax
+    trees.
+    """
     if is_dataclass(value):
-        held = (
-            (name, one, getattr(value, name))
-            for name, one in value.__dataclass_fields__.items()
-            if one.compare
+        fields = (
+            (name, field_, getattr(value, name))
+            for name, field_ in value.__dataclass_fields__.items()
+            if field_.compare
         )
-        kept = {
-            name: _plain(content)
-            for name, one, content in held
-            if content or "later" not in one.metadata
+        included = {
+            name: _schema_data(content)
+            for name, field_, content in fields
+            if content or "later" not in field_.metadata
         }
-        return {"": type(value).__name__, **kept}
+        return {"": type(value).__name__, **included}
     if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
+        return [_schema_data(item) for item in value]
     return value

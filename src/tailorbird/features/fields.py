@@ -1,7 +1,7 @@
-"""Fields of events as columns of numbers and hashes: texts, whole numbers, queries and their words,
-weekdays, attributes in JSON.
+"""Fields of events as columns of numbers and hashes.
 
-What each is of one value, `features.plain` says.
+Covers texts, integers, queries and their words, weekdays, and attributes in JSON. `features.plain`
+defines the same conversions for one value.
 """
 
 import json
@@ -28,8 +28,8 @@ Some = Rows | slice
 
 
 class JsonColumn:
-    """A column of JSON objects, or of lists with one object for each of an event's `items`; each
-    text is read once.
+    """A column of JSON objects, or lists with one object per item; each distinct text is parsed
+    once.
     """
 
     def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
@@ -38,41 +38,51 @@ class JsonColumn:
         parsed = [parsed_json(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
         offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
-        for code, one in enumerate(parsed):
+        for code, value in enumerate(parsed):
             offsets[code] = len(self._objects)
-            lengths[code] = len(one) if isinstance(one, list) else -1
-            self._objects += one if isinstance(one, list) else [one]
+            lengths[code] = len(value) if isinstance(value, list) else -1
+            self._objects += value if isinstance(value, list) else [value]
         missing = len(self._objects)
         code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
         length = lengths[code]
-        place = offsets[code] + np.where(length >= 0, index, 0)
-        self._place = np.where(
-            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place
+        object_index = offsets[code] + np.where(length >= 0, index, 0)
+        self._object_index = np.where(
+            (code == len(parsed)) | ((length >= 0) & (index >= length)), missing, object_index
         )
 
     def values(
-        self, attribute: str, make: "Callable[[object], float]", missing: float
+        self, attribute: str, convert: "Callable[[object], float]", missing: float
     ) -> tuple[npt.NDArray, int, int]:
-        """What `make` makes of the attribute in each row; how many rows have one of which it makes
-        nothing, and how many have a list or a truth of which it makes a number.
+        """Convert the attribute in each row.
+
+        Returns:
+            The values, the number of rows whose value cannot be converted, and the number of rows
+            whose list or truth was converted to a number.
         """
-        given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
-        made = np.array(
-            [*(missing if one is None else make(one) for one in given), missing],
+        raw = [
+            object_.get(attribute) if isinstance(object_, dict) else None
+            for object_ in self._objects
+        ]
+        converted_values = np.array(
+            [*(missing if item is None else convert(item) for item in raw), missing],
             np.uint64 if missing == 0 else np.float64,
         )
-        lost = np.array([*(one is not None and one != [] for one in given), False]) & (
-            np.isnan(made) if missing != 0 else made == 0
+        is_unreadable = np.array([*(item is not None and item != [] for item in raw), False]) & (
+            np.isnan(converted_values) if missing != 0 else converted_values == 0
         )
-        converted = np.zeros(len(made), np.bool_)
+        is_converted = np.zeros(len(converted_values), np.bool_)
         if missing != 0:
-            converted = np.array(
-                [*(isinstance(one, bool | list) for one in given), False]
-            ) & ~np.isnan(made)
-        return made[self._place], self._rows(lost), self._rows(converted)
+            is_converted = np.array(
+                [*(isinstance(item, bool | list) for item in raw), False]
+            ) & ~np.isnan(converted_values)
+        return (
+            converted_values[self._object_index],
+            self._count_rows(is_unreadable),
+            self._count_rows(is_converted),
+        )
 
-    def _rows(self, objects: Bools) -> int:
-        return int(np.count_nonzero(objects[self._place])) if objects.any() else 0
+    def _count_rows(self, objects: Bools) -> int:
+        return int(np.count_nonzero(objects[self._object_index])) if objects.any() else 0
 
 
 def parsed_json(text: str) -> Any:
@@ -92,39 +102,35 @@ def floats(column: pa.ChunkedArray) -> Floats:
 
 
 def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
-    """As `plain.weekday`, of many."""
+    """Return `plain.weekday` for arrays."""
     hours = ts // HOUR
-    known = ~np.isnan(local_hour)
-    ahead = np.where(
-        known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
+    has_hour = ~np.isnan(local_hour)
+    utc_offset = np.where(
+        has_hour, (np.where(has_hour, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0
     )
-    return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
+    return (((hours + utc_offset) // 24 + 3) % 7).astype(np.float64)
 
 
-def whole_keys(numbers: Floats) -> Keys:
-    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed
-    once.
-    """
-    known = ~np.isnan(numbers)
-    unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
-    found = np.zeros(len(numbers), np.uint64)
-    found[known] = hash64s(str(one) for one in unique.tolist())[place]
-    return found
+def integer_keys(numbers: Floats) -> Keys:
+    """Return hash64 of each integer as text, 0 where missing; each distinct one is hashed once."""
+    is_present = ~np.isnan(numbers)
+    unique, inverse = np.unique(numbers[is_present].astype(np.int64), return_inverse=True)
+    keys = np.zeros(len(numbers), np.uint64)
+    keys[is_present] = hash64s(str(number) for number in unique.tolist())[inverse]
+    return keys
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made
-    once.
-    """
+    """Return hash64 of each query normalised by `plain.query_text`, 0 for none."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
-    texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
-    hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
+    texts = [query_text(query) for query in encoded.dictionary.to_pylist()]
+    hashes = np.array([*(0 if text is None else hash64(text) for text in texts), 0], np.uint64)
     return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
 
 
 def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """The hashes of the first different words of each query, 0 where there are no more; (n, WORDS)."""
+    """Return the hashes of each query's first distinct words, 0-padded; shape (n, WORDS)."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
@@ -135,37 +141,37 @@ def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
 
 
 def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each text, each different one hashed once; 0 for null."""
+    """Return hash64 of each text, 0 for null; each distinct text is hashed once."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = array.dictionary_encode()
     hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
     return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
-class KnownTexts:
-    """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most
-    events.
+class TextHashCache:
+    """`text_keys` with a cache: ids of people, items and sessions recur in most events.
 
-    Past `size_max` it begins anew: that costs a hash for each text that comes again, and needs no
-    account of which are old.
+    Past `size_max` entries the cache is cleared. That costs one hash per recurring text, and needs
+    no bookkeeping of ages.
     """
 
     def __init__(self, size_max: int = 200_000) -> None:
         self._size_max = size_max
-        self._known: dict[str, int] = {}
+        self._cache: dict[str, int] = {}
 
     def __call__(self, column: pa.ChunkedArray | pa.Array) -> Keys:
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         encoded = array.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        keys = [self._known.get(text) for text in texts]
+        keys = [self._cache.get(text) for text in texts]
         if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
-            if len(self._known) + len(missing) > self._size_max:
-                self._known = {}
-            made = dict(zip(missing, hash64s(missing).tolist(), strict=True))
-            self._known.update(made)
+            if len(self._cache) + len(missing) > self._size_max:
+                self._cache = {}
+            new_hashes = dict(zip(missing, hash64s(missing).tolist(), strict=True))
+            self._cache.update(new_hashes)
             keys = [
-                made[text] if key is None else key for text, key in zip(texts, keys, strict=True)
+                new_hashes[text] if key is None else key
+                for text, key in zip(texts, keys, strict=True)
             ]
         hashes = np.array([*keys, 0], np.uint64)
         return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

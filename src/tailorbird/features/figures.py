@@ -1,8 +1,7 @@
-"""What a worker has taken in and what its state holds, in a small file beside the state: for
-`/metrics` and comparisons.
+"""Progress of a worker and size of its state, in a small file beside the state.
 
-The file is written whole and renamed into place, every few seconds and at once when a cap dropped
-something. Its counters go on after a restart and are gone with the state.
+The file serves `/metrics` and comparisons. It is written atomically, every few seconds and at once
+when a cap dropped entities. Its counters survive a restart and are deleted with the state.
 """
 
 from collections import Counter
@@ -30,9 +29,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the copies for readers elsewhere are behind the state; see
-    `store.published.Publishing`.
-    """
+    """The lag of the copies behind the state; see `store.published.Publishing`."""
 
     at: int = 0
     commits: int = 0
@@ -44,17 +41,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one worker.
 
     Attributes:
-        at: when they were taken, microseconds.
-        rows: of the routed log that were taken in, since the state was begun.
-        behind: rows of the routed log that were not yet taken in.
-        offset: from where on it reads the routed log.
-        capped: values that were cut off at the maximum that is declared for them, by what is
-            summed.
+        at: when they were measured, microseconds.
+        rows: rows of the routed log applied since the state was created.
+        behind: rows of the routed log not applied yet.
+        offset: the next row of the routed log to read.
+        capped: values clipped at their declared maximum, by the summed expression.
         unreadable: values that are no number or text as declared, by field.
-        converted: truths and lists that were taken as numbers, by field.
+        converted: truths and lists that were used as numbers, by field.
         kinds: by name of the entity.
         copies: None where nothing is copied.
-        part: of the entities, where several workers share them: such as "part-0-of-3".
+        part: the part of the entities, where several workers share them, such as "part-0-of-3".
     """
 
     schema_hash: str
@@ -71,9 +67,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dropped(self) -> dict[str, int]:
-        """The kinds of which a cap has dropped any, and the newest time that one of these was last
-        heard of.
-        """
+        """The kinds with entities dropped by a cap, and the newest event time of these."""
         return {name: kind.dropped_newest for name, kind in self.kinds.items() if kind.dropped}
 
 
@@ -81,9 +75,7 @@ _decoder = msgspec.json.Decoder(Figures)
 
 
 def read_figures(folder: Path) -> Figures | None:
-    """What the worker of the state in `folder` told; None where none did yet or the file cannot be
-    read.
-    """
+    """Return the worker's figures in `folder`, or None if missing or unreadable."""
     return _read(folder / FILE)
 
 
@@ -94,115 +86,123 @@ def _read(path: Path) -> Figures | None:
         return None
 
 
-def all_figures(state: Path, workers: int = 1) -> list[Figures]:
-    """Of the workers of all states in a folder, sorted by schema."""
+def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
+    """Return the figures of the workers of all states in a folder, sorted by schema."""
     paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
-    found = [
+    figures = [
         read_figures(path.parent)
         for path in sorted(paths, key=lambda path: (path.parent.name, path))
     ]
-    return [one for one in found if one is not None]
+    return [figure for figure in figures if figure is not None]
 
 
 def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
-    """Of each schema what its workers told together; see `together`."""
+    """Return the merged figures of each schema; see `merge_figures`."""
     by_schema: dict[str, list[Figures]] = {}
-    for one in all_figures(state, workers):
+    for one in read_all_figures(state, workers):
         by_schema.setdefault(one.schema_hash, []).append(one)
-    return [together(some) for some in by_schema.values()]
+    return [merge_figures(figures) for figures in by_schema.values()]
 
 
 def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
-    """What the workers of one schema told together; None where none did yet."""
-    found = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
-    told = [one for one in found if one is not None]
-    return together(told) if told else None
+    """Return the merged figures of one schema's workers, or None if there are none."""
+    figures = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
+    available = [figure for figure in figures if figure is not None]
+    return merge_figures(available) if available else None
 
 
-def together(told: Sequence[Figures]) -> Figures:
-    """The figures of workers that share a schema's entities: what they have adds up, and the last
-    of them says how far they are.
+def merge_figures(figures: Sequence[Figures]) -> Figures:
+    """Merge the figures of workers that share a schema's entities.
 
-    An event that concerns several parts is counted by the worker of each.
+    Sizes are added, and positions are those of the slowest worker. An event that concerns several
+    parts is counted by the worker of each.
     """
-    if len(told) == 1:
-        return told[0]
+    if len(figures) == 1:
+        return figures[0]
     kinds = {
         name: Kind(
             **{
-                field: sum(getattr(one.kinds[name], field) for one in told if name in one.kinds)
-                for field in _ADDED
+                field: sum(
+                    getattr(figure.kinds[name], field) for figure in figures if name in figure.kinds
+                )
+                for field in _SUMMED_FIELDS
             },
-            dropped_newest=max(one.kinds[name].dropped_newest for one in told if name in one.kinds),
+            dropped_newest=max(
+                figure.kinds[name].dropped_newest for figure in figures if name in figure.kinds
+            ),
         )
-        for name in dict.fromkeys(name for one in told for name in one.kinds)
+        for name in dict.fromkeys(name for figure in figures for name in figure.kinds)
     }
     return Figures(
-        schema_hash=told[0].schema_hash,
-        at=min(one.at for one in told),
-        rows=sum(one.rows for one in told),
-        behind=max(one.behind for one in told),
-        offset=min(one.offset for one in told),
-        capped=_summed(one.capped for one in told),
-        unreadable=_summed(one.unreadable for one in told),
-        converted=_summed(one.converted for one in told),
+        schema_hash=figures[0].schema_hash,
+        at=min(figure.at for figure in figures),
+        rows=sum(figure.rows for figure in figures),
+        behind=max(figure.behind for figure in figures),
+        offset=min(figure.offset for figure in figures),
+        capped=_sum_counts(figure.capped for figure in figures),
+        unreadable=_sum_counts(figure.unreadable for figure in figures),
+        converted=_sum_counts(figure.converted for figure in figures),
         kinds=kinds,
-        copies=_copied([one.copies for one in told if one.copies is not None]),
+        copies=_merge_copies([figure.copies for figure in figures if figure.copies is not None]),
     )
 
 
-def _copied(told: Sequence[CopiesFigures]) -> CopiesFigures | None:
-    if not told:
+def _merge_copies(copies: Sequence[CopiesFigures]) -> CopiesFigures | None:
+    if not copies:
         return None
     return CopiesFigures(
-        at=min(one.at for one in told),
-        commits=max(one.commits for one in told),
-        records=sum(one.records for one in told),
-        failing=any(one.failing for one in told),
+        at=min(copy.at for copy in copies),
+        commits=max(copy.commits for copy in copies),
+        records=sum(copy.records for copy in copies),
+        failing=any(copy.failing for copy in copies),
     )
 
 
-def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+    for count in counts:
+        total.update(count)
     return dict(total)
 
 
-_ADDED = ("entities", "state_bytes", "expired", "dropped")
+_SUMMED_FIELDS = ("entities", "state_bytes", "expired", "dropped")
 
 
 def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
-    """From where on each worker reads the routed log, as it last told, and each shuffle; by a name
-    for people.
+    """Return the last reported read offset in the routed log of each worker and shuffle, by display
+    name.
     """
-    found = {
-        " ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset
-        for one in all_figures(state, workers)
+    offsets = {
+        " ".join(filter(None, ("worker", figures.schema_hash[:8], figures.part))): figures.offset
+        for figures in read_all_figures(state, workers)
     }
     if workers > 1:
-        told = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
-        found |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in told if one is not None}
-    scored = scored_to(state)
-    return found if scored is None else found | {"score": scored}
+        shuffles = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
+        offsets |= {
+            f"shuffle {shuffle.schema_hash[:8]}": shuffle.offset
+            for shuffle in shuffles
+            if shuffle is not None
+        }
+    score_offset = scored_to(state)
+    return offsets if score_offset is None else offsets | {"score": score_offset}
 
 
 def write_scored(state: Path, figures: Figures) -> None:
-    """How far the score role is, beside the states; whole or not at all."""
+    """Write the progress of the score role, atomically, beside the states."""
     write_whole(state / SCORE_FILE, msgspec.json.encode(figures))
 
 
 def scored_to(state: Path) -> int | None:
-    """From where on the score role reads the routed log, as it last told; None where there is none."""
-    told = _read(state / SCORE_FILE)
-    return None if told is None else told.offset
+    """Return the last reported read offset of the score role in the routed log, or None."""
+    figures = _read(state / SCORE_FILE)
+    return None if figures is None else figures.offset
 
 
 def write_figures(folder: Path, figures: Figures) -> None:
-    """Whole or not at all."""
+    """Write the figures atomically."""
     write_whole(folder / FILE, msgspec.json.encode(figures))
 
 
-def write_shuffle(state: Path, figures: Figures) -> None:
-    """How far the shuffle of a schema is, beside its declarations; whole or not at all."""
+def write_shuffle_figures(state: Path, figures: Figures) -> None:
+    """Write the progress of a schema's shuffle, atomically, beside its declarations."""
     write_whole(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))

@@ -1,14 +1,14 @@
-"""From the lanes of reading records to columns: one fixed order of float64 operations for each
-kind, rounded once to float32.
+"""From the lanes of reading records to columns: one fixed order of float64 operations per kind.
 
-Reading and backfill both come through here, each with its own way to the lanes, so that equal sums
-are equal bits. The arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor
-reorders it within an element.
+Columns are rounded once to float32. Reading and backfill share this module, each with its own
+source of lanes, so that equal sums are equal bits. The arithmetic is + − × ÷ only, whose result
+IEEE 754 defines; NumPy neither fuses nor reorders it within an element.
 
-    count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
-    variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low    extreme = v·unit
-    trend = (a / b)·(L / l)    share = a / A    decayed = (Σ tile·weight, the oldest first)·unit
-    quantile = low + (high − low)·((q·n − below) / count)    match = words found / words asked
+    count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)
+    since = (t − ts) / 1e6    variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low
+    extreme = v·unit    trend = (a / b)·(L / l)    share = a / A
+    decayed = (Σ tile·weight, the oldest first)·unit
+    quantile = low + (high − low)·((q·n − below) / count)    match = matched words / query words
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,10 +44,10 @@ DECAY_WEIGHTS = tuple(
 
 
 class Lanes(Protocol):
-    """Where columns are finished from. Arrays are (rows,), or (1,) where all rows have the same.
+    """The source of lanes for columns. Arrays are (rows,), or (1,) where all rows are the same.
 
-    Of an entity that a row has not (no item.category, no person), `known` is False and `lane` 0
-    (any value for attributes).
+    Where a row does not have an entity (no item.category, no person), `is_present` is False and
+    `lane` is 0 (any value for attributes).
     """
 
     @property
@@ -55,21 +55,19 @@ class Lanes(Protocol):
 
     @property
     def t(self) -> Int64s:
-        """When each row is read."""
+        """The time at which each row is read."""
         ...
 
     def lane(self, spot: Spot) -> Int64s: ...
 
-    def known(self, entity: int) -> Bools: ...
+    def is_present(self, entity: int) -> Bools: ...
 
-    def of_run(self, step: Step) -> npt.NDArray:
-        """What the step makes of the last events of who asks, by `runs.Runs`."""
+    def run_values(self, step: Step) -> npt.NDArray:
+        """Return a step's values over the last events of the request, see `runs.Runs`."""
         ...
 
     def query_words(self) -> Keys:
-        """The first different words of the query, 0 where there are no more: (rows, WORDS) or (1,
-        WORDS).
-        """
+        """Return the query's first distinct words, 0-padded: (rows, WORDS) or (1, WORDS)."""
         ...
 
     def context_number(self, field: str) -> Floats: ...
@@ -78,7 +76,7 @@ class Lanes(Protocol):
 
 
 def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
-    """All numeric columns in order of declaration, shape (rows, columns)."""
+    """Return all numeric columns in order of declaration, shape (rows, columns)."""
     steps = [step for step in layout.steps if step.kind == "numeric"]
     table = np.empty((lanes.rows, len(steps)), np.float32)
     with np.errstate(all="ignore"):
@@ -90,7 +88,7 @@ def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
 
 
 def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
-    """Write the derived columns of the table (rows, columns), whose others are there."""
+    """Write the derived columns of the table (rows, columns), whose other columns are filled."""
     if not layout.derived_order:
         return
     steps = [step for step in layout.steps if step.kind == "numeric"]
@@ -104,7 +102,7 @@ def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
 
 
 def categorical(layout: Layout, lanes: Lanes) -> Keys:
-    """All categorical columns in order of declaration, shape (rows, columns)."""
+    """Return all categorical columns in order of declaration, shape (rows, columns)."""
     steps = [step for step in layout.steps if step.kind == "categorical"]
     table = np.empty((lanes.rows, len(steps)), np.uint64)
     for column, step in enumerate(steps):
@@ -113,23 +111,23 @@ def categorical(layout: Layout, lanes: Lanes) -> Keys:
 
 
 def number(step: Step, lanes: Lanes) -> Floats:
-    """One numeric column that is not derived, before rounding."""
+    """Return one numeric column that is not derived, before rounding."""
     if step.operation == "context":
         return lanes.context_number(step.text)
-    known = lanes.known(step.spots[0].entity)
+    is_present = lanes.is_present(step.spots[0].entity)
     if step.operation in OF_RUN:
-        value = lanes.of_run(step)
+        value = lanes.run_values(step)
     elif step.operation == "match":
         value = _match(step, lanes)
     else:
         value = ARITHMETIC[arithmetic_name(step)](
             [lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t
         )
-    return value if known.all() else np.where(known, value, np.nan)
+    return value if is_present.all() else np.where(is_present, value, np.nan)
 
 
 def arithmetic_name(step: Step) -> str:
-    """Which arithmetic finishes a step that is made of lanes alone; "" for one that needs more."""
+    """Return the arithmetic of a step that is computed from lanes alone, "" for other steps."""
     if step.operation == "ratio" and step.numbers[1] < 0:
         return "bare ratio"
     if step.operation == "extreme":
@@ -140,36 +138,34 @@ def arithmetic_name(step: Step) -> str:
 def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
-    known = lanes.known(step.spots[0].entity)
+    is_present = lanes.is_present(step.spots[0].entity)
     if step.operation in OF_RUN:
-        return np.where(known, lanes.of_run(step), np.uint64(0))
+        return np.where(is_present, lanes.run_values(step), np.uint64(0))
     value = lanes.lane(step.spots[-1])
-    if step.operation == "attribute" and known.all():
+    if step.operation == "attribute" and is_present.all():
         return value.view(np.uint64)
     if step.operation == "last":
-        known = known & _recent(lanes.lane(step.spots[0]), lanes.t)
+        is_present = is_present & _is_recent(lanes.lane(step.spots[0]), lanes.t)
     if step.operation == "earliest":
-        known = known & (lanes.lane(step.spots[0]) > 0)
-    return np.where(known, value, 0).astype(np.int64).view(np.uint64)
+        is_present = is_present & (lanes.lane(step.spots[0]) > 0)
+    return np.where(is_present, value, 0).astype(np.int64).view(np.uint64)
 
 
-def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
-    """Times and other columns of a sequence, oldest first, where it has an event within the horizon
-    of t.
-    """
+def recent_events(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
+    """Return times and other columns of a sequence, oldest first, within the horizon of t."""
     first = int(ts.searchsorted(max(1, t - HORIZON)))
     return tuple([column[first:] for column in (ts, *columns)])
 
 
-def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
-    """The further values of a sequence by their text, as numbers or hashes."""
+def further_values(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
+    """Return the further values of a sequence by their text, as numbers or hashes."""
     return {
-        one.text: each.view(np.uint64 if one.kind == "text" else np.float64)
-        for one, each in zip(step.of, bits, strict=True)
+        expression.text: lane.view(np.uint64 if expression.kind == "text" else np.float64)
+        for expression, lane in zip(step.of, bits, strict=True)
     }
 
 
-def _recent(ts: Int64s, t: Int64s) -> Bools:
+def _is_recent(ts: Int64s, t: Int64s) -> Bools:
     return (ts > 0) & (ts >= t - HORIZON)
 
 
@@ -202,8 +198,9 @@ def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    """Within the bucket where the counts first reach q of all, as if its values lay evenly; its
-    edge, if it has only one.
+    """Interpolate within the bucket where the counts first reach q of the total.
+
+    A bucket with only one edge gives that edge.
     """
     q, *edges = numbers
     counts = [lane.astype(np.float64) for lane in lanes]
@@ -248,7 +245,7 @@ def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    return np.where(_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
+    return np.where(_is_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
 def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -256,7 +253,7 @@ def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
-    return np.where(_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
+    return np.where(_is_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
 def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
@@ -273,17 +270,20 @@ def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
 
 
 def _match(step: Step, lanes: Lanes) -> Floats:
-    asked, words = lanes.query_words(), [lanes.lane(spot).view(np.uint64) for spot in step.spots]
-    found = np.zeros(lanes.rows)
-    for place in range(asked.shape[1]):
-        word = asked[:, place]
+    query_words, words = (
+        lanes.query_words(),
+        [lanes.lane(spot).view(np.uint64) for spot in step.spots],
+    )
+    matches = np.zeros(lanes.rows)
+    for position in range(query_words.shape[1]):
+        word = query_words[:, position]
         if word.any():
-            hit = np.zeros(lanes.rows, np.bool_)
+            is_match = np.zeros(lanes.rows, np.bool_)
             for other in words:
-                hit |= other == word
-            found += hit & (word != 0)
-    count = np.count_nonzero(asked, axis=1).astype(np.float64)
-    return np.where((count > 0) & (words[0] != 0), found / count, np.nan)
+                is_match |= other == word
+            matches += is_match & (word != 0)
+    count = np.count_nonzero(query_words, axis=1).astype(np.float64)
+    return np.where((count > 0) & (words[0] != 0), matches / count, np.nan)
 
 
 ARITHMETIC: dict[str, Arithmetic] = {

@@ -1,17 +1,15 @@
-"""Entities that nobody has heard of for long: they expire without a change of any value, and a cap
-drops the idle longest.
+"""Eviction of idle entities: expiry changes no value, and a cap drops the longest idle.
 
-    newest ts ────── reach: the longest that any of its features looks back ──────► from here on all
-    of it reads as empty
+    newest ts ────── retention: the longest look-back of its features ──────► reads as empty
 
-Expiry: an idle entity's record goes, but for what is for good: profile, first time, first value. A
-state tells up to when it was swept, and requests are read at no earlier time, so each value is what
-it was, and what the lake says.
+Expiry deletes an idle entity's record except what is permanent: profile, first time, first value. A
+state records the time up to which it was swept, and requests are read at no earlier time, so each
+value stays what it was, and equals that of the lake.
 
-The cap is for floods of ids: past `entities_max` of a kind the entities idle longest are dropped
-whole, profile included, and read as if there had never been any. The lake knows better, so a drop
-is counted and leaves its mark in the kind's tally: values of entities last heard of up to
-`dropped_newest` may differ from those that are computed from the lake.
+The cap protects against floods of ids: past `entities_max` of a kind, the longest idle entities are
+dropped completely, profile included, and read as if they had never existed. The lake still has
+them, so a drop is counted and marked in the kind's tally: values of entities with a last event up
+to `dropped_newest` may differ from those computed from the lake.
 """
 
 import struct
@@ -27,16 +25,16 @@ from tailorbird.events.clock import DAY, MINUTE
 from tailorbird.features.columns import Keys
 from tailorbird.features.declare import HORIZON
 from tailorbird.features.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
-from tailorbird.features.state import Held, Records
+from tailorbird.features.state import Records, StateBatch
 from tailorbird.store import Snapshot, Transaction
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-SLACK = DAY  # a reader whose clock is behind by less does not notice
+SLACK = DAY  # tolerated clock lag of a reader
 ENTITIES_MAX = 20_000_000
-LOOK_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
-LOOK_RECORDS_MAX = 20_000
+SWEEP_RECORDS = 1_000  # records per step while no kind is past its cap
+SWEEP_RECORDS_MAX = 20_000
 
 _TALLY = struct.Struct("<5q")
 SWEPT_KEY = b"e"
@@ -44,13 +42,13 @@ SWEPT_KEY = b"e"
 
 @dataclass(frozen=True)
 class Tally:
-    """How much there is of one kind of entity.
+    """The size of one kind of entity.
 
     Attributes:
-        entities: that have records.
-        state_bytes: of their state records; a reading record has a fixed width.
-        expired: how many were let go because nothing of them could be read any more.
-        dropped: how many were let go to stay within the cap.
+        entities: number of entities with records.
+        state_bytes: size of their state records; a reading record has a fixed width.
+        expired: number evicted because nothing of them could be read any more.
+        dropped: number evicted to stay within the cap.
         dropped_newest: the newest ts of any that was dropped.
     """
 
@@ -69,173 +67,179 @@ class Tally:
             self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest
         )
 
-    def after(self, new: int, grown: int) -> "Tally":
-        return replace(self, entities=self.entities + new, state_bytes=self.state_bytes + grown)
+    def adjusted(self, new_entities: int, added_bytes: int) -> "Tally":
+        return replace(
+            self, entities=self.entities + new_entities, state_bytes=self.state_bytes + added_bytes
+        )
 
 
 def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
-    found = snapshot.get(_tally_key(layout))
-    return Tally() if found is None else Tally(*_TALLY.unpack(found))
+    record = snapshot.get(_tally_key(layout))
+    return Tally() if record is None else Tally(*_TALLY.unpack(record))
 
 
 def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
-    """By name of the entity."""
-    return {one.entity.name: read_tally(snapshot, one) for one in layout.entities}
+    """Return the tallies by name of the entity."""
+    return {entity.entity.name: read_tally(snapshot, entity) for entity in layout.entities}
 
 
 def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
-    """By name of the entity, the sums of the parts of a state."""
+    """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]
-    found: dict[str, Tally] = {}
+    merged: dict[str, Tally] = {}
     for name in parts[0]:
-        some = [one[name] for one in parts]
+        tallies_of_kind = [part[name] for part in parts]
         entities, size, expired, dropped, _ = (
-            sum(column) for column in zip(*map(astuple, some), strict=True)
+            sum(column) for column in zip(*map(astuple, tallies_of_kind), strict=True)
         )
-        found[name] = Tally(
-            entities, size, expired, dropped, max(one.dropped_newest for one in some)
+        merged[name] = Tally(
+            entities, size, expired, dropped, max(tally.dropped_newest for tally in tallies_of_kind)
         )
-    return found
+    return merged
 
 
 def read_swept(snapshot: Snapshot) -> int:
-    """Up to when idle entities have expired: no request is read at an earlier time."""
-    return swept_of(snapshot.get(SWEPT_KEY))
+    """Return the time up to which idle entities have expired: no request is read at an earlier
+    time.
+    """
+    return decode_swept(snapshot.get(SWEPT_KEY))
 
 
-def swept_of(found: bytes | None) -> int:
-    """That time as its record has it."""
-    return int.from_bytes(found, "little") if found else 0
+def decode_swept(record: bytes | None) -> int:
+    """Decode that time from its record."""
+    return int.from_bytes(record, "little") if record else 0
 
 
-def reach(layout: EntityLayout) -> int:
-    """How long after its newest event an entity may still have a value that is not for good."""
-    tiles = [(one.tiles + 1) * one.hop for one in (*layout.rings, *layout.sketches)]
+def retention_us(layout: EntityLayout) -> int:
+    """Return how long after its newest event an entity may have a value that is not permanent."""
+    tiles = [(ring.tiles + 1) * ring.hop for ring in (*layout.rings, *layout.sketches)]
     return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
 
 
-def lasting_lanes(layout: EntityLayout) -> Bools:
-    """The lanes that stay when an entity expires; shape (state lanes,)."""
-    lasting = np.zeros(layout.state_lanes, np.bool_)
-    spans = [(one.lane, 1) for one in layout.firsts] + [
-        (one.lane, 3) for one in layout.first_values
+def permanent_lanes(layout: EntityLayout) -> Bools:
+    """Return the lanes that stay when an entity expires; shape (state lanes,)."""
+    is_permanent = np.zeros(layout.state_lanes, np.bool_)
+    spans = [(first.lane, 1) for first in layout.firsts] + [
+        (first_value.lane, 3) for first_value in layout.first_values
     ]
     if layout.profile is not None:
         spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
     for lane, lanes in spans:
-        lasting[lane : lane + lanes] = True
-    return lasting
+        is_permanent[lane : lane + lanes] = True
+    return is_permanent
 
 
 @dataclass(frozen=True)
-class Look:
-    """Some records of a kind, as they were found; `end` is whether the kind has none behind them."""
+class SweepBatch:
+    """Some records of a kind as read; `is_last` means that the kind has none after them."""
 
     keys: Keys
-    held: Held
-    end: bool
+    stored: StateBatch
+    is_last: bool
 
 
 @dataclass(frozen=True)
-class Swept:
-    """What a step of the sweep did."""
+class SweepReport:
+    """The result of a step of the sweep."""
 
-    looked: int = 0
+    examined: int = 0
     expired: int = 0
     dropped: int = 0
 
 
 class Sweep:
-    """Goes round all entities of all kinds, some at a time. Where it is, is nothing to keep: it may
-    begin anywhere.
+    """Cycles through the entities of all kinds, some at a time.
+
+    Its position need not be stored: it may start anywhere.
     """
 
     def __init__(self, records: list[Records], entities_max: int) -> None:
         self._records = records
         self._entities_max = entities_max
-        self._kinds = [_Kind(one) for one in records]
-        self._at, self._after = 0, b""
+        self._kinds = [_Kind(record) for record in records]
+        self._kind_index, self._after = 0, b""
 
-    def look(self, snapshot: Snapshot) -> tuple[int, Look]:
-        """The kind whose turn it is, and its next records."""
-        index, records = self._at, self._records[self._at]
+    def next_batch(self, snapshot: Snapshot) -> tuple[int, SweepBatch]:
+        """Return the kind whose turn it is, and its next records."""
+        index, records = self._kind_index, self._records[self._kind_index]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
-        count = LOOK_RECORDS_MAX if self.excess(snapshot) else LOOK_RECORDS
-        found = list(islice(snapshot.scan(prefix, after=self._after), count))
-        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in found], np.uint64)
-        held = records.unpacked(
-            b"".join(value for _, value in found),
-            np.array([len(value) for _, value in found], np.int64),
+        count = SWEEP_RECORDS_MAX if self.is_over_cap(snapshot) else SWEEP_RECORDS
+        entries = list(islice(snapshot.scan(prefix, after=self._after), count))
+        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in entries], np.uint64)
+        stored = records.unpack(
+            b"".join(value for _, value in entries),
+            np.array([len(value) for _, value in entries], np.int64),
         )
-        end = len(found) < count
-        self._at, self._after = (
-            ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
+        is_last = len(entries) < count
+        self._kind_index, self._after = (
+            ((index + 1) % len(self._records), b"") if is_last else (index, entries[-1][0])
         )
-        return index, Look(keys, held, end)
+        return index, SweepBatch(keys, stored, is_last)
 
-    def excess(self, snapshot: Snapshot) -> bool:
-        """Whether there are too many of any kind."""
+    def is_over_cap(self, snapshot: Snapshot) -> bool:
+        """Return whether any kind has too many entities."""
         return any(
-            read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records
+            read_tally(snapshot, record.layout).entities > self._entities_max
+            for record in self._records
         )
 
-    def idle(self, index: int, look: Look, until: int, entities: int) -> tuple[Bools, Bools]:
-        """Of the records looked at, which have expired by `until`, and which are to be dropped for
-        the cap.
-        """
-        kind, states = self._kinds[index], look.held.states
+    def find_idle(
+        self, index: int, batch: SweepBatch, until: int, entities: int
+    ) -> tuple[Bools, Bools]:
+        """Return which records have expired by `until`, and which are dropped for the cap."""
+        kind, states = self._kinds[index], batch.stored.states
         newest = states[:, NEWEST]
         dropped = newest < kind.drop_before
-        nothing_lasts = ~(states[:, kind.lasting] != 0).any(axis=1)
+        is_transient = ~(states[:, kind.permanent] != 0).any(axis=1)
         expired = (
-            (newest + kind.reach < until)
+            (newest + kind.retention_us < until)
             & ~dropped
-            & (nothing_lasts | (states[:, kind.fleeting] != 0).any(axis=1))
+            & (is_transient | (states[:, kind.expiring] != 0).any(axis=1))
         )
-        stay = ~dropped & ~(expired & nothing_lasts)
-        kind.ages.update((newest[stay] // MINUTE).tolist())
-        if look.end:
-            kind.drop_before = _oldest(
-                kind.ages, entities - int(np.count_nonzero(~stay)) - self._entities_max
+        remains = ~dropped & ~(expired & is_transient)
+        kind.ages.update((newest[remains] // MINUTE).tolist())
+        if batch.is_last:
+            kind.drop_before = _drop_before(
+                kind.ages, entities - int(np.count_nonzero(~remains)) - self._entities_max
             )
             kind.ages = Counter()
         return expired, dropped
 
-    def apply(
+    def evict(
         self,
         transaction: Transaction,
         index: int,
-        look: Look,
+        batch: SweepBatch,
         expired: Bools,
         dropped: Bools,
         until: int,
         commit: int,
     ) -> Tally:
-        """Let them go, in the worker's transaction; the kind's tally with that."""
+        """Evict these entities in the worker's transaction, and return the kind's updated tally."""
         kind, records = self._kinds[index], self._records[index]
         rows = np.flatnonzero(expired)
-        states = np.where(kind.lasting, look.held.states[rows], 0)
-        stays = states.any(axis=1)
-        states[:, NEWEST] = look.held.states[rows, NEWEST]
-        gone = np.concatenate([look.keys[rows[~stays]], look.keys[dropped]])
-        transaction.delete_many(records.keys(b"s", gone) + records.keys(b"r", gone))
-        keys, states = look.keys[rows[stays]], states[stays]
-        packed = records.packed(states)
+        states = np.where(kind.permanent, batch.stored.states[rows], 0)
+        is_permanent = states.any(axis=1)
+        states[:, NEWEST] = batch.stored.states[rows, NEWEST]
+        deleted_keys = np.concatenate([batch.keys[rows[~is_permanent]], batch.keys[dropped]])
+        transaction.delete_many(records.keys(b"s", deleted_keys) + records.keys(b"r", deleted_keys))
+        keys, states = batch.keys[rows[is_permanent]], states[is_permanent]
+        packed = records.pack(states)
         transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
         readings = records.finish(
             states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False
         )
-        transaction.put_many(records.published(keys, readings))
+        transaction.put_many(records.reading_records(keys, readings))
         tally = read_tally(transaction, records.layout)
-        grown = sum(map(len, packed)) - int(look.held.sizes[expired | dropped].sum())
+        added_bytes = sum(map(len, packed)) - int(batch.stored.sizes[expired | dropped].sum())
         tally = replace(
-            tally.after(-len(gone), grown),
+            tally.adjusted(-len(deleted_keys), added_bytes),
             expired=tally.expired + len(rows),
             dropped=tally.dropped + int(dropped.sum()),
         )
-        newest = int(look.held.states[dropped, NEWEST].max(initial=tally.dropped_newest))
+        newest = int(batch.stored.states[dropped, NEWEST].max(initial=tally.dropped_newest))
         tally = replace(tally, dropped_newest=newest)
         transaction.put_many(
             [
@@ -247,21 +251,23 @@ class Sweep:
 
 
 class _Kind:
-    """What the sweep knows of one kind of entity."""
+    """The sweep's data about one kind of entity."""
 
     def __init__(self, records: Records) -> None:
-        self.reach = reach(records.layout)
-        self.lasting = lasting_lanes(records.layout)
-        self.fleeting = ~self.lasting
-        self.fleeting[NEWEST] = False  # stays beside what is for good
+        self.retention_us = retention_us(records.layout)
+        self.permanent = permanent_lanes(records.layout)
+        self.expiring = ~self.permanent
+        self.expiring[NEWEST] = False  # It stays with the permanent lanes.
         self.ages: Counter[int] = (
             Counter()
-        )  # how many were last heard of in each minute, on this way round
+        )  # number of entities by minute of their last event, in this cycle
         self.drop_before = 0
 
 
-def _oldest(ages: Counter[int], excess: int) -> int:
-    """The time before which at least `excess` entities were last heard of; 0 if there is no excess."""
+def _drop_before(ages: Counter[int], excess: int) -> int:
+    """Return the time before which at least `excess` entities had their last event; 0 without
+    excess.
+    """
     before = 0
     for minute in sorted(ages) if excess > 0 else ():
         if excess <= 0:

@@ -1,13 +1,13 @@
-"""Loops of the backfill, compiled by Numba: edges by pointers that only move on, window sums, and
-what runs them on all cores.
+"""Loops of the backfill, compiled by Numba: window edges, window sums, and a thread pool for them.
 
-Nothing but the offline half imports this module; what the loops mean is told in `features.asof`.
-How keys become groups, and entries come to lie in them, is in `features.kernels_groups`. Each runs
-over a range of groups or of moments without the interpreter's lock, so that `in_shares` has one on
-each core. They are compiled at their first use and kept on disk. Integers wrap around as NumPy's
-do, and no float operation is fused or reordered.
+Only the offline half imports this module; `features.asof` explains what the loops compute, and
+`features.kernels_groups` groups keys and sorts entries into groups. Each loop covers a range of
+groups or of moments without the interpreter's lock, so that `run_parallel` runs one on each core.
+They are compiled at first use and cached on disk. Integers wrap around like NumPy's, and no float
+operation is fused or reordered.
 
-    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in order of ts
+    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in
+order of ts
 """
 
 import os
@@ -29,20 +29,18 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 THREADS = os.cpu_count() or 1
-_SMALL = 1 << 14  # entries below which a second thread costs more than it brings
+_SHARE_MIN = 1 << 14  # entries below which a second thread does not pay
 
 compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
     nogil=True, cache=True, error_model="numpy"
 )
 
 
-def in_shares(
+def run_parallel(
     loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None
 ) -> list[Any]:
-    """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each
-    share.
-    """
-    shares = min(THREADS, 1 + count // _SMALL)
+    """Run `loop(low, high, *arguments)` over 0 to `count`, or the `bounds`, on all cores."""
+    shares = min(THREADS, 1 + count // _SHARE_MIN)
     cuts = (
         list(bounds)
         if bounds is not None
@@ -51,70 +49,70 @@ def in_shares(
     spans = [(low, high) for low, high in pairwise(cuts) if low < high]
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
-    # The caller's thread takes a share too: starting one is dearer than many a loop.
-    others = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
-    return [loop(*spans[0], *arguments), *(one.result() for one in others)]
+    # The caller's thread takes a share too: starting a thread costs more than a short loop.
+    futures = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    return [loop(*spans[0], *arguments), *(future.result() for future in futures)]
 
 
 @lru_cache(maxsize=1)
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process for loops that wait for nothing, so that they cannot wait for each
+    """Return this process's threads for loops that never block, so that they cannot wait for each
     other.
     """
     return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
 
 
-def shares_of(starts: Int64s) -> list[int]:
-    """Groups at which to cut so that each core has about as many entries."""
-    shares = min(THREADS, 1 + int(starts[-1]) // _SMALL)
+def share_bounds(starts: Int64s) -> list[int]:
+    """Return the groups at which to split so that each core has about as many entries."""
+    shares = min(THREADS, 1 + int(starts[-1]) // _SHARE_MIN)
     inner = [
         int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)
     ]
     return [0, *inner, len(starts) - 1]
 
 
-def gathered(values: npt.NDArray, places: Intps) -> npt.NDArray:
-    """`values[places]`, on all cores."""
-    found = np.empty(len(places), values.dtype)
-    in_shares(gather, len(places), np.ascontiguousarray(values), places, found)
-    return found
+def gather_parallel(values: npt.NDArray, indices: Intps) -> npt.NDArray:
+    """Return `values[indices]`, computed on all cores."""
+    gathered_values = np.empty(len(indices), values.dtype)
+    run_parallel(gather, len(indices), np.ascontiguousarray(values), indices, gathered_values)
+    return gathered_values
 
 
 @compiled
-def tied(starts: Int64s, times: Int64s) -> Bools:
-    """Of each position, whether another one of the group has its time."""
-    found = np.zeros(len(times), np.bool_)
+def find_ties(starts: Int64s, times: Int64s) -> Bools:
+    """Return for each position whether another one of the group has its time."""
+    is_tied = np.zeros(len(times), np.bool_)
     for group in range(len(starts) - 1):
         for at in range(starts[group] + 1, starts[group + 1]):
             if times[at - 1] == times[at]:
-                found[at - 1] = found[at] = True
-    return found
+                is_tied[at - 1] = is_tied[at] = True
+    return is_tied
 
 
 @compiled
-def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, known: Int64s) -> None:
-    """For each position the largest p of its group so far."""
+def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, running_p: Int64s) -> None:
+    """Write for each position the largest p of its group so far."""
     for group in range(low, high):
         largest = np.int64(-(2**63))
         for at in range(starts[group], starts[group + 1]):
             largest = max(largest, p[at])
-            known[at] = largest
+            running_p[at] = largest
 
 
 @compiled
-def gather(low: int, high: int, values: Int64s, order: Intps, found: Int64s) -> None:
+def gather(low: int, high: int, values: Int64s, order: Intps, out: Int64s) -> None:
     for at in range(low, high):
-        found[at] = values[order[at]]
+        out[at] = values[order[at]]
 
 
 @compiled
-def count_before(places: Intps, before: Intps) -> None:
-    """How many of the ascending places are less than each position."""
-    count, at = len(places), 0
-    for place in range(len(before)):
-        while at < count and places[at] < place:
+def count_before(positions: Intps, before: Intps) -> None:
+    """Write how many of the ascending positions are less than each position."""
+    count, at = len(positions), 0
+    for position in range(len(before)):
+        while at < count and positions[at] < position:
             at += 1
-        before[place] = at
+        before[position] = at
 
 
 @compiled
@@ -125,12 +123,13 @@ def accumulate(sums: Int64s) -> None:
 
 @compiled
 def advance(times: Int64s, at: int, stop: int, time: int) -> int:
-    """The first position from `at` on, at most `stop`, whose time is not before `time`: by some
-    steps, by steps that double, by halves.
+    """Return the first position in [at, stop] whose time is not before `time`.
+
+    Searches by single steps, then by doubling steps, then by bisection.
     """
     for _ in range(
         4
-    ):  # mostly it is near, and a branch that is taken as often as not costs more than a step
+    ):  # The target is mostly near, and an unpredictable branch costs more than a step.
         if at == stop or times[at] >= time:
             return at
         at += 1
@@ -150,8 +149,9 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
 
 @compiled
 def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
-    """time // hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a
-    fraction of a division.
+    """Return time // hop, where `per_hop` is 1 / hop.
+
+    A product that may be one hop off, then corrected, takes a fraction of the time of a division.
     """
     if not -(1 << 53) < time < 1 << 53:
         return time // hop
@@ -165,7 +165,7 @@ def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
 
 @compiled
 def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
-    """The first position of [low, high), where values do not fall, that is above the bound."""
+    """Return the first position of [low, high) above the bound, where values do not decrease."""
     while low < high:
         middle = (low + high) >> 1
         if values[middle] > bound:
@@ -177,25 +177,21 @@ def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
 
 @compiled
 def edges(
-    low: int,
-    high: int,
-    group: Int32s,
-    at_times: Int64s,
-    starts: Int64s,
-    times: Int64s,
-    found: Intps,
+    low: int, high: int, group: Int32s, cutoffs: Int64s, starts: Int64s, times: Int64s, out: Intps
 ) -> None:
-    """Of moments in order of (group, t), the first position of the group that is not before a time;
-    fast where these rise as well.
+    """Write the first position of the group that is not before a cutoff, moments in order of
+    (group, t).
+
+    Fast where the cutoffs increase as well.
     """
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
-        one, time = group[moment], at_times[moment]
-        if one != last_group or time < last_time:
-            at = starts[one]
-        last_group, last_time = one, time
-        at = advance(times, at, starts[one + 1], time)
-        found[moment] = at
+        own_group, time = group[moment], cutoffs[moment]
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
 
 
 @compiled
@@ -208,28 +204,28 @@ def window_edges(
     times: Int64s,
     hop: int,
     length: int,
-    found: Intps,
+    out: Intps,
 ) -> None:
-    """As `edges`, of t // hop · hop − length."""
+    """Write the `edges` of t // hop · hop − length."""
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
-        one, time = group[moment], t[moment] // hop * hop - length
-        if one != last_group or time < last_time:
-            at = starts[one]
-        last_group, last_time = one, time
-        at = advance(times, at, starts[one + 1], time)
-        found[moment] = at
+        own_group, time = group[moment], t[moment] // hop * hop - length
+        if own_group != last_group or time < last_time:
+            at = starts[own_group]
+        last_group, last_time = own_group, time
+        at = advance(times, at, starts[own_group + 1], time)
+        out[moment] = at
 
 
 @compiled
 def in_flight(
-    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, known: Int64s, first: Intps
+    low: int, high: int, start: Int64s, edge: Intps, p: Int64s, running_p: Int64s, first: Intps
 ) -> None:
-    """The first position before the edge that was not known at p; the edge itself where all were."""
+    """Write the first position before the edge that was not known at p, or the edge itself."""
     for moment in range(low, high):
         stop = edge[moment]
-        if stop > start[moment] and known[stop - 1] > p[moment]:
-            stop = first_above(known, start[moment], stop, p[moment])
+        if stop > start[moment] and running_p[stop - 1] > p[moment]:
+            stop = first_above(running_p, start[moment], stop, p[moment])
         first[moment] = stop
 
 
@@ -244,48 +240,47 @@ def window_sums(
     starts: Int64s,
     times: Int64s,
     event_p: Int64s,
-    known: Int64s,
+    running_p: Int64s,
     prefixes: Int64s,
     hop: Int64s,
     length: Int64s,
     prefix_of: Intps,
     limit: int,
     sums: Int64s,
-    far: Bools,
+    is_deferred: Bools,
 ) -> None:
-    """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop
-    − length, t).
+    """Write each window's sum over the known events in [t // hop · hop − length, t).
 
-    `sums` (q, windows) and `far` (q,) are in the order in which moments came in. Stretches in
-    flight longer than `limit` are left to the caller: `far`.
+    Moments come in order of (group, t), while `sums` (q, windows) and `is_deferred` (q,) are in
+    input order. Stretches in flight longer than `limit` are deferred to the caller.
     """
     windows = len(hop)
     per_hop = 1.0 / hop
     at = np.zeros(windows, np.int64)
     stop = last_group = np.int64(-1)
     for moment in range(low, high):
-        one, time, bound, row = group[moment], t[moment], p[moment], order[moment]
-        start, end = starts[one], starts[one + 1]
+        own_group, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+        start, end = starts[own_group], starts[own_group + 1]
         if start == end:
             for window in range(windows):
                 sums[row, window] = 0
             continue
-        if one != last_group:
-            last_group, stop = one, start
+        if own_group != last_group:
+            last_group, stop = own_group, start
             for window in range(windows):
                 at[window] = start
         stop = advance(times, stop, end, time)
         for window in range(windows):
             since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
             at[window] = advance(times, at[window], end, since)
-        if stop == start or known[stop - 1] <= bound:
+        if stop == start or running_p[stop - 1] <= bound:
             for window in range(windows):
                 prefix = prefix_of[window]
                 sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, at[window]]
             continue
-        first = first_above(known, start, stop, bound)
+        first = first_above(running_p, start, stop, bound)
         if stop - first > limit:
-            far[row] = True
+            is_deferred[row] = True
             continue
         for window in range(windows):
             prefix = prefix_of[window]

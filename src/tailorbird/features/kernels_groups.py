@@ -1,9 +1,8 @@
-"""Loops of the backfill that put entries into groups: keys to numbers, and entries sorted by
-(group, time). As `features.kernels`.
+"""Loops of the backfill that group entries: keys to numbers, and entries sorted by (group, time).
 
-Many entries of many groups are first dealt out to buckets of neighbouring groups, and then put in
-place bucket by bucket: written one by one they would each go to another line of memory, which costs
-more than all else.
+They follow the rules of `features.kernels`. Many entries of many groups are first distributed to
+buckets of neighbouring groups, and then sorted bucket by bucket. Writing them one by one would
+touch another cache line for each, which costs more than everything else.
 
     entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1:
     ts ts …
@@ -19,36 +18,36 @@ from tailorbird.features.kernels import (
     Intps,
     Keys,
     compiled,
-    in_shares,
-    shares_of,
+    run_parallel,
+    share_bounds,
 )
 
-_DEALT_MIN = 1 << 16  # entries from which on the way over buckets pays
+_BUCKETED_MIN = 1 << 16  # entries from which buckets pay
 _GROUPS_MIN = 1 << 12
 _BUCKET_BITS = 9
 
 Slots = npt.NDArray[
     np.uint64
-]  # (slots, 2): a key and its number + 1, which lie in one line of memory; 0 is empty
+]  # (slots, 2): a key and its number + 1, in one cache line; 0 is empty
 
 
-class Numbers:
-    """Different keys, numbered from 0 in order of their first place.
+class KeyNumbering:
+    """Distinct keys, numbered from 0 in order of first occurrence.
 
     Attributes:
-        count: how many there are.
-        first: shape (count,), the first place of each.
-        own: shape (n,), the number of each of the keys that were numbered.
+        count: number of distinct keys.
+        first: shape (count,), the first index of each.
+        numbers: shape (n,), the number of each of the input keys.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.own: Int32s = np.empty(len(keys), np.int32)
+        self.numbers: Int32s = np.empty(len(keys), np.int32)
         bits, count, row = 12, 0, 0
         first = np.empty(1 << 11, np.int64)
         slots = np.zeros((1 << bits, 2), np.uint64)
         while row < len(keys):
-            row, count = _number_keys(keys, slots, first, self.own, row, count)
+            row, count = _number_keys(keys, slots, first, self.numbers, row, count)
             if row < len(keys):
                 bits += 2 if bits < 16 else 1
                 first = np.concatenate((first, np.empty((1 << (bits - 1)) - len(first), np.int64)))
@@ -56,18 +55,18 @@ class Numbers:
                 _fill_slots(keys, slots, first, count)
         self._slots, self.count, self.first = slots, int(count), first[:count].copy()
 
-    def of(self, keys: Keys) -> Int32s:
-        """The number of each key; `count` for one that is not known."""
+    def lookup(self, keys: Keys) -> Int32s:
+        """Return the number of each key, or `count` for an unknown one."""
         if keys is self._keys:
-            return self.own
-        found = np.empty(len(keys), np.int32)
-        in_shares(_find_keys, len(keys), keys, self._slots, self.count, found)
-        return found
+            return self.numbers
+        numbers = np.empty(len(keys), np.int32)
+        run_parallel(_find_keys, len(keys), keys, self._slots, self.count, numbers)
+        return numbers
 
 
 @compiled
-def _slot_of(key: np.uint64, slots: Slots) -> np.int64:
-    """Where a key stands, or may be put."""
+def _find_slot(key: np.uint64, slots: Slots) -> np.int64:
+    """Return the slot of a key, or the empty slot where it belongs."""
     mask = len(slots) - 1
     slot = np.int64(key ^ (key >> np.uint64(32))) & mask
     while slots[slot, 1] != 0 and slots[slot, 0] != key:
@@ -77,13 +76,14 @@ def _slot_of(key: np.uint64, slots: Slots) -> np.int64:
 
 @compiled
 def _number_keys(
-    keys: Keys, slots: Slots, first: Int64s, own: Int32s, row: int, count: int
+    keys: Keys, slots: Slots, first: Int64s, numbers: Int32s, row: int, count: int
 ) -> tuple[int, int]:
-    """Number the keys from `row` on; up to which, and how many different ones there are: it stops
-    where the slots are too few.
+    """Number the keys from `row` on, until the slots run out.
+
+    Returns the next row and the number of distinct keys.
     """
     while row < len(keys):
-        slot = _slot_of(keys[row], slots)
+        slot = _find_slot(keys[row], slots)
         if slots[slot, 1] == 0:
             if count == len(first):
                 break
@@ -91,7 +91,7 @@ def _number_keys(
             count += 1
             slots[slot, 0] = keys[row]
             slots[slot, 1] = np.uint64(count)
-        own[row] = np.int32(slots[slot, 1]) - 1
+        numbers[row] = np.int32(slots[slot, 1]) - 1
         row += 1
     return row, count
 
@@ -100,28 +100,29 @@ def _number_keys(
 def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
     for number in range(count):
         key = keys[first[number]]
-        slot = _slot_of(key, slots)
+        slot = _find_slot(key, slots)
         slots[slot, 0] = key
         slots[slot, 1] = np.uint64(number + 1)
 
 
 @compiled
-def _find_keys(low: int, high: int, keys: Keys, slots: Slots, none: int, found: Int32s) -> None:
+def _find_keys(
+    low: int, high: int, keys: Keys, slots: Slots, missing: int, numbers: Int32s
+) -> None:
     for row in range(low, high):
-        number = np.int64(slots[_slot_of(keys[row], slots), 1])
-        found[row] = number - 1 if number > 0 else none
+        number = np.int64(slots[_find_slot(keys[row], slots), 1])
+        numbers[row] = number - 1 if number > 0 else missing
 
 
-def grouped(
+def group_entries(
     group: Int32s, groups: int, times: Int64s, p: Int64s
 ) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    """Entries sorted by (group, time), equal ones in the order in which they came; those of no
-    group, `groups`, are left out.
+    """Sort entries by (group, time), stably, and drop those of the group `groups`.
 
-    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and
+    Returns: starts (groups + 1,), and for each position (m,) the index of its entry, its time and
     its p.
     """
-    if len(group) >= _DEALT_MIN and groups >= _GROUPS_MIN:
+    if len(group) >= _BUCKETED_MIN and groups >= _GROUPS_MIN:
         return _grouped_by_buckets(group, groups, times, p)
     counts = np.zeros(groups + 1, np.int64)
     _count(group, counts)
@@ -132,11 +133,11 @@ def grouped(
         np.empty(size, np.int64),
         np.empty(size, np.int64),
     )
-    cuts = shares_of(starts)
-    in_shares(
+    cuts = share_bounds(starts)
+    run_parallel(
         _scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts
     )
-    in_shares(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
+    run_parallel(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
     return starts, order, times_of, p_of
 
 
@@ -147,14 +148,16 @@ def _grouped_by_buckets(
     buckets = ((groups - 1) >> shift) + 1
     cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
     counts = np.zeros((THREADS, buckets), np.int64)
-    in_shares(_count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts)
-    ends = np.cumsum(counts.T.ravel())  # of bucket 0 the entries of each share, of bucket 1 …
+    run_parallel(
+        _count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts
+    )
+    ends = np.cumsum(counts.T.ravel())  # ordered by bucket, then share
     size = int(ends[-1])
-    next_of = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
-    bounds = np.append(next_of[0], size)
-    dealt = np.empty((size, 3), np.int64)
-    in_shares(
-        _deal,
+    next_slots = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
+    bounds = np.append(next_slots[0], size)
+    bucketed = np.empty((size, 3), np.int64)
+    run_parallel(
+        _distribute,
         len(group),
         group,
         groups,
@@ -162,8 +165,8 @@ def _grouped_by_buckets(
         np.array(cuts),
         times,
         p,
-        next_of,
-        dealt,
+        next_slots,
+        bucketed,
         bounds=cuts,
     )
     starts = np.empty(groups + 1, np.int64)
@@ -172,10 +175,10 @@ def _grouped_by_buckets(
         np.empty(size, np.int64),
         np.empty(size, np.int64),
     )
-    in_shares(
-        _place,
+    run_parallel(
+        _sort_buckets,
         buckets,
-        dealt,
+        bucketed,
         bounds,
         groups,
         shift,
@@ -183,7 +186,7 @@ def _grouped_by_buckets(
         order,
         times_of,
         p_of,
-        bounds=shares_of(bounds),
+        bounds=share_bounds(bounds),
     )
     return starts, order, times_of, p_of
 
@@ -192,14 +195,14 @@ def _grouped_by_buckets(
 def _count_buckets(
     low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s
 ) -> None:
-    mine = counts[np.searchsorted(cuts, low, side="right") - 1]
+    own_counts = counts[np.searchsorted(cuts, low, side="right") - 1]
     for row in range(low, high):
         if group[row] < groups:
-            mine[group[row] >> shift] += 1
+            own_counts[group[row] >> shift] += 1
 
 
 @compiled
-def _deal(
+def _distribute(
     low: int,
     high: int,
     group: Int32s,
@@ -208,28 +211,28 @@ def _deal(
     cuts: Int64s,
     times: Int64s,
     p: Int64s,
-    next_of: Int64s,
-    dealt: Int64s,
+    next_slots: Int64s,
+    bucketed: Int64s,
 ) -> None:
-    """Entries, as (group and row, time, p), to the places of this share in their buckets, in the
-    order in which they came.
+    """Copy entries, as (group and row, time, p), into the slots of this share in their buckets, in
+    order.
     """
-    mine = next_of[np.searchsorted(cuts, low, side="right") - 1]
+    own_slots = next_slots[np.searchsorted(cuts, low, side="right") - 1]
     for row in range(low, high):
-        one = np.int64(group[row])
-        if one < groups:
-            at = mine[one >> shift]
-            mine[one >> shift] = at + 1
-            dealt[at, 0] = one << 32 | row
-            dealt[at, 1] = times[row]
-            dealt[at, 2] = p[row]
+        own_group = np.int64(group[row])
+        if own_group < groups:
+            at = own_slots[own_group >> shift]
+            own_slots[own_group >> shift] = at + 1
+            bucketed[at, 0] = own_group << 32 | row
+            bucketed[at, 1] = times[row]
+            bucketed[at, 2] = p[row]
 
 
 @compiled
-def _place(
+def _sort_buckets(
     low: int,
     high: int,
-    dealt: Int64s,
+    bucketed: Int64s,
     bounds: Int64s,
     groups: int,
     shift: int,
@@ -238,28 +241,28 @@ def _place(
     times_of: Int64s,
     p_of: Int64s,
 ) -> None:
-    """Put the entries of some buckets in order of (group, time)."""
-    next_of = np.empty(1 << shift, np.int64)
+    """Sort the entries of some buckets by (group, time)."""
+    next_slots = np.empty(1 << shift, np.int64)
     for bucket in range(low, high):
         first, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
-        beyond = min(first + (1 << shift), groups)
-        next_of[:] = 0
+        stop_group = min(first + (1 << shift), groups)
+        next_slots[:] = 0
         for entry in range(start, stop):
-            next_of[(dealt[entry, 0] >> 32) - first] += 1
+            next_slots[(bucketed[entry, 0] >> 32) - first] += 1
         at = start
-        for group in range(first, beyond):
+        for group in range(first, stop_group):
             starts[group] = at
-            at += next_of[group - first]
-            next_of[group - first] = starts[group]
-        starts[beyond] = stop
+            at += next_slots[group - first]
+            next_slots[group - first] = starts[group]
+        starts[stop_group] = stop
         for entry in range(start, stop):
-            group = (dealt[entry, 0] >> 32) - first
-            to = next_of[group]
-            next_of[group] = to + 1
-            order[to] = dealt[entry, 0] & 0xFFFFFFFF
-            times_of[to] = dealt[entry, 1]
-            p_of[to] = dealt[entry, 2]
-        _sort_groups(first, beyond, starts, order, times_of, p_of)
+            group = (bucketed[entry, 0] >> 32) - first
+            to = next_slots[group]
+            next_slots[group] = to + 1
+            order[to] = bucketed[entry, 0] & 0xFFFFFFFF
+            times_of[to] = bucketed[entry, 1]
+            p_of[to] = bucketed[entry, 2]
+        _sort_groups(first, stop_group, starts, order, times_of, p_of)
 
 
 @compiled
@@ -273,7 +276,7 @@ def _scatter(
     low: int,
     high: int,
     group: Int32s,
-    next_of: Int64s,
+    next_slots: Int64s,
     times: Int64s,
     p: Int64s,
     order: Intps,
@@ -281,10 +284,10 @@ def _scatter(
     p_of: Int64s,
 ) -> None:
     for row in range(len(group)):
-        one = group[row]
-        if low <= one < high:
-            at = next_of[one]
-            next_of[one] = at + 1
+        own_group = group[row]
+        if low <= own_group < high:
+            at = next_slots[own_group]
+            next_slots[own_group] = at + 1
             order[at] = row
             times_of[at] = times[row]
             p_of[at] = p[row]
@@ -294,7 +297,7 @@ def _scatter(
 def _sort_groups(
     low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s
 ) -> None:
-    """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
+    """Sort each group stably; entries in order of time, as a lake's nearly are, cost one pass."""
     for group in range(low, high):
         start, stop = starts[group], starts[group + 1]
         unsorted = False

@@ -1,8 +1,9 @@
-"""Loops of the backfill over marks: which sources count which event, a bit for each. As
-`features.kernels`.
+"""Loops of the backfill over marks: a bit for each source that counts an event.
 
-row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
-marks    001   110   000      what a source adds is looked up only where its bit is set
+They follow the rules of `features.kernels`.
+
+row      0     1     2        a timeline's marks are gathered once for all its sources marks    001
+110   000      the values of a source are looked up only where its bit is set
 """
 
 from itertools import pairwise
@@ -10,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.kernels import THREADS, Bools, Int64s, Intps, Keys, compiled, in_shares
+from tailorbird.features.kernels import THREADS, Bools, Int64s, Intps, Keys, compiled, run_parallel
 
 Marks = npt.NDArray[np.uint16]
 Registers = npt.NDArray[np.uint8]
@@ -23,55 +24,55 @@ def mark(rows: Intps, bit: np.uint16, marks: Marks) -> None:
 
 
 @compiled
-def gather_marks(low: int, high: int, marks: Marks, order: Intps, found: Marks) -> None:
+def gather_marks(low: int, high: int, marks: Marks, order: Intps, out: Marks) -> None:
     for at in range(low, high):
-        found[at] = marks[order[at]]
+        out[at] = marks[order[at]]
 
 
 @compiled
-def chosen_places(marks: Marks, bit: np.uint16) -> Intps:
+def marked_positions(marks: Marks, bit: np.uint16) -> Intps:
     count = 0
-    for one in marks:
-        count += (one & bit) != 0
-    found = np.empty(count, np.intp)
+    for event_marks in marks:
+        count += (event_marks & bit) != 0
+    positions = np.empty(count, np.intp)
     count = 0
-    for place in range(len(marks)):
-        if marks[place] & bit:
-            found[count] = place
+    for position in range(len(marks)):
+        if marks[position] & bit:
+            positions[count] = position
             count += 1
-    return found
+    return positions
 
 
 @compiled
-def count_up(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
-    """How many marked events lie before each position."""
+def prefix_counts(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
+    """Write how many marked events lie before each position."""
     count = 0
     sums[0] = 0
-    for place in range(len(marks)):
-        count += (marks[place] & bit) != 0
-        sums[place + 1] = count
+    for position in range(len(marks)):
+        count += (marks[position] & bit) != 0
+        sums[position + 1] = count
 
 
-def add_up(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
-    """The sum of the values of the marked events before each position; of other events `values` are
-    not looked at.
+def prefix_sums(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
+    """Write the sum of the values of the marked events before each position; other values are not
+    read.
     """
     sums[0] = 0
     cuts = [len(marks) * share // THREADS for share in range(THREADS + 1)]
-    in_shares(_add_up, len(marks), marks, bit, values, order, sums, bounds=cuts)
+    run_parallel(_prefix_sums, len(marks), marks, bit, values, order, sums, bounds=cuts)
     for low, high in pairwise(cuts[1:]):
         sums[low + 1 : high + 1] += sums[low]
 
 
 @compiled
-def _add_up(
+def _prefix_sums(
     low: int, high: int, marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s
 ) -> None:
     total = np.int64(0)
-    for place in range(low, high):
-        if marks[place] & bit:
-            total += values[order[place]]
-        sums[place + 1] = total
+    for position in range(low, high):
+        if marks[position] & bit:
+            total += values[order[position]]
+        sums[position + 1] = total
 
 
 @compiled
@@ -86,17 +87,19 @@ def registers_of(
     register: Registers,
     rank: Registers,
 ) -> None:
-    """`sketch.places` of the chosen events, in the timeline's order; rank 0 for others."""
+    """Write `sketch.places` of the chosen events, in timeline order; rank 0 for
+    others.
+    """
     for at in range(low, high):
         row = order[at]
         if not chosen[row]:
             register[at] = rank[at] = 0
             continue
         register[at] = hashes[row] >> np.uint64(64 - precision)
-        # The rest, of which a sketch looks at 53 bits.
+        # A sketch uses 53 of the remaining bits.
         rest = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
-        place, bit = 1, np.uint64(1) << np.uint64(52)
-        while place < rank_max and rest & bit == 0:
-            place += 1
+        rank_, bit = 1, np.uint64(1) << np.uint64(52)
+        while rank_ < rank_max and rest & bit == 0:
+            rank_ += 1
             bit >>= np.uint64(1)
-        rank[at] = place
+        rank[at] = rank_

@@ -1,11 +1,11 @@
-"""Loops of the backfill over the last events of who asks: sequences, sessions, gaps, the newest
-event. As `features.kernels`.
+"""Loops of the backfill over last events: sequences, sessions, gaps, the newest event.
 
-Each moment walks back from its edge over the events of a series (`asof.Series`, in order of entity
-and time), passing over what was not known yet. A walk that passes over more than `PASSED_MAX` is
-given up, and the moment left to the caller.
+They follow the rules of `features.kernels`. Each moment walks back from its edge over the events of
+a series (`asof.Series`, in order of entity and time) and skips what was not known yet. A walk that
+skips more than `PASSED_MAX` events gives up, and the moment is left to the caller.
 
-    series   … a b c d | e        edge | , 2 events: c d, where p is early enough; before[edge]: how many of the series lie before it
+    series   … a b c d | e      edge |, 2 events: c d, where p is early enough
+                                before[edge]: number of events of the series before it
 """
 
 import numpy as np
@@ -13,32 +13,32 @@ import numpy.typing as npt
 
 from tailorbird.features.kernels import Bools, Floats, Int64s, Intps, Keys, compiled
 
-PASSED_MAX = 256  # events in flight that are passed over one by one
-SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # what `run_columns` makes of a run
-SEARCHES = (
-    62  # the bit of events that are searches; those below say which steps look at an event's type
-)
+PASSED_MAX = 256  # events in flight that are skipped one by one
+SESSION, DEPTH, DURATION, REFINEMENTS, GAP = range(5)  # operations of `run_columns`
+SEARCHES = 62  # the bit of searches; lower bits mark the steps that use an event's type
 
 
 @compiled
 def walk(
     floor: int, stop: int, since: int, bound: int, times: Int64s, p: Int64s, run: Intps
 ) -> int:
-    """The newest known places of [floor, stop) at or after `since`, the newest first, as many as
-    `run` holds; −1 if given up.
+    """Write the newest known positions of [floor, stop) at or after `since` into `run`, newest
+    first.
+
+    Returns their number, or −1 if the walk gave up.
     """
     count = passed = 0
-    place = stop
-    while place > floor and count < len(run):
-        place -= 1
-        if times[place] < since:
+    position = stop
+    while position > floor and count < len(run):
+        position -= 1
+        if times[position] < since:
             break
-        if p[place] > bound:
+        if p[position] > bound:
             passed += 1
             if passed > PASSED_MAX:
                 return -1
         else:
-            run[count] = place
+            run[count] = position
             count += 1
     return count
 
@@ -54,17 +54,17 @@ def newest(
     before: Intps,
     p: Int64s,
     event: Intps,
-    found: Intps,
-    far: Bools,
+    out: Intps,
+    is_deferred: Bools,
 ) -> None:
-    """The event of the newest known place of each moment, −1 without one."""
+    """Write the event at the newest known position of each moment, −1 without one."""
     for moment in range(low, high):
-        row, least, place = order[moment], before[floor[moment]], before[edge[moment]] - 1
-        last = max(least, place - PASSED_MAX)
-        while place >= last and p[place] > bound[moment]:
-            place -= 1
-        found[row] = event[place] if place >= last else -1
-        far[row] = place < last and last > least
+        row, least, position = order[moment], before[floor[moment]], before[edge[moment]] - 1
+        last = max(least, position - PASSED_MAX)
+        while position >= last and p[position] > bound[moment]:
+            position -= 1
+        out[row] = event[position] if position >= last else -1
+        is_deferred[row] = position < last and last > least
 
 
 @compiled
@@ -83,7 +83,7 @@ def run_sizes(
     horizon: int,
     sizes: Int64s,
 ) -> None:
-    """How many events the run of each moment has; −1 if given up."""
+    """Write how many events the run of each moment has; −1 if the walk gave up."""
     run = np.empty(length, np.intp)
     for moment in range(low, high):
         least, stop = before[floor[moment]], before[edge[moment]]
@@ -112,7 +112,7 @@ def run_events(
     of_item: Keys,
     of_type: Keys,
 ) -> None:
-    """The places of each run, the oldest first, from its offset on, with what is asked of each
+    """Write the positions of each run, oldest first, from its offset on, with the columns of each
     event.
     """
     run = np.empty(length, np.intp)
@@ -121,11 +121,11 @@ def run_events(
         count = walk(least, stop, t[moment] - horizon, bound[moment], times, p, run)
         end = offsets[order[moment] + 1] - 1
         for back in range(count):
-            place = run[back]
-            places[end - back] = place
-            of_ts[end - back] = times[place]
-            of_item[end - back] = item[place]
-            of_type[end - back] = type_[place]
+            position = run[back]
+            places[end - back] = position
+            of_ts[end - back] = times[position]
+            of_item[end - back] = item[position]
+            of_type[end - back] = type_[position]
 
 
 @compiled
@@ -142,17 +142,18 @@ def run_columns(
     p: Int64s,
     length: int,
     horizon: int,
-    asked: Keys,
+    request_session: Keys,
     item: Keys,
     session: Keys,
-    looked_at: Keys,
+    step_bits: Keys,
     operation: Int64s,
     gap_max: int,
-    found: Floats,
-    far: Bools,
+    out: Floats,
+    is_deferred: Bools,
 ) -> None:
-    """What each operation makes of a run: `runs.Runs`. `asked` is in the order of moments, `found`
-    (q, operations).
+    """Write the value of each operation over a run, as defined by `runs.Runs`.
+
+    `request_session` is in the order of moments, `out` (q, operations).
     """
     run = np.empty(length, np.intp)
     of_session = np.empty(length, np.intp)
@@ -162,31 +163,31 @@ def run_columns(
         least, stop = before[floor[moment]], before[edge[moment]]
         count = walk(least, stop, time - horizon, bound[moment], times, p, run)
         if count < 0:
-            far[row] = True
+            is_deferred[row] = True
             continue
-        named, following, current = asked[moment], time, 0
+        own_session, following, current = request_session[moment], time, 0
         for back in range(count):
-            place = run[back]
-            if named != 0:
-                if session[place] != named:
+            position = run[back]
+            if own_session != 0:
+                if session[position] != own_session:
                     continue
-            elif following - times[place] > gap_max:
+            elif following - times[position] > gap_max:
                 break
-            following = times[place]
-            of_session[current] = place
+            following = times[position]
+            of_session[current] = position
             current += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
-                found[row, step] = _gap(times, run, count)
+                out[row, step] = _gap(times, run, count)
             else:
-                found[row, step] = _of_session(
+                out[row, step] = _session_measure(
                     operation[step],
                     np.uint64(step),
                     times,
                     time,
                     of_session[:current],
                     item,
-                    looked_at,
+                    step_bits,
                     items,
                 )
 
@@ -202,40 +203,40 @@ def _gap(times: Int64s, run: Intps, count: int) -> float:
 
 
 @compiled
-def _of_session(
+def _session_measure(
     operation: int,
     step: np.uint64,
     times: Int64s,
     time: int,
-    places: npt.NDArray[np.intp],
+    positions: npt.NDArray[np.intp],
     item: Keys,
-    looked_at: Keys,
+    step_bits: Keys,
     items: Keys,
 ) -> float:
-    """Places are those of the current session, the newest first."""
+    """Return a measure of the current session, whose positions are given newest first."""
     count = 0
     oldest = np.int64(-1)
-    for place in places:
-        if (looked_at[place] >> step) & np.uint64(1) == 0:
+    for position in positions:
+        if (step_bits[position] >> step) & np.uint64(1) == 0:
             continue
         if operation == DEPTH:
-            if item[place] == 0:
+            if item[position] == 0:
                 continue
-            known = False
+            is_repeated = False
             for other in range(count):
-                if items[other] == item[place]:
-                    known = True
+                if items[other] == item[position]:
+                    is_repeated = True
                     break
-            if known:
+            if is_repeated:
                 continue
-            items[count] = item[place]
+            items[count] = item[position]
         elif (
             operation == REFINEMENTS
-            and (looked_at[place] >> np.uint64(SEARCHES)) & np.uint64(1) == 0
+            and (step_bits[position] >> np.uint64(SEARCHES)) & np.uint64(1) == 0
         ):
             break
         count += 1
-        oldest = place
+        oldest = position
     if operation == DURATION:
         return float(time - times[oldest]) / 1e6 if oldest >= 0 else np.nan
     return float(count)

@@ -1,11 +1,10 @@
-"""Which entities a worker keeps, where several share them: a part of all keys, by what is left when
-a key is divided.
+"""Partition of keys between the workers that share a state.
 
-    key % count == number      of a record's key, which is a hash, and of an anonymous id's, which says who it is
+    key % count == number      of a record's key, which is a hash, and of an anonymous id's hash
 
-Every kind of entity is cut alike, so whoever has a key knows whose it is: the shuffle, the worker,
-a reader, and whoever computes an answer's features again. Up to which p each part was read is in
-`features.positions`.
+Every kind of entity is partitioned the same way, so the shuffle, the worker, a reader and the
+recomputation of a response all agree on the owner of a key. `features.positions` has the p up to
+which each part was read.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ WORKERS_MAX = 64
 
 @dataclass(frozen=True)
 class KeyPart:
-    """A part of all keys: the one with this number, of so many."""
+    """One of `count` parts of all keys."""
 
     number: int = 0
     count: int = 1
@@ -39,48 +38,50 @@ class KeyPart:
             )
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self.count == 1
 
     @property
     def name(self) -> str:
-        """ "" of all keys, else such as `part-0-of-3`."""
-        return "" if self.is_whole else f"part-{self.number}-of-{self.count}"
+        """`part-0-of-3`, or "" for all keys."""
+        return "" if self.is_complete else f"part-{self.number}-of-{self.count}"
 
-    def has(self, keys: Keys) -> Bools:
-        """Which of the keys are in it."""
-        return part_of(keys, self.count) == self.number
+    def contains(self, keys: Keys) -> Bools:
+        """Return which of the keys belong to the part."""
+        return part_numbers(keys, self.count) == self.number
 
-    def has_key(self, key: int) -> bool:
+    def contains_key(self, key: int) -> bool:
         return key % self.count == self.number
 
     def folder(self, state: Path) -> Path:
-        """Below which the worker has its states, in the folder of all states."""
+        """Return the folder that holds the worker's states, below the folder of all states."""
         return state / self.name if self.name else state
 
     def copies(self, schema: str) -> str:
-        """Under which name the copies of a schema's state stand in a Valkey."""
+        """Return the name of the copies of a schema's state in a Valkey."""
         return f"{schema}.{self.name}" if self.name else schema
 
 
 WHOLE = KeyPart()
 
 
-def part_of(keys: Keys, count: int) -> npt.NDArray[np.intp]:
-    """In which of so many parts each key is."""
+def part_numbers(keys: Keys, count: int) -> npt.NDArray[np.intp]:
+    """Return the part of each key, of `count` parts."""
     return (keys % np.uint64(count)).astype(np.intp)
 
 
 def parts_of(count: int) -> tuple[KeyPart, ...]:
-    """All parts, where there are so many workers."""
+    """Return all parts for `count` workers."""
     return tuple(KeyPart(number, count) for number in range(count))
 
 
 def part_folders(state: Path) -> list[Path]:
-    """The folders that hold states: that of all of them, and those of parts, whatever their count."""
+    """Return the folders that hold states: the common one, and those of parts, whatever their
+    count.
+    """
     return [state, *sorted(path for path in state.glob("part-*-of-*") if path.is_dir())]
 
 
 def part_name(folder: Path, state: Path) -> str:
-    """Of a folder that `part_folders` gave, the name of its part."""
+    """Return the name of the part of a folder from `part_folders`."""
     return "" if folder == state else folder.name

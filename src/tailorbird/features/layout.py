@@ -1,5 +1,4 @@
-"""From declarations to records: which accumulators each entity carries, at which lane, and how
-columns are finished.
+"""The layout of records: the accumulators of each entity, their lanes, and the steps of columns.
 
 Everything in a record is a 64-bit lane. The state record of an entity, packed when it is stored
 (`features.packing`):
@@ -13,7 +12,7 @@ Everything in a record is a 64-bit lane. The state record of an entity, packed w
     sequences   ts × L, id × L, item × L, type × L, session × L each, and × L for each further value
     profile     ts, id, values
 
-The reading record, what a request reads; derived from the state at one time, and stored without its
+The reading record, which requests read; derived from the state at one time, and stored without its
 sequences:
 
     newest ts, valid from, next change, commit
@@ -27,8 +26,8 @@ sequences:
     profile     values
 
 Windows and decays over the same events with the same hop share a ring. A `Spot` names a lane of an
-entity's reading record; `features.finish` makes columns of them, for requests and for backfills
-alike. What declarations need is gathered and given its lanes in `features.compile`.
+entity's reading record; `features.finish` computes columns from them, for requests and for
+backfills alike. `features.compile` gathers what declarations require and assigns the lanes.
 """
 
 from dataclasses import dataclass, field
@@ -50,14 +49,14 @@ assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
 
 @dataclass(frozen=True)
 class Source:
-    """Which events, about which entity, with which value: what `features.extracts.extract` takes
-    out of a block.
+    """The events of an entity that `features.extracts.extract` selects from a block, with their
+    value.
 
     Attributes:
         value: None (count one), an Amount (int64 units) or an Expression (bits of a float64, or
             hash64 of a text); events without the value are not in the source.
-        per_item: whether an event that has no item_id but `items` is taken once for each of them.
-            Impressions and answers always are.
+        per_item: whether an event that has no item_id but `items` counts once for each of them.
+            Impressions and answers always do.
     """
 
     entity: Entity
@@ -71,9 +70,9 @@ class Source:
 class Ring:
     """Tiles of a source: slot `tile mod (tiles + 1)` at `lane + slot` of the state.
 
-    `measure`: what an event adds, "count", "sum" or a limb of its square, "square_low" and
-    "square_high"; or that the tile keeps the "largest" or "smallest" value, coded as in
-    `extracts.measured`.
+    `measure` is what an event adds: "count", "sum" or a limb of its square, "square_low" and
+    "square_high". With "largest" or "smallest" the tile stores the extreme value, coded by
+    `extracts.tile_values`.
     """
 
     source: Source
@@ -89,9 +88,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class Sketch:
-    """As a ring, of which each tile is the registers of a sketch, a byte each; see
-    `features.sketch`.
-    """
+    """A ring whose tiles are the registers of a sketch, a byte each; see `features.sketch`."""
 
     source: Source
     precision: int
@@ -114,9 +111,7 @@ class Sketch:
 
 @dataclass(frozen=True)
 class DistinctValues:
-    """What is known of the union of a sketch's tiles, that of t and the `tiles` before it:
-    `sketch.summary`, two lanes.
-    """
+    """The `sketch.summary`, two lanes, of a sketch's tile of t and the `tiles` before it."""
 
     sketch: int
     tiles: int
@@ -125,8 +120,9 @@ class DistinctValues:
 
 @dataclass(frozen=True)
 class WindowSum:
-    """The sum, or the peak, of a ring over the tile of t and the `tiles` before it; `ring` counts
-    within the entity.
+    """The sum, or the peak, of a ring over the tile of t and the `tiles` before it.
+
+    `ring` is an index within the entity.
     """
 
     ring: int
@@ -136,9 +132,7 @@ class WindowSum:
 
 @dataclass(frozen=True)
 class DecayedSum:
-    """The weighted sum of a ring's tiles: that of t and the `tiles` before it; weights are
-    `finish.DECAY_WEIGHTS`.
-    """
+    """The sum of a ring's tile of t and `tiles` before it, with `finish.DECAY_WEIGHTS`."""
 
     ring: int
     tiles: int
@@ -154,9 +148,7 @@ class LastValue:
 
 @dataclass(frozen=True)
 class FirstTime:
-    """When the first event was, coded as `extracts.PEAK_ZERO` − ts in state and reading record
-    alike; 0 is none yet.
-    """
+    """The time of the first event, coded as `extracts.PEAK_ZERO` − ts; 0 is none yet."""
 
     source: Source
     lane: int
@@ -174,8 +166,7 @@ class FirstValue:
 
 @dataclass(frozen=True)
 class LastEvents:
-    """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after
-    another.
+    """A sequence, oldest first, aligned to the end; lanes are consecutive arrays of `length`.
 
     `of`: further values of each event, as the bits of a float64 or hash64 of a text.
     """
@@ -210,13 +201,15 @@ class Profile:
 
 
 def kind_and_element(kind: str) -> tuple[str, int]:
-    """Of a `Profile` attribute: `numeric 3` is ("numeric", 3), `numeric` ("numeric", 1)."""
+    """Split the kind of a `Profile` attribute: `numeric 3` is ("numeric", 3), `numeric` ("numeric",
+    1).
+    """
     name, _, element = kind.partition(" ")
     return name, int(element or 1)
 
 
 def missing_bits(kind: str) -> int:
-    """What the lane of a `Profile` attribute holds where there is none: NaN, or 0 for a hash."""
+    """Return the lane of a missing `Profile` attribute: NaN, or 0 for a hash."""
     return (
         int(np.array(np.nan).view(np.int64))
         if kind_and_element(kind)[0] in ("numeric", "time")
@@ -226,7 +219,7 @@ def missing_bits(kind: str) -> int:
 
 @dataclass(frozen=True)
 class EntityLayout:
-    """The two records of an entity, with everything that they hold."""
+    """The two records of an entity, with everything in them."""
 
     index: int
     entity: Entity
@@ -245,21 +238,23 @@ class EntityLayout:
 
     @property
     def state_bytes(self) -> int:
-        """Of a state whose lanes are all filled, before it is packed."""
+        """Size of a state with all lanes filled, before it is packed."""
         return 8 * self.state_lanes
 
     @property
     def reading_bytes(self) -> int:
-        """Of a reading record as it is stored: sequences are read from the state."""
+        """Size of a stored reading record, without sequences, which are read from the state."""
         return 8 * (
-            self.reading_lanes - sum(one.reading_columns * one.length for one in self.sequences)
+            self.reading_lanes
+            - sum(sequence.reading_columns * sequence.length for sequence in self.sequences)
         )
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A lane of an entity's reading record. For `sequence` columns, the first lane of `length` × 4,
-    or more with further values.
+    """A lane of an entity's reading record.
+
+    For `sequence` columns, the first lane of `length` × 4, or more with further values.
     """
 
     entity: int
@@ -268,7 +263,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Step:
-    """How one column is finished from spots; `operation` names a function of `features.finish`.
+    """The computation of one column from spots; `operation` names a function of `features.finish`.
 
     Attributes:
         operation: which; the list follows.
@@ -303,13 +298,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Layout:
-    """All records of a feature set, and a step for each column, in order of declaration (derived
-    ones may refer to later ones).
+    """All records of a feature set, and a step for each column, in order of declaration.
+
+    Derived columns may refer to later ones.
     """
 
     entities: tuple[EntityLayout, ...]
     steps: tuple[Step, ...]
     derived_order: tuple[str, ...]
 
-    def of(self, entity: Entity) -> EntityLayout | None:
-        return next((one for one in self.entities if one.entity == entity), None)
+    def find(self, entity: Entity) -> EntityLayout | None:
+        return next((layout for layout in self.entities if layout.entity == entity), None)

@@ -1,9 +1,8 @@
-"""One snapshot over the states of several workers: each record comes from the part that its key
-belongs to.
+"""A single snapshot over the states of several workers, which reads each record from its part.
 
-Each part is as of its own commit, so a request knows an entity up to the p of its part;
-`features.positions` has these beside the answer. What is the worker's own in a state (position,
-tallies) is read of each part by itself.
+Each part is read as of its own commit, so a request knows an entity up to the p of its part;
+`features.positions` has these beside the response. The worker's own records (position, tallies) are
+read from each part separately.
 """
 
 import heapq
@@ -13,60 +12,63 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.keypart import part_of
+from tailorbird.features.keypart import part_numbers
 from tailorbird.store import Snapshot
 
 
 class PartedSnapshot:
-    """Implements `store.Snapshot` over those of all parts, in their order; for keys that end in an
-    entity's hash.
+    """A `store.Snapshot` over the snapshots of all parts, for keys that end in an entity's hash.
 
     Args:
-        each: how the parts are asked: `map` one after another, that of a pool all at once.
+        map_parts: applies a function to the parts: `map` in sequence, a pool's `map` concurrently.
     """
 
-    def __init__(self, parts: Sequence[Snapshot], each: Callable[..., Iterable[Any]] = map) -> None:
-        self._parts, self._each = parts, each
+    def __init__(
+        self, parts: Sequence[Snapshot], map_parts: Callable[..., Iterable[Any]] = map
+    ) -> None:
+        self._parts, self._map_parts = parts, map_parts
 
     def get(self, key: bytes) -> bytes | None:
         return self._parts[int.from_bytes(key[-8:], "big") % len(self._parts)].get(key)
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        """As promised; and nothing at all where a record is not as long as the default."""
-        asked = list(self._shared_out(keys))
-        found = np.empty((len(keys), len(default)), np.uint8)
-        for (_, places, some), data in zip(
-            asked,
-            self._each(lambda one: one[0].get_many(one[2], default=default), asked),
+        """Return the values as `Snapshot` promises, or b"" if a record differs in size from the
+        default.
+        """
+        shares = list(self._share_keys(keys))
+        values = np.empty((len(keys), len(default)), np.uint8)
+        for (_, indices, part_keys), data in zip(
+            shares,
+            self._map_parts(lambda one: one[0].get_many(one[2], default=default), shares),
             strict=True,
         ):
-            if len(data) != len(some) * len(default):
+            if len(data) != len(part_keys) * len(default):
                 return b""
-            found[places] = np.frombuffer(data, np.uint8).reshape(len(some), len(default))
-        return found.tobytes()
+            values[indices] = np.frombuffer(data, np.uint8).reshape(len(part_keys), len(default))
+        return values.tobytes()
 
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        asked = list(self._shared_out(keys))
+        shares = list(self._share_keys(keys))
         values, sizes = [b""] * len(keys), [0] * len(keys)
-        for (_, places, _), (joined, lengths) in zip(
-            asked, self._each(lambda one: one[0].get_sized(one[2]), asked), strict=True
+        for (_, indices, _), (joined, lengths) in zip(
+            shares, self._map_parts(lambda one: one[0].get_sized(one[2]), shares), strict=True
         ):
             start = 0
-            for place, length in zip(places.tolist(), lengths, strict=True):
-                values[place], sizes[place] = joined[start : start + length], length
+            for index, length in zip(indices.tolist(), lengths, strict=True):
+                values[index], sizes[index] = joined[start : start + length], length
                 start += length
         return b"".join(values), sizes
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return heapq.merge(*(part.scan(prefix, after=after) for part in self._parts))
 
-    def _shared_out(
+    def _share_keys(
         self, keys: Sequence[bytes]
     ) -> Iterator[tuple[Snapshot, npt.NDArray[np.intp], list[bytes]]]:
-        """The parts that some of the keys belong to, with the places of these and the keys."""
+        """Yield the parts that own some of the keys, with the indices of these and the keys."""
         hashes = np.frombuffer(b"".join([key[-8:] for key in keys]), ">u8").astype(np.uint64)
-        owner = part_of(hashes, len(self._parts))
+        owner = part_numbers(hashes, len(self._parts))
         for number, part in enumerate(self._parts):
-            places = np.flatnonzero(owner == number)
-            if len(places):
-                yield part, places, [keys[place] for place in places.tolist()]
+            indices = np.flatnonzero(owner == number)
+            if len(indices):
+                yield part, indices, [keys[place] for place in indices.tolist()]

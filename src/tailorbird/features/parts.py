@@ -1,14 +1,13 @@
-"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest that
-says what they answer.
+"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest.
 
-    folder/manifest.json         what was asked; where the requests are cut; which group holds which column
-    folder/<group>/rows-00003.parquet       a row for each item asked about: numbers as float32, categories as hash64
-    folder/<group>/requests-00003.parquet   a row for each request: of each sequence, lists of item, type and ts
+    folder/manifest.json         inputs, ranges of requests, and the group of each column
+    folder/<group>/rows-00003.parquet       a row per item: numbers as float32, categories as hash64
+    folder/<group>/requests-00003.parquet   a row per request: lists of item, type, ts per sequence
 
-A group is what one run computed. A part is named once it is whole, so what is there is never
-computed again. A column belongs to its definition (the schema hash of a set of it alone): changed,
-it is another column. Other events or requests make the folder begin anew. All of it can be made
-again from the lake, so nothing is synced.
+A group is what one run computed. A part is renamed into place once complete, so existing parts are
+never recomputed. A column belongs to its definition (the schema hash of a set of it alone): once
+changed, it is another column. Other events or requests reset the folder. Everything can be
+recomputed from the lake, so nothing is synced.
 """
 
 import shutil
@@ -28,20 +27,18 @@ FORMAT = 1
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Columns that were computed together; `columns` maps each to its definition. Whole once every
-    part is there.
-    """
+    """Columns computed together, by definition; `whole` once every part is complete."""
 
     columns: dict[str, str]
     whole: bool = False
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a folder answers.
+    """The content of a folder.
 
     Attributes:
         inputs: hash of the requests and the name of the events.
-        cuts: request at which each part begins, and the number of requests; as `row_cuts`, of rows.
+        cuts: first request of each part, and the number of requests; likewise `row_cuts` for rows.
     """
 
     inputs: str
@@ -55,12 +52,12 @@ class Manifest(msgspec.Struct, frozen=True):
         return len(self.cuts) - 1
 
     def group_of(self, name: str, definition: str) -> str | None:
-        """The whole group that has the column as it is defined."""
+        """Return the complete group that has the column with this definition."""
         return next(
             (
                 key
-                for key, one in self.groups.items()
-                if one.whole and one.columns.get(name) == definition
+                for key, group in self.groups.items()
+                if group.whole and group.columns.get(name) == definition
             ),
             None,
         )
@@ -78,30 +75,31 @@ class Part:
 
 
 class Folder:
-    """A folder of parts, opened for what is asked; a manifest about something else is dropped with
-    all that it names.
-    """
+    """A folder of parts for given inputs; groups of other inputs are deleted."""
 
-    def __init__(self, path: Path, asked: Manifest) -> None:
+    def __init__(self, path: Path, expected: Manifest) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        found = read_manifest(path) if (path / "manifest.json").exists() else None
-        if found is not None and (found.format, found.inputs) != (asked.format, asked.inputs):
-            for key in found.groups:
+        existing = read_manifest(path) if (path / "manifest.json").exists() else None
+        if existing is not None and (existing.format, existing.inputs) != (
+            expected.format,
+            expected.inputs,
+        ):
+            for key in existing.groups:
                 shutil.rmtree(path / key, ignore_errors=True)
-            found = None
-        # A cut that was made under another memory setting stays: parts that are there fit to it.
-        self.manifest = found or asked
+            existing = None
+        # Existing bounds stay, whatever the memory setting: existing parts match them.
+        self.manifest = existing or expected
         self._write()
 
     def begin(self, key: str, columns: Mapping[str, str]) -> None:
         (self.path / key).mkdir(exist_ok=True)
-        self._put(key, Group(dict(columns)))
+        self._set_group(key, Group(dict(columns)))
 
     def end(self, key: str) -> None:
-        self._put(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
+        self._set_group(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
 
-    def has(self, key: str, part: int) -> bool:
+    def has_part(self, key: str, part: int) -> bool:
         return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
 
     def write(self, key: str, part: int, rows: BackfilledRows) -> None:
@@ -114,26 +112,26 @@ class Folder:
             for i, name in enumerate(rows.categorical_names)
         }
         lists = {}
-        for name, one in rows.sequences.items():
-            offsets = pa.array(one.offsets)
+        for name, sequence in rows.sequences.items():
+            offsets = pa.array(sequence.offsets)
             columns = {
-                "item": one.item,
-                "type": one.type,
-                "ts": one.ts,
-                **{f"of {text}": each for text, each in one.values.items()},
+                "item": sequence.item,
+                "type": sequence.type,
+                "ts": sequence.ts,
+                **{f"of {text}": column_values for text, column_values in sequence.values.items()},
             }
-            for column, each in columns.items():
-                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(each))
+            for column, values in columns.items():
+                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
         for kind, columns in (("rows", numbers | keys), ("requests", lists)):
-            file = self._file(key, kind, part)
-            draft = file.with_suffix(".new")
-            pq.write_table(pa.table(columns), draft, compression="lz4", use_dictionary=False)
-            draft.replace(file)
+            target = self._file(key, kind, part)
+            temporary = target.with_suffix(".new")
+            pq.write_table(pa.table(columns), temporary, compression="lz4", use_dictionary=False)
+            temporary.replace(target)
 
     def _file(self, key: str, kind: str, part: int) -> Path:
         return self.path / key / f"{kind}-{part:05d}.parquet"
 
-    def _put(self, key: str, group: Group) -> None:
+    def _set_group(self, key: str, group: Group) -> None:
         self.manifest = msgspec.structs.replace(
             self.manifest, groups=self.manifest.groups | {key: group}
         )
@@ -146,7 +144,7 @@ class Folder:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder holds.
+    """Read the manifest of a folder.
 
     Raises:
         NotReadyError: there is no backfill in the folder.
@@ -168,14 +166,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
-    """The columns (name → definition, as `shards.definitions` gives them) part by part, in order of
-    the requests.
+    """Yield the columns (name → definition, from `shards.definitions`) part by part, in request
+    order.
 
     Raises:
-        NotReadyError: a column is not there, or not wholly.
+        NotReadyError: a column is missing or incomplete.
     """
     manifest = read_manifest(folder)
-    homes: dict[str, list[str]] = {}
+    columns_by_group: dict[str, list[str]] = {}
     for name, definition in columns.items():
         key = manifest.group_of(name, definition)
         if key is None:
@@ -184,13 +182,16 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
                 where=str(folder),
                 fix="tailorbird features backfill",
             )
-        homes.setdefault(key, []).append(name)
+        columns_by_group.setdefault(key, []).append(name)
     for part in range(manifest.parts):
         tables = {
-            kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes}
+            kind: {
+                key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet")
+                for key in columns_by_group
+            }
             for kind in ("rows", "requests")
         }
-        home_of = {name: key for key, names in homes.items() for name in names}
+        group_by_column = {name: key for key, names in columns_by_group.items() for name in names}
         start, stop = manifest.cuts[part : part + 2]
         row_start, row_stop = manifest.row_cuts[part : part + 2]
         yield Part(
@@ -198,45 +199,58 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
             stop,
             row_start,
             row_stop,
-            _rows(list(columns), home_of, tables, row_stop - row_start),
+            _rows(list(columns), group_by_column, tables, row_stop - row_start),
         )
 
 
 def _rows(
     names: Sequence[str],
-    home_of: Mapping[str, str],
+    group_by_column: Mapping[str, str],
     tables: Mapping[str, Mapping[str, pa.Table]],
     rows: int,
 ) -> BackfilledRows:
-    found = {
+    columns_on_disk = {
         name: tables["rows"][key][name]
-        for name, key in home_of.items()
+        for name, key in group_by_column.items()
         if name in tables["rows"][key].column_names
     }
-    numeric = tuple(name for name in names if name in found and found[name].type == pa.float32())
-    categorical = tuple(name for name in names if name in found and found[name].type == pa.uint64())
+    numeric = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.float32()
+    )
+    categorical = tuple(
+        name
+        for name in names
+        if name in columns_on_disk and columns_on_disk[name].type == pa.uint64()
+    )
     numbers, keys = (
         np.empty((rows, len(numeric)), np.float32),
         np.empty((rows, len(categorical)), np.uint64),
     )
     for table, columns in ((numbers, numeric), (keys, categorical)):
         for place, name in enumerate(columns):
-            table[:, place] = found[name].to_numpy()
+            table[:, place] = columns_on_disk[name].to_numpy()
     sequences = {}
-    for name in (one for one in names if one not in found):
-        table = tables["requests"][home_of[name]]
-        own = [column for column in table.column_names if column.startswith(f"{name}.")]
+    for name in (name for name in names if name not in columns_on_disk):
+        table = tables["requests"][group_by_column[name]]
+        own_columns = [column for column in table.column_names if column.startswith(f"{name}.")]
         columns = {
-            column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own
+            column.removeprefix(f"{name}."): table[column].combine_chunks()
+            for column in own_columns
         }
-        flat = {column: one.flatten().to_numpy() for column, one in columns.items()}
+        flat_columns = {column: lists_.flatten().to_numpy() for column, lists_ in columns.items()}
         offsets = columns["ts"].offsets.to_numpy()
         values = {
-            column.removeprefix("of "): one
-            for column, one in flat.items()
+            column.removeprefix("of "): values
+            for column, values in flat_columns.items()
             if column.startswith("of ")
         }
         sequences[name] = RaggedSequence(
-            offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values
+            offsets - offsets[0],
+            flat_columns["item"],
+            flat_columns["type"],
+            flat_columns["ts"],
+            values,
         )
     return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -1,7 +1,6 @@
-"""Expressions walked value by value, and what a JSON value is as a number or a category: the
-reference's half.
+"""Expressions evaluated value by value, and conversions of JSON values, for the reference.
 
-`features.expression` checks the same trees and walks them over columns.
+`features.expression` checks the same trees and evaluates them over columns.
 """
 
 import ast
@@ -15,16 +14,16 @@ from typing import Any
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare import WHOLE_FIELDS, WORDS
+from tailorbird.features.declare import INTEGER_FIELDS, WORDS
 from tailorbird.features.expression import Expression, ExpressionError, comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
-from tailorbird.features.series import exp_of_one, log1p_of_one, log_of_one
+from tailorbird.features.series import exp_scalar, log1p_scalar, log_scalar
 
 Get = Callable[[str, str], Any]
 
 
 def text_of(value: object) -> str | None:
-    """A profile's value as a category; of a list, its first element; None for what is none."""
+    """Return a profile's value as a category; a list's first element; else None."""
     if isinstance(value, list):
         return text_of(value[0]) if value else None
     if isinstance(value, bool):
@@ -37,8 +36,9 @@ def text_of(value: object) -> str | None:
 
 
 def number_of(value: object) -> float:
-    """A profile's value as a number; of a list, its first element; 1 or 0 for a truth; NaN for what
-    is none, a text of digits too.
+    """Return a profile's value as a number; the first element of a list; 1 or 0 for a truth.
+
+    Other values, including a text of digits, are NaN.
     """
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
@@ -46,26 +46,28 @@ def number_of(value: object) -> float:
 
 
 def element_of(value: object, element: int) -> object:
-    """The element of a list, counted from 1; what is no list is its own first."""
+    """Return the element of a list, counted from 1; a scalar is its own first element."""
     if not isinstance(value, list):
         return value if element == 1 else None
     return value[element - 1] if len(value) >= element else None
 
 
 def words_of(value: object) -> list[str]:
-    """The first different words of a text, or of the texts in a list: runs of letters and digits,
-    case folded.
+    """Return the first distinct words of a text, or of a list of texts: case-folded letters and
+    digits.
     """
-    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-    found = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
-    return list(dict.fromkeys(found))[:WORDS]
+    texts = [
+        text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+    ]
+    words = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
+    return list(dict.fromkeys(words))[:WORDS]
 
 
 def time_of(value: object) -> float:
-    """A profile's value as a time in microseconds; NaN for what is none. A text is ISO 8601, UTC
-    unless it says otherwise.
+    """Return a profile's value as a time in microseconds; NaN if it is none.
 
-    A number is in seconds below 1e11, else in milliseconds below 1e14, else in microseconds.
+    A text is ISO 8601, UTC unless it says otherwise. A number is in seconds below 1e11, in
+    milliseconds below 1e14, else in microseconds.
     """
     if isinstance(value, str):
         try:
@@ -86,9 +88,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def query_text(text: str | None) -> str | None:
-    """A query as an entity knows it: compatible characters made one, case folded, spaces single;
-    None where nothing is left.
-    """
+    """Return a query normalised for entities: NFKC, case folded, single spaces; None if empty."""
     return (
         None
         if text is None
@@ -97,26 +97,27 @@ def query_text(text: str | None) -> str | None:
 
 
 def weekday(ts: int, local_hour: int | None) -> int:
-    """0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead; of UTC
-    where that is unknown.
+    """Return 0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead.
+
+    The weekday is that of UTC where the hour is unknown.
     """
-    hours = ts // HOUR  # the first of them began a Thursday
-    ahead = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
-    return ((hours + ahead) // 24 + 3) % 7
+    hours = ts // HOUR  # Hour 0 is on a Thursday.
+    utc_offset = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
+    return ((hours + utc_offset) // 24 + 3) % 7
 
 
-def asked_text(request: ReadRequest, name: str, t: int) -> str | None:
-    """What a request that is read at t has of an entity's field, but for items and profiles."""
+def request_text(request: ReadRequest, name: str, t: int) -> str | None:
+    """Return a request's value, read at t, of an entity's field, except items and profiles."""
     if name == "query":
         return query_text(request.query)
-    if name in WHOLE_FIELDS:
+    if name in INTEGER_FIELDS:
         number = weekday(t, request.local_hour) if name == "weekday" else getattr(request, name)
         return None if number is None else str(number)
     return getattr(request, {"user": "person", "session": "session_id"}.get(name, name))
 
 
 def float32(number: Any) -> float:
-    """Rounded to the nearest float32; what is too large is infinite."""
+    """Round to the nearest float32; a number that is too large is infinite."""
     try:
         return struct.unpack("<f", struct.pack("<f", number))[0]
     except OverflowError:
@@ -128,24 +129,26 @@ def category(text: str | None) -> int:
 
 
 def number(expression: Expression, get: Get) -> float:
-    """The expression as a number: a truth is 1 or 0, what is not finite is missing."""
-    found = float(evaluate(expression, get))
-    return found if math.isfinite(found) else math.nan
+    """Evaluate the expression as a number: a truth is 1 or 0, a non-finite value is missing."""
+    value = float(evaluate(expression, get))
+    return value if math.isfinite(value) else math.nan
 
 
 def truth(expression: Expression, get: Get) -> bool:
-    """Whether the expression holds: a number does where it is neither 0 nor missing."""
+    """Evaluate the expression as a truth: a number is true where it is neither 0 nor missing."""
     return _truth(evaluate(expression, get))
 
 
 def evaluate(expression: Expression, get: Get) -> Any:
-    """A float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives the columns."""
+    """Evaluate to a float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives
+    columns.
+    """
     kinds = dict(expression.names)
     return _walk(expression.tree, lambda name: get(name, kinds[name]))
 
 
-def check_known(expression: Expression) -> None:
-    """That no part of it is missing whatever the event has: `1 / 0`, `price / 0`, `sqrt(-1)`.
+def check_computable(expression: Expression) -> None:
+    """Raise if a part is missing whatever the event has: `1 / 0`, `price / 0`, `sqrt(-1)`.
 
     Raises:
         ExpressionError: names the part.
@@ -246,7 +249,7 @@ def _call(name: str, arguments: list[Any]) -> Any:
     if name == "sqrt":
         return math.sqrt(a) if a >= 0 else math.nan
     if name in ("log", "log1p", "exp"):
-        return {"log": log_of_one, "log1p": log1p_of_one, "exp": exp_of_one}[name](a)
+        return {"log": log_scalar, "log1p": log1p_scalar, "exp": exp_scalar}[name](a)
     return (b if b < a else a) if name == "min" else (b if b > a else a)
 
 

@@ -1,9 +1,8 @@
-"""What a change of the declarations comes to, before it is made: columns, records and their bytes,
-proofs, and how long it takes.
+"""The plan of a change of declarations: columns, record sizes, overflow proofs and duration.
 
-`compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the
-new set, in a folder that is thrown away, and tells how fast this machine does it now, how many
-entities there were and what their records took; `counted` says so of a state that is there.
+`compare_sets` needs two feature sets only. `measure` applies a sample of the lake to a state of the
+new set in a temporary folder, and reports the speed on this machine, the number of entities and the
+size of their records; `read_tallies` reports the latter of an existing state.
 """
 
 import dataclasses
@@ -21,8 +20,8 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import SimulatedClock
 from tailorbird.features.attached import AttachedEvents
-from tailorbird.features.checks import spelled
-from tailorbird.features.codec import short_place
+from tailorbird.features.checks import format_duration
+from tailorbird.features.codec import short_location
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
@@ -39,9 +38,7 @@ LARGEST = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Change:
-    """A column that is "added", "changed" or "removed"; `place` is its line, `what` the fields that
-    differ.
-    """
+    """A column that is "added", "changed" or "removed"; `what` are the fields that differ."""
 
     name: str
     change: str
@@ -52,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True)
 class RecordChange:
-    """The records of an entity, in bytes of each; 0 where it has none."""
+    """The records of an entity, in bytes each; 0 where it has none."""
 
     entity: str
     state_before: int
@@ -71,7 +68,7 @@ class RecordChange:
 
 @dataclass(frozen=True)
 class Proof:
-    """That a sum cannot overflow: of events of the largest value, `events` fit into 64 bits."""
+    """A bound against overflow of a sum: `events` events of the largest value fit into 64 bits."""
 
     name: str
     place: str
@@ -81,12 +78,12 @@ class Proof:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two sets.
+    """The differences between two sets.
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events are to carry from the change on; for
-            those routed before they are looked up in the versions of the profiles.
+        attached: attributes of users and items that events store from the change on; for earlier
+            events they are looked up in the versions of the profiles.
     """
 
     before: str
@@ -99,15 +96,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """A sample that was taken in.
+    """The measurements on a sample.
 
     Attributes:
         rows: of the sample.
         rows_total: in the lake.
-        per_second: rows taken in a second, of the slowest, the middle and the fastest part of the
-            sample.
-        tallies: entity → how many there were in the sample, and what their state records took.
-        state_bytes: of the sample's store on the disk.
+        per_second: rows per second of the slowest, the middle and the fastest part of the sample.
+        tallies: entity → their number in the sample, and the size of their state records.
+        state_bytes: size of the sample's store on disk.
     """
 
     rows: int
@@ -118,53 +114,67 @@ class Measured:
 
     @property
     def seconds(self) -> tuple[float, float, float]:
-        """How long it takes to build a state of all rows: least, likely, most."""
+        """The time to build a state of all rows: least, likely, most."""
         slow, middle, fast = self.per_second
         return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
 
 
 def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
-    """What changes from one set to another."""
+    """Return what changes from one set to another."""
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
     changes = [
-        Change(name, "added", _about(one), short_place(one.place), one.description)
-        for name, one in new.items()
+        Change(
+            name, "added", _entity_name(feature), short_location(feature.place), feature.description
+        )
+        for name, feature in new.items()
         if name not in old
     ]
     changes += [
-        Change(name, "changed", _about(one), short_place(one.place), _differences(old[name], one))
-        for name, one in new.items()
-        if name in old and old[name] != one
+        Change(
+            name,
+            "changed",
+            _entity_name(feature),
+            short_location(feature.place),
+            _differences(old[name], feature),
+        )
+        for name, feature in new.items()
+        if name in old and old[name] != feature
     ]
     changes += [
-        Change(name, "removed", _about(one), short_place(one.place), one.description)
-        for name, one in old.items()
+        Change(
+            name,
+            "removed",
+            _entity_name(feature),
+            short_location(feature.place),
+            feature.description,
+        )
+        for name, feature in old.items()
         if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
-    attached = set() if before is None else _attached(after) - _attached(before)
-    was = "" if before is None else before.schema_hash
+    new_attributes = (
+        set() if before is None else _joined_attributes(after) - _joined_attributes(before)
+    )
+    old_hash = "" if before is None else before.schema_hash
     return Comparison(
-        was,
+        old_hash,
         after.schema_hash,
         tuple(changes),
         _records(before, after),
         proofs,
-        tuple(sorted(attached)),
+        tuple(sorted(new_attributes)),
     )
 
 
 def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
-    """What the state of a schema has of each entity, as it keeps count; None while there is none,
-    or it is being built.
-    """
-    found = [_counted(state, features, part) for part in parts_of(workers)]
-    some = [one for one in found if one is not None]
-    return together(some) if len(some) == len(found) else None
+    """Return the tallies of a schema's state, or None if there is no state or it is being built."""
+    tallies_by_part = [_read_part_tallies(state, features, part) for part in parts_of(workers)]
+    available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
+    return together(available) if len(available) == len(tallies_by_part) else None
 
 
-def _counted(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
+def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
     try:
         store = open_state(state, features, part)
     except NotReadyError:
@@ -179,9 +189,7 @@ def _counted(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tall
 
 
 def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Measured | None:
-    """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake
-    has no rows.
-    """
+    """Build a temporary state of the lake's newest rows; None if the lake has no rows."""
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
     newest = lake.newest_p()
@@ -200,17 +208,17 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
                     seconds.append(time.perf_counter() - start)
 
             worker.bootstrap(timed, newest)
-        found = counted(Path(folder), features) or {}
+        sample_tallies = counted(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
     rates = np.array(
-        [len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)]
+        [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]
     )
-    rates = rates[1:] if len(rates) > 2 else rates  # the first warms up
+    rates = rates[1:] if len(rates) > 2 else rates  # The first part is a warm-up.
     return Measured(
         len(sample),
         total,
         (float(rates.min()), float(np.median(rates)), float(rates.max())),
-        found,
+        sample_tallies,
         size,
     )
 
@@ -226,27 +234,29 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
         {}
         if before is None
         else {
-            one.entity.name: (one.state_bytes, one.reading_bytes) for one in before.layout.entities
+            entity.entity.name: (entity.state_bytes, entity.reading_bytes)
+            for entity in before.layout.entities
         }
     )
-    new = {one.entity.name: (one.state_bytes, one.reading_bytes) for one in after.layout.entities}
-    found = []
+    new = {
+        entity.entity.name: (entity.state_bytes, entity.reading_bytes)
+        for entity in after.layout.entities
+    }
+    changes = []
     for name in dict.fromkeys((*new, *old)):
         (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
-        found.append(RecordChange(name, was_state, state, was_reading, reading))
-    return tuple(found)
+        changes.append(RecordChange(name, was_state, state, was_reading, reading))
+    return tuple(changes)
 
 
-def _attached(features: FeatureSet) -> set[str]:
-    """The attributes that declarations take from events: of their entities and expressions.
-    Profiles are kept whole.
-    """
+def _joined_attributes(features: FeatureSet) -> set[str]:
+    """Return the attributes that entities and expressions take from events."""
     return {
         f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names
     }
 
 
-def _about(feature: Feature) -> str:
+def _entity_name(feature: Feature) -> str:
     entity = getattr(feature, "entity", None)
     return entity.name if isinstance(entity, Entity) else ""
 
@@ -254,16 +264,16 @@ def _about(feature: Feature) -> str:
 def _differences(old: Feature, new: Feature) -> str:
     if type(old) is not type(new):
         return f"{type(old).__name__} → {type(new).__name__}"
-    compared = [one.name for one in dataclasses.fields(new) if one.compare]
+    compared = [field.name for field in dataclasses.fields(new) if field.compare]
     pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
     return "; ".join(
-        f"{name}: {_told(was)} → {_told(now)}" for name, was, now in pairs if was != now
+        f"{name}: {_describe(was)} → {_describe(now)}" for name, was, now in pairs if was != now
     )
 
 
-def _told(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Window):
-        return f"{spelled(value.length)} by {spelled(value.hop)}"
+        return f"{format_duration(value.length)} by {format_duration(value.hop)}"
     if isinstance(value, Amount):
         return f"{value.of.text} in units of {value.unit:g} up to {value.max:g}"
     if isinstance(value, Expression):
@@ -271,16 +281,16 @@ def _told(value: Any) -> str:
     if isinstance(value, Entity):
         return value.name
     if isinstance(value, tuple):
-        return ", ".join(_told(one) for one in value) or "none"
+        return ", ".join(_describe(item) for item in value) or "none"
     return "none" if value is None else str(value)
 
 
 def _proof(feature: Feature) -> Proof | None:
-    """Of a feature that sums amounts; counts add 1, and fit for longer than there are events."""
+    """Return the overflow bound of a feature that sums amounts; None for counts."""
     amounts = [
         value
-        for one in dataclasses.fields(feature)
-        if isinstance(value := getattr(feature, one.name), Amount)
+        for field in dataclasses.fields(feature)
+        if isinstance(value := getattr(feature, field.name), Amount)
     ]
     if not amounts:
         return None
@@ -292,4 +302,4 @@ def _proof(feature: Feature) -> Proof | None:
             LARGEST // ((1 << SQUARE_BITS) - 1),
             LARGEST // max(1, units * units >> SQUARE_BITS),
         )
-    return Proof(feature.name, short_place(feature.place), units, events)
+    return Proof(feature.name, short_location(feature.place), units, events)

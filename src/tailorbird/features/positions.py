@@ -1,12 +1,11 @@
-"""Up to which routed position the features of requests were known: one p of each, or where several
-workers keep the state one of each part.
+"""The routed positions up to which the features of requests were known.
 
     p (m,)           all entities of a request as of one position
     p (m, count)     an entity of part k as of p[:, k]; see `features.keypart`
 
-What was cut into 2 parts is cut into 4, 6, … as well: a key's part of the finer cut says which of
-the coarser it is in. So requests of times with different numbers of workers stand in one array, as
-wide as the least common multiple.
+A partition into 2 parts is also one into 4, 6, …: a key's part in the finer partition determines
+its part in the coarser one. Requests from times with different numbers of workers therefore fit
+into one array, as wide as the least common multiple.
 """
 
 import math
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.features.keypart import part_of
+from tailorbird.features.keypart import part_numbers
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -25,27 +24,29 @@ Keys = npt.NDArray[np.uint64]
 
 
 def positions_of(answers: pa.Table) -> Int64s:
-    """The p of logged answers, rows of the lake's `answers`: (m,), or (m, count) if any was read
-    from several parts.
-    """
+    """Return the p of logged responses, rows of the lake's `answers`: (m,) or (m, count)."""
     p = answers["p"].to_numpy().astype(np.int64)
-    if "positions" not in answers.column_names:  # written before there were parts
+    if "positions" not in answers.column_names:  # The table was written before there were parts.
         return p
     column = answers["positions"]
     widths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     if not widths.any():
         return p
-    found = column.to_pylist()
-    return joined([some if some else int(one) for one, some in zip(p, found, strict=True)])
+    positions_by_answer = column.to_pylist()
+    return joined(
+        [
+            part_positions if part_positions else int(position)
+            for position, part_positions in zip(p, positions_by_answer, strict=True)
+        ]
+    )
 
 
 def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
-    """What was read of each request, as one array.
+    """Stack the positions of each request into one array.
 
-    >>> joined([7, [4, 5]]).tolist()
-    [[7, 7], [4, 5]]
+    >>> stack_positions([7, [4, 5]]).tolist() [[7, 7], [4, 5]]
     """
-    rows = [(one,) if isinstance(one, int) else tuple(one) for one in positions]
+    rows = [(position,) if isinstance(position, int) else tuple(position) for position in positions]
     width = math.lcm(*(len(row) for row in rows)) if rows else 1
     if width == 1:
         return np.array([row[0] for row in rows], np.int64)
@@ -53,16 +54,16 @@ def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
 
 
 def widened(p: Int64s, width: int) -> Int64s:
-    """The same positions, by so many parts: a multiple of those they are given by."""
-    given = p if p.ndim == 2 else p[:, None]
-    return given if given.shape[1] == width else np.tile(given, width // given.shape[1])
+    """Repeat positions to `width` parts, a multiple of the number of parts that they have."""
+    columns = p if p.ndim == 2 else p[:, None]
+    return columns if columns.shape[1] == width else np.tile(columns, width // columns.shape[1])
 
 
-def of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
-    """The positions as of which the entities with these keys are known to these requests."""
-    return p[requests] if p.ndim == 1 else p[requests, part_of(keys, p.shape[1])]
+def positions_of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
+    """Return the positions as of which these requests know the entities with these keys."""
+    return p[requests] if p.ndim == 1 else p[requests, part_numbers(keys, p.shape[1])]
 
 
 def newest(p: Int64s) -> Int64s:
-    """Of each request the newest position of any part: what a lake must have to say what it read."""
+    """Return each request's newest position of any part, which the lake must have reached."""
     return p if p.ndim == 1 else p.max(axis=1)

@@ -1,12 +1,11 @@
-"""Reading: the features of one person and many items, at a request, from one snapshot of the state,
-or one of each of its parts.
+"""Online reading: the features of one person and many items from a snapshot of the state.
 
-    hashes → reading records of person, session, items (what needs no attribute) → categories of the
-           items → the rest → t = max(now, 1 + newest ts of all) → state of those whose reading
-           record has run out → columns
+    hashes → reading records of person, session, items (keys without attributes) → categories of
+             the items → the rest → t = max(now, 1 + newest ts of all) → state of those whose
+             reading record is out of date → columns
 
-All records of an entity come as one array; nothing is done item by item but the look-up of its
-bytes. What the records hold is in `features.layout`, the arithmetic in `features.finish`.
+All records of an entity come as one array; only the look-up of bytes is done item by item.
+`features.layout` describes the records, `features.finish` the arithmetic.
 """
 
 from collections.abc import Sequence as Ids
@@ -22,7 +21,7 @@ import pyarrow as pa
 from tailorbird.errors import NotReadyError
 from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
-from tailorbird.features.aliases import begin
+from tailorbird.features.aliases import resolve_request
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
@@ -37,10 +36,10 @@ from tailorbird.features.layout import (
     Step,
 )
 from tailorbird.features.parted import PartedSnapshot
-from tailorbird.features.plain import asked_text, weekday
+from tailorbird.features.plain import request_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import OneRun, Runs
-from tailorbird.features.stacks import Entries, Stacks, one_row
+from tailorbird.features.stacks import Entries, Stacks, find_one_row_entities
 from tailorbird.features.state import Position, all_records, open_state, read_position
 from tailorbird.features.tiles import NEVER
 from tailorbird.store import EmbeddedStore, Snapshot
@@ -53,20 +52,19 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-ATTEMPTS = 5  # to read copies that are written meanwhile
+ATTEMPTS = 5  # of reading copies that are being rewritten
 
 
 class Reader:
-    """Reads the features of a schema from the state that its worker keeps. Safe to use from several
-    threads.
+    """Reads the features of a schema from its worker's state. Thread-safe.
 
     Args:
         state: the folder of all states; the one of this schema is below it.
-        copies: a Valkey, to read from what the worker copied there instead.
-        breaker: of the server of the copies, which all who read from it share.
-        workers: how many share the entities.
+        copies: a Valkey to read the worker's copies from instead.
+        breaker: circuit breaker of the copies' server, shared by all its readers.
+        workers: number of workers that share the entities.
     Raises:
-        NotReadyError: there is none yet, or a part of it is not there.
+        NotReadyError: the state, or a part of it, does not exist yet.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class Reader:
     ) -> None:
         self.features = features
         self._stores: list[CopiedStore | EmbeddedStore] = []
-        # Copies of several parts are asked at once, so that a request takes no more round trips
+        # Copies of several parts are read concurrently, so that a request takes no more round trips
         # than with one.
         self._pool = (
             ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
@@ -97,26 +95,27 @@ class Reader:
         except BaseException:
             self.close()
             raise
-        self._plan = _Plan(features)
+        self._plan = _ReadPlan(features)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
-        """The features of `items` for the request, all of one commit and one time.
+        """Return the features of `items` for the request, all of one commit and one time.
 
         Args:
-            item_keys: hash64 of each item, where the caller has them; else they are made.
+            item_keys: hash64 of each item, if the caller has them.
         Raises:
             NotReadyError: the state is still being built.
-            MovedError: copies were written again and again while they were read.
+            MovedError: copies were rewritten repeatedly while they were read.
         """
-        return self._steady(request, hash64s(items) if item_keys is None else item_keys)
+        return self._read_with_retries(request, hash64s(items) if item_keys is None else item_keys)
 
     def person(self, request: ReadRequest) -> Rows:
-        """What is known of who asks before there are items: one row, in which whatever is about an
-        item is missing. Raises as `read`.
-        """
-        return self._steady(request, None)
+        """Return one row with the features of the person, where everything about items is missing.
 
-    def _steady(self, request: ReadRequest, keys: Keys | None) -> Rows:
+        Raises as `read`.
+        """
+        return self._read_with_retries(request, None)
+
+    def _read_with_retries(self, request: ReadRequest, keys: Keys | None) -> Rows:
         for attempt in range(ATTEMPTS):
             try:
                 return self._read(request, keys)
@@ -126,27 +125,31 @@ class Reader:
         raise AssertionError
 
     def _read(self, request: ReadRequest, keys: Keys | None) -> Rows:
-        each = map if self._pool is None else self._pool.map
+        map_parts = map if self._pool is None else self._pool.map
         with ExitStack() as stack:
-            parts = list(each(stack.enter_context, [store.snapshot() for store in self._stores]))
-            begun = begin(parts, request, each)
-            if not all(position.ready for position in begun.positions):
+            parts = list(
+                map_parts(stack.enter_context, [store.snapshot() for store in self._stores])
+            )
+            resolved = resolve_request(parts, request, map_parts)
+            if not all(position.ready for position in resolved.positions):
                 raise NotReadyError(
                     f"the state of schema {self.features.schema_hash} is still being built"
                 )
-            snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, each)
-            asked = (
-                request if begun.person == request.person else replace(request, person=begun.person)
+            snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, map_parts)
+            resolved_request = (
+                request
+                if resolved.person == request.person
+                else replace(request, person=resolved.person)
             )
-            rows = _Moment(self._plan, snapshot, asked, keys, begun.swept).rows_read(
-                begun.positions, begun.since
-            )
-            copied = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
-            return replace(rows, published_at=min(copied)) if copied else rows
+            rows = _ActiveRead(
+                self._plan, snapshot, resolved_request, keys, resolved.swept
+            ).read_rows(resolved.positions, resolved.alias_ts)
+            published_at = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
+            return replace(rows, published_at=min(published_at)) if published_at else rows
 
     def position(self) -> Position:
-        """How far the state is that the next read would see; of several parts, how far all of them
-        are.
+        """Return the position of the state that the next read would see; the oldest one of several
+        parts.
         """
         positions = []
         for store in self._stores:
@@ -162,14 +165,12 @@ class Reader:
 
 
 def breaker_for(workers: int) -> Breaker:
-    """Of a server from which the parts of a state are read at once: one lost moment is a failure of
-    each of them.
-    """
+    """Return a breaker for a server with several parts: one outage is a failure of each of them."""
     return Breaker(failures=FAILURES * workers)
 
 
 def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
-    """How far the copy of a state, or of a part of it, is. Raises NotReadyError, StorageError."""
+    """Return the position of the copy of a state or part. Raises NotReadyError, StorageError."""
     store = CopiedStore(copies.open(part.copies(schema)))
     try:
         with store.snapshot() as snapshot:
@@ -178,105 +179,114 @@ def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
         store.close()
 
 
-class _Plan:
-    """What a layout's requests have in common, made once a reader."""
+class _ReadPlan:
+    """The data that all requests of a layout share, computed once per reader."""
 
     def __init__(self, features: FeatureSet) -> None:
         layout = self.layout = features.layout
         self.records = all_records(layout)
         self.composite_spots = features.composite_spots
         composite = {entity for entity, _ in self.composite_spots}
-        self.by_day = [one.index for one in layout.entities if "weekday" in one.entity.fields]
-        others = sorted(
-            set(range(len(layout.entities))).difference(self.by_day),
+        self.weekday_entities = [
+            entity.index for entity in layout.entities if "weekday" in entity.entity.fields
+        ]
+        other_entities = sorted(
+            set(range(len(layout.entities))).difference(self.weekday_entities),
             key=lambda index: index in composite,
         )
-        self.first = (
-            others  # those whose keys need no record come before those that are found by one
-        )
-        self.one_row = one_row(layout, self.composite_spots)
+        # Entities whose keys need no record come before those whose keys do.
+        self.fetch_order = other_entities
+        self.one_row = find_one_row_entities(layout, self.composite_spots)
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
-        self.none = [
-            Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True)
-            for one in layout.entities
+        self.empty_entries = [
+            Entries(np.zeros((0, entity.reading_lanes), np.int64), None, np.ones(1, np.bool_), True)
+            for entity in layout.entities
         ]
-        self.alone = [_unknown(one.reading_lanes) for one in layout.entities]
+        self.unknown_entries = [_unknown_entry(entity.reading_lanes) for entity in layout.entities]
 
 
-def _unknown(lanes: int) -> Entries:
-    """The one row of an entity that is not known, and does not run out."""
+def _unknown_entry(lanes: int) -> Entries:
+    """Return the single row of an unknown entity, which never goes out of date."""
     readings = np.zeros((1, lanes), np.int64)
     readings[:, NEXT_CHANGE] = NEVER
     return Entries(readings, None, np.zeros(1, np.bool_), False)
 
 
-class _Moment:
-    """One request while it is read, of items or (None) of the person alone; implements
-    `finish.Lanes`.
-    """
+class _ActiveRead:
+    """One request being read, for items or the person alone; implements `finish.Lanes`."""
 
     def __init__(
-        self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys | None, swept: int
+        self,
+        plan: _ReadPlan,
+        snapshot: Snapshot,
+        request: ReadRequest,
+        items: Keys | None,
+        swept: int,
     ) -> None:
         self._plan = plan
         self._snapshot = snapshot
         self._request = request
-        self._alone = items is None
+        self._is_person_only = items is None
         self._items = items = np.zeros(1, np.uint64) if items is None else items
-        self._unique: list[Keys] = [items] * len(plan.records)  # keys that were read, each once
-        self._entries = (plan.alone if self._alone else plan.none).copy()
+        self._unique: list[Keys] = [items] * len(plan.records)  # distinct keys that were read
+        self._entries = (
+            plan.unknown_entries if self._is_person_only else plan.empty_entries
+        ).copy()
         self._context: dict[str, Keys] = {}
-        self._distinct: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
+        self._distinct_values: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[Spot, Runs] = {}
-        self._whole = 0, NEVER  # from when to when no record runs out
+        self._validity = 0, NEVER  # interval in which all records are valid
         self.rows = len(items)
         self.t: Int64s = np.full(1, swept, np.int64)
 
-    def rows_read(self, positions: Ids[Position], alias_ts: int) -> Rows:
+    def read_rows(self, positions: Ids[Position], alias_ts: int) -> Rows:
         plan = self._plan
-        for index in plan.first:
-            self._fetch(index)
-        t = self._time(alias_ts)
+        for index in plan.fetch_order:
+            self._fetch_entity(index)
+        t = self._advance_time(alias_ts)
         while (
-            plan.by_day
-        ):  # the day decides what is read, and what is read may move t into another day
+            plan.weekday_entities
+        ):  # The weekday selects records, and these may move t into another day.
             day = weekday(t, self._request.local_hour)
-            for index in plan.by_day:
-                self._fetch(index)
-            t = self._time(alias_ts)
+            for index in plan.weekday_entities:
+                self._fetch_entity(index)
+            t = self._advance_time(alias_ts)
             if weekday(t, self._request.local_hour) == day:
                 break
         return Rows(
-            stale=self._renewed(),
+            stale=self._refresh_stale(),
             numeric=self._numeric(),
             categorical=finish.categorical(plan.layout, self),
             sequences={step.name: self._sequence(step) for step in plan.sequences},
             t=t,
-            commit=max(one.commit for one in positions),
-            p=max(one.p for one in positions),
+            commit=max(position.commit for position in positions),
+            p=max(position.p for position in positions),
             person=self._request.person,
-            positions=tuple(one.p for one in positions) if len(positions) > 1 else (),
+            positions=tuple(position.p for position in positions) if len(positions) > 1 else (),
         )
 
     def _numeric(self) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):
             table = self._plan.stacks.table(self._entries, self.t, self.rows)
-            for column, step in self._plan.stacks.rest:
+            for column, step in self._plan.stacks.unstacked:
                 table[column] = finish.number(step, self)
             table = np.ascontiguousarray(table.T)
             finish.derive(self._plan.layout, table)
         return table
 
-    def _time(self, alias_ts: int) -> int:
-        """The clock, or just after the newest of what was read so far; never before what has
+    def _advance_time(self, alias_ts: int) -> int:
+        """Return the clock, or just after the newest event read so far; never before what has
         expired.
         """
         heads = np.concatenate(
-            [np.zeros((0, COMMIT), np.int64), *(one.readings[:, :COMMIT] for one in self._entries)]
+            [
+                np.zeros((0, COMMIT), np.int64),
+                *(entry.readings[:, :COMMIT] for entry in self._entries),
+            ]
         )
         newest = int(heads[:, NEWEST].max(initial=0))
-        self._whole = (
+        self._validity = (
             int(heads[:, VALID_FROM].max(initial=0)),
             int(heads[:, NEXT_CHANGE].min(initial=NEVER)),
         )
@@ -287,30 +297,34 @@ class _Moment:
     def lane(self, spot: Spot) -> Int64s:
         return self._entries[spot.entity].lane(spot.lane)
 
-    def known(self, entity: int) -> Bools:
-        return self._entries[entity].known
+    def is_present(self, entity: int) -> Bools:
+        return self._entries[entity].present
 
-    def of_run(self, step: Step) -> npt.NDArray:
-        run = self._run(step)
+    def run_values(self, step: Step) -> npt.NDArray:
+        run = self._get_run(step)
         if step.operation != "seen":
             return run.column(step)
         candidate = self.lane(step.spots[1]).view(np.uint64) if len(step.spots) > 1 else self._items
         return run.seen(np.zeros(len(candidate), np.intp), candidate)
 
-    def _run(self, step: Step) -> Runs:
-        """The last events that a step looks at; made once for all steps that look at them."""
+    def _get_run(self, step: Step) -> Runs:
+        """Return the last events that a step uses, computed once for all steps over them."""
         run = self._runs.get(step.spots[0])
         if run is None:
-            ts, item, types, sessions, *further = finish.recent(int(self.t[0]), *self._events(step))
+            ts, item, types, sessions, *further = finish.recent_events(
+                int(self.t[0]), *self._events(step)
+            )
             session_id = self._request.session_id
-            asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
+            request_session = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
             item, types, sessions = (
                 item.view(np.uint64),
                 types.view(np.uint64),
                 sessions.view(np.uint64),
             )
             value = further[0].view(np.uint64) if further else item
-            run = OneRun(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
+            run = OneRun(
+                np.array([0, len(ts)]), ts, item, types, sessions, self.t, request_session, value
+            )
             self._runs[step.spots[0]] = run
         return run
 
@@ -318,24 +332,26 @@ class _Moment:
         return query_words(pa.array([self._request.query], pa.string()))
 
     def context_number(self, field: str) -> Floats:
-        value = asked_text(self._request, field, int(self.t[0]))
+        value = request_text(self._request, field, int(self.t[0]))
         return np.full(1, np.nan if value is None else float(value))
 
     def context_key(self, field: str) -> Keys:
-        value = asked_text(self._request, field, int(self.t[0]))
+        value = request_text(self._request, field, int(self.t[0]))
         return np.full(1, 0 if value is None else hash64(value), np.uint64)
 
     def _sequence(self, step: Step) -> Sequence:
         events = self._events(step)
-        if not self._entries[step.spots[0].entity].all_known:
+        if not self._entries[step.spots[0].entity].all_present:
             events = np.zeros_like(events)
-        ts, item, types, _, *bits = finish.recent(int(self.t[0]), *events)
+        ts, item, types, _, *bits = finish.recent_events(int(self.t[0]), *events)
         return Sequence(
-            item.view(np.uint64), types.view(np.uint64), ts, finish.values_of(step, bits)
+            item.view(np.uint64), types.view(np.uint64), ts, finish.further_values(step, bits)
         )
 
     def _events(self, step: Step) -> Int64s:
-        """Columns of the last events: ts, item, type, session, further values; (columns, length)."""
+        """Return columns of the last events (columns, length): ts, item, type, session, further
+        values.
+        """
         spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
         return (
             self._entries[spot.entity]
@@ -343,82 +359,91 @@ class _Moment:
             .reshape(columns, step.length)
         )
 
-    def _fetch(self, index: int) -> None:
+    def _fetch_entity(self, index: int) -> None:
         """Read the reading records of an entity, each key once."""
-        if self._alone and not self._plan.one_row[index]:
+        if self._is_person_only and not self._plan.one_row[index]:
             return
         records = self._plan.records[index]
         entity = records.layout.entity
-        parts, place = self._parts(index)
+        parts, inverse = self._key_parts(index)
         key = np.atleast_1d(entity_key(entity, parts))
-        known, all_known = self._plan.none[index].known, True
+        present, all_present = self._plan.empty_entries[index].present, True
         for part in parts:
             if not part.all():
-                there = part != 0
-                known, all_known = (
-                    known & (there if place is None or len(part) == 1 else there[place]),
+                has_part = part != 0
+                present, all_present = (
+                    present
+                    & (has_part if inverse is None or len(part) == 1 else has_part[inverse]),
                     False,
                 )
-        if place is None and not self._plan.one_row[index] and "item" not in entity.fields:
-            key, place = np.unique(key, return_inverse=True)
+        if inverse is None and not self._plan.one_row[index] and "item" not in entity.fields:
+            key, inverse = np.unique(key, return_inverse=True)
         self._unique[index] = key
         self._entries[index] = Entries(
-            records.readings(self._snapshot, key), place, known, all_known
+            records.readings(self._snapshot, key), inverse, present, all_present
         )
 
-    def _parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
-        """The parts of an entity's key; of its different ones only, with each row's place among
-        them, where one attribute has them.
+    def _key_parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
+        """Return the fields of an entity's key, and each row's index among the distinct keys.
+
+        Keys are deduplicated where a single attribute varies between rows.
         """
         fields = self._plan.records[index].layout.entity.fields
-        spots = [self._plan.composite_spots.get((index, place)) for place in range(len(fields))]
+        spots = [
+            self._plan.composite_spots.get((index, field_index))
+            for field_index in range(len(fields))
+        ]
         if given := self._request.given:
             keys = (
                 np.full(1, hash64(given[name]), np.uint64) if name in given else None
                 for name in fields
             )
             return [
-                self._part(name, spot) if key is None else key
+                self._key_part(name, spot) if key is None else key
                 for name, spot, key in zip(fields, spots, keys, strict=True)
             ], None
-        own = [spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]]
-        if len(own) != 1 or "item" in fields:
-            return [self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], None
-        if own[0] not in self._distinct:
-            self._distinct[own[0]] = np.unique(self._part("", own[0]), return_inverse=True)
-        unique, place = self._distinct[own[0]]
+        row_spots = [
+            spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]
+        ]
+        if len(row_spots) != 1 or "item" in fields:
+            return [
+                self._key_part(name, spot) for name, spot in zip(fields, spots, strict=True)
+            ], None
+        if row_spots[0] not in self._distinct_values:
+            self._distinct_values[row_spots[0]] = np.unique(
+                self._key_part("", row_spots[0]), return_inverse=True
+            )
+        unique, inverse = self._distinct_values[row_spots[0]]
         return [
-            unique if spot == own[0] else self._part(name, spot)
+            unique if spot == row_spots[0] else self._key_part(name, spot)
             for name, spot in zip(fields, spots, strict=True)
-        ], place
+        ], inverse
 
-    def _part(self, name: str, spot: Spot | None) -> Keys:
+    def _key_part(self, name: str, spot: Spot | None) -> Keys:
         if spot is not None:
             return self.lane(spot).view(np.uint64)
         if name == "item":
             return self._items
-        if name == "weekday":  # follows t
+        if name == "weekday":  # It depends on t.
             return self.context_key(name)
         if name not in self._context:
             self._context[name] = self.context_key(name)
         return self._context[name]
 
-    def _renewed(self) -> int:
-        """Finish from the state what has changed since its reading record was written; the number
-        of such records.
-        """
+    def _refresh_stale(self) -> int:
+        """Recompute from the state the records that are out of date, and return their number."""
         count, t = 0, self.t[0]
-        valid_from, next_change = self._whole
+        valid_from, next_change = self._validity
         if valid_from <= t < next_change:
             return 0
-        for index, one in enumerate(self._entries):
-            readings = one.readings
+        for index, entry in enumerate(self._entries):
+            readings = entry.readings
             stale = np.flatnonzero((t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE]))
             if not len(stale):
                 continue
             states = self._plan.records[index].states(self._snapshot, self._unique[index][stale])
             readings = readings.copy()
             readings[stale] = self._plan.records[index].finish(states, np.full(len(stale), t))
-            self._entries[index] = replace(one, readings=readings)
+            self._entries[index] = replace(entry, readings=readings)
             count += len(stale)
         return count

@@ -1,12 +1,11 @@
-"""Blocks of the routed log, and of what the shuffle made of it: their events, and what a block says
-of itself, which attributes of profiles its events carry.
+"""Events and receipts of blocks in the routed log and in the logs of the shuffle.
 
-One that was routed before an attribute was declared lacks it; the lake's versions of profiles have
-it, see `features.attached`.
+A receipt lists the profile attributes that a block's events store. A block routed before an
+attribute was declared lacks it; the lake's versions of profiles have it, see `features.attached`.
 
     kind "events"      the router's: row i has p = offset + i
-    kind "chosen"      the shuffle's: of as many rows of the routed log as it takes, the events of one part, each with its p
-    kind "left-out"    rows that the shuffle did not have, or that lack an attribute: they have to be taken from the lake
+    kind "chosen"      the shuffle's: the events of one part among a range of rows, each with its p
+    kind "left-out"    rows that the shuffle did not have, or that lack an attribute: read the lake
 """
 
 import msgspec
@@ -21,36 +20,39 @@ from tailorbird.stream import Address, Block, Stored
 CHOSEN, LEFT_OUT = "chosen", "left-out"
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """Of a routed block's receipt, the attributes of users and items that its events carry; None
-    where it does not say.
-    """
+class BlockReceipt(msgspec.Struct, frozen=True):
+    """The attributes of users and items that a block's events store; None if not stated."""
 
     user_attributes: tuple[str, ...] | None = None
     item_attributes: tuple[str, ...] | None = None
 
 
-_decode = msgspec.json.Decoder(Kept).decode
+_decode = msgspec.json.Decoder(BlockReceipt).decode
 
 
-def lacks(receipt: bytes, features: FeatureSet) -> bool:
-    """Whether events of a block lack an attribute that the features take from them; not where the
-    receipt does not say.
-    """
+def lacks_attributes(receipt: bytes, features: FeatureSet) -> bool:
+    """Return whether a receipt states that events lack an attribute that features need."""
     if not receipt:
         return False
-    kept, needed = _decode(receipt), features.event_attributes
-    pairs = ((kept.user_attributes, needed["user"]), (kept.item_attributes, needed["item"]))
-    return any(names is not None and not set(some) <= set(names) for names, some in pairs)
+    receipt_attributes, needed = _decode(receipt), features.event_attributes
+    pairs = (
+        (receipt_attributes.user_attributes, needed["user"]),
+        (receipt_attributes.item_attributes, needed["item"]),
+    )
+    return any(
+        names is not None and not set(needed_names) <= set(names) for names, needed_names in pairs
+    )
 
 
-def only_in_lake(block: Block, features: FeatureSet) -> bool:
-    """Whether a block stands for events that have to be taken from the lake."""
-    return block.kind == LEFT_OUT or (block.kind == "events" and lacks(block.receipt, features))
+def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
+    """Return whether a block stands for events that have to be read from the lake."""
+    return block.kind == LEFT_OUT or (
+        block.kind == "events" and lacks_attributes(block.receipt, features)
+    )
 
 
 def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:
-    """The events of a block from row `start` on, each with its p; None where it holds none. Raises
+    """Return the events of a block from row `start` on, each with its p, or None. Raises
     InputError.
     """
     if stored.block.kind not in ("events", CHOSEN) or not stored.block.payload:

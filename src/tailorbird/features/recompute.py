@@ -1,9 +1,8 @@
-"""Whether serving read what the lake says: every feature that an answer logged, computed again at
-the answer's own (t, p).
+"""Parity check: every feature that a response logged, recomputed at the response's own (t, p).
 
-It shares no state with the server: the values come from the lake's events by `features.backfill`,
-the logged ones from the lake's `answers`. `tailorbird features verify` prints the report; how much
-was late is another question, which p = ∞ answers.
+It shares no state with the server: `features.backfill` computes the values from the lake's events,
+and the logged ones come from the lake's `answers`. `tailorbird features verify` prints the report.
+How much arrived late is another question, which p = ∞ answers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,20 +24,20 @@ from tailorbird.features.request import unpack_sequences
 
 Bools = npt.NDArray[np.bool_]
 
-ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
+ROWS_MAX = 200_000  # rows (items of responses) recomputed at a time
 EXAMPLES_MAX = 20
-# in `degraded`: what the answer's features were made of was taken out of the lake since, see
+# Mark in `degraded`: events behind the response's features were erased from the lake since, see
 # `privacy.rows`
 UNLINKED = "erased"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that was logged, or read, otherwise than it is recomputed; `item` is "" for a
-    sequence, which belongs to the request.
+    """A logged or read value that differs from the recomputed one.
 
-    `person`, `t` and `p`, or the `positions` of all parts, are what `features show … --why` asks
-    for; `request_id` is "" where nobody asked but a sample.
+    `item` is "" for a sequence, which belongs to the request. `person`, `t` and `p`, or the
+    `positions` of all parts, are arguments for `features show … --why`; `request_id` is "" for a
+    sample.
     """
 
     feature: str
@@ -54,20 +53,20 @@ class Difference:
 
 @dataclass
 class ParityReport:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
-        answers: answers compared.
-        compared: values compared: a number and a category of each item, a sequence of each answer.
+        answers: number of responses compared.
+        compared: values compared: a number and a category of each item, a sequence of each
+            response.
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: answers that cannot be compared: of another schema, or degraded so that no features
-            were read, or with features of what was erased since.
-        pending: answers that read events which are not among those given: the lake is not yet
-            there.
-        dropped: values that differ, but are of entities that a cap may have dropped; not among the
-            unequal ones.
+        skipped: responses that cannot be compared: of another schema, degraded without features, or
+            with features of erased events.
+        pending: responses that read events that the lake does not have yet.
+        dropped: values that differ, but belong to entities that a cap may have dropped; not counted
+            as unequal.
     """
 
     answers: int = 0
@@ -80,24 +79,24 @@ class ParityReport:
     pending: int = 0
     dropped: int = 0
 
-    def look(self, name: str, values: int) -> None:
-        """So many values of a column are compared."""
+    def add_compared(self, name: str, values: int) -> None:
+        """Count `values` values of a column as compared."""
         self.compared_by_feature[name] = self.compared_by_feature.get(name, 0) + values
         self.compared += values
 
-    def count(self, name: str, differ: int) -> None:
-        self.by_feature[name] += differ
-        self.unequal += differ
+    def count(self, name: str, unequal_values: int) -> None:
+        self.by_feature[name] += unequal_values
+        self.unequal += unequal_values
 
-    def note(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
-        """One value that differs."""
+    def add_difference(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
+        """Record one value that differs."""
         self.count(difference.feature, 1)
         if len(self.examples) < examples:
             self.examples.append(difference)
 
 
 def empty_report(features: FeatureSet) -> ParityReport:
-    """Nothing compared yet, of all columns."""
+    """Return a report of all columns with nothing compared."""
     return ParityReport(
         by_feature=dict.fromkeys((*features.numeric, *features.categorical, *features.sequences), 0)
     )
@@ -113,19 +112,19 @@ def parity(
     dropped: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParityReport:
-    """Recompute the features of logged answers and compare them to the bit.
+    """Recompute the features of logged responses and compare them bit for bit.
 
     Args:
-        events: the lake's events, at least `backfill.event_columns`; all that the answers may have
-            counted.
+        events: the lake's events, at least `backfill.event_columns`; all that the responses may
+            have counted.
         answers: rows of the lake's `answers`.
-        known: up to which p the events are complete; by default the newest of them.
+        complete_to: the p up to which the events are complete; by default the newest of them.
         only: compare these columns only.
-        dropped: kinds of which a cap dropped some, and when the newest of these was last heard of;
-            see `features.idle`.
-        progress: told how many answers of how many were compared.
+        dropped: kinds with entities dropped by a cap, and the newest event time among these; see
+            `features.idle`.
+        progress: called with the number of responses compared so far and in total.
     Raises:
-        DamageError: an answer's features are not as many as its items and the schema ask for.
+        DamageError: the number of a response's features does not match its items and the schema.
     """
     report = empty_report(features)
     newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
@@ -148,63 +147,63 @@ def parity(
     return report
 
 
-class Heard(Protocol):
-    """Says which values depend on entities that were heard of; see `History.heard_of`."""
+class ExemptionSource(Protocol):
+    """Says which values may depend on dropped entities; see `History.exempt_rows`."""
 
-    def heard_of(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
+    def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
 
 
 class Excused:
-    """Which rows may differ because a cap dropped what they depend on: the state no longer has it,
-    and the lake does.
-    """
+    """The rows that may differ because a cap dropped what they depend on from the state."""
 
-    def __init__(self, history: Heard, requests: Requests, dropped: Mapping[str, int]) -> None:
+    def __init__(
+        self, history: ExemptionSource, requests: Requests, dropped: Mapping[str, int]
+    ) -> None:
         self._history, self._requests, self._dropped = history, requests, dropped
 
     @cached_property
     def _rows(self) -> dict[str, Bools]:
-        return self._history.heard_of(self._requests, self._dropped)
+        return self._history.exempt_rows(self._requests, self._dropped)
 
-    def left(
+    def non_exempt(
         self, name: str, rows: npt.NDArray[np.intp], report: ParityReport
     ) -> npt.NDArray[np.intp]:
-        """Of rows that differ in a column those without that excuse; the others are counted in the
+        """Return the differing rows of a column without exemption; exempt ones are counted in the
         report.
         """
         if not self._dropped or not len(rows):
             return rows
-        excused = self._rows[name][rows]
-        report.dropped += int(np.count_nonzero(excused))
-        return rows[~excused]
+        is_exempt = self._rows[name][rows]
+        report.dropped += int(np.count_nonzero(is_exempt))
+        return rows[~is_exempt]
 
-    def request(self, name: str, index: int, report: ParityReport) -> bool:
-        """Whether the value of a request, a sequence, has that excuse; then it is counted."""
+    def is_request_exempt(self, name: str, index: int, report: ParityReport) -> bool:
+        """Return whether a request's sequence is exempt, and count it if so."""
         rows = np.flatnonzero(np.asarray(self._requests.row_request) == index)[:1]
-        return bool(len(rows)) and not len(self.left(name, rows, report))
+        return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
 def readable(
     features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
 ) -> pa.Table:
-    """The answers that can be compared with a lake that is complete up to p = `newest`; the others
-    are counted.
+    """Return the responses comparable with a lake that is complete up to `newest`; count the
+    others.
     """
-    same = pc.equal(answers["schema_hash"], features.schema_hash)
+    has_schema = pc.equal(answers["schema_hash"], features.schema_hash)
     items = pc.list_value_length(answers["items"])
-    read = pc.greater(
+    has_features = pc.greater(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
-    logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
+    logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
     if "degraded" in logged.column_names and len(logged):
-        changed = pc.list_parent_indices(logged["degraded"]).filter(
+        unlinked = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
         )
         logged = logged.filter(
             pc.invert(
                 pc.is_in(
                     pa.array(np.arange(len(logged))),
-                    value_set=changed.combine_chunks().cast(pa.int64()),
+                    value_set=unlinked.combine_chunks().cast(pa.int64()),
                 )
             )
         )
@@ -218,14 +217,14 @@ def _parts(answers: pa.Table) -> Iterator[pa.Table]:
     ends = np.cumsum(pc.list_value_length(answers["items"]).to_numpy())
     start = 0
     while start < answers.num_rows:
-        taken = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, taken + ROWS_MAX, side="right")))
+        rows_before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, rows_before + ROWS_MAX, side="right")))
         yield answers.slice(start, stop - start).combine_chunks()
         start = stop
 
 
 def requests_of(answers: pa.Table) -> Requests:
-    """Logged answers as requests of the past, with a row for each of their items."""
+    """Return logged responses as past requests, with a row for each of their items."""
     return Requests(
         t=micros(answers["ts"]),
         p=positions_of(answers),
@@ -264,10 +263,11 @@ def compare_answers(
     answers: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
-    excused: Excused,
+    exemptions: Excused,
 ) -> None:
-    """Add to `report` what comes of some answers, whose columns were recomputed as `rows`. Raises
-    DamageError as `parity`.
+    """Add to `report` the comparison of responses with their recomputed `rows`.
+
+    Raises DamageError as `parity`.
     """
     _check_shapes(features, answers)
     owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
@@ -280,17 +280,17 @@ def compare_answers(
     keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
     keys = keys.reshape(len(owner), len(features.categorical))
     report.answers += answers.num_rows
-    for columns, names, logged, found in (
+    for columns, names, logged, recomputed_table in (
         (features.numeric, rows.numeric_names, numbers, rows.numeric),
         (features.categorical, rows.categorical_names, keys, rows.categorical),
     ):
-        for place, name in enumerate(names):
-            own, recomputed = logged[:, columns.index(name)], found[:, place]
-            differ = unequal(own, recomputed)
-            report.look(name, len(own))
-            wrong = excused.left(name, np.flatnonzero(differ), report)
-            report.count(name, len(wrong))
-            for row in wrong[: EXAMPLES_MAX - len(report.examples)]:
+        for column, name in enumerate(names):
+            own, recomputed = logged[:, columns.index(name)], recomputed_table[:, column]
+            is_unequal = unequal(own, recomputed)
+            report.add_compared(name, len(own))
+            unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
+            report.count(name, len(unequal_rows))
+            for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(
                     _difference(
@@ -303,20 +303,27 @@ def compare_answers(
                     )
                 )
     if rows.sequences:
-        _compare_sequences(answers, rows.sequences, report, excused)
+        _compare_sequences(answers, rows.sequences, report, exemptions)
 
 
 def _compare_sequences(
-    answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport, excused: Excused
+    answers: pa.Table,
+    sequences: dict[str, RaggedSequence],
+    report: ParityReport,
+    exemptions: Excused,
 ) -> None:
-    for name in found:
-        report.look(name, answers.num_rows)
+    for name in sequences:
+        report.add_compared(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
         logged = unpack_sequences(packed)
-        for name, sequence in found.items():
+        for name, sequence in sequences.items():
             recomputed = sequence.of(index).lists()
-            if logged.get(name) != recomputed and not excused.request(name, index, report):
-                report.note(_difference(answers, index, name, "", logged.get(name), recomputed))
+            if logged.get(name) != recomputed and not exemptions.is_request_exempt(
+                name, index, report
+            ):
+                report.add_difference(
+                    _difference(answers, index, name, "", logged.get(name), recomputed)
+                )
 
 
 def _difference(
@@ -332,12 +339,12 @@ def _difference(
     )
 
 
-def unequal(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> Bools:
-    """Which values differ in any bit, all NaN being alike."""
+def unequal(values: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Bools:
+    """Return which values differ in any bit; all NaN are equal."""
     if values.dtype != np.float32:
-        return values != others
-    ours, theirs = (
-        np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32)
-        for each in (values, others)
+        return values != expected
+    value_bits, expected_bits = (
+        np.where(np.isnan(side), np.float32(np.nan), side).view(np.uint32)
+        for side in (values, expected)
     )
-    return ours != theirs
+    return value_bits != expected_bits

@@ -1,14 +1,13 @@
-"""What every feature is, in plain Python: the oracle that stream, reading and backfill are held
-against, bit for bit.
+"""The definition of every feature in plain Python: the oracle for stream, reading and backfill.
 
-Slow and obviously right: it looks at all events for each value. `value(features, name, request,
-item, t, p, events)` is the value that a request would read at time t from a worker that has applied
-everything routed up to p.
+Slow and obviously right: it scans all events for each value. `compute_value(features, name,
+request, item, t, p, events)` is the value that a request would read at time t from a worker that
+has applied everything routed up to p.
 
 An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds
 (`routed_events` makes them from a table). It is counted if `counts`, ts < t and its p is at or
 before p; where several workers keep the state, p is one number for each part of the entities' keys,
-and that of the entity's part decides. One without an item_id but with `items` is taken once for
+and that of the entity's part decides. An event without an item_id but with `items` counts once for
 each of them if it is an impression or an answer, or if the feature is about the item.
 """
 
@@ -41,7 +40,6 @@ from tailorbird.features.declare import (
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import (
-    asked_text,
     category,
     element_of,
     evaluate,
@@ -49,6 +47,7 @@ from tailorbird.features.plain import (
     number,
     number_of,
     query_text,
+    request_text,
     text_of,
     time_of,
     truth,
@@ -63,52 +62,52 @@ Event = Mapping[str, Any]
 # (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
-Known = int | Sequence[int]  # up to which p events are known, or up to which those of each part
+RoutedPositions = int | Sequence[int]  # the p up to which events are known, or one for each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
-    """The rows of a table of routed events, times as integers."""
+    """Return the rows of a table of routed events, times as integers."""
     fields = [
         pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema
     ]
     return table.cast(pa.schema(fields)).to_pylist()
 
 
-def value(
+def compute_value(
     features: FeatureSet,
     name: str,
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: Known,
+    p: RoutedPositions,
     events: Sequence[Event],
 ) -> Value:
-    """The value of one column for `request.person` (already resolved) and `item`, at the two times
-    t and p.
+    """Return the value of one column for `request.person` (already resolved) and `item`, at t and
+    p.
     """
-    return moment(features, request, item, t, p, events).value(name)
+    return make_moment(features, request, item, t, p, events).value(name)
 
 
-def moment(
+def make_moment(
     features: FeatureSet,
     request: ReadRequest,
     item: str | None,
     t: int,
-    p: Known,
+    p: RoutedPositions,
     events: Sequence[Event],
 ) -> "Moment":
     positions = (p,) if isinstance(p, int) else tuple(p)
-    known = [
+    visible_events = [
         event
         for event in events
         if event["counts"] and event["ts"] < t and event["p"] <= max(positions)
     ]
-    return Moment(features, request, item, t, known, positions)
+    return Moment(features, request, item, t, visible_events, positions)
 
 
 @dataclass(frozen=True)
 class Row:
-    """An event as it counts for one item; `index` is the item's place in `items`."""
+    """An event as it counts for one item; `index` is the item's index in `items`."""
 
     event: Event
     item: str | None
@@ -116,22 +115,22 @@ class Row:
 
     def field(self, name: str, kind: str) -> Any:
         if name in ("user", "item", "session"):
-            return self.part(name)
+            return self.key_field(name)
         owner, _, attribute = name.partition(".")
         if name == "weekday":
-            found = weekday(self.event["ts"], self.event["local_hour"])
+            raw = weekday(self.event["ts"], self.event["local_hour"])
         elif name == "position":
-            found = self.position()
+            raw = self.position()
         elif not attribute:
-            found = self.event.get(name)
+            raw = self.event.get(name)
         elif owner == "properties":
-            found = json.loads(self.event.get("properties") or "{}").get(attribute)
+            raw = json.loads(self.event.get("properties") or "{}").get(attribute)
         else:
             profile = json.loads(self.event.get(f"{owner}_profile") or "{}")
             if isinstance(profile, list):  # one for each of `items`
                 profile = profile[self.index] if self.index < len(profile) else None
-            found = (profile or {}).get(attribute)
-        return number_of(found) if kind == "number" else text_of(found)
+            raw = (profile or {}).get(attribute)
+        return number_of(raw) if kind == "number" else text_of(raw)
 
     def has(self, value: Expression) -> bool:
         if value.kind == "text":
@@ -139,15 +138,15 @@ class Row:
         return not math.isnan(number(value, self.field))
 
     def value(self, value: Expression) -> float | int:
-        """A number, or a text as a category."""
+        """Return a number, or a text as a category."""
         return (
             category(evaluate(value, self.field))
             if value.kind == "text"
             else number(value, self.field)
         )
 
-    def part(self, name: str) -> str | None:
-        """A part of an entity's key."""
+    def key_field(self, name: str) -> str | None:
+        """Return a field of an entity's key."""
         if name == "item":
             return self.item
         if name == "query":
@@ -156,15 +155,16 @@ class Row:
         return self.field(column, "text")
 
     def position(self) -> int | None:
-        """Where the item was shown, from 1: as the answer had it; of what was shown at once, its
-        place.
+        """Return the position at which the item was shown, from 1.
+
+        The event's own position, or the index among items that were shown at once.
         """
         event = self.event
         at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
         return self.index + 1 if event["position"] is None and at_once else event["position"]
 
     def order(self) -> tuple[int, int]:
-        """By time; ties by a hash of the event's id and its owner, then by the item's place in
+        """Return a sort key: time, then a hash of event id and owner plus the item's index in
         `items`.
         """
         event = self.event
@@ -175,10 +175,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Moment:
-    """A request at t, with the events that were known then; `rows` and what follows it say which of
-    them a feature counts.
+    """A request at t, with the events that were known then.
 
-    `positions`: up to which p those of each part of the keys are known.
+    `positions`: the p up to which events of each part of the keys are known.
     """
 
     features: FeatureSet
@@ -191,11 +190,11 @@ class Moment:
     def value(self, name: str) -> Value:
         feature = self.features.feature(name)
         if isinstance(feature, ContextValue):
-            asked = asked_text(self.request, feature.field, self.t)
+            context_text = request_text(self.request, feature.field, self.t)
             return (
-                category(asked)
+                category(context_text)
                 if feature.kind == "categorical"
-                else float32(math.nan if asked is None else float(asked))
+                else float32(math.nan if context_text is None else float(context_text))
             )
         if isinstance(feature, Derived):
             expression = next(
@@ -204,10 +203,12 @@ class Moment:
             assert expression is not None
             return float32(number(expression, lambda column, kind: self.value(column)))
         if isinstance(feature, Attribute):
-            found = self.profile(feature.entity.fields[0], feature.attribute)
-            found = element_of(found, max(feature.element, 1))
+            attribute = self.profile(feature.entity.fields[0], feature.attribute)
+            attribute = element_of(attribute, max(feature.element, 1))
             return (
-                float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+                float32(number_of(attribute))
+                if feature.kind == "numeric"
+                else category(text_of(attribute))
             )
         if isinstance(feature, Age):
             return float32(
@@ -215,21 +216,21 @@ class Moment:
                 / 1e6
             )
         if isinstance(feature, Match):
-            asked, words = (
-                words_of(one)
-                for one in (
+            context_text, words = (
+                words_of(text)
+                for text in (
                     self.request.query,
                     self.profile(feature.entity.fields[0], feature.attribute),
                 )
             )
             return float32(
-                float(len(set(asked) & set(words))) / float(len(asked))
-                if asked and words
+                float(len(set(context_text) & set(words))) / float(len(context_text))
+                if context_text and words
                 else math.nan
             )
         assert isinstance(feature, Counted | OfSession)
-        about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
-        if None in self.key(about):
+        entity = feature.entity if isinstance(feature, Counted) else Entity(("user",))
+        if None in self.key(entity):
             return (
                 []
                 if isinstance(feature, SequenceOf)
@@ -253,11 +254,13 @@ class Moment:
         return counted(self, feature)
 
     def session_rows(self, feature: OfSession) -> list[Row]:
-        """The current session: what has the request's session_id, else the run of events that ends
-        within the gap of t.
+        """Return the events of the current session.
+
+        These are the events with the request's session_id, or without one the run of events that
+        ends within the gap of t.
         """
-        plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
-        rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)
+        session_events = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
+        rows = self.last_rows(self.rows(session_events, per_item=True), SESSION_LENGTH)
         if self.request.session_id is not None:
             return [row for row in rows if row.event["session_id"] == self.request.session_id]
         current, edge = [], self.t
@@ -273,41 +276,39 @@ class Moment:
         feature: Counted,
         *,
         types: Sequence[str] = (),
-        about: Entity | None = None,
+        entity: Entity | None = None,
         value: Expression | None = None,
         per_item: bool = False,
     ) -> list[Row]:
-        """The events of the entity that the request is about, once for each item where that is
-        meant.
-        """
-        about = about or feature.entity
+        """Return the events of the entity of the request, once per item where required."""
+        entity = entity or feature.entity
         names = [
-            *about.fields,
+            *entity.fields,
             *(name for e in (feature.where, value) if e is not None for name, _ in e.names),
         ]
         per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
-        key, found = self.key(about), []
-        known = self.known(
-            entity_key(about, [np.array(hash64(part or ""), np.uint64) for part in key])
+        key, rows = self.key(entity), []
+        limit = self.position_of(
+            entity_key(entity, [np.array(hash64(part or ""), np.uint64) for part in key])
         )
         for event in self.events:
             if (
-                event["p"] > known
+                event["p"] > limit
                 or event["type"] not in (types or feature.types)
                 or event["ts"] <= 0
             ):
                 continue
-            for row in expanded(event, per_item):
-                if [row.part(name) for name in about.fields] != key:
+            for row in expand_items(event, per_item):
+                if [row.key_field(name) for name in entity.fields] != key:
                     continue
                 if feature.where is not None and not truth(feature.where, row.field):
                     continue
                 if value is None or row.has(value):
-                    found.append(row)
-        return found
+                    rows.append(row)
+        return rows
 
     def within(self, rows: list[Row], window: Window) -> list[Row]:
-        """The tile that t stands in, and the window before it."""
+        """Return the rows in the tile of t and in the window before it."""
         since = self.t // window.hop * window.hop - window.length
         return [row for row in rows if row.event["ts"] >= since]
 
@@ -315,22 +316,25 @@ class Moment:
         recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
         return sorted(recent, key=Row.order)[-length:]
 
-    def key(self, about: Entity) -> list[str | None]:
-        """The values that the entity has in this request; a part such as item.category is the
-        item's own attribute.
-        """
-        return [self.part(name) for name in about.fields]
+    def key(self, entity: Entity) -> list[str | None]:
+        """Return the values of the entity's fields in this request.
 
-    def part(self, name: str) -> str | None:
+        A field such as item.category is the item's own attribute.
+        """
+        return [self.key_field(name) for name in entity.fields]
+
+    def key_field(self, name: str) -> str | None:
         if name in self.request.given:
             return self.request.given[name]
         if "." in name:
             owner, _, attribute = name.partition(".")
             return text_of(self.profile(owner, attribute))
-        return self.item if name == "item" else asked_text(self.request, name, self.t)
+        return self.item if name == "item" else request_text(self.request, name, self.t)
 
     def profile(self, owner: str, attribute: str) -> object:
-        """Of the newest profile event; a newer profile replaces the older one whole."""
+        """Return an attribute of the newest profile event; a newer profile replaces the older one
+        completely.
+        """
         newest = self.profile_row(owner)
         return (
             None
@@ -344,20 +348,20 @@ class Moment:
         )
         if subject is None:
             return None
-        known = self.known(hash64(subject))
+        limit = self.position_of(hash64(subject))
         rows = [
             Row(event, None, 0)
             for event in self.events
-            if event["type"] == owner and event[column] == subject and event["p"] <= known
+            if event["type"] == owner and event[column] == subject and event["p"] <= limit
         ]
         return max(rows, key=Row.order, default=None)
 
-    def known(self, key: int | np.ndarray) -> int:
-        """Up to which p the events of the entity with this key are known."""
+    def position_of(self, key: int | np.ndarray) -> int:
+        """Return the p up to which the events of the entity with this key are known."""
         return self.positions[int(key) % len(self.positions)]
 
 
-def expanded(event: Event, per_item: bool) -> Iterator[Row]:
+def expand_items(event: Event, per_item: bool) -> Iterator[Row]:
     items = event.get("items")
     if event["item_id"] is not None or not items:
         yield Row(event, event["item_id"], 0)

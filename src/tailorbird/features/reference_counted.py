@@ -1,9 +1,7 @@
-"""What each feature made of events is: the second half of the reference, one function for each
-kind.
+"""The definition of each feature computed from events: one function per kind, for the reference.
 
-`counted(now, feature)` gets a moment of `features.reference`, which says which events there are;
-here stands what is made of them. Sums of floats go in the order written, so that their last bit is
-defined.
+`counted(moment, feature)` gets a moment of `features.reference`, which selects the events. Sums of
+floats are evaluated in the order written, so that their last bit is defined.
 """
 
 import math
@@ -47,65 +45,66 @@ if TYPE_CHECKING:
     from tailorbird.features.reference import Moment, Row
 
 
-def counted(now: "Moment", feature: Counted) -> float | int:
-    """The value, rounded to float32, or a category; of an entity that the request has."""
+def counted(moment: "Moment", feature: Counted) -> float | int:
+    """Return the value, rounded to float32, or a category, of an entity that the request has."""
     if isinstance(feature, Last | First):
-        return last_or_first(now, feature)
+        return last_or_first(moment, feature)
     if isinstance(feature, Favourite):
-        return favourite(now, feature)
-    return float32(_of_kind(now, feature))
+        return favourite(moment, feature)
+    return float32(_compute_value(moment, feature))
 
 
-def _of_kind(now: "Moment", feature: Counted) -> float:
+def _compute_value(moment: "Moment", feature: Counted) -> float:
     if isinstance(feature, Count):
-        return float(len(now.within(now.rows(feature), feature.window)))
+        return float(len(moment.within(moment.rows(feature), feature.window)))
     if isinstance(feature, Total):
-        return total(now, feature)
+        return total(moment, feature)
     if isinstance(feature, Mean):
-        return mean(now, feature)
+        return mean(moment, feature)
     if isinstance(feature, Variance):
-        return variance(now, feature)
+        return variance(moment, feature)
     if isinstance(feature, Extreme):
-        return extreme(now, feature)
+        return extreme(moment, feature)
     if isinstance(feature, Quantile):
-        return quantile(now, feature)
+        return quantile(moment, feature)
     if isinstance(feature, Seen):
-        return seen(now, feature)
+        return seen(moment, feature)
     if isinstance(feature, Distinct):
-        return distinct(now, feature)
+        return distinct(moment, feature)
     if isinstance(feature, Ratio):
-        return ratio(now, feature)
+        return ratio(moment, feature)
     if isinstance(feature, Trend):
-        return trend(now, feature)
+        return trend(moment, feature)
     if isinstance(feature, Share):
-        return share(now, feature)
+        return share(moment, feature)
     if isinstance(feature, Decayed):
-        return decayed(now, feature)
+        return decayed(moment, feature)
     if isinstance(feature, TimeSinceFirst):
-        return time_since_first(now, feature)
+        return time_since_first(moment, feature)
     if isinstance(feature, GapOf):
-        return gap_of(now, feature)
+        return gap_of(moment, feature)
     if isinstance(feature, GapMean):
-        return gap_mean(now, feature)
+        return gap_mean(moment, feature)
     assert isinstance(feature, TimeSince)
-    return time_since(now, feature)
+    return time_since(moment, feature)
 
 
-def total(now: "Moment", feature: Total | Mean) -> float:
-    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+def total(moment: "Moment", feature: Total | Mean) -> float:
+    rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     return float(sum(units(row, feature.amount) for row in rows)) * feature.amount.unit
 
 
-def mean(now: "Moment", feature: Mean) -> float:
-    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
-    return total(now, feature) / float(len(rows)) if rows else math.nan
+def mean(moment: "Moment", feature: Mean) -> float:
+    rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
+    return total(moment, feature) / float(len(rows)) if rows else math.nan
 
 
-def variance(now: "Moment", feature: Variance) -> float:
-    """Mean of the squares less the square of the mean, in units, not below 0. Squares are summed in
-    two limbs of 31 bits.
+def variance(moment: "Moment", feature: Variance) -> float:
+    """Return the mean of the squares less the square of the mean, in units, not below 0.
+
+    Squares are summed in two limbs of 31 bits.
     """
-    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+    rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     if not rows:
         return math.nan
     amounts = [units(row, feature.amount) for row in rows]
@@ -116,8 +115,8 @@ def variance(now: "Moment", feature: Variance) -> float:
     return max(spread, 0.0) * (feature.amount.unit * feature.amount.unit)
 
 
-def extreme(now: "Moment", feature: Extreme) -> float:
-    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+def extreme(moment: "Moment", feature: Extreme) -> float:
+    rows = moment.within(moment.rows(feature, value=feature.amount.of), feature.window)
     amounts = [units(row, feature.amount) for row in rows]
     return (
         float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit
@@ -126,11 +125,12 @@ def extreme(now: "Moment", feature: Extreme) -> float:
     )
 
 
-def quantile(now: "Moment", feature: Quantile) -> float:
-    """Of the values up to 1e300: in the first bucket that has events and with which q of all are
-    reached, on the line between its edges, which the first and the last bucket have only one of.
+def quantile(moment: "Moment", feature: Quantile) -> float:
+    """Interpolate between the edges of the first bucket with which q of all values are reached.
+
+    Values up to 1e300 count. The first and the last bucket have only one edge.
     """
-    rows = now.within(now.rows(feature, value=feature.of), feature.window)
+    rows = moment.within(moment.rows(feature, value=feature.of), feature.window)
     values = [
         value for value in (number(feature.of, row.field) for row in rows) if abs(value) <= 1e300
     ]
@@ -145,19 +145,17 @@ def quantile(now: "Moment", feature: Quantile) -> float:
     return math.nan
 
 
-def favourite(now: "Moment", feature: Favourite) -> int:
-    """The most frequent value among the last events that have one; of several, the one that came
-    last.
-    """
-    rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
+def favourite(moment: "Moment", feature: Favourite) -> int:
+    """Return the most frequent value among the last events that have one; ties go to the latest."""
+    rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
     values = [category(evaluate(feature.of, row.field)) for row in rows]
     return max(reversed(values), key=values.count, default=0)
 
 
-def seen(now: "Moment", feature: Seen) -> float:
-    """How many of the last events that have a value have the candidate's."""
-    candidate = now.part(feature.of.text)
-    rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
+def seen(moment: "Moment", feature: Seen) -> float:
+    """Return how many of the last events with a value have the candidate's."""
+    candidate = moment.key_field(feature.of.text)
+    rows = moment.last_rows(moment.rows(feature, value=feature.of), feature.length)
     return (
         math.nan
         if candidate is None
@@ -165,12 +163,12 @@ def seen(now: "Moment", feature: Seen) -> float:
     )
 
 
-def distinct(now: "Moment", feature: Distinct) -> float:
-    """HyperLogLog: the largest rank of each register, then the estimate, for few values by the
-    registers left empty.
+def distinct(moment: "Moment", feature: Distinct) -> float:
+    """Estimate by HyperLogLog: the largest rank of each register, with linear counting for few
+    values.
     """
     bits, registers = feature.precision, [0] * 2**feature.precision
-    for row in now.within(now.rows(feature, value=feature.of), feature.window):
+    for row in moment.within(moment.rows(feature, value=feature.of), feature.window):
         key = category(evaluate(feature.of, row.field))
         rest = key % 2 ** (64 - bits)  # its first 1, counted from the left
         rank = min(64 - bits - rest.bit_length() + 1, RANK_MAX)
@@ -186,41 +184,51 @@ def distinct(now: "Moment", feature: Distinct) -> float:
     return float(round(raw))
 
 
-def ratio(now: "Moment", feature: Ratio) -> float:
-    a, b = pair(now, feature, feature.entity)
+def ratio(moment: "Moment", feature: Ratio) -> float:
+    a, b = rate_counts(moment, feature, feature.entity)
     if feature.prior is None:
         return a / b if b else math.nan
     rate = feature.prior
     if isinstance(rate, Entity):
-        above, below = pair(now, feature, rate) if None not in now.key(rate) else (0.0, 0.0)
+        above, below = (
+            rate_counts(moment, feature, rate) if None not in moment.key(rate) else (0.0, 0.0)
+        )
         rate = above / below if below else 0.0
     return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
 
 
-def pair(now: "Moment", feature: Ratio, about: Entity) -> tuple[float, float]:
-    """Numerator and denominator of an entity."""
-    both = (now.rows(feature, types=types, about=about) for types in (feature.types, feature.below))
-    a, b = (float(len(now.within(rows, feature.window))) for rows in both)
+def rate_counts(moment: "Moment", feature: Ratio, about: Entity) -> tuple[float, float]:
+    """Return numerator and denominator of an entity."""
+    counted_rows = (
+        moment.rows(feature, types=types, entity=about) for types in (feature.types, feature.below)
+    )
+    a, b = (float(len(moment.within(rows, feature.window))) for rows in counted_rows)
     return a, b
 
 
-def trend(now: "Moment", feature: Trend) -> float:
-    """The rate in the short window for that in the long one, missing where the long one is empty."""
-    rows = now.rows(feature)
-    short, long = (float(len(now.within(rows, window))) for window in (feature.short, feature.long))
+def trend(moment: "Moment", feature: Trend) -> float:
+    """Return the rate in the short window divided by that in the long one, missing if the latter is
+    empty.
+    """
+    rows = moment.rows(feature)
+    short, long = (
+        float(len(moment.within(rows, window))) for window in (feature.short, feature.long)
+    )
     return short / long * (feature.long.length / feature.short.length) if long else math.nan
 
 
-def share(now: "Moment", feature: Share) -> float:
-    """Own sum for the group's, missing where the group is not known or its sum is not above 0."""
-    if None in now.key(feature.group):
+def share(moment: "Moment", feature: Share) -> float:
+    """Return the own sum divided by the group's, missing where the group is unknown or its sum not
+    above 0.
+    """
+    if None in moment.key(feature.group):
         return math.nan
     value = feature.amount.of if feature.amount else None
     by_item = shared_by_item(feature)
     own, group = (
-        summed(
-            now.within(
-                now.rows(feature, about=about, value=value, per_item=by_item), feature.window
+        sum_units(
+            moment.within(
+                moment.rows(feature, entity=about, value=value, per_item=by_item), feature.window
             ),
             feature.amount,
         )
@@ -230,7 +238,7 @@ def share(now: "Moment", feature: Share) -> float:
 
 
 def shared_by_item(feature: Share) -> bool:
-    """Whether both sums take an event of several items once for each of them."""
+    """Return whether both sums count an event of several items once for each of them."""
     return any(
         name.partition(".")[0] == "item"
         for about in (feature.entity, feature.group)
@@ -238,16 +246,17 @@ def shared_by_item(feature: Share) -> bool:
     )
 
 
-def decayed(now: "Moment", feature: Decayed) -> float:
-    """Each quarter of a half-life counts 2^(−k/4), k of them before the one that t lies in; added
-    up from the oldest.
+def decayed(moment: "Moment", feature: Decayed) -> float:
+    """Return the decayed sum, added from the oldest tile.
+
+    An event counts 2^(−k/4), k quarters of a half-life before the one that contains t.
     """
-    rows = now.rows(feature, value=feature.amount.of if feature.amount else None)
+    rows = moment.rows(feature, value=feature.amount.of if feature.amount else None)
     hop, result = feature.window.hop, 0.0
     for age in range(feature.window.tiles, -1, -1):
-        tile = [row for row in rows if row.event["ts"] // hop == now.t // hop - age]
+        tile = [row for row in rows if row.event["ts"] // hop == moment.t // hop - age]
         result += (
-            summed(tile, feature.amount)
+            sum_units(tile, feature.amount)
             * DECAY_QUARTERS[age % DECAY_STEPS]
             / 2.0 ** (age // DECAY_STEPS)
         )
@@ -258,11 +267,11 @@ def decayed(now: "Moment", feature: Decayed) -> float:
 DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
 
 
-def last_or_first(now: "Moment", feature: Last | First) -> float | int:
-    """The last one within the horizon, the first one ever."""
-    rows = now.rows(feature, value=feature.of)
+def last_or_first(moment: "Moment", feature: Last | First) -> float | int:
+    """Return the last value within the horizon, or the first one ever."""
+    rows = moment.rows(feature, value=feature.of)
     rows = (
-        now.last_rows(rows, 1)
+        moment.last_rows(rows, 1)
         if isinstance(feature, Last)
         else sorted(rows, key=lambda row: row.order())[:1]
     )
@@ -273,59 +282,68 @@ def last_or_first(now: "Moment", feature: Last | First) -> float | int:
     return float32(number(feature.of, rows[0].field))
 
 
-def time_since(now: "Moment", feature: TimeSince) -> float:
-    rows = now.last_rows(now.rows(feature), 1)
-    return float(now.t - rows[0].event["ts"]) / 1e6 if rows else math.nan
+def time_since(moment: "Moment", feature: TimeSince) -> float:
+    rows = moment.last_rows(moment.rows(feature), 1)
+    return float(moment.t - rows[0].event["ts"]) / 1e6 if rows else math.nan
 
 
-def time_since_first(now: "Moment", feature: TimeSinceFirst) -> float:
-    """Of the first event ever, and at most the horizon."""
-    times = [row.event["ts"] for row in now.rows(feature)]
-    return float(min(now.t - min(times), HORIZON)) / 1e6 if times else math.nan
+def time_since_first(moment: "Moment", feature: TimeSinceFirst) -> float:
+    """Return the time since the first event ever, at most the horizon."""
+    times = [row.event["ts"] for row in moment.rows(feature)]
+    return float(min(moment.t - min(times), HORIZON)) / 1e6 if times else math.nan
 
 
-def gap_mean(now: "Moment", feature: GapMean) -> float:
-    """Over the last events; those of the same time are one."""
-    times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
+def gap_mean(moment: "Moment", feature: GapMean) -> float:
+    """Return the mean gap over the last events; those of the same time are one."""
+    times = sorted(
+        {row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)}
+    )
     return float(times[-1] - times[0]) / 1e6 / float(len(times) - 1) if len(times) > 1 else math.nan
 
 
-def gap_of(now: "Moment", feature: GapOf) -> float:
-    """Of the same gaps; the deviation is the root of the mean square of what each differs from
-    `gap_mean`, added up from the oldest.
+def gap_of(moment: "Moment", feature: GapOf) -> float:
+    """Return another measure of the same gaps.
+
+    The deviation is the root of the mean squared difference from `gap_mean`, added from the oldest.
     """
-    times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
+    times = sorted(
+        {row.event["ts"] for row in moment.last_rows(moment.rows(feature), feature.length)}
+    )
     gaps = [float(later - earlier) / 1e6 for earlier, later in pairwise(times)]
     if not gaps:
         return math.nan
     if feature.measure == "deviation":
-        mean, squares = gap_mean(now, feature), 0.0
+        mean, squares = gap_mean(moment, feature), 0.0
         for gap in gaps:
             squares += (gap - mean) * (gap - mean)
         return math.sqrt(squares / float(len(gaps)))
     return {"min": min(gaps), "max": max(gaps), "last": gaps[-1]}[feature.measure]
 
 
-def of_session(now: "Moment", feature: OfSession) -> float:
-    """Of the events in the current session that are of the types asked for."""
-    rows = [row for row in now.session_rows(feature) if row.event["type"] in feature.asked]
+def of_session(moment: "Moment", feature: OfSession) -> float:
+    """Return the measure over the current session's events of the measured types."""
+    rows = [
+        row for row in moment.session_rows(feature) if row.event["type"] in feature.measured_types
+    ]
     measure = feature.measure if isinstance(feature, SessionMeasure) else "length"
     if measure == "depth":
         return float(len({row.item for row in rows if row.item is not None}))
     if measure == "refinements":
-        others = [row.order() for row in rows if row.event["type"] != "search"]
-        return float(sum(row.order() > max(others) for row in rows) if others else len(rows))
+        other_orders = [row.order() for row in rows if row.event["type"] != "search"]
+        return float(
+            sum(row.order() > max(other_orders) for row in rows) if other_orders else len(rows)
+        )
     if measure == "duration":
-        return float(now.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan
+        return float(moment.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan
     return float(len(rows))
 
 
-def summed(rows: "list[Row]", amount: Amount | None) -> float:
-    """Whole units, or events."""
+def sum_units(rows: "list[Row]", amount: Amount | None) -> float:
+    """Return the sum in whole units, or the number of events."""
     return float(len(rows) if amount is None else sum(units(row, amount) for row in rows))
 
 
 def units(row: "Row", amount: Amount) -> int:
-    """Whole units, rounded half to even, cut off at the declared maximum."""
+    """Return whole units, rounded half to even, clipped at the declared maximum."""
     limit = float(amount.units_max)
     return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))

@@ -1,6 +1,6 @@
-"""What a similarity is, in plain Python: the meaning that `ranking.similarities` is tested against.
+"""The definition of a similarity in plain Python, against which `ranking.similarities` is tested.
 
-It shares nothing with what it checks: a table is a dictionary of dictionaries, a sequence a list.
+It shares no code with what it checks: a table is a dictionary of dictionaries, a sequence a list.
 """
 
 import struct
@@ -23,11 +23,11 @@ def similarity(
     Returns:
         A float32; NaN where it is missing.
     """
-    weight, value, known = 1.0, 0.0, False
+    weight, value, has_neighbours = 1.0, 0.0, False
     for item in list(reversed(recent))[: feature.length]:
-        near = table.get(item, {}) if item is not None else {}
-        known = known or bool(near)
-        worth = near.get(candidate, 0.0) * weight
-        value = max(value, worth) if feature.how == "max" else value + worth
+        neighbours = table.get(item, {}) if item is not None else {}
+        has_neighbours = has_neighbours or bool(neighbours)
+        contribution = neighbours.get(candidate, 0.0) * weight
+        value = max(value, contribution) if feature.how == "max" else value + contribution
         weight *= feature.decay
-    return struct.unpack("f", struct.pack("f", value))[0] if known else float("nan")
+    return struct.unpack("f", struct.pack("f", value))[0] if has_neighbours else float("nan")

@@ -1,9 +1,8 @@
-"""Reading records that run out: windows move on though nothing happens, so what is read of an
-entity changed lately is made anew in time.
+"""Renewal of reading records that go out of date: windows move on even if nothing happens.
 
-A worker looks each second which of them are due, and renews some between two steps: many are at
-once, whenever a tile ends, and no event shall wait for all. Which entities are kept in mind, and
-until when, is in `features.applying` (`Hot`).
+A worker collects every second the recently changed entities whose records are due, and renews some
+of them between two steps: many are due at once whenever a tile ends, and no event should wait for
+all. `features.applying.HotKeys` decides which entities are remembered, and until when.
 """
 
 from collections import deque
@@ -11,55 +10,55 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tailorbird.features.applying import Change, Hot
+from tailorbird.features.applying import Change, HotKeys
 from tailorbird.features.columns import Keys
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.state import Records
 from tailorbird.store import Transaction
 
-RENEW_MAX = 500  # reading records between two steps: some 5 ms
+RENEW_MAX = 500  # reading records between two steps: about 5 ms
 
 
-class Renewing:
-    """Of each kind of entity, by its place in `records`, those that were changed lately (`hot`),
-    and those that are due.
+class RenewalQueue:
+    """The recently changed keys of each kind of entity, by index in `records`, and the keys that
+    are due.
     """
 
-    def __init__(self, records: Sequence[Records], hot: Sequence[Hot]) -> None:
+    def __init__(self, records: Sequence[Records], hot: Sequence[HotKeys]) -> None:
         self._records, self._hot = records, hot
         self._due: deque[tuple[int, Keys]] = deque()
 
     @property
-    def waits(self) -> bool:
-        """Whether any was found to be due, and not renewed yet."""
+    def is_pending(self) -> bool:
+        """True if any key is due and not renewed yet."""
         return bool(self._due)
 
-    def note(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
-        """Keep in mind what a commit changed of each kind."""
-        for hot, some, changed in zip(self._hot, keys, changes, strict=True):
-            hot.note(some, changed.soonest)
+    def record_changes(self, keys: Sequence[Keys], changes: Sequence[Change]) -> None:
+        """Remember what a commit changed of each kind."""
+        for hot, changed_keys, changed in zip(self._hot, keys, changes, strict=True):
+            hot.note(changed_keys, changed.next_change)
 
-    def look(self, now: int) -> None:
-        """Find those that are due."""
+    def collect_due(self, now: int) -> None:
+        """Queue the keys that are due by `now`."""
         for index, hot in enumerate(self._hot):
-            due = hot.due(now)
+            due = hot.pop_due(now)
             self._due += [
                 (index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)
             ]
 
-    def take(self) -> tuple[Records, Keys]:
-        """Some of those that are due, at most `RENEW_MAX`, with their kind."""
+    def pop(self) -> tuple[Records, Keys]:
+        """Remove and return some due keys, at most `RENEW_MAX`, with their records."""
         index, keys = self._due.popleft()
         return self._records[index], keys
 
 
 def renew(transaction: Transaction, records: Records, keys: Keys, now: int, commit: int) -> int:
-    """Make the reading records of these entities anew, as of `now`; how many were looked at."""
-    held = records.held(transaction, keys)
-    there = np.flatnonzero(held.sizes)  # others went meanwhile
-    keys, states = keys[there], held.states[there]
+    """Rewrite these reading records as of `now`, and return how many were examined."""
+    stored = records.read_states(transaction, keys)
+    existing = np.flatnonzero(stored.sizes)  # Others were deleted meanwhile.
+    keys, states = keys[existing], stored.states[existing]
     readings = records.finish(
         states, np.maximum(states[:, NEWEST] + 1, now), commit, sequences=False
     )
-    transaction.put_many(records.published(keys, readings))
-    return len(held.sizes)
+    transaction.put_many(records.reading_records(keys, readings))
+    return len(stored.sizes)

@@ -1,6 +1,4 @@
-"""What is asked of the features and what comes back; plain values, shared by reading, backfill and
-serving.
-"""
+"""Requests for features and their result: plain values, shared by reading, backfill and serving."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,19 +14,18 @@ _decode = msgspec.msgpack.Decoder(Lists).decode
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """Who asks, and when.
+    """The person, context and time of a request.
 
     Attributes:
-        person: whose features are read, as the router calls them; None if it has to be looked up by
-            one of the next two.
+        person: whose features are read, as resolved by the router; None to resolve one of the next
+            two.
         anonymous_id: of a visitor, who may be a user by now.
-        user_id: of a user, who may be another by now; goes before the visitor.
+        user_id: of a user, who may be merged by now; takes precedence over the visitor.
         local_hour: 0 to 23 where the person is; None if unknown.
-        query: what is searched for, as it was typed.
+        query: the search query, as typed.
         now: the clock, microseconds; the values are read at this time or later.
-        position: where the items are to be thought of as shown, from 1.
-        given: parts of keys that are asked for rather than found, such as `item.category`: by
-            field, their text.
+        position: the position at which items are scored, from 1.
+        given: fields of keys that are set instead of looked up, such as `item.category`, as text.
     """
 
     person: str | None = None
@@ -46,11 +43,10 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The last events of an entity, oldest first: hashes of item (0: none) and type, times in
-    microseconds; shape (k,) each.
+    """The last events of an entity, oldest first; shape (k,) each.
 
-    `values` has what the declaration asks for besides, by its text: float64 (NaN: missing) or
-    hashes of texts (0: missing).
+    Hashes of item (0: none) and type, times in microseconds. `values` are the further declared
+    values by their text: float64 (NaN: missing) or hashes of texts (0: missing).
     """
 
     item: npt.NDArray[np.uint64]
@@ -59,38 +55,34 @@ class Sequence:
     values: dict[str, npt.NDArray] = field(default_factory=dict)
 
     def lists(self) -> list[list[int]]:
-        """Items, types, times and the bits of each further value: how the log keeps it, and how it
-        is compared.
-        """
-        values = (one.view(np.uint64).tolist() for one in self.values.values())
+        """Return items, types, times and the bits of each further value, as logged and compared."""
+        values = (value.view(np.uint64).tolist() for value in self.values.values())
         return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
 
 
 def pack_sequences(lists: Lists) -> bytes:
-    """Sequences as an answer's record keeps them."""
+    """Encode sequences for a response's record."""
     return _encode(lists)
 
 
 def unpack_sequences(packed: bytes | None) -> Lists:
-    """What `pack_sequences` was given; nothing where nothing was logged. Raises
-    msgspec.DecodeError.
-    """
+    """Decode `pack_sequences`; {} where nothing was logged. Raises msgspec.DecodeError."""
     return _decode(packed) if packed else {}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The features of one request: a row for each item asked for.
+    """The features of one request: a row for each requested item.
 
     Attributes:
         numeric: float32, shape (n, len(features.numeric)); missing is NaN.
         categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
         sequences: by name.
-        t: what was read is what was true just before this time; the answer's own `ts`. commit, p:
-        of the state that was read; the newest of all parts, where several workers keep it.
+        t: values are those just before this time; the response's own `ts`. commit, p: of the state
+        that was read; the newest of all parts, where several workers keep it.
         positions: by part, the p that was read; empty where one worker keeps the state.
-        person: as resolved, `anon:…` for a person who is not known, None without any id.
-        stale: rows whose reading record had run out, so that the state was read; for metrics.
+        person: as resolved, `anon:…` for an unknown person, None without any id.
+        stale: rows whose reading record was out of date, so that the state was read; for metrics.
         published_at: when the copies that were read were last known to be up to date, in
             microseconds; 0 where it was the state itself.
     """

@@ -1,20 +1,19 @@
-"""Rings of tiles within an entity's state: how events come into the sums, peaks and sketches of the
-last tiles.
+"""Rings of tiles within an entity's state: how events update sums, peaks and sketches.
 
-    tile of ts = floor(ts / H)      slot = tile mod (tiles + 1)      the ring of 3 tiles at head 7:  slot 0 1 2 3
-                                                                                                     tile 4 5 6 7
+    tile of ts = floor(ts / H)     slot = tile mod (tiles + 1)
+    a ring of 3 tiles at head 7:   slot 0 1 2 3
+                                   tile 4 5 6 7
 
 A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no
-window that is read after the newest event, and is dropped. How tiles are cleared and read is in
-`features.tiles`, of all rings at once; the other accumulators, and what all of them promise, in
-`features.accumulators`.
+window that is read after the newest event, and is dropped. `features.tiles` clears and reads the
+tiles of all rings at once; the other accumulators are in `features.accumulators`.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import Frame
-from tailorbird.features.extracts import Extract, extract, measured
+from tailorbird.features.extracts import Extract, extract, tile_values
 from tailorbird.features.layout import Ring, Sketch
 from tailorbird.features.sketch import Registers, places
 
@@ -26,9 +25,9 @@ Rows = npt.NDArray[np.intp]
 
 
 class RingSums:
-    """Tile sums. An empty tile is 0, which `_join` leaves as it is."""
+    """Tile sums. An empty tile is 0, the neutral element of `_combine`."""
 
-    _join: np.ufunc = np.add
+    _combine: np.ufunc = np.add
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
@@ -40,16 +39,18 @@ class RingSums:
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         ring = self._ring
         tile = batch.ts // ring.hop
-        kept = tile >= new[rows] // ring.hop - ring.tiles
-        value = measured(ring.measure, batch.value)
-        # Not states[rows, lanes] += value, which keeps one of several equal places.
-        self._join.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
+        is_current = tile >= new[rows] // ring.hop - ring.tiles
+        value = tile_values(ring.measure, batch.value)
+        # states[rows, lanes] += value would apply only one of several equal indices.
+        self._combine.at(
+            states, (rows[is_current], ring.lane + tile[is_current] % ring.lanes), value[is_current]
+        )
 
 
 class RingPeaks(RingSums):
     """The largest code of each tile; see `extracts.measured`."""
 
-    _join = np.maximum
+    _combine = np.maximum
 
 
 class RingSketches:
@@ -64,12 +65,12 @@ class RingSketches:
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         sketch, tiles = self._sketch, self._tiles(states)
         tile = batch.ts // sketch.hop
-        kept = tile >= new[rows] // sketch.hop - sketch.tiles
-        register, rank = places(batch.value.view(np.uint64)[kept], sketch.precision)
-        np.maximum.at(tiles, (rows[kept], tile[kept] % sketch.slots, register), rank)
+        is_current = tile >= new[rows] // sketch.hop - sketch.tiles
+        register, rank = places(batch.value.view(np.uint64)[is_current], sketch.precision)
+        np.maximum.at(tiles, (rows[is_current], tile[is_current] % sketch.slots, register), rank)
 
     def _tiles(self, states: States) -> Registers:
-        """(entities, slots, registers), in place."""
+        """Return a view of the tiles, shape (entities, slots, registers)."""
         sketch = self._sketch
         lanes = states[:, sketch.lane : sketch.lane + sketch.lanes]
         return lanes.view(np.uint8).reshape(len(states), sketch.slots, sketch.registers)

@@ -1,11 +1,11 @@
-"""What is made of the last events of who asks: the current session, and the gaps between events.
+"""Measures over a person's last events: the current session, and the gaps between events.
 
-A run is a person's sequence within the horizon, oldest first; many runs, of one request each, lie
-one after the other. Reading has one of them, a backfill all of its requests'.
+A run is a person's sequence within the horizon, oldest first; the runs of many requests are
+concatenated. Reading has a single run, a backfill those of all its requests.
 
     ts        10 20 | 5 | | 7 8 9        offsets  0 2 3 3 6
 
-The current session is what has the request's session id; without one, the run of events that ends
+The current session has the request's session id; without one, it is the run of events that ends
 within 30 minutes of t.
 """
 
@@ -45,11 +45,11 @@ class Runs:
     """Runs of m requests with n events in all.
 
     Attributes:
-        offsets: shape (m + 1,), where each run begins and the last ends. ts, item, type, session:
-        shape (n,), hashes where they are texts, 0 where missing.
-        t: shape (m,), when each request reads.
-        asked: shape (m,), the hash of each request's session id, 0 without one.
-        value: shape (n,), what `favourite` and `seen` look at; the item, unless the step asks for
+        offsets: shape (m + 1,), the bounds of each run.
+        ts, item, type, session: shape (n,), hashes of texts, 0 where missing.
+        t: shape (m,), the time of each request.
+        request_session: shape (m,), the hash of each request's session id, 0 without one.
+        value: shape (n,), what `favourite` and `seen` compare; the item, unless the step asks for
             another.
     """
 
@@ -59,24 +59,24 @@ class Runs:
     type: Keys
     session: Keys
     t: Int64s
-    asked: Keys
+    request_session: Keys
     value: Keys
 
     def column(self, step: Step) -> Floats | Keys:
-        """The column of a step, shape (m,); but `seen` has one for each candidate."""
+        """Return the column of a step, shape (m,); `seen` has one for each candidate instead."""
         if step.operation == "gap":
             return self.gap_mean()
         if step.operation in GAPS:
             return self.gap_of(step.operation)
         if step.operation == "favourite":
             return self.favourite()
-        events = np.flatnonzero(self.current & _any_of(self.type, step.types or (step.text,)))
+        events = np.flatnonzero(self.current & _has_type(self.type, step.types or (step.text,)))
         if step.operation == "duration":
             return self._since_first(events)
         if step.operation == "depth":
-            return self._different_items(events)
+            return self._count_distinct_items(events)
         if step.operation == "refinements":
-            events = self._searches_at_the_end(events)
+            events = self._trailing_searches(events)
         return np.bincount(self._owner[events], minlength=len(self.t)).astype(np.float64)
 
     @cached_property
@@ -88,53 +88,59 @@ class Runs:
         breaks = np.flatnonzero(following - self.ts > SESSION_GAP)
         last_break = np.full(len(self.t), -1, np.int64)
         np.maximum.at(last_break, self._owner[breaks], breaks)
-        named = self.asked[self._owner]
+        own_session = self.request_session[self._owner]
         return np.where(
-            named != 0, self.session == named, np.arange(len(self.ts)) > last_break[self._owner]
+            own_session != 0,
+            self.session == own_session,
+            np.arange(len(self.ts)) > last_break[self._owner],
         )
 
     def gap_mean(self) -> Floats:
-        """(newest − oldest) / (different times − 1) in seconds, missing with fewer than two times."""
-        another = np.ones(len(self.ts), np.bool_)
-        another[1:] = (self.ts[1:] != self.ts[:-1]) | (self._owner[1:] != self._owner[:-1])
-        times = np.bincount(self._owner[another], minlength=len(self.t)).astype(np.float64)
-        several = np.flatnonzero(times > 1)
-        span = self.ts[self.offsets[several + 1] - 1] - self.ts[self.offsets[several]]
-        found = np.full(len(self.t), np.nan)
-        found[several] = span.astype(np.float64) / 1e6 / (times[several] - 1.0)
-        return found
+        """Return (newest − oldest) / (different times − 1) in seconds, missing with fewer than two
+        times.
+        """
+        is_new_time = np.ones(len(self.ts), np.bool_)
+        is_new_time[1:] = (self.ts[1:] != self.ts[:-1]) | (self._owner[1:] != self._owner[:-1])
+        times = np.bincount(self._owner[is_new_time], minlength=len(self.t)).astype(np.float64)
+        rows = np.flatnonzero(times > 1)
+        span = self.ts[self.offsets[rows + 1] - 1] - self.ts[self.offsets[rows]]
+        gap_means = np.full(len(self.t), np.nan)
+        gap_means[rows] = span.astype(np.float64) / 1e6 / (times[rows] - 1.0)
+        return gap_means
 
     def gap_of(self, operation: str) -> Floats:
-        """Of the gaps between different times, in seconds; missing without any."""
-        found = np.full(len(self.t), np.nan)
+        """Return a measure of the gaps between different times, in seconds; missing without any."""
+        column = np.full(len(self.t), np.nan)
         later = (
             np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1]))
             + 1
         )
         if not len(later):
-            return found
+            return column
         gap, owner = (
             (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6,
             self._owner[later],
         )
         first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
         if operation == "gap_deviation":
-            off = gap - self.gap_mean()[owner]
-            # Added up one after another, as they come: `np.add.reduceat` adds in pairs.
-            squares = np.bincount(owner, weights=off * off, minlength=len(self.t))[owner[first]]
-            found[owner[first]] = np.sqrt(
+            deviations = gap - self.gap_mean()[owner]
+            # `bincount` adds in order, whereas `np.add.reduceat` adds in pairs.
+            squares = np.bincount(owner, weights=deviations * deviations, minlength=len(self.t))[
+                owner[first]
+            ]
+            column[owner[first]] = np.sqrt(
                 squares / np.diff(np.append(first, len(gap))).astype(np.float64)
             )
         elif operation == "gap_last":
-            found[owner] = gap  # the last assignment stays
+            column[owner] = gap  # The last assignment wins.
         else:
-            found[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(
+            column[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(
                 gap, first
             )
-        return found
+        return column
 
     def favourite(self) -> Keys:
-        """The most frequent value, of several the one that came last; 0 without any."""
+        """Return the most frequent value; ties go to the latest; 0 without any."""
         events = np.flatnonzero(self.value)
         owner, value = self._owner[events], self.value[events]
         order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
@@ -147,31 +153,32 @@ class Runs:
         )
         count, newest = np.diff(ends, prepend=-1), events[order[ends]]
         best = np.lexsort((newest, count, owner[ends]))
-        found = np.zeros(len(self.t), np.uint64)
-        found[owner[ends[best]]] = value[ends[best]]  # of equal places the last assignment stays
-        return found
+        favourites = np.zeros(len(self.t), np.uint64)
+        favourites[owner[ends[best]]] = value[ends[best]]  # The last assignment to an index wins.
+        return favourites
 
     def seen(self, request: Intps, candidate: Keys) -> Floats:
-        """How many events have the value of each candidate (rows,), in the run of its request;
-        missing where it has none.
+        """Return how many events of its request's run have the value of each candidate (rows,).
+
+        Missing where the candidate has no value.
         """
         unique, value = np.unique(self.value, return_inverse=True)
-        place = np.searchsorted(unique, candidate)
-        known = place < len(unique)
-        known[known] = unique[place[known]] == candidate[known]
+        index = np.searchsorted(unique, candidate)
+        is_present = index < len(unique)
+        is_present[is_present] = unique[index[is_present]] == candidate[is_present]
         width = max(len(unique), 1)
         pairs = np.sort(self._owner * width + value)
-        asked = request * width + np.where(known, place, 0)
-        count = np.searchsorted(pairs, asked, side="right") - np.searchsorted(pairs, asked)
-        return np.where(candidate != 0, np.where(known, count, 0).astype(np.float64), np.nan)
+        targets = request * width + np.where(is_present, index, 0)
+        count = np.searchsorted(pairs, targets, side="right") - np.searchsorted(pairs, targets)
+        return np.where(candidate != 0, np.where(is_present, count, 0).astype(np.float64), np.nan)
 
     @cached_property
     def _owner(self) -> Intps:
         """The request of each event."""
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
 
-    def _searches_at_the_end(self, events: Intps) -> Intps:
-        """Those of `events` that are searches and have nothing else after them."""
+    def _trailing_searches(self, events: Intps) -> Intps:
+        """Return the searches among `events` with nothing else after them."""
         search = self.type[events] == np.uint64(hash64("search"))
         last_other = np.full(len(self.t), -1, np.int64)
         np.maximum.at(last_other, self._owner[events[~search]], events[~search])
@@ -179,35 +186,35 @@ class Runs:
 
     def _since_first(self, events: Intps) -> Floats:
         owners, first = np.unique(self._owner[events], return_index=True)
-        found = np.full(len(self.t), np.nan)
-        found[owners] = (self.t[owners] - self.ts[events[first]]).astype(np.float64) / 1e6
-        return found
+        durations = np.full(len(self.t), np.nan)
+        durations[owners] = (self.t[owners] - self.ts[events[first]]).astype(np.float64) / 1e6
+        return durations
 
-    def _different_items(self, events: Intps) -> Floats:
+    def _count_distinct_items(self, events: Intps) -> Floats:
         events = events[self.item[events] != 0]
         owner, item = self._owner[events], self.item[events]
         order = np.lexsort((item, owner))
         owner, item = owner[order], item[order]
-        another = np.ones(len(order), np.bool_)
-        another[1:] = (item[1:] != item[:-1]) | (owner[1:] != owner[:-1])
-        return np.bincount(owner[another], minlength=len(self.t)).astype(np.float64)
+        is_new_item = np.ones(len(order), np.bool_)
+        is_new_item[1:] = (item[1:] != item[:-1]) | (owner[1:] != owner[:-1])
+        return np.bincount(owner[is_new_item], minlength=len(self.t)).astype(np.float64)
 
 
 class OneRun(Runs):
-    """The run of a single request: the same columns with fewer steps to them."""
+    """The run of a single request: the same columns in fewer operations."""
 
     def column(self, step: Step) -> Floats | Keys:
         if step.operation not in ("session", "length", "depth"):
             return super().column(step)
-        events = self.current & _any_of(self.type, step.types or (step.text,))
+        events = self.current & _has_type(self.type, step.types or (step.text,))
         if step.operation == "depth":
             return np.full(1, float(len(set(self.item[events].tolist()) - {0})))
         return np.full(1, float(np.count_nonzero(events)))
 
     @cached_property
     def current(self) -> Bools:
-        if self.asked[0]:
-            return self.session == self.asked[0]
+        if self.request_session[0]:
+            return self.session == self.request_session[0]
         current = np.ones(len(self.ts), np.bool_)
         breaks = np.flatnonzero(
             np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP
@@ -223,11 +230,11 @@ class OneRun(Runs):
         )
 
 
-def _any_of(type: Keys, names: tuple[str, ...]) -> Bools:
-    """Which have one of these types; there are few."""
-    first, *others = [type == one for one in _hashes(names)]
-    for other in others:
-        first |= other
+def _has_type(type: Keys, names: tuple[str, ...]) -> Bools:
+    """Return which events have one of these types; there are few."""
+    first, *other_masks = [type == type_hash for type_hash in _hashes(names)]
+    for mask in other_masks:
+        first |= mask
     return first
 
 

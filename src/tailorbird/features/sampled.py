@@ -1,13 +1,12 @@
-"""Whether the state says what the lake says, for a sample: what a reader gets now against what a
-backfill makes of the events.
+"""Parity check of a sample: current reads of the state against a backfill of the lake's events.
 
-    asked = read_sample(reader, requests, items)       from the state, each at its own (t, p)
-    compare(features, asked, history.rows(requests_of(asked)), report)
+    reads = read_sample(reader, requests, items)       from the state, each at its own (t, p)
+    compare(features, reads, history.rows(requests_of(reads)), report)
 
-`wanted` narrows the lake's events to those that a sample can depend on, so that a large lake is not
-read whole where the features are about people and items alone; `features.bounded` reads them,
-within a bound. Logged answers are held against the lake in `features.recompute`; the loop that does
-it all the time is `features.watch`.
+`required_events` narrows the lake's events to those that a sample can depend on, so that a large
+lake is not read completely where the features are about people and items alone; `features.bounded`
+reads them within a bound. `features.recompute` compares logged responses with the lake, and
+`features.watch` does so continuously.
 """
 
 from collections.abc import Collection
@@ -37,7 +36,7 @@ _CONTEXT = ("device", "country")
 
 @dataclass(frozen=True)
 class Asked:
-    """A request with the items that it asked for, and what was read."""
+    """A request with its items, and the rows that were read."""
 
     request: ReadRequest
     items: tuple[str, ...]
@@ -47,25 +46,25 @@ class Asked:
 def read_sample(reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]) -> list[Asked]:
     """Read each request with its items. Raises NotReadyError while the state is being built."""
     return [
-        Asked(request, tuple(some), reader.read(request, list(some)))
-        for request, some in zip(requests, items, strict=True)
+        Asked(request, tuple(request_items), reader.read(request, list(request_items)))
+        for request, request_items in zip(requests, items, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """People as they were seen in events, with two items each: what they had there, and another."""
+    """People as seen in events, with two items each: the event's own, and another."""
 
     requests: list[ReadRequest]
     items: list[tuple[str, ...]]
 
 
 def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
-    """Draw `count` events of people evenly from the lake: their persons, sessions and context, to
-    be read `now`.
+    """Draw `count` events of people uniformly from the lake, with sessions and context, to read
+    `now`.
     """
     end = max(read_released(lake.path).of_routed(), 1)
-    drawn = (
+    drawn_positions = (
         np.random.default_rng(seed).integers(1, end, 4 * count)
         if end > 1
         else np.zeros(0, np.int64)
@@ -80,10 +79,10 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
         "item_id",
         "items",
     )
-    where = ds.field("p").isin(pa.array(np.unique(drawn))) & ds.field("person").is_valid()
+    where = ds.field("p").isin(pa.array(np.unique(drawn_positions))) & ds.field("person").is_valid()
     rows = lake.table("events", columns, where).slice(0, count).to_pylist()
-    seen = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
-    known = [item for item in seen if item is not None] or ["-"]
+    first_items = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
+    other_items = [item for item in first_items if item is not None] or ["-"]
     requests = [
         ReadRequest(
             row["person"],
@@ -98,93 +97,95 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
         for row in rows
     ]
     items = [
-        tuple(dict.fromkeys((item or known[0], known[place % len(known)])))
-        for place, item in enumerate(reversed(seen))
+        tuple(dict.fromkeys((item or other_items[0], other_items[index % len(other_items)])))
+        for index, item in enumerate(reversed(first_items))
     ]
     return Sample(requests, items)
 
 
-def requests_of(asked: Ids[Asked]) -> Requests:
-    """The same requests as a backfill takes them, each at the (t, p) at which it was read."""
-    lengths = [len(one.items) for one in asked]
+def requests_of(reads: Ids[Asked]) -> Requests:
+    """Return the same requests for a backfill, each at the (t, p) at which it was read."""
+    lengths = [len(read.items) for read in reads]
     return Requests(
-        t=np.array([one.rows.t for one in asked], np.int64),
-        p=joined([one.rows.positions or one.rows.p for one in asked]),
-        person=[one.rows.person for one in asked],
-        session_id=[one.request.session_id for one in asked],
-        device=[one.request.device for one in asked],
-        country=[one.request.country for one in asked],
-        local_hour=[one.request.local_hour for one in asked],
-        query=[one.request.query for one in asked],
-        position=[one.request.position for one in asked],
-        row_request=np.repeat(np.arange(len(asked)), lengths),
-        row_item=[item for one in asked for item in one.items],
+        t=np.array([read.rows.t for read in reads], np.int64),
+        p=joined([read.rows.positions or read.rows.p for read in reads]),
+        person=[read.rows.person for read in reads],
+        session_id=[read.request.session_id for read in reads],
+        device=[read.request.device for read in reads],
+        country=[read.request.country for read in reads],
+        local_hour=[read.request.local_hour for read in reads],
+        query=[read.request.query for read in reads],
+        position=[read.request.position for read in reads],
+        row_request=np.repeat(np.arange(len(reads)), lengths),
+        row_item=[item for read in reads for item in read.items],
     )
 
 
 def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
-    """Which rows of the lake's `events` the values of these requests can depend on: for
-    `Lake.table(…, where=…)`.
+    """Return a filter for the rows of the lake's `events` that the values of these requests depend
+    on.
     """
-    sure, lists = wanted_parts(features, requests)
-    return sure if lists is None else sure | lists
+    single_filter, list_filter = required_filters(features, requests)
+    return single_filter if list_filter is None else single_filter | list_filter
 
 
-def wanted_parts(
+def required_filters(
     features: FeatureSet, requests: Requests, entities: Collection[int] | None = None
 ) -> tuple[ds.Expression, ds.Expression | None]:
-    """`wanted` in two: what counts whatever it shows; and what shows several items, and counts
-    where one of the requests' is among them.
+    """Return `required_events` in two filters.
+
+    The first selects events that count whatever they show. The second selects events that show
+    several items, which count where one of the requests' items is among them.
 
     Args:
         entities: for these alone, by index.
     """
-    people, items = texts(requests.person), texts(requests.row_item)
-    asked = {
+    people, items = distinct_texts(requests.person), distinct_texts(requests.row_item)
+    requested_values = {
         "person": people,
-        **{name: texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")},
+        **{name: distinct_texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")},
     }
-    known = ds.field("p") <= int(requests.p.max(initial=0))
-    sure: list[ds.Expression] = []
-    lists: list[ds.Expression] = []
-    for one in features.layout.entities:
-        if entities is not None and one.index not in entities:
+    is_routed = ds.field("p") <= int(requests.p.max(initial=0))
+    single_filters: list[ds.Expression] = []
+    list_filters: list[ds.Expression] = []
+    for entity in features.layout.entities:
+        if entities is not None and entity.index not in entities:
             continue
-        part = _of_entity(one, asked)
-        since = _reach(one)
-        if since is not None and len(requests.t):
-            part = part & (ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - since), TIME))
-        if "item" in one.entity.fields:
-            lists.append(part & ds.field("items").is_valid())
-            part = part & ds.field("item_id").isin(items)
-        sure.append(part)
-        if one.profile is not None:
+        entity_filter = _entity_filter(entity, requested_values)
+        history_us = _history_us(entity)
+        if history_us is not None and len(requests.t):
+            entity_filter = entity_filter & (
+                ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - history_us), TIME)
+            )
+        if "item" in entity.entity.fields:
+            list_filters.append(entity_filter & ds.field("items").is_valid())
+            entity_filter = entity_filter & ds.field("item_id").isin(items)
+        single_filters.append(entity_filter)
+        if entity.profile is not None:
             subject = (
                 ds.field("item_id").isin(items)
-                if one.profile.type == "item"
+                if entity.profile.type == "item"
                 else ds.field("user_id").isin(people)
             )
-            sure.append((ds.field("type") == one.profile.type) & subject)
-    either = known & reduce(or_, sure) if sure else known
-    return either, known & reduce(or_, lists) if lists else None
+            single_filters.append((ds.field("type") == entity.profile.type) & subject)
+    single_filter = is_routed & reduce(or_, single_filters) if single_filters else is_routed
+    return single_filter, is_routed & reduce(or_, list_filters) if list_filters else None
 
 
-def about_whole_groups(features: FeatureSet) -> list[str]:
-    """The columns that depend on everybody's events: about everyone, a category, a query; not
-    affordable on a huge lake.
-    """
-    return depending(
-        features, {one.index for one in features.layout.entities if not is_narrow(one)}
+def unselective_columns(features: FeatureSet) -> list[str]:
+    """Return the columns that depend on everybody's events, too expensive on a huge lake."""
+    return dependent_columns(
+        features, {entity.index for entity in features.layout.entities if not is_narrow(entity)}
     )
 
 
-def depending(features: FeatureSet, entities: Collection[int]) -> list[str]:
-    """The columns that depend on any of these entities, by index."""
+def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[str]:
+    """Return the columns that depend on any of these entities, by index."""
     parts: dict[int, set[int]] = {}
     for (entity, _), other in features.composite_spots.items():
         parts.setdefault(entity, set()).add(other.entity)
     chosen = set(entities)
-    found = {
+    columns = {
         step.name
         for step in features.layout.steps
         if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)
@@ -192,54 +193,63 @@ def depending(features: FeatureSet, entities: Collection[int]) -> list[str]:
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)
         if step.expression is not None and any(
-            other in found for other, _ in step.expression.names
+            other in columns for other, _ in step.expression.names
         ):
-            found.add(name)
-    return [step.name for step in features.layout.steps if step.name in found]
+            columns.add(name)
+    return [step.name for step in features.layout.steps if step.name in columns]
 
 
 def compare(
     features: FeatureSet,
-    asked: Ids[Asked],
-    found: BackfilledRows,
+    reads: Ids[Asked],
+    recomputed: BackfilledRows,
     report: ParityReport | None = None,
     *,
     excused: Excused | None = None,
     examples: int = 20,
 ) -> ParityReport:
-    """Count, by column, the values that were read otherwise than the lake says; adds to `report`
-    where one is given.
+    """Count, by column, the values that differ from the lake's; adds to `report` if given.
 
-    `found` may have fewer columns than were read: only those are compared. Values that are
-    `excused` are counted apart.
+    Only the columns of `recomputed` are compared. Exempt values are counted separately.
     """
     report = empty_report(features) if report is None else report
-    report.answers += len(asked)
-    owner = np.repeat(np.arange(len(asked)), [len(one.items) for one in asked])
-    items = [item for one in asked for item in one.items]
-    for names, kept, made, read in (
-        (features.numeric, found.numeric_names, found.numeric, [one.rows.numeric for one in asked]),
+    report.answers += len(reads)
+    owner = np.repeat(np.arange(len(reads)), [len(read.items) for read in reads])
+    items = [item for read in reads for item in read.items]
+    for names, column_names, table, read_tables in (
+        (
+            features.numeric,
+            recomputed.numeric_names,
+            recomputed.numeric,
+            [read.rows.numeric for read in reads],
+        ),
         (
             features.categorical,
-            found.categorical_names,
-            found.categorical,
-            [one.rows.categorical for one in asked],
+            recomputed.categorical_names,
+            recomputed.categorical,
+            [read.rows.categorical for read in reads],
         ),
     ):
-        values = _chosen(np.concatenate(read), names, kept) if read else made
-        differ = unequal(values, made)
-        for column, name in enumerate(kept):
-            report.look(name, len(made))
-            wrong = np.flatnonzero(differ[:, column])
-            for row in wrong if excused is None else excused.left(name, wrong, report):
-                rows = asked[owner[row]].rows
-                pair = values[row, column].item(), made[row, column].item()
-                report.note(
+        values = (
+            _select_columns(np.concatenate(read_tables), names, column_names)
+            if read_tables
+            else table
+        )
+        is_unequal = unequal(values, table)
+        for column, name in enumerate(column_names):
+            report.add_compared(name, len(table))
+            unequal_rows = np.flatnonzero(is_unequal[:, column])
+            for row in (
+                unequal_rows if excused is None else excused.non_exempt(name, unequal_rows, report)
+            ):
+                rows = reads[owner[row]].rows
+                logged_and_recomputed = values[row, column].item(), table[row, column].item()
+                report.add_difference(
                     Difference(
                         name,
                         "",
                         items[row],
-                        *pair,
+                        *logged_and_recomputed,
                         rows.person or "",
                         rows.t,
                         rows.p,
@@ -247,31 +257,41 @@ def compare(
                     ),
                     examples,
                 )
-    for index, one in enumerate(asked):
-        for name, sequence in found.sequences.items():
-            report.look(name, 1)
-            read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
-            if read != made and not (excused is not None and excused.request(name, index, report)):
-                rows = one.rows
-                report.note(
+    for index, sampled in enumerate(reads):
+        for name, sequence in recomputed.sequences.items():
+            report.add_compared(name, 1)
+            read_tables, table = sampled.rows.sequences[name].lists(), sequence.of(index).lists()
+            if read_tables != table and not (
+                excused is not None and excused.is_request_exempt(name, index, report)
+            ):
+                rows = sampled.rows
+                report.add_difference(
                     Difference(
-                        name, "", "", read, made, rows.person or "", rows.t, rows.p, rows.positions
+                        name,
+                        "",
+                        "",
+                        read_tables,
+                        table,
+                        rows.person or "",
+                        rows.t,
+                        rows.p,
+                        rows.positions,
                     ),
                     examples,
                 )
     return report
 
 
-def _chosen(values: np.ndarray, names: Ids[str], kept: Ids[str]) -> np.ndarray:
+def _select_columns(values: np.ndarray, names: Ids[str], column_names: Ids[str]) -> np.ndarray:
     return (
         values
-        if tuple(names) == tuple(kept)
-        else values[:, [list(names).index(name) for name in kept]]
+        if tuple(names) == tuple(column_names)
+        else values[:, [list(names).index(name) for name in column_names]]
     )
 
 
-def texts(column: object) -> pa.Array:
-    """The different texts of a column, as values for `isin`."""
+def distinct_texts(column: object) -> pa.Array:
+    """Return the distinct texts of a column, as values for `isin`."""
     if column is None:
         return pa.array([], pa.string())
     values = (
@@ -282,27 +302,27 @@ def texts(column: object) -> pa.Array:
     return values.unique().drop_null()
 
 
-def is_narrow(one: EntityLayout) -> bool:
-    """Whether an entity is about a person, an item or a session, so that few events are of any one."""
-    return bool({"user", "item", "session"} & set(one.entity.fields))
+def is_narrow(layout: EntityLayout) -> bool:
+    """Return whether an entity is about a person, item or session, with few events."""
+    return bool({"user", "item", "session"} & set(layout.entity.fields))
 
 
-def _of_entity(one: EntityLayout, asked: dict[str, pa.Array]) -> ds.Expression:
-    """The events that may count for the entities of this kind that are asked about, whatever item
-    they are of.
+def _entity_filter(layout: EntityLayout, requested_values: dict[str, pa.Array]) -> ds.Expression:
+    """Return a filter for events that may count for the requested entities of this kind, of any
+    item.
     """
-    types = sorted({name for source in sources_of(one) for name in source.types})
-    part = ds.field("type").isin(pa.array(types, pa.string()))
-    for name in one.entity.fields:
+    types = sorted({name for source in sources_of(layout) for name in source.types})
+    condition = ds.field("type").isin(pa.array(types, pa.string()))
+    for name in layout.entity.fields:
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        if column in asked:
-            part = part & ds.field(column).isin(asked[column])
-    return part
+        if column in requested_values:
+            condition = condition & ds.field(column).isin(requested_values[column])
+    return condition
 
 
-def _reach(one: EntityLayout) -> int | None:
-    """How far back, in microseconds, events can count; None: to the beginning."""
-    if one.lasts or one.sequences or one.firsts or one.first_values:
+def _history_us(layout: EntityLayout) -> int | None:
+    """Return how far back, in microseconds, events can count; None: to the beginning."""
+    if layout.lasts or layout.sequences or layout.firsts or layout.first_values:
         return None
-    spans = [ring.hop * (ring.tiles + 1) for ring in (*one.rings, *one.sketches)]
+    spans = [ring.hop * (ring.tiles + 1) for ring in (*layout.rings, *layout.sketches)]
     return max(spans, default=0)

@@ -1,12 +1,11 @@
-"""The schemas of a project: which one is applied, which were before, and the declarations of each,
-as long as its state is there.
+"""The schemas of a project: the applied one, earlier ones, and their declarations.
 
-    state/applied.json            the applied schema, those before it (newest last), and those that were gone back from
-    state/<hash>/features.json    the declarations, see `features.codec`; written before anything else of the folder
+    state/applied.json            the applied schema, earlier ones (newest last), and reverted ones
+    state/<hash>/features.json    the declarations, see `features.codec`; the folder's first file
 
-Whoever needs a schema finds it here by its hash, whatever `features.py` says meanwhile: workers,
-servers, training. What is active besides the applied one (the champion's, the previous champion's)
-is for `config.schemas` to say, which knows the registry.
+Workers, servers and training load a schema from here by its hash, independent of the current
+`features.py`. `config.schemas`, which knows the registry, determines which schemas are active
+besides the applied one (those of champion and previous champion).
 """
 
 import fcntl
@@ -32,14 +31,13 @@ _HASH = re.compile(r"[0-9a-f]{12}")
 
 
 class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `applied.json` says.
+    """The content of `applied.json`.
 
     Attributes:
         schema: the hash of the applied schema; "" before the first.
         at: when it was applied, microseconds.
         before: the hashes applied before it, newest last.
-        left: those that were gone back from: a `features.py` that still declares one is not applied
-            by itself.
+        left: reverted hashes: a `features.py` that still declares one is not applied automatically.
     """
 
     schema: str = ""
@@ -49,7 +47,7 @@ class Applied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_applied(state: Path) -> Applied:
-    """What is applied; nothing if nothing was. Raises DamageError."""
+    """Read the applied schema; an empty one if there is none. Raises DamageError."""
     path = state / APPLIED
     try:
         return msgspec.json.decode(path.read_bytes(), type=Applied)
@@ -64,16 +62,16 @@ def read_applied(state: Path) -> Applied:
 
 
 def applied_features(state: Path) -> FeatureSet | None:
-    """The declarations of the applied schema; None before the first."""
+    """Return the declarations of the applied schema; None before the first."""
     schema = read_applied(state).schema
     return kept_features(state, schema) if schema else None
 
 
 def kept_features(state: Path, schema: str) -> FeatureSet:
-    """The declarations that a state was, or is to be, built by.
+    """Load the declarations of a schema's state.
 
     Raises:
-        NotReadyError: they are not kept.
+        NotReadyError: they are not stored.
         DamageError, DeclarationError: as `codec.decode_features`.
     """
     path = state / schema / FILE
@@ -85,58 +83,66 @@ def kept_features(state: Path, schema: str) -> FeatureSet:
         ) from None
 
 
-def keep(state: Path, features: FeatureSet, *, anew: bool = False) -> None:
+def keep(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
     """Write the declarations beside the state that is, or will be, built by them.
 
     Args:
-        anew: also where they are kept already: places, descriptions and transforms are no part of
-            the schema, and may have changed.
+        overwrite: replace existing declarations: locations, descriptions and transforms are no part
+            of the schema, and may have changed.
     """
     path = state / features.schema_hash / FILE
     data = encode_features(features)
-    if not path.exists() or (anew and path.read_bytes() != data):
+    if not path.exists() or (overwrite and path.read_bytes() != data):
         _write(path, data)
 
 
 def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
-    """Make this the applied schema; whether it was not yet. Its state is built by the worker that
-    is then started.
+    """Make this the applied schema, and return whether it was not yet.
+
+    The worker that is started next builds its state.
     """
-    with _changing(state):
-        keep(state, features, anew=True)
+    with _lock_applied(state):
+        keep(state, features, overwrite=True)
         before = read_applied(state)
         left = tuple(schema for schema in before.left if schema != features.schema_hash)
         if before.schema == features.schema_hash and left == before.left:
             return False
-        _write_applied(state, _after(before, features.schema_hash, at, left))
+        _write_applied(state, _with_schema(before, features.schema_hash, at, left))
         return before.schema != features.schema_hash
 
 
 def go_back(state: Path, *, at: int) -> str:
-    """Apply the schema before the applied one again; its hash.
+    """Apply the schema before the applied one again, and return its hash.
 
     Raises:
-        NotReadyError: there is none whose declarations are kept.
+        NotReadyError: there is none with stored declarations.
     """
-    with _changing(state):
-        now = read_applied(state)
+    with _lock_applied(state):
+        applied = read_applied(state)
         earlier = [
-            schema for schema in now.before if schema != now.schema and schema not in now.left
+            schema
+            for schema in applied.before
+            if schema != applied.schema and schema not in applied.left
         ]
-        known = [schema for schema in earlier if (state / schema / FILE).exists()]
-        if not known:
+        revertible = [schema for schema in earlier if (state / schema / FILE).exists()]
+        if not revertible:
             raise NotReadyError(
                 "no earlier schema is kept to go back to",
                 where=str(state),
                 fix="change features.py, then apply it",
             )
-        kept_features(state, known[-1])
-        _write_applied(state, _after(now, known[-1], at, (*now.left, now.schema)[-_HISTORY_MAX:]))
-        return known[-1]
+        kept_features(state, revertible[-1])
+        _write_applied(
+            state,
+            _with_schema(
+                applied, revertible[-1], at, (*applied.left, applied.schema)[-_HISTORY_MAX:]
+            ),
+        )
+        return revertible[-1]
 
 
 def state_folders(state: Path) -> list[str]:
-    """The hashes of all schemas that have a folder, sorted."""
+    """Return the hashes of all schemas that have a folder, sorted."""
     return (
         sorted(
             path.name for path in state.iterdir() if _HASH.fullmatch(path.name) and path.is_dir()
@@ -146,27 +152,29 @@ def state_folders(state: Path) -> list[str]:
     )
 
 
-def prune(state: Path, wanted: Collection[str], *, workers: int = 1) -> dict[str, int]:
-    """Remove the states of schemas that are neither wanted nor applied, and those of all that
-    another number of workers kept; the bytes of each schema. One that a worker keeps stays.
+def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[str, int]:
+    """Remove the states of schemas that are neither retained nor applied, and those of other
+    partitions.
+
+    Returns the bytes removed by schema. States locked by a worker stay.
     """
     removed: dict[str, int] = {}
-    current = {part.folder(state) for part in parts_of(workers)}
+    current_folders = {part.folder(state) for part in parts_of(workers)}
     for folder in part_folders(state):
         for schema in state_folders(folder):
-            kept = schema in wanted or schema == read_applied(state).schema
-            if kept and folder in current:
+            is_retained = schema in retained or schema == read_applied(state).schema
+            if is_retained and folder in current_folders:
                 continue
-            size = _remove(folder / schema, declarations=not (kept and folder == state))
+            size = _remove(folder / schema, declarations=not (is_retained and folder == state))
             if size:
                 removed[schema] = removed.get(schema, 0) + size
-        if folder not in current and folder != state and not any(folder.iterdir()):
+        if folder not in current_folders and folder != state and not any(folder.iterdir()):
             folder.rmdir()
     return removed
 
 
 def _remove(folder: Path, *, declarations: bool) -> int:
-    """Remove a state, its declarations only if told so; the bytes of it, 0 if a worker keeps it."""
+    """Remove a state, optionally its declarations; return its bytes, 0 if it is locked."""
     try:
         lock = FileLock(folder / "worker")
     except LockedError:
@@ -189,8 +197,8 @@ def _remove(folder: Path, *, declarations: bool) -> int:
         lock.release()
 
 
-def _after(before: Applied, schema: str, at: int, left: tuple[str, ...]) -> Applied:
-    history = [one for one in before.before if one != schema]
+def _with_schema(before: Applied, schema: str, at: int, left: tuple[str, ...]) -> Applied:
+    history = [earlier for earlier in before.before if earlier != schema]
     if before.schema and before.schema != schema:
         history.append(before.schema)
     return Applied(schema, at, tuple(history[-_HISTORY_MAX:]), left)
@@ -201,11 +209,11 @@ def _write_applied(state: Path, applied: Applied) -> None:
 
 
 @contextmanager
-def _changing(state: Path) -> Iterator[None]:
-    """One process changes what is applied at a time; changes are short, so the second one waits."""
+def _lock_applied(state: Path) -> Iterator[None]:
+    """Serialise changes of the applied schema between processes; they are short."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, it is closed, and so unlocked, below
+        lock = open(state / f"{APPLIED}.lock", "a")  # noqa: SIM115, closed below
     except OSError as error:
         raise StorageError(
             f"the applied schema cannot be changed: {error.strerror}", where=str(state)
@@ -216,15 +224,15 @@ def _changing(state: Path) -> Iterator[None]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and on the disk."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    """Write atomically and durably."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(fresh, path)
+        os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
         raise StorageError(

@@ -1,12 +1,11 @@
-"""Logarithm and exponential made of + − × ÷ and powers of 2 alone, so that every CPU, and plain
-Python, gives the same bits.
+"""Logarithm and exponential from + − × ÷ and powers of 2 alone, bit for bit equal on every machine.
 
-NumPy's and `math`'s own differ in the last bit between machines. Each is here twice, for columns
-and for one value, in the same order of operations; outside of what they are defined for they are
-NaN.
+NumPy's and `math`'s own differ in the last bit between machines. Each function exists twice, for
+columns and for one value, with the same order of operations; outside of their domain they are NaN.
 
-    ln (2^e · m) = e · ln 2 + 2 (s + s³/3 + s⁵/5 + …)    s = (m − 1)/(m + 1), m between √½ and √2; to within 1e-15 of the value
-    exp x = 2^k · (1 + r + r²/2! + …)                    k = x / ln 2 in whole numbers, r = x − k · ln 2
+    ln (2^e · m) = e · ln 2 + 2 (s + s³/3 + s⁵/5 + …)    s = (m − 1)/(m + 1), m between √½ and √2;
+                                                         accurate to 1e-15
+    exp x = 2^k · (1 + r + r²/2! + …)                    k = x / ln 2 rounded, r = x − k · ln 2
 """
 
 import math
@@ -21,61 +20,61 @@ _LN2 = 0.6931471805599453
 _LN2_HIGH, _LN2_LOW = (
     0.693147180369123816490,
     1.90821492927058770002e-10,
-)  # the high part times k is exact
+)  # The high part times k is exact.
 _LOG_TERMS, _EXP_TERMS = (
     14,
     14,
-)  # of the logarithm's in s², s² < 0.03: what is left out is below 1e-22
+)  # For s² < 0.03 the truncation error of the logarithm is below 1e-22.
 _EXP_LARGEST, _EXP_SMALLEST = 709.7, -708.0  # beyond: infinite, 0
 
 
 def log(x: Floats) -> Floats:
-    """ln x; NaN unless x is above 0."""
+    """Return ln x; NaN unless x is above 0."""
     m, e = np.frexp(x)
-    small = m < _SQRT_HALF
-    m, e = np.where(small, 2.0 * m, m), np.where(small, e - 1, e)
-    return np.where(x > 0, _log_of(e.astype(np.float64), (m - 1.0) / (m + 1.0)), np.nan)
+    is_below = m < _SQRT_HALF
+    m, e = np.where(is_below, 2.0 * m, m), np.where(is_below, e - 1, e)
+    return np.where(x > 0, _log_series(e.astype(np.float64), (m - 1.0) / (m + 1.0)), np.nan)
 
 
 def log1p(x: Floats) -> Floats:
-    """ln (1 + x); NaN unless x is above −1."""
+    """Return ln (1 + x); NaN unless x is above −1."""
     m, e = np.frexp(1.0 + x)
-    small = m < _SQRT_HALF
-    m, e = np.where(small, 2.0 * m, m), np.where(small, e - 1, e)
-    s = np.where(
-        e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0)
-    )  # 1 + x would forget what a small x is
-    return np.where(x > -1, _log_of(e.astype(np.float64), s), np.nan)
+    is_below = m < _SQRT_HALF
+    m, e = np.where(is_below, 2.0 * m, m), np.where(is_below, e - 1, e)
+    s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would round a small x away.
+    return np.where(x > -1, _log_series(e.astype(np.float64), s), np.nan)
 
 
 def exp(x: Floats) -> Floats:
-    """e^x."""
-    within = (x >= _EXP_SMALLEST) & (x <= _EXP_LARGEST)
-    held = np.where(within, x, 0.0)
-    k = np.rint(held / _LN2)
-    r = (held - k * _LN2_HIGH) - k * _LN2_LOW
+    """Return e^x."""
+    is_in_range = (x >= _EXP_SMALLEST) & (x <= _EXP_LARGEST)
+    exponent = np.where(is_in_range, x, 0.0)
+    k = np.rint(exponent / _LN2)
+    r = (exponent - k * _LN2_HIGH) - k * _LN2_LOW
     series = np.ones(np.shape(x))
     for term in range(_EXP_TERMS, 0, -1):
         series = series * r / float(term) + 1.0
-    found = np.ldexp(series, k.astype(np.int64))
-    return np.where(within, found, np.where(x > 0, np.inf, np.where(x < 0, 0.0, np.nan)))
+    power = np.ldexp(series, k.astype(np.int64))
+    return np.where(is_in_range, power, np.where(x > 0, np.inf, np.where(x < 0, 0.0, np.nan)))
 
 
-def log_of_one(x: float) -> float:
+def log_scalar(x: float) -> float:
     if not x > 0:
         return math.nan
-    m, e = _halved(x)
-    return _log_of_one(e, (m - 1.0) / (m + 1.0))
+    m, e = _split(x)
+    return _log_series_scalar(e, (m - 1.0) / (m + 1.0))
 
 
-def log1p_of_one(x: float) -> float:
+def log1p_scalar(x: float) -> float:
     if not x > -1:
         return math.nan
-    m, e = _halved(1.0 + x)
-    return _log_of_one(e, x / (2.0 + x) if e == 0 and math.isfinite(x) else (m - 1.0) / (m + 1.0))
+    m, e = _split(1.0 + x)
+    return _log_series_scalar(
+        e, x / (2.0 + x) if e == 0 and math.isfinite(x) else (m - 1.0) / (m + 1.0)
+    )
 
 
-def exp_of_one(x: float) -> float:
+def exp_scalar(x: float) -> float:
     if not _EXP_SMALLEST <= x <= _EXP_LARGEST:
         return math.inf if x > 0 else 0.0 if x < 0 else math.nan
     k = float(round(x / _LN2))
@@ -86,20 +85,20 @@ def exp_of_one(x: float) -> float:
     return math.ldexp(series, int(k))
 
 
-def _log_of(e: Floats, s: Floats) -> Floats:
+def _log_series(e: Floats, s: Floats) -> Floats:
     square, series = s * s, np.full(np.shape(s), 1.0 / (2 * _LOG_TERMS + 1))
     for term in range(_LOG_TERMS - 1, -1, -1):
         series = series * square + 1.0 / (2 * term + 1)
     return e * _LN2 + 2.0 * s * series
 
 
-def _log_of_one(e: int, s: float) -> float:
+def _log_series_scalar(e: int, s: float) -> float:
     square, series = s * s, 1.0 / (2 * _LOG_TERMS + 1)
     for term in range(_LOG_TERMS - 1, -1, -1):
         series = series * square + 1.0 / (2 * term + 1)
     return float(e) * _LN2 + 2.0 * s * series
 
 
-def _halved(x: float) -> tuple[float, int]:
+def _split(x: float) -> tuple[float, int]:
     m, e = math.frexp(x)
     return (2.0 * m, e - 1) if m < _SQRT_HALF else (m, e)

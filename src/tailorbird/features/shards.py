@@ -1,16 +1,14 @@
-"""Backfills larger than memory: into a folder of Parquet parts, piece by piece, going on where one
-was cut short.
+"""Backfills larger than memory, into a folder of Parquet parts, resumable.
 
-    events ─► cut by keys ─► shard by shard: lanes of its entities ─► files ─► part by part: columns ─► folder
-             (`spill`)       (`lanes`)                               (`spill`)  (`finish`)          (`parts`)
+    events ─► split by keys ─► shard by shard: lanes ─► files ─► part by part: columns ─► folder
+              (`spill`)        (`lanes`)                (`spill`)  (`finish`)          (`parts`)
 
 Where the events fit into memory, requests are answered part by part. Columns that the folder has,
-as they are defined now and for the same events and requests, are not computed again: one feature
-more computes that one alone. Where the events of one key, of which everyone's feature has a single
-one, do not fit, they are gone through in order of time, and `carried` says what is kept of them.
-What does not shrink with the setting: the requests themselves, a number of each where a key has an
-attribute in it, and of one key the events of one time, and those that some later request did not
-know of yet.
+for the same definitions, events and requests, are not recomputed: adding a feature computes that
+one alone. Where the events of one key do not fit (everyone's feature has a single key), they are
+processed in order of time, and `carried` compacts them. Memory that the setting does not bound: the
+requests themselves, a number for each where a key has an attribute in it, the events of one key at
+one time, and a key's events that some later request did not know yet.
 """
 
 import secrets
@@ -30,9 +28,15 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.schema import ROUTED
 from tailorbird.features.asof import ragged
-from tailorbird.features.backfill import History, event_columns, finished, needed, subset
+from tailorbird.features.backfill import (
+    History,
+    event_columns,
+    finish_columns,
+    relevant_events,
+    subset,
+)
 from tailorbird.features.bulk import BackfilledRows, Requests
-from tailorbird.features.carried import Carried
+from tailorbird.features.carried import CompactedHistory
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import floats
@@ -40,9 +44,9 @@ from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.lanes import PastLanes, is_by_row
 from tailorbird.features.layout import Spot, Step
 from tailorbird.features.parts import Folder, Manifest, Part, read_manifest, read_parts
-from tailorbird.features.records import Frames, of_plain_texts
+from tailorbird.features.records import Frames, has_text_keys
 from tailorbird.features.runs import OF_RUN
-from tailorbird.features.spill import START, Partition, Spill, buckets_of, partitions
+from tailorbird.features.spill import IDENTITY_SEED, Partition, Spill, assign_buckets, partitions
 
 __all__ = [
     "Events",
@@ -54,7 +58,7 @@ __all__ = [
     "read_parts",
 ]
 
-# The events of a lake: a dataset, or a function from the names of columns to the events with those,
+# The events of a lake: a dataset, or a function from column names to the events with these,
 # in any order, table by table. It is called more than once, and gives the same events each time.
 Events = ds.Dataset | Callable[[Sequence[str]], Iterator[pa.Table]]
 Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
@@ -62,7 +66,7 @@ Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
 Intps = npt.NDArray[np.intp]
 
 MEMORY_BYTES = 2 << 30
-_EVENT_FACTOR = 4  # bytes that an event's bytes take while they are computed with
+_EVENT_FACTOR = 4  # memory of the computation per byte of events
 
 
 def backfill_to(
@@ -76,16 +80,17 @@ def backfill_to(
     version: str = "",
     progress: Progress | None = None,
 ) -> Path:
-    """Compute the features of past requests into `folder`, which `read_parts` reads. What is there
-    already is kept.
+    """Compute the features of past requests into `folder`; `read_parts` reads them.
+
+    Existing columns are reused.
 
     Args:
         requests: rows in order of their requests.
-        memory_bytes: how much the computation may take beside the requests themselves.
-        only: these columns only, by default all.
-        version: names the events, as the version of a lake's table does: under another name all is
-            computed again. Of a dataset, the names of its files are taken by default.
-        progress: told of each stage how far it is.
+        memory_bytes: memory for the computation, besides the requests themselves.
+        only: compute these columns only, by default all.
+        version: names the events, such as the version of a lake's table: another name recomputes
+            everything. By default the file names of a dataset.
+        progress: called with each stage and how far it is.
     Raises:
         UsageError: `only` names no column; rows are not in order of their requests.
     """
@@ -93,32 +98,39 @@ def backfill_to(
         raise UsageError(
             "rows are not in order of their requests", where="requests.row_request", fix="sort them"
         )
-    wanted = definitions(features, only)
-    place = Folder(
-        Path(folder), _asked(requests, events, version, memory_bytes // (2 * _row_bytes(features)))
+    definitions_ = definitions(features, only)
+    parts = Folder(
+        Path(folder),
+        _make_manifest(requests, events, version, memory_bytes // (2 * _row_bytes(features))),
     )
     missing = {
-        name: one for name, one in wanted.items() if place.manifest.group_of(name, one) is None
+        name: definition
+        for name, definition in definitions_.items()
+        if parts.manifest.group_of(name, definition) is None
     }
     if not missing:
-        return place.path
-    key = _hash(*(f"{name}={one}" for name, one in sorted(missing.items())))
-    place.begin(key, missing)
-    plan = _Plan(
-        subset(features, list(missing)), requests, list(missing), memory_bytes, progress or _untold
+        return parts.path
+    key = _hash(*(f"{name}={definition}" for name, definition in sorted(missing.items())))
+    parts.begin(key, missing)
+    plan = _BackfillPlan(
+        subset(features, list(missing)),
+        requests,
+        list(missing),
+        memory_bytes,
+        progress or _no_progress,
     )
-    open_ = [part for part in range(place.manifest.parts) if not place.has(key, part)]
-    for part, rows in _computed(plan, events, place, key, open_):
-        place.write(key, part, _chosen(rows, missing))
-        plan.progress("parts", part + 1, place.manifest.parts)
-    place.end(key)
-    shutil.rmtree(place.path / key / "spill", ignore_errors=True)
-    return place.path
+    pending = [part for part in range(parts.manifest.parts) if not parts.has_part(key, part)]
+    for part, rows in _compute_parts(plan, events, parts, key, pending):
+        parts.write(key, part, _select_columns(rows, missing))
+        plan.progress("parts", part + 1, parts.manifest.parts)
+    parts.end(key)
+    shutil.rmtree(parts.path / key / "spill", ignore_errors=True)
+    return parts.path
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is to be computed; `features` are the missing columns and what these are derived from."""
+class _BackfillPlan:
+    """A backfill to run; `features` are the missing columns and those that they derive from."""
 
     features: FeatureSet
     requests: Requests
@@ -130,187 +142,215 @@ class _Plan:
         return event_columns(self.features)
 
 
-def _computed(
-    plan: _Plan, events: Events, place: Folder, key: str, parts: list[int]
+def _compute_parts(
+    plan: _BackfillPlan, events: Events, parts_folder: Folder, key: str, parts: list[int]
 ) -> Iterator[tuple[int, BackfilledRows]]:
-    """The rows of these parts, one after the other."""
+    """Yield the rows of these parts, one after the other."""
     if not parts:
         return
-    folder = place.path / key / "spill"
+    folder = parts_folder.path / key / "spill"
     spill = Spill(folder, plan.memory_bytes) if folder.exists() else None
     if spill is None or not spill.is_done("events"):
-        held, rest = _read(plan, events, int(np.diff(place.manifest.row_cuts).max()))
-        if rest is None:
-            history = History(plan.features, pa.concat_tables(held), only=plan.only)
+        tables, remaining = _read_events(
+            plan, events, int(np.diff(parts_folder.manifest.row_cuts).max())
+        )
+        if remaining is None:
+            history = History(plan.features, pa.concat_tables(tables), only=plan.only)
             for part in parts:
-                yield part, history.rows(_requests_of(plan, place, part))
+                yield part, history.rows(_part_requests(plan, parts_folder, part))
             return
         spill = Spill(folder, plan.memory_bytes)
-        spill.cut({one.field for one in partitions(plan.features)}, chain(held, rest))
-        del held
-    for number, partition in enumerate(partitions(plan.features)):
-        _compute(plan, spill, number, partition)
-    for part in parts:
-        asked = _requests_of(plan, place, part)
-        requests, rows = (
-            slice(*place.manifest.cuts[part : part + 2]),
-            slice(*place.manifest.row_cuts[part : part + 2]),
+        spill.write_buckets(
+            {partition_.field for partition_ in partitions(plan.features)}, chain(tables, remaining)
         )
-        held = spill.held("requests", requests) | spill.held("rows", rows)
-        by_spot = {one: values for one, values in held.items() if isinstance(one, Spot)}
-        of_runs = {one: values for one, values in held.items() if isinstance(one, str)}
-        lanes = PastLanes(plan.features, None, asked, held=by_spot, of_runs=of_runs)
+        del tables
+    for number, partition in enumerate(partitions(plan.features)):
+        _compute_partition(plan, spill, number, partition)
+    for part in parts:
+        part_requests = _part_requests(plan, parts_folder, part)
+        requests, rows = (
+            slice(*parts_folder.manifest.cuts[part : part + 2]),
+            slice(*parts_folder.manifest.row_cuts[part : part + 2]),
+        )
+        tables = spill.read_lanes("requests", requests) | spill.read_lanes("rows", rows)
+        by_spot = {spot: values for spot, values in tables.items() if isinstance(spot, Spot)}
+        run_columns = {name: values for name, values in tables.items() if isinstance(name, str)}
+        lanes = PastLanes(
+            plan.features, None, part_requests, precomputed=by_spot, run_columns=run_columns
+        )
         steps = enumerate(plan.features.layout.steps)
         sequences = {
-            one.name: spill.sequence(step, requests.start, requests.stop)
-            for step, one in steps
-            if one.kind == "sequence"
+            layout_step.name: spill.read_sequence(index, requests.start, requests.stop)
+            for index, layout_step in steps
+            if layout_step.kind == "sequence"
         }
-        yield part, finished(plan.features, lanes, sequences, plan.only)
+        yield part, finish_columns(plan.features, lanes, sequences, plan.only)
 
 
-def _read(
-    plan: _Plan, events: Events, rows_of_part: int
+def _read_events(
+    plan: _BackfillPlan, events: Events, rows_of_part: int
 ) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
-    """The tables up to what memory holds, and the rest of them, None if there is none."""
-    held: list[pa.Table] = []
-    tables = (needed(plan.features.layout, table) for table in _tables(events, plan.columns()))
+    """Return the tables that fit into memory, and the remaining ones, or None if there are none."""
+    loaded: list[pa.Table] = []
+    tables = (
+        relevant_events(plan.features.layout, table) for table in _tables(events, plan.columns())
+    )
     size = _row_bytes(plan.features) * rows_of_part
     for table in tables:
-        held.append(table)
+        loaded.append(table)
         size += _EVENT_FACTOR * table.nbytes
         if size > plan.memory_bytes:
-            return held, tables
-    return held or [ROUTED.empty_table().select(plan.columns())], None
+            return loaded, tables
+    return loaded or [ROUTED.empty_table().select(plan.columns())], None
 
 
-def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> None:
-    """The lanes of a partition's entities, shard by shard."""
+def _compute_partition(
+    plan: _BackfillPlan, spill: Spill, number: int, partition: Partition
+) -> None:
+    """Compute the lanes of a partition's entities, shard by shard."""
     features = plan.features
     bytes_max = plan.memory_bytes // (2 * _EVENT_FACTOR)
-    shards = spill.shards(partition.field, bytes_max)
-    earlier = {spot: _whole(plan, spill, spot) for spot in _needed_of_others(features, partition)}
-    bucket = _buckets(plan, earlier, partition)
+    shards = spill.plan_shards(partition.field, bytes_max)
+    earlier_lanes = {
+        spot: _read_lane(plan, spill, spot) for spot in _foreign_spots(features, partition)
+    }
+    bucket = _assign_buckets(plan, earlier_lanes, partition)
     empty = ROUTED.empty_table().select(plan.columns())
     rows_max = max(1, plan.memory_bytes // (4 * _row_bytes(features, partition.entities)))
     for shard, buckets in enumerate(shards):
-        mine = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
+        own_rows = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
         if spill.size(partition.field, buckets) > bytes_max:
             _compute_by_time(
-                plan, spill, f"{number}-{shard}", partition, buckets.start, mine, earlier
+                plan, spill, f"{number}-{shard}", partition, buckets.start, own_rows, earlier_lanes
             )
             plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
             continue
-        pieces = [mine[start : start + rows_max] for start in range(0, len(mine), rows_max)]
-        named = [f"{number}-{shard}-{piece}" for piece in range(len(pieces))]
-        if not all(spill.is_done(name) for name in named):
-            frames = Frames(spill.events(partition.field, buckets, empty))
-            for name, piece in zip(named, pieces, strict=True):
+        row_chunks = [
+            own_rows[start : start + rows_max] for start in range(0, len(own_rows), rows_max)
+        ]
+        piece_names = [f"{number}-{shard}-{piece}" for piece in range(len(row_chunks))]
+        if not all(spill.is_done(name) for name in piece_names):
+            frames = Frames(spill.read_events(partition.field, buckets, empty))
+            for name, piece in zip(piece_names, row_chunks, strict=True):
                 if not spill.is_done(name):
-                    _put(plan, spill, partition, frames, piece, name, earlier)
-                    spill.done(name)
+                    _write_piece(plan, spill, partition, frames, piece, name, earlier_lanes)
+                    spill.mark_done(name)
         plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
 
 
 def _compute_by_time(
-    plan: _Plan,
+    plan: _BackfillPlan,
     spill: Spill,
     name: str,
     partition: Partition,
     bucket: int,
-    mine: Intps,
-    earlier: Mapping[Spot, npt.NDArray],
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
 ) -> None:
-    """The same of a bucket that does not fit into memory: its events in order of time, and the
-    requests with them.
-    """
-    if spill.is_done(name) or not len(mine):
+    """Compute the lanes of a bucket larger than memory: events and requests in order of time."""
+    if spill.is_done(name) or not len(own_rows):
         return
     features, requests = plan.features, plan.requests
-    at = requests.row_request[mine] if partition.of_rows else mine
-    t, p = requests.t[at], requests.p[at]
+    request_of = requests.row_request[own_rows] if partition.is_by_row else own_rows
+    t, p = requests.t[request_of], requests.p[request_of]
     start = secrets.randbits(64)
     empty = ROUTED.empty_table().select(plan.columns())
-    carried = Carried(
-        [features.layout.entities[one] for one in partition.entities],
-        _keys(plan, partition, mine, earlier, start),
+    compacted = CompactedHistory(
+        [features.layout.entities[index] for index in partition.entities],
+        _partition_keys(plan, partition, own_rows, earlier_lanes, start),
         empty,
     )
     cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * _EVENT_FACTOR))
     stretch = np.searchsorted(cuts, t)
     rows_max = max(1, plan.memory_bytes // (8 * _row_bytes(features, partition.entities)))
-    for place in range(len(cuts) + 1):
-        frames = Frames(spill.stretch(place, carried.events), start)
-        here = mine[stretch == place]
-        for piece, first in enumerate(range(0, len(here), rows_max)):
-            named = f"{name}-{place}-{piece}"
-            if not spill.is_done(named):
-                _put(
+    for number in range(len(cuts) + 1):
+        frames = Frames(spill.read_stretch(number, compacted.events), start)
+        stretch_rows = own_rows[stretch == number]
+        for piece, first in enumerate(range(0, len(stretch_rows), rows_max)):
+            piece_name = f"{name}-{number}-{piece}"
+            if not spill.is_done(piece_name):
+                _write_piece(
                     plan,
                     spill,
                     partition,
                     frames,
-                    here[first : first + rows_max],
-                    named,
-                    earlier,
-                    carried,
+                    stretch_rows[first : first + rows_max],
+                    piece_name,
+                    earlier_lanes,
+                    compacted,
                 )
-                spill.done(named)
-        later = stretch > place
-        if not later.any():
+                spill.mark_done(piece_name)
+        is_later = stretch > number
+        if not is_later.any():
             break
-        carried.advance(frames, int(t[later].min()), int(p[later].min()))
-        plan.progress(f"stretches by {partition.field or 'everyone'}", place + 1, len(cuts) + 1)
-    spill.done(name)
+        compacted.advance(frames, int(t[is_later].min()), int(p[is_later].min()))
+        plan.progress(f"stretches by {partition.field or 'everyone'}", number + 1, len(cuts) + 1)
+    spill.mark_done(name)
 
 
-def _keys(
-    plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray], start: int
+def _partition_keys(
+    plan: _BackfillPlan,
+    partition: Partition,
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+    start: int,
 ) -> dict[int, npt.NDArray]:
-    """Of each entity of a partition, the keys that its requests, or rows, ask about."""
-    asked, rows, held = _asked_of(plan, partition, mine, earlier)
-    nothing = Frames(ROUTED.empty_table().select(plan.columns()), start)
+    """Return the requested keys of each entity of a partition."""
+    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
+    no_events = Frames(ROUTED.empty_table().select(plan.columns()), start)
     lanes = PastLanes(
-        plan.features, nothing, plan.requests.some(asked, rows), entities=(), held=held
+        plan.features,
+        no_events,
+        plan.requests.take(request_rows, rows),
+        entities=(),
+        precomputed=lanes_read,
     )
     return {entity: lanes.keys_of(entity) for entity in partition.entities}
 
 
-def _asked_of(
-    plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray]
+def _select_requests(
+    plan: _BackfillPlan,
+    partition: Partition,
+    own_rows: Intps,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
 ) -> tuple[Intps, Intps, dict[Spot, npt.NDArray]]:
-    """The requests and rows of some requests, or rows, and their lanes that were computed earlier."""
+    """Return requests and rows of some requests or rows, with their lanes that were computed
+    earlier.
+    """
     requests = plan.requests
-    if partition.of_rows:
-        rows, asked = mine, np.unique(requests.row_request[mine])
+    if partition.is_by_row:
+        rows, request_rows = own_rows, np.unique(requests.row_request[own_rows])
     else:
         first, last = (
-            np.searchsorted(requests.row_request, mine),
-            np.searchsorted(requests.row_request, mine, side="right"),
+            np.searchsorted(requests.row_request, own_rows),
+            np.searchsorted(requests.row_request, own_rows, side="right"),
         )
-        rows, asked = ragged(first, last)[0], mine
-    by_row = [is_by_row(one) for one in plan.features.layout.entities]
+        rows, request_rows = ragged(first, last)[0], own_rows
+    by_row = [is_by_row(entity) for entity in plan.features.layout.entities]
     return (
-        asked,
+        request_rows,
         rows,
-        {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()},
+        {
+            spot: values[rows if by_row[spot.entity] else request_rows]
+            for spot, values in earlier_lanes.items()
+        },
     )
 
 
-def _needed_of_others(features: FeatureSet, partition: Partition) -> set[Spot]:
-    """The lanes of other partitions' entities that this one's keys, or what was seen, are made of."""
-    found = {
+def _foreign_spots(features: FeatureSet, partition: Partition) -> set[Spot]:
+    """Return the lanes of other partitions that this one's keys or `seen` columns need."""
+    spots = {
         spot
         for (entity, _), spot in features.composite_spots.items()
         if entity in partition.entities
     }
-    found |= {
+    spots |= {
         spot
         for step in _steps_of(features, partition)
         if step.operation == "seen"
         for spot in step.spots[1:]
     }
-    return {spot for spot in found if spot.entity not in partition.entities}
+    return {spot for spot in spots if spot.entity not in partition.entities}
 
 
 def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
@@ -321,103 +361,112 @@ def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
     ]
 
 
-def _whole(plan: _Plan, spill: Spill, spot: Spot) -> npt.NDArray:
-    """A lane at all requests, or rows."""
+def _read_lane(plan: _BackfillPlan, spill: Spill, spot: Spot) -> npt.NDArray:
+    """Return a lane at all requests or rows."""
     by_row = is_by_row(plan.features.layout.entities[spot.entity])
     size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
-    return spill.held("rows" if by_row else "requests", slice(0, size), only=spot).get(
+    return spill.read_lanes("rows" if by_row else "requests", slice(0, size), only=spot).get(
         spot, np.zeros(size, np.int64)
     )
 
 
-def _put(
-    plan: _Plan,
+def _write_piece(
+    plan: _BackfillPlan,
     spill: Spill,
     partition: Partition,
     frames: Frames,
-    mine: Intps,
+    own_rows: Intps,
     name: str,
-    earlier: Mapping[Spot, npt.NDArray],
-    carried: Carried | None = None,
+    earlier_lanes: Mapping[Spot, npt.NDArray],
+    compacted: CompactedHistory | None = None,
 ) -> None:
-    """The lanes of some requests, or rows, of a shard."""
+    """Compute and write the lanes of some requests or rows of a shard."""
     features = plan.features
-    asked, rows, held = _asked_of(plan, partition, mine, earlier)
-    by_row = [is_by_row(one) for one in features.layout.entities]
+    request_rows, rows, lanes_read = _select_requests(plan, partition, own_rows, earlier_lanes)
+    by_row = [is_by_row(entity) for entity in features.layout.entities]
     lanes = PastLanes(
         features,
         frames,
-        plan.requests.some(asked, rows),
+        plan.requests.take(request_rows, rows),
         entities=partition.entities,
-        held=held,
-        carried=carried,
+        precomputed=lanes_read,
+        compacted=compacted,
     )
-    of_rows: dict[Spot | str, npt.NDArray] = {}
-    of_requests: dict[Spot | str, npt.NDArray] = {}
+    row_columns: dict[Spot | str, npt.NDArray] = {}
+    request_columns: dict[Spot | str, npt.NDArray] = {}
     for entity in partition.entities:
         for spot, values in lanes.lanes_of(entity).items():
-            (of_rows if by_row[entity] else of_requests)[spot] = values
+            (row_columns if by_row[entity] else request_columns)[spot] = values
     for step in _steps_of(features, partition):
         if step.operation in OF_RUN:
-            (of_rows if step.operation == "seen" else of_requests)[step.name] = lanes.of_run(step)
+            (row_columns if step.operation == "seen" else request_columns)[step.name] = (
+                lanes.run_values(step)
+            )
         elif step.kind == "sequence":
-            spill.put_sequence(features.layout.steps.index(step), name, asked, lanes.sequence(step))
-    for kind, here, columns in (("rows", rows, of_rows), ("requests", asked, of_requests)):
+            spill.write_sequence(
+                features.layout.steps.index(step), name, request_rows, lanes.sequence(step)
+            )
+    for kind, at, columns in (
+        ("rows", rows, row_columns),
+        ("requests", request_rows, request_columns),
+    ):
         if columns:
-            spill.put(kind, name, here, columns)
+            spill.write_lanes(kind, name, at, columns)
 
 
-def _buckets(plan: _Plan, earlier: Mapping[Spot, npt.NDArray], partition: Partition) -> Intps:
-    """The bucket of each row, or of each request."""
+def _assign_buckets(
+    plan: _BackfillPlan, earlier_lanes: Mapping[Spot, npt.NDArray], partition: Partition
+) -> Intps:
+    """Return the bucket of each row or request."""
     features, requests = plan.features, plan.requests
-    count = len(requests.row_request) if partition.of_rows else len(requests.t)
+    count = len(requests.row_request) if partition.is_by_row else len(requests.t)
     if partition.field is None:
         return np.zeros(count, np.intp)
     layout = features.layout.entities[partition.entities[0]]
-    place = layout.entity.fields.index(partition.field)
-    keyed = (
-        partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
+    field_index = layout.entity.fields.index(partition.field)
+    key_function = (
+        partial(identities, start=IDENTITY_SEED)
+        if has_text_keys(Entity((partition.field,)))
+        else hashes
     )
-    lanes = PastLanes(features, None, requests, entities=(), held=dict(earlier))
-    return buckets_of(lanes.part(layout, place, partition.of_rows, keyed))
+    lanes = PastLanes(features, None, requests, entities=(), precomputed=dict(earlier_lanes))
+    return assign_buckets(lanes.key_field(layout, field_index, partition.is_by_row, key_function))
 
 
-def _requests_of(plan: _Plan, place: Folder, part: int) -> Requests:
-    start, stop = place.manifest.cuts[part : part + 2]
-    return plan.requests.part(start, stop, slice(*place.manifest.row_cuts[part : part + 2]))
+def _part_requests(plan: _BackfillPlan, parts_folder: Folder, part: int) -> Requests:
+    start, stop = parts_folder.manifest.cuts[part : part + 2]
+    return plan.requests.part(start, stop, slice(*parts_folder.manifest.row_cuts[part : part + 2]))
 
 
 def _row_bytes(features: FeatureSet, entities: Sequence[int] | None = None) -> int:
-    """About what a row takes while it, or these entities of it, is computed: its lanes, those of
-    the longest sequence, its columns.
-    """
+    """Estimate the memory of a row while it is computed: lanes, the longest sequence, columns."""
     layout = features.layout
     lanes = sum(
-        one.reading_lanes for one in layout.entities if entities is None or one.index in entities
+        entity.reading_lanes
+        for entity in layout.entities
+        if entities is None or entity.index in entities
     )
     return 16 * (lanes + len(layout.steps) + 16)
 
 
-def _untold(stage: str, done: int, total: int | None) -> None:
+def _no_progress(stage: str, done: int, total: int | None) -> None:
     pass
 
 
 def definitions(features: FeatureSet, only: Sequence[str] | None = None) -> dict[str, str]:
-    """Each column with what it is defined by: the schema hash of a set of it, and of what it is
-    derived from, alone.
-    """
+    """Return each column's definition: the schema hash of it and of what it derives from."""
     names = [feature.name for feature in features.features] if only is None else only
     return {name: subset(features, [name]).schema_hash for name in names}
 
 
-def _chosen(rows: BackfilledRows, names: Mapping[str, str]) -> BackfilledRows:
-    """Without the sequences and categories that only served a derived column."""
-    kept = [index for index, name in enumerate(rows.categorical_names) if name in names]
+def _select_columns(rows: BackfilledRows, names: Mapping[str, str]) -> BackfilledRows:
+    """Return the rows without sequences and categories that only served a derived column."""
+    own_indices = [index for index, name in enumerate(rows.categorical_names) if name in names]
     return replace(
         rows,
-        categorical=rows.categorical[:, kept],
-        categorical_names=tuple(rows.categorical_names[index] for index in kept),
-        sequences={name: one for name, one in rows.sequences.items() if name in names},
+        categorical=rows.categorical[:, own_indices],
+        categorical_names=tuple(rows.categorical_names[index] for index in own_indices),
+        sequences={name: sequence for name, sequence in rows.sequences.items() if name in names},
     )
 
 
@@ -429,36 +478,36 @@ def _tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
     return events(columns)
 
 
-def _asked(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
+def _make_manifest(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
     rows = len(requests.row_request)
     size = max(1, min(1 << 20, rows_max))
     first = requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
     cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)
-    named = version or (
+    events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
     )
-    return Manifest(inputs_of(requests, named), cuts.tolist(), row_cuts.tolist())
+    return Manifest(inputs_of(requests, events_name), cuts.tolist(), row_cuts.tolist())
 
 
 def inputs_of(requests: Requests, version: str) -> str:
-    """A hash of the requests and the name of the events: what the columns of a folder are the
-    answer to.
-    """
-    return _hash(version, *_bytes_of(requests))
+    """Return a hash of the requests and events' name, which identifies a folder's inputs."""
+    return _hash(version, *_request_bytes(requests))
 
 
-def _bytes_of(requests: Requests) -> Iterator[bytes]:
+def _request_bytes(requests: Requests) -> Iterator[bytes]:
     for field in fields(requests):
         value = getattr(requests, field.name)
         yield f"{field.name}:{0 if value is None else len(value)}".encode()
         if isinstance(value, np.ndarray):
             yield value.tobytes()
-        elif value is not None:  # by value: the same rows come in other buffers out of other files
+        elif value is not None:  # Hash by value: buffers of equal rows differ between files.
             array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
             numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
             yield (
-                floats(pa.chunked_array(array)) if numbers else identities(array, start=START)
+                floats(pa.chunked_array(array))
+                if numbers
+                else identities(array, start=IDENTITY_SEED)
             ).tobytes()
 
 

@@ -1,15 +1,15 @@
-"""Sketches: about how many different values there were, from a few registers that merge by their
-maximum (HyperLogLog).
+"""HyperLogLog sketches: an estimate of the number of distinct values from registers that merge by
+max.
 
-A value's hash of 64 bits chooses a register by its first p bits; the rank is the place of the first
-1 in the rest:
+The first p bits of a value's 64-bit hash choose a register; the rank is the index of the first 1 in
+the remaining bits:
 
-    hash  101101 | 0001…    p = 6: register 45, rank 4        a register keeps the largest rank it saw; 0: none
+    hash  101101 | 0001…    p = 6: register 45, rank 4        a register is the largest rank; 0:
+none
 
-From the union of all registers two whole numbers follow, the summary: how many are empty, V, and Z
-= Σ 2^(40 − rank). The estimate is α·m²·2^40 / Z, and for small ones m·ln(m / V), rounded to a whole
-number; logarithms come from a table. Source: Flajolet, Fusy, Gandouet and Meunier, AofA 2007,
-figure 3.
+The summary of the union of all registers is two integers: V, the number of empty ones, and Z = Σ
+2^(40 − rank). The estimate is α·m²·2^40 / Z, and for small ones m·ln(m / V), rounded to an integer;
+logarithms come from a table. Source: Flajolet, Fusy, Gandouet and Meunier, AofA 2007, figure 3.
 """
 
 from decimal import Context, Decimal
@@ -36,38 +36,42 @@ _ALPHA = {
 
 
 def places(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
-    """Register and rank of each hash."""
+    """Return the register and rank of each hash."""
     register = (hashes >> np.uint64(64 - precision)).astype(np.intp)
     # The 53 bits that a float64 holds exactly: its exponent tells how many of them lead with 0.
-    rest = (hashes << np.uint64(precision)) >> np.uint64(11)
-    _, exponent = np.frexp(rest.astype(np.float64))
+    low_bits = (hashes << np.uint64(precision)) >> np.uint64(11)
+    _, exponent = np.frexp(low_bits.astype(np.float64))
     return register, np.minimum(54 - exponent, RANK_MAX).astype(np.uint8)
 
 
 def summary(registers: Registers) -> tuple[Int64s, Int64s]:
-    """V and Z of registers (n, 2^p)."""
+    """Return V and Z of registers (n, 2^p)."""
     empty = np.count_nonzero(registers == 0, axis=1)
     return empty, np.left_shift(np.int64(1), RANK_MAX - registers.astype(np.int64)).sum(axis=1)
 
 
 def estimate(empty: Int64s, weight: Int64s, precision: int) -> Floats:
-    """From the summary; whole numbers. A summary of zeros, of an entity that is not known, gives
-    what is not used.
+    """Return the rounded estimate from a summary; an unknown entity's summary of zeros gives no
+    valid one.
     """
-    count = float(1 << precision)
+    register_count = float(1 << precision)
     raw = (
-        _ALPHA[precision] * count * count * 2.0**RANK_MAX / np.maximum(weight, 1).astype(np.float64)
+        _ALPHA[precision]
+        * register_count
+        * register_count
+        * 2.0**RANK_MAX
+        / np.maximum(weight, 1).astype(np.float64)
     )
-    few = (raw <= 2.5 * count) & (empty > 0)
-    return np.rint(np.where(few, few_of(precision)[empty], raw))
+    is_small = (raw <= 2.5 * register_count) & (empty > 0)
+    return np.rint(np.where(is_small, linear_counts(precision)[empty], raw))
 
 
 @lru_cache(maxsize=8)
-def few_of(precision: int) -> Floats:
-    """m·ln(m / V) for V = 0 (not used) to m: to 30 digits, then rounded, the same on every machine."""
+def linear_counts(precision: int) -> Floats:
+    """Return m·ln(m / V) for V = 0 (unused) to m, computed to 30 digits, equal on every machine."""
     context, count = Context(prec=30), Decimal(1 << precision)
     logs = [
         context.multiply(count, context.ln(context.divide(count, Decimal(empty))))
         for empty in range(1, (1 << precision) + 1)
     ]
-    return np.array([0.0, *(float(one) for one in logs)])
+    return np.array([0.0, *(float(log) for log in logs)])

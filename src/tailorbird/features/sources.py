@@ -1,8 +1,7 @@
-"""Which events a declaration counts, and what it needs of each: its `layout.Source`s, measures, and
-lanes of a profile.
+"""The sources, measures and profile lanes of declarations.
 
-`features.compile` gathers from it what records hold, `features.steps` where columns are finished
-from.
+`features.compile` derives the content of records from them, and `features.steps` the spots that
+columns are finished from.
 """
 
 from tailorbird.features.declare import (
@@ -36,34 +35,36 @@ from tailorbird.features.layout import Source
 def source_of(
     feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None
 ) -> Source:
-    """The events of a feature; `types` and `entity` stand in for its own (denominators and parents
-    of ratios).
+    """Return the source of a feature; `types` and `entity` override its own (ratio denominators,
+    parents).
     """
-    about = feature.entity if entity is None else entity
+    counted_entity = feature.entity if entity is None else entity
     value: Amount | Expression | None = None
     if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
         value = feature.amount
     elif isinstance(feature, Last | First | Distinct | Favourite | Seen):
         value = feature.of
-    named = (
-        [*about.fields, *feature.entity.fields, *feature.group.fields]
+    used_names = (
+        [*counted_entity.fields, *feature.entity.fields, *feature.group.fields]
         if isinstance(feature, Share)
-        else [*about.fields]
+        else [*counted_entity.fields]
     )
     for expression in (feature.where, value.of if isinstance(value, Amount) else value):
-        named += [] if expression is None else [name for name, _ in expression.names]
+        used_names += [] if expression is None else [name for name, _ in expression.names]
     per_item = isinstance(feature, SequenceOf) or any(
-        name == "item" or name.startswith("item.") for name in named
+        name == "item" or name.startswith("item.") for name in used_names
     )
-    return Source(about, feature.types if types is None else types, feature.where, value, per_item)
+    return Source(
+        counted_entity, feature.types if types is None else types, feature.where, value, per_item
+    )
 
 
 def session_source(feature: OfSession) -> Source:
     return Source(Entity(("user",)), feature.types, None, None, True)
 
 
-def further_of(feature: Feature) -> tuple[Expression, ...]:
-    """What a sequence keeps of each event besides item, type and time."""
+def sequence_values(feature: Feature) -> tuple[Expression, ...]:
+    """Return what a sequence stores of each event besides item, type and time."""
     if isinstance(feature, SequenceOf):
         return feature.of
     return (
@@ -72,17 +73,17 @@ def further_of(feature: Feature) -> tuple[Expression, ...]:
 
 
 def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
-    """The lanes of a profile that a feature needs, as `layout.Profile` names their kinds."""
+    """Return the kinds of a profile's lanes that a feature needs, see `layout.Profile`."""
     if isinstance(feature, Match):
-        return [f"word {place}" for place in range(1, WORDS + 1)]
+        return [f"word {number}" for number in range(1, WORDS + 1)]
     if isinstance(feature, Age):
         return ["time"]
     return [f"{feature.kind} {feature.element}" if feature.element > 1 else feature.kind]
 
 
 def bucket_sources(feature: Quantile) -> list[Source]:
-    plain = source_of(feature)
-    per_item = plain.per_item or any(
+    base = source_of(feature)
+    per_item = base.per_item or any(
         name.partition(".")[0] == "item" for name, _ in feature.of.names
     )
     return [

@@ -1,10 +1,10 @@
-"""A state that ends each process which opens it: found at the next start, moved aside, and built
-anew.
+"""Detection of a damaged state that crashes each process which opens it.
 
     starting    in the state's folder from before a worker opens the store until it has taken a step
 
-A worker that finds it left by another looks at the whole store first (`store.scan`). That is never
-so after a clean end, nor after a kill of a worker that was at work, so that these start at once.
+A worker that finds the marker of another one scans the entire store first (`store.scan`), and moves
+a damaged one aside to rebuild it. A clean end, or a kill of a running worker, leaves no marker, so
+that the next start is immediate.
 """
 
 import logging
@@ -15,39 +15,41 @@ from tailorbird.store.scan import whole
 log = logging.getLogger(__name__)
 
 
-class Starting:
-    """The mark of a start in a state's folder. Only for the worker that holds the lock."""
+class StartMarker:
+    """The marker of a start in a state's folder. Only for the worker that holds the lock."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._mark = folder, folder / "starting"
-        self._stands = False
+        self._folder, self._marker = folder, folder / "starting"
+        self._is_set = False
 
     def begin(self) -> bool:
-        """Set the mark; whether the store was damaged, and is aside now."""
+        """Set the marker, and return whether the store was damaged and moved aside."""
         damaged = (
-            self._mark.exists() and (self._folder / "data.mdb").exists() and not whole(self._folder)
+            self._marker.exists()
+            and (self._folder / "data.mdb").exists()
+            and not whole(self._folder)
         )
         if damaged:
             self._set_aside()
-        self._mark.touch()
-        self._stands = True
+        self._marker.touch()
+        self._is_set = True
         return damaged
 
-    def done(self) -> None:
-        """The store was opened and used."""
-        if self._stands:
-            self._mark.unlink(missing_ok=True)
-            self._stands = False
+    def clear(self) -> None:
+        """Remove the marker: the store was opened and used."""
+        if self._is_set:
+            self._marker.unlink(missing_ok=True)
+            self._is_set = False
 
     def _set_aside(self) -> None:
-        aside = self._folder / "data.mdb.damaged"
-        (self._folder / "data.mdb").replace(aside)
+        damaged_file = self._folder / "data.mdb.damaged"
+        (self._folder / "data.mdb").replace(damaged_file)
         (self._folder / "lock.mdb").unlink(
             missing_ok=True
-        )  # readers of the old file keep theirs, and notice that there is a new one
+        )  # Readers of the old file keep their lock, and notice the new file.
         log.critical(
             "%s: the state is damaged; it was moved to %s and is built anew from lake and "
             "log. Look at the disk",
             self._folder,
-            aside,
+            damaged_file,
         )

@@ -1,21 +1,24 @@
-"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a
-schema: `state/<schema hash>/`, or where several workers share the entities, one for each:
-`state/part-0-of-3/<schema hash>/`.
+"""The records of a feature set in a store: keys, and conversion to and from arrays.
+
+A folder per schema: `state/<schema hash>/`, or where several workers share the entities, one per
+part: `state/part-0-of-3/<schema hash>/`.
 
     h                        the schema hash: a folder under another name is refused
     m                        position: commit, p, offset, newest ts, applied rows, ready
-    c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
-    a  key u64               alias: ts, p, user id of the newest identify of an anonymous id; for good, since a person may come
-                             back, and the router goes on to count the anonymous id's events for that person
-    u  key u64               merge: the same of a user's newest merge, and whom it names
+    c  commit u64            p, written_at of each commit; responses log the commit that they read
+    a  key u64               alias: ts, p, user id of the newest identify of an anonymous id;
+                             permanent, since a person may come back, and the router continues to
+                             count the anonymous id's events for that person
+    u  key u64               merge: the same of a user's newest merge
     g                        there are merges in this state
-    n  entity u16            tally: how many entities of a kind, and their bytes (`features.idle`)
-    e                        up to when idle entities have expired
-    s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
-    r  entity u16  key u64   reading record       lanes of 64 bits are little-endian, those of states packed)
+    n  entity u16            tally: number of entities of a kind, and their bytes (`features.idle`)
+    e                        the time up to which idle entities have expired
+    s  entity u16  key u64   state record
+    r  entity u16  key u64   reading record
 
-The worker writes all of them, readers read all but the first and second kinds together with the
-rest of one commit.
+Keys are big-endian, so that a batch is written in the order of the tree. Lanes of 64 bits are
+little-endian, those of states packed. The worker writes all records. Readers read all but the first
+two kinds, in a single snapshot.
 """
 
 import struct
@@ -35,17 +38,15 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
 from tailorbird.features.packing import Packing
-from tailorbird.features.tiles import Filled, Tiles
+from tailorbird.features.tiles import FilledLanes, Tiles
 from tailorbird.store import EmbeddedStore, Snapshot, open_store
 
 Int64s = npt.NDArray[np.int64]
 LANE = np.dtype("<i8")
 
 TAGS = np.dtype("<u2")
-TAG_BITS = 16  # of a reading record's commit, the highest
-COMMITS_KEPT = (
-    100_000  # answers carry commit and p themselves; the table is for looking back a day or so
-)
+TAG_BITS = 16  # highest bits of a reading record's commit
+COMMITS_MAX = 100_000  # enough for about a day; responses carry commit and p themselves
 
 _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
@@ -55,21 +56,21 @@ COMMITS = b"c"
 ALIASES = b"a"
 MERGES = b"u"
 ANY_MERGES_KEY = b"g"
-_RECORD_KEY = np.dtype("V11")  # a list of these is one of bytes
+_RECORD_KEY = np.dtype("V11")  # `tolist` gives bytes
 _SCHEMA_KEY = b"h"
 
 
 @dataclass(frozen=True)
 class Position:
-    """How far the state is.
+    """The progress of a state.
 
     Attributes:
         commit: numbered from 1.
-        p: everything routed up to here is applied; `value(entity, t, p)` of what is read.
-        offset: of the routed log, from where to read on.
+        p: everything routed up to here is applied; the p of `value(entity, t, p)`.
+        offset: the next row of the routed log to read.
         newest: the newest ts applied.
-        rows: how many events were applied.
-        ready: 0 while the history is still being taken in.
+        rows: number of events applied.
+        ready: 0 while the history is still being applied.
     """
 
     commit: int = 0
@@ -87,7 +88,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Alias:
-    """Who an anonymous id is by the newest identify by (ts, p), or a user by the newest merge."""
+    """The person of an anonymous id by the newest identify (ts, p), or of a user by the newest
+    merge.
+    """
 
     ts: int
     p: int
@@ -109,26 +112,26 @@ def state_folder(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Pa
 def open_state(
     state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, create: bool = False
 ) -> EmbeddedStore:
-    """The store of this schema below `state`, or of a part of its entities.
+    """Open the store of this schema below `state`, or of a part of its entities.
 
     Raises:
         NotReadyError: there is none, and `create` is not set.
-        DamageError: what lies there is the state of another schema.
+        DamageError: the folder contains the state of another schema.
     """
     folder = state_folder(state, features, part)
     store = open_store(folder, create=create)
     with store.snapshot() as snapshot:
-        told = snapshot.get(_SCHEMA_KEY)
-    if told is not None and told.decode(errors="replace") != features.schema_hash:
+        stored_hash = snapshot.get(_SCHEMA_KEY)
+    if stored_hash is not None and stored_hash.decode(errors="replace") != features.schema_hash:
         store.close()
         message = (
-            f"holds the state of schema {told.decode(errors='replace')}, not of "
+            f"holds the state of schema {stored_hash.decode(errors='replace')}, not of "
             f"{features.schema_hash}"
         )
         raise DamageError(
             message, where=str(folder), fix="remove the folder; its worker builds it anew"
         )
-    if create and told is None:
+    if create and stored_hash is None:
         store.write(lambda transaction: transaction.put_many([schema_record(features)]))
     return store
 
@@ -138,16 +141,16 @@ def schema_record(features: FeatureSet) -> tuple[bytes, bytes]:
 
 
 def read_position(snapshot: Snapshot) -> Position:
-    return position_of(snapshot.get(POSITION_KEY))
+    return decode_position(snapshot.get(POSITION_KEY))
 
 
-def position_of(found: bytes | None) -> Position:
-    """A position as its record has it; that of a state without one."""
-    return Position(*_POSITION.unpack(found)) if found else Position()
+def decode_position(record: bytes | None) -> Position:
+    """Decode a position from its record, or return that of an empty state."""
+    return Position(*_POSITION.unpack(record)) if record else Position()
 
 
 def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
-    """How far the state on this machine is. Raises NotReadyError where there is none."""
+    """Return the position of the state on this machine. Raises NotReadyError."""
     store = open_state(state, features, part)
     try:
         with store.snapshot() as snapshot:
@@ -160,13 +163,13 @@ def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:
     return _commit_key(position.commit), _COMMIT.pack(position.p, written_at)
 
 
-def outlived_commits(position: Position) -> list[bytes]:
-    """The keys that go when `position` is committed, so that the table stays bounded."""
-    return [_commit_key(position.commit - COMMITS_KEPT)] if position.commit > COMMITS_KEPT else []
+def expired_commit_keys(position: Position) -> list[bytes]:
+    """Return the keys to delete when `position` is committed, so that the table stays bounded."""
+    return [_commit_key(position.commit - COMMITS_MAX)] if position.commit > COMMITS_MAX else []
 
 
 def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
-    """(commit, p, written_at) of each commit, oldest first."""
+    """Yield (commit, p, written_at) of each commit, oldest first."""
     for key, value in snapshot.scan(COMMITS):
         yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
 
@@ -184,14 +187,15 @@ def merge_key(user_id: str) -> bytes:
 
 
 def read_alias(snapshot: Snapshot, key: bytes) -> Alias | None:
-    """What stands under an `alias_key` or a `merge_key`."""
-    found = snapshot.get(key)
-    return None if found is None else Alias.decode(found)
+    """Return the alias under an `alias_key` or a `merge_key`."""
+    record = snapshot.get(key)
+    return None if record is None else Alias.decode(record)
 
 
 def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
-    """How many anonymous ids are somebody, and the bytes of their records, keys included. They stay
-    for good, as the router's do.
+    """Return the number of identified anonymous ids, and the bytes of their records with keys.
+
+    Aliases are permanent, like the router's.
     """
     count = size = 0
     for key, value in snapshot.scan(ALIASES):
@@ -200,22 +204,22 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Held:
-    """State records as they were read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0
-    for one that is not there.
+class StateBatch:
+    """State records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
+    missing.
     """
 
     states: Int64s
-    filled: Filled
+    filled: FilledLanes
     sizes: Int64s
 
 
 class Records:
-    """The records of one entity, as arrays: a row for each key.
+    """The records of one entity, as arrays with a row for each key.
 
     State records are packed (`features.packing`). Reading records have a fixed width, without the
-    lanes of sequences, which are read from the state; the high bits of their commit say which
-    records they are, so that none is misread.
+    lanes of sequences, which are read from the state; the high bits of their commit are a tag of
+    the layout, so that none is misread.
     """
 
     def __init__(self, layout: EntityLayout) -> None:
@@ -224,52 +228,59 @@ class Records:
         self._packing = Packing(layout)
         self._tiles = Tiles(layout)
         self._index = layout.index.to_bytes(2, "big")
-        self._kept = kept_lanes(layout)
-        readable = [one for one in self.accumulators if isinstance(one, Readable)]
+        self._stored_lanes = stored_lanes(layout)
+        readable = [
+            accumulator for accumulator in self.accumulators if isinstance(accumulator, Readable)
+        ]
         self.readable = frozenset(
             map(id, readable)
-        )  # asked for at each step, and asking what a protocol has is slow
-        self._sequences = [one for one in readable if isinstance(one, Sequences)]
+        )  # Cached because `isinstance` with a protocol is slow.
+        self._sequences = [
+            accumulator for accumulator in readable if isinstance(accumulator, Sequences)
+        ]
         self._sequence_lanes = sequence_lanes(layout)
-        self._read_directly = [one for one in readable if not isinstance(one, Sequences)]
+        self._read_directly = [
+            accumulator for accumulator in readable if not isinstance(accumulator, Sequences)
+        ]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
         self._no_reading = self._stored(none).tobytes()
 
     def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
-        """(n, state lanes), a copy; of keys that are not there, zeros."""
-        return self.held(snapshot, keys).states
+        """Return a copy of the states (n, state lanes); zeros for missing keys."""
+        return self.read_states(snapshot, keys).states
 
-    def held(self, snapshot: Snapshot, keys: Keys) -> Held:
-        """As `states`, with the bytes of each record."""
+    def read_states(self, snapshot: Snapshot, keys: Keys) -> StateBatch:
+        """Return the states with the size of each record."""
         joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
-        return self.unpacked(joined, np.array(sizes, np.int64))
+        return self.unpack(joined, np.array(sizes, np.int64))
 
-    def unpacked(self, joined: bytes, sizes: Int64s) -> Held:
+    def unpack(self, joined: bytes, sizes: Int64s) -> StateBatch:
         filled = self._packing.unpack(joined, sizes)
-        return Held(filled.states(self.layout.state_lanes), filled, sizes)
+        return StateBatch(filled.states(self.layout.state_lanes), filled, sizes)
 
-    def update(self, held: Held, new: Int64s, parts: Sequence[Part]) -> None:
-        """Take up events, in place; `new` (n,) is the newest ts of each state with them."""
-        states, old = held.states, held.states[:, NEWEST].copy()
-        self._tiles.advance(states, held.filled, old, new)
-        for accumulator, rows, added in parts:
+    def update(self, batch: StateBatch, new: Int64s, parts: Sequence[Part]) -> None:
+        """Apply events in place; `new` (n,) is each state's newest ts with them."""
+        states, old = batch.states, batch.states[:, NEWEST].copy()
+        self._tiles.advance(states, batch.filled, old, new)
+        for accumulator, rows, additions_ in parts:
             if len(rows):
-                accumulator.update(states, new, rows, added)
+                accumulator.update(states, new, rows, additions_)
         states[:, NEWEST] = new
 
     def readings(self, snapshot: Snapshot, keys: Keys) -> Int64s:
-        """(n, reading lanes); of keys that are not there, what is read of an entity without events.
+        """Return the reading records (n, reading lanes); missing keys read like an entity without
+        events.
 
         Raises:
-            DamageError: a record is cut short, or of other lanes than these.
+            DamageError: a record is cut short, or has another layout.
         """
         data = snapshot.get_many(self.keys(b"r", keys), default=self._no_reading)
-        lanes = len(self._kept)
-        whole = len(data) == 8 * lanes * len(keys)
+        lanes = len(self._stored_lanes)
+        is_complete = len(data) == 8 * lanes * len(keys)
         stored = (
             np.frombuffer(data, LANE).reshape(len(keys), lanes)
-            if whole
+            if is_complete
             else np.zeros((1, lanes), LANE)
         )
         if (stored.view(TAGS)[:, 4 * COMMIT + 3] != self._tag).any():
@@ -284,12 +295,12 @@ class Records:
         if not self._sequences:
             return stored
         readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
-        readings[:, self._kept] = stored
+        readings[:, self._stored_lanes] = stored
         joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
         filled = self._packing.unpack(joined, np.array(sizes, np.int64))
         lane = self._sequence_lanes[filled.lane]
-        some = np.flatnonzero(lane)
-        readings[filled.row[some], lane[some]] = filled.value[some]
+        sequence_lanes_ = np.flatnonzero(lane)
+        readings[filled.row[sequence_lanes_], lane[sequence_lanes_]] = filled.value[sequence_lanes_]
         return readings
 
     def finish(
@@ -299,32 +310,32 @@ class Records:
         commit: int = 0,
         *,
         sequences: bool = True,
-        filled: Filled | None = None,
+        filled: FilledLanes | None = None,
     ) -> Int64s:
-        """The reading records of the states at t (n,), each above its state's newest ts; the lanes
-        of sequences only if asked for.
+        """Return the reading records of the states at t (n,), each above its state's newest ts.
 
-        `filled`: the states' filled lanes, where the caller has them.
+        The lanes of sequences are included on request. `filled`: the states' non-zero lanes, if the
+        caller has them.
         """
         readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
         readings[:, NEWEST] = newest = states[:, NEWEST]
         readings[:, VALID_FROM] = t
         readings[:, COMMIT] = commit
         readings[:, NEXT_CHANGE] = self._tiles.finish(
-            Filled.of(states) if filled is None else filled, newest, t, readings
+            FilledLanes.from_states(states) if filled is None else filled, newest, t, readings
         )
-        for one in self._read_directly:
-            one.finish(states, readings)
-        for one in self._sequences if sequences else ():
-            one.finish(states, readings)
+        for accumulator in self._read_directly:
+            accumulator.finish(states, readings)
+        for accumulator in self._sequences if sequences else ():
+            accumulator.finish(states, readings)
         return readings
 
-    def packed(self, states: Int64s, filled: Filled | None = None) -> list[bytes]:
+    def pack(self, states: Int64s, filled: FilledLanes | None = None) -> list[bytes]:
         return self._packing.pack(states, filled)
 
-    def published(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
-        """The reading records to be written of `finish`'s readings."""
-        data, width = self._stored(readings).tobytes(), 8 * len(self._kept)
+    def reading_records(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
+        """Return the records to write for the readings of `finish`."""
+        data, width = self._stored(readings).tobytes(), 8 * len(self._stored_lanes)
         starts = range(0, len(data), width)
         return [
             (key, data[start : start + width])
@@ -332,7 +343,7 @@ class Records:
         ]
 
     def keys(self, kind: bytes, keys: Keys) -> list[bytes]:
-        """Under which keys the state ("s") and reading ("r") records stand."""
+        """Return the keys of state ("s") or reading ("r") records."""
         head = np.frombuffer(kind + self._index, np.uint8)
         table = np.empty((len(keys), 11), np.uint8)
         table[:, :3] = head
@@ -340,31 +351,37 @@ class Records:
         return table.reshape(-1).view(_RECORD_KEY).tolist()
 
     def _stored(self, readings: Int64s) -> Int64s:
-        stored = readings[:, self._kept].astype(LANE)
+        stored = readings[:, self._stored_lanes].astype(LANE)
         stored[:, COMMIT] |= self._tag << 64 - TAG_BITS
         return stored
 
 
 def all_records(layout: Layout) -> list[Records]:
-    """By index of the entity."""
-    return [Records(one) for one in layout.entities]
+    """Return the records of each entity, by index."""
+    return [Records(entity) for entity in layout.entities]
 
 
-def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
-    """The lanes of a reading that are stored: all but those of sequences."""
-    kept = np.ones(layout.reading_lanes, np.bool_)
-    for one in layout.sequences:
-        kept[one.reading_lane : one.reading_lane + one.reading_columns * one.length] = False
-    return np.flatnonzero(kept)
+def stored_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
+    """Return the lanes of a reading that are stored: all but those of sequences."""
+    is_stored = np.ones(layout.reading_lanes, np.bool_)
+    for sequence in layout.sequences:
+        is_stored[
+            sequence.reading_lane : sequence.reading_lane
+            + sequence.reading_columns * sequence.length
+        ] = False
+    return np.flatnonzero(is_stored)
 
 
 def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
-    """By lane of the state, at which lane of the reading it stands if it is read of a sequence,
-    else 0.
+    """Return for each lane of the state its lane in the reading if it belongs to a sequence, else
+    0.
     """
-    found = np.zeros(layout.state_lanes, np.intp)
-    for one in layout.sequences:
-        for place, column in enumerate((0, *range(2, one.state_columns))):  # without the id
-            from_, to = one.lane + column * one.length, one.reading_lane + place * one.length
-            found[from_ : from_ + one.length] = np.arange(to, to + one.length)
-    return found
+    reading_lanes = np.zeros(layout.state_lanes, np.intp)
+    for sequence in layout.sequences:
+        for index, column in enumerate((0, *range(2, sequence.state_columns))):  # without the id
+            from_, to = (
+                sequence.lane + column * sequence.length,
+                sequence.reading_lane + index * sequence.length,
+            )
+            reading_lanes[from_ : from_ + sequence.length] = np.arange(to, to + sequence.length)
+    return reading_lanes

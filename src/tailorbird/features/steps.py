@@ -1,7 +1,6 @@
-"""From declarations and laid out records to steps: from which lanes, and how, each column is
-finished.
+"""Steps from declarations and records: the lanes and the operation of each column.
 
-The records are laid out by `features.compile`; `features.finish` does what a step says.
+`features.compile` lays out the records; `features.finish` executes the steps.
 """
 
 from collections.abc import Sequence
@@ -52,20 +51,20 @@ from tailorbird.features.layout import (
 from tailorbird.features.sources import (
     SQUARES,
     bucket_sources,
-    further_of,
     lane_kinds,
     measure_of,
     peak_of,
+    sequence_values,
     session_source,
     source_of,
 )
 
 
-class Finder:
-    """Where a feature's numbers stand."""
+class SpotFinder:
+    """Finds the spots of a feature's numbers."""
 
     def __init__(self, entities: tuple[EntityLayout, ...]) -> None:
-        self._by_entity = {one.entity: one for one in entities}
+        self._by_entity = {entity.entity: entity for entity in entities}
 
     def window(self, source: Source, measure: str, window: Window) -> Spot:
         return self._over_ring(self._by_entity[source.entity].windows, source, measure, window)
@@ -74,55 +73,69 @@ class Finder:
         return self._over_ring(self._by_entity[source.entity].decays, source, measure, window)
 
     def _over_ring(
-        self, found: Sequence[WindowSum | DecayedSum], source: Source, measure: str, window: Window
+        self,
+        candidates: Sequence[WindowSum | DecayedSum],
+        source: Source,
+        measure: str,
+        window: Window,
     ) -> Spot:
         layout = self._by_entity[source.entity]
-        for one in found:
-            ring = layout.rings[one.ring]
-            if (ring.source, ring.measure, ring.hop, one.tiles) == (
+        for candidate in candidates:
+            ring = layout.rings[candidate.ring]
+            if (ring.source, ring.measure, ring.hop, candidate.tiles) == (
                 source,
                 measure,
                 window.hop,
                 window.tiles,
             ):
-                return Spot(layout.index, one.reading_lane)
+                return Spot(layout.index, candidate.reading_lane)
         raise KeyError(source)
 
     def last(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
-        lane = next(one.reading_lane for one in layout.lasts if one.source == source)
+        lane = next(last.reading_lane for last in layout.lasts if last.source == source)
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
 
     def distinct(self, feature: Distinct) -> tuple[Spot, Spot]:
         layout = self._by_entity[feature.entity]
-        wanted = (source_of(feature), feature.precision, feature.window.hop, feature.window.tiles)
-        for one in layout.distincts:
-            sketch = layout.sketches[one.sketch]
-            if (sketch.source, sketch.precision, sketch.hop, one.tiles) == wanted:
-                return Spot(layout.index, one.reading_lane), Spot(
-                    layout.index, one.reading_lane + 1
+        sketch_spec = (
+            source_of(feature),
+            feature.precision,
+            feature.window.hop,
+            feature.window.tiles,
+        )
+        for distinct in layout.distincts:
+            sketch = layout.sketches[distinct.sketch]
+            if (sketch.source, sketch.precision, sketch.hop, distinct.tiles) == sketch_spec:
+                return Spot(layout.index, distinct.reading_lane), Spot(
+                    layout.index, distinct.reading_lane + 1
                 )
         raise KeyError(feature.name)
 
     def first(self, source: Source) -> Spot:
         layout = self._by_entity[source.entity]
         return Spot(
-            layout.index, next(one.reading_lane for one in layout.firsts if one.source == source)
+            layout.index,
+            next(first.reading_lane for first in layout.firsts if first.source == source),
         )
 
     def earliest(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
-        lane = next(one.reading_lane for one in layout.first_values if one.source == source)
+        lane = next(
+            first_value.reading_lane
+            for first_value in layout.first_values
+            if first_value.source == source
+        )
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
 
     def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> Spot:
         layout = self._by_entity[source.entity]
-        found = next(
-            one
-            for one in layout.sequences
-            if (one.source, one.length, one.of) == (source, length, of)
+        events = next(
+            sequence
+            for sequence in layout.sequences
+            if (sequence.source, sequence.length, sequence.of) == (source, length, of)
         )
-        return Spot(layout.index, found.reading_lane)
+        return Spot(layout.index, events.reading_lane)
 
     def attribute(self, about: Entity, name: str, kind: str) -> Spot:
         layout = self._by_entity[about]
@@ -134,14 +147,14 @@ class Finder:
 
 
 def attribute_spot(layout: Layout, name: str) -> Spot:
-    """Where the category that names an entity stands: `item.category` → a lane of the item's
+    """Return the spot of a category that names an entity: `item.category` → a lane of the item's
     record.
     """
     owner, _, attribute = name.partition(".")
-    return Finder(layout.entities).attribute(Entity((owner,)), attribute, "categorical")
+    return SpotFinder(layout.entities).attribute(Entity((owner,)), attribute, "categorical")
 
 
-def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) -> Step:
+def step_of(feature: Feature, finder: SpotFinder, derived: dict[str, Expression]) -> Step:
     name = feature.name
     if isinstance(feature, Count):
         return Step(
@@ -184,8 +197,10 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
         )
         return Step(name, "numeric", "trend", spots, (feature.long.length / feature.short.length,))
     if isinstance(feature, Share):
-        pair = (source_of(feature, entity=about) for about in (feature.entity, feature.group))
-        spots = tuple(finder.window(source, measure_of(feature), feature.window) for source in pair)
+        sources = (source_of(feature, entity=about) for about in (feature.entity, feature.group))
+        spots = tuple(
+            finder.window(source, measure_of(feature), feature.window) for source in sources
+        )
         return Step(name, "numeric", "share", spots)
     if isinstance(feature, Decayed):
         spot = finder.decay(source_of(feature), measure_of(feature), feature.window)
@@ -212,7 +227,7 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
         spot = finder.sequence(source_of(feature), feature.length, feature.of)
         return Step(name, "sequence", "sequence", (spot,), length=feature.length, of=feature.of)
     if isinstance(feature, Favourite | Seen):
-        return _of_last(feature, finder)
+        return _run_step(feature, finder)
     if isinstance(feature, SessionCount):
         spot = finder.sequence(session_source(feature), SESSION_LENGTH)
         return Step(name, "numeric", "session", (spot,), text=feature.type, length=SESSION_LENGTH)
@@ -239,25 +254,29 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
     return Step(name, "numeric", "derived", expression=derived[name])
 
 
-def _of_last(feature: Favourite | Seen, finder: Finder) -> Step:
-    further = further_of(feature)
+def _run_step(feature: Favourite | Seen, finder: SpotFinder) -> Step:
+    further = sequence_values(feature)
     spot = finder.sequence(source_of(feature), feature.length, further)
     if isinstance(feature, Favourite):
         return Step(
             feature.name, "categorical", "favourite", (spot,), length=feature.length, of=further
         )
-    asked = [
-        finder.attribute(Entity(("item",)), one.text.partition(".")[2], "categorical")
-        for one in further
+    candidate_spots = [
+        finder.attribute(Entity(("item",)), expression.text.partition(".")[2], "categorical")
+        for expression in further
     ]
-    return Step(feature.name, "numeric", "seen", (spot, *asked), length=feature.length, of=further)
+    return Step(
+        feature.name, "numeric", "seen", (spot, *candidate_spots), length=feature.length, of=further
+    )
 
 
-def _ratio(feature: Ratio, finder: Finder) -> Step:
-    abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
+def _ratio(feature: Ratio, finder: SpotFinder) -> Step:
+    rated_entities = [feature.entity] + (
+        [feature.prior] if isinstance(feature.prior, Entity) else []
+    )
     spots = [
         finder.window(source_of(feature, types, about), "count", feature.window)
-        for about in abouts
+        for about in rated_entities
         for types in (feature.types, feature.below)
     ]
     rate = feature.prior if isinstance(feature.prior, float) else 0.0

@@ -1,36 +1,34 @@
-"""The vocabulary of `features.py`: each call declares one feature, is checked on the spot, and
-knows its line.
+"""The vocabulary of `features.py`: each call declares one feature and is checked immediately.
 
     user = entity("user"); item = entity("item"); category = entity("item.category")
     count("item_clicks_7d", item, "click", window="7d", where="agent != 'bot'")
     ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
 
-Here are entities and what is counted over windows; what is known of single events is in
-`features.vocabulary_last`, of the last ones and of sessions in `features.vocabulary_run`, of
-profiles and of the request in `features.vocabulary_profile`. What a window is, and the values that
-come of these calls: `features.declare`.
+This module has entities and aggregates over windows. `features.vocabulary_last` has single events,
+`features.vocabulary_run` last events and sessions, `features.vocabulary_profile` profiles and the
+request. `features.declare` defines windows and the returned values.
 """
 
 from collections.abc import Sequence
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features.checks import (
-    amount_of,
+    bucket_conditions,
+    check_counted,
     check_parent,
-    counted,
-    counts_what,
-    declare,
-    duration,
-    edges_of,
-    expression_of,
+    declaration_error,
+    format_duration,
+    format_types,
+    format_window,
     is_profile_field,
-    spelled,
-    told_buckets,
-    told_types,
-    told_window,
-    types_of,
-    window_of,
-    wrong,
+    parse_amount,
+    parse_duration,
+    parse_edges,
+    parse_expression,
+    parse_filter,
+    parse_types,
+    parse_window,
+    register,
 )
 from tailorbird.features.declare import (
     DECAY_HALF_LIVES,
@@ -57,24 +55,24 @@ from tailorbird.features.declare import (
 
 
 def entity(*fields: str) -> Entity:
-    """What features are about.
+    """Declare what features are about.
 
     Args:
         fields: none (everyone together) or some of user, item, session, device, country, query,
-            local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is what is searched
-            for, in lower case and with single spaces: of an event its own, else that of the answer
-            that it follows. `weekday` is 0 (Monday) to 6, where the person is if the local hour is
-            known, else in UTC. `position` is where the item was shown, from 1; of a request 1, as
-            if it were to be shown first.
+            local_hour, weekday, position, `item.NAME`, `user.NAME`. `query` is the search query, in
+            lower case and with single spaces: an event's own, else that of the answer that it
+            follows. `weekday` is 0 (Monday) to 6, local if the local hour is known, else in UTC.
+            `position` is where the item was shown, from 1; of a request 1, as if it were to be
+            shown first.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):
-            raise wrong(
+            raise declaration_error(
                 f"{name!r} is no field of an entity; expected {', '.join(ENTITY_FIELDS)}, "
                 "item.NAME or user.NAME"
             )
     if len(set(fields)) != len(fields):
-        raise wrong(f"a field is named twice: {', '.join(fields)}")
+        raise declaration_error(f"a field is named twice: {', '.join(fields)}")
     return Entity(tuple(fields))
 
 
@@ -87,15 +85,15 @@ def count(
     hop: str | None = None,
     where: str | None = None,
 ) -> Count:
-    """How many events there were: `count("item_clicks_7d", item, "click", window="7d")`."""
-    base = counted(name, entity, type)
-    span = window_of(window, hop)
-    return declare(
+    """Count events: `count("item_clicks_7d", item, "click", window="7d")`."""
+    base = check_counted(name, entity, type)
+    span = parse_window(window, hop)
+    return register(
         Count(
             *base,
-            f"{told_types(type)} of the {entity.name} in {told_window(span)}",
+            f"{format_types(type)} of the {entity.name} in {format_window(span)}",
             entity,
-            *counts_what(type, where),
+            *parse_filter(type, where),
             span,
         )
     )
@@ -113,17 +111,17 @@ def total(
     hop: str | None = None,
     where: str | None = None,
 ) -> Total:
-    """The sum of a number of the events that have it.
+    """Sum a number over the events that have it.
 
     Args:
         of: a number of the event, or an expression over several: `price * quantity`.
-        unit: what is told apart; sums are whole numbers of it, so that order does not matter.
+        unit: the resolution; sums are integer multiples of it, so that order does not matter.
         max: larger values count as this one.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"sum of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Total(*base, text, entity, *counts_what(type, where), span, amount))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"sum of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Total(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def mean(
@@ -138,13 +136,11 @@ def mean(
     hop: str | None = None,
     where: str | None = None,
 ) -> Mean:
-    """The mean of a number over the events that have it; missing without any. Arguments as for
-    `total`.
-    """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"mean of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Mean(*base, text, entity, *counts_what(type, where), span, amount))
+    """Average a number over its events; missing without any. Arguments as for `total`."""
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"mean of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Mean(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def variance(
@@ -159,22 +155,23 @@ def variance(
     hop: str | None = None,
     where: str | None = None,
 ) -> Variance:
-    """The variance of a number over the events that have it (mean of squares − square of the mean);
-    missing without any.
+    """Compute the variance of a number over the events that have it; missing without any.
 
-    0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with
-    max / unit below 2^31.
+    It is the mean of squares − square of the mean, 0 for one event; its root is `derived("x",
+    "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
     if amount.units_max >= 1 << SQUARE_BITS:
         finest = amount.max / ((1 << SQUARE_BITS) - 1)
-        raise wrong(
+        raise declaration_error(
             f"max / unit = {amount.units_max:,} is too fine: its square does not fit",
             fix=f"unit={finest:.3g} or coarser",
         )
-    text = f"variance of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Variance(*base, text, entity, *counts_what(type, where), span, amount))
+    text = (
+        f"variance of {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    )
+    return register(Variance(*base, text, entity, *parse_filter(type, where), span, amount))
 
 
 def minimum(
@@ -189,13 +186,14 @@ def minimum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The smallest value of a number over the events that have it, in whole units; missing without
-    any. Arguments as for `total`.
+    """Return the smallest value of a number over the events that have it, in whole units.
+
+    Missing without any. Arguments as for `total`.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"smallest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, False))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"smallest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, False))
 
 
 def maximum(
@@ -210,13 +208,14 @@ def maximum(
     hop: str | None = None,
     where: str | None = None,
 ) -> Extreme:
-    """The largest value of a number over the events that have it, in whole units; missing without
-    any. Arguments as for `total`.
+    """Return the largest value of a number over the events that have it, in whole units.
+
+    Missing without any. Arguments as for `total`.
     """
-    base = counted(name, entity, type)
-    span, amount = window_of(window, hop), amount_of(of, unit, max)
-    text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, True))
+    base = check_counted(name, entity, type)
+    span, amount = parse_window(window, hop), parse_amount(of, unit, max)
+    text = f"largest {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(Extreme(*base, text, entity, *parse_filter(type, where), span, amount, True))
 
 
 def quantile(
@@ -231,30 +230,32 @@ def quantile(
     hop: str | None = None,
     where: str | None = None,
 ) -> Quantile:
-    """About the q-quantile of a number over the events that have it; missing without any.
+    """Estimate the q-quantile of a number over the events that have it; missing without any.
 
     The median: `quantile("usual_price", user, "purchase", of="price", edges=[5, 10, 20, 50, 100],
-    window="90d")`. Events are counted in buckets between the edges; within the bucket that the
-    quantile falls into, values are taken to lie evenly. Below the first edge it is that edge, above
-    the last the last. Quantiles over the same buckets share their counts.
+    window="90d")`. Events are counted in buckets between the edges, and the quantile is
+    interpolated linearly within its bucket. Below the first edge it is that edge, above the last
+    the last. Quantiles over the same buckets share their counts.
 
     Args:
         of: a number of the event, or an expression over several.
         edges: 2 to 32, ascending; the value is as fine as they are.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not (isinstance(q, float) and 0 < q < 1):
-        raise wrong(f"q: expected a number between 0 and 1, got {q!r}")
-    bounds = edges_of(edges)
-    span, expression = window_of(window, hop), expression_of(of, "number")
+        raise declaration_error(f"q: expected a number between 0 and 1, got {q!r}")
+    bounds = parse_edges(edges)
+    span, expression = parse_window(window, hop), parse_expression(of, "number")
     text = (
-        f"{q:g}-quantile of {of} over {told_types(type)} of the {entity.name} in "
-        f"{told_window(span)}"
+        f"{q:g}-quantile of {of} over {format_types(type)} of the {entity.name} in "
+        f"{format_window(span)}"
     )
-    buckets = tuple(expression_of(one, "truth") for one in told_buckets(of, bounds, where))
-    return declare(
+    buckets = tuple(
+        parse_expression(condition, "truth") for condition in bucket_conditions(of, bounds, where)
+    )
+    return register(
         Quantile(
-            *base, text, entity, *counts_what(type, where), expression, span, q, bounds, buckets
+            *base, text, entity, *parse_filter(type, where), expression, span, q, bounds, buckets
         )
     )
 
@@ -270,26 +271,27 @@ def distinct(
     hop: str | None = None,
     where: str | None = None,
 ) -> Distinct:
-    """About how many different values of a text the events have: `distinct("reach", item, "view",
-    of="user", window="7d")`.
+    """Estimate the number of distinct values of a text, by HyperLogLog.
 
-    HyperLogLog, in whole numbers. With precision 6, of 3 different values 96 % of the answers are
-    right, of 6 79 %, of 12 41 %; they are off by 7 to 9 % (standard deviation) up to two dozen, by
-    13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %, and by 5 to 6.5 % from a hundred
-    on.
+    `distinct("reach", item, "view", of="user", window="7d")`. The result is an integer. With
+    precision 6, of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they
+    are off by 7 to 9 % (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99
+    %, 95 %, 77 %; off by 4 %, and by 5 to 6.5 % from a hundred on.
 
     Args:
         of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are
             left out.
         precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
-        raise wrong(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
-    span, expression = window_of(window, hop), expression_of(of, "text")
-    text = f"different {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
-    return declare(
-        Distinct(*base, text, entity, *counts_what(type, where), expression, span, precision)
+        raise declaration_error(
+            f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}"
+        )
+    span, expression = parse_window(window, hop), parse_expression(of, "text")
+    text = f"different {of} over {format_types(type)} of the {entity.name} in {format_window(span)}"
+    return register(
+        Distinct(*base, text, entity, *parse_filter(type, where), expression, span, precision)
     )
 
 
@@ -305,30 +307,33 @@ def ratio(
     weight: float = 20,
     where: str | None = None,
 ) -> Ratio:
-    """Events of `type` for each of `below`, smoothed: (a + weight·rate)/(b + weight).
+    """Divide events of `type` by those of `below`, smoothed: (a + weight·rate)/(b + weight).
 
     Args:
-        prior: whose rate: that of an entity that this one belongs to (as for `share`), read at the
+        prior: the rate: that of an entity that this one belongs to (as for `share`), read at the
             same time (0 where it has no events), or a number. Without one the ratio is a/b, missing
             where b is 0.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
-        raise wrong(f"weight: expected a number from 0 to 1e9, got {weight!r}")
+        raise declaration_error(f"weight: expected a number from 0 to 1e9, got {weight!r}")
     if isinstance(prior, int | float) and not 0 <= prior <= 1e9:
-        raise wrong(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
+        raise declaration_error(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
     if prior is not None and not isinstance(prior, int | float):
         check_parent("prior", entity, prior)
-    span, rate = window_of(window, hop), float(prior) if isinstance(prior, int | float) else prior
+    span, rate = (
+        parse_window(window, hop),
+        float(prior) if isinstance(prior, int | float) else prior,
+    )
     text = (
-        f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in "
-        f"{told_window(span)}"
+        f"{format_types(type)} for each of {format_types(below)} of the {entity.name} in "
+        f"{format_window(span)}"
     )
     if prior is not None:
         text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
-    types, expression = counts_what(type, where)
-    return declare(
-        Ratio(*base, text, entity, types, expression, types_of(below), span, rate, float(weight))
+    types, expression = parse_filter(type, where)
+    return register(
+        Ratio(*base, text, entity, types, expression, parse_types(below), span, rate, float(weight))
     )
 
 
@@ -342,24 +347,26 @@ def trend(
     hop: str | None = None,
     where: str | None = None,
 ) -> Trend:
-    """Events a day in the short window for those in the long one: 1 is steady, 2 is twice the
-    usual; missing without any in the long.
+    """Divide the event rate in the short window by that in the long one: 1 is steady, 2 is doubled.
 
     (events in short / events in long) · (long / short), with the lengths of the windows as
-    declared.
+    declared. Missing without any events in the long window.
 
     Args:
-        hop: of both windows; without it each has its own, a twelfth of it.
+        hop: of both windows; by default a twelfth of each.
     """
-    base = counted(name, entity, type)
-    near, far = window_of(short, hop), window_of(long, hop)
-    if near.length >= far.length:
-        raise wrong(f"short: expected less than long, {long}, got {short}")
+    base = check_counted(name, entity, type)
+    short_window, long_window = parse_window(short, hop), parse_window(long, hop)
+    if short_window.length >= long_window.length:
+        raise declaration_error(f"short: expected less than long, {long}, got {short}")
     text = (
-        f"{told_types(type)} of the {entity.name}: rate in {told_window(near)} for that in "
-        f"{told_window(far)}"
+        f"{format_types(type)} of the {entity.name}: rate in {format_window(short_window)} "
+        "for that in "
+        f"{format_window(long_window)}"
     )
-    return declare(Trend(*base, text, entity, *counts_what(type, where), near, far))
+    return register(
+        Trend(*base, text, entity, *parse_filter(type, where), short_window, long_window)
+    )
 
 
 def share(
@@ -375,11 +382,10 @@ def share(
     hop: str | None = None,
     where: str | None = None,
 ) -> Share:
-    """The entity's events as a part of those of its group, at the same time: an item's clicks among
-    its category's.
+    """Divide the entity's events by those of its group: an item's clicks among its category's.
 
-    own / group's; missing where the group has none. An event of several items counts once for each
-    of them in both, if either is about the item.
+    Missing where the group has none. An event of several items counts once for each of them in
+    both, if either is about the item.
 
     Args:
         within: the group that the entity belongs to: some of its own fields, an attribute of its
@@ -387,16 +393,16 @@ def share(
             profile, an event in that of the profile that it came with.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     check_parent("within", entity, within)
-    span, amount = window_of(window, hop), None if of is None else amount_of(of, unit, max)
+    span, amount = parse_window(window, hop), None if of is None else parse_amount(of, unit, max)
     text = (
-        f"{told_types(type)} of the {entity.name} among those of its {within.name} in "
-        f"{told_window(span)}"
+        f"{format_types(type)} of the {entity.name} among those of its {within.name} in "
+        f"{format_window(span)}"
     )
     if of is not None:
         text = f"{of} over {text}"
-    return declare(Share(*base, text, entity, *counts_what(type, where), within, span, amount))
+    return register(Share(*base, text, entity, *parse_filter(type, where), within, span, amount))
 
 
 def decayed(
@@ -410,22 +416,24 @@ def decayed(
     max: float = 1e6,
     where: str | None = None,
 ) -> Decayed:
-    """How many events there were, or the sum of a number of them, each worth half as much after
-    every half-life.
+    """Count events, or sum a number of them, with weights that halve every half-life.
 
-    Time is cut into quarters of a half-life: an event in the k-th quarter before the one that now
-    lies in counts 2^(−k/4); what is older than 8 half-lives (1/256) is forgotten.
+    Time is divided into quarters of a half-life: an event in the k-th quarter before the current
+    one counts 2^(−k/4); events older than 8 half-lives (1/256) are dropped.
 
     Args:
         half_life: 15s to 50d.
         of, unit, max: a number to be summed instead, as for `total`.
     """
-    base = counted(name, entity, type)
-    length, amount = duration(half_life), None if of is None else amount_of(of, unit, max)
+    base = check_counted(name, entity, type)
+    length, amount = parse_duration(half_life), None if of is None else parse_amount(of, unit, max)
     if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
-        raise wrong(f"half_life: expected 15s to 50d, got {half_life}")
-    text = f"{told_types(type)} of the {entity.name}, worth half after each {spelled(length)}"
+        raise declaration_error(f"half_life: expected 15s to 50d, got {half_life}")
+    text = (
+        f"{format_types(type)} of the {entity.name}, "
+        f"worth half after each {format_duration(length)}"
+    )
     if of is not None:
         text = f"sum of {of} over {text}"
     span = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
-    return declare(Decayed(*base, text, entity, *counts_what(type, where), span, amount))
+    return register(Decayed(*base, text, entity, *parse_filter(type, where), span, amount))

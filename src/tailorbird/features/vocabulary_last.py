@@ -1,12 +1,18 @@
-"""What is known of single events: the last one, the first one, and how long ago they were.
+"""Features of single events: the last one, the first one, and the time since.
 
-What is counted over windows is in `features.vocabulary`, what is made of several last events in
+Aggregates over windows are in `features.vocabulary`, measures over several last events in
 `features.vocabulary_run`.
 """
 
 from collections.abc import Sequence
 
-from tailorbird.features.checks import counted, counts_what, declare, told_types, value_of
+from tailorbird.features.checks import (
+    check_counted,
+    format_types,
+    parse_filter,
+    parse_value,
+    register,
+)
 from tailorbird.features.declare import Entity, First, Kind, Last, TimeSince, TimeSinceFirst
 
 
@@ -19,13 +25,14 @@ def last(
     kind: Kind | None = None,
     where: str | None = None,
 ) -> Last:
-    """The value of the last event that has it. `kind` (numeric or categorical) is asked for where
-    the field can be both.
+    """Return the value of the last event that has it.
+
+    `kind` (numeric or categorical) is required where the field can be both.
     """
-    base = counted(name, entity, type)
-    expression, told = value_of(of, kind)
-    text = f"{of} of the last {told_types(type)} of the {entity.name}"
-    return declare(Last(*base, text, entity, *counts_what(type, where), expression, told))
+    base = check_counted(name, entity, type)
+    expression, value_kind = parse_value(of, kind)
+    text = f"{of} of the last {format_types(type)} of the {entity.name}"
+    return register(Last(*base, text, entity, *parse_filter(type, where), expression, value_kind))
 
 
 def first(
@@ -37,26 +44,27 @@ def first(
     kind: Kind | None = None,
     where: str | None = None,
 ) -> First:
-    """The value of the first event ever that has it: `first("came_by", user, "view",
-    of="referrer")`. Arguments as for `last`.
+    """Return the value of the first event ever that has it. Arguments as for `last`.
+
+    `first("came_by", user, "view", of="referrer")`
     """
-    base = counted(name, entity, type)
-    expression, told = value_of(of, kind)
-    text = f"{of} of the first {told_types(type)} of the {entity.name}"
-    return declare(First(*base, text, entity, *counts_what(type, where), expression, told))
+    base = check_counted(name, entity, type)
+    expression, value_kind = parse_value(of, kind)
+    text = f"{of} of the first {format_types(type)} of the {entity.name}"
+    return register(First(*base, text, entity, *parse_filter(type, where), expression, value_kind))
 
 
 def time_since(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSince:
-    """Seconds since the last such event; missing without one in the last 400 days."""
-    base = counted(name, entity, type)
-    return declare(
+    """Return seconds since the last such event; missing without one in the last 400 days."""
+    base = check_counted(name, entity, type)
+    return register(
         TimeSince(
             *base,
-            f"seconds since the last {told_types(type)} of the {entity.name}",
+            f"seconds since the last {format_types(type)} of the {entity.name}",
             entity,
-            *counts_what(type, where),
+            *parse_filter(type, where),
         )
     )
 
@@ -64,7 +72,7 @@ def time_since(
 def time_since_first(
     name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None
 ) -> TimeSinceFirst:
-    """Seconds since the first such event ever, at most 400 days; missing without one."""
-    base = counted(name, entity, type)
-    text = f"seconds since the first {told_types(type)} of the {entity.name}"
-    return declare(TimeSinceFirst(*base, text, entity, *counts_what(type, where)))
+    """Return seconds since the first such event ever, at most 400 days; missing without one."""
+    base = check_counted(name, entity, type)
+    text = f"seconds since the first {format_types(type)} of the {entity.name}"
+    return register(TimeSinceFirst(*base, text, entity, *parse_filter(type, where)))

@@ -1,19 +1,17 @@
-"""What is read from tables of all people's events, which the candidates role keeps up rather than a
-worker.
+"""Features from learned tables over all people's events, maintained by the candidates role.
 
     sequence("bought", user, "purchase", length=32)
     similarity("goes_with_bought", of="bought")
 
-A request reads the tables as they are then, and a training row as they were at its moment. What the
-value is, in plain Python, is in `features.reference_learned`; how it is computed, in
-`ranking.similarities`.
+A request reads the current tables, and a training row those of its moment. The value is defined in
+plain Python in `features.reference_learned`, and computed in `ranking.similarities`.
 """
 
 from collections.abc import Sequence
 from typing import get_args
 
 from tailorbird.errors import DeclarationError, nearest
-from tailorbird.features.checks import declare, named, wrong
+from tailorbird.features.checks import check_name, declaration_error, register
 from tailorbird.features.declare import (
     SIMILARITY_LENGTH,
     SIMILARITY_LENGTH_MAX,
@@ -36,8 +34,9 @@ def similarity(
     length: int = SIMILARITY_LENGTH,
     decay: float = 0.8,
 ) -> Similarity:
-    """How much the candidate goes with the person's last items: `similarity("goes_with_bought",
-    of="bought", length=5)`.
+    """Score the candidate's similarity to the person's last items by a learned table.
+
+    `similarity("goes_with_bought", of="bought", length=5)`
 
     0 where it was never seen with any of them; missing where none of them goes with anything yet.
     Models see it beside the features; `derived` columns do not.
@@ -50,29 +49,29 @@ def similarity(
         length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
         decay: what an item weighs beside the one after it, above 0 and at most 1.
     """
-    base = named(name)
-    for parameter, value, known in (("table", table, TABLES), ("how", how, HOW)):
-        if value not in known:
-            raise wrong(f"{parameter}: expected {' or '.join(known)}, got {value!r}")
+    base = check_name(name)
+    for parameter, value, allowed in (("table", table, TABLES), ("how", how, HOW)):
+        if value not in allowed:
+            raise declaration_error(f"{parameter}: expected {' or '.join(allowed)}, got {value!r}")
     if not isinstance(of, str):
-        raise wrong(f"of: expected the name of a sequence, got {of!r}")
+        raise declaration_error(f"of: expected the name of a sequence, got {of!r}")
     if (
         not isinstance(length, int)
         or isinstance(length, bool)
         or not 1 <= length <= SIMILARITY_LENGTH_MAX
     ):
-        raise wrong(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
+        raise declaration_error(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
     if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay <= 1:
-        raise wrong(f"decay: expected above 0 and at most 1, got {decay!r}")
-    told = (
+        raise declaration_error(f"decay: expected above 0 and at most 1, got {decay!r}")
+    neighbours = (
         f"the best of the last {length} items of {of}"
         if how == "max"
         else f"the last {length} items of {of}"
     )
-    return declare(
+    return register(
         Similarity(
             *base,
-            f"how much the item goes with {told}, by {table}",
+            f"how much the item goes with {neighbours}, by {table}",
             of,
             table,
             how,
@@ -83,30 +82,33 @@ def similarity(
 
 
 def check_similarities(similarities: Sequence[Similarity], features: Sequence[Feature]) -> None:
-    """That each looks at a sequence that keeps as many items.
+    """Check that each similarity uses a sequence that is long enough.
 
     Raises:
         DeclarationError: names the line.
     """
-    sequences = {one.name: one for one in features if isinstance(one, SequenceOf)}
-    declared = {one.name for one in features}
-    for one in similarities:
-        found = sequences.get(one.of)
-        if found is None:
-            told = (
-                f"{one.of!r} is no sequence"
-                if one.of in declared
-                else f"there is no sequence {one.of!r}"
+    sequences = {feature.name: feature for feature in features if isinstance(feature, SequenceOf)}
+    declared = {feature.name for feature in features}
+    for similarity_ in similarities:
+        sequence = sequences.get(similarity_.of)
+        if sequence is None:
+            problem = (
+                f"{similarity_.of!r} is no sequence"
+                if similarity_.of in declared
+                else f"there is no sequence {similarity_.of!r}"
             )
             fix = nearest(
-                one.of,
+                similarity_.of,
                 sequences,
                 f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",
             )
-            raise DeclarationError(f"{one.name}: of: {told}", where=one.place, fix=fix)
-        if one.length > found.length:
             raise DeclarationError(
-                f"{one.name}: length: {one.of} keeps {found.length} events, not {one.length}",
-                where=one.place,
-                fix=f"length={found.length}, or a longer sequence",
+                f"{similarity_.name}: of: {problem}", where=similarity_.place, fix=fix
+            )
+        if similarity_.length > sequence.length:
+            raise DeclarationError(
+                f"{similarity_.name}: length: {similarity_.of} keeps {sequence.length} events, "
+                f"not {similarity_.length}",
+                where=similarity_.place,
+                fix=f"length={sequence.length}, or a longer sequence",
             )

@@ -1,25 +1,24 @@
-"""What is made of the last events of who asks: sequences, favourites, gaps, and the current
-session.
+"""Features of a person's last events: sequences, favourites, gaps, and the current session.
 
-What is counted over windows is in `features.vocabulary`; single events are in
+Aggregates over windows are in `features.vocabulary`; single events are in
 `features.vocabulary_last`.
 """
 
 from collections.abc import Sequence
 
 from tailorbird.features.checks import (
-    counted,
-    counts_what,
-    declare,
-    expression_of,
+    check_counted,
+    check_name,
+    declaration_error,
+    format_types,
     is_profile_field,
-    named,
-    told_types,
-    types_of,
-    wrong,
+    parse_expression,
+    parse_filter,
+    parse_types,
+    register,
 )
 from tailorbird.features.declare import (
-    FURTHER_MAX,
+    FURTHER_VALUES_MAX,
     GAP_LENGTH,
     RUN_LENGTH,
     SEQUENCE_LENGTH,
@@ -45,24 +44,27 @@ def sequence(
     of: str | Sequence[str] = (),
     where: str | None = None,
 ) -> SequenceOf:
-    """The last events with their items, types and times, oldest first.
+    """Return the last events with their items, types and times, oldest first.
 
     Args:
-        of: what to keep of each event besides, texts or numbers: `of=("dwell_ms", "item.category",
-            "number(item.price)")`. An attribute is a text unless it stands in `number(…)` or in
+        of: further texts or numbers to store of each event: `of=("dwell_ms", "item.category",
+            "number(item.price)")`. An attribute is a text unless it is in `number(…)` or in
             arithmetic.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
-    _of_request("a sequence", entity)
-    further = tuple(expression_of(one, "either") for one in ((of,) if isinstance(of, str) else of))
-    if len(further) > FURTHER_MAX or len({one.text for one in further}) < len(further):
-        raise wrong(
-            f"of: expected at most {FURTHER_MAX} different values, got "
-            f"{', '.join(one.text for one in further)}"
+    _check_not_item("a sequence", entity)
+    values = tuple(
+        parse_expression(expression, "either")
+        for expression in ((of,) if isinstance(of, str) else of)
+    )
+    if len(values) > FURTHER_VALUES_MAX or len({value.text for value in values}) < len(values):
+        raise declaration_error(
+            f"of: expected at most {FURTHER_VALUES_MAX} different values, got "
+            f"{', '.join(value.text for value in values)}"
         )
-    text = f"the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length, further))
+    text = f"the last {length} of {format_types(type)} of the {entity.name}"
+    return register(SequenceOf(*base, text, entity, *parse_filter(type, where), length, values))
 
 
 def favourite(
@@ -74,22 +76,23 @@ def favourite(
     length: int = RUN_LENGTH,
     where: str | None = None,
 ) -> Favourite:
-    """The most frequent value among the last events that have one; of several, the one that came
-    last. Categorical.
+    """Return the most frequent value among the last events that have one; ties go to the latest.
 
-    `favourite("user_category", user, "click", of="item.category")`. Its part of these events is a
-    `share`.
+    Categorical. `favourite("user_category", user, "click", of="item.category")`. Its part of these
+    events is a `share`.
 
     Args:
         of: a text of the event: `item.category`, `item`, `device`, `query`, `properties.colour` …
-        length: of how many events.
+        length: number of events.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
-    _of_request("a favourite", entity)
-    text = f"most frequent {of} of the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(
-        Favourite(*base, text, entity, *counts_what(type, where), expression_of(of, "text"), length)
+    _check_not_item("a favourite", entity)
+    text = f"most frequent {of} of the last {length} of {format_types(type)} of the {entity.name}"
+    return register(
+        Favourite(
+            *base, text, entity, *parse_filter(type, where), parse_expression(of, "text"), length
+        )
     )
 
 
@@ -102,30 +105,30 @@ def seen(
     length: int = RUN_LENGTH,
     where: str | None = None,
 ) -> Seen:
-    """How many of the last events of who asks are about the candidate: `seen("clicked", user,
+    """Count how many of the person's last events are about the candidate: `seen("clicked", user,
     "click")`.
 
-    Unlike `count` about `entity("user", "item")` it needs no record for each pair, and looks at the
-    last events, however old.
+    Unlike `count` about `entity("user", "item")` it needs no record for each pair, and considers
+    the last events, however old.
 
     Args:
         of: `item`, or one of its attributes: with `item.category`, how many are of the candidate's
             category (missing where it has none). Events without it are left out.
-        length: of how many events.
+        length: number of events.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 1)
-    _of_request("what was seen", entity)
+    _check_not_item("what was seen", entity)
     if of != "item" and not (is_profile_field(of) and of.startswith("item.")):
-        raise wrong(
+        raise declaration_error(
             f"of: expected item or an attribute of it, got {of!r}", fix='of="item.category"'
         )
     text = (
-        f"how many of the last {length} of {told_types(type)} of the {entity.name} have the "
+        f"how many of the last {length} of {format_types(type)} of the {entity.name} have the "
         f"candidate's {of}"
     )
-    return declare(
-        Seen(*base, text, entity, *counts_what(type, where), expression_of(of, "text"), length)
+    return register(
+        Seen(*base, text, entity, *parse_filter(type, where), parse_expression(of, "text"), length)
     )
 
 
@@ -137,16 +140,16 @@ def gap_mean(
     length: int = GAP_LENGTH,
     where: str | None = None,
 ) -> GapMean:
-    """Seconds between one such event and the next, on average over the last `length` of them;
-    missing with fewer than two.
+    """Return the mean seconds between consecutive events among the last `length`.
 
-    Events of the same time are one: (newest − oldest) / (different times − 1).
+    Events of the same time are one: (newest − oldest) / (different times − 1). Missing with fewer
+    than two.
     """
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 2)
-    _of_request("a gap", entity)
-    text = f"mean seconds between the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(GapMean(*base, text, entity, *counts_what(type, where), length))
+    _check_not_item("a gap", entity)
+    text = f"mean seconds between the last {length} of {format_types(type)} of the {entity.name}"
+    return register(GapMean(*base, text, entity, *parse_filter(type, where), length))
 
 
 def gap_min(
@@ -157,10 +160,10 @@ def gap_min(
     length: int = GAP_LENGTH,
     where: str | None = None,
 ) -> GapOf:
-    """The shortest gap in seconds between the last `length` such events. Arguments and gaps as for
+    """Return the shortest gap in seconds between the last `length` events. Arguments as for
     `gap_mean`.
     """
-    return _gap_of(name, entity, type, length, where, "min", "shortest gap in seconds")
+    return _declare_gap(name, entity, type, length, where, "min", "shortest gap in seconds")
 
 
 def gap_max(
@@ -171,10 +174,10 @@ def gap_max(
     length: int = GAP_LENGTH,
     where: str | None = None,
 ) -> GapOf:
-    """The longest gap in seconds between the last `length` such events. Arguments and gaps as for
+    """Return the longest gap in seconds between the last `length` events. Arguments as for
     `gap_mean`.
     """
-    return _gap_of(name, entity, type, length, where, "max", "longest gap in seconds")
+    return _declare_gap(name, entity, type, length, where, "max", "longest gap in seconds")
 
 
 def gap_deviation(
@@ -185,10 +188,11 @@ def gap_deviation(
     length: int = GAP_LENGTH,
     where: str | None = None,
 ) -> GapOf:
-    """How far the gaps between the last `length` such events are from `gap_mean`: the standard
-    deviation in seconds, 0 of one gap.
+    """Return the standard deviation in seconds of the gaps between the last `length` events.
+
+    0 for a single gap. Arguments as for `gap_mean`.
     """
-    return _gap_of(
+    return _declare_gap(
         name, entity, type, length, where, "deviation", "standard deviation in seconds of the gaps"
     )
 
@@ -201,71 +205,67 @@ def gap_last(
     where: str | None = None,
     length: int = GAP_LENGTH,
 ) -> GapOf:
-    """Seconds between the newest such event and the one of another time before it. Arguments and
-    gaps as for `gap_mean`.
+    """Return the seconds between the newest event and the one before it. Arguments as for
+    `gap_mean`.
     """
-    return _gap_of(name, entity, type, length, where, "last", "newest gap in seconds")
+    return _declare_gap(name, entity, type, length, where, "last", "newest gap in seconds")
 
 
-def _gap_of(
+def _declare_gap(
     name: str,
     entity: Entity,
     type: str | Sequence[str],
     length: int,
     where: str | None,
     measure: str,
-    told: str,
+    label: str,
 ) -> GapOf:
-    base = counted(name, entity, type)
+    base = check_counted(name, entity, type)
     _check_length(length, 2)
-    _of_request("a gap", entity)
-    text = f"{told} between the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(GapOf(*base, text, entity, *counts_what(type, where), length, measure))
+    _check_not_item("a gap", entity)
+    text = f"{label} between the last {length} of {format_types(type)} of the {entity.name}"
+    return register(GapOf(*base, text, entity, *parse_filter(type, where), length, measure))
 
 
 def session(name: str, type: str) -> SessionCount:
-    """How many events of `type` the person's current session has, among the last 64 events of the
-    person.
+    """Count the events of `type` in the person's current session, among the person's last 64
+    events.
 
     The session is the request's `session_id`; without one, the run of events that ends within 30
     minutes of now.
     """
-    base = named(name)
-    types = tuple(sorted({*SESSION_TYPES, *types_of(type)}))
-    return declare(SessionCount(*base, f"{type} in the current session", types, type))
+    base = check_name(name)
+    types = tuple(sorted({*SESSION_TYPES, *parse_types(type)}))
+    return register(SessionCount(*base, f"{type} in the current session", types, type))
 
 
 def session_length(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
-    """How many events the person's current session has so far: the position of what comes next,
-    less one.
+    """Count the events in the person's current session so far, see `session`.
 
     Args:
-        type: only these types; by default all that people do. What a session is says `session`.
+        type: only these types; by default all that people do.
     """
-    return _of_session(name, type, "length", "events of")
+    return _declare_session(name, type, "length", "events of")
 
 
 def session_depth(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
-    """How many different items the person's current session has seen so far. Arguments as for
-    `session_length`.
-    """
-    return _of_session(name, type, "depth", "different items of")
+    """Count the distinct items of the current session. Arguments as for `session_length`."""
+    return _declare_session(name, type, "depth", "different items of")
 
 
 def session_duration(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
-    """Seconds since the first event of the person's current session; missing without one. Arguments
-    as for `session_length`.
+    """Return the seconds since the first event of the person's current session; missing without
+    one.
 
-    Dwell so far is `total("dwell", entity("session"), "view", of="dwell_ms", unit=1, window="1d")`.
+    Arguments as for `session_length`. Dwell so far is `total("dwell", entity("session"), "view",
+    of="dwell_ms", unit=1, window="1d")`.
     """
-    return _of_session(name, type, "duration", "seconds since the first of")
+    return _declare_session(name, type, "duration", "seconds since the first of")
 
 
 def refinements(name: str) -> SessionMeasure:
-    """How many times the person searched in the current session without a click, cart or purchase
-    since: still looking.
-    """
-    return _of_session(
+    """Count the searches in the current session since the last click, cart or purchase."""
+    return _declare_session(
         name,
         ("cart", "click", "purchase", "search"),
         "refinements",
@@ -275,26 +275,28 @@ def refinements(name: str) -> SessionMeasure:
 
 def _check_length(length: int, least: int) -> None:
     if not isinstance(length, int) or not least <= length <= SEQUENCE_LENGTH_MAX:
-        raise wrong(f"length: expected {least} to {SEQUENCE_LENGTH_MAX}, got {length!r}")
+        raise declaration_error(
+            f"length: expected {least} to {SEQUENCE_LENGTH_MAX}, got {length!r}"
+        )
 
 
-def _of_request(what: str, about: Entity) -> None:
-    if any(name.partition(".")[0] == "item" for name in about.fields):
-        raise wrong(
-            f"{what} belongs to who asks, not to each candidate; got {about.name}",
+def _check_not_item(label: str, entity: Entity) -> None:
+    if any(name.partition(".")[0] == "item" for name in entity.fields):
+        raise declaration_error(
+            f"{label} belongs to who asks, not to each candidate; got {entity.name}",
             fix='entity("user")',
         )
 
 
-def _of_session(
-    name: str, type: str | Sequence[str] | None, measure: str, told: str
+def _declare_session(
+    name: str, type: str | Sequence[str] | None, measure: str, label: str
 ) -> SessionMeasure:
-    base = named(name)
-    only = SESSION_TYPES if type is None else types_of(type)
+    base = check_name(name)
+    only = SESSION_TYPES if type is None else parse_types(type)
     types = tuple(sorted({*SESSION_TYPES, *only}))
     text = (
-        f"{told} the current session"
+        f"{label} the current session"
         if type is None
-        else f"{told} {told_types(type)} in the current session"
+        else f"{label} {format_types(type)} in the current session"
     )
-    return declare(SessionMeasure(*base, text, types, measure, only))
+    return register(SessionMeasure(*base, text, types, measure, only))

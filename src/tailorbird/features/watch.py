@@ -1,14 +1,12 @@
-"""The comparison that never ends: every minute a few answers, lately logged, are recomputed from
-the lake and held against it.
+"""Continuous parity check: every minute a few recent responses are recomputed from the lake.
 
-`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. What
-it found stands in the file of `features.compared`, which serve processes show at `/metrics` and
-`tailorbird doctor` says in words.
+`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. The
+result is in the file of `features.compared`, which serve processes show at `/metrics` and
+`tailorbird doctor` reports.
 
-Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else some columns
-are left out, first of all those about everybody, and others each time), and after a comparison a
-rest of `REST` times as long as it took. It never stops the role: what goes wrong stands in the
-file.
+The cost is bounded: a few responses, at most `EVENTS_MAX` events in memory (else some columns are
+skipped, starting with those about everybody, at random), and a pause of `REST_FACTOR` times the
+duration of a comparison. It never stops the role: errors are written to the file.
 """
 
 import logging
@@ -26,8 +24,8 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.schema import TIME
 from tailorbird.features.backfill import subset
-from tailorbird.features.bounded import affordable, read_wanted
-from tailorbird.features.compared import Compared, read_compared, write_compared
+from tailorbird.features.bounded import affordable_columns, read_wanted
+from tailorbird.features.compared import Compared, read_compared, write_parity_totals
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import figures_of
 from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
@@ -35,11 +33,11 @@ from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.stream import read_released
 
-EVERY_US = 1 * MINUTE
-LATELY_US = 10 * MINUTE  # answers that are looked among
+INTERVAL_US = 1 * MINUTE
+LATELY_US = 10 * MINUTE  # age of the responses that are sampled
 ANSWERS = 20
 EVENTS_MAX = 1_000_000
-REST = 20
+REST_FACTOR = 20
 log = logging.getLogger(__name__)
 
 
@@ -54,8 +52,9 @@ def compare_lately(
     events_max: int = EVENTS_MAX,
     until: int | None = None,
 ) -> tuple[ParityReport, list[str]]:
-    """Recompute a few of the answers of the last minutes before `now`, and since, up to `until`;
-    what came of it, and what was left out.
+    """Recompute a few responses of the minutes before `now`, up to `until`.
+
+    Returns the report and the columns that were skipped.
     """
     where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (
         ds.field("schema_hash") == features.schema_hash
@@ -63,19 +62,19 @@ def compare_lately(
     if until is not None:
         where &= ds.field("ts") < pa.scalar(until, TIME)
     logged = lake.table("answers", where=where)
-    known = read_released(lake.path).of_routed() - 1
+    complete_to = read_released(lake.path).of_routed() - 1
     report = empty_report(features)
-    sample = readable(features, known, logged, report)
+    sample = readable(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
-        chosen = np.sort(rng.choice(sample.num_rows, answers, replace=False))
-        sample = sample.take(pa.array(chosen))
+        sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))
+        sample = sample.take(pa.array(sampled_rows))
     if not sample.num_rows:
         return report, []
     requests, only, left_out = requests_of(sample), None, []
     events = read_wanted(lake, features, requests, rows_max=events_max)
     if events is None:
-        only = affordable(lake, features, requests, events_max, rng)
+        only = affordable_columns(lake, features, requests, events_max, rng)
         left_out = [step.name for step in features.layout.steps if step.name not in only]
         events = (
             read_wanted(lake, subset(features, only), requests, rows_max=events_max)
@@ -84,25 +83,26 @@ def compare_lately(
         )
         if events is None:
             return report, [step.name for step in features.layout.steps]
-    return parity(features, events, sample, known=known, only=only, dropped=dropped), left_out
+    return parity(features, events, sample, known=complete_to, only=only, dropped=dropped), left_out
 
 
-def added(
+def add_report(
     before: Compared | None,
     features: FeatureSet,
     report: ParityReport,
     left_out: list[str],
     now: int,
 ) -> Compared:
-    """The counters with one comparison more."""
+    """Return the totals with one comparison added."""
     if before is None or before.schema_hash != features.schema_hash:
         before = Compared(schema_hash=features.schema_hash)
     names = (*features.numeric, *features.categorical, *features.sequences)
-    told = [
-        f"{one.feature} of {one.person or 'nobody'}{' and ' + one.item if one.item else ''} "
-        f"at t={one.t} p={one.p}: "
-        f"read {one.logged}, the lake says {one.recomputed}"
-        for one in report.examples
+    examples = [
+        f"{example.feature} of {example.person or 'nobody'}"
+        f"{' and ' + example.item if example.item else ''} "
+        f"at t={example.t} p={example.p}: "
+        f"read {example.logged}, the lake says {example.recomputed}"
+        for example in report.examples
     ]
     return Compared(
         schema_hash=features.schema_hash,
@@ -116,12 +116,12 @@ def added(
             name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names
         },
         dropped=before.dropped + report.dropped,
-        examples=(told or before.examples)[:5],
+        examples=(examples or before.examples)[:5],
         left_out=left_out,
     )
 
 
-def look(
+def run_comparison(
     features: FeatureSet,
     lake: Place,
     state: Path,
@@ -131,34 +131,34 @@ def look(
     events_max: int = EVENTS_MAX,
     workers: int = 1,
 ) -> Compared:
-    """One comparison, added to the file."""
+    """Run one comparison, and add it to the file."""
     before = read_compared(folder)
     try:
-        told = figures_of(state, features.schema_hash, workers)
-        dropped = {} if told is None else told.dropped
+        figures = figures_of(state, features.schema_hash, workers)
+        dropped = {} if figures is None else figures.dropped
         report, left_out = compare_lately(
             features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
         )
-        found = added(before, features, report, left_out, now)
-    except NotReadyError:  # no table yet
+        totals = add_report(before, features, report, left_out, now)
+    except NotReadyError:  # There is no table yet.
         return before or Compared(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)
-        known = (
+        previous = (
             before
             if before is not None and before.schema_hash == features.schema_hash
             else Compared(schema_hash=features.schema_hash)
         )
-        found = msgspec.structs.replace(
-            known, error=str(error).splitlines()[0] if str(error) else type(error).__name__
+        totals = msgspec.structs.replace(
+            previous, error=str(error).splitlines()[0] if str(error) else type(error).__name__
         )
-    if found.differing and (before is None or found.unequal != before.unequal):
+    if totals.differing and (before is None or totals.unequal != before.unequal):
         log.error(
             "served features differ from the lake: %s; tailorbird features verify",
-            ", ".join(sorted(found.differing)),
+            ", ".join(sorted(totals.differing)),
         )
-    write_compared(folder, found)
-    return found
+    write_parity_totals(folder, totals)
+    return totals
 
 
 def run(
@@ -169,19 +169,20 @@ def run(
     clock: Clock,
     stop: threading.Event,
     *,
-    every_us: int = EVERY_US,
+    interval_us: int = INTERVAL_US,
     workers: int = 1,
 ) -> None:
-    """Look every minute until `stop`, and rest `REST` times as long as a look took.
+    """Compare every minute until `stop`, with pauses of `REST_FACTOR` times a comparison's
+    duration.
 
     Args:
-        features: says what answers are read with now.
-        state: the folder of all states, where workers tell what a cap has dropped.
-        folder: where the file of what was found stands.
-        workers: how many share the entities of a schema.
+        features: returns the current features of responses.
+        state: the folder of all states, where workers record what a cap has dropped.
+        folder: the folder of the result file.
+        workers: number of workers that share the entities of a schema.
     """
-    wait_s = every_us / 1e6
+    wait_s = interval_us / 1e6
     while not stop.wait(wait_s):
-        begun = time.monotonic()
-        look(features(), lake, state, folder, clock.now(), workers=workers)
-        wait_s = max(every_us / 1e6, REST * (time.monotonic() - begun))
+        started = time.monotonic()
+        run_comparison(features(), lake, state, folder, clock.now(), workers=workers)
+        wait_s = max(interval_us / 1e6, REST_FACTOR * (time.monotonic() - started))

@@ -331,8 +331,8 @@ class LakeRole:
                 f"at {end:,}: what comes would be passed over",
                 where=str(self._path / FILE),
                 fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an "
-                "older copy, put it back; topics that are "
-                "lost for good: tailorbird stream begin-anew",
+                "older copy, put it back; topics that are lost for good: "
+                'docs/how-to/kafka.md, "When topics are lost for good"',
             )
         self._checked_positions.add((table, log))
         return position

@@ -1,5 +1,4 @@
-"""Declarations proposed from data: what `tailorbird init --from DATA` writes into its files, and
-why.
+"""Declarations proposed from data: what `tailorbird init --from DATA` writes, and why.
 
 files ──► columns (events.guess.sources) ──► facts ──► features.py, slots.py, [train] of
                                                 tailorbird.toml ▲ figures of the log (statistics):
@@ -24,26 +23,26 @@ from tailorbird.events.guess import (
     guess_files,
     try_mapping,
 )
-from tailorbird.events.guess.quoting import quoted
-from tailorbird.proposal.facts import Reasons, facts_of, usual_person
+from tailorbird.events.guess.quoting import toml_string
+from tailorbird.proposal.facts import Reasons, facts_of, typical_user
 from tailorbird.proposal.features import features_text
-from tailorbird.proposal.known import facts_of_known
+from tailorbird.proposal.known import facts_from_adapter
 from tailorbird.proposal.slots import slots_text, train_window
 
-_FILES_TOLD = 5
-_TABLES = (None, "mapping", "movielens")  # read by a mapping, whose columns say what there is
+_FILES_LISTED_MAX = 5
+_TABLES = (None, "mapping", "movielens")  # formats read by a mapping, whose columns are described
 _REFUSED_MAX = 0.5  # share of the rows that may be refused where a project is made all the same
 
 
 @dataclass
 class Proposal:
-    """What was found in the data and what is proposed from it.
+    """The declarations proposed from the data.
 
     Attributes:
         types: event types of the data that are not built in, for `[events] types`.
         train_window: for `[train] window`.
         format: to import as; `mapping` is by the mapping.
-        user: somebody who did much, to try it with; "" where nobody has an id.
+        user: an active user to try it with; "" without user ids.
         trial: what the contract says of rows from all over the files.
         reasons: (column, feature or source, taken or left out, why), in the order in which they
             were decided.
@@ -61,15 +60,16 @@ class Proposal:
 
 
 def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
-    """Read the CSV, JSON or Parquet files at `data` and propose declarations. `now` is in
-    microseconds.
+    """Read the CSV, JSON or Parquet files at `data` and propose declarations.
+
+    `now` is in microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
         AskError: one answer is needed; see `Answers`.
     """
-    if (known := recognise(look_in(data))) not in _TABLES:
-        return _propose_known(str(known), data, now)
+    if (format_ := recognise(look_in(data))) not in _TABLES:
+        return _propose_from_adapter(str(format_), data, now)
     files = find_files(data, FORMATS["mapping"][1])
     reasons: Reasons = []
     guesses, left_out = guess_files(files, answers)
@@ -83,46 +83,50 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
     if not events:
         raise InputError(
             "no file holds events (a user or a session, an item and a time): "
-            f"{_found(files, guesses, reasons)}",
+            f"{_describe_files(files, guesses, reasons)}",
             where=str(data),
             fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping "
             "by hand: see docs/how-to/import.md",
         )
     main = max(events, key=lambda guess: guess.file.stat().st_size)
-    alike = [guess for guess in events if _without_name(guess) == _without_name(main)]
-    others = {guess.file for guess in events} - {main.file}
+    same_layout = [guess for guess in events if _without_name(guess) == _without_name(main)]
+    other_files = {guess.file for guess in events} - {main.file}
     chosen = [
         main,
-        *(guess for guess in guesses if guess.kind != "events" and guess.file not in others),
+        *(guess for guess in guesses if guess.kind != "events" and guess.file not in other_files),
     ]
     reasons += [
         (guess.file.name, "left out", "a second file of events; add its [[source]] by hand")
         for guess in events
-        if guess not in alike
+        if guess not in same_layout
     ]
     mapping = (
         "# How the columns of the files become events and profiles; edit it, then import "
         "with --mapping.\n\n"
     )
     mapping += "\n".join(guess.toml for guess in chosen)
-    if len(alike) > 1:
-        pattern = _pattern([guess.file.name for guess in alike])
-        mapping = mapping.replace(f"file = {quoted(main.file.name)}", f"file = {quoted(pattern)}")
+    if len(same_layout) > 1:
+        pattern = _pattern([guess.file.name for guess in same_layout])
+        mapping = mapping.replace(
+            f"file = {toml_string(main.file.name)}", f"file = {toml_string(pattern)}"
+        )
         reasons.append(
             (
                 pattern,
                 "events",
-                f"{len(alike)} files with the same columns; figures below are of {main.file.name}",
+                f"{len(same_layout)} files with the same columns; figures below are of "
+                f"{main.file.name}",
             )
         )
     facts = facts_of(main, chosen)
-    own = [name for name in main.types if name not in EVENT_TYPES]
-    trial = try_mapping(mapping, files, now, own)
+    custom_types = [name for name in main.types if name not in EVENT_TYPES]
+    trial = try_mapping(mapping, files, now, custom_types)
     if trial.share > _REFUSED_MAX:
         fix = "write the mapping by hand: docs/how-to/import.md"
         raise InputError(f"hardly a row could be used\n{trial.warning}", where=str(data), fix=fix)
     reasons += [
-        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own
+        (name, "event type", "not built in, so it is declared in tailorbird.toml")
+        for name in custom_types
     ]
     slots = slots_text(facts, reasons)
     features = features_text(facts, reasons)
@@ -130,30 +134,31 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         mapping,
         features,
         slots,
-        own,
+        custom_types,
         train_window(facts, reasons),
-        usual_person(_people(main)),
+        typical_user(_events_by_user(main)),
         trial,
         "mapping",
         reasons,
     )
 
 
-def _propose_known(format_: str, data: Path, now: int) -> Proposal:
+def _propose_from_adapter(format_: str, data: Path, now: int) -> Proposal:
     """Propose from files that an adapter reads, without a mapping."""
-    facts, own, user = facts_of_known(format_, data, now)
+    facts, custom_types, user = facts_from_adapter(format_, data, now)
     reasons: Reasons = [
         (data.name, format_, "its columns or records are those of this format: it needs no mapping")
     ]
     reasons += [
-        (name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own
+        (name, "event type", "not built in, so it is declared in tailorbird.toml")
+        for name in custom_types
     ]
     slots, features = slots_text(facts, reasons), features_text(facts, reasons)
     return Proposal(
         "",
         features,
         slots,
-        own,
+        custom_types,
         train_window(facts, reasons),
         user,
         Trial(0, 0, [], []),
@@ -162,47 +167,47 @@ def _propose_known(format_: str, data: Path, now: int) -> Proposal:
     )
 
 
-def _people(main: SourceGuess) -> dict[str, int]:
-    """Return how many events each user has in the sample."""
+def _events_by_user(main: SourceGuess) -> dict[str, int]:
+    """Count the events of each user in the sample."""
     column = next((column.column for column in main.columns if column.role == "user_id"), "")
     if not column:
         return {}
     counts = pc.value_counts(main.sample.column(column).drop_null()).to_pylist()
     return {
         f"{user:.15g}" if isinstance(user, float) else str(user): count
-        for user, count in (each.values() for each in counts)
+        for user, count in (entry.values() for entry in counts)
     }
 
 
 def _without_name(guess: SourceGuess) -> str:
-    return guess.toml.replace(f"file = {quoted(guess.file.name)}", "", 1)
+    return guess.toml.replace(f"file = {toml_string(guess.file.name)}", "", 1)
 
 
 def _pattern(names: list[str]) -> str:
-    """Return a pattern that fits names with a part in common at their begin or end."""
-    begin = _common(names)
-    end = _common([name[len(begin) :][::-1] for name in names])[::-1]
+    """Return a pattern that matches names with a common prefix or suffix."""
+    begin = _common_prefix(names)
+    end = _common_prefix([name[len(begin) :][::-1] for name in names])[::-1]
     return f"{begin}*{end}"
 
 
-def _common(names: list[str]) -> str:
-    """Return the letters that all names begin with."""
+def _common_prefix(names: list[str]) -> str:
+    """Return the common prefix of all names."""
     pairs = zip(min(names), max(names), strict=False)
-    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _found(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:
-    """What each file was taken for instead, with its columns."""
+def _describe_files(files: list[Path], guesses: list[SourceGuess], reasons: Reasons) -> str:
+    """Describe what each file was classified as, with its columns."""
     taken = {
         guess.file.name: f"holds {guess.kind} by its columns "
         f"{', '.join(column.column for column in guess.columns if column.column)}"
         for guess in guesses
     }
     left_out = {name: why for name, _, why in reasons}
-    told = [
+    descriptions = [
         f"{file.name} {taken.get(file.name) or left_out.get(file.name, 'is left out')}"
-        for file in files[:_FILES_TOLD]
+        for file in files[:_FILES_LISTED_MAX]
     ]
-    return "; ".join(told) + (
-        f"; and {len(files) - _FILES_TOLD} more" if len(files) > _FILES_TOLD else ""
+    return "; ".join(descriptions) + (
+        f"; and {len(files) - _FILES_LISTED_MAX} more" if len(files) > _FILES_LISTED_MAX else ""
     )

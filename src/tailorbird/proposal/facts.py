@@ -1,6 +1,4 @@
-"""What is known of a user's files: roles and attributes from their columns, and the figures of
-their events.
-"""
+"""Facts about a site: roles and attributes from columns, and statistics of its events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +9,18 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY
 from tailorbird.events.guess import SourceGuess
-from tailorbird.events.guess.names import normal
+from tailorbird.events.guess.names import normalise_name
 from tailorbird.proposal.statistics import LogStatistics, measure
 
 Reasons = list[tuple[str, str, str]]
 
-REPEATS = 0.05  # from this share on, what a person had before is worth showing again
-_LISTS_FOR = (
+REPEAT_SHARE_MIN = 0.05  # minimum share of repeat events for recommending past items
+_PRIMARY_TYPES = (
     "click",
     "view",
     "purchase",
     "rating",
-)  # what a list is made for: the first of these that the data has
+)  # types that recommendations optimise, by priority
 _CATEGORY_NAMES = (
     "category",
     "product_category",
@@ -34,18 +32,18 @@ _CATEGORY_NAMES = (
     "colour",
     "color",
 )
-_OF_A_LINE = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
+_LINE_TOTAL_NAMES = ("sales_value", "amount", "umsatz")  # prices that hold the quantity already
 CONTEXT = (
     "device",
     "country",
     "referrer",
 )  # fields of an event's context that say something of the request
-NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
+EXCLUDED_TYPES = ("impression", "answer", "search", "identify", "merge")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a site's files.
+    """Facts about a site's files.
 
     Attributes:
         type: the event type that lists are made for; `types`: all that people do.
@@ -61,7 +59,7 @@ class Facts:
     has_price: bool
     has_quantity: bool
     has_session: bool
-    searches: bool
+    has_search: bool
     context: tuple[str, ...]
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
@@ -70,72 +68,74 @@ class Facts:
     category: str
 
     @property
-    def again(self) -> bool:
-        """Whether people come back to items."""
-        return self.log.repeats >= REPEATS
+    def has_repeats(self) -> bool:
+        """True if users come back to items."""
+        return self.log.repeats >= REPEAT_SHARE_MIN
 
     @property
-    def fast(self) -> bool:
-        """Whether what is wanted changes within a day, as on a news site."""
+    def is_fast_moving(self) -> bool:
+        """True if demand changes within a day, as on a news site."""
         return self.log.best_window <= DAY
 
 
 def facts_of(main: SourceGuess, chosen: list[SourceGuess]) -> Facts:
-    """Return what is known of a site from its main file of events and the files of profiles beside
-    it.
-    """
+    """Derive the facts from the main file of events and the files of profiles."""
     roles = {column.role: column.column for column in main.columns}
-    found: dict[
+    attribute_kinds: dict[
         tuple[str, str], str
-    ] = {}  # of items or users, and which attribute: its kind; several files may have one
+    ] = {}  # (owner, attribute) → kind; several files may have one
     for guess in chosen:
         if guess.kind == "events":
             continue
         for column in guess.columns:
             if column.role.startswith("properties."):
                 name = column.role.removeprefix("properties.")
-                found.setdefault(
+                attribute_kinds.setdefault(
                     (guess.kind, name),
                     kind_of_column(column.column, guess.sample.column(column.column)),
                 )
 
-    shown = [name for name in main.types if name not in NOT_SHOWN]
-    kind = listed_type(shown)
+    shown = [name for name in main.types if name not in EXCLUDED_TYPES]
+    kind = primary_type(shown)
     return Facts(
         type=kind,
         types=tuple(shown),
         log=measure(main, [written for written, name in main.values.items() if name == kind]),
         has_price="properties.price" in roles,
         has_quantity="properties.quantity" in roles
-        and normal(roles.get("properties.price", "")) not in _OF_A_LINE,
+        and normalise_name(roles.get("properties.price", "")) not in _LINE_TOTAL_NAMES,
         has_session="session_id" in roles,
-        searches="search" in main.types,
+        has_search="search" in main.types,
         context=tuple(name for name in CONTEXT if f"context.{name}" in roles),
-        **attributes(found),
+        **attribute_fields(attribute_kinds),
     )
 
 
-def listed_type(shown: Sequence[str]) -> str:
-    """Return the event type that lists are made for, of those that people do, most frequent first."""
-    return next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click")
+def primary_type(shown: Sequence[str]) -> str:
+    """Return the event type that recommendations optimise, from types ordered by frequency."""
+    return next((name for name in _PRIMARY_TYPES if name in shown), shown[0] if shown else "click")
 
 
-def attributes(found: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    """Return the fields of `Facts` that say which attributes there are.
+def attribute_fields(attribute_kinds: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Return the attribute fields of `Facts`.
 
     Args:
-        found: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
+        attribute_kinds: (`items` or `users`, attribute) → `numeric`, `categorical` or `other`.
     """
 
-    def named(of: str, kind: str) -> tuple[str, ...]:
-        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
+    def names_of(of: str, kind: str) -> tuple[str, ...]:
+        return tuple(
+            name
+            for (owner, name), attribute_kind in attribute_kinds.items()
+            if (owner, attribute_kind) == (of, kind)
+        )
 
-    categorical = named("items", "categorical")
+    categorical = names_of("items", "categorical")
     return {
-        "numeric": named("items", "numeric")[:6],
+        "numeric": names_of("items", "numeric")[:6],
         "categorical": categorical[:6],
-        "user_numeric": named("users", "numeric")[:6],
-        "user_categorical": named("users", "categorical")[:6],
+        "user_numeric": names_of("users", "numeric")[:6],
+        "user_categorical": names_of("users", "categorical")[:6],
         "category": next(
             (name for name in _CATEGORY_NAMES if name in categorical),
             categorical[0] if categorical else "",
@@ -158,9 +158,10 @@ def kind_of_column(name: str, column: pa.Array) -> str:
     return "categorical" if distinct <= 2_000 else "other"
 
 
-def usual_person(events: Mapping[str, int]) -> str:
-    """Return somebody with more events than nine of ten have, "" without anybody; whoever has most
-    may be no person.
+def typical_user(events: Mapping[str, int]) -> str:
+    """Return a user with more events than nine of ten, or "".
+
+    The most active id may not be a person.
     """
     people = sorted(events, key=lambda person: (events[person], person))
     return people[len(people) * 9 // 10] if people else ""

@@ -1,5 +1,6 @@
-"""Which features a site gets, and why: habits, profiles and the request. What is popular is read
-live, from candidate sources.
+"""Features proposed for a site: habits, profiles and the request.
+
+Popularity is read live from candidate sources.
 """
 
 import json
@@ -8,13 +9,13 @@ from collections.abc import Iterator
 from tailorbird.proposal.facts import Facts, Reasons
 
 _LENGTH_MIN, _LENGTH_MAX = 64, 1_024
-_BOUGHT = 256  # purchases of a person that are remembered, so that they are not shown again
+_PURCHASES_LENGTH = 256  # remembered purchases per user, which are not shown again
 
 
 def features_text(facts: Facts, reasons: Reasons) -> str:
     """Return features.py."""
     lines = list(_declarations(facts, reasons))
-    why = {name: told for name, kind, told in reasons if kind == "feature"}
+    why = {name: reason for name, kind, reason in reasons if kind == "feature"}
     used = sorted(
         {
             line.split(" = ")[1].split("(")[0]
@@ -35,16 +36,16 @@ def features_text(facts: Facts, reasons: Reasons) -> str:
 
 
 def _with_reason(line: str, why: dict[str, str]) -> str:
-    """Return a declaration with its reason as a comment behind it."""
-    told = why.get(line.partition(" = ")[0].strip())
-    return f"{line}  # {told}" if told else line
+    """Append the reason to a declaration as a comment."""
+    reason = why.get(line.partition(" = ")[0].strip())
+    return f"{line}  # {reason}" if reason else line
 
 
 def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
     kind, short, long = facts.type, *_windows(facts)
     yield 'user = entity("user")'
     yield 'item = entity("item")'
-    if facts.again:
+    if facts.has_repeats:
         yield 'user_item = entity("user", "item")'
     if facts.category:
         yield f'category = entity("item.{facts.category}")'
@@ -59,7 +60,7 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
                 f"popularity over {window}: the data covers {facts.log.span_days:.0f} days",
             )
         )
-    yield from _of_people(facts, reasons, long)
+    yield from _user_declarations(facts, reasons, long)
     if facts.has_price:
         paid = "purchase" if "purchase" in facts.types else kind
         spent = "price * quantity" if facts.has_quantity else "price"
@@ -91,7 +92,7 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
                 "few values on many items: a category, counted for each person",
             )
         )
-    yield from _of_profiles(facts)
+    yield from _profile_declarations(facts)
     if "price" in facts.numeric and facts.has_price:
         yield "\n# from the others"
         yield (
@@ -109,23 +110,28 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
 
 
 def _windows(facts: Facts) -> tuple[str, str]:
-    """Return a short and a long window, by how fast the site changes and how long the data are."""
+    """Return a short and a long window, by the pace of the site and the span of the data."""
     days = facts.log.span_days
     if days <= 21:
-        return ("6h", "7d") if facts.fast else ("7d", "14d")
-    return "6h" if facts.fast else "7d", "365d" if days > 1_000 else "84d" if days > 120 else "28d"
+        return ("6h", "7d") if facts.is_fast_moving else ("7d", "14d")
+    return (
+        "6h" if facts.is_fast_moving else "7d",
+        "365d" if days > 1_000 else "84d" if days > 120 else "28d",
+    )
 
 
-def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
+def _user_declarations(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
     kind = facts.type
     yield "\n# people: habits and the last things they did"
     yield f'user_{long} = count("user_{long}", user, "{kind}", window="{long}")'
-    told = f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
-    if facts.again:
+    repeat_share = (
+        f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
+    )
+    if facts.has_repeats:
         yield f'user_item_ever = count("user_item_ever", user_item, "{kind}")'
         yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
         yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
-        reasons.append(("user_item_ever", "feature", told))
+        reasons.append(("user_item_ever", "feature", repeat_share))
     yield f'user_since = time_since("user_since", user, "{kind}")'
     followed = [
         kind,
@@ -142,19 +148,23 @@ def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
         )
     )
     if kind != "purchase" and "purchase" in facts.types:
-        yield f'bought = sequence("bought", user, ["purchase"], length={_BOUGHT})'
+        yield f'bought = sequence("bought", user, ["purchase"], length={_PURCHASES_LENGTH})'
         reasons.append(
             (
                 "bought",
                 "feature",
                 "hide_seen hides what was bought, as far as a sequence reaches: the last "
-                f"{_BOUGHT}",
+                f"{_PURCHASES_LENGTH}",
             )
         )
-    if not facts.again:
+    if not facts.has_repeats:
         yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
         reasons.append(
-            ("user_seen", "feature", f"{told}: whether it is among the last events says enough")
+            (
+                "user_seen",
+                "feature",
+                f"{repeat_share}: whether it is among the last events says enough",
+            )
         )
     yield (
         f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", '
@@ -163,19 +173,19 @@ def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
     if facts.has_session:
         yield f'session_events = session("session_events", "{kind}")'
         yield 'session_seconds = session_duration("session_seconds")'
-    if facts.searches:
+    if facts.has_search:
         yield 'still_looking = refinements("still_looking")'
 
 
 def _length(facts: Facts) -> int:
-    """Return how many of a person's events are kept: all those of nine people of ten."""
+    """Return the sequence length that holds all events of nine users in ten."""
     length = _LENGTH_MIN
     while length < min(facts.log.person_events, _LENGTH_MAX):
         length *= 2
     return length
 
 
-def _of_profiles(facts: Facts) -> Iterator[str]:
+def _profile_declarations(facts: Facts) -> Iterator[str]:
     yield "\n# profiles and the request"
     for name in facts.categorical:
         yield f'item_{name} = attribute("{name}", item, "{name}", kind="categorical")'

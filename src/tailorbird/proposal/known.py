@@ -1,6 +1,4 @@
-"""What is known of a site whose files are in a format that an adapter reads: the same facts as of
-tables, from its events.
-"""
+"""Facts about a site whose files an adapter reads, from its events."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,12 +16,12 @@ from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 from tailorbird.events.contract import Accepted
 from tailorbird.proposal.facts import (
     CONTEXT,
-    NOT_SHOWN,
+    EXCLUDED_TYPES,
     Facts,
-    attributes,
+    attribute_fields,
     kind_of_column,
-    listed_type,
-    usual_person,
+    primary_type,
+    typical_user,
 )
 from tailorbird.proposal.statistics import LogStatistics, codes_of, statistics_of
 
@@ -31,52 +29,51 @@ ROWS_MAX = 300_000  # of larger exports, the first ones
 _PROFILES = {"item": "items", "user": "users"}
 
 
-class _Typed(msgspec.Struct):
-    """Of an event, its type."""
+class _TypeOnly(msgspec.Struct):
+    """The type of an event."""
 
     type: str = ""
 
 
 @dataclass
 class _Site:
-    """What was met in the events of a site."""
+    """Aggregates over the events of a site."""
 
     types: Counter[str] = field(default_factory=Counter)
     people: Counter[str] = field(default_factory=Counter)
-    deeds: list[Accepted] = field(default_factory=list)
+    interactions: list[Accepted] = field(default_factory=list)
     context: set[str] = field(default_factory=set)
     properties: set[str] = field(default_factory=set)
     profiles: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
 
-def facts_of_known(format_: str, data: Path, now: int) -> tuple[Facts, list[str], str]:
-    """Return the facts of a site, the event types that are not built in, and somebody who did much
-    ("" for nobody with an id).
+def facts_from_adapter(format_: str, data: Path, now: int) -> tuple[Facts, list[str], str]:
+    """Return the facts, the event types that are not built in, and a typical user ("" for none).
 
     Args:
         now: in microseconds.
     """
     site = _Site()
     for accepted in islice(_accepted(format_, data, now), ROWS_MAX):
-        _take(site, accepted)
-    shown = [name for name, _ in site.types.most_common() if name not in NOT_SHOWN]
-    kind = listed_type(shown)
-    found = {
-        (whose, name): kind_of_column(name, _array(values))
-        for (whose, name), values in site.profiles.items()
+        _add_event(site, accepted)
+    shown = [name for name, _ in site.types.most_common() if name not in EXCLUDED_TYPES]
+    kind = primary_type(shown)
+    attribute_kinds = {
+        (owner, name): kind_of_column(name, _array(values))
+        for (owner, name), values in site.profiles.items()
     }
     facts = Facts(
         type=kind,
         types=tuple(shown),
-        log=_statistics([each for each in site.deeds if each.event.type == kind]),
+        log=_statistics([event for event in site.interactions if event.event.type == kind]),
         has_price="price" in site.properties,
         has_quantity="quantity" in site.properties,
-        has_session=any(each.event.session_id for each in site.deeds[:1_000]),
-        searches="search" in site.types,
+        has_session=any(row.event.session_id for row in site.interactions[:1_000]),
+        has_search="search" in site.types,
         context=tuple(name for name in CONTEXT if name in site.context),
-        **attributes(found),
+        **attribute_fields(attribute_kinds),
     )
-    return facts, [name for name in shown if name not in EVENT_TYPES], usual_person(site.people)
+    return facts, [name for name in shown if name not in EVENT_TYPES], typical_user(site.people)
 
 
 def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
@@ -86,18 +83,18 @@ def _accepted(format_: str, data: Path, now: int) -> Iterator[Accepted]:
         dict.fromkeys(find_files(data, patterns), "0" * 64), AdapterOptions(root=str(data))
     ):
         rows, refused = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
-        if any(one.code == "unknown_type" for one in refused):
+        if any(refusal.code == "unknown_type" for refusal in refused):
             plan = RoutePlan(event_types=(*EVENT_TYPES, *_types(batch.lines)))
             rows, _ = check(b"\n".join(batch.lines), Receipt(now, "import", "ndjson"), plan)
         yield from rows
 
 
 def _types(lines: list[bytes]) -> list[str]:
-    found = dict.fromkeys(msgspec.json.decode(line, type=_Typed).type for line in lines)
-    return [name for name in found if name and name not in EVENT_TYPES]
+    types = dict.fromkeys(msgspec.json.decode(line, type=_TypeOnly).type for line in lines)
+    return [name for name in types if name and name not in EVENT_TYPES]
 
 
-def _take(site: _Site, row: Accepted) -> None:
+def _add_event(site: _Site, row: Accepted) -> None:
     event = row.event
     if event.type in _PROFILES:
         for name, value in (event.properties or {}).items():
@@ -106,7 +103,7 @@ def _take(site: _Site, row: Accepted) -> None:
                 values.append(value)
         return
     site.types[event.type] += 1
-    site.deeds.append(row)
+    site.interactions.append(row)
     site.properties.update(event.properties or {})
     if event.user_id:
         site.people[event.user_id] += 1
@@ -114,23 +111,25 @@ def _take(site: _Site, row: Accepted) -> None:
         site.context.update(name for name in CONTEXT if getattr(event.context, name))
 
 
-def _statistics(deeds: list[Accepted]) -> LogStatistics:
-    known = [
-        each
-        for each in deeds
-        if each.event.item_id and (each.event.user_id or each.event.anonymous_id)
+def _statistics(interactions: list[Accepted]) -> LogStatistics:
+    usable = [
+        row
+        for row in interactions
+        if row.event.item_id and (row.event.user_id or row.event.anonymous_id)
     ]
-    if not known:
+    if not usable:
         return LogStatistics()
-    who = codes_of(
+    users = codes_of(
         pa.chunked_array(
-            [[each.event.user_id or each.event.anonymous_id for each in known]], pa.string()
+            [[row.event.user_id or row.event.anonymous_id for row in usable]], pa.string()
         )
     )
-    what = codes_of(pa.chunked_array([[each.event.item_id for each in known]], pa.string()))
-    sessions = [each.event.session_id for each in known]
-    sitting = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
-    return statistics_of(np.array([each.ts for each in known], np.int64), who, what, sitting)
+    items = codes_of(pa.chunked_array([[row.event.item_id for row in usable]], pa.string()))
+    sessions = [row.event.session_id for row in usable]
+    session_codes = codes_of(pa.chunked_array([sessions], pa.string())) if all(sessions) else None
+    return statistics_of(
+        np.array([row.ts for row in usable], np.int64), users, items, session_codes
+    )
 
 
 def _array(values: list[Any]) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Which candidate sources a site's slot gets, how long the past is that it learns from, and why."""
+"""The slot proposed for a site: candidate sources and training window, with reasons."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from tailorbird.events import DAY
 from tailorbird.proposal.facts import Facts, Reasons
 from tailorbird.proposal.statistics import WINDOWS
 
-_SESSION_EVENTS = 1.5  # events of a session, as a mean, from which on sessions are worth comparing
-_NEW_ITEMS = 0.01
-_OFTEN = 0.2  # share of repeats from which on most of a list may be what the person had
-_NEAR = 0.75  # a window that tells nearly as much as the best is worth a column
+_SESSION_EVENTS_MIN = 1.5  # minimum mean length for session-based sources
+_NEW_ITEMS_SHARE_MIN = 0.01
+_REPEAT_SHARE_HIGH = 0.2  # share of repeats from which past items may fill most of a slate
+_WINDOW_SHARE_MIN = 0.75  # a window that tells nearly as much as the best is worth a column
 _TRAIN_WINDOWS = (28, 84, 182, 365)  # days
 _LONG_WINDOWS = (730, 1825, 3650, 7300)  # of sites where a year holds next to nothing
-_VISITS = 40_000  # from so many visits on, a longer past teaches little more
+_VISITS_ENOUGH = 40_000  # visits beyond which a longer past adds little
 _FEW_VISITS = 5_000  # a year with fewer is too little to learn from
 
 
@@ -26,12 +26,12 @@ class _Sources:
 
 def slots_text(facts: Facts, reasons: Reasons) -> str:
     """Return slots.py."""
-    chosen = _chosen(facts, reasons)
-    seen = _hidden(facts, reasons)
+    chosen = _choose_sources(facts, reasons)
+    seen = _hidden_types(facts, reasons)
     objective = {facts.type: 1.0} | (
         {"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {}
     )
-    why = {name: f"  # {told}" for name, kind, told in reasons if kind == "source" and told}
+    why = {name: f"  # {reason}" for name, kind, reason in reasons if kind == "source" and reason}
     sources = "".join(
         f'        "{name}": {limit},{why.get(name, "")}\n' for name, limit in chosen.sources.items()
     )
@@ -42,7 +42,7 @@ def slots_text(facts: Facts, reasons: Reasons) -> str:
     )
     hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
     worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
-    return f'''"""The places of the site that show something, proposed from the data; `tailorbird check` says whether it loads."""
+    return f'''"""The slots of the site, proposed from data; `tailorbird check` validates them."""
 
 from tailorbird.ranking import Explore, Slot
 
@@ -55,33 +55,34 @@ home = Slot(
     hide_seen=({hidden}),  # as far as the sequences of features.py reach
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),
-    # To see by experiment what the model brings, half of the people get what is popular:
-    # experiment=Experiment("home-model", arms={{"popular": 0.5, "model": 0.5}}),  # from tailorbird.experiments
+    # To measure the model's effect, show popular items to half of the users:
+    # from tailorbird.experiments import Experiment
+    # experiment=Experiment("home-model", arms={{"popular": 0.5, "model": 0.5}}),
 )
 '''
 
 
-def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
-    boards = _boards(facts)
-    found = facts.log.found or {}
+def _choose_sources(facts: Facts, reasons: Reasons) -> _Sources:
+    boards = _board_windows(facts)
+    window_shares = facts.log.window_shares or {}
     for window in boards[:2]:
-        told = (
-            f"the 20 most popular items of {window_text(window)} have {found[window]:.0%} of "
-            "the next events"
-            if window in found
+        reason = (
+            f"the 20 most popular items of {window_text(window)} have "
+            f"{window_shares[window]:.0%} of the next events"
+            if window in window_shares
             else ""
         )
         reasons.append(
             (
                 f"popular:{window_text(window)}",
                 "source",
-                told or f"{facts.log.span_days:.0f} days of events",
+                reason or f"{facts.log.span_days:.0f} days of events",
             )
         )
     short, long = f"popular:{window_text(boards[0])}", f"popular:{window_text(boards[1])}"
     sources: dict[str, int] = {}
-    if facts.again:
-        sources["repeat"] = 200 if facts.log.repeats >= _OFTEN else 60
+    if facts.has_repeats:
+        sources["repeat"] = 200 if facts.log.repeats >= _REPEAT_SHARE_HIGH else 60
         reasons.append(
             (
                 "repeat",
@@ -90,15 +91,15 @@ def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
                 "had before",
             )
         )
-    near = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
-    sources |= {short: 160, near: 100}
-    told = (
+    knn_source = "item_knn:2" if facts.type in ("click", "view") else "item_knn:10"
+    sources |= {short: 160, knn_source: 100}
+    reason = (
         "of the last two items: a click follows the one before"
-        if near == "item_knn:2"
+        if knn_source == "item_knn:2"
         else "of the last ten items of a person"
     )
-    reasons.append((near, "source", f"what goes with each {told}"))
-    if facts.log.session_events >= _SESSION_EVENTS:
+    reasons.append((knn_source, "source", f"what goes with each {reason}"))
+    if facts.log.session_events >= _SESSION_EVENTS_MIN:
         sources["session_knn"] = 60
         reasons.append(
             (
@@ -108,37 +109,39 @@ def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
             )
         )
     sources[long] = 100
-    if facts.log.new_items >= _NEW_ITEMS:
+    if facts.log.new_items >= _NEW_ITEMS_SHARE_MIN:
         sources["new_items"] = 40
-        told = (
+        reason = (
             f"{facts.log.new_items:.0%} of the last fifth's events are about items that came in it"
         )
-        reasons.append(("new_items", "source", told))
+        reasons.append(("new_items", "source", reason))
     if facts.category == CATEGORY_ATTRIBUTE:
         sources[f"{long}:category"] = 60
     return _Sources(sources, list(dict.fromkeys(_columns(facts, boards, sources, reasons))))
 
 
-def _boards(facts: Facts) -> list[int]:
-    """Return windows of leaderboards: the best, one about ten times as long, and others that tell
-    nearly as much.
-    """
-    found = facts.log.found or {}
+def _board_windows(facts: Facts) -> list[int]:
+    """Return leaderboard windows: the best, one about ten times as long, and close runners-up."""
+    window_shares = facts.log.window_shares or {}
     best = facts.log.best_window
     longer = [
         window
         for window in WINDOWS
         if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)
     ]
-    further = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
-    near = [window for window, share in found.items() if share >= _NEAR * found[best]]
-    return list(dict.fromkeys([best, further, *near]))
+    long_window = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
+    close_windows = [
+        window
+        for window, share in window_shares.items()
+        if share >= _WINDOW_SHARE_MIN * window_shares[best]
+    ]
+    return list(dict.fromkeys([best, long_window, *close_windows]))
 
 
 def _columns(
     facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons
 ) -> Iterator[str]:
-    """Yield the sources that add no candidates, though the ranker sees them."""
+    """Yield the sources whose rank and score the ranker reads, though they add no candidates."""
     named = [f"popular:{window_text(window)}" for window in boards[2:]]
     if named:
         reasons.append(
@@ -156,8 +159,9 @@ def _columns(
     for segment in facts.context:
         best = boards[0]
         yield f"popular:{window_text(best)}:{segment}"
-        if facts.fast:
-            yield f"popular:{window_text(next(window for window in WINDOWS if window > best))}:{segment}"
+        if facts.is_fast_moving:
+            longer = next(window for window in WINDOWS if window > best)
+            yield f"popular:{window_text(longer)}:{segment}"
         reasons.append(
             (
                 f"popular:{window_text(best)}:{segment}",
@@ -167,11 +171,11 @@ def _columns(
         )
 
 
-def _hidden(facts: Facts, reasons: Reasons) -> list[str]:
+def _hidden_types(facts: Facts, reasons: Reasons) -> list[str]:
     """Return the event types whose items are not shown again."""
     if facts.type != "purchase" and "purchase" in facts.types:
         return ["purchase"]
-    if facts.again:
+    if facts.has_repeats:
         return []
     share = f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
     reasons.append(("hide_seen", facts.type, f"{share}: what somebody had is not shown again"))
@@ -179,7 +183,7 @@ def _hidden(facts: Facts, reasons: Reasons) -> list[str]:
 
 
 def train_window(facts: Facts, reasons: Reasons) -> str:
-    """Return how much of the past is learned from: what holds enough visits."""
+    """Return the training window: the shortest that holds enough visits."""
     visits = facts.log.visits_a_day
     if not visits or facts.log.span_days <= _TRAIN_WINDOWS[0]:
         return f"{_TRAIN_WINDOWS[0]}d"
@@ -187,17 +191,17 @@ def train_window(facts: Facts, reasons: Reasons) -> str:
         (
             days
             for days in _TRAIN_WINDOWS
-            if days * visits >= _VISITS or days >= facts.log.span_days
+            if days * visits >= _VISITS_ENOUGH or days >= facts.log.span_days
         ),
         _TRAIN_WINDOWS[-1],
     )
     if days == _TRAIN_WINDOWS[-1] and days * visits < _FEW_VISITS:
-        enough = (
+        sufficient = (
             days
             for days in _LONG_WINDOWS
             if days * visits >= _FEW_VISITS or days >= facts.log.span_days
         )
-        days = next(enough, _LONG_WINDOWS[-1])
+        days = next(sufficient, _LONG_WINDOWS[-1])
     if days > _TRAIN_WINDOWS[0]:
         reasons.append(
             (

@@ -1,5 +1,4 @@
-"""What a file of events says about its site: how fast tastes move, how often people come back, how
-long sessions are.
+"""Statistics of an event log: how fast tastes move, repeat consumption, session lengths.
 
 `init` chooses candidate sources and windows by these figures, and prints them as its reasons.
 """
@@ -16,14 +15,14 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.guess import SourceGuess
 from tailorbird.events.tables.columns import read_columns
-from tailorbird.events.tables.times import moment_of, parse_times
+from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 Ints = npt.NDArray[np.int64]
 
-ROWS_MAX = 3_000_000  # of larger files, whole people are drawn until about so many rows are left
-GAP = 30 * MINUTE  # between sessions, where the file names none
+ROWS_MAX = 3_000_000  # larger files are sampled by user to about this many rows
+SESSION_GAP = 30 * MINUTE  # between sessions, where the file names none
 WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
-_AS_GOOD = 0.97  # of two windows that tell about as much, the longer moves less
+_TIE_SHARE = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text
 _PROBES, _NEXT, _TOP = 60, 200, 20  # moments, events after each, items of the list that is judged
 _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
@@ -31,18 +30,17 @@ _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 @dataclass(frozen=True)
 class LogStatistics:
-    """Figures of a file of events.
+    """Statistics of a file of events.
 
     Attributes:
         events, people, items: how many there are; events may be of a sample of the people.
-        span_days: how many days the events cover; 0 where that cannot be told.
-        repeats: share of the events whose person had the item before.
+        span_days: the days that the events cover; 0 if unknown.
+        repeats: share of the events whose user had the item before.
         session_events: events of a session, as a mean.
         person_events: events of a person, exceeded by one of ten.
-        new_items: share of the events of the last fifth of the time that are about items which came
-            in that fifth.
-        found: window → share of the next events that are about the twenty items which had most in
+        new_items: share of the events in the last fifth of the time about items that first occur in
             it.
+        window_shares: window → share of the next events about its twenty most popular items.
         visits_a_day: sessions of all people, per day.
     """
 
@@ -54,18 +52,18 @@ class LogStatistics:
     session_events: float = 1.0
     person_events: int = 1
     new_items: float = 0.0
-    found: dict[int, float] | None = None
+    window_shares: dict[int, float] | None = None
     visits_a_day: float = 0.0
 
     @property
     def best_window(self) -> int:
-        """The window whose most popular items are best at telling what comes next; a week where
-        that is not known.
-        """
-        if not self.found:
+        """The window whose most popular items best predict the next events; a week by default."""
+        if not self.window_shares:
             return 7 * DAY
-        best = max(self.found.values())
-        return max(window for window, share in self.found.items() if share >= _AS_GOOD * best)
+        best = max(self.window_shares.values())
+        return max(
+            window for window, share in self.window_shares.items() if share >= _TIE_SHARE * best
+        )
 
 
 def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
@@ -73,7 +71,7 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
 
     Args:
         guess: what its columns are.
-        values: of its column of types, those that count; empty takes all rows.
+        values: the values of its type column that count; empty for all rows.
     """
     roles = {
         column.role: column.column for column in guess.columns if column.column
@@ -93,82 +91,88 @@ def measure(guess: SourceGuess, values: Sequence[str]) -> LogStatistics:
     )
     if not len(ts):
         return LogStatistics(span_days=UNKNOWN_SPAN)
-    who, what, *named = columns
-    return statistics_of(ts, who, what, named[0] if named else None, _part_of(guess))
+    users, items, *named = columns
+    return statistics_of(ts, users, items, named[0] if named else None, _sampling_interval(guess))
 
 
 def statistics_of(
-    ts: Ints, who: Ints, what: Ints, sitting: Ints | None, every: int = 1
+    ts: Ints, users: Ints, items: Ints, sessions: Ints | None, sample_every: int = 1
 ) -> LogStatistics:
-    """Return the figures of events.
+    """Compute the statistics of events.
 
     Args:
-        ts, who, what: (n,): times in microseconds, codes of people and items.
-        sitting: codes of sessions; None takes pauses for their ends.
-        every: of how many people one is among them.
+        ts, users, items: (n,): times in microseconds, codes of users and items.
+        sessions: session codes; None splits sessions at pauses.
+        sample_every: one user in so many is included.
     """
     order = np.argsort(ts, kind="stable")
-    ts, who, what = ts[order], who[order], what[order]
-    sitting = sitting[order] if sitting is not None else _sittings(ts, who)
+    ts, users, items = ts[order], users[order], items[order]
+    sessions = sessions[order] if sessions is not None else _split_sessions(ts, users)
     span = (int(ts[-1]) - int(ts[0])) / DAY
-    of_person = np.bincount(who)
-    pair = np.unique(who * (what.max() + 1) + what).size
-    visits = np.unique(sitting).size
+    user_events = np.bincount(users)
+    pair = np.unique(users * (items.max() + 1) + items).size
+    visits = np.unique(sessions).size
     return LogStatistics(
         events=len(ts),
-        people=int((of_person > 0).sum()),
-        items=int(np.unique(what).size),
+        people=int((user_events > 0).sum()),
+        items=int(np.unique(items).size),
         span_days=span,
         repeats=1 - pair / len(ts),
         session_events=len(ts) / visits,
-        person_events=int(np.quantile(of_person[of_person > 0], 0.9)),
-        new_items=_new_items(ts, what),
-        found=_found(ts, what),
-        visits_a_day=visits * every / max(span, 1.0),
+        person_events=int(np.quantile(user_events[user_events > 0], 0.9)),
+        new_items=_new_items(ts, items),
+        window_shares=_window_shares(ts, items),
+        visits_a_day=visits * sample_every / max(span, 1.0),
     )
 
 
 def _read(
     guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]
 ) -> tuple[Ints, list[Ints]]:
-    """Return times and codes of the other columns, for the events of a sample of the people."""
-    every = _part_of(guess)
-    rows = list(_kept(guess, names, type_, values, every))
+    """Return times and column codes for the events of a sample of users."""
+    sample_every = _sampling_interval(guess)
+    rows = list(_read_sample(guess, names, type_, values, sample_every))
     if not rows:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
     table = pa.Table.from_batches(rows)
     ts = _micros(table.column(0), guess)
     if ts is None:
         return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
-    known = pc.is_valid(ts)
-    for place in range(1, len(names)):
-        known = pc.and_(known, pc.is_valid(table.column(place)))
-    codes = [codes_of(table.column(place).filter(known)) for place in range(1, len(names))]
-    return pc.filter(ts, known).to_numpy().astype(np.int64), codes
+    is_complete = pc.is_valid(ts)
+    for column in range(1, len(names)):
+        is_complete = pc.and_(is_complete, pc.is_valid(table.column(column)))
+    codes = [codes_of(table.column(column).filter(is_complete)) for column in range(1, len(names))]
+    return pc.filter(ts, is_complete).to_numpy().astype(np.int64), codes
 
 
-def _kept(
-    guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str], every: int
+def _read_sample(
+    guess: SourceGuess,
+    names: list[str],
+    type_: str | None,
+    values: Sequence[str],
+    sample_every: int,
 ) -> Iterator[pa.RecordBatch]:
-    wanted = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
+    selected = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
     for batch in read_columns(
-        guess.file, wanted, texts=frozenset(names[1:]), broken=[], form=guess.form
+        guess.file, selected, texts=frozenset(names[1:]), broken=[], form=guess.form
     ):
         if type_ and values:
             batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
-        if every > 1:
+        if sample_every > 1:
             people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
-            drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(every) == 0, False)
+            drawn = np.append(
+                hash64s(people.dictionary.to_pylist()) % np.uint64(sample_every) == 0, False
+            )
             batch = batch.filter(
                 pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()])
             )
         yield pa.record_batch(
-            [batch.column(name) for name in names], [str(place) for place in range(len(names))]
+            [batch.column(name) for name in names], [str(column) for column in range(len(names))]
         )
 
 
-def _part_of(guess: SourceGuess) -> int:
-    """Return of how many people one is read, by the size of the file."""
+def _sampling_interval(guess: SourceGuess) -> int:
+    """Return the sampling interval, by the size of the file: one user in so many is read."""
     file, sample = guess.file, guess.sample
     if file.name.endswith(".parquet"):
         import pyarrow.parquet as pq
@@ -180,7 +184,7 @@ def _part_of(guess: SourceGuess) -> int:
 
 
 def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | None:
-    """Return times as microseconds; None where they are text of an unknown form."""
+    """Convert times to microseconds; None where their format is unknown."""
     if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
         return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(
             pa.int64()
@@ -194,7 +198,7 @@ def _micros(times: pa.ChunkedArray, guess: SourceGuess) -> pa.ChunkedArray | Non
             [parse_times(chunk, guess.ts_format, "UTC") for chunk in times.chunks], pa.int64()
         )
     return pa.chunked_array(
-        [pa.array([_elapsed(moment_of(text, UTC)) for text in times.to_pylist()], pa.int64())]
+        [pa.array([_elapsed(parse_iso_time(text, UTC)) for text in times.to_pylist()], pa.int64())]
     )
 
 
@@ -203,42 +207,40 @@ def _elapsed(moment: datetime | None) -> int | None:
 
 
 def codes_of(column: pa.ChunkedArray) -> Ints:
-    """Return values as codes, by their first appearance."""
+    """Encode values as codes in order of first appearance."""
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def _sittings(ts: Ints, who: Ints) -> Ints:
-    """Number the sessions by pauses."""
-    order = np.lexsort((np.arange(len(ts)), who))
+def _split_sessions(ts: Ints, users: Ints) -> Ints:
+    """Number sessions that end at pauses."""
+    order = np.lexsort((np.arange(len(ts)), users))
     begins = np.ones(len(ts), bool)
-    begins[1:] = (np.diff(who[order]) != 0) | (np.diff(ts[order]) > GAP)
-    found = np.empty(len(ts), np.int64)
-    found[order] = np.cumsum(begins)
-    return found
+    begins[1:] = (np.diff(users[order]) != 0) | (np.diff(ts[order]) > SESSION_GAP)
+    sessions = np.empty(len(ts), np.int64)
+    sessions[order] = np.cumsum(begins)
+    return sessions
 
 
-def _new_items(ts: Ints, what: Ints) -> float:
+def _new_items(ts: Ints, items: Ints) -> float:
     border = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
     at = int(np.searchsorted(ts, border))
-    late = what[at:]
-    return float(1 - np.isin(late, np.unique(what[:at])).mean()) if 0 < at < len(ts) else 0.0
+    late = items[at:]
+    return float(1 - np.isin(late, np.unique(items[:at])).mean()) if 0 < at < len(ts) else 0.0
 
 
-def _found(ts: Ints, what: Ints) -> dict[int, float]:
-    """Return how well the most popular items of each window that the file fills tell the next
-    events.
-    """
-    span, kinds = int(ts[-1] - ts[0]), int(what.max()) + 1
+def _window_shares(ts: Ints, items: Ints) -> dict[int, float]:
+    """Measure how well the top items of each window predict the next events."""
+    span, kinds = int(ts[-1] - ts[0]), int(items.max()) + 1
     ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
-    found: dict[int, float] = {}
+    by_window: dict[int, float] = {}
     for window in WINDOWS:
-        if found and window > 0.75 * span:
+        if by_window and window > 0.75 * span:
             break
         shares = []
         for end in ends.tolist():
             begin = int(np.searchsorted(ts, ts[end] - window))
-            count = np.bincount(what[begin:end], minlength=kinds)
+            count = np.bincount(items[begin:end], minlength=kinds)
             top = np.argsort(-count, kind="stable")[:_TOP]
-            shares.append(float(np.isin(what[end : end + _NEXT], top[count[top] > 0]).mean()))
-        found[window] = float(np.mean(shares))
-    return found
+            shares.append(float(np.isin(items[end : end + _NEXT], top[count[top] > 0]).mean()))
+        by_window[window] = float(np.mean(shares))
+    return by_window

@@ -1,8 +1,7 @@
-"""From a bundle and features to an ordered answer with known propensities: pure functions, used by
-serving and by evaluation.
+"""Ranking: from a bundle and features to a slate with known propensities.
 
-`ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that
-declaring slots needs neither.
+Pure functions, shared by serving and evaluation. `ranking.bundle` (ONNX Runtime) and
+`ranking.encoders` are imported by their own names, so that declaring slots needs neither.
 """
 
 from tailorbird.ranking.churn import Churn, Contact

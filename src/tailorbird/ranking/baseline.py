@@ -1,12 +1,12 @@
 """Baselines: orders of items by candidate sources alone, without a model.
 
-    popular:24h                  by share of the last day's traffic
-    repeat+popular:28d           what the person had before, most often first, and behind it what is popular
-    item_knn+trending            what goes with the person's last items, and behind it what is read now
+    popular:24h              by share of the last day's traffic
+    repeat+popular:28d       the user's past items, most frequent first, then popular items
+    item_knn+trending        neighbours of the user's last items, then trending items
 
-The scores of the sources are added up as they are: counts of `repeat` are above the weights of
-`item_knn`, and these above shares of traffic, so the first source that knows an item decides, and a
-later one breaks ties.
+The scores of the sources are summed as they are. Counts of `repeat` exceed the weights of
+`item_knn`, and these exceed traffic shares, so the first source with a score decides, and later
+ones break ties.
 """
 
 from collections.abc import Iterable
@@ -27,13 +27,16 @@ FALLBACK = "popular"  # where nothing was judged yet
 
 @dataclass(frozen=True)
 class Baseline:
-    """Sources whose scores are added up."""
+    """A baseline: sources whose scores are summed."""
 
     sources: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str) -> "Baseline":
-        """Read a baseline as it is written. Raises DeclarationError."""
+        """Parse a baseline.
+
+        Raises DeclarationError.
+        """
         names = tuple(part.strip() for part in text.split(JOIN))
         for name in names:
             if source_of(name).kind not in LIVE:
@@ -49,28 +52,27 @@ class Baseline:
 
     @property
     def is_alike(self) -> bool:
-        """Whether everybody gets the same order: from leaderboards that look at nobody's segment or
-        category.
-        """
+        """True if all users get the same order: no source depends on a segment or category."""
         boards = [source_of(name).board for name in self.sources]
         return all(board is not None and not board.segment for board in boards)
 
     def values(self, lists: RequestLists, keys: Keys) -> Floats:
-        """Return the value of each item, (n,); 0 for one that no source knows."""
+        """Return the value of each item, (n,); 0 for an item without a score."""
         values = np.zeros(len(keys))
         for name in self.sources:
             values += lists.of(name).scores_of(keys)
         return values
 
     def leading(self, lists: RequestLists, keys: Keys) -> list[str]:
-        """Return for each item the first source that knows it, "" where none does."""
-        known = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
+        """Return the first source that scores each item, or ""."""
+        has_score = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
         return [
-            next((name for name, there in known if there[place]), "") for place in range(len(keys))
+            next((name for name, is_scored in has_score if is_scored[index]), "")
+            for index in range(len(keys))
         ]
 
-    def top(self, lists: RequestLists, without: Keys, most: int) -> Keys:
-        """Return the keys of the best items, the best first, ties by key, without some."""
+    def top(self, lists: RequestLists, without: Keys, limit: int) -> Keys:
+        """Return the keys of the best items, best first, ties by key, without some."""
         keys = np.unique(
             np.concatenate(
                 [np.zeros(0, np.uint64), *(lists.of(name).keys for name in self.sources)]
@@ -78,11 +80,11 @@ class Baseline:
         )
         keys = keys[~np.isin(keys, without)] if len(without) else keys
         values = self.values(lists, keys)
-        return keys[np.lexsort((keys, -values))[:most]]
+        return keys[np.lexsort((keys, -values))[:limit]]
 
 
 def default_baselines(sources: Iterable[str]) -> list[str]:
-    """Return the baselines that a slot's model is judged beside, by the sources of the slot."""
+    """Return the baselines that a slot's model is compared with, by the slot's sources."""
     parsed = [source_of(name) for name in ("popular:1h", "popular:24h", "popular:7d", *sources)]
     boards = {
         source.board: source.name for source in reversed(parsed) if source.board is not None

@@ -1,6 +1,4 @@
-"""Expected purchases by BG/NBD, over NumPy alone, as a churn bundle computes them; fitting is
-`models.btyd`'s.
-"""
+"""Expected purchases by BG/NBD in NumPy, for churn bundles; `models.btyd` fits the model."""
 
 from collections.abc import Callable
 
@@ -14,22 +12,19 @@ DAY_S = 86_400.0
 # of the hypergeometric series; it ends by itself long before, unless the span is many times the
 # known time
 TERMS_MAX = 4_000
-_ENOUGH = 1e-12
+_TOLERANCE = 1e-12
 _LARGEST = 1e6  # times the total, of a term: of sixteen digits ten are left
 POINTS, ROWS = 256, 4_096  # of each part of an integral; and how many are worked out at once
-_NONE = 1e-200  # a chance that is none
-_BELOW, _MIDDLE = (
+_PROBABILITY_MIN = 1e-200  # a chance that is none
+_LOG_DENSITY_RANGE, _LOG_ODDS_RANGE = (
     40.0,
     60.0,
-    # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are
-    # straight lines
+    # in logarithms: densities further below the maximum are negligible; log-odds beyond are linear
 )
 
 
 class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase,
-    purchases, seconds since the first.
-    """
+    """A fitted model, in days, and the matrix columns of recency, frequency and age."""
 
     r: float
     alpha: float
@@ -40,30 +35,32 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: int
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
-        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing
-        is known.
+        """Return the expected purchases from `start` to `stop` days from now, shape (n,).
+
+        It is 0 for users without a history.
         """
         return purchases_between(
             matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
         )
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as
-        printed it overflows.
+        """Evaluate equation 10 of Fader, Hardie, Lee (2005), after Euler's transformation.
+
+        The series as printed overflows.
         """
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
         series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
-        grown = kept(grown, r + x, alpha + age, a, b + x, span)
-        with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
+            expectation = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        expectation = replace_overflow(expectation, r + x, alpha + age, a, b + x, span)
+        with np.errstate(over="ignore"):  # Many purchases and a long pause mean certain churn.
             odds = np.where(
                 x > 0,
                 a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
                 0.0,
             )
-        return grown / (1 + odds)
+        return expectation / (1 + odds)
 
 
 def purchases_between(
@@ -72,8 +69,9 @@ def purchases_between(
     stop: float,
     expected: Callable[[Floats, Floats, Floats, float], Floats],
 ) -> Floats:
-    """Return the purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing is
-    known.
+    """Return the purchases from `start` to `stop` days from now, shape (n,).
+
+    It is 0 for users without a history.
 
     Args:
         history: (n, 3): seconds since the last purchase, purchases, seconds since the first.
@@ -81,52 +79,58 @@ def purchases_between(
             last, and days since the first.
     """
     since, count, age = history.astype(np.float64).T
-    known = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
-    since, count, age = (np.where(known, each, 0.0) for each in (since, count, age))
+    is_complete = np.isfinite(since) & np.isfinite(count) & np.isfinite(age)
+    since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
     x, recency, days = np.maximum(count - 1, 0.0), np.maximum(age - since, 0.0) / DAY_S, age / DAY_S
-    told = expected(x, recency, days, stop) - (expected(x, recency, days, start) if start else 0.0)
-    return np.where(known, told, 0.0)
+    purchases = expected(x, recency, days, stop) - (
+        expected(x, recency, days, start) if start else 0.0
+    )
+    return np.where(is_complete, purchases, 0.0)
 
 
 def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:
-    """₂F₁(a, b; c; z) for 0 ≤ z < 1, by its series, until the last term changes nothing.
+    """Evaluate ₂F₁(a, b; c; z) for 0 ≤ z < 1 by its series, until the last term changes nothing.
 
-    NaN where terms overflow, or take away so much of each other that few digits are left.
+    The value is NaN where terms overflow, or cancel so much that few digits are left.
     """
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
     total, largest = term.copy(), term.copy()
     with np.errstate(
         over="ignore", invalid="ignore"
-    ):  # what overflows is no finite number, see `kept`
+    ):  # Overflow gives a value that is not finite, see `replace_overflow`.
         for n in range(TERMS_MAX):
             term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
             total += term
             largest = np.maximum(largest, np.abs(term))
-            if np.all((np.abs(term) <= _ENOUGH * np.abs(total)) | ~np.isfinite(total)):
+            if np.all((np.abs(term) <= _TOLERANCE * np.abs(total)) | ~np.isfinite(total)):
                 break
         return np.where(largest <= _LARGEST * np.abs(total), total, np.nan)
 
 
-def kept(grown: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """Expected purchases of those who are alive, by the series where it gave what can be, else by
-    `integrated`.
+def replace_overflow(
+    expectation: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float
+) -> Floats:
+    """Replace impossible expectations of the series by `integrated`.
 
-    Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the
-    same rate, say) the series overflows.
+    A possible expectation lies between 0 and the full purchase rate. At the limits of the fit (all
+    users at the same rate, say) the series overflows.
     """
-    lost = ~((grown >= 0) & (grown <= shape / scale * span * (1 + 1e-6)))
-    if lost.any():
-        grown = grown.copy()
-        grown[lost] = integrated(shape[lost], scale[lost], a, b[lost], span)
-    return grown
+    is_invalid = ~((expectation >= 0) & (expectation <= shape / scale * span * (1 + 1e-6)))
+    if is_invalid.any():
+        expectation = expectation.copy()
+        expectation[is_invalid] = integrated(
+            shape[is_invalid], scale[is_invalid], a, b[is_invalid], span
+        )
+    return expectation
 
 
 def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """The same expectation, shape (n,), as an integral over the chance p of staying away after a
-    purchase, which is beta (a, b).
+    """Compute the same expectation, shape (n,), as an integral over the dropout probability p.
 
-    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p:
-    of values of p from where its density falls away to where it does.
+    After a purchase p is beta (a, b) distributed.
+
+    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p,
+    over the range where its density is not negligible.
     """
     pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
     return np.concatenate(
@@ -140,15 +144,21 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
 
     top = np.log(a) - np.log(b)
     highest, ends = height(top, b), []
-    for far in (top - _BELOW / a - _BELOW - abs(top), top + _BELOW / b + _BELOW + abs(top)):
-        inside, outside = top, far
+    for limit in (
+        top - _LOG_DENSITY_RANGE / a - _LOG_DENSITY_RANGE - abs(top),
+        top + _LOG_DENSITY_RANGE / b + _LOG_DENSITY_RANGE + abs(top),
+    ):
+        inside, outside = top, limit
         for _ in range(60):
             middle = (inside + outside) / 2
-            enough = height(middle, b) > highest - _BELOW
-            inside, outside = np.where(enough, middle, inside), np.where(enough, outside, middle)
+            is_inside = height(middle, b) > highest - _LOG_DENSITY_RANGE
+            inside, outside = (
+                np.where(is_inside, middle, inside),
+                np.where(is_inside, outside, middle),
+            )
         ends.append(outside[:, None])
     steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
-    middle = np.clip(_MIDDLE * (2 * steps - 1), low, high)
+    middle = np.clip(_LOG_ODDS_RANGE * (2 * steps - 1), low, high)
     u = np.sort(
         np.concatenate(
             [low + (start - low) * steps, start + (high - start) * steps, middle], axis=1
@@ -157,10 +167,12 @@ def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) ->
     )
     weight = np.exp(height(u, b[:, None]) - highest[:, None])
     p = np.exp(-np.logaddexp(0, -u))
-    shape, each = shape[:, None], p * (span / scale)[:, None]
+    shape, rate = shape[:, None], p * (span / scale)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         bought = np.where(
-            p > _NONE, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None]
+            p > _PROBABILITY_MIN,
+            -np.expm1(-shape * np.log1p(rate)) / p,
+            shape * (span / scale)[:, None],
         )
     value = weight * bought
     width = np.diff(u, axis=1)

@@ -1,22 +1,20 @@
-"""A bundle: everything that turns features into values, loaded as one thing and swapped as one
-thing.
+"""A bundle: everything that turns features into values, loaded and swapped as one unit.
 
     manifest.json, manifest.sha256    see `registry.manifest`
-    features.json                     the declarations that its rows are made by, see `features.codec`
+    features.json                     the feature declarations, see `features.codec`
     encoder.json                      see `ranking.encoders`
     calibration.json                  head → table, see `ranking.calibration`
     model/NAME.onnx                   one input (n, D) float32; tensors inside
-    trees/HEAD.msgpack                of heads that are forests, for explanations, see `ranking.tree_shap`; may be missing
-    golden_input.npy, golden_raw.npy  rows of the matrix, and what each head made of them when the bundle was written
+    trees/HEAD.msgpack                forests, for explanations, see `ranking.tree_shap`; optional
+    golden_input.npy, golden_raw.npy  matrix rows, and the heads' outputs at the time of writing
     index/…                           see `retrieval.index`
     tower/…                           see `ranking.tower`; not in every bundle
 
-`Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in
-`ranking.policy`.
+`Bundle.load` uses the very bytes that it verified. `ranking.policy` turns values into a slate.
 
-A bundle without heads carries an index alone, for search, or names a baseline, by which items are
-ordered until a model has earned its place. What people do with items is in no bundle: it names the
-candidate sources that it reads, whose tables are live.
+A bundle without heads holds an index for search, or names a baseline that orders items until a
+model is better. Interaction data is in no bundle: it names the candidate sources that it reads,
+whose tables are live.
 """
 
 import dataclasses
@@ -39,7 +37,7 @@ from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, read_encoder
-from tailorbird.ranking.formula import value
+from tailorbird.ranking.formula import compute_value
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import Asked, Space, Tower, read_tower
@@ -63,12 +61,12 @@ TREES_TOLERANCE = (
 
 
 class NotFiniteError(BundleError):
-    """A model gave something that is no finite number."""
+    """A model returned a value that is not a finite number."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a bundle says of n items.
+    """The scores of n items.
 
     Attributes:
         heads: target → calibrated probability (n,).
@@ -81,7 +79,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle. Its methods are pure, and may be called from several threads at once."""
+    """A loaded bundle.
+
+    Its methods are pure and safe to call from several threads.
+    """
 
     manifest: Manifest
     encoder: Encoder
@@ -94,7 +95,7 @@ class Bundle:
 
     @classmethod
     def load(cls, path: Path, *, schema_hash: str | None) -> "Bundle":
-        """Read, check and warm up a bundle.
+        """Load, verify and warm up a bundle.
 
         Args:
             path: its folder, such as `Registry.champion()`.
@@ -120,7 +121,7 @@ class Bundle:
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
         _require_sources(manifest, where=str(path))
-        features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         if encoder.columns != manifest.columns:
             raise BundleError(
                 "its encoder was made for other columns than the manifest names", where=str(path)
@@ -129,7 +130,7 @@ class Bundle:
             name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
             for name, data in models.items()
         }
-        trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=str(path))
+        trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=str(path))
         index = Index.load(sealed.folder("index"))
         tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
         bundle = cls(manifest, encoder, calibration, index, sessions, features, trees, tower)
@@ -139,12 +140,12 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """As the registry numbers it."""
+        """The version that the registry assigned."""
         return self.manifest.version
 
     @property
     def schema_hash(self) -> str:
-        """Of the feature set that it was trained on."""
+        """The schema hash of the feature set that it was trained on."""
         return self.manifest.schema_hash
 
     @property
@@ -158,16 +159,16 @@ class Bundle:
         return tuple(head.name for head in self.manifest.heads)
 
     def with_index(self, index: Index) -> "Bundle":
-        """The same bundle over an index that knows more items."""
+        """Return the bundle with an index that has more items."""
         return dataclasses.replace(self, index=index)
 
     def without_tower(self) -> "Bundle":
-        """The same bundle where nobody has a vector: its columns by vectors are missing."""
+        """Return the bundle without its tower: its vector columns are missing."""
         return dataclasses.replace(self, tower=None)
 
     @property
     def space(self) -> Space | None:
-        """By which people and items have vectors, or None."""
+        """The vector space of users and items, or None."""
         return (
             Space(self.tower, self.index)
             if self.tower is not None and self.index.vectors is not None
@@ -181,7 +182,7 @@ class Bundle:
 
     @property
     def baseline(self) -> str:
-        """By which sources items are ordered where it has no heads; "" where there are none either."""
+        """The baseline that orders items where it has no heads, or ""."""
         return self.manifest.baseline
 
     def score(
@@ -199,7 +200,7 @@ class Bundle:
             rows: the features of n items.
             item_keys: uint64 (n,).
             objective: head → weight, as a slot has it; the manifest's formula by default.
-            asked: the person's vector, where retrieval asked for it; made anew if it is of another
+            user_query: the user's query, if retrieval made it; recomputed if it is of another
                 sequence than the rows hold.
             live: their columns of `encoder.live`; missing without them.
         Raises:
@@ -212,20 +213,18 @@ class Bundle:
     def score_matrix(
         self, matrix: Matrix, *, objective: Mapping[str, float] | None = None
     ) -> Scores:
-        """Score rows that `encoder.encode` made, of any number of requests: for evaluation and
-        verification.
-        """
+        """Score encoded rows of any number of requests, for evaluation and verification."""
         raw = self.raw(matrix)
         heads = {
             name: self.calibration.get(name, Identity()).apply(column)
             for name, column in raw.items()
         }
         return Scores(
-            heads, value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0})
+            heads, compute_value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0})
         )
 
     def raw(self, matrix: Matrix) -> dict[str, Floats]:
-        """What the models say before calibration: target → (n,)."""
+        """Return the raw model outputs before calibration: target → (n,)."""
         forests = {head.file for head in self.manifest.heads if head.name in self.trees}
         raw = run_heads(self.sessions, self.manifest.heads, matrix, forests)
         for name, column in raw.items():
@@ -318,12 +317,12 @@ def write_bundle(
         name: open_session(data, width=len(encoder.names), where=name)
         for name, data in models.items()
     }
-    kept = (
+    sampled = (
         np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
         if heads
         else np.zeros(0, np.intp)
     )
-    rows = np.ascontiguousarray(golden[kept], np.float32)
+    rows = np.ascontiguousarray(golden[sampled], np.float32)
     raw = (
         np.column_stack(list(run_heads(sessions, heads, rows).values()))
         if heads
@@ -331,19 +330,19 @@ def write_bundle(
     )
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
-    named = tuple(
+    calibrated_heads = tuple(
         msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name)
         for head in heads
     )
     if card:
         (folder / CARD).write_text(
             card, encoding="utf-8"
-        )  # the manifest's own, for who looks into the folder
+        )  # a copy of the manifest's card for readers of the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=schema_hash,
         columns=encoder.columns,
-        heads=named,
+        heads=calibrated_heads,
         formula=dict(formula or {}),
         window=window or Window(),
         metrics=dict(metrics or {}),
@@ -367,8 +366,8 @@ def _require_sources(manifest: Manifest, *, where: str) -> None:
         raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
-def declared_in(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
-    """The declarations that a bundle brings, which must be those of its manifest."""
+def read_features(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
+    """Read the feature declarations of a bundle, which must match its manifest."""
     if DECLARED not in files:
         return None
     try:
@@ -378,13 +377,13 @@ def declared_in(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> 
 
 
 def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
-    """The files of `trees_in`."""
+    """Write the files that `read_trees` reads."""
     for head, forest in trees.items():
         (folder / TREES).mkdir(exist_ok=True)
         (folder / f"{TREES}/{head}{SUFFIX}").write_bytes(encode_trees(forest))
 
 
-def trees_in(
+def read_trees(
     files: Mapping[str, bytes],
     heads: Sequence[Head],
     width: int,
@@ -392,9 +391,9 @@ def trees_in(
     *,
     where: str,
 ) -> dict[str, Trees]:
-    """The trees that a bundle brings, which must give the golden rows what its models gave them."""
-    found: dict[str, Trees] = {}
-    for place, head in enumerate(heads):
+    """Read the trees of a bundle, which must reproduce its golden rows."""
+    forests: dict[str, Trees] = {}
+    for index, head in enumerate(heads):
         name = f"{TREES}/{head.name}{SUFFIX}"
         if name not in files:
             continue
@@ -403,7 +402,7 @@ def trees_in(
         if (
             trees.columns != width
             or raw.ndim != 2
-            or raw.shape[1] <= place
+            or raw.shape[1] <= index
             or matrix.ndim != 2
             or matrix.shape[1] != width
         ):
@@ -414,7 +413,7 @@ def trees_in(
             )
         if not np.allclose(
             trees.linked(trees.raw(matrix)),
-            raw[:, place],
+            raw[:, index],
             rtol=TREES_TOLERANCE,
             atol=TREES_TOLERANCE,
         ):
@@ -423,8 +422,8 @@ def trees_in(
                 where=where,
                 fix="tailorbird train",
             )
-        found[head.name] = trees
-    return found
+        forests[head.name] = trees
+    return forests
 
 
 def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
@@ -442,8 +441,9 @@ def run_heads(
     matrix: Matrix,
     forests: Collection[str] = (),
 ) -> dict[str, Floats]:
-    """What the models say: head → (n,), the same in every bit whichever rows are scored together,
-    as `forests` are by themselves.
+    """Run the models: head → (n,).
+
+    The result is bit-identical whichever rows are scored together; `forests` are so by themselves.
     """
     parts = [
         _run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests)
@@ -466,29 +466,34 @@ def _run_batch(
         return {head.name: np.zeros(0) for head in heads}
     raw: dict[str, Floats] = {}
     for file, session in sessions.items():
-        mine = [head for head in heads if head.file == file]
-        whole = matrix if file in forests else _padded(matrix)
+        file_heads = [head for head in heads if head.file == file]
+        block = matrix if file in forests else _padded(matrix)
         last = session.get_outputs()[-1].name
-        wanted = list(dict.fromkeys(head.output or last for head in mine))
+        output_names = list(dict.fromkeys(head.output or last for head in file_heads))
         try:
             outputs = dict(
-                zip(wanted, session.run(wanted, {session.get_inputs()[0].name: whole}), strict=True)
+                zip(
+                    output_names,
+                    session.run(output_names, {session.get_inputs()[0].name: block}),
+                    strict=True,
+                )
             )
         except Exception as error:  # as above
             raise BundleError(
                 f"the model failed to run ({type(error).__name__})", where=file
             ) from error
-        for head in mine:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(whole))[
+        for head in file_heads:
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(block))[
                 : len(matrix)
             ]
     return {head.name: raw[head.name] for head in heads}
 
 
 def _padded(matrix: Matrix) -> Matrix:
-    """With the last row again until blocks are full: logarithms and the like of what is left over
-    behind full ones are computed otherwise, so that the last bits of a row's score would hang on
-    how many are scored with it.
+    """Pad the matrix to full blocks by repeating its last row.
+
+    Vectorised functions compute a remainder differently, so that the last bits of a row's score
+    would depend on the batch size.
     """
     lacking = -len(matrix) % ROWS_OF_A_BLOCK
     return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix

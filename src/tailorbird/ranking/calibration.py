@@ -1,8 +1,9 @@
-"""Calibration: from a model's raw output to a probability, or an amount, that is right on average.
-Monotone, stored as small JSON tables.
+"""Calibration of raw model outputs to probabilities or amounts that are right on average.
 
-The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and
-whether any, is decided by `training.calibrate`. `Beta` and `Temperature` take probabilities, the
+Maps are monotone and stored as small JSON tables.
+
+The `fit_…` functions are for training; `Calibration.apply` runs in every response.
+`training.calibrate` chooses the method, if any. `Beta` and `Temperature` take probabilities, the
 others any score.
 """
 
@@ -16,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 BLOCKS_MAX = 500  # of an isotonic table; each has two knots
 _TILT = 1e-7
-_EDGE = 1e-7  # probabilities are kept this far away from 0 and 1 before their logarithm is taken
+_EDGE = 1e-7  # distance of probabilities from 0 and 1 before the logarithm
 
 
 class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
@@ -32,31 +33,34 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
     y: list[float]
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,). Where the table is flat, as it is within each block, a tilt of at
-        most 1e-7 keeps the order of the model.
+        """Return probabilities (n,).
+
+        A tilt of at most 1e-7 keeps the model's order where the table is flat, as it is within each
+        block.
         """
         p = np.interp(raw, self.x, self.y)
         return np.clip(p + _TILT * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
 
 class Platt(msgspec.Struct, frozen=True, tag="platt"):
-    """1 / (1 + exp(-(slope * raw + intercept))), after Platt (1999)."""
+    """Platt scaling: 1 / (1 + exp(-(slope * raw + intercept))), after Platt (1999)."""
 
     name: ClassVar[str] = "platt"
     slope: float
     intercept: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         return 1.0 / (1.0 + np.exp(-np.clip(self.slope * raw + self.intercept, -700.0, 700.0)))
 
 
 class Beta(msgspec.Struct, frozen=True, tag="beta"):
-    """1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))), of a probability p; Kull, Silva Filho, Flach,
-    AISTATS 2017.
+    """Beta calibration: 1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))) of a probability p.
 
-    Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0
-    changes nothing.
+    Source: Kull, Silva Filho, Flach, AISTATS 2017.
+
+    Its two slopes bend the low and the high end separately, unlike Platt's curve. a = b = 1, c = 0
+    is the identity.
     """
 
     name: ClassVar[str] = "beta"
@@ -65,42 +69,43 @@ class Beta(msgspec.Struct, frozen=True, tag="beta"):
     c: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         p = np.clip(raw, _EDGE, 1 - _EDGE)
         return _sigmoid(self.a * np.log(p) - self.b * np.log1p(-p) + self.c)
 
 
 class Temperature(msgspec.Struct, frozen=True, tag="temperature"):
-    """1 / (1 + exp(-logit(p) / temperature)), of a probability p: sharper below 1, softer above;
-    Guo et al., ICML 2017.
+    """Temperature scaling: 1 / (1 + exp(-logit(p) / temperature)) of a probability p.
+
+    Sharper below 1, softer above. Source: Guo et al., ICML 2017.
     """
 
     name: ClassVar[str] = "temperature"
     temperature: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,)."""
+        """Return probabilities (n,)."""
         return _sigmoid(_logit(raw) / self.temperature)
 
 
 class Scale(msgspec.Struct, frozen=True, tag="scale"):
-    """factor · raw, of an expected amount: right on average, and never below 0."""
+    """Scaling of an expected amount by a factor: right on average, and never below 0."""
 
     name: ClassVar[str] = "scale"
     factor: float
 
     def apply(self, raw: Floats) -> Floats:
-        """Amounts (n,)."""
+        """Return amounts (n,)."""
         return np.maximum(self.factor * raw, 0.0)
 
 
 class Identity(msgspec.Struct, frozen=True, tag="none"):
-    """The output as the model gave it."""
+    """The identity: the output as the model gave it."""
 
     name: ClassVar[str] = "none"
 
     def apply(self, raw: Floats) -> Floats:
-        """The same values."""
+        """Return the values unchanged."""
         return raw
 
 
@@ -108,8 +113,9 @@ Calibration = Isotonic | Platt | Beta | Temperature | Scale | Identity
 
 
 def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scale:
-    """The factor by which all that was expected amounts to all that there was; 1 where nothing was
-    expected.
+    """Fit the factor that makes the expected total match the observed one.
+
+    1 if nothing was expected.
     """
     weight = np.ones(raw.size) if weight is None else weight
     expected = float(weight @ raw)
@@ -117,14 +123,13 @@ def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scal
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
-    """The monotone least-squares fit (pool adjacent violators): level within each block, a line
-    from one block to the next.
+    """Fit a monotone least-squares table (pool adjacent violators), linear between blocks.
 
-    A block has a knot at either end, so that what is said of its rows is what happened to them on
-    average. Lines between the centres of blocks pull a large one towards its neighbours. The order
-    of two items within a block is kept by the tilt of `Isotonic.apply`. Where nothing, or
-    everything, happened in a block, half a row more is taken to have gone the other way: nothing
-    becomes certain. Labels are in [0, 1].
+    Each block has a knot at either end, so that its prediction equals the observed mean. Lines
+    between block centres would pull a large block towards its neighbours. The tilt of
+    `Isotonic.apply` keeps the order of items within a block. A block without, or only with,
+    positives gets half a row of the other kind, so that nothing becomes certain. Labels are in [0,
+    1].
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, position = np.unique(raw, return_inverse=True)
@@ -135,19 +140,22 @@ def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Is
         starts = starts[np.linspace(0, starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)]
     total = np.add.reduceat(mass, starts)
     level = np.maximum.accumulate(np.add.reduceat(mass * y, starts) / total)
-    least, most = 0.5 / (total + 1), (total + 0.5) / (total + 1)
+    low, high = 0.5 / (total + 1), (total + 0.5) / (total + 1)
     if level.size > 1:
-        least[0], most[-1] = min(least[0], level[1]), max(most[-1], level[-2])
-    level = np.where(level <= 0, least, np.where(level >= 1, most, level))
+        low[0], high[-1] = min(low[0], level[1]), max(high[-1], level[-2])
+    level = np.where(level <= 0, low, np.where(level >= 1, high, level))
     first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
     single = first == last
     knots = np.column_stack([first, last]).ravel()
-    kept = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
-    return Isotonic(knots[kept].tolist(), np.repeat(level, 2)[kept].tolist())
+    is_knot = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
+    return Isotonic(knots[is_knot].tolist(), np.repeat(level, 2)[is_knot].tolist())
 
 
 def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
-    """Where each block of the isotonic fit starts. Offline, hence a plain loop: O(n)."""
+    """Return the start of each block of the isotonic fit.
+
+    A plain loop, O(n), since it runs offline.
+    """
     starts: list[int] = []
     sums: list[float] = []
     masses: list[float] = []
@@ -164,9 +172,9 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
 
 
 def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt:
-    """Logistic regression on one input, with Platt's smoothed targets.
+    """Fit a logistic regression on one input, with Platt's smoothed targets.
 
-    Where a higher score would mean less, or all scores are alike, everybody gets the mean.
+    All items get the mean where a higher score would mean less, or all scores are equal.
     """
     weight = np.ones(raw.size) if weight is None else weight
     positive, negative = float(np.sum(weight * label)), float(np.sum(weight * (1 - label)))
@@ -182,27 +190,29 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
-    """The curve of most likelihood; a slope below 0 is set to 0 and the rest fitted again, as its
-    authors do.
+    """Fit the curve of maximum likelihood.
+
+    As its authors do, a slope below 0 is set to 0 and the rest fitted again.
     """
     p = np.clip(raw, _EDGE, 1 - _EDGE)
     columns = [np.log(p), -np.log1p(-p)]
     used = [0, 1]
     while used:
-        found = _logistic([columns[place] for place in used], label, weight)
-        worst = int(np.argmin(found[:-1]))
-        if found[worst] >= 0:
+        coefficients = _logistic([columns[index] for index in used], label, weight)
+        worst = int(np.argmin(coefficients[:-1]))
+        if coefficients[worst] >= 0:
             break
         del used[worst]
     else:
-        found = _logistic([], label, weight)
-    slopes = dict(zip(used, found[:-1].tolist(), strict=True))
-    return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(found[-1]))
+        coefficients = _logistic([], label, weight)
+    slopes = dict(zip(used, coefficients[:-1].tolist(), strict=True))
+    return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(coefficients[-1]))
 
 
 def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) -> Temperature:
-    """The temperature of most likelihood, at most 1,000: a model whose order is no better than
-    chance is made flat, not turned round.
+    """Fit the temperature of maximum likelihood, at most 1,000.
+
+    A model whose order is no better than chance is flattened, not reversed.
     """
     slope = _logistic([_logit(raw)], label, weight, intercept=False)[0]
     return Temperature(1.0 / max(float(slope), 1e-3))
@@ -216,31 +226,32 @@ def _logistic(
     intercept: bool = True,
     steps: int = 60,
 ) -> Floats:
-    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's
-    method, whose steps are halved until they gain something: where a few outliers tell nearly all,
-    whole steps go farther and farther away.
+    """Fit a logistic regression by Newton's method; the constant's coefficient is last.
+
+    Steps are halved until they reduce the loss, since full steps diverge where a few outliers
+    dominate.
 
     Args:
         label: (n,), from 0 to 1.
     """
     design = np.column_stack([*columns, *([np.ones(label.size)] if intercept else [])])
     weight = np.ones(label.size) if weight is None else weight
-    found: Floats = np.zeros(design.shape[1])
-    loss = _loss(design @ found, label, weight)
+    coefficients: Floats = np.zeros(design.shape[1])
+    loss = _loss(design @ coefficients, label, weight)
     for _ in range(steps):
-        p = _sigmoid(design @ found)
+        p = _sigmoid(design @ coefficients)
         curve = weight * np.maximum(p * (1 - p), 1e-12)
-        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(found))
-        step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * found)
+        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(coefficients))
+        step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * coefficients)
         for _ in range(30):
-            tried = _loss(design @ (found + step), label, weight)
-            if tried <= loss:
+            new_loss = _loss(design @ (coefficients + step), label, weight)
+            if new_loss <= loss:
                 break
             step = step / 2
-        found, loss = np.asarray(found + step, np.float64), tried
+        coefficients, loss = np.asarray(coefficients + step, np.float64), new_loss
         if np.abs(step).max() < 1e-9:
             break
-    return found
+    return coefficients
 
 
 def _loss(z: Floats, label: Floats, weight: Floats) -> float:

@@ -1,5 +1,4 @@
-"""Churn: who is asked about, and when a person counts as gone, as a project declares it in
-`churn.py`.
+"""The declaration of a churn model in `churn.py`: the population and the definition of churn.
 
 from tailorbird.ranking import Churn, Contact
 
@@ -10,8 +9,8 @@ success=0.1))
     ──┼────────────┼──────────────────────────────┼──►      gone: none of `types` within the window
       │ features look back from here, and labels forward from the end of the gap
 
-What a trained answer is made of stands in `ranking.churn_bundle`; labels and models in
-`training.churn` and `models`.
+`ranking.churn_bundle` describes trained models; labels and models are in `training.churn` and
+`models`.
 """
 
 from collections.abc import Sequence
@@ -28,13 +27,12 @@ PER = ("day", "event")
 
 @dataclass(frozen=True)
 class Contact:
-    """What it costs and brings to contact somebody who would leave, such as with a voucher.
+    """The costs and benefits of contacting a user at risk, such as with a voucher.
 
     Args:
         cost: of one contact, whoever gets it.
-        value: of one person who stays.
-        success: the share of those who would leave that a contact keeps; measure it by an
-            experiment, nothing else knows it.
+        value: of one retained user.
+        success: the share of leavers that a contact retains; measure it by an experiment.
     """
 
     cost: float = 1.0
@@ -51,26 +49,26 @@ class Contact:
 
 @dataclass(frozen=True)
 class Churn:
-    """When a person counts as gone, and whom to ask about.
+    """The definition of churn, and the population to score.
 
     Args:
         name: of the model in the registry, and what `tailorbird train NAME` takes.
         types: events that show that a person is still there.
-        window: a person without any of them for so long is gone.
-        gap: from the moment of asking to the window's beginning: the time that it takes to act. ""
-            for none.
-        active: only people with such an event within this long before are asked about; "" takes all
-            who ever had one.
+        window: a user without any of them for so long has churned.
+        gap: from the time of scoring to the start of the window, as the time to act; "" for none.
+        active: the population: users with such an event within this time; "" for all who ever had
+            one.
         per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day
-            that is cut in two by a moment counts on either side where there is one.
+            split by a cut counts on either side with events.
         period: the step of the hazard; "" takes a twelfth of the window.
-        trust: columns that may read profiles without a time, or of one imported time alone. Such a
-            profile may know what came later.
-        leave_out: columns that the model must not see. recency, frequency, age, amount: numeric
-        columns that say how many seconds ago a person last bought, how often they did, how many
-        seconds ago first, and for how much in all. Where they are named, BG/NBD and a regression on
-        these four alone are learned and blended too; both are strong where little is known.
-        contact: what contacting somebody costs and brings, for the report.
+        trust: columns that may read profiles without a time, or all of one import time. Such a
+            profile may contain later knowledge.
+        leave_out: columns that the model must not see.
+        recency, frequency, age, amount: numeric columns with the seconds since a user's last
+            purchase, the number of purchases, the seconds since the first, and the total amount.
+            With them, BG/NBD and a regression on these four are learned and blended too; both are
+            strong where data is scarce.
+        contact: costs and benefits of contacting a user, for the report.
     """
 
     name: str = "churn"
@@ -123,8 +121,9 @@ class Churn:
 
     @property
     def rfm(self) -> tuple[str, ...]:
-        """The columns named as recency, frequency, age and, where it is known, amount; none unless
-        the first three are there.
+        """The columns named as recency, frequency, age and optionally amount.
+
+        Empty unless declared.
         """
         three = (self.recency, self.frequency, self.age)
         return (*three, *((self.amount,) if self.amount else ())) if all(three) else ()
@@ -139,7 +138,7 @@ class Churn:
 
     @cached_property
     def active_us(self) -> int:
-        """0 for ever."""
+        """The activity window in microseconds, 0 for unlimited."""
         return duration(self.active) if self.active else 0
 
     @cached_property
@@ -148,12 +147,12 @@ class Churn:
 
     @property
     def periods(self) -> int:
-        """Of the window."""
+        """The number of periods in the window."""
         return max(1, round(self.window_us / self.period_us))
 
     def told(self) -> str:
-        """A sentence."""
-        asked = f"with any within {self.active}" if self.active else "who ever had one"
+        """Describe the definition in a sentence."""
+        population = f"with any within {self.active}" if self.active else "who ever had one"
         after = f", from {self.gap} after the moment of asking" if self.gap else ""
         window = show_duration(self.window_us) or self.window
-        return f"no {' or '.join(self.types)} for {window}{after}; asked about people {asked}"
+        return f"no {' or '.join(self.types)} for {window}{after}; asked about people {population}"

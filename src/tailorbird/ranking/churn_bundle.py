@@ -1,21 +1,20 @@
-"""A churn bundle: everything that says of a person how likely they are to leave, loaded as one
-thing.
+"""A churn bundle: everything that scores a user's risk of leaving, loaded as one unit.
 
-    manifest.json, manifest.sha256    see `registry.manifest`; its heads are the models, its columns those that are read
-    features.json                     the declarations that its columns are made by
-    churn.json                        `ChurnPlan`: when a person counts as gone, when columns are read, how models are put together
+    manifest.json, manifest.sha256    see `registry.manifest`; its heads are the models
+    features.json                     the feature declarations
+    churn.json                        `ChurnPlan`: the definition of churn and the model ensemble
     encoder.json, calibration.json    as in `ranking.bundle`; the calibration's one head is `gone`
     model/NAME.onnx                   as there
     trees/NAME.msgpack                as there
     golden_input.npy, golden_raw.npy  as there
-    tower/…                           as there, with the items and their vectors; only where vectors of people are among the columns
+    tower/…                           as there, plus items and vectors; only with user vectors
 
     bundle = ChurnBundle.load(folder, schema_hash=…)
-    rows = [columns of people at t for t in bundle.moments(now)]      # what is known now, read at now and later
-    answer = bundle.score(rows)                                       # answer.gone, answer.purchases
+    rows = [columns of users at t for t in bundle.moments(now)]    # known now, read at t
+    scores = bundle.score(rows)                                    # probability and purchases
 
-A server and a batch read the columns in their own way; both score by this. What is declared stands
-in `ranking.churn`.
+A server and a batch job read the columns in their own way and score by this module. `ranking.churn`
+has the declaration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +38,10 @@ from tailorbird.ranking.bundle import (
     GOLDEN_ABSOLUTE,
     GOLDEN_RELATIVE,
     GOLDEN_ROWS,
-    declared_in,
     open_session,
+    read_features,
+    read_trees,
     run_heads,
-    trees_in,
     write_trees,
 )
 from tailorbird.ranking.calibration import Calibration
@@ -59,16 +58,18 @@ from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
 
-GONE = "gone"
+CHURN_HEAD = "gone"
 VECTOR = "user_vector_"
 _ITEMS = "items.json"
-USUAL_ROWS = 8  # of which an explanation takes the mean
+BACKGROUND_ROWS = 8  # background rows of an explanation
 _EDGE = 1e-6
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model. `kind`: `direct` gives P(active in the window), `hazard` P(active in the next
-    period), `count` expected purchases.
+    """One model of the ensemble.
+
+    `kind` is `direct` for P(active in the window), `hazard` for P(active in the next period),
+    `count` for expected purchases.
     """
 
     head: str
@@ -76,15 +77,17 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an answer is made; `churn.json` of the bundle. Times in microseconds.
+    """The recipe of a churn score; `churn.json` of the bundle, times in microseconds.
 
     Attributes:
-        types, window, gap, active: as declared; active 0 is ever. period, periods: of the hazard.
-        read_until: no columns are read later: the models never saw anything forgotten, see
+        types, window, gap, active: as declared; active 0 is unlimited.
+        period, periods: of the hazard.
+        read_until: no columns are read later, since the models never saw evicted state; see
             `training.churn.walk.read_until`.
-        parts: the models; P(gone) is the mean of their log-odds, before calibration.
-        scale: of the expected purchases. bg_nbd, pareto_nbd: expected purchases too; of these and
-        of the `count` models the mean is taken. None without.
+        parts: the models; P(churn) is the mean of their log-odds, before calibration.
+        scale: of the expected purchases.
+        bg_nbd, pareto_nbd: further models of expected purchases, averaged with the `count`
+            models; None without.
     """
 
     name: str
@@ -101,23 +104,27 @@ class ChurnPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pareto_nbd: ParetoNbdColumns | None = None
 
     @property
-    def hazards(self) -> bool:
+    def has_hazards(self) -> bool:
         return any(part.kind == "hazard" for part in self.parts)
 
     def moments(self, now: int) -> list[int]:
-        """When columns are read, with what is known now: now, and at the beginning of each period
-        of the window.
+        """Return the times at which columns are read: now, and the start of each period.
+
+        All are read with what is known now.
         """
         starts = (
-            [now + self.gap + k * self.period for k in range(self.periods)] if self.hazards else []
+            [now + self.gap + k * self.period for k in range(self.periods)]
+            if self.has_hazards
+            else []
         )
         return [now, *(max(min(start, self.read_until), now) for start in starts)]
 
 
 @dataclass(frozen=True)
 class ChurnScores:
-    """What a bundle says of n people: P(gone), and expected purchases within the window, NaN where
-    it has no such model.
+    """The scores of n users: P(churn) and expected purchases in the window.
+
+    Purchases are NaN without such a model.
     """
 
     gone: Floats
@@ -126,7 +133,10 @@ class ChurnScores:
 
 @dataclass(frozen=True)
 class ChurnBundle:
-    """A loaded bundle. Its methods are pure, and may be called from several threads at once."""
+    """A loaded bundle.
+
+    Its methods are pure and safe to call from several threads.
+    """
 
     manifest: Manifest
     plan: ChurnPlan
@@ -134,13 +144,13 @@ class ChurnBundle:
     calibration: Calibration
     sessions: Mapping[str, ort.InferenceSession]
     features: FeatureSet | None
-    usual: Matrix
+    background: Matrix
     trees: Mapping[str, Trees] = field(default_factory=dict)  # of parts that are forests
     space: Space | None = None
 
     @classmethod
     def load(cls, path: Path, *, schema_hash: str | None) -> "ChurnBundle":
-        """Read, check and warm up a bundle.
+        """Load, verify and warm up a bundle.
 
         Args:
             schema_hash: of the feature set that its columns will come from; None to take any, for
@@ -161,7 +171,7 @@ class ChurnBundle:
             encoder = read_encoder(files["encoder.json"], where=where)
             calibration = msgspec.json.decode(
                 files["calibration.json"], type=dict[str, Calibration]
-            )[GONE]
+            )[CHURN_HEAD]
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
@@ -176,17 +186,21 @@ class ChurnBundle:
             name: open_session(data, width=len(encoder.names), where=f"{path}/{name}")
             for name, data in models.items()
         }
-        features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
-        usual = (
+        features = read_features(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        background = (
             golden[0][
-                np.unique(np.linspace(0, max(len(golden[0]) - 1, 0), USUAL_ROWS).astype(np.intp))
+                np.unique(
+                    np.linspace(0, max(len(golden[0]) - 1, 0), BACKGROUND_ROWS).astype(np.intp)
+                )
             ]
             if len(golden[0])
             else golden[0]
         )
-        trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=where)
-        space = _space_in(sealed.folder(TOWER), where=f"{path}/{TOWER}")
-        bundle = cls(manifest, plan, encoder, calibration, sessions, features, usual, trees, space)
+        trees = read_trees(files, manifest.heads, len(encoder.names), golden, where=where)
+        space = _read_space(sealed.folder(TOWER), where=f"{path}/{TOWER}")
+        bundle = cls(
+            manifest, plan, encoder, calibration, sessions, features, background, trees, space
+        )
         if manifest.columns.numeric[len(bundle.read.numeric) :] != (
             () if space is None else vector_names(space.tower.plan)
         ):
@@ -196,7 +210,7 @@ class ChurnBundle:
 
     @property
     def version(self) -> str:
-        """As the registry numbers it."""
+        """The version that the registry assigned."""
         return self.manifest.version
 
     @property
@@ -206,9 +220,7 @@ class ChurnBundle:
 
     @property
     def read(self) -> Columns:
-        """Those of `columns` that are features: all but the vectors, which come last of the numeric
-        ones.
-        """
+        """The feature columns among `columns`: all but the user vector."""
         width = 0 if self.space is None else self.space.tower.plan.width
         columns = self.manifest.columns
         return Columns(
@@ -216,9 +228,7 @@ class ChurnBundle:
         )
 
     def numeric(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
-        """The numeric columns (1, F) of one person as `score` takes them, of those that were read,
-        by the person's sequence.
-        """
+        """Append the user vector to the numeric columns (1, F) of one user, for `score`."""
         return (
             numeric
             if self.space is None
@@ -226,83 +236,91 @@ class ChurnBundle:
         )
 
     def moments(self, now: int) -> list[int]:
-        """When the columns are read, see `ChurnPlan.moments`."""
+        """Return the times at which the columns are read, see `ChurnPlan.moments`."""
         return self.plan.moments(now)
 
     def score(self, rows: Sequence[tuple[Matrix, Keys]]) -> ChurnScores:
-        """Score people.
+        """Score users.
 
         Args:
             rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the
                 same n people.
         """
-        matrices = [self.encoder.encode_people(*each) for each in rows]
-        gone, raw = self._gone(matrices)
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
+        churn_probability, raw = self._churn_probability(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
         start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
         counts += [
-            each.purchases(matrices[0], start, stop)
-            for each in (self.plan.bg_nbd, self.plan.pareto_nbd)
-            if each is not None
+            model.purchases(matrices[0], start, stop)
+            for model in (self.plan.bg_nbd, self.plan.pareto_nbd)
+            if model is not None
         ]
         purchases = (
-            np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
+            np.mean(counts, axis=0) * self.plan.scale
+            if counts
+            else np.full(len(churn_probability), np.nan)
         )
-        return ChurnScores(gone, purchases)
+        return ChurnScores(churn_probability, purchases)
 
     def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
-        """How far each column of `encoder.names` moves the log-odds of leaving, (n, columns): above
-        0, it makes leaving likelier.
+        """Return the effect of each column on the log-odds of churn, (n, columns).
 
-        Where all that says P(gone) are forests of the whole window, exact Shapley values
-        (`ranking.tree_shap`), which add up to how far the person's log-odds are from those of the
-        mean. Else the mean, over some usual people that the bundle brings, of how the log-odds fall
-        when the column is as it is with them and all else stays (occlusion by a background); these
-        need not add up.
+        Columns are those of `encoder.names`. An effect above 0 makes churn likelier.
+
+        If only forests for the whole window determine P(churn), these are exact Shapley values
+        (`ranking.tree_shap`), which sum to the difference between the user's log-odds and the base
+        value. Otherwise each is the mean decrease of the log-odds when the column takes the values
+        of background users (occlusion); these need not sum to the difference.
 
         Args:
             rows: as for `score`.
         """
-        matrices = [self.encoder.encode_people(*each) for each in rows]
+        matrices = [self.encoder.encode_people(*columns) for columns in rows]
         if (forests := self._forests) is not None:
             return self._shapley(forests, matrices[0])
-        n, width, usual = len(matrices[0]), len(self.encoder.names), len(self.usual)
-        gone, _ = self._gone(matrices)
+        n, width, background_size = len(matrices[0]), len(self.encoder.names), len(self.background)
+        churn_probability, _ = self._churn_probability(matrices)
         changed = []
         for matrix in matrices:
-            wide = np.repeat(matrix, width * usual, axis=0).reshape(n, width, usual, width)
+            wide = np.repeat(matrix, width * background_size, axis=0).reshape(
+                n, width, background_size, width
+            )
             for column in range(width):
-                wide[:, column, :, column] = self.usual[:, column]
+                wide[:, column, :, column] = self.background[:, column]
             changed.append(np.ascontiguousarray(wide.reshape(-1, width)))
-        others, _ = self._gone(changed)
-        return log_odds(gone)[:, None] - log_odds(others).reshape(n, width, usual).mean(axis=2)
+        perturbed, _ = self._churn_probability(changed)
+        return log_odds(churn_probability)[:, None] - log_odds(perturbed).reshape(
+            n, width, background_size
+        ).mean(axis=2)
 
     @property
     def _forests(self) -> list[Trees] | None:
-        """The forests that alone say P(gone), or None."""
-        said = [part for part in self.plan.parts if part.kind != "count"]
+        """The forests that alone determine P(churn), or None."""
+        active_parts = [part for part in self.plan.parts if part.kind != "count"]
         forests = [
             self.trees[part.head]
-            for part in said
+            for part in active_parts
             if part.kind == "direct" and part.head in self.trees
         ]
-        return forests if forests and len(forests) == len(said) else None
+        return forests if forests and len(forests) == len(active_parts) else None
 
     def _shapley(self, forests: Sequence[Trees], matrix: Matrix) -> Floats:
-        """P(gone) is 1 - P(active): the log-odds that the forests' mean gives, turned round, before
+        """Return exact Shapley effects of forests.
+
+        P(churn) is 1 - P(active), so the log-odds of the forests' mean are negated, before
         calibration.
         """
-        told = [forest.contributions(matrix) for forest in forests]
+        contributions = [forest.contributions(matrix) for forest in forests]
         effects, base = (
-            -np.mean([each for each, _ in told], axis=0),
-            -float(np.mean([each for _, each in told])),
+            -np.mean([effect for effect, _ in contributions], axis=0),
+            -float(np.mean([offset for _, offset in contributions])),
         )
         return share_out(
             effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
         )
 
-    def _gone(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
-        """P(gone) of people by their matrices at each moment, and what the heads say at the first."""
+    def _churn_probability(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
+        """Return P(churn) by the matrix at each time, and the heads' outputs at the first."""
         raw = self._raw(matrices[0])
         logs = {
             part.head: np.zeros(len(matrices[0]))
@@ -310,13 +328,13 @@ class ChurnBundle:
             if part.kind == "hazard"
         }
         for matrix in matrices[1:]:
-            told = self._raw(matrix)
+            outputs = self._raw(matrix)
             for head in logs:
-                logs[head] += np.log1p(-np.minimum(told[head], 1 - _EDGE))
-        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [
-            np.exp(each) for each in logs.values()
-        ]
-        return self.calibration.apply(together(gone)), raw
+                logs[head] += np.log1p(-np.minimum(outputs[head], 1 - _EDGE))
+        probabilities = [
+            1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
+        ] + [np.exp(log) for log in logs.values()]
+        return self.calibration.apply(together(probabilities)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
@@ -346,17 +364,17 @@ class ChurnBundle:
 
 
 def vector_names(plan: TowerPlan) -> tuple[str, ...]:
-    """What the columns of a person's vector are called."""
-    return tuple(f"{VECTOR}{place}" for place in range(1, plan.width + 1))
+    """Return the names of the columns of the user vector."""
+    return tuple(f"{VECTOR}{index}" for index in range(1, plan.width + 1))
 
 
 def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
-    """Columns with those of a person's vector behind the numeric ones."""
+    """Append the columns of the user vector to the numeric ones."""
     return Columns((*columns.numeric, *vector_names(plan)), columns.categorical, columns.sequences)
 
 
 def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
-    """A tower and the vectors of its items as a churn bundle holds them.
+    """Return the files of a tower and its item vectors as a churn bundle stores them.
 
     Args:
         tower: as `ranking.tower` has its files.
@@ -364,7 +382,7 @@ def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
 
 
-def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
+def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
     if not files:
         return None
     try:
@@ -379,15 +397,15 @@ def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
     return Space(tower, Index.bare(ids, vectors))
 
 
-def together(gone: Sequence[Floats]) -> Floats:
-    """The mean of probabilities in log-odds; of one, itself."""
-    if len(gone) == 1:
-        return gone[0]
-    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(each) for each in gone], axis=0)))
+def together(probabilities: Sequence[Floats]) -> Floats:
+    """Average probabilities in log-odds; a single one is returned unchanged."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(p) for p in probabilities], axis=0)))
 
 
 def log_odds(p: Floats) -> Floats:
-    """Of probabilities, none of which is taken for quite 0 or 1."""
+    """Return the log-odds of probabilities, clipped away from 0 and 1."""
     clipped = np.clip(p, _EDGE, 1 - _EDGE)
     return np.log(clipped) - np.log1p(-clipped)
 
@@ -435,13 +453,13 @@ def write_churn_bundle(
     write_trees(folder, trees or {})
     (folder / "churn.json").write_bytes(msgspec.json.encode(plan))
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
-    (folder / "calibration.json").write_bytes(msgspec.json.encode({GONE: calibration}))
+    (folder / "calibration.json").write_bytes(msgspec.json.encode({CHURN_HEAD: calibration}))
     sessions = {
         head.file: open_session(models[head.name], width=len(encoder.names), where=head.file)
         for head in heads
     }
-    kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
-    rows = np.ascontiguousarray(golden[kept], np.float32)
+    sampled = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))
+    rows = np.ascontiguousarray(golden[sampled], np.float32)
     write_array(folder / "golden_input.npy", rows)
     write_array(
         folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values()))
@@ -449,7 +467,7 @@ def write_churn_bundle(
     if card:
         (folder / CARD).write_text(
             card, encoding="utf-8"
-        )  # the manifest's own, for who looks into the folder
+        )  # a copy of the manifest's card for readers of the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=features.schema_hash,

@@ -1,5 +1,7 @@
-"""Which columns of features.py a churn model reads: those about a person alone, and among them
-those that churn.py names; and what is in seconds, for those who tell a value.
+"""Selection of the feature columns that a churn model reads.
+
+These are the columns about a user alone, including those that churn.py names, and the durations
+among them.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from tailorbird.features.layout import Step
 from tailorbird.ranking.churn import Churn
 from tailorbird.registry import Columns
 
-# They need an item or a request, or look at the session of one.
+# Operations that need an item, a request or a session.
 _OF_REQUESTS = frozenset(
     ("context", "match", "seen", "session", "length", "depth", "duration", "refinements")
 )
@@ -21,28 +23,30 @@ _ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other
 
 
 def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
-    """The columns that are about a person alone.
+    """Return the columns that are about a user alone.
 
     Raises:
         NotReadyError: there is none.
     """
     steps = {step.name: step for step in features.layout.steps}
-    known: dict[str, bool] = {}
+    is_user_column: dict[str, bool] = {}
 
     def about(step: Step) -> bool:
-        if step.name not in known:
+        if step.name not in is_user_column:
             if step.expression is not None:
-                known[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
+                is_user_column[step.name] = all(
+                    about(steps[name]) for name, _ in step.expression.names
+                )
             else:
                 fields = [
                     features.layout.entities[spot.entity].entity.fields for spot in step.spots
                 ]
-                known[step.name] = (
+                is_user_column[step.name] = (
                     step.operation not in _OF_REQUESTS
                     and bool(fields)
                     and all(map(_of_user, fields))
                 )
-        return known[step.name]
+        return is_user_column[step.name]
 
     numeric = tuple(
         name for name in features.numeric if name not in leave_out and about(steps[name])
@@ -60,15 +64,16 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
 
 
 def in_seconds(features: FeatureSet | None) -> frozenset[str]:
-    """The columns that hold a span of time; none where no declarations are known. What is
-    calculated of such holds whatever it says.
+    """Return the columns that hold a duration; empty without declarations.
+
+    Derived columns are not included, whatever they contain.
     """
     steps = () if features is None else features.layout.steps
     return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
 
 
 def columns_for(churn: Churn, features: FeatureSet) -> Columns:
-    """What a churn model may read.
+    """Return the columns that a churn model may read.
 
     Raises:
         NotReadyError: features.py has nothing about a person alone.
@@ -103,11 +108,11 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
 
 
 def _declaration(churn: Churn, role: str, name: str) -> str:
-    """A line of features.py that gives the column its role wants."""
-    what = (
+    """Return a line of features.py that declares the column of a role."""
+    types = (
         f'"{churn.types[0]}"'
         if len(churn.types) == 1
-        else "[" + ", ".join(f'"{one}"' for one in churn.types) + "]"
+        else "[" + ", ".join(f'"{type_}"' for type_ in churn.types) + "]"
     )
     function = {
         "recency": "time_since",
@@ -115,8 +120,8 @@ def _declaration(churn: Churn, role: str, name: str) -> str:
         "age": "time_since_first",
         "amount": "total",
     }[role]
-    more = ', of="price"' if role == "amount" else ""
-    return f'{name} = {function}("{name}", entity("user"), {what}{more})'
+    extra = ', of="price"' if role == "amount" else ""
+    return f'{name} = {function}("{name}", entity("user"), {types}{extra})'
 
 
 def _of_user(fields: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Why somebody is likely to leave, in words: the columns that move a churn score most."""
+"""Reasons for a churn score, in words: the columns that move it most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from tailorbird.ranking.churn_bundle import VECTOR, ChurnBundle, log_odds
 from tailorbird.ranking.churn_columns import in_seconds
 from tailorbird.ranking.encoders import Keys, Matrix
 
-LEAST = 0.05  # of log-odds: what moves them less is no reason
-DIGITS_MAX = 5  # behind the point of a percentage, where fewer would tell no difference
+EFFECT_MIN = 0.05  # minimum effect in log-odds
+DIGITS_MAX = 5  # maximum decimals of a percentage
 _SPANS = (
     (2 * 86_400, 86_400, "day"),
     (2 * 3_600, 3_600, "h"),
@@ -21,8 +21,9 @@ _SPANS = (
 
 @dataclass(frozen=True)
 class ChurnReason:
-    """A column that speaks for leaving or for staying. `effect` is in log-odds, above 0 for
-    leaving.
+    """A column that speaks for leaving or staying.
+
+    `effect` is in log-odds, above 0 for leaving.
     """
 
     column: str
@@ -31,59 +32,65 @@ class ChurnReason:
 
 
 def churn_reasons(
-    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], most: int = 3
+    bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], limit: int = 3
 ) -> list[list[ChurnReason]]:
-    """For each person the columns that move the score most, the strongest first.
+    """Return the columns that move each user's score most, strongest first.
 
     Args:
         rows: as for `ChurnBundle.score`.
     """
-    effects, matrix, gone = (
+    effects, matrix, churn_probability = (
         bundle.effects(rows),
         bundle.encoder.encode_people(*rows[0]),
         bundle.score(rows).gone,
     )
     without = 1 / (
-        1 + np.exp(effects - log_odds(gone)[:, None])
-    )  # P(gone) with no part of the column in it
+        1 + np.exp(effects - log_odds(churn_probability)[:, None])
+    )  # P(churn) without the column's effect
     names, codes, seconds = (
         bundle.encoder.names,
         set(bundle.encoder.categorical_names),
         in_seconds(bundle.features),
     )
-    unsaid = {
+    vector_positions = {
         at for at, name in enumerate(names) if name.startswith(VECTOR)
-    }  # a coordinate says nothing to anybody
-    told = []
-    for row, values, others, chance in zip(effects, matrix, without, gone, strict=True):
+    }  # single coordinates of a vector have no meaning
+    reasons_by_user = []
+    for row, values, counterfactuals, chance in zip(
+        effects, matrix, without, churn_probability, strict=True
+    ):
         strongest = [
-            at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in unsaid
-        ][:most]
+            at
+            for at in np.argsort(-np.abs(row), kind="stable").tolist()
+            if at not in vector_positions
+        ][:limit]
         reasons = []
-        for at in (at for at in strongest if abs(row[at]) >= LEAST):
+        for at in (at for at in strongest if abs(row[at]) >= EFFECT_MIN):
             name = names[at]
-            said = (
+            subject = (
                 name
                 if name in codes
                 else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
             )
             reasons.append(
                 ChurnReason(
-                    name, float(row[at]), f"{said}: {_moved(float(others[at]), float(chance))}"
+                    name,
+                    float(row[at]),
+                    f"{subject}: {_describe_change(float(counterfactuals[at]), float(chance))}",
                 )
             )
-        told.append(reasons)
-    return told
+        reasons_by_user.append(reasons)
+    return reasons_by_user
 
 
 def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
-    """A value of a column as people read it; one of seconds in the unit that suits it.
+    """Format the value of a column; a duration in a suitable unit.
 
     Args:
-        digits: more of them, to tell one from another.
+        digits: additional digits, to distinguish close values.
 
-    >>> told_value(8_100_000, seconds=True), told_value(86_400 * 2.5, seconds=True),
-    told_value(12_345, seconds=False) ('94 days', '2.5 days', '12,345')
+    >>> format_column_value(8_100_000, seconds=True), format_column_value(12_345, seconds=False)
+    ('94 days', '12,345')
     """
     if np.isnan(value):
         return "missing"
@@ -95,12 +102,10 @@ def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     return f"{number} {name}{'s' if name == 'day' else ''}"
 
 
-def _moved(without: float, chance: float) -> str:
-    """From which chance of leaving to which, with as many digits as it takes to see that they
-    differ and are not certain.
-    """
+def _describe_change(without: float, chance: float) -> str:
+    """Describe the change of the churn probability with as many digits as it takes to see it."""
     for digits in range(DIGITS_MAX + 1):
-        old, new = (f"{each:.{digits}%}" for each in (without, chance))
-        if old != new and not {old, new} & {f"{each:.{digits}%}" for each in (0.0, 1.0)}:
+        old, new = (f"{p:.{digits}%}" for p in (without, chance))
+        if old != new and not {old, new} & {f"{p:.{digits}%}" for p in (0.0, 1.0)}:
             break
     return f"{'raises' if chance > without else 'lowers'} the chance of leaving from {old} to {new}"

@@ -1,8 +1,7 @@
-"""The columns that every model may see: made from the items and the person's recent sequence, see
-`COMPUTED`.
+"""Columns computed from the items and the user's recent sequence, see `COMPUTED`.
 
-How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources,
-in `ranking.live`.
+`ranking.encoders` puts them into a matrix. Columns read live from candidate sources are in
+`ranking.live`.
 """
 
 from collections.abc import Sequence
@@ -31,8 +30,9 @@ assert tuple(COMPUTED) == COMPUTED_NAMES
 
 
 class RaggedLike(Protocol):
-    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has
-    offsets[r]:offsets[r + 1].
+    """The concatenated sequences of many requests: `features.RaggedSequence`.
+
+    Request r has offsets[r]:offsets[r + 1].
     """
 
     @property
@@ -44,38 +44,39 @@ class RaggedLike(Protocol):
 
 
 def computed_columns(
-    wanted: Sequence[str],
+    names: Sequence[str],
     item_keys: Keys,
     request: Rows,
     sequence: RaggedLike | None,
     t: Times,
     index: Index,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no
-    loop over rows.
+    """Compute the columns, each (n,).
+
+    One vectorised step per age of the ten recent items, without a loop over rows.
     """
     row = index.find(item_keys)
-    known = row >= 0
-    at = np.where(known, row, 0)
+    is_indexed = row >= 0
+    at = np.where(is_indexed, row, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
-        return dict.fromkeys(wanted, np.full(item_keys.size, np.nan, np.float32))
-    first_seen = np.where(known, index.first_seen[at], 0)
+        return dict.fromkeys(names, np.full(item_keys.size, np.nan, np.float32))
+    first_seen = np.where(is_indexed, index.first_seen[at], 0)
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
 
-    category = np.where(known, index.category.codes[at], -1)
+    category = np.where(is_indexed, index.category.codes[at], -1)
     same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
-        recent_key, there = recent_at(sequence, age)
-        recent_row = np.where(there, index.find(recent_key), -1)
+        recent_key, is_present = recent_at(sequence, age)
+        recent_row = np.where(is_present, index.find(recent_key), -1)
         recent_category = np.where(
             recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1
         )[request]
         any_category += recent_category >= 0
         same += (recent_category >= 0) & (recent_category == category)
-        is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
+        is_item = is_present[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
         age_of_item[is_item] = age
     columns["recent_age"] = age_of_item
     columns["category_share"] = np.divide(
@@ -85,9 +86,7 @@ def computed_columns(
 
 
 def recent_at(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
-    """For each request the key of its item `age` places before the newest, and whether there is
-    one.
-    """
+    """Return each request's item key `age` positions before the newest, and whether it exists."""
     at = sequence.offsets[1:] - 1 - age
-    there = at >= sequence.offsets[:-1]
-    return sequence.item[np.where(there, at, 0)], there
+    is_present = at >= sequence.offsets[:-1]
+    return sequence.item[np.where(is_present, at, 0)], is_present

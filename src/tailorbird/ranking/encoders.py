@@ -1,19 +1,18 @@
-"""From features to the matrix of a model: one function for training, in bulk, and for serving, one
-request at a time.
+"""The encoder: from features to the matrix of a model, identical in training and serving.
 
 The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the items and the person's recent sequence, see `COMPUTED`; by vectors, see `ranking.tower`; and what is read
-                   live: rank and score in candidate sources, and declared similarities, see `ranking.live`
-    position       where the item was shown in training, 1 in serving; only if the model was trained with it
-    transformed    made of any of these by what was learned in training, see `ranking.transforms`
+    computed       from the items and the user's recent sequence (`COMPUTED`), by vectors
+                   (`ranking.tower`), and live: rank and score in candidate sources and declared
+                   similarities (`ranking.live`)
+    position       the position shown in training, 1 in serving; only if trained with it
+    transformed    computed from any of these by learned steps, see `ranking.transforms`
     for nets       the candidate, the newest items and words as codes, see `ranking.history`
 
-Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come
-out bit for bit the same however many are encoded at once; columns by vectors alone may differ in
-their last digits.
+Each row depends only on its own request, and sums run in a fixed order, so rows are bit-identical
+for any batch size. Only columns by vectors may differ in their last digits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from tailorbird.ranking.history import History
 from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.similarities import Similarity, kept
 from tailorbird.ranking.steps import MISSING
-from tailorbird.ranking.together import Together, together
+from tailorbird.ranking.together import TransformBlock, group_transforms
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Asked, Space, no_columns
 from tailorbird.ranking.transforms import Column, Output
 from tailorbird.ranking.vocabulary import Vocabulary
@@ -47,13 +46,13 @@ Floats = npt.NDArray[np.float64]
 
 NO_CANDIDATE_COLUMNS = CandidateColumns()
 FORMAT = 7  # of encoder.json; another one is not read
-OF_ITEMS = (
+ITEM_COLUMNS = (
     COMPUTED | VECTOR_COLUMNS
-)  # columns that nobody declares, beside those of candidate sources, and what each is
+)  # computed columns, besides those of candidate sources, with descriptions
 
 
 class SequenceLike(Protocol):
-    """One person's sequence, oldest first: `features.Sequence`."""
+    """One user's sequence, oldest first: `features.Sequence`."""
 
     @property
     def item(self) -> Keys: ...
@@ -76,29 +75,28 @@ class RowsLike(Protocol):
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences by request, where the caller has no such thing of its own."""
+    """A plain implementation of `RaggedLike`."""
 
     offsets: Times
     item: Keys
     ts: Times = field(
         default_factory=lambda: np.zeros(0, np.int64)
-    )  # only columns for nets look at it
+    )  # read only by columns for nets
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """How a matrix is made; `encoder.json` of the bundle.
+    """The recipe of a matrix; `encoder.json` of the bundle.
 
     Attributes:
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: which of `COMPUTED`, of the vectors' columns and of those that are read live it
-            uses as they are.
+        computed: the names among `COMPUTED`, vector and live columns that it uses untransformed.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
-        transforms: further columns, made of any of these by learned steps. candidates,
-        similarities: columns that are read live, that it uses or transforms. history, words:
-        columns for nets, after all others.
+        transforms: further columns, computed from any of these by learned steps.
+        candidates, similarities: live columns that it uses or transforms.
+        history, words: columns for nets, after all others.
         format: of the file.
     """
 
@@ -117,34 +115,34 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        made = (*OF_ITEMS, *self.live.names)
-        for names, known in (
+        computed = (*ITEM_COLUMNS, *self.live.names)
+        for names, available in (
             (self.numeric, self.columns.numeric),
             (categorical, self.columns.categorical),
-            (self.computed, made),
+            (self.computed, computed),
         ):
-            if unknown := [name for name in names if name not in known]:
+            if unknown := [name for name in names if name not in available]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
-        for sequence in (*self._sequences, *(one.of for one in self.similarities)):
+        for sequence in (*self._sequences, *(similarity.of for similarity in self.similarities)):
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
-        others = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
-        if len(set(self.live.names)) < len(self.live.names) or others & set(self.live.names):
+        feature_names = {*ITEM_COLUMNS, *self.columns.numeric, *self.columns.categorical}
+        if len(set(self.live.names)) < len(self.live.names) or feature_names & set(self.live.names):
             raise BundleError(
                 "a column of the encoder that is read live is called like another of its columns"
             )
         for output in self.transforms:
             self._check(output)
-        made = [name for output in self.transforms for name in output.names]
-        plain = self.names[: len(self.names) - len(made) - len(self._for_nets)]
-        if len(set(made)) != len(made) or set(made) & set(plain):
+        computed = [name for output in self.transforms for name in output.names]
+        untransformed = self.names[: len(self.names) - len(computed) - len(self._net_columns)]
+        if len(set(computed)) != len(computed) or set(computed) & set(untransformed):
             raise BundleError(
                 "a transform of the encoder is called like another of its columns",
                 fix="give it a name=",
             )
-        if twice := sorted(set(self._for_nets) & {*plain, *made}):
+        if duplicates := sorted(set(self._net_columns) & {*untransformed, *computed}):
             raise BundleError(
-                f"{twice[0]!r} is the name of a column for nets and of another",
+                f"{duplicates[0]!r} is the name of a column for nets and of another",
                 fix="give the feature another name",
             )
 
@@ -155,30 +153,30 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def _sequences(self) -> tuple[str, ...]:
-        """The sequences that any column is made of."""
+        """The sequences that any column is computed from."""
         history = self.history.sequence if self.history else ""
         return tuple(dict.fromkeys(name for name in (self.sequence, history) if name))
 
     @cached_property
-    def _for_nets(self) -> tuple[str, ...]:
+    def _net_columns(self) -> tuple[str, ...]:
         """Names of the columns for nets."""
         return (
             *(self.history.names if self.history else ()),
-            *(name for one in self.words for name in one.names),
+            *(name for words in self.words for name in words.names),
         )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the matrix's columns."""
         categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
-        made = (name for output in self.transforms for name in output.names)
+        transformed = (name for output in self.transforms for name in output.names)
         return (
             *self.numeric,
             *categorical,
             *self.computed,
             *((POSITION,) if self.position else ()),
-            *made,
-            *self._for_nets,
+            *transformed,
+            *self._net_columns,
         )
 
     @property
@@ -188,71 +186,73 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Of each column that holds codes, how many there are, 0 (missing) and 1 (unknown)
-        included: the rows of an embedding.
+        """The number of codes of each column with codes, 0 (missing) and 1 (unknown) included.
+
+        These are the rows of an embedding.
         """
-        made = {output.name: output.size for output in self.transforms if output.size}
-        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | made
+        transformed = {output.name: output.size for output in self.transforms if output.size}
+        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | transformed
 
     @cached_property
     def absent(self) -> Matrix:
-        """What each column of the matrix, shape (width,), holds where there is nothing."""
+        """The value of each column of the matrix where everything is missing, shape (width,)."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys((*OF_ITEMS, *self.live.names), np.full(1, np.nan, np.float32))
-        matrix = self._filled(numeric, categorical, computed, np.full(1, np.nan), {})
-        nobody, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        computed = dict.fromkeys((*ITEM_COLUMNS, *self.live.names), np.full(1, np.nan, np.float32))
+        matrix = self._fill_matrix(numeric, categorical, computed, np.full(1, np.nan), {})
+        no_item, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         if self.history:
-            blank = self.history.columns(nobody, np.zeros(1, np.intp), None, never)
-            matrix[:, len(self.names) - len(self._for_nets) :][:, : blank.shape[1]] = blank
+            blank = self.history.columns(no_item, np.zeros(1, np.intp), None, never)
+            matrix[:, len(self.names) - len(self._net_columns) :][:, : blank.shape[1]] = blank
         return matrix[0]
 
     def warm_up(self) -> None:
-        """Sort all tables now, which the first request would wait for."""
+        """Build all lookup tables ahead of the first request."""
         assert self.absent.shape == (len(self.names),)
 
     def told(self) -> dict[str, str]:
-        """What each column of the matrix is, in words."""
-        told = dict.fromkeys(self.names, "as read")
-        told |= {
+        """Describe each column of the matrix."""
+        descriptions = dict.fromkeys(self.names, "as read")
+        descriptions |= {
             vocabulary.name: f"codes of {len(vocabulary.keys):,} values"
             for vocabulary in self.vocabularies
         }
-        made = OF_ITEMS | self.live.told()
-        told |= {name: made[name] for name in self.computed}
-        told |= {
-            name: f"{output.column}: {output.told()}"
+        column_texts = ITEM_COLUMNS | self.live.describe_columns()
+        descriptions |= {name: column_texts[name] for name in self.computed}
+        descriptions |= {
+            name: f"{output.column}: {output.describe()}"
             for output in self.transforms
             for name in output.names
         }
-        told |= {
-            name: text
-            for one in (*((self.history,) if self.history else ()), *self.words)
-            for name, text in one.told().items()
-        }
-        return told
+        if self.history:
+            descriptions |= self.history.describe_columns()
+        for words in self.words:
+            descriptions |= words.told()
+
+        return descriptions
 
     def _check(self, output: Output) -> None:
         name = output.column
         if name in self.columns.categorical:
-            right = output.of_keys or output.either
+            right = output.is_categorical or output.is_missing_indicator
         elif (
             name in self.columns.numeric
-            or name in OF_ITEMS
+            or name in ITEM_COLUMNS
             or name in self.live.names
             or name == POSITION
         ):
-            right = not output.of_keys
+            right = not output.is_categorical
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
         if not right:
             raise BundleError(f"the encoder's steps do not fit the column {name!r}")
 
     @cached_property
-    def _places(self) -> tuple[Rows, Rows]:
+    def _column_indices(self) -> tuple[Rows, Rows]:
         numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
         categorical = np.array(
-            [self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp
+            [self.columns.categorical.index(vocabulary.name) for vocabulary in self.vocabularies],
+            np.intp,
         )
         return numeric, categorical
 
@@ -268,10 +268,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         position: npt.NDArray[np.generic] | None = None,
         learned: Mapping[str, Floats] | None = None,
         space: Space | None = None,
-        asked: Asked | None = None,
+        user_query: Asked | None = None,
         live: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> Matrix:
-        """The matrix (n, len(names)) of n rows that belong to some requests.
+        """Encode n rows of some requests as a matrix (n, len(names)).
 
         Args:
             numeric, categorical: (n, F) and (n, C), all columns of the feature set.
@@ -282,52 +282,61 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             index: for the computed columns; in training, one whose `as_of` is not after the first
                 t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
-            learned: of training rows, name of a transform → (n,): what its target encoding was as
-                of each row's time.
+            learned: for training rows, name of a transform → (n,): its target encoding as of each
+                row's time.
             space: for the columns by vectors, which are missing without it; in training, one that
                 is as old as the index.
-            asked: of a single request, the person's vector, if it is known already.
+            user_query: the query of a single request's user, if already computed.
             live: column that is read live → (n,); all are missing without it.
         """
-        wanted, near, live_wanted = self._wanted
+        computed_names, vector_names, live_names = self._required_columns
         columns = (
-            computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index)
-            if wanted
+            computed_columns(
+                computed_names, item_keys, request, sequences.get(self.sequence), t, index
+            )
+            if computed_names
             else {}
         )
-        if near and space is not None and len(space.index):
+        if vector_names and space is not None and len(space.index):
             columns |= space.columns(
-                near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked
+                vector_names,
+                item_keys,
+                request,
+                sequences.get(space.tower.plan.sequence),
+                len(t),
+                user_query,
             )
-        elif near:
-            columns |= no_columns(near, item_keys.size)
+        elif vector_names:
+            columns |= no_columns(vector_names, item_keys.size)
         nothing = np.full(item_keys.size, np.nan, np.float32)
-        columns |= {name: nothing if live is None else live[name] for name in live_wanted}
+        columns |= {name: nothing if live is None else live[name] for name in live_names}
         shown = np.ones(item_keys.size, np.float32) if position is None else position
-        matrix = self._filled(numeric, categorical, columns, shown, learned or {})
-        at = matrix.shape[1] - len(self._for_nets)
+        matrix = self._fill_matrix(numeric, categorical, columns, shown, learned or {})
+        at = matrix.shape[1] - len(self._net_columns)
         if self.history:
-            mine = self.history.columns(item_keys, request, sequences.get(self.history.sequence), t)
-            matrix[:, at : at + mine.shape[1]] = mine
-            at += mine.shape[1]
-        for one in self.words:
-            matrix[:, at : at + one.width] = one.columns(index.attributes, index.find(item_keys))
-            at += one.width
+            history = self.history.columns(
+                item_keys, request, sequences.get(self.history.sequence), t
+            )
+            matrix[:, at : at + history.shape[1]] = history
+            at += history.shape[1]
+        for words in self.words:
+            matrix[:, at : at + words.width] = words.columns(
+                index.attributes, index.find(item_keys)
+            )
+            at += words.width
         return matrix
 
     @cached_property
-    def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-        """The computed columns that any column of the matrix needs, those by vectors, and those
-        that are read live.
-        """
+    def _required_columns(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The computed, vector and live columns that any column of the matrix needs."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        by_items, near, live = (
+        by_items, vectors, live = (
             tuple(name for name in names if name in sources)
             for names in (COMPUTED, VECTOR_COLUMNS, self.live.names)
         )
-        return by_items, near, live
+        return by_items, vectors, live
 
-    def _filled(
+    def _fill_matrix(
         self,
         numeric: Matrix,
         categorical: Keys,
@@ -336,12 +345,12 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         learned: Mapping[str, Floats],
     ) -> Matrix:
         matrix = np.empty((len(numeric), len(self.names)), np.float32)
-        matrix[:, len(self.names) - len(self._for_nets) :] = MISSING
-        numeric_at, categorical_at = self._places
+        matrix[:, len(self.names) - len(self._net_columns) :] = MISSING
+        numeric_at, categorical_at = self._column_indices
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
         at = numeric_at.size
-        for vocabulary, place in zip(self.vocabularies, categorical_at, strict=True):
-            matrix[:, at] = vocabulary.encode(categorical[:, place])
+        for vocabulary, source_index in zip(self.vocabularies, categorical_at, strict=True):
+            matrix[:, at] = vocabulary.encode(categorical[:, source_index])
             at += 1
         for name in self.computed:
             matrix[:, at] = computed[name]
@@ -350,33 +359,31 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             matrix[:, at] = position
             at += 1
         sources = numeric, categorical, computed, position
-        alone, blocks = self._parts
-        for place, output in alone:
-            made = output.apply(self._source(output.column, *sources), learned.get(output.name))
-            matrix[:, at + place : at + place + output.width] = made.reshape(
+        singles, blocks = self._parts
+        for source_index, output in singles:
+            values = output.apply(self._source(output.column, *sources), learned.get(output.name))
+            matrix[:, at + source_index : at + source_index + output.width] = values.reshape(
                 len(matrix), output.width
             )
-        for block, places in blocks:
-            matrix[:, at + places] = block.apply(
+        for block, offsets in blocks:
+            matrix[:, at + offsets] = block.apply(
                 [self._source(column, *sources) for column in block.columns]
             ).T
         return matrix
 
     @cached_property
-    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[Together, Rows]]]:
-        """The transforms that are applied alone, and those together, with their columns among all
-        that transforms give.
-        """
-        blocks = together(self.transforms)
+    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[TransformBlock, Rows]]]:
+        """The transforms applied singly, and those in blocks, with their column offsets."""
+        blocks = group_transforms(self.transforms)
         widths = [output.width for output in self.transforms]
         starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
-        grouped = {place for block in blocks for place in block.places}
-        alone = [
-            (int(starts[place]), output)
-            for place, output in enumerate(self.transforms)
-            if place not in grouped
+        grouped = {index for block in blocks for index in block.places}
+        singles = [
+            (int(starts[index]), output)
+            for index, output in enumerate(self.transforms)
+            if index not in grouped
         ]
-        return alone, [(block, starts[list(block.places)]) for block in blocks]
+        return singles, [(block, starts[list(block.places)]) for block in blocks]
 
     def _source(
         self,
@@ -393,10 +400,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return (position if name == POSITION else computed[name]).astype(np.float32)
 
     def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
-        """The matrix of rows that are about people alone, by an encoder without computed columns
-        and position.
-        """
-        return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
+        """Encode rows about users alone, by an encoder without computed columns and position."""
+        return self._fill_matrix(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
     def encode_request(
         self,
@@ -404,25 +409,25 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         item_keys: Keys,
         index: Index,
         space: Space | None = None,
-        asked: Asked | None = None,
+        user_query: Asked | None = None,
         live: Matrix | None = None,
     ) -> Matrix:
-        """The matrix of one request's candidates; `live`: their columns of `self.live`."""
+        """Encode one request's candidates; `live` holds their columns of `self.live`."""
         ragged: dict[str, RaggedLike] = {}
         read = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *read):
             if name in rows.sequences:
-                found = rows.sequences[name]
+                sequence = rows.sequences[name]
                 ragged[name] = Ragged(
-                    np.array([0, found.item.size], np.int64), found.item, found.ts
+                    np.array([0, sequence.item.size], np.int64), sequence.item, sequence.ts
                 )
         request = np.zeros(item_keys.size, np.intp)
         if (
-            asked is not None
+            user_query is not None
             and space is not None
-            and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
+            and not user_query.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
         ):
-            asked = None
+            user_query = None
         t = np.array([rows.t], np.int64)
         columns = None if live is None else self.live.by_name(live)
         return self.encode(
@@ -434,25 +439,25 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             t,
             index,
             space=space,
-            asked=asked,
+            user_query=user_query,
             live=columns,
         )
 
     def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
-        """The columns of one request's candidates that are read live, (n, columns)."""
+        """Read the live columns of one request's candidates, (n, columns)."""
         return self.live.matrix(lists, rows.sequences, item_keys)
 
 
 def read_encoder(data: bytes, *, where: str) -> Encoder:
-    """The encoder of a bundle's `encoder.json`.
+    """Decode a bundle's `encoder.json`.
 
     Raises:
         BundleError: it cannot be read, contradicts itself, or was written by another version.
     """
     try:
-        if (found := msgspec.json.decode(data, type=_Format).format) != FORMAT:
+        if (file_format := msgspec.json.decode(data, type=_Format).format) != FORMAT:
             raise BundleError(
-                f"its encoder has the format {found}, this version reads {FORMAT}",
+                f"its encoder has the format {file_format}, this version reads {FORMAT}",
                 where=where,
                 fix="tailorbird train",
             )
@@ -500,10 +505,10 @@ def fit_encoder(
         candidates: columns of candidate sources, likewise.
     """
     vocabularies: list[Vocabulary] = []
-    for place, name in enumerate(columns.categorical):
+    for index, name in enumerate(columns.categorical):
         if name in leave_out:
             continue
-        keys, counts = np.unique(categorical[:, place], return_counts=True)
+        keys, counts = np.unique(categorical[:, index], return_counts=True)
         often = (keys != 0) & (counts >= count_min)
         keys, counts = keys[often], counts[often]
         order = np.lexsort((keys, -counts))[:size_max]
@@ -511,10 +516,10 @@ def fit_encoder(
     used = tuple(
         name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
     )
-    similar = tuple(kept(one) for one in similarities)
+    similar = tuple(kept(similarity) for similarity in similarities)
     chosen = tuple(
         name
-        for name in (*computed, *candidates.names, *(one.name for one in similar))
+        for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))
         if name not in leave_out
     )
     sequence = columns.sequences[0] if columns.sequences else ""

@@ -1,7 +1,6 @@
-"""The value formula: what an item is worth to a slot, as a weighted sum of what is likely to
-happen.
+"""The value formula: an item's value to a slot as a weighted sum of predicted outcomes.
 
-    value = 1.0*click + 8.0*purchase + 0.002*dwell_s         sum over heads of weight * calibrated prediction
+    value = 1.0*click + 8.0*purchase + 0.002*dwell_s    Σ weight * calibrated prediction
 
 A slot may change its weights without a new model: the formula that is in force is the one that was
 last set in the registry (`registry.formulas`), else the slot's own, else the bundle's.
@@ -25,7 +24,7 @@ WEIGHT_MAX = 1e100  # so that no sum of heads is infinite
 
 
 def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
-    """Head → weight of a formula such as `1.0*click + 8.0*purchase - 2*hide`.
+    """Parse a formula such as `1.0*click + 8.0*purchase - 2*hide` into head → weight.
 
     Raises:
         DeclarationError: it is not of this form; names the column.
@@ -46,16 +45,17 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
     except (ValueError, RecursionError, MemoryError):
         raise DeclarationError("cannot be read as a formula", where=where) from None
     try:
-        return checked(_weights(tree.body, where), where=where)
+        return validate_weights(_weights(tree.body, where), where=where)
     except RecursionError:
         raise DeclarationError(
             "is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase"
         ) from None
 
 
-def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
-    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no
-    number up to `WEIGHT_MAX`.
+def validate_weights(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
+    """Validate weights and return them as floats.
+
+    Raises DeclarationError if there are none, too many, or one is not a number up to `WEIGHT_MAX`.
     """
     if not weights or len(weights) > HEADS_MAX:
         raise DeclarationError(
@@ -75,7 +75,7 @@ def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float
 
 
 def told(weights: Mapping[str, float]) -> str:
-    """A formula as text, which `parse_formula` reads back."""
+    """Format a formula as text that `parse_formula` reads back."""
     terms = [
         f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()
     ]
@@ -83,41 +83,42 @@ def told(weights: Mapping[str, float]) -> str:
 
 
 def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple[str, ...]:
-    """The heads that an objective asks for and the bundle does not have."""
-    known = set(heads)
-    return tuple(head for head in objective if head not in known)
+    """Return the heads that an objective needs and the bundle lacks."""
+    available = set(heads)
+    return tuple(head for head in objective if head not in available)
 
 
 def require_heads(
     objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = ""
 ) -> None:
     """Raise DeclarationError if the objective asks for a head that the model does not have."""
-    known = sorted(heads)
-    if missing := missing_heads(objective, known):
+    available = sorted(heads)
+    if missing := missing_heads(objective, available):
         fix = nearest(
-            missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train"
+            missing[0], available, "let the slot in slots.py ask for it, and run tailorbird train"
         )
         raise DeclarationError(
-            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}",
+            f"{model} predicts no {missing[0]!r}; it predicts {', '.join(available) or 'nothing'}",
             where=where,
             fix=fix,
         )
 
 
 def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
-    """Raise DeclarationError if no head of the objective, but those of weight 0, tells items apart:
-    their order would mean nothing.
+    """Raise DeclarationError unless a head with nonzero weight distinguishes items.
+
+    Otherwise their order would mean nothing.
     """
     if not of_items(head for head, weight in objective.items() if weight):
         fix = "name what people do with items too, such as 1.0*click + 0.5*return_7d"
         raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
 
 
-def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
-    """The value (n,) of n items.
+def compute_value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
+    """Compute the value (n,) of n items.
 
-    A head that the bundle lacks is left out: an answer by clicks alone is better than none. Who
-    changes an objective checks it with `require_heads`.
+    Heads that the bundle lacks are left out: ranking by clicks alone is better than nothing.
+    Callers that change an objective check it with `require_heads`.
 
     Raises:
         BundleError: the bundle has none of the heads.
@@ -151,7 +152,7 @@ def _weights(tree: ast.expr, where: str) -> dict[str, float]:
 
 
 def _terms(node: ast.expr, sign: float) -> Iterable[tuple[float, ast.expr]]:
-    """The terms of a sum with their signs, from left to right."""
+    """Yield the terms of a sum with their signs, from left to right."""
     while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         sign, node = -sign if isinstance(node.op, ast.USub) else sign, node.operand
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):

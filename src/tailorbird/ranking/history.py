@@ -1,16 +1,14 @@
-"""Columns that only nets can use: the candidate and the person's newest items as codes of one set,
-and how long ago each was.
+"""Columns for neural nets: the candidate and the user's newest items as codes, and their ages.
 
     item_code                     the candidate
     recent_item_1 … _L            the newest items, newest first; 0 where there is none
     recent_gap_1 … _L             hours since each; NaN where there is none
 
-Codes: 0 missing, 1 unknown, 2.. as learned. An item that training did not see has the code of the
-unknown, whose vector was learned: from items of a few rows, which have it too, and from a share of
-all codes (`unknown_share`). With `buckets`, what has no code of its own has one of so many codes
-behind them instead of 1; training does not ask for them any more: of a bucket that no training row
-fell into, a net says what its first weights say, and of one of a few rare items little else. Words
-of the candidate's attributes are in `retrieval.words`.
+Codes: 0 missing, 1 unknown, 2.. as learned. An item unseen in training has the code 1, whose vector
+is learned from rare items and from a share of all codes (`unknown_share`). With `buckets`, unseen
+items share hash buckets instead. Training no longer uses buckets: the net has only initial weights
+for a bucket without training rows, and little more for one with a few rare items. Words of the
+candidate's attributes are in `retrieval.words`.
 """
 
 from functools import cached_property
@@ -30,7 +28,7 @@ LENGTH_MAX = 64
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """The candidate beside the newest items of who asks.
+    """The candidate and the newest items of the user as codes.
 
     Attributes:
         sequence: which sequence the items are of.
@@ -51,16 +49,16 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     @property
     def names(self) -> tuple[str, ...]:
-        places = range(1, self.length + 1)
+        positions = range(1, self.length + 1)
         return (
             "item_code",
-            *(f"recent_item_{place}" for place in places),
-            *(f"recent_gap_{place}" for place in places),
+            *(f"recent_item_{position}" for position in positions),
+            *(f"recent_gap_{position}" for position in positions),
         )
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
+        """The number of codes, missing and unknown included."""
         return len(self.keys) + 2 + self.buckets
 
     @cached_property
@@ -68,7 +66,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return Codes(self.keys)
 
     def codes(self, keys: Keys) -> Matrix:
-        """Codes of items, of any shape."""
+        """Encode item keys of any shape."""
         flat = keys.ravel()
         code = self._codes.apply(flat)
         if self.buckets:
@@ -79,7 +77,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def columns(
         self, item_keys: Keys, request: Rows, sequence: RaggedLike | None, t: Times
     ) -> Matrix:
-        """The columns (n, len(names)) of n rows.
+        """Return the columns (n, len(names)) of n rows.
 
         Args:
             request: (n,): which request a row belongs to.
@@ -92,21 +90,21 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         gaps = np.full((len(t), self.length), np.nan)
         if sequence is not None and sequence.item.size:
             for age in range(self.length):
-                key, there = recent_at(sequence, age)
-                if not there.any():
+                key, is_present = recent_at(sequence, age)
+                if not is_present.any():
                     break
-                ts = sequence.ts[np.where(there, sequence.offsets[1:] - 1 - age, 0)]
-                keys[:, age] = np.where(there, key, np.uint64(0))
-                gaps[:, age] = np.where(there, (t - ts) / HOUR, np.nan)
+                ts = sequence.ts[np.where(is_present, sequence.offsets[1:] - 1 - age, 0)]
+                keys[:, age] = np.where(is_present, key, np.uint64(0))
+                gaps[:, age] = np.where(is_present, (t - ts) / HOUR, np.nan)
         out[:, 1 : 1 + self.length] = self.codes(keys)[request]
         out[:, 1 + self.length :] = gaps.astype(np.float32)[request]
         return out
 
-    def told(self) -> dict[str, str]:
-        """What each column is, in words."""
-        told = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
-        told |= dict.fromkeys(
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column."""
+        descriptions = {"item_code": f"the candidate, codes of {len(self.keys):,} items"}
+        descriptions |= dict.fromkeys(
             self.names[1 : 1 + self.length],
             f"the person's newest items ({self.sequence}), by the same codes",
         )
-        return told | dict.fromkeys(self.names[1 + self.length :], "hours since then")
+        return descriptions | dict.fromkeys(self.names[1 + self.length :], "hours since then")

@@ -1,8 +1,7 @@
-"""Columns that are read live, from the candidate sources: rank and score of a candidate in each,
-and declared similarities.
+"""Columns read live from candidate sources: ranks, scores and declared similarities.
 
 A server reads them from published tables at the request, training from a replay of the log at each
-row's moment: by this one function.
+row's time: by the same function.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,8 @@ Keys = npt.NDArray[np.uint64]
 Matrix = npt.NDArray[np.float32]
 
 
-class HasItems(Protocol):
-    """A person's sequence, oldest first."""
+class ItemSequence(Protocol):
+    """A user's sequence, oldest first."""
 
     @property
     def item(self) -> Keys: ...
@@ -29,7 +28,7 @@ class HasItems(Protocol):
 
 @dataclass(frozen=True)
 class LiveColumns:
-    """Which columns are read live.
+    """The columns that are read live.
 
     Attributes:
         candidates: of the sources.
@@ -41,34 +40,42 @@ class LiveColumns:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return (*self.candidates.names, *(one.name for one in self.similarities))
+        return (*self.candidates.names, *(similarity.name for similarity in self.similarities))
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The candidate sources whose tables are read."""
-        further = (
+        implied = (
             ("item_knn",)
             if self.similarities
             and not any(reads_neighbours(name) for name in self.candidates.sources)
             else ()
         )
-        return (*self.candidates.sources, *further)
+        return (*self.candidates.sources, *implied)
 
-    def told(self) -> dict[str, str]:
-        """What each column is, in words."""
-        return self.candidates.told() | {one.name: one.told() for one in self.similarities}
+    def describe_columns(self) -> dict[str, str]:
+        """Describe each column."""
+        return self.candidates.describe_columns() | {
+            similarity.name: similarity.describe() for similarity in self.similarities
+        }
 
-    def matrix(self, lists: RequestLists, sequences: Mapping[str, HasItems], keys: Keys) -> Matrix:
+    def matrix(
+        self, lists: RequestLists, sequences: Mapping[str, ItemSequence], keys: Keys
+    ) -> Matrix:
         """Return the columns of one request's candidates, (n, columns)."""
         parts = [self.candidates.matrix(lists, keys)]
-        for one in self.similarities:
-            sequence = sequences[one.of].item if one.of in sequences else np.zeros(0, np.uint64)
-            parts.append(one.column(lists, sequence, keys).astype(np.float32)[:, None])
+        for similarity in self.similarities:
+            sequence = (
+                sequences[similarity.of].item
+                if similarity.of in sequences
+                else np.zeros(0, np.uint64)
+            )
+            parts.append(similarity.column(lists, sequence, keys).astype(np.float32)[:, None])
         return np.concatenate(parts, axis=1)
 
     def by_name(self, matrix: Matrix) -> dict[str, Matrix]:
         """Return the columns of such a matrix by name."""
-        return {name: matrix[:, place] for place, name in enumerate(self.names)}
+        return {name: matrix[:, index] for index, name in enumerate(self.names)}
 
 
 NOTHING_LIVE = LiveColumns()

@@ -1,10 +1,11 @@
-"""What an ONNX file must be before ONNX Runtime may see it. Walks the protobuf itself, so that
-serving needs no `onnx` package.
+"""Validation of an ONNX file before ONNX Runtime sees it.
 
-Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file
-from the current directory even when it loads from bytes); ORT's own format; operators of foreign
-domains; malformed or deeply nested messages. The walk follows every message that can hold a tensor
-or a graph, subgraphs and functions included.
+It walks the protobuf itself, so that serving needs no `onnx` package.
+
+Refused are tensors stored in another file by any route (ONNX Runtime reads such a file from the
+current directory even when it loads from bytes), ORT's own format, operators of other domains, and
+malformed or deeply nested messages. The walk follows every message that can hold a tensor or a
+graph, subgraphs and functions included.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23
-# that are not here hold no tensor.
+# that are absent here hold no tensor.
 _CHILDREN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -62,7 +63,9 @@ class _Walk:
         self._message("Model", 0, len(self.data), 0)
         if not self.nodes:
             raise BundleError("is no ONNX model: it has no nodes", where=self.where)
-        if foreign := sorted(each for each in self.used - self.defined if each[0] not in DOMAINS):
+        if foreign := sorted(
+            operator for operator in self.used - self.defined if operator[0] not in DOMAINS
+        ):
             domain, name = (text.decode(errors="replace")[:60] for text in foreign[0])
             message = f"uses the operator {name!r} of the domain {domain!r}"
             raise BundleError(message, where=self.where, fix="export with standard operators only")
@@ -98,8 +101,9 @@ class _Walk:
             self.defined.add((domain, name))
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number, wire type, begin, end) of each field but plain floats; of a varint the value
-        stands for `begin`.
+        """Yield (number, wire type, begin, end) of each field except plain floats.
+
+        For a varint, `begin` is its value.
         """
         data, at = self.data, start
         while at < end:
@@ -111,10 +115,7 @@ class _Walk:
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
-            if wire in (
-                _FIXED32,
-                _FIXED64,
-            ):  # the thresholds of a forest: most of a file, and no field that is asked for
+            if wire in (_FIXED32, _FIXED64):  # Mostly thresholds of forests, which need no check.
                 at += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
                 value, at = self._varint(at, end)

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a server runs it: one thread, no spinning, bytes that were checked."""
+"""ONNX Runtime sessions for servers: one thread, no spinning, verified bytes."""
 
 import onnxruntime as ort
 
@@ -7,7 +7,7 @@ from tailorbird.ranking.onnx_check import check_onnx
 
 
 def start_session(data: bytes, *, where: str) -> ort.InferenceSession:
-    """A session for a model of any inputs.
+    """Start a session for a model with any inputs.
 
     Raises:
         BundleError: it is not self-contained, not made of standard operators, or ONNX Runtime

@@ -1,12 +1,14 @@
-"""Pareto/NBD over NumPy alone, as a churn bundle computes it; fitting is `training.churn.pareto`'s.
+"""Expected purchases by Pareto/NBD in NumPy, for churn bundles.
+
+`training.churn.pareto` fits the model.
 
 A customer buys at a rate λ until they leave for good, which they do at a rate μ, whether they buy
 or not; both are gamma distributed over customers, (r, alpha) and (s, beta). Source: Schmittlein,
 Morrison, Colombo, "Counting Your Customers", Management Science 33 (1987). With one who is alive λ
 is gamma (r + x, alpha + T), μ is gamma (s, beta + T), and neither says anything of the other.
 
-The paper has the chance of being alive as a hypergeometric function. Here it is the integral which
-that stands for, over the moment u at which the customer left, between the last purchase and now;
+The paper states the probability of being alive as a hypergeometric function. Here it is the
+equivalent integral over the time u at which the customer left, between the last purchase and now;
 see `odds_of_having_left`.
 """
 
@@ -25,9 +27,7 @@ STEPS, SHARES = (_HALVES + 1) / 2, _WEIGHTS / 2  # from 0 to 1
 
 
 class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fitted model, in days, and the places in a matrix of: seconds since the last purchase,
-    purchases, seconds since the first.
-    """
+    """A fitted model, in days, and the matrix columns of recency, frequency and age."""
 
     r: float
     alpha: float
@@ -38,8 +38,9 @@ class ParetoNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     age: int
 
     def purchases(self, matrix: npt.NDArray[np.float32], start: float, stop: float) -> Floats:
-        """Expected purchases from `start` to `stop` days from now, shape (n,); 0 for whom nothing
-        is known.
+        """Return the expected purchases from `start` to `stop` days from now, shape (n,).
+
+        It is 0 for users without a history.
         """
         return purchases_between(
             matrix[:, [self.recency, self.frequency, self.age]], start, stop, self._expected
@@ -59,12 +60,12 @@ def expected(
     beta: float,
     span: float,
 ) -> Floats:
-    """Expected purchases within `span` from now, shape (n,)."""
-    lasting = np.log1p(span / (beta + age))
+    """Return the expected purchases within `span` from now, shape (n,)."""
+    log_growth = np.log1p(span / (beta + age))
     with np.errstate(divide="ignore", invalid="ignore"):
-        years = np.where(abs(s - 1) < 1e-9, lasting, -np.expm1(-(s - 1) * lasting) / (s - 1)) * (
-            beta + age
-        )
+        years = np.where(
+            abs(s - 1) < 1e-9, log_growth, -np.expm1(-(s - 1) * log_growth) / (s - 1)
+        ) * (beta + age)
     return (
         (r + x)
         / (alpha + age)
@@ -76,7 +77,7 @@ def expected(
 def odds_of_having_left(
     x: Floats, recency: Floats, age: Floats, r: float, alpha: float, s: float, beta: float
 ) -> Floats:
-    """The chance of having left, for that of being alive, shape (n,).
+    """Return the odds of having left against being alive, shape (n,).
 
     ∫ ((alpha + T) / (alpha + u))^(r + x) · ((beta + T) / (beta + u))^s · s / (beta + u) du from the
     last purchase to now. The first factor may fall by hundreds of powers of ten: points lie evenly
@@ -86,7 +87,7 @@ def odds_of_having_left(
     return np.concatenate(
         [
             np.zeros(0),
-            *(_odds(x[each], recency[each], age[each], r, alpha, s, beta) for each in pieces),
+            *(_odds(x[piece], recency[piece], age[piece], r, alpha, s, beta) for piece in pieces),
         ]
     )
 

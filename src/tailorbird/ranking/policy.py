@@ -1,10 +1,11 @@
-"""The policy: from values to an order of all candidates; of that, `ranking.exploration` makes the
-answer, with its propensities.
+"""The ranking policy: from values to an order of all candidates.
+
+`ranking.exploration` draws the slate from it, with propensities.
 
     values ─► boosts ─► order by value ─► diversity of the best ─► pins, quotas, promotions ─►
     exploration within these ─► answer
 
-What an item may be shown at all, stands in `ranking.rules`.
+`ranking.rules` decides which items may be shown at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.diversity import Bounds, Codes, Mask, dpp, keep_to, likeness, mmr
+from tailorbird.ranking.diversity import (
+    Codes,
+    Mask,
+    SlateConstraints,
+    apply_constraints,
+    attribute_similarity,
+    dpp,
+    mmr,
+)
 from tailorbird.ranking.slot import Diversity, Promotion, Quota
 from tailorbird.retrieval import Index, TextColumn
 
@@ -24,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a slot asks of its answers, for the candidates of one request.
+    """A slot's specification of a slate, for the candidates of one request.
 
     Attributes:
         rows: (n,): of the candidates in the index, -1 for one that it does not know.
@@ -40,61 +49,64 @@ class Shape:
     promotions: Sequence[Promotion] = ()
     promoted: Sequence[Mask] = ()
 
-    def bounds(self) -> Bounds:
-        """What of it exploration keeps to."""
+    def bounds(self) -> SlateConstraints:
+        """Return the constraints that exploration respects."""
         codes = (
-            [codes_of(self.index, self.rows, quota.by) for quota in self.quotas]
+            [attribute_codes(self.index, self.rows, quota.by) for quota in self.quotas]
             if self.index is not None
             else []
         )
         quotas = self.quotas if self.index is not None else ()
-        return Bounds(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
+        return SlateConstraints(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
 
-def arranged(values: Floats, size: int, shape: Shape, bounds: Bounds | None = None) -> Rows:
-    """All candidates in order: those of the answer first (`size` of them), then the rest by value.
+def arranged(
+    values: Floats, size: int, spec: Shape, constraints: SlateConstraints | None = None
+) -> Rows:
+    """Order all candidates: the slate's `size` items first, then the rest by value.
 
     Args:
         values: (n,), higher is better; ties keep the candidates' order.
         size: of the answer.
-        bounds: `shape.bounds()`, where they are known already.
+        constraints: `spec.constraints()`, if already computed.
     """
     order = np.argsort(-values, kind="stable")
     if (
-        shape.index is not None
-        and shape.diversity is not None
-        and shape.diversity.balance < 1
+        spec.index is not None
+        and spec.diversity is not None
+        and spec.diversity.balance < 1
         and order.size
     ):
-        order = _diverse(values, order, size, shape.index, shape.rows, shape.diversity)
-    bounds = shape.bounds() if bounds is None else bounds
-    if bounds.free and not shape.pins:
+        order = _diverse(values, order, size, spec.index, spec.rows, spec.diversity)
+    constraints = spec.bounds() if constraints is None else constraints
+    if constraints.is_unconstrained and not spec.pins:
         return order
     place_of = np.empty(order.size, np.intp)
     place_of[order] = np.arange(order.size)
-    kept = keep_to(
-        [code[order] for code in bounds.codes],
-        bounds.quotas,
+    constrained_order = apply_constraints(
+        [code[order] for code in constraints.codes],
+        constraints.quotas,
         size,
-        pins={position: int(place_of[place]) for position, place in shape.pins.items()},
-        promotions=bounds.promotions,
-        promoted=[those[order] for those in bounds.promoted],
+        pins={position: int(place_of[item]) for position, item in spec.pins.items()},
+        promotions=constraints.promotions,
+        promoted=[mask[order] for mask in constraints.promoted],
         n=order.size,
     )
-    return order[kept]
+    return order[constrained_order]
 
 
 def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
-    """Values with boosts: each moves those of its items by factor - 1 of their size."""
+    """Apply boosts: each changes the values of its items by factor - 1 of their magnitude."""
     moved = values.copy()
-    for factor, those in factors:
-        moved[those] += (factor - 1.0) * np.abs(moved[those])
+    for factor, mask in factors:
+        moved[mask] += (factor - 1.0) * np.abs(moved[mask])
     return moved
 
 
-def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
-    """A code (n,) for each item that is equal where the attribute is; -1 where it is missing or the
-    item is not known.
+def attribute_codes(index: Index, rows: Rows, attribute: str) -> Codes:
+    """Return a code (n,) per item that is equal where the attribute is.
+
+    It is -1 where the attribute is missing or the item unknown.
     """
     column = index.attributes.get(attribute)
     if column is None:
@@ -103,8 +115,8 @@ def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
     if isinstance(column, TextColumn):
         codes = column.codes[at].astype(np.int64)
     else:
-        found, codes = np.unique(column[at], return_inverse=True)
-        codes = np.where(np.isnan(found)[codes], -1, codes)
+        distinct, codes = np.unique(column[at], return_inverse=True)
+        codes = np.where(np.isnan(distinct)[codes], -1, codes)
     return np.where(rows >= 0, codes, -1)
 
 
@@ -112,8 +124,10 @@ def _diverse(
     values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity
 ) -> Rows:
     best = order[: max(size, diversity.among)]
-    alike = likeness([codes_of(index, rows[best], name) for name in diversity.by])
+    similarity = attribute_similarity(
+        [attribute_codes(index, rows[best], name) for name in diversity.by]
+    )
     pick = dpp if diversity.method == "dpp" else mmr
     return np.concatenate(
-        [best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]]
+        [best[pick(values[best], similarity, size, balance=diversity.balance)], order[best.size :]]
     )

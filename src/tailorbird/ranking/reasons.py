@@ -1,5 +1,6 @@
-"""Why an item is there: a stable code for machines and one short sentence for people. Cheap: ten
-look-ups an item shown.
+"""Reasons for shown items: a stable code for machines and a short sentence for users.
+
+Cheap: ten lookups per shown item.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.item_knn.query import RECENT_MAX
-from tailorbird.candidates.popularity.query import of_segment
+from tailorbird.candidates.popularity.query import segment_board
 from tailorbird.candidates.query import RequestLists, source_of
 from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
 
 Keys = npt.NDArray[np.uint64]
-LATELY = (
+PERIOD_PHRASES = (
     (6 * HOUR, "right now"),
     (DAY, "today"),
     (7 * DAY, "this week"),
@@ -26,7 +27,7 @@ LATELY = (
     (366 * DAY, "this year"),
 )
 Rows = npt.NDArray[np.intp]
-_DECAY = 0.8  # of what a recent item says, by how many came after it
+_DECAY = 0.8  # decay of a recent item's weight, by age
 
 CODES = (
     "promoted",
@@ -42,23 +43,22 @@ CODES = (
     "popular_in_segment",
     "more",
 )
-# how often an item comes with another, over how often it comes at all, from which on one is a
-# reason for the other
+# Minimum lift: how much more often an item co-occurs with another than it occurs at all.
 LIFT_MIN = 2.0
-# Type of event → what is said of an item that goes with one of it, and of the item itself.
-_SAID = {
+# Event type → the phrase for a related item, and for the item itself.
+_EVENT_PHRASES = {
     hash64("purchase"): ("Because you bought {}", "You bought it before"),
     hash64("cart"): ("Because you added {} to your cart", "You had it in your cart"),
     hash64("like"): ("Because you liked {}", "You liked it"),
     hash64("rating"): ("Because you rated {}", "You rated it"),
     hash64("share"): ("Because you shared {}", "You shared it"),
 }
-_RANK = {kind: place for place, kind in enumerate(_SAID)}
-_LOOKED = ("Because you looked at {}", "You looked at it before")
+_RANK = {kind: rank for rank, kind in enumerate(_EVENT_PHRASES)}
+_DEFAULT_PHRASES = ("Because you looked at {}", "You looked at it before")
 
 
 class RecentLike(Protocol):
-    """The person's recent sequence, oldest first: `features.Sequence`."""
+    """The user's recent sequence, oldest first: `features.Sequence`."""
 
     @property
     def item(self) -> Keys: ...
@@ -68,7 +68,11 @@ class RecentLike(Protocol):
 
 @dataclass(frozen=True)
 class Reason:
-    """`code` is one of `CODES`; `item_id` is the item that led here, "" if none did."""
+    """The reason for an item.
+
+    The reason for an item. || `code` is one of `CODES`. `item_id` is the item that led here, "" if
+    none did.
+    """
 
     code: str
     text: str
@@ -78,7 +82,7 @@ class Reason:
 FOR_YOU = Reason("for_you", "Picked for you")
 MORE = Reason(
     "more", "More to see"
-)  # of an item that no model put there, and of which nothing else is known
+)  # The reason for an item without a model and without any other reason.
 
 
 def reasons(
@@ -92,7 +96,7 @@ def reasons(
     explored: Collection[int] = (),
     otherwise: Reason = FOR_YOU,
 ) -> list[Reason]:
-    """A reason for each shown item.
+    """Return a reason for each shown item.
 
     Args:
         rows: (k,): the shown items, best first.
@@ -100,98 +104,109 @@ def reasons(
         lists: of the request.
         recent: the person's recent sequence.
         query: what was searched for.
-        explored: the positions of `exploration.Choice`.
-        otherwise: the reason of an item to which nothing of this led.
+        explored: the positions of `exploration.Slate`.
+        otherwise: the reason of an item without any of these.
     """
-    anchors, types, goes = _anchors(index, rows, lists, recent)
-    had = _had(index.keys[rows], recent)
-    told: list[Reason] = []
-    for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
+    anchors, types, is_related = _anchors(index, rows, lists, recent)
+    past_events = _past_events(index.keys[rows], recent)
+    explanations: list[Reason] = []
+    for rank, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
         if source == "pinned":
-            told.append(Reason("promoted", "A choice of the shop"))
-        elif place + 1 in explored:
-            told.append(Reason("explore", "Something different"))
+            explanations.append(Reason("promoted", "A choice of the shop"))
+        elif rank + 1 in explored:
+            explanations.append(Reason("explore", "Something different"))
         elif source == "search" and query:
-            told.append(Reason("search", f"Matches “{query[:60]}”"))
-        elif had[place]:
-            told.append(Reason("again", _SAID.get(had[place], _LOOKED)[1]))
-        elif source == "repeat":  # longer ago than the sequence reaches
-            told.append(Reason("again", "You chose it before"))
-        elif anchors[place] >= 0:
-            text = _SAID.get(types[place], _LOOKED)[0].format(index.title(int(anchors[place])))
-            told.append(Reason("related", text, index.ids[anchors[place]]))
-        else:
-            told.append(
-                _without_anchor(index, row, source, lists, goes=bool(goes[place])) or otherwise
+            explanations.append(Reason("search", f"Matches “{query[:60]}”"))
+        elif past_events[rank]:
+            explanations.append(
+                Reason("again", _EVENT_PHRASES.get(past_events[rank], _DEFAULT_PHRASES)[1])
             )
-    return told
+        elif source == "repeat":  # longer ago than the sequence reaches
+            explanations.append(Reason("again", "You chose it before"))
+        elif anchors[rank] >= 0:
+            text = _EVENT_PHRASES.get(types[rank], _DEFAULT_PHRASES)[0].format(
+                index.title(int(anchors[rank]))
+            )
+            explanations.append(Reason("related", text, index.ids[anchors[rank]]))
+        else:
+            explanations.append(
+                _without_anchor(index, row, source, lists, is_related=bool(is_related[rank]))
+                or otherwise
+            )
+    return explanations
 
 
-def _had(keys: Keys, recent: RecentLike | None) -> list[int]:
-    """Return what the person did with each item: of several types of events the one that `_SAID`
-    has first; 0 for nothing.
+def _past_events(keys: Keys, recent: RecentLike | None) -> list[int]:
+    """Return the user's strongest past event with each item, in the order of `_EVENT_PHRASES`.
+
+    0 for none.
     """
     if recent is None:
         return [0] * len(keys)
-    done: dict[int, int] = {}
+    strongest: dict[int, int] = {}
     for key, kind in zip(recent.item.tolist(), recent.type.tolist(), strict=True):
-        done[key] = min(done.get(key, kind), kind, key=lambda one: _RANK.get(one, len(_RANK)))
-    return [done.get(key, 0) for key in keys.tolist()]
+        strongest[key] = min(
+            strongest.get(key, kind), kind, key=lambda candidate: _RANK.get(candidate, len(_RANK))
+        )
+    return [strongest.get(key, 0) for key in keys.tolist()]
 
 
 def _without_anchor(
-    index: Index, row: int, source: str, lists: RequestLists, *, goes: bool
+    index: Index, row: int, source: str, lists: RequestLists, *, is_related: bool
 ) -> Reason | None:
-    """Return what the source says of an item. `goes`: whether it goes with something that is not
-    known here any more.
+    """Return the reason that the item's source gives.
+
+    `is_related` is whether it is related to an item that is no longer in the index.
     """
     category = index.category.text(row)
-    told = source_of(source) if source not in ("given", "pinned") else None
-    if told is None:
+    parsed = source_of(source) if source not in ("given", "pinned") else None
+    if parsed is None:
         return None
-    if told.kind == "new_items":
+    if parsed.kind == "new_items":
         return Reason("new", f"New in {category}" if category else "New")
-    if told.kind == "editorial":
+    if parsed.kind == "editorial":
         return Reason("editorial", "Selected by hand")
-    if told.kind == "item_knn":
-        return Reason("related", "Goes with what you looked at") if goes else None
-    if told.kind in ("session_knn", "stan"):
+    if parsed.kind == "item_knn":
+        return Reason("related", "Goes with what you looked at") if is_related else None
+    if parsed.kind in ("session_knn", "stan"):
         return Reason("related", "Where others went on to from here")
-    if told.board is None:
+    if parsed.board is None:
         return None
-    lately = next((words for most, words in LATELY if told.board.window_us <= most), "of all time")
-    if told.board.segment == "category":
+    period = next(
+        (words for limit_us, words in PERIOD_PHRASES if parsed.board.window_us <= limit_us),
+        "of all time",
+    )
+    if parsed.board.segment == "category":
         return Reason(
             "popular_in_category",
-            f"Popular in {category} {lately}" if category else f"Popular {lately}",
+            f"Popular in {category} {period}" if category else f"Popular {period}",
         )
-    if of_segment(lists.tables, lists.request, told.board) is not None:
-        return Reason("popular_in_segment", f"Popular with visitors like you {lately}")
-    return Reason("popular", f"Popular {lately}")
+    if segment_board(lists.tables, lists.request, parsed.board) is not None:
+        return Reason("popular_in_segment", f"Popular with visitors like you {period}")
+    return Reason("popular", f"Popular {period}")
 
 
 def _anchors(
     index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None
 ) -> tuple[Rows, list[int], npt.NDArray[np.bool_]]:
-    """For each shown item the recent item that speaks most for it (-1 if none does), the type of
-    that event, and whether any does.
+    """Return each shown item's strongest anchor (-1: none), its event type, and a mask of matches.
 
-    What is everywhere comes with everything: an item speaks for another one if that comes with it
-    `LIFT_MIN` times as often as it comes.
+    Ubiquitous items co-occur with everything. So an item anchors another one only if that co-occurs
+    with it `LIFT_MIN` times as often as it occurs.
     """
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size, np.zeros(rows.size, bool)
     newest = slice(-1, -RECENT_MAX - 1, -1)
-    known, keys = index.find(recent.item[newest]), index.keys[rows]
-    found, usual = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
-    pull = np.zeros((known.size, rows.size))
-    for age in range(known.size):
-        share = found.of(age).scores_of(keys)
-        pull[age] = np.where(share >= LIFT_MIN * usual, share, 0.0) * _DECAY**age
+    recent_rows, keys = index.find(recent.item[newest]), index.keys[rows]
+    neighbours, traffic_shares = lists.neighbours_of(recent.item[newest]), lists.shares(keys)
+    pull = np.zeros((recent_rows.size, rows.size))
+    for age in range(recent_rows.size):
+        share = neighbours.list_for(age).scores_of(keys)
+        pull[age] = np.where(share >= LIFT_MIN * traffic_shares, share, 0.0) * _DECAY**age
     best = np.argmax(pull, axis=0)
-    goes = pull[best, np.arange(rows.size)] > 0
+    is_related = pull[best, np.arange(rows.size)] > 0
     return (
-        np.where(goes & (known[best] >= 0), known[best], -1),
+        np.where(is_related & (recent_rows[best] >= 0), recent_rows[best], -1),
         recent.type[newest][best].tolist(),
-        goes,
+        is_related,
     )

@@ -1,7 +1,7 @@
-"""What rules are computed with: columns of a request's items, compared, combined and looked up. The
-language is `ranking.rules`.
+"""Column operations of rules: values of a request's items, compared and combined.
 
-A missing value (NaN, code -1, None) equals nothing and compares as false.
+The language is `ranking.rules`. A missing value (NaN, code -1, None) equals nothing and compares as
+false.
 """
 
 import ast
@@ -19,13 +19,13 @@ from tailorbird.retrieval import Index, TextColumn
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
-# What an expression can be: a number, a text or a truth for all items, or one for each.
+# The value of an expression: a number, text or boolean for all items, or one per item.
 Value = float | str | bool | None | npt.NDArray[np.float64] | Mask | TextColumn
 Compiled = Callable[["Request"], Value]
 
 
 class RecentLike(Protocol):
-    """The person's recent sequence, oldest first: `features.Sequence`."""
+    """The user's recent sequence, oldest first: `features.Sequence`."""
 
     @property
     def item(self) -> Keys: ...
@@ -37,12 +37,12 @@ class RecentLike(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What rules may look at.
+    """The inputs of rules.
 
     Attributes:
         index, rows: the items, as rows (n,) of the index.
-        now: the time of the request. user, context: the fields by name; what is not there is
-        missing.
+        now: the time of the request.
+        user, context: the fields by name; absent ones are missing values.
         recent: the person's recent sequence, for `seen`.
         popularity: gives how popular items are by their keys, from 0 to 1; None: nothing is known
             of it.
@@ -65,17 +65,15 @@ def seen_mask(
     types: Collection[str] | None = None,
     since: int | None = None,
 ) -> Mask:
-    """Which items (n,) the recent sequence has: with one of these event types, and not before
-    `since`, where told.
-    """
+    """Return a mask (n,) of items in the recent sequence, by event types and minimum time."""
     if recent is None or not recent.item.size:
         return np.zeros(rows.size, bool)
-    kept = np.ones(recent.item.size, bool)
+    matches = np.ones(recent.item.size, bool)
     if types is not None:
-        kept &= np.isin(recent.type, np.array([hash64(each) for each in types], np.uint64))
+        matches &= np.isin(recent.type, np.array([hash64(name) for name in types], np.uint64))
     if since is not None:
-        kept &= recent.ts >= since
-    return np.isin(index.keys[rows], recent.item[kept])
+        matches &= recent.ts >= since
+    return np.isin(index.keys[rows], recent.item[matches])
 
 
 ARITHMETIC: dict[type, Callable[..., npt.NDArray[np.float64]]] = {
@@ -94,37 +92,37 @@ COMPARE: dict[type, Callable[..., Mask]] = {
 }
 
 
-def both(parts: Sequence[Compiled]) -> Compiled:
-    """Where all parts hold."""
+def all_of(parts: Sequence[Compiled]) -> Compiled:
+    """Combine parts with a logical and."""
 
     def run(request: Request) -> Mask:
-        kept = np.ones(request.rows.size, bool)
+        mask = np.ones(request.rows.size, bool)
         for part in parts:
-            kept &= truth(part(request), request.rows.size)
-        return kept
+            mask &= to_booleans(part(request), request.rows.size)
+        return mask
 
     return run
 
 
-def either(parts: Sequence[Compiled]) -> Compiled:
-    """Where any part holds."""
+def any_of(parts: Sequence[Compiled]) -> Compiled:
+    """Combine parts with a logical or."""
 
     def run(request: Request) -> Mask:
-        kept = np.zeros(request.rows.size, bool)
+        mask = np.zeros(request.rows.size, bool)
         for part in parts:
-            kept |= truth(part(request), request.rows.size)
-        return kept
+            mask |= to_booleans(part(request), request.rows.size)
+        return mask
 
     return run
 
 
-def negated(part: Compiled) -> Compiled:
-    """Where a part does not hold."""
-    return lambda request: ~truth(part(request), request.rows.size)
+def negate(part: Compiled) -> Compiled:
+    """Negate a part."""
+    return lambda request: ~to_booleans(part(request), request.rows.size)
 
 
-def missing(part: Compiled) -> Compiled:
-    """Where a part has no value; a truth always has one."""
+def is_missing(part: Compiled) -> Compiled:
+    """Test whether a part has no value; a boolean always has one."""
 
     def run(request: Request) -> Mask:
         value, n = part(request), request.rows.size
@@ -132,25 +130,26 @@ def missing(part: Compiled) -> Compiled:
             return value.codes < 0
         if isinstance(value, str):
             return np.full(n, value == "")
-        return np.broadcast_to(np.isnan(number(value)), n)
+        return np.broadcast_to(np.isnan(to_numbers(value)), n)
 
     return run
 
 
 def arithmetic(op: type, left: Compiled, right: Compiled) -> Compiled:
-    """The sum, difference, product or quotient of two expressions; a division by nothing is missing
-    or infinite.
+    """Compute the sum, difference, product or quotient of two expressions.
+
+    A division by zero is missing or infinite.
     """
 
     def run(request: Request) -> Value:
         with np.errstate(all="ignore"):
-            return ARITHMETIC[op](number(left(request)), number(right(request)))
+            return ARITHMETIC[op](to_numbers(left(request)), to_numbers(right(request)))
 
     return run
 
 
-def compared(op: type, left: Compiled, right: Compiled) -> Compiled:
-    """Where one expression compares with another as `op` says."""
+def compare(op: type, left: Compiled, right: Compiled) -> Compiled:
+    """Compare two expressions by the operator `op`."""
     if op is ast.Eq:
         return lambda request: equal(left(request), right(request), request.rows.size)
     if op is ast.NotEq:
@@ -159,14 +158,15 @@ def compared(op: type, left: Compiled, right: Compiled) -> Compiled:
     def run(request: Request) -> Mask:
         with np.errstate(invalid="ignore"):
             return np.broadcast_to(
-                COMPARE[op](number(left(request)), number(right(request))), request.rows.size
+                COMPARE[op](to_numbers(left(request)), to_numbers(right(request))),
+                request.rows.size,
             )
 
     return run
 
 
 def item_field(request: Request, name: str) -> Value:
-    """An attribute of the request's items, or `id`, `age_days`, `popularity`."""
+    """Return an attribute of the request's items, or `id`, `age_days`, `popularity`."""
     index, rows = request.index, request.rows
     if name in index.attributes:
         column = index.attributes[name]
@@ -188,7 +188,7 @@ def item_field(request: Request, name: str) -> Value:
 
 
 def scalar(value: str | float | bool | None) -> Value:
-    """A constant or a field of the request, as expressions have it."""
+    """Convert a constant or a request field to a value of expressions."""
     return (
         float(value)
         if isinstance(value, (int, np.number)) and not isinstance(value, bool)
@@ -196,8 +196,8 @@ def scalar(value: str | float | bool | None) -> Value:
     )
 
 
-def number(value: Value) -> npt.NDArray[np.float64]:
-    """As numbers; a text is none, hence NaN."""
+def to_numbers(value: Value) -> npt.NDArray[np.float64]:
+    """Convert a value to numbers; text becomes NaN."""
     if isinstance(value, TextColumn):
         return np.full(value.codes.size, np.nan)
     if value is None or isinstance(value, str):
@@ -205,20 +205,20 @@ def number(value: Value) -> npt.NDArray[np.float64]:
     return np.asarray(value, np.float64)
 
 
-def truth(value: Value, n: int) -> Mask:
-    """As truths (n,): a number that is not 0 and not NaN, a text that is not empty."""
+def to_booleans(value: Value, n: int) -> Mask:
+    """Convert a value to booleans (n,): true for nonzero numbers and nonempty texts."""
     if isinstance(value, TextColumn):
         return value.codes >= 0
     if isinstance(value, str):
         return np.full(n, value != "")
     if isinstance(value, np.ndarray) and value.dtype == bool:
         return np.broadcast_to(value.astype(bool), n)
-    found = number(value)
-    return np.broadcast_to(~np.isnan(found) & (found != 0), n)
+    numbers = to_numbers(value)
+    return np.broadcast_to(~np.isnan(numbers) & (numbers != 0), n)
 
 
 def equal(left: Value, right: Value, n: int) -> Mask:
-    """Equality item by item; a missing value or another kind equals nothing."""
+    """Compare two values item by item; a missing value or another kind equals nothing."""
     if isinstance(right, TextColumn) and not isinstance(left, TextColumn):
         left, right = right, left
     if isinstance(left, TextColumn):
@@ -232,21 +232,21 @@ def equal(left: Value, right: Value, n: int) -> Mask:
         return np.zeros(n, bool)
     if isinstance(left, str) or isinstance(right, str):
         return np.full(n, isinstance(left, str) and left == right and left != "")
-    return np.broadcast_to(np.equal(number(left), number(right)), n)
+    return np.broadcast_to(np.equal(to_numbers(left), to_numbers(right)), n)
 
 
-def contains(whole: Value, part: Value, n: int) -> Mask:
-    """Whether a text with `|` between its parts has the part, item by item."""
+def contains(text: Value, part: Value, n: int) -> Mask:
+    """Return whether each text, a list separated by `|`, contains a part."""
     if not isinstance(part, str) or part == "":
         return np.zeros(n, bool)
-    if isinstance(whole, str):
-        return np.full(n, part in whole.split("|"))
-    if not isinstance(whole, TextColumn):
+    if isinstance(text, str):
+        return np.full(n, part in text.split("|"))
+    if not isinstance(text, TextColumn):
         return np.zeros(n, bool)
     codes, position = np.unique(
-        whole.codes, return_inverse=True
+        text.codes, return_inverse=True
     )  # only the values that these items have
     has = np.array(
-        [code >= 0 and part in whole.values[code].split("|") for code in codes.tolist()], bool
+        [code >= 0 and part in text.values[code].split("|") for code in codes.tolist()], bool
     )
     return has[position]

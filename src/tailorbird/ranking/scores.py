@@ -1,12 +1,12 @@
-"""What is scored as events come in, as a project declares it in `scores.py`.
+"""Streaming scores that a project declares in `scores.py`, computed as events arrive.
 
 from tailorbird.ranking import ChurnScore, NextBest
 
 leaving = ChurnScore("churn", above=0.7, on=["view", "purchase"])
 next_home = NextBest("home", size=5, on=["click", "cart"], every="10m")
 
-`tailorbird run score` (and `up`) scores the person of each such event, and appends what came of it
-to a log of its own, see `serving.scoring`.
+`tailorbird run score` (and `up`) scores the user of each such event, and appends the result to a
+log of its own, see `serving.scoring`.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ SIZE_MAX = 200
 
 @dataclass(frozen=True)
 class ChurnScore:
-    """Tells when a person's risk of leaving goes over a threshold, and when it comes back.
+    """A trigger on a user's churn risk: when it exceeds a threshold, and when it recovers.
 
     Args:
         model: of churn.py.
-        above: a chance of leaving past which the person is told of, once.
-        below: a chance under which they are told of again, as back; nine tenths of `above` unless
-            told, so that nobody flutters.
+        above: the churn probability above which the user is reported, once.
+        below: the probability below which the user is reported as recovered; by default nine tenths
+            of `above`, as hysteresis.
         on: event types after which a person is scored.
-        name: in the log; the model's unless told.
+        name: in the log; by default the model's.
     """
 
     model: str = "churn"
@@ -53,14 +53,14 @@ class ChurnScore:
 
 @dataclass(frozen=True)
 class NextBest:
-    """The items that a slot would show a person now, without exploration and experiment.
+    """A trigger that recomputes a user's slate of a slot, without exploration and experiment.
 
     Args:
         slot: of slots.py.
         size: how many items; the slot's own size for 0.
         on: event types after which a person is scored.
         every: not more often than this for one person, by the events' own time.
-        name: in the log; the slot's unless told.
+        name: in the log; by default the slot's.
     """
 
     slot: str
@@ -72,10 +72,15 @@ class NextBest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.slot)
         try:
-            known = duration(self.every) > 0
+            is_valid = duration(self.every) > 0
         except TailorbirdError:
-            known = False
-        if not known or not 0 <= self.size <= SIZE_MAX or not self.on or isinstance(self.on, str):
+            is_valid = False
+        if (
+            not is_valid
+            or not 0 <= self.size <= SIZE_MAX
+            or not self.on
+            or isinstance(self.on, str)
+        ):
             message = f"expected event types, at most {SIZE_MAX} items and a time such as 10m"
             raise DeclarationError(message, where=f"NextBest {self.name}")
 

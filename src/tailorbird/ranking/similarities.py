@@ -1,12 +1,11 @@
-"""How much a candidate goes with the last items of a sequence: `features.similarity` as it is
-computed.
+"""Similarity of a candidate to the last items of a sequence: `features.similarity` at run time.
 
-    value = Σ over the last items i, the newest first, of decay**age · M[i, candidate]        or the largest of these
+    value = Σ (or max) over the last items i, newest first, of decay**age · M[i, candidate]
 
-M is the co-occurrence of items that candidates are found by (`candidates.item_knn`), as it is at
-the request. Missing where none of the items goes with anything yet; 0 for a candidate that goes
-with none of them. Sums run in float64 in order of age and are rounded once; the meaning in plain
-Python is `features.reference_learned`.
+M is the item co-occurrence used for candidates (`candidates.item_knn`), as of the request. The
+value is missing if none of the items has neighbours yet, and 0 for a candidate that is a neighbour
+of none. Sums run in float64 in order of age and are rounded once; `features.reference_learned` is
+the reference in plain Python.
 """
 
 import math
@@ -25,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A column, as the encoder keeps it; the fields are those of the declaration."""
+    """A similarity column as the encoder stores it, with the fields of the declaration."""
 
     name: str
     of: str
@@ -45,8 +44,8 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 fix="tailorbird train",
             )
 
-    def told(self) -> str:
-        """In words, for cards and reports."""
+    def describe(self) -> str:
+        """Describe the column, for cards and reports."""
         kind = "largest" if self.how == "max" else "sum"
         return (
             f"{kind} of what goes with the last {self.length} items of {self.of}, times "
@@ -61,17 +60,17 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             candidates: (n,): keys.
         """
         recent = sequence[::-1][: self.length]
-        found = lists.neighbours_of(recent)
-        if not len(found.keys):
+        neighbours = lists.neighbours_of(recent)
+        if not len(neighbours.keys):
             return np.full(len(candidates), np.nan)
         value = np.zeros(len(candidates))
         for age in range(len(recent)):
-            worth = found.of(age).scores_of(candidates) * self.decay**age
-            value = np.maximum(value, worth) if self.how == "max" else value + worth
+            weight = neighbours.list_for(age).scores_of(candidates) * self.decay**age
+            value = np.maximum(value, weight) if self.how == "max" else value + weight
         return value
 
 
 def kept(declared: declare.Similarity) -> Similarity:
-    """Return a declared similarity as an encoder keeps it."""
-    one = declared
-    return Similarity(one.name, one.of, one.table, one.how, one.length, one.decay)  # type: ignore[arg-type]
+    """Convert a declared similarity to the form that an encoder stores."""
+    names = Similarity.__struct_fields__
+    return Similarity(*(getattr(declared, name) for name in names))

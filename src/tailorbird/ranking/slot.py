@@ -1,4 +1,4 @@
-"""Slots: the places of a site that show something, as a project declares them in `slots.py`.
+"""Slots: the placements of a site that show items, declared in `slots.py`.
 
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Explore, Slot
@@ -22,8 +22,8 @@ from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
 from tailorbird.events.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
-from tailorbird.ranking.declared import require_kinds
-from tailorbird.ranking.formula import checked, parse_formula, require_items
+from tailorbird.ranking.declared import require_types
+from tailorbird.ranking.formula import parse_formula, require_items, validate_weights
 from tailorbird.retrieval.synonyms import Synonyms
 
 ARM_POLICIES = ("model", "popular", "recent", "random")
@@ -34,15 +34,16 @@ SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 
 @dataclass(frozen=True)
 class Explore:
-    """Exploration with a known propensity, on the positions from `first` on. What each method does
-    stands in `ranking.exploration`.
+    """Exploration with known propensities, from position `first` on.
+
+    `ranking.exploration` explains each method.
 
     Args:
         method: `item`: with probability `rate` one position shows an item drawn evenly from the
             pool. `swap`: each pair of neighbours changes places with probability `rate`; the first
             pair begins at `first`. `plackett_luce`: all positions, at most 30, are drawn, by value
             and `temperature`.
-        pool: how many candidates after the answer may come into it.
+        pool: the number of candidates after the slate that may enter it.
         temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of
             two items that are a tenth of the range apart comes first in 73 of 100 draws. To learn
             what a position is worth (`--position weights`), 0.3: at 0.1 weak items never come
@@ -56,36 +57,35 @@ class Explore:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Explore")
+        require_types(self, "Explore")
         if self.method not in EXPLORATIONS:
             raise DeclarationError(
                 f"unknown method {self.method!r}",
                 where="Explore",
                 fix=f"use one of {', '.join(EXPLORATIONS)}",
             )
-        for name, holds, wanted in (
+        for name, is_valid, expectation in (
             ("rate", 0 <= self.rate <= 1, "a share from 0 to 1"),
             ("pool", self.pool >= 0, "a number of candidates"),
             ("first", self.first >= 1, "a position, from 1 on"),
             ("temperature", 0.01 <= self.temperature <= 100, "a number from 0.01 to 100"),
         ):
-            if not holds:
+            if not is_valid:
                 raise DeclarationError(
-                    f"expected {wanted}, got {getattr(self, name)!r}", where=f"Explore {name}"
+                    f"expected {expectation}, got {getattr(self, name)!r}", where=f"Explore {name}"
                 )
 
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `most` items with the same value of an attribute, such as 3 of a brand among the
-    first 10.
+    """A quota: at most `most` items with one attribute value, such as 3 of a brand in the top 10.
 
     Where too few candidates keep to it, the best of the others fill the answer.
 
     Args:
-        by: the attribute. An item without it is in nobody's way.
+        by: the attribute. An item without it is unrestricted.
         first: among how many positions from the top; 0 is the whole answer.
-        window: among any so many positions in a row; 0 is no window.
+        window: among any so many consecutive positions; 0 is no window.
     """
 
     by: str
@@ -94,7 +94,7 @@ class Quota:
     window: int = 0
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Quota {self.by}")
+        require_types(self, f"Quota {self.by}")
         if self.most < 1 or self.first < 0 or self.window < 0 or (self.first and self.window):
             fix = 'such as Quota("brand", 3, first=10) or Quota("category", 1, window=2)'
             raise DeclarationError(
@@ -106,8 +106,9 @@ class Quota:
 
 @dataclass(frozen=True)
 class Boost:
-    """Multiplies the value of items by `factor` where `when`, an expression as rules are, holds:
-    1.2 lifts, 0.5 lowers.
+    """A boost: multiplies the value of items by `factor` where `when` holds.
+
+    `when` is a rule expression. 1.2 raises, 0.5 lowers.
 
     A negative value moves by the same share in the same direction.
     """
@@ -116,7 +117,7 @@ class Boost:
     factor: float
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Boost")
+        require_types(self, "Boost")
         if not 0 < self.factor <= 1_000:
             raise DeclarationError(
                 f"expected a factor above 0 and at most 1,000, got {self.factor!r}",
@@ -126,11 +127,11 @@ class Boost:
 
 @dataclass(frozen=True)
 class Pin:
-    """Puts an item at a position (from 1) where `when` holds; always, unless told.
+    """A pin: puts an item at a position (from 1) where `when` holds, by default always.
 
-    Of several that hold for one position or one item, the first declared stands. What rules forbid,
-    the person has hidden, or the query excludes, no pin shows. Quotas, diversity and promotions
-    give way to it and count it; exploration leaves its position alone.
+    Of several pins for one position or item, the first declared wins. A pin never shows an item
+    that rules forbid, the user has hidden, or the query excludes. Quotas, diversity and promotions
+    yield to pins and count them; exploration leaves their positions unchanged.
     """
 
     item: str
@@ -138,7 +139,7 @@ class Pin:
     when: str = ""
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Pin {self.item!r}")
+        require_types(self, f"Pin {self.item!r}")
         if self.position < 1 or not self.item:
             raise DeclarationError(
                 f"expected an item and a position from 1 on, got {self.position!r}",
@@ -148,8 +149,9 @@ class Pin:
 
 @dataclass(frozen=True)
 class Promotion:
-    """At least a share of each beginning of an answer has items for which `when` holds, as far as
-    candidates and quotas allow.
+    """A promotion: a minimum share of items for which `when` holds in every prefix of a slate.
+
+    It holds as far as candidates and quotas allow.
 
     Of the first m positions these are at least ⌊share * m⌋, the best of them by value: at 0.25 one
     of the first 4, two of the first 8.
@@ -159,22 +161,23 @@ class Promotion:
     share: float
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Promotion")
+        require_types(self, "Promotion")
         if not 0 < self.share <= 1:
             raise DeclarationError(
                 f"expected a share above 0 and at most 1, got {self.share!r}",
                 where=f"Promotion {self.when[:60]!r}",
             )
 
-    def least(self, positions: int) -> int:
-        """How many of the first positions are promoted, at least."""
+    def required_count(self, positions: int) -> int:
+        """Return the minimum number of promoted items among the first positions."""
         return int(self.share * positions + 1e-9)
 
 
 @dataclass(frozen=True)
 class Cap:
-    """An item that a sequence of the person has `most` times within a time is not shown:
-    `Cap("shown", 3, within="7d")`.
+    """A frequency cap: hides an item that a sequence of the user has `most` times within a time.
+
+    For example `Cap("shown", 3, within="7d")`.
 
     The sequence is declared in features.py, such as `sequence("shown", user, ["impression"],
     length=200)`; it forgets what is older than its length, and so does the cap.
@@ -185,12 +188,12 @@ class Cap:
     within: str = "7d"
 
     def __post_init__(self) -> None:
-        require_kinds(self, f"Cap {self.sequence}")
+        require_types(self, f"Cap {self.sequence}")
         try:
-            known = duration(self.within) > 0 and self.most >= 1
+            is_valid = duration(self.within) > 0 and self.most >= 1
         except (ValueError, TailorbirdError):
-            known = False
-        if not known:
+            is_valid = False
+        if not is_valid:
             fix = 'such as Cap("shown", 3, within="7d")'
             raise DeclarationError(
                 "expected at least 1 and a time", where=f"Cap {self.sequence}", fix=fix
@@ -199,8 +202,9 @@ class Cap:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How much an answer's items may be alike, by attributes that they share. See
-    `ranking.diversity`.
+    """Diversification of a slate by attributes that items share.
+
+    See `ranking.diversity`.
 
     Args:
         by: attributes; two items are as alike as the share of these in which they agree.
@@ -216,7 +220,7 @@ class Diversity:
     among: int = 100
 
     def __post_init__(self) -> None:
-        require_kinds(self, "Diversity", but=("by",))
+        require_types(self, "Diversity", exclude=("by",))
         if self.method not in DIVERSITIES:
             raise DeclarationError(
                 f"unknown method {self.method!r}",
@@ -234,7 +238,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place that shows items.
+    """A placement that shows items.
 
     Args:
         name: as requests name it.
@@ -248,14 +252,14 @@ class Slot:
         sources: candidate source → how many candidates it adds to those of the sources before it;
             see `candidates.contract`. What one lacks, the next gives more. Where training chose
             vectors of people, a share of them comes from `sequence`, unless it is named here.
-        columns: further live sources whose rank and score of a candidate the ranker sees, though
-            they add no candidates, such as `popular:1h:device`.
+        columns: further live sources whose rank and score the ranker reads, though they add no
+            candidates, such as `popular:1h:device`.
         rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be
-        shown. boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`,
-        `Promotion`, `Cap`.
-        allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is
-            not shown, whatever else is said.
-        synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"],
+            shown.
+        boosts, pins, promotions, caps: merchandising, see `Boost`, `Pin`, `Promotion`, `Cap`.
+        allow: ids of the only items that may be shown; empty for no such list. Items of `deny` are
+            never shown.
+        synonyms: groups of phrases with the same meaning in searches: `[["tv", "television"],
             ["hdd", "hard drive"]]`.
         hide_seen: leave out items with which the person had an event of these types, as far as a
             sequence of theirs keeps it.
@@ -297,12 +301,12 @@ class Slot:
 
     def __post_init__(self) -> None:
         where = f"slot {self.name}"
-        require_kinds(
-            self, where, but=("objective", "synonyms")
-        )  # which say themselves what is wrong
+        require_types(self, where, exclude=("objective", "synonyms"))  # validated separately
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))
-        object.__setattr__(self, "objective", checked(self.objective, where=f"{where}, objective"))
+        object.__setattr__(
+            self, "objective", validate_weights(self.objective, where=f"{where}, objective")
+        )
         try:
             Synonyms.of(self.synonyms)
         except ValueError as error:

@@ -1,5 +1,4 @@
-"""The steps of transforms as a bundle keeps them: plain tables and numbers, and how each is applied
-to a column.
+"""Transform steps as a bundle stores them: plain tables and numbers, and their application.
 
     numeric steps      number → number    log, clip, standardise, quantile, fill
     first of a category   key → code      vocabulary, hashing
@@ -35,11 +34,11 @@ class NumericStep(
     """A step from numbers to numbers of the same shape."""
 
     def apply(self, x: Floats) -> Floats:
-        """NaN stays NaN, but where a step says otherwise."""
+        """Apply the step; NaN stays NaN unless a step says otherwise."""
         raise NotImplementedError
 
-    def told(self) -> str:
-        """In words, for cards and reports."""
+    def describe(self) -> str:
+        """Describe the step, for cards and reports."""
         raise NotImplementedError
 
 
@@ -48,24 +47,24 @@ class KeyStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
     @property
     def codes(self) -> bool:
-        """Whether the numbers are codes."""
+        """True if the numbers are codes."""
         return False
 
     def apply(self, keys: Keys) -> Floats:
         raise NotImplementedError
 
-    def told(self) -> str:
-        """In words, for cards and reports."""
+    def describe(self) -> str:
+        """Describe the step, for cards and reports."""
         raise NotImplementedError
 
 
 class Log(NumericStep, frozen=True, tag="log"):
-    """sign(x) · ln(1 + |x|)."""
+    """Signed logarithm: sign(x) · ln(1 + |x|)."""
 
     def apply(self, x: Floats) -> Floats:
         return np.copysign(log1p(np.abs(x)), x)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return "log"
 
 
@@ -74,12 +73,12 @@ class Clip(NumericStep, frozen=True, tag="clip"):
     high: float
 
     def __post_init__(self) -> None:
-        expect(self.low <= self.high, "a clip whose borders do not ascend")
+        require(self.low <= self.high, "a clip whose borders do not ascend")
 
     def apply(self, x: Floats) -> Floats:
         return np.minimum(np.maximum(x, self.low), self.high)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"clip to [{self.low:g}, {self.high:g}]"
 
 
@@ -88,7 +87,7 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
     std: float
 
     def __post_init__(self) -> None:
-        expect(
+        require(
             math.isfinite(self.mean) and 0 < self.std < math.inf,
             "a standard deviation that is not above 0",
         )
@@ -96,13 +95,14 @@ class Standardise(NumericStep, frozen=True, tag="standardise"):
     def apply(self, x: Floats) -> Floats:
         return (x - self.mean) / self.std
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"standardise (mean {self.mean:.4g}, deviation {self.std:.4g})"
 
 
 class Quantile(NumericStep, frozen=True, tag="quantile"):
-    """`cuts` ascending, and the value at each. On cuts that are equal: the mean of the first's and
-    the last's; between cuts linear.
+    """A quantile transform: `cuts` ascending, and the value at each.
+
+    Linear between cuts. On equal cuts: the mean of the first's and the last's value.
     """
 
     cuts: list[float]
@@ -111,15 +111,13 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
 
     def __post_init__(self) -> None:
         ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
-        expect(
+        require(
             len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend"
         )
 
     @cached_property
     def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """The cuts; and by how many of them lie below x: where the line begins, its value there,
-        its slope, the value on the next cut.
-        """
+        """Cuts, and per number of cuts below x: segment start, value, slope, value at the cut."""
         cuts, values = np.array(self.cuts), np.array(self.values)
         begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
         width = np.diff(cuts)
@@ -141,12 +139,12 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         between = value[below] + (x - begin[below]) * slope[below]
         return np.where(x == cuts[np.minimum(below, len(cuts) - 1)], tied[below], between)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"{'normal score of the ' if self.normal else ''}rank in {len(self.cuts) - 1} bins"
 
 
 class Fill(NumericStep, frozen=True, tag="fill"):
-    """A number for what is missing."""
+    """A number that replaces missing values."""
 
     value: float
     how: str
@@ -154,37 +152,40 @@ class Fill(NumericStep, frozen=True, tag="fill"):
     def apply(self, x: Floats) -> Floats:
         return np.where(np.isnan(x), self.value, x)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"missing is the {self.how} {self.value:.4g}"
 
 
 class FillKey(KeyStep, frozen=True, tag="fill_key"):
-    """A key for what is missing; comes before the step that makes numbers."""
+    """A key that replaces missing values; comes before the step that makes numbers."""
 
     key: int
     how: str
 
     def __post_init__(self) -> None:
-        expect(0 <= self.key < 1 << 64, "a key that is none")
+        require(0 <= self.key < 1 << 64, "a key that is none")
 
     def fill(self, keys: Keys) -> Keys:
         return np.where(keys == 0, np.uint64(self.key), keys)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"missing is the {self.how}"
 
 
 class Table(KeyStep, frozen=True):
-    """A step that knows some keys. The key at place i has the number at place i of `numbers`."""
+    """A step with a table of keys.
+
+    The key at position i has the number at position i of `numbers`.
+    """
 
     keys: list[int]
 
     def __post_init__(self) -> None:
-        expect(
+        require(
             len(set(self.keys)) == len(self.keys) == len(self.numbers),
             "a table whose keys and numbers do not match",
         )
-        expect(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
+        require(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
 
     @property
     def numbers(self) -> Sequence[float]:
@@ -196,16 +197,16 @@ class Table(KeyStep, frozen=True):
         order = np.argsort(keys)
         return keys[order], np.array(self.numbers, np.float64)[order]
 
-    def look_up(self, keys: Keys, unknown: float) -> Floats:
-        known, numbers = self._sorted
-        if not known.size:
+    def lookup(self, keys: Keys, unknown: float) -> Floats:
+        sorted_keys, numbers = self._sorted
+        if not sorted_keys.size:
             return np.full(keys.shape, unknown)
-        at = np.minimum(np.searchsorted(known, keys), known.size - 1)
-        return np.where(known[at] == keys, numbers[at], unknown)
+        at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
+        return np.where(sorted_keys[at] == keys, numbers[at], unknown)
 
 
 class Codes(Table, frozen=True, tag="vocabulary"):
-    """The key at place i has the code i + 2."""
+    """A vocabulary: the key at position i has the code i + 2."""
 
     @property
     def codes(self) -> bool:
@@ -217,18 +218,18 @@ class Codes(Table, frozen=True, tag="vocabulary"):
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
+        """The number of codes, missing and unknown included."""
         return len(self.keys) + 2
 
     def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, float(MISSING), self.look_up(keys, float(UNKNOWN)))
+        return np.where(keys == 0, float(MISSING), self.lookup(keys, float(UNKNOWN)))
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"codes of {len(self.keys):,} values"
 
 
 class Hashed(KeyStep, frozen=True, tag="hashing"):
-    """2 + key mod buckets; 0 is missing, 1 is unknown.
+    """Feature hashing: 2 + key mod buckets; 0 is missing, 1 is unknown.
 
     Attributes:
         seen: buckets that training learned something of; what falls into another one is unknown.
@@ -239,20 +240,20 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
     seen: list[int] | None = None
 
     def __post_init__(self) -> None:
-        expect(2 <= self.buckets < 1 << 24, "hashing without buckets")
-        expect(
+        require(2 <= self.buckets < 1 << 24, "hashing without buckets")
+        require(
             all(0 <= bucket < self.buckets for bucket in self.seen or ()),
             "hashing that has seen a bucket that there is not",
         )
 
     @cached_property
     def _codes(self) -> Floats:
-        """By bucket."""
+        """The code of each bucket."""
         codes = np.arange(2.0, self.buckets + 2.0)
         if self.seen is not None:
-            known = np.zeros(self.buckets, bool)
-            known[self.seen] = True
-            codes[~known] = UNKNOWN
+            is_seen = np.zeros(self.buckets, bool)
+            is_seen[self.seen] = True
+            codes[~is_seen] = UNKNOWN
         return codes
 
     @property
@@ -268,13 +269,13 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
             keys == 0, float(MISSING), self._codes[(keys % np.uint64(self.buckets)).astype(np.intp)]
         )
 
-    def told(self) -> str:
-        known = "" if self.seen is None else f"; {len(self.seen):,} are known"
-        return f"codes of {self.buckets:,} hash buckets{known}"
+    def describe(self) -> str:
+        seen_note = "" if self.seen is None else f"; {len(self.seen):,} are known"
+        return f"codes of {self.buckets:,} hash buckets{seen_note}"
 
 
 class Frequency(Table, frozen=True, tag="frequency"):
-    """A share of the training rows by key."""
+    """The share of training rows by key."""
 
     shares: list[float]
 
@@ -283,15 +284,16 @@ class Frequency(Table, frozen=True, tag="frequency"):
         return self.shares
 
     def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, np.nan, self.look_up(keys, 0.0))
+        return np.where(keys == 0, np.nan, self.lookup(keys, 0.0))
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"share of rows, of {len(self.keys):,} values"
 
 
 class Target(Table, frozen=True, tag="target"):
-    """A rate of `head` by key; key 0, missing, is one like others. The unknown have the mean of
-    all.
+    """A target encoding: the rate of `head` by key.
+
+    Key 0, missing, is a key like any other. Unknown keys get the overall mean.
     """
 
     rates: list[float]
@@ -301,16 +303,16 @@ class Target(Table, frozen=True, tag="target"):
 
     def __post_init__(self) -> None:
         Table.__post_init__(self)
-        expect(all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1")
+        require(all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1")
 
     @property
     def numbers(self) -> Sequence[float]:
         return self.rates
 
     def apply(self, keys: Keys) -> Floats:
-        return self.look_up(keys, self.mean)
+        return self.lookup(keys, self.mean)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return (
             f"rate of {self.head} by {len(self.keys):,} values, drawn to the mean "
             f"{self.mean:.4g} by {self.smoothing:g} rows"
@@ -318,7 +320,7 @@ class Target(Table, frozen=True, tag="target"):
 
 
 class Vectors(Table, frozen=True, tag="vectors"):
-    """A vector by key: the rows lie one after the other. The unknown have none."""
+    """A vector by key, as concatenated rows; unknown keys have none."""
 
     width: int
     flat: list[float]
@@ -326,7 +328,7 @@ class Vectors(Table, frozen=True, tag="vectors"):
 
     def __post_init__(self) -> None:
         Table.__post_init__(self)
-        expect(
+        require(
             self.width >= 1 and len(self.flat) == self.width * len(self.keys),
             "vectors of several lengths",
         )
@@ -337,23 +339,23 @@ class Vectors(Table, frozen=True, tag="vectors"):
 
     @cached_property
     def _rows(self) -> Floats:
-        none = np.full((1, self.width), np.nan)  # the last row: what is unknown
+        none = np.full((1, self.width), np.nan)  # the last row is for unknown keys
         return np.concatenate([np.array(self.flat, np.float64).reshape(-1, self.width), none])
 
     def apply(self, keys: Keys) -> Floats:
-        return self._rows[self.look_up(keys, -1.0).astype(np.intp)]
+        return self._rows[self.lookup(keys, -1.0).astype(np.intp)]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return f"vectors of {self.width}, of {len(self.keys):,} values"
 
 
 class Missing(KeyStep, frozen=True, tag="missing"):
-    """1 where there is nothing, else 0; of a number or a key."""
+    """A missing indicator of a number or a key: 1 where there is no value, else 0."""
 
     def apply(self, keys: Keys) -> Floats:
         return (keys == 0).astype(np.float64)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         return "1 where it is missing"
 
 
@@ -361,6 +363,6 @@ NumberSteps = Log | Clip | Standardise | Quantile | Fill
 KeySteps = FillKey | Codes | Hashed | Frequency | Target | Vectors
 
 
-def expect(right: bool, wrong: str) -> None:
-    if not right:
-        raise BundleError(f"the encoder holds {wrong}", fix="tailorbird train")
+def require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise BundleError(f"the encoder holds {problem}", fix="tailorbird train")

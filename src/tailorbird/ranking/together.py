@@ -1,9 +1,8 @@
-"""Transforms of many numbers at once: outputs whose steps are of the same kinds go through them as
-one block.
+"""Block transforms: outputs with the same kinds of steps go through them as one block.
 
-A model for which every number is scaled and filled in has dozens of such outputs, and at a request
-each step on each of them costs more than its arithmetic. What comes out is, bit for bit, what
-`Output.apply` gives: the same operations on the same numbers.
+A model that scales and imputes every number has dozens of such outputs, and at a request each step
+on each of them costs more than its arithmetic. The result is bit-identical to `Output.apply`: the
+same operations on the same numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,15 +24,16 @@ from tailorbird.ranking.steps import (
 )
 from tailorbird.ranking.transforms import Column, Output
 
-ROWS_AT_ONCE = 4_096  # of training: what lies between the steps stays in the cache
+ROWS_AT_ONCE = 4_096  # rows per block in training, so that intermediate results stay in cache
 
 BlockStep = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
-class Together:
-    """Outputs of one shape: `places` among all outputs, the columns that they are made from, and
-    their steps, each on a block (k, n).
+class TransformBlock:
+    """A block of outputs with the same kinds of steps, each applied to an array (k, n).
+
+    `places` are the positions among all outputs, `columns` their input columns.
     """
 
     places: tuple[int, ...]
@@ -41,42 +41,43 @@ class Together:
     steps: tuple[BlockStep, ...]
 
     def apply(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
-        """What the matrix holds, (k, n), for their columns, k of (n,)."""
+        """Return the values, (k, n), for k columns of shape (n,)."""
         out = np.empty((len(columns), len(columns[0])), np.float32)
         for start in range(0, out.shape[1], ROWS_AT_ONCE):
-            here = slice(start, start + ROWS_AT_ONCE)
+            rows = slice(start, start + ROWS_AT_ONCE)
             x = np.minimum(
-                np.maximum(np.array([column[here] for column in columns], np.float64), -LARGEST),
+                np.maximum(np.array([column[rows] for column in columns], np.float64), -LARGEST),
                 LARGEST,
             )
             for step in self.steps:
                 x = step(x)
-            out[:, here] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
+            out[:, rows] = np.minimum(np.maximum(x, -LARGEST), LARGEST)
         return out
 
 
-def together(outputs: Sequence[Output]) -> tuple[Together, ...]:
-    """Groups of two or more of the outputs; those in none go alone."""
+def group_transforms(outputs: Sequence[Output]) -> tuple[TransformBlock, ...]:
+    """Group outputs into blocks of two or more; the rest are applied singly."""
     groups: dict[tuple[type, ...], list[int]] = {}
-    for place, output in enumerate(outputs):
+    for index, output in enumerate(outputs):
         if output.steps and all(isinstance(step, NumericStep) for step in output.steps):
-            groups.setdefault(tuple(map(type, output.steps)), []).append(place)
+            groups.setdefault(tuple(map(type, output.steps)), []).append(index)
     return tuple(
-        _group([outputs[place] for place in places], places)
-        for places in groups.values()
-        if len(places) > 1
+        _make_block([outputs[index] for index in indices], indices)
+        for indices in groups.values()
+        if len(indices) > 1
     )
 
 
-def _group(outputs: list[Output], places: list[int]) -> Together:
+def _make_block(outputs: list[Output], indices: list[int]) -> TransformBlock:
     steps = [
-        _block(list(of_all)) for of_all in zip(*(output.steps for output in outputs), strict=True)
+        _block_step(list(of_all))
+        for of_all in zip(*(output.steps for output in outputs), strict=True)
     ]
-    return Together(tuple(places), tuple(output.column for output in outputs), tuple(steps))
+    return TransformBlock(tuple(indices), tuple(output.column for output in outputs), tuple(steps))
 
 
-def _block(steps: list) -> BlockStep:
-    """One step of each output as one step of the block."""
+def _block_step(steps: list) -> BlockStep:
+    """Combine one step of each output into one step of the block."""
     match steps[0]:
         case Log():
             return steps[0].apply
@@ -90,7 +91,7 @@ def _block(steps: list) -> BlockStep:
             value = _column(steps, "value")
             return lambda x: np.where(np.isnan(x), value, x)
         case Quantile():
-            return _ranks(cast(list[Quantile], steps))
+            return _quantile_step(cast(list[Quantile], steps))
     raise AssertionError(steps[0])
 
 
@@ -98,11 +99,10 @@ def _column(steps: list[NumericStep], name: str) -> Floats:
     return np.array([getattr(step, name) for step in steps], np.float64)[:, None]
 
 
-def _ranks(steps: list[Quantile]) -> BlockStep:
-    """Their tables lie one after the other, so that each operation is one for all; see
-    `Quantile.apply`.
+def _quantile_step(steps: list[Quantile]) -> BlockStep:
+    """Combine quantile steps by concatenating their tables; see `Quantile.apply`.
 
-    The search halves the tables of all in step, without a branch that a processor could mispredict:
+    The search halves all tables in lockstep, without a branch that a processor could mispredict:
     four times as fast as one by one.
     """
     tables = [step.tables for step in steps]
@@ -112,8 +112,8 @@ def _ranks(steps: list[Quantile]) -> BlockStep:
     sizes = [len(table[0]) for table in tables]
     halvings = max(sizes).bit_length()
     padded = np.full((len(steps), 1 << halvings), np.inf)
-    for own, (cuts, *_) in zip(padded, tables, strict=True):
-        own[: len(cuts)] = cuts
+    for row_, (cuts, *_) in zip(padded, tables, strict=True):
+        row_[: len(cuts)] = cuts
     flat = padded.ravel()
     row = (np.arange(len(steps)) << halvings)[:, None]
     start = np.cumsum([0, *(size + 1 for size in sizes[:-1])])[:, None]

@@ -1,22 +1,22 @@
-"""A vector for everybody, and how near items are to it: what retrieval, ranking, churn and segments
-ask alike.
+"""User vectors and their similarity to items, shared by retrieval, ranking, churn and segments.
 
-    space = bundle.space                       # None: the bundle has no tower
-    space.users(sequences, requests)           # float32 (requests, width), from the newest items of each
-    space.ask(sequence)                        # one person's vector, and its product with every item
-    space.columns(…)                           # VECTOR_COLUMNS of candidates
+    space = bundle.space                 # None: the bundle has no tower
+    space.users(sequences, requests)     # float32 (requests, width), from each user's newest items
+    space.query(sequence)                # a user's vector, and its product with every item
+    space.columns(…)                     # VECTOR_COLUMNS of candidates
 
-A tower is a net that reads the vectors of the newest items and gives the person's; an index has the
-items' (`retrieval.vectors`). Somebody without any item has the vector of a beginning: what is first
-done. In a bundle:
+A tower is a network that maps the vectors of the newest items to the user vector. The index has the
+item vectors (`retrieval.vectors`). A user without items has the start vector. In a bundle:
 
     tower/plan.json       TowerPlan
-    tower/user.onnx       vectors float32 (n, length, width), there bool, gap int64 (n, length) → float32 (n, width)
-    tower/edges.npy       float32 (2, width): of padding, of the start
-    tower/golden_row.npy, golden_gap.npy, golden_user.npy    windows of drawn items, and what the net made of them when it was written
+    tower/user.onnx       vectors float32 (n, length, width), there bool and gap int64
+                          (n, length) → float32 (n, width)
+    tower/edges.npy       float32 (2, width): vectors of padding and of the start
+    tower/golden_row.npy, golden_gap.npy, golden_user.npy
+                          sampled windows, and the network's output at the time of writing
 
-Values are float32 sums in the order of a matrix product, so that a row may differ in the last
-digits with how many are asked for at once: TOLERANCE bounds it, and tests hold it.
+Values are float32 sums in the order of a matrix product, so the last digits of a row may depend on
+the batch size: TOLERANCE bounds the difference, and tests verify it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,26 +43,26 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 FOLDER = "tower"
-TOLERANCE = 1e-4  # between the trained tower, its export, and what a server gives
+TOLERANCE = 1e-4  # between the trained tower, its export and a server
 WIDTH_MAX, LENGTH_MAX = 1024, 512
 VECTOR_COLUMNS = {
     "vector_score": "log of the chance, by the tower, that it is the person's next among all items",
     "vector_cosine": "cosine of the person's vector and the item's",
 }
 assert tuple(VECTOR_COLUMNS) == VECTOR_NAMES
-SHOWN_FEW = 4  # times as many items as are wanted must be looked at, of those that may be shown
-_PEOPLE = 256  # at once, of whom the products with all items are made
+PROBE_FACTOR_MIN = 4  # minimum number of eligible items to probe, as a multiple of the limit
+_PEOPLE = 256  # users per matrix product with all items
 
 
 class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a tower reads and how it is asked.
+    """The settings of a tower.
 
     Attributes:
-        sequence: of the feature set, whose items it reads.
+        sequence: the sequence of the feature set that it reads.
         length, width: of the windows, and of the vectors.
-        repeats: whether what somebody had lately may be retrieved again.
+        repeats: whether recent items of the user may be retrieved again.
         trained_until: microseconds: it knows no event from then on.
-        share: of a slot's candidates, that it finds.
+        share: the share of a slot's candidates that it retrieves.
     """
 
     sequence: str
@@ -85,15 +85,16 @@ class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Net(Protocol):
-    """What makes vectors of people from windows of vectors; ONNX Runtime in a server, torch in
-    training.
+    """A network that maps windows of item vectors to user vectors.
+
+    ONNX Runtime in a server, torch in training.
     """
 
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix: ...
 
 
 class SequenceLike(Protocol):
-    """One person's sequence, oldest first."""
+    """One user's sequence, oldest first."""
 
     @property
     def item(self) -> Keys: ...
@@ -103,57 +104,59 @@ class SequenceLike(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """A net and what it needs beside an index."""
+    """A network with its settings and edge vectors."""
 
     plan: TowerPlan
     edges: Matrix
     net: Net
 
     def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
-        """Vectors (n, width) of windows of rows (n, length)."""
-        known = vectors.vectors[np.maximum(row, 0)]
-        known[row == PAD] = self.edges[0]
-        known[row == START] = self.edges[1]
-        return self.net(known, row != PAD, gap)
+        """Return user vectors (n, width) of windows of item rows (n, length)."""
+        inputs = vectors.vectors[np.maximum(row, 0)]
+        inputs[row == PAD] = self.edges[0]
+        inputs[row == START] = self.edges[1]
+        return self.net(inputs, row != PAD, gap)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One person: the sequence that was read, the vector, its product with every item of `among`,
-    and log Σ exp of these.
+    """A user's query: the sequence read, the user vector, products with all items, and log Σ exp.
 
-    Where `among` has an inverted file, `looked` is what that found, instead of all products.
+    With an inverted file, `probe` holds the probed items, instead of all products.
     """
 
-    among: ItemVectors
+    item_vectors: ItemVectors
     sequence: SequenceLike | None
     user: Matrix
     products: Matrix
     total: float
-    looked: Looked | None = None
+    probe: Looked | None = None
 
     def product(self, rows: Rows) -> Matrix:
-        """How near some items are, (n,): of an item the same, whichever others are asked for."""
-        if self.looked is None:
+        """Return the score of some items, (n,), independent of which others are requested."""
+        if self.probe is None:
             return self.products[rows]
-        # Not a matrix product: the last digits of its rows hang on how many there are, so that an
-        # answer's few would differ from the candidates that they were among.
+        # Not a matrix product: the last digits of its rows depend on the batch size, so the scores
+        # of a slate would differ from those of the candidates.
         return np.einsum(
             "ij,ij->i",
-            self.among.vectors[rows],
+            self.item_vectors.vectors[rows],
             np.broadcast_to(self.user, (len(rows), self.user.size)),
         )
 
-    def of(self, among: ItemVectors, sequence: SequenceLike | None) -> bool:
-        """Whether this was asked of that very sequence, in that very space: another version has
-        another tower.
+    def of(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
+        """Return whether this query is of that very sequence in that very space.
+
+        Another version has another tower.
         """
-        if self.among is not among:
+        if self.item_vectors is not item_vectors:
             return False
-        mine = self.sequence
-        if mine is None or sequence is None:
-            return mine is sequence
-        return np.array_equal(mine.item, sequence.item) and np.array_equal(mine.ts, sequence.ts)
+        own_sequence = self.sequence
+        if own_sequence is None or sequence is None:
+            return own_sequence is sequence
+        return np.array_equal(own_sequence.item, sequence.item) and np.array_equal(
+            own_sequence.ts, sequence.ts
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class Space:
         return self.index.vectors
 
     def users(self, sequences: RaggedLike | None, requests: int) -> Matrix:
-        """Vectors of people, (requests, width), by their sequences."""
+        """Return user vectors, (requests, width), by sequence."""
         plan = self.tower.plan
         offsets, item, ts = (
             np.zeros(requests + 1, np.int64),
@@ -194,100 +197,102 @@ class Space:
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
     def ask(self, sequence: SequenceLike | None) -> Asked:
-        """One person's vector, and how near every item is to it."""
-        user = self.users(None if sequence is None else _One(sequence), 1)[0]
+        """Return a user's vector and its product with every item."""
+        user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
-            looked = self.vectors.inverted.look(user, self.vectors.vectors)
-            return Asked(
-                self.vectors, sequence, user, np.zeros(0, np.float32), looked.total, looked
-            )
+            probe = self.vectors.inverted.look(user, self.vectors.vectors)
+            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe)
         products = self.vectors.products(user)
         return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, asked: Asked, n: int) -> Found:
-        """The items nearest to a person, of those that the index shows; without those of the
-        sequence, unless people choose the same item again.
+    def nearest(self, query: Asked, n: int) -> Found:
+        """Return the nearest items that the index shows.
+
+        Items of the sequence are left out unless users repeat items.
         """
-        had = np.zeros(0, np.intp)
-        if not self.tower.plan.repeats and asked.sequence is not None:
-            had = self.index.find(asked.sequence.item)
-            had = had[had >= 0]
-        if asked.looked is not None:
-            return self._nearest_looked(asked, asked.looked, had, n)
-        values = asked.products
-        if had.size:
+        excluded = np.zeros(0, np.intp)
+        if not self.tower.plan.repeats and query.sequence is not None:
+            excluded = self.index.find(query.sequence.item)
+            excluded = excluded[excluded >= 0]
+        if query.probe is not None:
+            return self._nearest_inverted(query, query.probe, excluded, n)
+        values = query.products
+        if excluded.size:
             values = values.copy()
-            values[had] = -np.inf
+            values[excluded] = -np.inf
         if self.index.shown is not None:
             values = np.where(self.index.shown, values, -np.inf)
         rows = largest(values, n)
         rows = rows[np.isfinite(values[rows])]
-        return Found(rows, values[rows].astype(np.float64) - asked.total)
+        return Found(rows, values[rows].astype(np.float64) - query.total)
 
-    def _nearest_looked(self, asked: Asked, looked: Looked, had: Rows, n: int) -> Found:
-        """The same by an inverted file: in more lists where few of what they hold may be shown, and
-        without them where that is little.
+    def _nearest_inverted(self, query: Asked, probe: Looked, excluded: Rows, n: int) -> Found:
+        """Return the nearest items by an inverted file.
+
+        It probes more lists where few of their items may be shown, and scans all items where those
+        are few.
         """
         shown = (
             np.ones(len(self.index), np.bool_)
             if self.index.shown is None
             else self.index.shown.copy()
         )
-        shown[had] = False
+        shown[excluded] = False
         visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
         assert inverted is not None
-        if visible <= max(looked.rows.size, SHOWN_FEW * n):
+        if visible <= max(probe.rows.size, PROBE_FACTOR_MIN * n):
             rows = np.flatnonzero(shown)
-            products = self.vectors.vectors[rows] @ asked.user
+            products = self.vectors.vectors[rows] @ query.user
         else:
-            enough = max(SHOWN_FEW * n, visible * inverted.measured.share / 2)
-            rows, products = _those(looked, shown)
+            required = max(PROBE_FACTOR_MIN * n, visible * inverted.measured.share / 2)
+            rows, products = _shown_items(probe, shown)
             while (
-                rows.size < enough and (further := inverted.further(looked, asked.user)) is not None
+                rows.size < required
+                and (next_probe := inverted.further(probe, query.user)) is not None
             ):
-                looked = further
-                rows, products = _those(looked, shown)
+                probe = next_probe
+                rows, products = _shown_items(probe, shown)
         at = largest(products, n)
-        return Found(rows[at], products[at].astype(np.float64) - asked.total)
+        return Found(rows[at], products[at].astype(np.float64) - query.total)
 
     def columns(
         self,
-        wanted: Sequence[str],
+        names: Sequence[str],
         item_keys: Keys,
         request: Rows,
         sequences: RaggedLike | None,
         requests: int,
-        asked: Asked | None = None,
+        query: Asked | None = None,
     ) -> dict[str, Matrix]:
-        """`VECTOR_COLUMNS` of rows, (n,) each; NaN for an item that has no vector.
+        """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
         Args:
-            asked: of the one person of a request, where that is known already.
+            asked: the query of a single request's user, if already computed.
         """
         row = self.index.find(item_keys)
         at = np.maximum(row, 0)
         if requests == 1:
-            asked = self.ask(sequences) if asked is None else asked
-            users, product = asked.user[None], asked.product(at)
-            total = np.full(1, asked.total, np.float32)
+            query = self.ask(sequences) if query is None else query
+            users, product = query.user[None], query.product(at)
+            total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
             product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
             total = (
-                self._totals(users) if "vector_score" in wanted else np.zeros(requests, np.float32)
+                self._totals(users) if "vector_score" in names else np.zeros(requests, np.float32)
             )
-        found = {"vector_score": product - total[request]}
-        if "vector_cosine" in wanted:
+        columns = {"vector_score": product - total[request]}
+        if "vector_cosine" in names:
             lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
-            found["vector_cosine"] = product / np.maximum(
+            columns["vector_cosine"] = product / np.maximum(
                 lengths[request] * self.vectors.norms[at], 1e-12
             )
-        return {name: np.where(row >= 0, found[name], np.float32(np.nan)) for name in wanted}
+        return {name: np.where(row >= 0, columns[name], np.float32(np.nan)) for name in names}
 
     def _totals(self, users: Matrix) -> Matrix:
-        if self.vectors.inverted is not None:  # as `ask` has them
-            look, all_ = self.vectors.inverted.look, self.vectors.vectors
-            return np.array([look(user, all_).total for user in users], np.float32)
+        if self.vectors.inverted is not None:  # as `query` computes them
+            search, all_ = self.vectors.inverted.look, self.vectors.vectors
+            return np.array([search(user, all_).total for user in users], np.float32)
         parts = [
             _log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T)
             for at in range(0, len(users), _PEOPLE)
@@ -295,34 +300,34 @@ class Space:
         return np.concatenate(parts)
 
 
-def _those(looked: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
-    kept = shown[looked.rows]
-    return looked.rows[kept], looked.products[kept]
+def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+    is_shown = shown[probe.rows]
+    return probe.rows[is_shown], probe.products[is_shown]
 
 
 def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
-    """Return the sources of a slot where people have vectors: as many candidates, a share of them
-    by `sequence`, unless the slot says how many. A slot that does not ask for what goes with a
-    person's items is left as it is.
+    """Add the `sequence` source to a slot's sources, at a share of the same total.
+
+    Unchanged if the slot names it, or has no item-kNN source.
     """
     if "sequence" in sources or not any(reads_neighbours(name) for name in sources):
         return dict(sources)
     total = sum(sources.values())
-    near = int(total * share)
-    return {"sequence": near} | {
-        name: limit * (total - near) // total for name, limit in sources.items()
+    sequence_limit = int(total * share)
+    return {"sequence": sequence_limit} | {
+        name: limit * (total - sequence_limit) // total for name, limit in sources.items()
     }
 
 
-def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:
-    """`VECTOR_COLUMNS` without a tower."""
-    return dict.fromkeys(wanted, np.full(rows, np.nan, np.float32))
+def no_columns(names: Sequence[str], rows: int) -> dict[str, Matrix]:
+    """Return `VECTOR_COLUMNS` without a tower: all missing."""
+    return dict.fromkeys(names, np.full(rows, np.nan, np.float32))
 
 
 def read_tower(
     files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str
 ) -> Tower | None:
-    """The tower of a bundle, None where it has none.
+    """Read the tower of a bundle, or return None.
 
     Args:
         files: below `tower/`.
@@ -396,50 +401,53 @@ class OnnxNet:
     where: str
 
     def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
-        """Raises BundleError if it gives anything but finite vectors."""
+        """Run the network.
+
+        Run the network. || Raises BundleError if it returns anything but finite vectors.
+        """
         try:
-            (made,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
+            (vectors_,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
         except Exception as error:  # as in `onnx_session`
             raise BundleError(
                 f"the tower failed to run ({type(error).__name__})", where=self.where
             ) from error
-        made = np.asarray(made)
+        vectors_ = np.asarray(vectors_)
         if (
-            made.shape != (len(vectors), self.width)
-            or made.dtype != np.float32
-            or not np.isfinite(made).all()
+            vectors_.shape != (len(vectors), self.width)
+            or vectors_.dtype != np.float32
+            or not np.isfinite(vectors_).all()
         ):
             raise BundleError(
                 "the tower gave something that is no vector",
                 where=self.where,
                 fix="tailorbird models rollback",
             )
-        return made
+        return vectors_
 
 
 @dataclass(frozen=True)
-class _One:
-    """One person's sequence as sequences of one request."""
+class _SingleRequest:
+    """One user's sequence as the sequences of one request."""
 
-    of: SequenceLike
+    sequence: SequenceLike
 
     @property
     def offsets(self) -> Times:
-        return np.array([0, self.of.item.size], np.int64)
+        return np.array([0, self.sequence.item.size], np.int64)
 
     @property
     def item(self) -> Keys:
-        return self.of.item
+        return self.sequence.item
 
     @property
     def ts(self) -> Times:
-        return self.of.ts
+        return self.sequence.ts
 
 
 def _log_sum(products: Matrix) -> Matrix:
-    """log Σ exp by row, (n,)."""
+    """Return log Σ exp by row, (n,)."""
     if not products.shape[1]:
         return np.zeros(len(products), np.float32)
-    most = products.max(axis=1, keepdims=True)
-    shifted = products - most
-    return (most + np.log(np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)))[:, 0]
+    maximum = products.max(axis=1, keepdims=True)
+    shifted = products - maximum
+    return (maximum + np.log(np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)))[:, 0]

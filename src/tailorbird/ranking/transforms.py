@@ -1,5 +1,4 @@
-"""Transforms as a bundle keeps them: which columns of the matrix are made from which columns of the
-features, by which steps.
+"""Transforms as a bundle stores them: matrix columns made from feature columns by steps.
 
 What they are learned from is in `training.transforms`, what a project may ask for in
 `features.transforms`, the steps themselves in `ranking.steps`. A column goes through its steps in
@@ -24,14 +23,14 @@ from tailorbird.ranking.steps import (
     NumericStep,
     Target,
     Vectors,
-    expect,
+    require,
 )
 
 Column = npt.NDArray[np.float32] | Keys
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
-    """A column of the matrix (of vectors, several) made from a column of the features.
+    """An output: a matrix column (several for vectors) made from a feature column.
 
     Attributes:
         name: of the matrix's column.
@@ -46,65 +45,67 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     def __post_init__(self) -> None:
         for before, step in zip((None, *self.steps), self.steps, strict=False):
             first = before is None or isinstance(before, FillKey)
-            expect(
+            require(
                 first or isinstance(step, NumericStep),
                 f"{self.name}: a {type(step).__name__} that does not come first",
             )
-            expect(
+            require(
                 not (isinstance(before, KeyStep) and before.codes),
                 f"{self.name}: a step after codes",
             )
-            expect(
+            require(
                 not isinstance(before, FillKey) or isinstance(step, KeyStep),
                 f"{self.name}: numbers of keys",
             )
-        expect(
+        require(
             not self.steps or not isinstance(self.steps[-1], FillKey),
             f"{self.name}: keys as numbers",
         )
-        expect(
-            self.either or not any(isinstance(step, Missing) for step in self.steps),
+        require(
+            self.is_missing_indicator or not any(isinstance(step, Missing) for step in self.steps),
             f"{self.name}: an indicator among steps",
         )
 
     @property
     def width(self) -> int:
-        """How many columns of the matrix it gives."""
+        """The number of matrix columns."""
         return next((step.width for step in self.steps if isinstance(step, Vectors)), 1)
 
     @property
     def names(self) -> tuple[str, ...]:
         vectors = any(isinstance(step, Vectors) for step in self.steps)
         return (
-            tuple(f"{self.name}_{place}" for place in range(self.width))
+            tuple(f"{self.name}_{index}" for index in range(self.width))
             if vectors
             else (self.name,)
         )
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included; 0 if it gives no codes."""
+        """The number of codes, missing and unknown included; 0 without codes."""
         return (
             self.steps[-1].size if self.steps and isinstance(self.steps[-1], Codes | Hashed) else 0
         )
 
     @property
-    def of_keys(self) -> bool:
-        """Whether it is made from a category; `missing` is made from either."""
-        return any(isinstance(step, KeyStep) for step in self.steps) and not self.either
+    def is_categorical(self) -> bool:
+        """True if it is made from a category; `missing` accepts either."""
+        return (
+            any(isinstance(step, KeyStep) for step in self.steps) and not self.is_missing_indicator
+        )
 
     @property
-    def either(self) -> bool:
+    def is_missing_indicator(self) -> bool:
         return len(self.steps) == 1 and isinstance(self.steps[0], Missing)
 
     def apply(self, column: Column, learned: Floats | None = None) -> npt.NDArray[np.float32]:
-        """What the matrix holds for values (n,), shape (n,) or (n, width).
+        """Transform values (n,) to shape (n,) or (n, width).
 
         Args:
             learned: what its `Target` gave each of these rows in training, as of the row's time;
                 None takes the final table.
         """
-        if self.either:
+        if self.is_missing_indicator:
             return (np.isnan(column) if column.dtype == np.float32 else column == 0).astype(
                 np.float32
             )
@@ -123,5 +124,5 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
                 x = step.apply(x)  # type: ignore[arg-type]
         return np.minimum(np.maximum(x, -LARGEST), LARGEST).astype(np.float32)
 
-    def told(self) -> str:
-        return ", ".join(step.told() for step in self.steps) or "as read"
+    def describe(self) -> str:
+        return ", ".join(step.describe() for step in self.steps) or "as read"

@@ -1,12 +1,11 @@
-"""Exact contributions of columns to the score of a forest: Shapley values of the path-dependent
-expectation (TreeSHAP), without LightGBM.
+"""Exact Shapley values of a forest (path-dependent TreeSHAP), without LightGBM.
 
     trees/HEAD.msgpack of a bundle: `Trees`, written by `training.trees` beside the head's ONNX
     file, which holds no covers
 
-A leaf's path asks d different columns. Of each, let o be 1 where the row goes the path's way at all
-of the column's nodes, else 0, and z the share of training rows that did. Column j then gets from
-the leaf of value v
+A leaf's path tests d different columns. For each, let o be 1 if the row follows the path at all of
+the column's nodes, else 0, and z the share of training rows that do. Column j then gets from a leaf
+of value v
 
     v (o_j - z_j) ∫₀¹ ∏_{k≠j} (t o_k + (1 - t) z_k) dt
 
@@ -34,21 +33,21 @@ Mask = npt.NDArray[np.bool_]
 FOLDER, SUFFIX = "trees", ".msgpack"
 LEAF = -1
 SET, MISSING_LEFT, NAN_MISSING, ZERO_MISSING = 1, 2, 4, 8  # bits of `kind`
-_ZERO = 1e-35  # LightGBM's kZeroThreshold: what it takes for 0
+_ZERO = 1e-35  # LightGBM's kZeroThreshold: values that count as 0
 _ELEMENTS = 2_000_000  # rows × path elements × quadrature nodes at a time: some 16 MB a temporary
 
 
 class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
-    """A forest as flat lists over all nodes, children behind their parents.
+    """A forest as flat lists over all nodes, children after their parents.
 
     Attributes:
         columns: of the matrix.
         link: from the raw score to the head's output: `logit` (a probability), `log` (a count, an
             amount) or `identity` (an order score).
         roots: the first node of each tree.
-        feature: the column that a node asks, -1 for a leaf.
-        threshold: left if the value is not above it; of a node that asks for a set, the set's place
-        in `sets`. left, right: children.
+        feature: the column that a node tests, -1 for a leaf.
+        threshold: left if the value is not above it; for a node with a set, the index in `sets`.
+        left, right: children.
         kind: bits, see above.
         cover: training rows that reached the node.
         value: of a leaf.
@@ -72,7 +71,7 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         lists = (self.threshold, self.left, self.right, self.kind, self.cover, self.value)
         inner = [at for at, feature in enumerate(self.feature) if feature >= 0]
         sound = (
-            all(len(each) == n for each in lists)
+            all(len(values) == n for values in lists)
             and all(0 <= root < n for root in self.roots)
             and all(
                 at < self.left[at] < n and at < self.right[at] < n and self.cover[at] > 0
@@ -89,25 +88,26 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
         return _paths_of(self)
 
     def raw(self, matrix: npt.NDArray[np.floating]) -> Floats:
-        """The raw score of each row, (n,): what the model says before its link."""
+        """Return the raw score of each row, (n,), before the link."""
         paths = self._paths
-        reached = paths.reached(_lefts(self, paths, matrix))
+        reached = paths.reaches_leaf(_goes_left(self, paths, matrix))
         return reached @ paths.leaf_value + paths.constant
 
     def contributions(self, matrix: npt.NDArray[np.floating]) -> tuple[Floats, float]:
-        """What each column adds to the raw score of each row, (n, columns), and the mean without
-        any: together the score.
+        """Return the contributions to each row's raw score, (n, columns), and the base value.
+
+        They add up to `transform(score) - transform(base)`.
         """
         paths = self._paths
-        told = np.zeros((len(matrix), self.columns))
+        values = np.zeros((len(matrix), self.columns))
         step = max(1, _ELEMENTS // max(1, paths.z.size * paths.at.size))
         for start in range(0, len(matrix), step):
-            here = slice(start, start + step)
-            told[here] = paths.shapley(_lefts(self, paths, matrix[here]), self.columns)
-        return told, paths.expected
+            rows = slice(start, start + step)
+            values[rows] = paths.shapley(_goes_left(self, paths, matrix[rows]), self.columns)
+        return values, paths.expected
 
     def linked(self, raw: Floats) -> Floats:
-        """The head's output of raw scores."""
+        """Apply the link to raw scores."""
         if self.link == "identity":
             return raw
         return (
@@ -119,21 +119,22 @@ class Trees(msgspec.Struct, frozen=True, dict=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class _Paths:
-    """All paths to all leaves, cut into elements: a leaf with one of the columns that its path
-    asks.
+    """All root-to-leaf paths, as elements: a leaf with one of the columns on its path.
 
     Attributes:
-        nodes: the inner nodes, (N,). step_node, step_left: of each step of each path, its place in
-        `nodes` and which way it goes; sorted by element.
+        nodes: the inner nodes, (N,).
+        step_node, step_left: the index in `nodes` and the direction of each step of each path,
+            sorted by element.
         element_starts: where an element's steps begin; elements are sorted by leaf.
         leaf_starts: where a leaf's elements begin.
         leaf: of each element.
         z: of each element, the share of training rows that go its way.
         feature: of each element; `by_feature` sorts them, `feature_starts` says where each of
             `features` begins.
-        leaf_value: (L,), of leaves below a root that is none.
+        leaf_value: (L,), of leaves below an inner root.
         constant: the sum of trees that are one leaf.
-        expected: the mean over training rows. at, weight: Gauss-Legendre nodes over (0, 1).
+        expected: the mean over training rows.
+        at, weight: Gauss-Legendre nodes over (0, 1).
     """
 
     nodes: Places
@@ -152,8 +153,8 @@ class _Paths:
     at: Floats
     weight: Floats
 
-    def followed(self, lefts: Mask) -> Mask:
-        """Whether a row goes an element's way, (n, E)."""
+    def follows_path(self, lefts: Mask) -> Mask:
+        """Return whether each row follows each element, (n, E)."""
         steps = lefts[:, self.step_node] == self.step_left
         return (
             np.logical_and.reduceat(steps, self.element_starts, axis=1)
@@ -161,28 +162,28 @@ class _Paths:
             else np.zeros((len(lefts), 0), bool)
         )
 
-    def reached(self, lefts: Mask) -> Mask:
-        """Whether a row ends in a leaf, (n, L)."""
+    def reaches_leaf(self, lefts: Mask) -> Mask:
+        """Return whether each row ends in each leaf, (n, L)."""
         if not self.z.size:
             return np.zeros((len(lefts), 0), bool)
-        return np.logical_and.reduceat(self.followed(lefts), self.leaf_starts, axis=1)
+        return np.logical_and.reduceat(self.follows_path(lefts), self.leaf_starts, axis=1)
 
     def shapley(self, lefts: Mask, columns: int) -> Floats:
-        told = np.zeros((len(lefts), columns))
+        contributions = np.zeros((len(lefts), columns))
         if not self.z.size:
-            return told
-        one = self.followed(lefts).astype(np.float64)
-        factor = one[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
-        others = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
-        share = (others @ self.weight) * (one - self.z) * self.leaf_value[self.leaf]
-        told[:, self.features] = np.add.reduceat(
+            return contributions
+        followed = self.follows_path(lefts).astype(np.float64)
+        factor = followed[:, :, None] * self.at + self.z[:, None] * (1.0 - self.at)
+        remaining = np.multiply.reduceat(factor, self.leaf_starts, axis=1)[:, self.leaf] / factor
+        share = (remaining @ self.weight) * (followed - self.z) * self.leaf_value[self.leaf]
+        contributions[:, self.features] = np.add.reduceat(
             share[:, self.by_feature], self.feature_starts, axis=1
         )
-        return told
+        return contributions
 
 
-def _lefts(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mask:
-    """Whether each row goes left at each inner node, (n, N), as LightGBM decides."""
+def _goes_left(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mask:
+    """Return whether each row goes left at each inner node, (n, N), as LightGBM decides."""
     x = matrix[:, np.array(trees.feature, np.intp)[paths.nodes]].astype(np.float64)
     kind = np.array(trees.kind, np.int64)[paths.nodes]
     threshold = np.array(trees.threshold)[paths.nodes]
@@ -190,57 +191,59 @@ def _lefts(trees: Trees, paths: _Paths, matrix: npt.NDArray[np.floating]) -> Mas
     missing = (nan & (kind & NAN_MISSING > 0)) | (
         (nan | (np.abs(x) <= _ZERO)) & (kind & ZERO_MISSING > 0)
     )
-    left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
-    for place in np.flatnonzero(kind & SET).tolist():
-        codes = np.where(nan[:, place] | (x[:, place] < 0), -1, np.nan_to_num(x[:, place])).astype(
+    goes_left = np.where(missing, kind & MISSING_LEFT > 0, np.where(nan, 0.0, x) <= threshold)
+    for node in np.flatnonzero(kind & SET).tolist():
+        codes = np.where(nan[:, node] | (x[:, node] < 0), -1, np.nan_to_num(x[:, node])).astype(
             np.int64
         )
-        left[:, place] = np.isin(codes, trees.sets[int(threshold[place])])
-    return left
+        goes_left[:, node] = np.isin(codes, trees.sets[int(threshold[node])])
+    return goes_left
 
 
 def _paths_of(trees: Trees) -> _Paths:
     feature, cover = trees.feature, np.array(trees.cover)
     nodes = np.array([at for at, column in enumerate(feature) if column >= 0], np.intp)
-    place = {int(at): number for number, at in enumerate(nodes)}
+    node_index = {int(at): number for number, at in enumerate(nodes)}
     steps: list[tuple[int, bool]] = []
     element_starts: list[int] = []
     leaf_starts: list[int] = []
     leaf: list[int] = []
     z: list[float] = []
-    asked: list[int] = []
+    element_features: list[int] = []
     values: list[float] = []
     constant = expected = 0.0
     for root in trees.roots:
         if feature[root] < 0:
             constant += trees.value[root]
             continue
-        waiting: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
-        while waiting:
-            at, path = waiting.pop()
+        stack: list[tuple[int, dict[int, tuple[float, list[tuple[int, bool]]]]]] = [(root, {})]
+        while stack:
+            at, path = stack.pop()
             if feature[at] >= 0:
                 before, taken = path.get(feature[at], (1.0, []))
-                for child, left in ((trees.right[at], False), (trees.left[at], True)):
-                    grown = before * cover[child] / cover[at], [*taken, (place[at], left)]
-                    waiting.append((child, {**path, feature[at]: grown}))
+                for child, is_left in ((trees.right[at], False), (trees.left[at], True)):
+                    grown = before * cover[child] / cover[at], [*taken, (node_index[at], is_left)]
+                    stack.append((child, {**path, feature[at]: grown}))
                 continue
             leaf_starts.append(len(z))
-            for column, (share, own) in path.items():
+            for column, (share, path_steps) in path.items():
                 element_starts.append(len(steps))
-                steps += own
+                steps += path_steps
                 z.append(share)
-                asked.append(column)
+                element_features.append(column)
                 leaf.append(len(values))
             values.append(trees.value[at])
             expected += trees.value[at] * cover[at] / cover[root]
     depth = max(np.diff([*leaf_starts, len(z)]), default=1)
     x, weight = np.polynomial.legendre.leggauss(max(1, (int(depth) + 1) // 2))
-    by_feature = np.argsort(np.array(asked, np.intp), kind="stable")
-    features, feature_starts = np.unique(np.array(asked, np.intp)[by_feature], return_index=True)
+    by_feature = np.argsort(np.array(element_features, np.intp), kind="stable")
+    features, feature_starts = np.unique(
+        np.array(element_features, np.intp)[by_feature], return_index=True
+    )
     return _Paths(
         nodes=nodes,
         step_node=np.array([node for node, _ in steps], np.intp),
-        step_left=np.array([left for _, left in steps], bool),
+        step_left=np.array([is_left for _, is_left in steps], bool),
         element_starts=np.array(element_starts, np.intp),
         leaf_starts=np.array(leaf_starts, np.intp),
         leaf=np.array(leaf, np.intp),
@@ -256,18 +259,20 @@ def _paths_of(trees: Trees) -> _Paths:
     )
 
 
-def share_out(contributions: Floats, base: float, through: Callable[[Floats], Floats]) -> Floats:
-    """Contributions to a raw score as contributions to a function of it: each keeps its share of
-    the way from the base to the row's score.
+def share_out(contributions: Floats, base: float, transform: Callable[[Floats], Floats]) -> Floats:
+    """Rescale contributions to a raw score into contributions to a function of it.
 
-    They add up to `through(score) - through(base)`.
+    Each keeps its share of the difference between the base and the row's score. They add up to
+    `transform(score) - transform(base)`.
+
+    They add up to `transform(score) - transform(base)`.
 
     Args:
         contributions: (n, columns), which with `base` add up to the raw scores.
-        through: from raw scores (n,) to what they are told in.
+        transform: from raw scores (n,) to the target scale.
     """
     moved = contributions.sum(axis=1)
-    after = through(base + moved) - through(np.full(1, base))
+    after = transform(base + moved) - transform(np.full(1, base))
     slope = np.divide(after, moved, out=np.zeros_like(moved), where=np.abs(moved) > 1e-12)
     return contributions * slope[:, None]
 
@@ -280,7 +285,10 @@ def encode_trees(trees: Trees) -> bytes:
 
 
 def decode_trees(data: bytes, *, where: str) -> Trees:
-    """Trees from their file. Raises BundleError."""
+    """Decode trees from their file.
+
+    Raises BundleError.
+    """
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The values of a categorical column as codes, which models take instead of keys."""
+"""Vocabularies: codes for the values of a categorical column, which models take instead of keys."""
 
 from functools import cached_property
 
@@ -14,7 +14,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class Vocabulary(msgspec.Struct, frozen=True, dict=True):
-    """The values of a categorical column: the key at place i has the code i + 2."""
+    """The values of a categorical column: the key at position i has the code i + 2."""
 
     name: str
     keys: list[int]
@@ -31,14 +31,14 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
+        """The number of codes, missing and unknown included."""
         return len(self.keys) + 2
 
     def encode(self, column: Keys) -> Matrix:
-        """Codes (n,) as float32, exact below 2**24."""
-        known, codes = self._sorted
-        if not known.size:
+        """Encode keys as codes (n,), float32, exact below 2**24."""
+        sorted_keys, codes = self._sorted
+        if not sorted_keys.size:
             return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
-        at = np.minimum(np.searchsorted(known, column), known.size - 1)
-        code = np.where(known[at] == column, codes[at], np.float32(UNKNOWN))
+        at = np.minimum(np.searchsorted(sorted_keys, column), sorted_keys.size - 1)
+        code = np.where(sorted_keys[at] == column, codes[at], np.float32(UNKNOWN))
         return np.where(column == 0, np.float32(MISSING), code)

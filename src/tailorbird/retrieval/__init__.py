@@ -5,6 +5,7 @@ in `candidates`.
 from tailorbird.retrieval.build import build_index
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.index import NOTHING, Found, Index
+from tailorbird.retrieval.meaning import MeaningSettings
 from tailorbird.retrieval.overlay import NewItem, with_items
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Column",
     "Found",
     "Index",
+    "MeaningSettings",
     "NewItem",
     "TextColumn",
     "build_index",

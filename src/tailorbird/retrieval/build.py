@@ -19,6 +19,7 @@ from tailorbird.events.schema import micros
 from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, columns_of, to_arrow, truths_in
 from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
+from tailorbird.retrieval.meaning import MeaningSettings, encoded_texts, write_meaning
 from tailorbird.retrieval.text import documents_of, write_text_index
 
 _NUMPY = npt.NDArray[np.int64]
@@ -33,6 +34,7 @@ def build_index(
     event_types: Sequence[str] = INTERESTS,
     until: int | None = None,
     texts: bool = True,
+    meaning: MeaningSettings | None = None,
 ) -> None:
     """Build an index in a new folder from what was known before `as_of`.
 
@@ -46,6 +48,7 @@ def build_index(
         event_types: which events show that there is an item.
         until: items that came until then are there too, as they were when they came.
         texts: whether it can be searched.
+        meaning: how it gets text vectors; None searches by words alone.
     """
     until = as_of if until is None else until
     seen = _interests(events, until, event_types)
@@ -67,7 +70,10 @@ def build_index(
         folder / "items.arrow", ids, keys, first_seen, attributes, truths_in(profiles.values())
     )
     if texts:
-        write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
+        documents = documents_of(attributes, np.arange(len(ids)))
+        write_text_index(folder / "text", documents)
+        if meaning is not None:
+            write_meaning(folder, meaning, encoded_texts(documents))
     for name, data in find_clusters(attributes, len(ids)).files().items():
         (folder / name).write_bytes(data)
     (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of, _newest(items))))

@@ -7,6 +7,7 @@ live, see `candidates`.
 
     items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if a truth
     text/          see `retrieval.text`
+    text_vectors*  see `retrieval.meaning`; not in every index
     vectors*       see `retrieval.vectors`; not in every index
     clusters*      see `retrieval.clusters`; not in every index
     meta.json      format, as_of, p
@@ -29,6 +30,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
+from tailorbird.retrieval.meaning import Meaning
 from tailorbird.retrieval.synonyms import Words
 from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
@@ -40,6 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
 TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
+MIXED = 1_000  # hits of words that are ordered by meaning too
 SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
 # Computed once: the first by which items there are, the second by their categories too.
 _OF_ITEMS, _OF_CATEGORIES = ("_key_order",), ("category",)
@@ -80,6 +83,7 @@ class Index:
         p: position in the routed log of the newest profile that it was built from; 0 where that is
             not known.
         text: full text, or None.
+        meaning: dense vectors of their texts, or None.
         later_at: the row from which on items came later than the index was built.
         shown: bool (n,): which items sources may find, see `only`; None is all.
         vectors: of the items, or None.
@@ -98,6 +102,7 @@ class Index:
     together: Clusters | None = None
     truths: frozenset[str] = frozenset()
     p: int = 0
+    meaning: Meaning | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,7 +146,13 @@ class Index:
             truths = frozenset(
                 field.name[2:] for field in table.schema if TRUTH in (field.metadata or {})
             )
-            more = {"vectors": vectors, "together": together, "truths": truths, "p": meta.p}
+            more = {
+                "vectors": vectors,
+                "together": together,
+                "truths": truths,
+                "p": meta.p,
+                "meaning": Meaning.read(files, table.num_rows) if text is not None else None,
+            }
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(
                 f"the index cannot be read: {error}", fix="tailorbird train"
@@ -246,7 +257,10 @@ class Index:
         return _best(np.arange(len(self)), scores, n)
 
     def search(self, text: str, n: int, beside: Sequence[Words] = ()) -> Found:
-        """The items whose words match a query as typed, best first; empty without a text index.
+        """Return the items that match a query as typed, best first; empty without a text index.
+
+        With text vectors, hits are ordered by words and meaning, and items near in meaning are
+        added, see `retrieval.meaning`.
 
         Args:
             beside: phrases that mean the same, see `retrieval.synonyms`.
@@ -254,6 +268,13 @@ class Index:
             BundleError: the text index is damaged, which a checksum did not show. No query does
                 this.
         """
+        if self.meaning is not None:
+            words = self._by_words(text, max(n, MIXED), beside)
+            rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
+            return _best(rows, scores, n)
+        return self._by_words(text, n, beside)
+
+    def _by_words(self, text: str, n: int, beside: Sequence[Words]) -> Found:
         if self.shown is None:
             return self._matching(text, n, beside)
         asked = n

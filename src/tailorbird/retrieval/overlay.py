@@ -21,6 +21,7 @@ from tailorbird.retrieval.columns import (
     truths_in,
 )
 from tailorbird.retrieval.index import Index
+from tailorbird.retrieval.meaning import Meaning, encoded_texts
 from tailorbird.retrieval.text import TextIndex, documents_of
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
         if vectors is not None
         else None,
         text=_retold(index, attributes, changed, total) if texts else index.text,
+        meaning=_with_meanings(index, attributes, changed, total) if texts else index.meaning,
     )
     if not added and index.shown is None:  # a price that changed moves nothing in these orders
         made.prepare(
@@ -146,6 +148,19 @@ def _truths(index: Index, items: Collection[NewItem]) -> frozenset[str]:
     return (index.truths - told) | {
         name for name in true if name in index.truths or name not in index.attributes
     }
+
+
+def _with_meanings(
+    index: Index, attributes: Mapping[str, Column], changed: npt.NDArray[np.intp], total: int
+) -> Meaning | None:
+    """Return the text vectors of an index, with those of items that came or whose texts changed."""
+    if index.meaning is None:
+        return None
+    rows = np.concatenate(
+        [of_other_texts(index.attributes, attributes, changed), np.arange(len(index), total)]
+    ).astype(np.intp)
+    texts = encoded_texts(documents_of(attributes, rows)) if rows.size else []
+    return index.meaning.extended(rows, texts, total)
 
 
 def _retold(

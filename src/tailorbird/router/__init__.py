@@ -1,6 +1,4 @@
-"""What an event is, decided once for all who read it: contract, repeats, identity, profiles,
-attribution.
-"""
+"""The router: decide once per event on contract, duplicates, identity, profiles and attribution."""
 
 from tailorbird.router.columns import DUPLICATES, table
 from tailorbird.router.opening import open_router

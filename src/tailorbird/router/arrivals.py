@@ -1,12 +1,12 @@
-"""Accepted events on their way through the router: what they say themselves, as columns, and where
-each stands in the raw logs.
+"""Accepted events on their way through the router: their own fields as columns, and where each
+stands in the raw logs.
 
-Bodies are checked and turned into columns some hundred events at a time, so that the objects of one
-piece are gone before the next is read: that is several times as fast as to keep the objects of a
-whole step. What is decided of the events stands in `router.route`.
+Bodies are checked and turned into columns a few hundred events at a time. The Python objects of one
+chunk are freed before the next is read, which is several times faster than keeping the objects of a
+whole step. `router.route` decides on the events.
 
-    bodies ──contract──► columns of Python values ──► piece of Arrow columns ──┬──► Arrivals of the step
-                              └─► fingerprints, profiles, answers ─────────────┘
+    bodies ──contract──► Python columns ──► chunk of Arrow columns ──┬──► Arrivals of the step
+                              └─► fingerprints, profiles, responses ─┘
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from tailorbird.events.columnwise import Checked, Contract, some
 from tailorbird.events.parts import own_rows
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.router import enrich
-from tailorbird.router.columns import Refused
-from tailorbird.router.dedup import ENTRY, Entries, fingerprints_of
+from tailorbird.router.columns import RefusedRow
+from tailorbird.router.dedup import ENTRY, Entries, fingerprint_columns
 
 Int64s = npt.NDArray[np.int64]
 
-PIECE_ROWS = 256
+CHUNK_ROWS = 256
 _NUMBERS = ("dwell_ms", "price", "quantity", "rating")
 _NO_CONTEXT = Context()
-_ids = ("event_id", "type", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
-SAID = (
-    *_ids,
+_ID_COLUMNS = ("event_id", "type", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+EVENT_COLUMNS = (
+    *_ID_COLUMNS,
     "ts_original",
     "sent_at",
     "received_at",
@@ -48,11 +48,11 @@ SAID = (
     "properties",
     "timeless",
 )
-"""The columns of ROUTED that an event brings along."""
+"""The columns of ROUTED that come from the event itself."""
 
 
 class Body(NamedTuple):
-    """A body to check, and where it stands."""
+    """A body to check and its place in the raw log."""
 
     payload: bytes
     receipt: Receipt
@@ -62,8 +62,8 @@ class Body(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """A profile among the events: `row` is its place, `text` its properties as JSON."""
+class ProfileRow:
+    """A profile among the events; `text` holds its properties as JSON."""
 
     row: int
     type: str
@@ -72,137 +72,148 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """An answer of ours among the events."""
+class ResponseRow:
+    """A response of ours among the events."""
 
     row: int
-    answer: Answer
+    response: Answer
     items: list[str]
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Accepted events in the order in which they are routed. All columns are of length n.
+    """Accepted events in routing order; all columns have length n.
 
     Attributes:
-        said: the columns `SAID`.
-        entries: where each stands and came in, and its fingerprint, as the index of repeats knows
-            it.
-        ts: when it happened, as far as it knows itself.
-        utc_offset_min: of the client's clock, 0 where it did not say. profiles, answers,
-        identifies: those among them that teach something about what comes after, by row, ascending.
-        merges: likewise, each with whom its user is from then on.
-        producers: their names, by the number that `entries` has.
-        refused: what was not accepted.
+        columns: the columns named in `EVENT_COLUMNS`.
+        entries: position, time of receipt and fingerprint of each event, for the dedup index.
+        ts: event time before attribution, in microseconds.
+        utc_offset_min: offset of the client's clock, 0 where unknown.
+        profiles, responses, identifies: events that affect later ones, by ascending row.
+        merges: rows of merge events and the user that each user is merged into.
+        producers: producer names by the number used in `entries`.
+        refused: rows that the contract refused.
     """
 
-    said: dict[str, pa.Array]
+    columns: dict[str, pa.Array]
     entries: Entries
     ts: Int64s
     utc_offset_min: Int64s
-    profiles: Sequence[Profile] = ()
-    answers: Sequence[Given] = ()
+    profiles: Sequence[ProfileRow] = ()
+    responses: Sequence[ResponseRow] = ()
     identifies: Sequence[int] = ()
     merges: Sequence[tuple[int, str]] = ()
     producers: dict[int, str] = field(default_factory=dict)
-    refused: Sequence[Refused] = ()
+    refused: Sequence[RefusedRow] = ()
 
     @property
     def received_at(self) -> Int64s:
         return self.entries["received_at"]
 
     def without(self, rows: Sequence[int]) -> "Arrivals":
-        """These but for the given rows."""
-        kept = np.ones(len(self), bool)
-        kept[rows] = False
-        mask, places = pa.array(kept), np.cumsum(kept) - 1
+        """Return the arrivals except the given rows."""
+        is_retained = np.ones(len(self), bool)
+        is_retained[rows] = False
+        arrow_mask, new_rows = pa.array(is_retained), np.cumsum(is_retained) - 1
         return replace(
             self,
-            said={name: column.filter(mask) for name, column in self.said.items()},
-            entries=self.entries[kept],
-            ts=self.ts[kept],
-            utc_offset_min=self.utc_offset_min[kept],
+            columns={name: column.filter(arrow_mask) for name, column in self.columns.items()},
+            entries=self.entries[is_retained],
+            ts=self.ts[is_retained],
+            utc_offset_min=self.utc_offset_min[is_retained],
             profiles=[
-                replace(one, row=int(places[one.row])) for one in self.profiles if kept[one.row]
+                replace(one, row=int(new_rows[one.row]))
+                for one in self.profiles
+                if is_retained[one.row]
             ],
-            answers=[
-                replace(one, row=int(places[one.row])) for one in self.answers if kept[one.row]
+            responses=[
+                replace(one, row=int(new_rows[one.row]))
+                for one in self.responses
+                if is_retained[one.row]
             ],
-            identifies=[int(places[row]) for row in self.identifies if kept[row]],
-            merges=[(int(places[row]), into) for row, into in self.merges if kept[row]],
+            identifies=[int(new_rows[row]) for row in self.identifies if is_retained[row]],
+            merges=[(int(new_rows[row]), into) for row, into in self.merges if is_retained[row]],
         )
 
     def __len__(self) -> int:
         return len(self.ts)
 
 
-class Gathering:
-    """Bodies, in their order, become the Arrivals of a step.
+class ArrivalsBuilder:
+    """Builder of the Arrivals of a step from bodies in routing order.
 
     Args:
-        numbers: of the producers, as the index of repeats knows them.
-        share: (number, count) of this router; of logs that all routers read it takes what is its
-            own, see `events.parts`.
+        producer_ids: the producers' numbers in the dedup index.
+        partition: (number, count) of this router, which takes only its own rows of logs that all
+            routers read; see `events.parts`.
     """
 
     def __init__(
-        self, contract: Contract, numbers: dict[str, int], share: tuple[int, int] = (0, 1)
+        self, contract: Contract, producer_ids: dict[str, int], partition: tuple[int, int] = (0, 1)
     ) -> None:
-        self._contract, self._numbers, self._share = contract, numbers, share
+        self._contract, self._producer_ids, self._partition = contract, producer_ids, partition
         self._waiting: list[Body] = []
         self._waiting_rows = 0
-        self._pieces: list[Arrivals] = []
+        self._chunks: list[Arrivals] = []
         self._rows = 0
-        self._refused: list[Refused] = []
+        self._refused: list[RefusedRow] = []
 
     def add(self, body: Body, *, shared: bool = False) -> None:
-        """The next body; `shared` if it is for all routers."""
-        if shared and self._share[1] > 1:
+        """Add the next body; `shared` marks one that all routers read."""
+        if shared and self._partition[1] > 1:
             self._flush()
-            self._take([body], *self._share)
+            self._check([body], *self._partition)
             return
         self._waiting.append(body)
         self._waiting_rows += body.rows
-        if self._waiting_rows >= PIECE_ROWS:
+        if self._waiting_rows >= CHUNK_ROWS:
             self._flush()
 
-    def arrivals(self) -> Arrivals:
-        """All that was added."""
+    def build(self) -> Arrivals:
+        """Return the arrivals built from all added bodies."""
         self._flush()
-        pieces = self._pieces
-        names = {number: name for name, number in self._numbers.items()}
-        if not pieces:
-            nothing = np.empty(0, np.int64)
-            said = {name: pa.array([], ROUTED.field(name).type) for name in SAID}
+        chunks = self._chunks
+        producers = {number: name for name, number in self._producer_ids.items()}
+        if not chunks:
+            empty = np.empty(0, np.int64)
+            columns = {name: pa.array([], ROUTED.field(name).type) for name in EVENT_COLUMNS}
             return Arrivals(
-                said, np.empty(0, ENTRY), nothing, nothing, producers=names, refused=self._refused
+                columns,
+                np.empty(0, ENTRY),
+                empty,
+                empty,
+                producers=producers,
+                refused=self._refused,
             )
         return Arrivals(
-            {name: pa.concat_arrays([piece.said[name] for piece in pieces]) for name in SAID},
-            np.concatenate([piece.entries for piece in pieces]),
-            np.concatenate([piece.ts for piece in pieces]),
-            np.concatenate([piece.utc_offset_min for piece in pieces]),
-            [one for piece in pieces for one in piece.profiles],
-            [one for piece in pieces for one in piece.answers],
-            [row for piece in pieces for row in piece.identifies],
-            [one for piece in pieces for one in piece.merges],
-            names,
+            {
+                name: pa.concat_arrays([piece.columns[name] for piece in chunks])
+                for name in EVENT_COLUMNS
+            },
+            np.concatenate([piece.entries for piece in chunks]),
+            np.concatenate([piece.ts for piece in chunks]),
+            np.concatenate([piece.utc_offset_min for piece in chunks]),
+            [one for piece in chunks for one in piece.profiles],
+            [one for piece in chunks for one in piece.responses],
+            [row for piece in chunks for row in piece.identifies],
+            [one for piece in chunks for one in piece.merges],
+            producers,
             self._refused,
         )
 
     def _flush(self) -> None:
         if self._waiting:
-            self._take(self._waiting)
+            self._check(self._waiting)
             self._waiting, self._waiting_rows = [], 0
 
-    def _take(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
+    def _check(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
         checked = self._contract.check([(body.payload, body.receipt) for body in bodies])
         if count > 1:
             checked = some(checked, own_rows(checked.fields, number, count), refused=number == 0)
-        for place, refusal in checked.refused:
-            body = bodies[place]
+        for body_index, refusal in checked.refused:
+            body = bodies[body_index]
             self._refused.append(
-                Refused(
+                RefusedRow(
                     refusal,
                     body.receipt.received_at,
                     body.receipt.source,
@@ -211,29 +222,31 @@ class Gathering:
                 )
             )
         if len(checked):
-            self._pieces.append(_piece(checked, bodies, self._numbers, self._rows))
+            self._chunks.append(_to_arrivals(checked, bodies, self._producer_ids, self._rows))
             self._rows += len(checked)
 
 
-def _piece(
-    checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], first: int
+def _to_arrivals(
+    checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
 ) -> Arrivals:
-    """Some checked events as columns; rows are counted from `first`."""
+    """Turn checked events into columns, with rows counted from `first`."""
     fields = checked.fields
     types = set(fields.type)
-    profiles: list[Profile] = []
+    profiles: list[ProfileRow] = []
     if not types.isdisjoint(PROFILE_TYPES):
         for row, (type_, properties) in enumerate(zip(fields.type, fields.properties, strict=True)):
             if type_ in PROFILE_TYPES:
                 profiles.append(
-                    Profile(row, type_, properties or {}, enrich.as_text(properties or {}))
+                    ProfileRow(
+                        row, type_, properties or {}, enrich.encode_properties(properties or {})
+                    )
                 )
-    answers: list[Given] = []
+    responses: list[ResponseRow] = []
     if "answer" in types:
-        given = zip(fields.type, fields.answer, fields.items, strict=True)
-        answers = [
-            Given(first + row, answer, items)
-            for row, (type_, answer, items) in enumerate(given)
+        rows = zip(fields.type, fields.answer, fields.items, strict=True)
+        responses = [
+            ResponseRow(first + row, answer, items)
+            for row, (type_, answer, items) in enumerate(rows)
             if type_ == "answer" and answer is not None and items is not None
         ]
     identifies = (
@@ -243,91 +256,98 @@ def _piece(
     )
     merges: list[tuple[int, str]] = []
     if "merge" in types:
-        said_of = zip(fields.type, fields.properties, strict=True)
+        profile_rows = zip(fields.type, fields.properties, strict=True)
         merges = [
             (first + row, (properties or {})[MERGED_INTO])
-            for row, (type_, properties) in enumerate(said_of)
+            for row, (type_, properties) in enumerate(profile_rows)
             if type_ == "merge"
         ]
-    said = {name: pa.array(getattr(fields, name), ROUTED.field(name).type) for name in _ids}
-    said |= {
+    columns = {
+        name: pa.array(getattr(fields, name), ROUTED.field(name).type) for name in _ID_COLUMNS
+    }
+    columns |= {
         name: pa.array(getattr(checked, name), ROUTED.field(name).type)
         for name in ("ts_original", "sent_at", "received_at")
     }
-    said["items"] = pa.array(fields.items, ROUTED.field("items").type)
-    said["timeless"] = pa.array(fields.timeless, pa.bool_())
-    said |= _of_properties(fields.properties, profiles)
-    of_context, utc_offset_min = _of_contexts(fields.context)
+    columns["items"] = pa.array(fields.items, ROUTED.field("items").type)
+    columns["timeless"] = pa.array(fields.timeless, pa.bool_())
+    columns |= _property_columns(fields.properties, profiles)
+    context_columns, utc_offset_min = _context_columns(fields.context)
     return Arrivals(
-        said | of_context,
-        _entries(checked, bodies, numbers),
+        columns | context_columns,
+        _entries(checked, bodies, producer_ids),
         np.array(checked.ts, np.int64),
         utc_offset_min,
         [replace(one, row=first + one.row) for one in profiles],
-        answers,
+        responses,
         identifies,
         merges,
     )
 
 
-def _of_contexts(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
-    """Device, country, page, referrer and agent; and the client's offset from UTC."""
-    whole = [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
+def _context_columns(contexts: Sequence[Any]) -> tuple[dict[str, pa.Array], Int64s]:
+    """Return the context columns and the clients' offsets from UTC in minutes."""
+    filled = [context or _NO_CONTEXT for context in contexts] if None in contexts else contexts
     device, country, page, referrer, user_agent, offset = zip(
-        *map(msgspec.structs.astuple, whole), strict=True
+        *map(msgspec.structs.astuple, filled), strict=True
     )
-    upper = {text: text and text.upper() for text in set(country)}
-    agents = {text: enrich.agent_class(text) for text in set(user_agent)}
+    country_codes = {text: text and text.upper() for text in set(country)}
+    agents = {text: enrich.classify_agent(text) for text in set(user_agent)}
     columns = {
         "device": device,
-        "country": [upper[text] for text in country],
+        "country": [country_codes[text] for text in country],
         "page": page,
         "referrer": referrer,
         "agent": [agents[text] for text in user_agent],
     }
     offsets = (
-        np.zeros(len(whole), np.int64)
+        np.zeros(len(filled), np.int64)
         if offset.count(None) == len(offset)
         else np.array([one or 0 for one in offset], np.int64)
     )
     return {name: pa.array(column, pa.string()) for name, column in columns.items()}, offsets
 
 
-def _of_properties(
-    column: Sequence[dict[str, Any] | None], profiles: Sequence[Profile]
+def _property_columns(
+    column: Sequence[dict[str, Any] | None], profiles: Sequence[ProfileRow]
 ) -> dict[str, pa.Array]:
-    """The properties that have a column of their own, and the others as text; a profile keeps all
-    of them there.
+    """Return the properties with columns of their own and the others as JSON text.
+
+    A profile keeps all of its properties in the text.
     """
     texts: list[str | None] = [None] * len(column)
-    given: list[dict[str, Any]] = [properties or {} for properties in column]
+    properties_by_row: list[dict[str, Any]] = [properties or {} for properties in column]
     for one in profiles:
-        texts[one.row], given[one.row] = one.text, {}
-    names = set().union(*given)
-    if not names <= enrich.COLUMNS:
-        for row, properties in enumerate(given):
+        texts[one.row], properties_by_row[one.row] = one.text, {}
+    names = set().union(*properties_by_row)
+    if not names <= enrich.PROPERTY_COLUMNS:
+        for row, properties in enumerate(properties_by_row):
             if properties:
-                texts[row] = enrich.rest_as_text(properties)
+                texts[row] = enrich.encode_other_properties(properties)
     columns = {"properties": pa.array(texts, pa.string())}
     for name in ("query", *_NUMBERS):
         kind = ROUTED.field(name).type
         columns[name] = (
-            pa.array([properties.get(name) for properties in given], kind)
+            pa.array([properties.get(name) for properties in properties_by_row], kind)
             if name in names
-            else pa.nulls(len(given), kind)
+            else pa.nulls(len(properties_by_row), kind)
         )
     return columns
 
 
-def _entries(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int]) -> Entries:
-    """The events as the index of repeats knows them, shape (n,)."""
+def _entries(checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int]) -> Entries:
+    """Return the dedup index entries of the events, shape (n,)."""
     entries = np.empty(len(checked), ENTRY)
     fields = checked.fields
-    prints = fingerprints_of(fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id)
-    place = np.array(checked.bodies, np.intp)
-    entries["key"], entries["check"] = prints[:, 0], prints[:, 1]
+    fingerprints = fingerprint_columns(
+        fields.user_id, fields.anonymous_id, fields.item_id, fields.event_id
+    )
+    body_indices = np.array(checked.bodies, np.intp)
+    entries["key"], entries["check"] = fingerprints[:, 0], fingerprints[:, 1]
     entries["received_at"] = checked.received_at
-    entries["offset"] = np.array([body.offset for body in bodies], np.int64)[place]
-    entries["producer"] = np.array([numbers[body.producer] for body in bodies], np.int32)[place]
+    entries["offset"] = np.array([body.offset for body in bodies], np.int64)[body_indices]
+    entries["producer"] = np.array([producer_ids[body.producer] for body in bodies], np.int32)[
+        body_indices
+    ]
     entries["row"] = checked.rows
     return entries

@@ -1,8 +1,8 @@
-"""Answers kept for a while, so that what names a `request_id` gets what the answer knew: slot,
-query, arm, position, propensity.
+"""Recent responses, so that an event that names a `request_id` gets the slot, query, arm, position
+and propensity of the response.
 
-An answer is found by events received up to `answer_us` after it. Answers are saved one blob a step
-and partition, and forgotten once their partition's newest event is further ahead than that.
+A response is matched by events received within the attribution window after it. Each step saves one
+blob per partition. A blob is deleted once the newest event of its partition is past the window.
 """
 
 from collections import deque
@@ -12,13 +12,14 @@ import msgspec
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer_run(
-    id INTEGER PRIMARY KEY, producer INTEGER NOT NULL, newest INTEGER NOT NULL, answers BLOB NOT NULL
+    id INTEGER PRIMARY KEY, producer INTEGER NOT NULL, newest INTEGER NOT NULL,
+    answers BLOB NOT NULL
 ) STRICT;
 """
 
 
-class Given(msgspec.Struct, frozen=True, array_like=True):
-    """An answer as it is remembered."""
+class RememberedResponse(msgspec.Struct, frozen=True, array_like=True):
+    """A response as it is stored for attribution."""
 
     request_id: str
     ts: int
@@ -31,10 +32,8 @@ class Given(msgspec.Struct, frozen=True, array_like=True):
     items: list[str]
     propensities: list[float]
 
-    def place(self, item_id: str) -> tuple[int | None, float | None]:
-        """The item's position, from 1, and its propensity; None where the answer did not show it or
-        did not say.
-        """
+    def find_item(self, item_id: str) -> tuple[int | None, float | None]:
+        """Return the item's position, from 1, and propensity; None where unknown or not shown."""
         try:
             index = self.items.index(item_id)
         except ValueError:
@@ -42,75 +41,74 @@ class Given(msgspec.Struct, frozen=True, array_like=True):
         return index + 1, self.propensities[index] if self.propensities else None
 
 
-class _Run(msgspec.Struct):
+class _Batch(msgspec.Struct):
     id: int
     producer: int
     newest: int
-    answers: list[Given]
+    responses: list[RememberedResponse]
 
 
-class Answers:
-    """The answers that may still be named, in memory, and in the table `answer_run` once saved."""
+class ResponseMemory:
+    """Responses within the attribution window, in memory and in the table `answer_run`."""
 
-    def __init__(self, connection: apsw.Connection, answer_us: int) -> None:
-        self._answer_us = answer_us
-        self._by_request: dict[str, Given] = {}
-        self._runs: dict[int, deque[_Run]] = {}
-        self._new: dict[int, list[Given]] = {}
-        self._last_run = 0
-        decode = msgspec.msgpack.Decoder(list[Given]).decode
-        for id_, producer, newest, answers in connection.execute(
+    def __init__(self, connection: apsw.Connection, attribution_window_us: int) -> None:
+        self._window_us = attribution_window_us
+        self._by_request: dict[str, RememberedResponse] = {}
+        self._batches: dict[int, deque[_Batch]] = {}
+        self._unsaved: dict[int, list[RememberedResponse]] = {}
+        self._last_batch_id = 0
+        decode = msgspec.msgpack.Decoder(list[RememberedResponse]).decode
+        for id_, producer, newest, encoded in connection.execute(
             "SELECT id, producer, newest, answers FROM answer_run ORDER BY id"
         ):
-            self._remember(_Run(id_, producer, newest, decode(answers)))
+            self._remember(_Batch(id_, producer, newest, decode(encoded)))
 
-    def put(self, producer: int, given: Given) -> None:
-        """Remember an answer, which came in from `producer`; a later one with the same request
-        takes its place.
-        """
-        self._by_request[given.request_id] = given
-        self._new.setdefault(producer, []).append(given)
+    def put(self, producer: int, response: RememberedResponse) -> None:
+        """Add a response of `producer`, which replaces an earlier one of the same request."""
+        self._by_request[response.request_id] = response
+        self._unsaved.setdefault(producer, []).append(response)
 
-    def get(self, request_id: str, received_at: int) -> Given | None:
-        """The answer that an event received at `received_at` may still name."""
-        given = self._by_request.get(request_id)
-        if given is None or received_at - given.received_at > self._answer_us:
+    def get(self, request_id: str, received_at: int) -> RememberedResponse | None:
+        """Return the response, if an event received at `received_at` is within its window."""
+        response = self._by_request.get(request_id)
+        if response is None or received_at - response.received_at > self._window_us:
             return None
-        return given
+        return response
 
     def save(self, connection: apsw.Connection, newest: dict[int, int]) -> None:
-        """Write what is new and forget what is too old; `newest` is each partition's newest time of
-        receipt so far.
-        """
-        for producer, answers in self._new.items():
-            run = _Run(
-                self._last_run + 1, producer, max(given.received_at for given in answers), answers
+        """Write new responses and evict old ones; `newest` has the newest receipt by partition."""
+        for producer, responses in self._unsaved.items():
+            batch = _Batch(
+                self._last_batch_id + 1,
+                producer,
+                max(given.received_at for given in responses),
+                responses,
             )
-            self._remember(run)
-            row = (run.id, producer, run.newest, msgspec.msgpack.encode(answers))
+            self._remember(batch)
+            row = (batch.id, producer, batch.newest, msgspec.msgpack.encode(responses))
             connection.execute("INSERT INTO answer_run VALUES (?, ?, ?, ?)", row)
-        self._new = {}
-        for producer, moment in newest.items():
-            self._forget(connection, producer, moment - self._answer_us)
+        self._unsaved = {}
+        for producer, received_at in newest.items():
+            self._evict(connection, producer, received_at - self._window_us)
 
-    def _remember(self, run: _Run) -> None:
-        self._last_run = run.id
-        runs = self._runs.setdefault(run.producer, deque())
+    def _remember(self, batch: _Batch) -> None:
+        self._last_batch_id = batch.id
+        batches = self._batches.setdefault(batch.producer, deque())
         for earlier in reversed(
-            runs
+            batches
         ):  # of a clock that was ahead and is set back: they would keep all behind them until then
-            if earlier.newest <= run.newest:
+            if earlier.newest <= batch.newest:
                 break
-            earlier.newest = run.newest
-        runs.append(run)
-        for given in run.answers:
-            self._by_request[given.request_id] = given
+            earlier.newest = batch.newest
+        batches.append(batch)
+        for response in batch.responses:
+            self._by_request[response.request_id] = response
 
-    def _forget(self, connection: apsw.Connection, producer: int, before: int) -> None:
-        runs = self._runs.get(producer)
-        while runs and runs[0].newest < before:
-            run = runs.popleft()
-            connection.execute("DELETE FROM answer_run WHERE id = ?", (run.id,))
-            for given in run.answers:
-                if self._by_request.get(given.request_id) is given:
-                    del self._by_request[given.request_id]
+    def _evict(self, connection: apsw.Connection, producer: int, before: int) -> None:
+        batches = self._batches.get(producer)
+        while batches and batches[0].newest < before:
+            batch = batches.popleft()
+            connection.execute("DELETE FROM answer_run WHERE id = ?", (batch.id,))
+            for response in batch.responses:
+                if self._by_request.get(response.request_id) is response:
+                    del self._by_request[response.request_id]

@@ -1,13 +1,13 @@
-"""The blocks that the router writes: columns of repeats, and tables to and from bytes.
+"""Blocks that the router writes: the columns of duplicates, and conversion of tables to bytes.
 
     kind "events"       Arrow IPC of events.ROUTED; row i of the block has p = offset + i
     kind "quarantine"   Arrow IPC of events.QUARANTINE
     kind "duplicates"   Arrow IPC of DUPLICATES
-    kind "taken"        JSON of Taken, where there are several routers
+    kind "taken"        JSON of SharedProgress, where there are several routers
 
 All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt
-is JSON: the versions of the plan and of the contract that decided, and the attributes of profiles
-that events carry.
+is JSON: the versions of the plan and of the contract that decided, and the profile attributes that
+events carry.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,8 @@ DUPLICATES = pa.schema(
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
-class Decided(msgspec.Struct, frozen=True):
-    """The receipt of a routed block; `received_at` is when the newest body came in that the step
-    took.
-    """
+class RoutedReceipt(msgspec.Struct, frozen=True):
+    """The receipt of a routed block; `received_at` is when the newest body of the step came in."""
 
     plan: str
     contract: int
@@ -44,8 +42,8 @@ class Decided(msgspec.Struct, frozen=True):
     received_at: int = 0
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """A refusal, and where its row stands."""
+class RefusedRow(msgspec.Struct, frozen=True):
+    """A refusal and the position of its row."""
 
     refusal: Refusal
     received_at: int
@@ -54,44 +52,44 @@ class Refused(msgspec.Struct, frozen=True):
     offset: int
 
 
-def block(kind: str, batch: pa.RecordBatch, decided: Decided) -> Block:
-    """A batch as a block of the routed log."""
+def to_block(kind: str, batch: pa.RecordBatch, receipt: RoutedReceipt) -> Block:
+    """Encode a batch as a block of the routed log."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
         writer.write_batch(batch)
-    return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(decided))
+    return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(receipt))
 
 
-class Taken(msgspec.Struct, frozen=True):
-    """How far router `partition`, of `count`, has taken the logs that all of them share, by name."""
+class SharedProgress(msgspec.Struct, frozen=True):
+    """Progress of router `partition` of `count` in the logs that all routers share."""
 
     partition: int
     count: int
     offsets: dict[str, int]
 
 
-def taken_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
-    """A block of kind "taken"; the lake reads it."""
-    return Block("taken", 1, msgspec.json.encode(Taken(partition, count, offsets)))
+def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
+    """Encode a block of kind "taken", which the lake reads."""
+    return Block("taken", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
 
 def table(block: Block) -> pa.Table:
-    """The rows of a routed block."""
+    """Decode the rows of a routed block."""
     return pa.ipc.open_stream(block.payload).read_all()
 
 
-def quarantine_batch(refused: Sequence[Refused]) -> pa.RecordBatch:
-    """Refused rows as events.QUARANTINE."""
+def quarantine_batch(rows: Sequence[RefusedRow]) -> pa.RecordBatch:
+    """Convert refused rows to events.QUARANTINE."""
     columns = {
-        "received_at": [one.received_at for one in refused],
-        "source": [one.source for one in refused],
-        "code": [one.refusal.code for one in refused],
-        "path": [one.refusal.path for one in refused],
-        "message": [one.refusal.message for one in refused],
-        "body": [one.refusal.body for one in refused],
-        "raw_partition": [one.partition for one in refused],
-        "raw_offset": [one.offset for one in refused],
-        "raw_row": [one.refusal.row for one in refused],
+        "received_at": [one.received_at for one in rows],
+        "source": [one.source for one in rows],
+        "code": [one.refusal.code for one in rows],
+        "path": [one.refusal.path for one in rows],
+        "message": [one.refusal.message for one in rows],
+        "body": [one.refusal.body for one in rows],
+        "raw_partition": [one.partition for one in rows],
+        "raw_offset": [one.offset for one in rows],
+        "raw_row": [one.refusal.row for one in rows],
     }
     return pa.RecordBatch.from_arrays(
         [pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE

@@ -1,10 +1,9 @@
-"""By which declarations the routers of this machine decide: each notes it while it runs, under a
-lock that dies with it.
+"""A registry of the declarations that the running routers of this machine decide by.
 
-    run/router-<process>.plan   what `decides` says of its plan
+    run/router-<process>.plan   the digest of its plan, under a lock that ends with the process
 
-Who sends refused events again asks first: a router that was started before the declarations were
-mended refuses them once more.
+A replay of refused events checks it first: a router that was started before the declarations were
+fixed would refuse the events again.
 """
 
 import os
@@ -20,42 +19,40 @@ from tailorbird.events import RoutePlan
 from tailorbird.lock import FileLock
 
 
-def decides(plan: RoutePlan) -> str:
-    """A hash of that in a plan by which events are accepted or refused."""
-    said = (plan.event_types, plan.skew_us, plan.rules)
-    return blake2b(msgspec.json.encode(said, order="sorted"), digest_size=6).hexdigest()
+def digest_rules(plan: RoutePlan) -> str:
+    """Return a hash of the parts of a plan that decide whether events are accepted."""
+    rules = (plan.event_types, plan.skew_us, plan.rules)
+    return blake2b(msgspec.json.encode(rules, order="sorted"), digest_size=6).hexdigest()
 
 
 @contextmanager
 def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
-    """While within, this process is known as a router of this plan."""
+    """Register this process as a router of this plan for the duration of the block."""
     path = folder / f"router-{os.getpid()}.plan"
     lock = FileLock(path)
     try:
-        path.write_text(decides(plan))
+        path.write_text(digest_rules(plan))
         yield
     finally:
-        _forget(path, lock)
+        _remove(path, lock)
 
 
 def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
-    """The processes that route here by declarations that accept or refuse other events than this
-    plan's.
-    """
-    found: list[int] = []
+    """Return the ids of processes that route here and accept other events than this plan."""
+    process_ids: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):
         try:
             lock = FileLock(path)
         except LockedError:
             with suppress(FileNotFoundError):  # it is just ending
-                if path.read_text() not in ("", decides(plan)):
-                    found.append(int(path.stem.removeprefix("router-")))
+                if path.read_text() not in ("", digest_rules(plan)):
+                    process_ids.append(int(path.stem.removeprefix("router-")))
         else:
-            _forget(path, lock)  # it died
-    return found
+            _remove(path, lock)  # it died
+    return process_ids
 
 
-def _forget(path: Path, lock: FileLock) -> None:
+def _remove(path: Path, lock: FileLock) -> None:
     path.unlink(missing_ok=True)
     lock.path.unlink(missing_ok=True)
     lock.release()

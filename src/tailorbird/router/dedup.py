@@ -1,16 +1,17 @@
-"""Which events were accepted before: an index of fingerprints that needs no random writes and
-little memory.
+"""An index of the fingerprints of accepted events, with no random writes and little memory.
 
-    fingerprint = 128 bits of BLAKE2b over kind of subject, subject, event_id;  split into `key` and `check`, 64 bits each
-    open run    the newest entries: in memory by key, in the table `dedup_run` one blob a step
-    segment     2**18 entries, sealed: sorted by key, in `dedup_page` by 256; in memory a Bloom filter (16 bits an entry,
-                six probes: about one false alarm in a thousand) and the first key of each page
+    fingerprint   128 bits of BLAKE2b over kind of subject, subject and event_id, split into `key`
+                  and `check` of 64 bits each
+    open run      the newest entries: in memory by key, and one blob per step in `dedup_run`
+    segment       2**18 sealed entries, sorted by key, in pages of 256 in `dedup_page`; in memory a
+                  Bloom filter (16 bits per entry, six probes, about 0.1 % false positives) and
+                  the first key of each page
 
-An event is a repeat if an accepted one has its fingerprint and came at most the horizon before or
-after it. Segments that lie wholly behind the horizon are dropped, except the newest few, and except
-those with imported events: histories that overlap may be imported a year apart, and what they
-repeat has the same time of receipt. A segment is only looked into by events of about its time, so
-old ones cost live traffic nothing; on disk they take 40 bytes an event, in memory two.
+An event is a duplicate if an accepted one has the same fingerprint and was received within the
+dedup window before or after it. Segments that are wholly behind the window are dropped, except the
+newest few and those with imported events: overlapping histories may be imported a year apart, and
+their duplicates have the same time of receipt. Only events of about its time search a segment, so
+old segments cost live traffic nothing. They take 40 bytes per event on disk and two in memory.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,14 @@ from tailorbird.events import Event
 TABLE = """
 CREATE TABLE IF NOT EXISTS dedup_run(id INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_segment(
-    id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, bloom BLOB NOT NULL, first_keys BLOB NOT NULL
+    id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL,
+    bloom BLOB NOT NULL, first_keys BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dedup_page(
-    segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (segment, page)
+    segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL,
+    PRIMARY KEY (segment, page)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- segments that are never dropped
+CREATE TABLE IF NOT EXISTS dedup_lasting(segment INTEGER PRIMARY KEY) STRICT; -- never dropped
 """
 
 ENTRY = np.dtype(
@@ -46,27 +49,28 @@ ENTRY = np.dtype(
 Entries = npt.NDArray[np.void]
 Keys = npt.NDArray[np.uint64]
 
-_PAGE = 256
+_PAGE_ROWS = 256
 _PROBES = 6
 _BITS_PER_ENTRY = 16
-_KEEP_SEGMENTS = 16
+_SEGMENTS_MIN = 16
 
 
 def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
-    """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id,
-    else its item.
+    """Return key and check of each event, shape (n, 2).
+
+    The subject is the user, else the anonymous id, else the item.
     """
-    named = ([event.user_id, event.anonymous_id, event.item_id, event.event_id] for event in events)
-    return fingerprints_of(*(zip(*named, strict=True) if events else [()] * 4))
+    ids = ([event.user_id, event.anonymous_id, event.item_id, event.event_id] for event in events)
+    return fingerprint_columns(*(zip(*ids, strict=True) if events else [()] * 4))
 
 
-def fingerprints_of(
+def fingerprint_columns(
     users: Sequence[str | None],
     visitors: Sequence[str | None],
     items: Sequence[str | None],
     ids: Sequence[str],
 ) -> npt.NDArray[np.uint64]:
-    """The same of columns."""
+    """Return the fingerprints of events given as columns, shape (n, 2)."""
     if None in users:
         named = zip(users, visitors, items, ids, strict=True)
         texts = [
@@ -84,7 +88,7 @@ def fingerprints_of(
 
 
 class _Segment:
-    """What memory holds of a sealed segment."""
+    """The in-memory part of a sealed segment."""
 
     def __init__(self, id_: int, oldest: int, newest: int, bloom: bytes, first_keys: bytes) -> None:
         self.id, self.oldest, self.newest = id_, oldest, newest
@@ -93,7 +97,7 @@ class _Segment:
 
 
 class DedupIndex:
-    """The index. `repeats` and `add` per step, then `save` within the step's transaction."""
+    """The dedup index; each step calls `find_duplicates`, `add`, then `save` in its transaction."""
 
     def __init__(
         self, connection: apsw.Connection, dedup_us: int, *, segment_rows: int = 1 << 18
@@ -107,7 +111,7 @@ class DedupIndex:
                 "SELECT id, oldest, newest, bloom, first_keys FROM dedup_segment ORDER BY id"
             ).fetchall()
         ]
-        self._lasting = {
+        self._permanent = {
             segment
             for (segment,) in connection.execute("SELECT segment FROM dedup_lasting").fetchall()
         }
@@ -120,35 +124,39 @@ class DedupIndex:
         self._unsaved = []
 
     def _start_open(self) -> None:
-        self._open = np.empty(0, ENTRY)
+        self._open_entries = np.empty(0, ENTRY)
         self._open_rows = 0
         self._unsaved: list[Entries] = []
-        self._by_key: dict[int, int] = {}  # where the first entry with a key stands in `_open`
-        self._also: dict[int, list[int]] = {}  # and the others, if any
+        self._row_by_key: dict[int, int] = {}  # row of the first entry of a key in `_open_entries`
+        self._more_rows: dict[int, list[int]] = {}  # rows of its other entries
 
-    def repeats(self, entries: Entries) -> dict[int, tuple]:
-        """For each row that repeats an accepted event, or an earlier row of these: the entry it
-        repeats, as a tuple of ENTRY.
+    def find_duplicates(self, entries: Entries) -> dict[int, tuple]:
+        """Return, by row, the earlier entry that the row duplicates, as a tuple of ENTRY.
+
+        The earlier entry is an accepted event or an earlier row of `entries`.
         """
         keys = entries["key"]
-        suspect = _repeated(keys)
-        named = keys.tolist()
-        if not self._by_key.keys().isdisjoint(named):
-            suspect |= np.fromiter(map(self._by_key.__contains__, named), bool, len(entries))
-        sealed = self._look_in_segments(entries, suspect)
-        found: dict[int, tuple] = {}
-        here: dict[int, list[tuple]] = {}
-        for row in np.flatnonzero(suspect).tolist():
+        is_candidate = _find_repeated(keys)
+        key_list = keys.tolist()
+        if not self._row_by_key.keys().isdisjoint(key_list):
+            is_candidate |= np.fromiter(
+                map(self._row_by_key.__contains__, key_list), bool, len(entries)
+            )
+        sealed_matches = self._search_segments(entries, is_candidate)
+        first_entries: dict[int, tuple] = {}
+        earlier_rows: dict[int, list[tuple]] = {}
+        for row in np.flatnonzero(is_candidate).tolist():
             entry = entries[row].item()
             key = entry[0]
             first = self._match(
-                entry, [*sealed.get(row, ()), *self._held_open(key), *here.get(key, ())]
+                entry,
+                [*sealed_matches.get(row, ()), *self._match_open(key), *earlier_rows.get(key, ())],
             )
             if first is None:
-                here.setdefault(key, []).append(entry)
+                earlier_rows.setdefault(key, []).append(entry)
             else:
-                found[row] = first
-        return found
+                first_entries[row] = first
+        return first_entries
 
     def _match(self, entry: tuple, candidates: Sequence[tuple]) -> tuple | None:
         for candidate in candidates:
@@ -160,34 +168,34 @@ class DedupIndex:
                 return candidate
         return None
 
-    def _held_open(self, key: int) -> list[tuple]:
-        first = self._by_key.get(key)
+    def _match_open(self, key: int) -> list[tuple]:
+        first = self._row_by_key.get(key)
         return (
             []
             if first is None
-            else [self._open[row].item() for row in (first, *self._also.get(key, ()))]
+            else [self._open_entries[row].item() for row in (first, *self._more_rows.get(key, ()))]
         )
 
-    def _look_in_segments(
-        self, entries: Entries, suspect: npt.NDArray[np.bool_]
+    def _search_segments(
+        self, entries: Entries, is_candidate: npt.NDArray[np.bool_]
     ) -> dict[int, list[tuple]]:
-        """What the segments hold under the keys of `entries`, by row; sets the rows in `suspect`."""
-        found: dict[int, list[tuple]] = {}
+        """Return segment entries with the same keys, by row, and mark these rows as candidates."""
+        matches: dict[int, list[tuple]] = {}
         if not self._segments or not len(entries):
-            return found
+            return matches
         oldest = int(entries["received_at"].min()) - self._dedup_us
         newest = int(entries["received_at"].max()) + self._dedup_us
         for segment in self._segments:
             if segment.newest < oldest or segment.oldest > newest:
                 continue
             for row in np.flatnonzero(
-                _bloom_has(segment.bloom, entries["key"], entries["check"])
+                _query_bloom(segment.bloom, entries["key"], entries["check"])
             ).tolist():
-                held = self._read(segment, entries["key"][row])
-                if held:
-                    suspect[row] = True
-                    found.setdefault(row, []).extend(held)
-        return found
+                entries_of_key = self._read(segment, entries["key"][row])
+                if entries_of_key:
+                    is_candidate[row] = True
+                    matches.setdefault(row, []).extend(entries_of_key)
+        return matches
 
     def _read(self, segment: _Segment, key: np.uint64) -> list[tuple]:
         page = max(
@@ -195,50 +203,49 @@ class DedupIndex:
         )  # equal keys may begin on the page before
         last = int(np.searchsorted(segment.first_keys, key, "right")) - 1
         query = "SELECT entries FROM dedup_page WHERE segment = ? AND page BETWEEN ? AND ?"
-        held: list[tuple] = []
+        matches: list[tuple] = []
         for (data,) in self._connection.execute(query, (segment.id, page, last)):
             entries = np.frombuffer(data, ENTRY)
-            held.extend(entries[entries["key"] == key].tolist())
-        return held
+            matches.extend(entries[entries["key"] == key].tolist())
+        return matches
 
     def add(self, entries: Entries) -> None:
-        """Take accepted events into the index."""
+        """Add accepted events to the index."""
         if not len(entries):
             return
         start, end = self._open_rows, self._open_rows + len(entries)
-        if end > len(self._open):
-            self._open = np.concatenate(
-                [self._open[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)]
+        if end > len(self._open_entries):
+            self._open_entries = np.concatenate(
+                [self._open_entries[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)]
             )
-        self._open[start:end] = entries
+        self._open_entries[start:end] = entries
         self._open_rows = end
         self._unsaved.append(entries)
         self._newest = max(self._newest, int(entries["received_at"].max()))
         keys = entries["key"].tolist()
-        fresh = dict(zip(keys, range(start, end), strict=True))
-        if len(fresh) == len(keys) and self._by_key.keys().isdisjoint(keys):
-            self._by_key |= fresh
+        row_by_key = dict(zip(keys, range(start, end), strict=True))
+        if len(row_by_key) == len(keys) and self._row_by_key.keys().isdisjoint(keys):
+            self._row_by_key |= row_by_key
             return
         for row, key in enumerate(keys, start):
-            if self._by_key.setdefault(key, row) != row:
-                self._also.setdefault(key, []).append(row)
+            if self._row_by_key.setdefault(key, row) != row:
+                self._more_rows.setdefault(key, []).append(row)
 
-    def save(self, connection: apsw.Connection, lasting: Sequence[int] = ()) -> None:
-        """Write what was added, seal the open entries if they are many, and drop what lies behind
-        the horizon.
+    def save(self, connection: apsw.Connection, permanent_producers: Sequence[int] = ()) -> None:
+        """Write added entries, seal a full open run, and drop segments behind the window.
 
         Args:
-            lasting: the producers of whose entries none is dropped.
+            permanent_producers: producers whose entries are never dropped.
         """
         for entries in self._unsaved:
             connection.execute("INSERT INTO dedup_run(entries) VALUES (?)", (entries.tobytes(),))
         self._unsaved = []
         if self._open_rows >= self._segment_rows:
-            self._seal(connection, lasting)
+            self._seal(connection, permanent_producers)
             self._drop_old(connection)
 
-    def _seal(self, connection: apsw.Connection, lasting: Sequence[int]) -> None:
-        entries = self._open[: self._open_rows]
+    def _seal(self, connection: apsw.Connection, permanent_producers: Sequence[int]) -> None:
+        entries = self._open_entries[: self._open_rows]
         entries = entries[np.argsort(entries["key"], kind="stable")]
         received_at = entries["received_at"]
         id_ = self._segments[-1].id + 1 if self._segments else 1
@@ -250,33 +257,35 @@ class DedupIndex:
         )
         connection.execute("INSERT INTO dedup_segment VALUES (?, ?, ?, ?, ?)", row)
         connection.execute("DELETE FROM dedup_run")
-        if np.isin(entries["producer"], lasting).any():
+        if np.isin(entries["producer"], permanent_producers).any():
             connection.execute("INSERT INTO dedup_lasting VALUES (?)", (id_,))
-            self._lasting.add(id_)
+            self._permanent.add(id_)
         self._segments.append(_Segment(*row))
         self._start_open()
 
     def _drop_old(self, connection: apsw.Connection) -> None:
         horizon = self._newest - self._dedup_us
-        for segment in self._segments[:-_KEEP_SEGMENTS]:
-            if segment.newest < horizon and segment.id not in self._lasting:
+        for segment in self._segments[:-_SEGMENTS_MIN]:
+            if segment.newest < horizon and segment.id not in self._permanent:
                 connection.execute("DELETE FROM dedup_page WHERE segment = ?", (segment.id,))
                 connection.execute("DELETE FROM dedup_segment WHERE id = ?", (segment.id,))
                 self._segments.remove(segment)
 
 
 def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> tuple[bytes, bytes]:
-    """Write the pages of sorted entries; the segment's filter and first keys."""
+    """Write the pages of sorted entries and return the segment's Bloom filter and first keys."""
     pages = (
-        (id_, page, entries[start : start + _PAGE].tobytes())
-        for page, start in enumerate(range(0, len(entries), _PAGE))
+        (id_, page, entries[start : start + _PAGE_ROWS].tobytes())
+        for page, start in enumerate(range(0, len(entries), _PAGE_ROWS))
     )
     connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
-    return _bloom(entries["key"], entries["check"]).tobytes(), entries["key"][::_PAGE].tobytes()
+    return _build_bloom(entries["key"], entries["check"]).tobytes(), entries["key"][
+        ::_PAGE_ROWS
+    ].tobytes()
 
 
 def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> None:
-    """Put some of a segment's entries, in their order, in the place of all; one without any goes."""
+    """Replace the entries of a segment, and delete the segment if none are left."""
     connection.execute("DELETE FROM dedup_page WHERE segment = ?", (id_,))
     if len(entries):
         update = "UPDATE dedup_segment SET bloom = ?, first_keys = ? WHERE id = ?"
@@ -286,8 +295,8 @@ def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> 
         connection.execute("DELETE FROM dedup_lasting WHERE segment = ?", (id_,))
 
 
-def _repeated(keys: Keys) -> npt.NDArray[np.bool_]:
-    """Which keys stand more than once in `keys`."""
+def _find_repeated(keys: Keys) -> npt.NDArray[np.bool_]:
+    """Return a mask of the keys that occur more than once."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     same = ordered[1:] == ordered[:-1]
@@ -298,11 +307,11 @@ def _repeated(keys: Keys) -> npt.NDArray[np.bool_]:
 
 
 def _bits(key: Keys, check: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
-    """The `probe`-th bit of each entry (double hashing); `bits` is a power of two."""
+    """Return the `probe`-th bit of each entry by double hashing; `bits` is a power of two."""
     return ((key + np.uint64(probe) * (check | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
 
 
-def _bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
+def _build_bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
     bits = 1 << max((len(key) * _BITS_PER_ENTRY - 1).bit_length(), 6)
     flags = np.zeros(bits, bool)
     for probe in range(_PROBES):
@@ -310,12 +319,15 @@ def _bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
     return np.packbits(flags, bitorder="little")
 
 
-def _bloom_has(bloom: npt.NDArray[np.uint8], key: Keys, check: Keys) -> npt.NDArray[np.bool_]:
-    """Which entries may be in; those ruled out by one probe are not looked at by the next."""
+def _query_bloom(bloom: npt.NDArray[np.uint8], key: Keys, check: Keys) -> npt.NDArray[np.bool_]:
+    """Return a mask of the entries that the filter may contain.
+
+    Each probe looks only at the entries that the previous probes did not rule out.
+    """
     rows = np.arange(len(key))
     for probe in range(_PROBES):
         bits = _bits(key[rows], check[rows], probe, len(bloom) * 8)
         rows = rows[(bloom[bits >> 3] >> (bits & 7).astype(np.uint8)) & 1 == 1]
-    has = np.zeros(len(key), bool)
-    has[rows] = True
-    return has
+    is_member = np.zeros(len(key), bool)
+    is_member[rows] = True
+    return is_member

@@ -1,15 +1,15 @@
-"""An erasure where the routed log is in topics: the routers' tables without some people, the topics
-emptied, a snapshot in each.
+"""Erasure where the routed log is in topics: erase people from the routers' tables and reset the
+topics, with a snapshot in each.
 
-    sum up      what the log says of items is in the topic `items`, as where it is pruned (`router.retention`)
-    forget      people go from the tables, and what is said of them, in the files alone
-    items       the topic is emptied, and gets the summary as it is now
-    index       the topic of snapshots is emptied (`stream.kafka.emptied`), and gets one of the tables as they are now
-    routed      is emptied; a row without meaning begins it
-    order       likewise, where there are several partitions; it begins with where these rows stand
+    summarize   the items of the log go into the topic `items`, as in pruning (`router.retention`)
+    erase       people and mentions of them are deleted from the local files
+    items       the topic is reset (`stream.kafka.emptied`) and gets the current summary
+    index       the topic of snapshots is reset and gets one of the current tables
+    routed      is reset; a row without content begins it
+    order       likewise, for several partitions; it begins with the places of these rows
 
-Positions go on, so whoever had read to the end goes on, and a router of another machine takes its
-tables from the snapshot.
+Positions continue, so readers that had read to the end go on, and a router of another machine takes
+its tables from the snapshot.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 from tailorbird import faults
 from tailorbird.errors import BehindError
 from tailorbird.events import Clock
-from tailorbird.router.erase import Forgotten, Mentions, forget, unsay_items
-from tailorbird.router.group import member_folder
-from tailorbird.router.order import restart
-from tailorbird.router.retention import publish, sum_up, unsay
+from tailorbird.router.erase import Forgotten, Mentions, erase_from_tables, remove_item_mentions
+from tailorbird.router.group import lock_member_folder
+from tailorbird.router.order import restart_order
+from tailorbird.router.retention import publish_summary, rewrite_summary, summarize
 from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.router.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog, MergedLog, emptied
 from tailorbird.stream.kafka.emptied import Emptying
-from tailorbird.stream.kafka.merged import run_of
+from tailorbird.stream.kafka.merged import decode_entry
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class RoutedTopics:
-    """The writers of all that routers write; every other router is fenced. `ends`: behind the last
-    row of each partition.
+    """Writers of all topics of the routers; every other router is fenced.
+
+    `ends` has the position after the last row of each partition.
     """
 
     stream: "KafkaStream"
@@ -54,16 +55,18 @@ class RoutedTopics:
         return [topic.end() for topic in self.topics]
 
     def end(self) -> int:
-        """Behind the last row of the whole. Raises BehindError where rows are in no order yet, or
-        profiles not with all routers.
+        """Return the position after the last ordered row.
+
+        Raises:
+            BehindError: rows are not ordered yet, or a router lacks profiles.
         """
         if self.order is None:
             return self.ends[0]
         assert isinstance(self.stream.routed, MergedLog)
         with open_reader(self.stream.routed.order) as reader:
             end = reader.end()
-            known = (
-                list(run_of(reader.read(end - 1)[-1].block).ends)
+            ordered_ends = (
+                list(decode_entry(reader.read(end - 1)[-1].block).ends)
                 if end > reader.start()
                 else [FIRST_P] * len(self.topics)
             )
@@ -71,8 +74,8 @@ class RoutedTopics:
             topic.connection.execute("SELECT offset FROM followed").get or 0
             for topic in self.topics[1:]
         ]
-        unfollowed = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
-        if known != self.ends or unfollowed:
+        is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
+        if ordered_ends != self.ends or is_profile_pending:
             raise BehindError(
                 "rows of the routed log are not in order yet",
                 where=str(self.stream),
@@ -81,16 +84,16 @@ class RoutedTopics:
         return end
 
     def describe(self) -> list[Emptying]:
-        """The topics as they are, once all is summed up that is to be."""
-        sum_up(self.stream)
-        found = [emptied.describe(list(self.stream.routed_parts), self.ends)]
-        if (items := _ends([self.stream.items])) is not None:
-            found.append(emptied.describe([self.stream.items], items))
-        if (index := _ends(self.stream.snapshots())) is not None:
-            found.append(emptied.describe(list(self.stream.snapshots()), index))
+        """Summarize the items, then return the specs of the topics."""
+        summarize(self.stream)
+        topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
+        if (items := _topic_ends([self.stream.items])) is not None:
+            topics.append(emptied.describe([self.stream.items], items))
+        if (index := _topic_ends(self.stream.snapshots())) is not None:
+            topics.append(emptied.describe(list(self.stream.snapshots()), index))
         if self.order is not None:
-            found.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
-        return found
+            topics.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
+        return topics
 
     def forget(
         self,
@@ -101,14 +104,18 @@ class RoutedTopics:
         requests: Collection[str],
         mentions: Mentions,
     ) -> list[Forgotten]:
-        """Sum up what the log says of items, and take people out of the tables."""
-        found: list[Forgotten] = [
-            Forgotten(mentions=unsay(self.stream, partial(unsay_items, mentions=mentions)))
+        """Summarize the items of the log, and erase people from summary and tables."""
+        counts: list[Forgotten] = [
+            Forgotten(
+                mentions=rewrite_summary(
+                    self.stream, partial(remove_item_mentions, mentions=mentions)
+                )
+            )
         ]
         for topic in self.topics:
             with topic.tables() as connection:
-                found.append(
-                    forget(
+                counts.append(
+                    erase_from_tables(
                         connection,
                         users=users,
                         visitors=visitors,
@@ -119,7 +126,7 @@ class RoutedTopics:
                 )
             topic.shrink()
             faults.at("erase.routed_file")
-        return found
+        return counts
 
     def empty(
         self,
@@ -129,14 +136,14 @@ class RoutedTopics:
         items: Emptying | None,
         clock: Clock,
     ) -> None:
-        """Empty the topics, behind snapshots; what was done before is not done again."""
+        """Reset the topics after their snapshots; steps that were done before are skipped."""
         snapshots = list(self.stream.snapshots())
         for topic in self.topics:
             topic.check_alone()
         if items is not None:
             emptied.empty([self.stream.items], items)
             faults.at("erase.items_topic")
-            publish(self.stream)
+            publish_summary(self.stream)
         if index is not None:
             emptied.empty(snapshots, index)
         for topic, address in zip(self.topics, snapshots, strict=True):
@@ -148,20 +155,20 @@ class RoutedTopics:
         faults.at("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
-            with open_routed(self.stream, number, self.folder) as topic:
+            with open_partition(self.stream, number, self.folder) as topic:
                 with open_reader(log) as reader:
                     if topic.end() == reader.start():
-                        topic.begin_anew()
+                        topic.append_first_row()
                 topic.shrink()
                 ends.append(topic.end())
         if order is not None:
-            where = self.stream.order(self.folder)
-            emptied.empty([where], order)
+            order_log = self.stream.order(self.folder)
+            emptied.empty([order_log], order)
             faults.at("erase.order_topic")
-            restart(where, routed.ends, ends, clock)
+            restart_order(order_log, routed.ends, ends, clock)
 
     def close(self) -> None:
-        """Let go of all topics."""
+        """Close all topics."""
         for topic in self.topics:
             topic.close()
         self.topics.clear()
@@ -171,8 +178,9 @@ class RoutedTopics:
 
 @contextmanager
 def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
-    """All that routers write, for one writer; their tables are brought up, and those of other
-    routers of this machine deleted.
+    """Open all topics of the routers as their only writer.
+
+    Brings the tables up to date, and deletes those of other router processes of this machine.
 
     Raises:
         LockedError: a router runs on this machine.
@@ -181,22 +189,22 @@ def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
         folder = (
             stream.folder
             if stream.count == 1
-            else stack.enter_context(member_folder(stream.folder, alone=True))
+            else stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
         )
-        held = RoutedTopics(stream, folder, [], None)
-        stack.callback(held.close)
+        topics = RoutedTopics(stream, folder, [], None)
+        stack.callback(topics.close)
         for number in range(stream.count):
-            held.topics.append(_opened(stream, number, folder))
+            topics.topics.append(_open_topic(stream, number, folder))
         if stream.count > 1:
-            held.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+            topics.order = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         for path in stream.index_paths():
-            if path.parent != folder:  # made anew from the topic by who needs it
+            if path.parent != folder:  # rebuilt from the topic when needed
                 for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
                     each.unlink(missing_ok=True)
-        yield held
+        yield topics
 
 
-def _opened(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
+def _open_topic(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
     share = stream.share(number, folder)
     return RoutedTopic(
         share.routed, share.index, make_tables, first=FIRST_P, snapshots=share.snapshots
@@ -204,16 +212,16 @@ def _opened(stream: "KafkaStream", number: int, folder: Path) -> RoutedTopic:
 
 
 @contextmanager
-def open_routed(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
-    """One partition of what the routers write, for one writer. Raises LockedError."""
-    topic = _opened(stream, number, folder)
+def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator[RoutedTopic]:
+    """Open one partition of the routed topic as its only writer. Raises LockedError."""
+    topic = _open_topic(stream, number, folder)
     try:
         yield topic
     finally:
         topic.close()
 
 
-def _ends(logs: Sequence[KafkaLog]) -> list[int] | None:
-    """Where the partitions of a topic end; None where it is not there."""
+def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
+    """Return the ends of a topic's partitions; None where it does not exist."""
     there = emptied.topics_of(logs[0].cluster)
-    return [emptied.end_of(log, there) for log in logs] if logs[0].name in there else None
+    return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None

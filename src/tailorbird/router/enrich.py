@@ -1,6 +1,4 @@
-"""What is added to an event from itself alone: the class of its agent, the local hour, its
-properties as text.
-"""
+"""Enrichment of an event from its own fields: agent class, local hour, properties as text."""
 
 import re
 from functools import lru_cache
@@ -10,39 +8,38 @@ import msgspec
 
 from tailorbird.events import HOUR, MINUTE
 
-# What crawlers, monitors and HTTP libraries call themselves (a Cubot is a phone). Bots are marked,
-# never dropped.
+# User agents of crawlers, monitors and HTTP libraries (a Cubot is a phone). Bots are marked, never
+# dropped.
 _BOT = re.compile(
-    r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
-    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
+    r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright"
+    r"|lighthouse|pingdom|uptime|monitor"
+    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww"
+    r"|python-|python/|aiohttp|httpx|okhttp|go-http"
+    r"|java/|axios|node-fetch",
     re.IGNORECASE,
 )
-COLUMNS = frozenset(
+PROPERTY_COLUMNS = frozenset(
     ("query", "dwell_ms", "price", "quantity", "rating")
 )  # properties that have a column of their own
 
 
 @lru_cache(maxsize=4096)
-def agent_class(user_agent: str | None) -> str:
-    """ "bot" or "person", from what the client calls itself; one that says nothing counts as a
-    person.
-    """
+def classify_agent(user_agent: str | None) -> str:
+    """Classify a user agent as "bot" or "person"; an absent one counts as a person."""
     return "bot" if user_agent and _BOT.search(user_agent) else "person"
 
 
 def local_hour(ts: int, utc_offset_min: int | None) -> int:
-    """The hour of the day, 0 to 23, where the event happened; of UTC where the client did not say
-    its offset.
-    """
+    """Return the local hour of the day, 0 to 23; that of UTC where the offset is unknown."""
     return (ts + (utc_offset_min or 0) * MINUTE) // HOUR % 24
 
 
-def as_text(properties: dict[str, Any]) -> str:
-    """All properties as JSON with sorted keys."""
+def encode_properties(properties: dict[str, Any]) -> str:
+    """Encode all properties as JSON with sorted keys."""
     return msgspec.json.encode(properties, order="sorted").decode()
 
 
-def rest_as_text(properties: dict[str, Any]) -> str | None:
-    """The properties without a column of their own as JSON with sorted keys; None without any."""
-    rest = {name: value for name, value in properties.items() if name not in COLUMNS}
-    return as_text(rest) if rest else None
+def encode_other_properties(properties: dict[str, Any]) -> str | None:
+    """Encode the properties without a column of their own as JSON; None if there are none."""
+    remaining = {name: value for name, value in properties.items() if name not in PROPERTY_COLUMNS}
+    return encode_properties(remaining) if remaining else None

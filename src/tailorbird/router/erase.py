@@ -1,8 +1,7 @@
-"""What the router's file holds of people, taken out: the index of repeats, who an anonymous id is,
-profiles, answers.
+"""Erasure from the router's file: dedup index, identities, profiles and responses.
 
-The log's blocks are deleted before, which their readers have all taken in; then the file is written
-anew, so that neither free pages nor the WAL keep anything. With topics, see `router.emptying`.
+The log's blocks are deleted first, once all readers have applied them. Then the file is rewritten,
+so that neither free pages nor the WAL keep anything. For topics see `router.emptying`.
 """
 
 from collections.abc import Callable, Collection
@@ -20,11 +19,11 @@ from tailorbird.router import attribution, dedup, pruned
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.stream import EmbeddedWriter
 
-_answers = msgspec.msgpack.Decoder(list[attribution.Given]).decode
+_decode_responses = msgspec.msgpack.Decoder(list[attribution.RememberedResponse]).decode
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """What was taken out of the router's tables."""
+    """Counts of what was erased from the router's tables."""
 
     blocks: int = 0
     repeats: int = 0
@@ -35,20 +34,18 @@ class Forgotten(msgspec.Struct, frozen=True):
 
 
 class Mentions(Protocol):
-    """What mentions these people, in profiles of items and of others, and in what others looked
-    for.
-    """
+    """Mentions of the erased people in profiles and queries of others."""
 
     def in_text(self, text: str) -> bool:
-        """Whether a text does."""
+        """Return whether a text mentions one of them."""
         ...
 
     def rewritten(self, text: str) -> str | None:
-        """A JSON object without what does; None where nothing does."""
+        """Return a JSON object without the mentions; None where there are none."""
         ...
 
     def renamed(self, id_: str) -> str:
-        """The id of an event or of a request of others; another where it does."""
+        """Return a new id for an event or request id that mentions one of them, else the id."""
         ...
 
 
@@ -62,22 +59,24 @@ def erase(
     requests: Collection[str],
     mentions: Mentions,
 ) -> Forgotten:
-    """Take people out of the router's file, whose writer is `log`.
+    """Erase people from the router's file, whose writer is `log`.
 
     Args:
-        before: every block ends at or before it, and nobody needs one any more. users, visitors:
-        whose identity and profiles go; anonymous ids that are somebody else's, too, are not among
-        the visitors.
-        events: mark of the subject ("u" or "a"), subject, event id.
-        requests: the answers that are forgotten.
-        mentions: what profiles of items, and of others, lose.
+        before: every block ends at or before it, and no reader needs one.
+        users, visitors: user ids and anonymous ids whose identities and profiles are deleted;
+            anonymous ids that somebody else used too are not among them.
+        events: kind of subject ("u" or "a"), subject, event id.
+        requests: request ids of the responses to delete.
+        mentions: removed from profiles of items and of others.
     """
     blocks = 0
-    while some := log.prune_some(before, last_look=partial(pruned.sum_up, log.connection)):
-        blocks += some
+    while count := log.prune_some(
+        before, before_delete=partial(pruned.summarize_blocks, log.connection)
+    ):
+        blocks += count
         faults.at("erase.routed_blocks")
     with log.transaction() as connection:
-        found = forget(
+        counts = erase_from_tables(
             connection,
             users=users,
             visitors=visitors,
@@ -88,10 +87,10 @@ def erase(
         faults.at("erase.routed_tables")
     log.shrink()
     faults.at("erase.routed_file")
-    return msgspec.structs.replace(found, blocks=blocks)
+    return msgspec.structs.replace(counts, blocks=blocks)
 
 
-def forget(
+def erase_from_tables(
     connection: apsw.Connection,
     *,
     users: Collection[str],
@@ -100,8 +99,8 @@ def forget(
     requests: Collection[str],
     mentions: Mentions,
 ) -> Forgotten:
-    """As `erase`, of the tables alone, within a transaction."""
-    repeats = _forget_repeats(connection, _prints(events))
+    """Erase people from the tables alone, within a transaction; see `erase`."""
+    dedup_entries = _delete_dedup_entries(connection, _fingerprint_entries(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(
         connection, "identity", "anonymous_id", visitors
     )
@@ -110,75 +109,82 @@ def forget(
         "UPDATE merge SET merged_into = user_id WHERE merged_into = ?", [(user,) for user in users]
     )
     profiles = _delete(connection, "profile", "kind = 'user' AND id", users)
-    answers = _forget_answers(connection, frozenset(requests))
-    unsaid = _unsay(
+    responses = _delete_responses(connection, frozenset(requests))
+    mentions_removed = _remove_mentions(
         connection, "profile", ("kind", "id", "ts", "p"), mentions.rewritten
-    ) + unsay_items(connection, mentions)
-    unsaid += _rename_versions(connection, mentions) + _unsay_answers(connection, mentions)
-    return Forgotten(0, repeats, identities, profiles, answers, unsaid)
+    ) + remove_item_mentions(connection, mentions)
+    mentions_removed += _rename_profile_versions(connection, mentions) + _remove_response_mentions(
+        connection, mentions
+    )
+    return Forgotten(0, dedup_entries, identities, profiles, responses, mentions_removed)
 
 
-def unsay_items(connection: apsw.Connection, mentions: Mentions) -> int:
-    """Take mentions out of what the log said of items (`router.pruned`), within a transaction; how
-    many items had some.
-    """
-    return _unsay(connection, "pruned_item", ("item_id",), mentions.rewritten)
+def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
+    """Remove mentions from the item summary and return how many items had some."""
+    return _remove_mentions(connection, "pruned_item", ("item_id",), mentions.rewritten)
 
 
-def _unsay(
+def _remove_mentions(
     connection: apsw.Connection,
     table: str,
     key: tuple[str, ...],
-    rewritten: Callable[[str], str | None],
+    rewrite: Callable[[str], str | None],
 ) -> int:
     rows = connection.execute(f"SELECT properties, {', '.join(key)} FROM {table}")
-    changed = [(found, *place) for text, *place in rows if (found := rewritten(text)) is not None]
+    changed = [
+        (new_text, *place) for text, *place in rows if (new_text := rewrite(text)) is not None
+    ]
     where = " AND ".join(f"{name} = ?" for name in key)
     connection.executemany(f"UPDATE {table} SET properties = ? WHERE {where}", changed)
     return len(changed)
 
 
-def _rename_versions(connection: apsw.Connection, mentions: Mentions) -> int:
-    """Give versions of profiles, which are ids of events, new names where they mention somebody."""
+def _rename_profile_versions(connection: apsw.Connection, mentions: Mentions) -> int:
+    """Rename profile versions, which are event ids, where they mention an erased person."""
     rows = connection.execute("SELECT DISTINCT version FROM profile").fetchall()
     changed = [(new, old) for (old,) in rows if (new := mentions.renamed(old)) != old]
     connection.executemany("UPDATE profile SET version = ? WHERE version = ?", changed)
     return len(changed)
 
 
-def _unsay_answers(connection: apsw.Connection, mentions: Mentions) -> int:
+def _remove_response_mentions(connection: apsw.Connection, mentions: Mentions) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
-        answers = _answers(data)
-        kept = [_unsaid(one, mentions) for one in answers]
-        if changed := sum(new != old for new, old in zip(kept, answers, strict=True)):
+        responses = _decode_responses(data)
+        rewritten = [_without_mentions(one, mentions) for one in responses]
+        if changed := sum(new != old for new, old in zip(rewritten, responses, strict=True)):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(kept), id_),
+                (msgspec.msgpack.encode(rewritten), id_),
             )
             count += changed
     return count
 
 
-def _unsaid(answer: attribution.Given, mentions: Mentions) -> attribution.Given:
-    query = None if answer.query and mentions.in_text(answer.query) else answer.query
+def _without_mentions(
+    response: attribution.RememberedResponse, mentions: Mentions
+) -> attribution.RememberedResponse:
+    query = None if response.query and mentions.in_text(response.query) else response.query
     return msgspec.structs.replace(
-        answer, query=query, request_id=mentions.renamed(answer.request_id)
+        response, query=query, request_id=mentions.renamed(response.request_id)
     )
 
 
-def _prints(events: Collection[tuple[str, str, str]]) -> Entries:
+def _fingerprint_entries(events: Collection[tuple[str, str, str]]) -> Entries:
     subjects = [
         Event(
-            id_, "", user_id=who if mark == "u" else None, anonymous_id=who if mark == "a" else None
+            id_,
+            "",
+            user_id=subject_id if mark == "u" else None,
+            anonymous_id=subject_id if mark == "a" else None,
         )
-        for mark, who, id_ in events
+        for mark, subject_id, id_ in events
     ]
-    found = np.zeros(len(subjects), ENTRY)
+    entries = np.zeros(len(subjects), ENTRY)
     if subjects:
-        prints = fingerprints(subjects)
-        found["key"], found["check"] = prints[:, 0], prints[:, 1]
-    return found
+        hashes = fingerprints(subjects)
+        entries["key"], entries["check"] = hashes[:, 0], hashes[:, 1]
+    return entries
 
 
 def _delete(connection: apsw.Connection, table: str, column: str, values: Collection[str]) -> int:
@@ -189,16 +195,16 @@ def _delete(connection: apsw.Connection, table: str, column: str, values: Collec
     return connection.total_changes() - before
 
 
-def _forget_repeats(connection: apsw.Connection, gone: Entries) -> int:
+def _delete_dedup_entries(connection: apsw.Connection, erased: Entries) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, entries FROM dedup_run").fetchall():
         entries = np.frombuffer(data, ENTRY)
-        kept = entries[~_among(entries, gone)]
-        if len(kept) < len(entries):
+        retained = entries[~_is_among(entries, erased)]
+        if len(retained) < len(entries):
             connection.execute(
-                "UPDATE dedup_run SET entries = ? WHERE id = ?", (kept.tobytes(), id_)
+                "UPDATE dedup_run SET entries = ? WHERE id = ?", (retained.tobytes(), id_)
             )
-            count += len(entries) - len(kept)
+            count += len(entries) - len(retained)
     for (segment,) in connection.execute("SELECT id FROM dedup_segment").fetchall():
         pages = connection.execute(
             "SELECT entries FROM dedup_page WHERE segment = ? ORDER BY page", (segment,)
@@ -214,30 +220,32 @@ def _forget_repeats(connection: apsw.Connection, gone: Entries) -> int:
                 fix=fix,
             )
         entries = np.concatenate([np.frombuffer(data, ENTRY) for (data,) in pages])
-        kept = entries[~_among(entries, gone)]
-        if len(kept) < len(entries):
-            dedup.rewrite_segment(connection, segment, kept)
-            count += len(entries) - len(kept)
+        retained = entries[~_is_among(entries, erased)]
+        if len(retained) < len(entries):
+            dedup.rewrite_segment(connection, segment, retained)
+            count += len(entries) - len(retained)
     return count
 
 
-def _among(entries: Entries, gone: Entries) -> np.ndarray:
-    found = np.isin(entries["key"], gone["key"])
-    if found.any():
-        checks = {(one[0], one[1]) for one in gone.tolist()}
-        found[found] = [(one[0], one[1]) in checks for one in entries[found].tolist()]
-    return found
+def _is_among(entries: Entries, erased: Entries) -> np.ndarray:
+    is_erased = np.isin(entries["key"], erased["key"])
+    if is_erased.any():
+        fingerprints = {(one[0], one[1]) for one in erased.tolist()}
+        is_erased[is_erased] = [
+            (one[0], one[1]) in fingerprints for one in entries[is_erased].tolist()
+        ]
+    return is_erased
 
 
-def _forget_answers(connection: apsw.Connection, requests: frozenset[str]) -> int:
+def _delete_responses(connection: apsw.Connection, requests: frozenset[str]) -> int:
     count = 0
     for id_, data in connection.execute("SELECT id, answers FROM answer_run").fetchall():
-        answers = _answers(data)
-        kept = [one for one in answers if one.request_id not in requests]
-        if len(kept) < len(answers):
+        responses = _decode_responses(data)
+        retained = [one for one in responses if one.request_id not in requests]
+        if len(retained) < len(responses):
             connection.execute(
                 "UPDATE answer_run SET answers = ? WHERE id = ?",
-                (msgspec.msgpack.encode(kept), id_),
+                (msgspec.msgpack.encode(retained), id_),
             )
-            count += len(answers) - len(kept)
+            count += len(responses) - len(retained)
     return count

@@ -1,13 +1,11 @@
-"""Routers that share the partitions: each process takes some, and gives them up when others come,
-go or are dead.
+"""Routers that share the partitions through a consumer group of the cluster.
 
-A consumer group of the cluster deals the partitions out (nobody reads by it: positions are in each
-router's own tables). What it says is when to begin and when to stop, and it may be late: a process
-that stood still wakes up and does not know yet that it was replaced. That such a one writes nothing
-that counts is the matter of the log itself, see `stream.kafka.frames`: its next write stands at
-another place than it says, and it is told who writes there now. Why so: decision 10.
+The group only assigns partitions to processes; each router keeps its positions in its own tables.
+An assignment may be late: a stalled process wakes up and does not know yet that it was replaced.
+The log itself fences such a process, see `stream.kafka.frames`: its next write stands at another
+offset than it expects, and it learns who writes there now. Decision 10 gives the reasons.
 
-    routers/1/    what this process locks, and the index of each partition that it ever had: routed-index.3.db
+    routers/1/    locked by this process, with the index of each partition it had: routed-index.3.db
 """
 
 import logging
@@ -26,26 +24,24 @@ from tailorbird.router.order import SequencerThread
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream.kafka.client import OFFSET_END, Consumer
-from tailorbird.stream.kafka.cluster import ensure
+from tailorbird.stream.kafka.cluster import ensure_topic
 from tailorbird.stream.kafka.logs import KafkaStream
 
 POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
-WAITING_TOLD_S = 60.0  # how often a process without a partition says so
-# after which a partition is begun anew that somebody else wrote, if it is still dealt to us
-AGAIN_S = 3.0
-_POLL_MAX_S = (
-    600.0  # a step, or making an index anew, may take so long before others get the partition
-)
+WAITING_TOLD_S = 60.0  # interval of the warning of a process without partitions
+# delay before a partition that another process wrote is tried again, if it is still assigned
+RETRY_S = 3.0
+_POLL_MAX_S = 600.0  # bounds a step or the rebuild of an index before the partition is reassigned
 log = logging.getLogger(__name__)
 
 
-class Member:
-    """One process of the group.
+class GroupMember:
+    """One process of the consumer group.
 
     Attributes:
-        routers: by partition, those at work here.
+        routers: the running routers, by partition.
     """
 
     def __init__(
@@ -56,19 +52,19 @@ class Member:
         clock: Clock,
         *,
         session_s: float = SESSION_S,
-        stopped: StopList | None = None,
+        suppression_list: StopList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._stopped, self._memory_bytes = stopped, memory_bytes // stream.count
+        self._suppression_list, self._memory_bytes = suppression_list, memory_bytes // stream.count
         self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
-        self._dealt: set[int] = set()
-        self._told_at = time.monotonic()
-        self._not_before: dict[int, float] = {}
-        self._more: set[int] = set()
+        self._assigned: set[int] = set()
+        self._warned_at = time.monotonic()
+        self._retry_at: dict[int, float] = {}
+        self._backlogged: set[int] = set()
         cluster, topic = stream.cluster, stream.share(0, folder).routed
-        ensure(topic)
+        ensure_topic(topic)
         conf = cluster.conf(
             group_id=f"{cluster.prefix}.router",
             partition_assignment_strategy="cooperative-sticky",
@@ -91,43 +87,45 @@ class Member:
             each.offset = OFFSET_END
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
-        self._dealt |= {each.partition for each in partitions}
+        self._assigned |= {each.partition for each in partitions}
         log.info("got partitions %s", sorted(each.partition for each in partitions))
 
     def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
         for each in partitions:
-            self._dealt.discard(each.partition)
-            self._end(each.partition)
+            self._assigned.discard(each.partition)
+            self._stop_router(each.partition)
         consumer.incremental_unassign(partitions)
         log.info("gave up partitions %s", sorted(each.partition for each in partitions))
 
     def step(self) -> bool:
-        """See what is dealt to us, and route what there is; whether there was anything."""
+        """Run a step of each assigned router and return whether any has more."""
         self._consumer.poll(0)
-        if not self._dealt:
-            self._tell_waiting()
-        for number in sorted(self._dealt - self.routers.keys()):
-            self._begin(number)
+        if not self._assigned:
+            self._warn_unassigned()
+        for number in sorted(self._assigned - self.routers.keys()):
+            self._start_router(number)
         if self._sequencer is not None and self._sequencer.error is not None:
-            self._give_way(0, self._sequencer.error)
-        worked = False
+            self._give_up(0, self._sequencer.error)
+        has_backlog = False
         for number, router in list(self.routers.items()):
             try:
-                if number in self._more or router.changed():
-                    more = router.step(ROWS_MAX).more
-                    (self._more.add if more else self._more.discard)(number)
-                    worked |= more
+                if number in self._backlogged or router.changed():
+                    router_has_more = router.step(ROWS_MAX).more
+                    (self._backlogged.add if router_has_more else self._backlogged.discard)(number)
+                    has_backlog |= router_has_more
             except LockedError as error:
-                self._give_way(number, error)
-        return worked
+                self._give_up(number, error)
+        return has_backlog
 
-    def _tell_waiting(self) -> None:
-        """Where others have all partitions this is as it should be; where nobody has, nothing is
-        routed, and nobody else says so.
+    def _warn_unassigned(self) -> None:
+        """Warn now and then that this process has no partition.
+
+        That is normal where others have all of them. Where nobody has, nothing is routed, and no
+        other process would say so.
         """
-        if time.monotonic() - self._told_at < WAITING_TOLD_S:
+        if time.monotonic() - self._warned_at < WAITING_TOLD_S:
             return
-        self._told_at = time.monotonic()
+        self._warned_at = time.monotonic()
         log.warning(
             "no partition was dealt to this process: others of the group %s.router have all "
             "%d, or the broker still counts on "
@@ -136,46 +134,51 @@ class Member:
             self._stream.count,
         )
 
-    def _begin(self, number: int) -> None:
-        if time.monotonic() < self._not_before.get(number, 0.0):
+    def _start_router(self, number: int) -> None:
+        if time.monotonic() < self._retry_at.get(number, 0.0):
             return
         try:
             share, memory = self._stream.share(number, self._folder), self._memory_bytes
             self.routers[number] = Router(
-                share, self._plan, clock=self._clock, stopped=self._stopped, memory_bytes=memory
+                share,
+                self._plan,
+                clock=self._clock,
+                suppression_list=self._suppression_list,
+                memory_bytes=memory,
             )
-            self._more.add(number)
+            self._backlogged.add(number)
             if number == 0:
                 self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
         except LockedError as error:
-            self._give_way(number, error)
+            self._give_up(number, error)
 
-    def _give_way(self, number: int, error: TailorbirdError) -> None:
-        """Stop a router whose partition somebody else writes; only the group can say who is right,
-        so look again later.
+    def _give_up(self, number: int, error: TailorbirdError) -> None:
+        """Stop a router whose partition another process writes, and retry later.
+
+        Only the group can decide which of the two is right.
         """
         if not isinstance(error, LockedError):
             raise error
         log.warning("partition %d: %s", number, error)
-        self._end(number)
-        self._not_before[number] = time.monotonic() + AGAIN_S
+        self._stop_router(number)
+        self._retry_at[number] = time.monotonic() + RETRY_S
 
-    def _end(self, number: int) -> None:
+    def _stop_router(self, number: int) -> None:
         if number == 0 and self._sequencer is not None:
             self._sequencer.close()
             self._sequencer = None
         router = self.routers.pop(number, None)
         if router is not None:
             router.close()
-        self._more.discard(number)
+        self._backlogged.discard(number)
 
     def close(self) -> None:
-        """Leave the group; others get what was ours at once."""
+        """Leave the group, which reassigns the partitions at once."""
         for number in list(self.routers):
-            self._end(number)
+            self._stop_router(number)
         self._consumer.close()
 
-    def __enter__(self) -> "Member":
+    def __enter__(self) -> "GroupMember":
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -192,25 +195,25 @@ def run_member(
     stopped: StopList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
-    """Route what is dealt to this process until `stop` is set; the step under way is finished
-    first.
+    """Route the assigned partitions until `stop` is set; a running step is finished first.
 
     Args:
-        session_s: after how long without a sign of life others get what was dealt to us.
-        stopped: see `Router`; as `memory_bytes`, which all partitions share evenly.
+        session_s: time without a heartbeat after which the partitions are reassigned.
+        suppression_list: see `Router`.
+        memory_bytes: see `Router`; shared evenly by all partitions.
     Raises:
         DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the
         operator.
     """
     with (
-        member_folder(stream.folder) as folder,
-        Member(
+        lock_member_folder(stream.folder) as folder,
+        GroupMember(
             stream,
             folder,
             plan,
             clock,
             session_s=session_s,
-            stopped=stopped,
+            suppression_list=stopped,
             memory_bytes=memory_bytes,
         ) as member,
     ):
@@ -220,25 +223,26 @@ def run_member(
 
 
 @contextmanager
-def member_folder(stream: Path, *, alone: bool = False) -> Iterator[Path]:
-    """The first folder below `routers/` that no process of this machine has; with `alone`, none may
-    have any. Raises LockedError.
+def lock_member_folder(stream: Path, *, exclusive: bool = False) -> Iterator[Path]:
+    """Lock and yield the first free folder below `routers/`.
+
+    With `exclusive`, raise LockedError if any process of this machine has one.
     """
-    held: list[FileLock] = []
+    locks: list[FileLock] = []
     try:
         for number in range(1, 1_000):
             folder = stream / "routers" / str(number)
-            if alone and not folder.exists() and held:
+            if exclusive and not folder.exists() and locks:
                 break
             try:
-                held.append(FileLock(folder / "member"))
+                locks.append(FileLock(folder / "member"))
             except LockedError:
-                if alone:
+                if exclusive:
                     raise
                 continue
-            if not alone:
+            if not exclusive:
                 break
-        yield held[0].path.parent
+        yield locks[0].path.parent
     finally:
-        for lock in held:
+        for lock in locks:
             lock.release()

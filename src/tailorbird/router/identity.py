@@ -1,8 +1,8 @@
-"""Who somebody is: an anonymous visitor, the user of the newest applied `identify` with a time at
-or before the event's; a user, whom the merges of that time say that it is (`events.merges`).
+"""Identity: an anonymous visitor is the user of the newest applied `identify` at or before the
+event's time, and a user is whom the merges of that time point to (`events.merges`).
 
-The past is never keyed again: an event keeps the person that it was routed with. All identifies and
-merges stand in the tables; memory has those asked for lately, see `router.timeline`.
+The past is never re-keyed: an event keeps the person that it was routed with. The tables hold all
+identifies and merges; memory caches recently requested ones, see `router.timeline`.
 """
 
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ CREATE TABLE IF NOT EXISTS merge(
 
 
 class Identity:
-    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory
-    holds `bytes_max`.
+    """Applied identifies: unsaved ones, and the table `identity` with a cache of at most
+    `bytes_max`.
 
     Attributes:
-        timeline: the user of each anonymous id.
+        timeline: the user of each anonymous id over time.
     """
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
@@ -39,27 +39,27 @@ class Identity:
 
     @property
     def bytes(self) -> int:
-        """About what memory holds."""
+        """Return the approximate size of the cache."""
         return self.timeline.bytes
 
     def apply(self, anonymous_id: str, ts: int, p: int, user_id: str) -> None:
-        """From `ts` on, `anonymous_id` is `user_id`."""
+        """Make `anonymous_id` the user `user_id` from `ts` on."""
         self.timeline.put(anonymous_id, ts, user_id)
         self._new.append((anonymous_id, ts, p, user_id))
 
     def save(self, connection: apsw.Connection) -> None:
-        """Write what was applied since the last time."""
+        """Write what was applied since the last save."""
         if self._new:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
         self.timeline.saved()
 
 
-class Merges:
-    """The merges applied so far, kept as identifies are.
+class MergeHistory:
+    """Applied merges, stored as identifies are.
 
     Attributes:
-        any: whether there are some at all; most sites have none, and nothing needs to be asked.
+        has_merges: whether there are any; most sites have none and need no lookups.
     """
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
@@ -67,33 +67,33 @@ class Merges:
         self._timeline: Timeline[Merge] = Timeline(
             connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max
         )
-        self._new: list[tuple[str, int, int, str]] = []
-        self.any = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
+        self._unsaved: list[tuple[str, int, int, str]] = []
+        self.has_merges = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
 
     @property
     def bytes(self) -> int:
-        """About what memory holds."""
+        """Return the approximate size of the cache."""
         return self._timeline.bytes
 
     def apply(self, user_id: str, ts: int, p: int, into: str) -> None:
-        """From `ts` on, `user_id` is `into`."""
+        """Make `user_id` another name of `into` from `ts` on."""
         self._timeline.put(user_id, ts, Merge(ts, p, into))
-        self._new.append((user_id, ts, p, into))
-        self.any = True
+        self._unsaved.append((user_id, ts, p, into))
+        self.has_merges = True
 
-    def known(self, users: Iterable[str]) -> set[str]:
-        """Those of the users of whom there are merges, of whatever time."""
+    def find_merged(self, users: Iterable[str]) -> set[str]:
+        """Return the users that were ever merged."""
         users = list(users)
-        self._timeline.ready(users)
+        self._timeline.preload(users)
         return {user for user in users if self._timeline.values(user)}
 
     def at(self, user_id: str, ts: int) -> str:
-        """Whom `user_id` is at `ts`."""
+        """Return the user that `user_id` is merged into at `ts`, or itself."""
         return survivor(user_id, lambda user: self._timeline.at(user, ts))[0]
 
     def save(self, connection: apsw.Connection) -> None:
-        """Write what was applied since the last time."""
-        if self._new:
-            connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._new)
-            self._new = []
+        """Write what was applied since the last save."""
+        if self._unsaved:
+            connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._unsaved)
+            self._unsaved = []
         self._timeline.saved()

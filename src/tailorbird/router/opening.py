@@ -1,5 +1,6 @@
-"""The router of a project in one process, of however many partitions its logs have. The client of
-Kafka is loaded only for several.
+"""Opening the router of all partitions of a project in one process.
+
+The Kafka client is loaded only for several partitions.
 """
 
 from pathlib import Path
@@ -23,11 +24,17 @@ def open_router(
     stopped: StopList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> "Router | WholeRouter":
-    """Open the router of all partitions, which share `memory_bytes` evenly. Raises LockedError if a
-    router is at work on this machine.
+    """Open the router of all partitions, which share `memory_bytes` evenly.
+
+    Raises:
+        LockedError: a router runs on this machine.
     """
     if isinstance(stream, Path) or stream.count == 1:
-        return Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+        return Router(
+            stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+        )
     from tailorbird.router.whole import WholeRouter
 
-    return WholeRouter(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+    return WholeRouter(
+        stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+    )

@@ -1,14 +1,13 @@
-"""The order of several partitions: one writer says, step by step, which rows of which partition
-come next for all who read them.
+"""The order of several partitions: one writer decides step by step which rows of which partition
+come next for all readers.
 
     routed[0] ─┐
     routed[1] ─┼─► how far each has come ──► order: (1: 8–20) (0: 3–9) …
     routed[2] ─┘
 
-It reads no events, only where partitions end. The process that has partition 0 does it; the log has
-one writer like any other (`stream.kafka.frames`), so of two that think so one goes on. Rows are
-named once, each partition's in their own order, whoever writes: a new writer goes on behind what
-the last block of the order says.
+It reads no events, only where partitions end. The process with partition 0 runs it. The log has one
+writer like any other (`stream.kafka.frames`), so that of two rivals one continues. Each row is
+named once, in the order of its partition: a new writer continues after the last block of the order.
 """
 
 import logging
@@ -22,7 +21,7 @@ from tailorbird.errors import ConfigError, NotReadyError, StorageError, Tailorbi
 from tailorbird.events import Clock
 from tailorbird.stream import Block, LogReader, open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog
-from tailorbird.stream.kafka.merged import MergedLog, Run, block_of, run_of
+from tailorbird.stream.kafka.merged import MergedLog, OrderEntry, decode_entry, encode_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +34,8 @@ FIRST_P = 1
 POLL_S = 0.005
 
 
-class _Ordered(msgspec.Struct, frozen=True):
-    """The receipt of a block of the order: when it was written."""
+class _OrderReceipt(msgspec.Struct, frozen=True):
+    """The receipt of a block of the order: the time at which it was written."""
 
     received_at: int
 
@@ -45,9 +44,9 @@ class Sequencer:
     """The writer of the order of `stream`.
 
     Args:
-        folder: where it holds a lock against another one on this machine.
+        folder: holds its lock against another sequencer on this machine.
     Raises:
-        LockedError: another is at work.
+        LockedError: another sequencer runs.
         ConfigError: the order is of another number of partitions.
     """
 
@@ -58,17 +57,17 @@ class Sequencer:
         self._readers: dict[int, LogReader] = {}
         self._writer = open_writer(stream.order(folder), partition="order", first=FIRST_P)
         try:
-            self._ends = self._known(routed)
+            self._ends = self._load_ends(routed)
         except BaseException:
             self.close()
             raise
 
-    def _known(self, routed: MergedLog) -> list[int]:
+    def _load_ends(self, routed: MergedLog) -> list[int]:
         with open_reader(routed.order) as reader:
             end = reader.end()
             if end <= reader.start():
                 return [FIRST_P] * len(self._parts)
-            ends = run_of(reader.read(end - 1)[-1].block).ends
+            ends = decode_entry(reader.read(end - 1)[-1].block).ends
         if len(ends) != len(self._parts):
             raise ConfigError(
                 f"the order is of {len(ends)} partitions, stream.partitions says "
@@ -79,7 +78,7 @@ class Sequencer:
         return list(ends)
 
     def step(self) -> int:
-        """Put what the routers have written since into the order, durably; how many rows that was."""
+        """Append newly routed rows to the order, durably, and return how many there were."""
         ends, blocks = list(self._ends), []
         for number in range(len(self._parts)):
             end = self._end(number)
@@ -93,8 +92,8 @@ class Sequencer:
         return count
 
     def _block(self, number: int, first: int, ends: list[int]) -> Block:
-        receipt = msgspec.json.encode(_Ordered(self._clock.now()))
-        return block_of(Run(number, first, tuple(ends)), ends[number] - first, receipt)
+        receipt = msgspec.json.encode(_OrderReceipt(self._clock.now()))
+        return encode_entry(OrderEntry(number, first, tuple(ends)), ends[number] - first, receipt)
 
     def _end(self, number: int) -> int:
         if number not in self._readers:
@@ -106,11 +105,11 @@ class Sequencer:
         return reader.end() if reader.changed() else self._ends[number]
 
     def end(self) -> int:
-        """The position behind the last row that is in order."""
+        """Return the position after the last ordered row."""
         return self._writer.end()
 
     def close(self) -> None:
-        """Let go of all logs."""
+        """Close all logs."""
         self._writer.close()
         for reader in self._readers.values():
             reader.close()
@@ -122,9 +121,12 @@ class Sequencer:
         self.close()
 
 
-def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock) -> None:
-    """Begin an order that was emptied: with the rows of each partition from where it begins now,
-    unless that was done before.
+def restart_order(
+    order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock
+) -> None:
+    """Write the first blocks of an order that was reset: the rows of each partition from its start.
+
+    Does nothing if the order has blocks already.
     """
     with (
         open_writer(order, partition="order", first=FIRST_P) as writer,
@@ -132,19 +134,21 @@ def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: 
     ):
         if writer.end() > reader.start():
             return
-        reached, blocks = list(starts), []
+        ends_so_far, blocks = list(starts), []
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            reached[number] = end
-            receipt = msgspec.json.encode(_Ordered(clock.now()))
-            blocks.append(block_of(Run(number, start, tuple(reached)), end - start, receipt))
+            ends_so_far[number] = end
+            receipt = msgspec.json.encode(_OrderReceipt(clock.now()))
+            blocks.append(
+                encode_entry(OrderEntry(number, start, tuple(ends_so_far)), end - start, receipt)
+            )
         writer.append(blocks)
 
 
 class SequencerThread:
-    """A sequencer that runs beside the router of partition 0, in a thread.
+    """A sequencer in a thread beside the router of partition 0.
 
     Attributes:
-        error: why it stopped, if not because it was told to.
+        error: the error that stopped it, if any.
     """
 
     def __init__(self, stream: "KafkaStream", folder: "Path", *, clock: Clock) -> None:
@@ -161,14 +165,14 @@ class SequencerThread:
                     self._stop.wait(POLL_S)
         except TailorbirdError as error:
             self.error = error
-        except Exception as error:  # unseen, the order would stand still for everybody
+        except Exception as error:  # A swallowed error would stall the order for all readers.
             log.exception("the order of partitions cannot be written")
             self.error = StorageError(
                 f"{type(error).__name__}: {error}", where="the order of partitions"
             )
 
     def close(self) -> None:
-        """Stop, and let the next one in."""
+        """Stop and release the log."""
         self._stop.set()
         self._thread.join()
         self._sequencer.close()

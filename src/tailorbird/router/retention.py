@@ -1,22 +1,22 @@
-"""Deleting from the topics of what was routed: `routed`, and `order` where that has several
-partitions. From files, the router deletes.
+"""Retention of the topics of routed rows: `routed`, and `order` where there are several partitions.
 
-    released (lake, workers) ─┐ snapshots of the indexes ─┼─► up to where ─► what it says of items,
-    summed up in topic `items` ─► order ─► routed newest rows, kept anyhow ─┘
+The router itself prunes files.
 
-One process does it, which knows how far all others are: the lake role's. A row is deleted once the
-lake has verified it, each worker has applied it, a snapshot of its router's index has what it
-changed there, each router that follows its profiles has a snapshot behind it, and the summary of
-items that servers begin with has been read back. The order goes first: then nobody is sent to rows
-that are gone.
+    released (lake, workers) ─┐
+    snapshots of the indexes ─┼─► limit ─► items summarized in topic `items` ─► order ─► routed
+    newest rows, retained ────┘
+
+The lake role runs it, since it knows the positions of all readers. A row is deleted once the lake
+has verified it, each worker has applied it, a snapshot of its router's index contains its changes,
+each router that follows its profiles has a later snapshot, and the item summary that servers start
+from has been read back. The order is pruned first, so that no reader is sent to deleted rows.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
-import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
@@ -24,15 +24,15 @@ from tailorbird.router import pruned
 from tailorbird.stream import LogReader, open_reader, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.kafka.merged import MergedLog, run_of
+from tailorbird.stream.kafka.merged import MergedLog, decode_entry
 from tailorbird.stream.kafka.pruning import Deleter
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore, take
+from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore_snapshot, take_snapshot
 
 FILE = "routed-items.db"
 EVERY_S = 60.0
-KEEP_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
-ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
-_TABLE = (
+RETAINED_ROWS = 200_000  # time for readers without a tracked position, such as servers
+ROWS_MIN = 50_000  # fewer are not worth a rewrite of the summary
+_POSITION_TABLE = (
     "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT "
     "NULL) STRICT"
 )
@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Deletes what nobody needs of what was routed.
+    """Pruning of routed rows that no reader needs.
 
     Args:
-        released: says below which row neither the lake nor a worker needs it.
-        keep_rows: the newest rows, which stay.
-        rows_min: how many can go before any do.
+        released: returns the row before which neither the lake nor a worker needs the log.
+        retained_rows: number of newest rows that stay.
+        rows_min: number of rows from which on a deletion is worthwhile.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Retention:
         stream: KafkaStream,
         released: Callable[[], int],
         *,
-        keep_rows: int = KEEP_ROWS,
+        keep_rows: int = RETAINED_ROWS,
         rows_min: int = ROWS_MIN,
     ) -> None:
         self._stream, self._released, self._keep_rows, self._rows_min = (
@@ -67,173 +67,144 @@ class Retention:
         self._routed = stream.routed
         self._parts = stream.routed_parts
 
-    def look(self) -> int:
-        """Delete what may go; how many messages that were.
+    def prune(self) -> int:
+        """Delete rows that may go and return the number of messages.
 
         Raises:
-            StorageError, DamageError: broker or disk; nothing is deleted that is needed, and it can
-            be tried again.
+            StorageError, DamageError: broker or disk; needed rows are safe, and it can be tried
+                again.
         """
         try:
             with open_reader(self._routed) as reader:
-                return self._look(reader)
+                return self._prune(reader)
         except NotReadyError:
             return 0
 
     def tend(self) -> None:
-        """Look, and tell what came of it; what fails is tried again with the next look."""
+        """Prune and log the outcome; a failure is retried with the next tick."""
         try:
-            if count := self.look():
+            if count := self.prune():
                 log.info("deleted %d messages of what was routed", count)
         except TailorbirdError as error:
             log.warning("nothing routed is deleted: %s", error)
 
-    def _look(self, reader: LogReader) -> int:
+    def _prune(self, reader: LogReader) -> int:
         snapshots = [newest.look() for newest in self._newest]
         begin = reader.start()
-        wanted = min(self._released(), reader.end() - self._keep_rows)
+        target = min(self._released(), reader.end() - self._keep_rows)
         if len(self._parts) == 1:
-            wanted = min(wanted, 0 if snapshots[0] is None else snapshots[0].position)
-        if wanted - begin >= self._rows_min:
-            begin = self._summed_up(reader, wanted)
+            target = min(target, 0 if snapshots[0] is None else snapshots[0].position)
+        if target - begin >= self._rows_min:
+            begin = self._summarize_until(reader, target)
             faults.at("retention.before_order")
-        # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted
-        # now.
+        # Without new rows this still deletes what a broker refused or a kill prevented before.
         return self._delete(reader, begin, snapshots)
 
-    def _delete(self, reader: LogReader, before: int, snapshots: list[Snapshot | None]) -> int:
+    def _delete(
+        self, reader: LogReader, order_before: int, snapshots: list[Snapshot | None]
+    ) -> int:
         if isinstance(self._routed, MergedLog):
-            count = _deleted(self._routed.order, before)
+            count = _delete_records(self._routed.order, order_before)
             ends = self._ends(self._routed)
             faults.at("retention.before_routed")
         else:
-            ends, count = [before], 0
-        followed = [0 if each is None else each.followed for each in snapshots[1:]]
+            ends, count = [order_before], 0
+        followed_positions = [0 if each is None else each.followed for each in snapshots[1:]]
         for number, (address, end, snapshot) in enumerate(
             zip(self._parts, ends, snapshots, strict=True)
         ):
             least = min(
                 end,
                 0 if snapshot is None else snapshot.position,
-                *(followed if number == 0 else ()),
+                *(followed_positions if number == 0 else ()),
             )
-            count += _deleted(address, least) if least > 1 else 0
+            count += _delete_records(address, least) if least > 1 else 0
         return count
 
     def _ends(self, routed: MergedLog) -> list[int]:
-        """Behind which row of each partition the rows stop that the order does not name any more;
-        it is deleted by whole runs.
+        """Return the end of each partition's rows that the order no longer names.
+
+        The order is deleted by whole runs.
         """
         with open_reader(routed.order) as order:
             start, end = order.start(), order.end()
             if end <= start:
                 return [1] * len(self._parts)
-            run = run_of(order.read(start)[0].block)
+            run = decode_entry(order.read(start)[0].block)
         ends = list(run.ends)
         ends[run.partition] = run.first
         return ends
 
-    def _summed_up(self, reader: LogReader, wanted: int) -> int:
-        """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to
-        where that is.
-        """
+    def _summarize_until(self, reader: LogReader, target: int) -> int:
+        """Summarize the items of whole blocks up to `target`, publish, and return the end."""
         file = self._stream.folder / FILE
-        connection, newest = _brought_up(self._stream)
+        connection, newest = _open_newest(self._stream)
         try:
-            position = _position(connection)[0]
+            position = _summary_position(connection)[0]
             if position < reader.start():
                 raise DamageError(
                     f"items are summed up to {position}, and the log begins at {reader.start()}",
                     where=str(file),
                     fix="put the file back, or the topic `items`; until then nothing is deleted",
                 )
-            while position < wanted:
+            while position < target:
                 stored = [
-                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= wanted
+                    one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= target
                 ]
                 if not stored:
                     break
                 with sqlite.errors(file), connection:
-                    pruned.sum_up(connection, stored)
+                    pruned.summarize_blocks(connection, stored)
                     connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
                 position = stored[-1].end
             sqlite.checkpoint(connection, file)
         finally:
             connection.close()
         if newest is None or newest.position < position:
-            take(file, self._stream.items, _position)
+            take_snapshot(file, self._stream.items, _summary_position)
         return position
 
 
-def sum_up(stream: KafkaStream) -> None:
-    """Sum up what all rows that are there say of items, and publish it: for who empties the topics."""
+def summarize(stream: KafkaStream) -> None:
+    """Summarize the items of all rows and publish the summary, before the topics are reset."""
     with open_reader(stream.routed) as reader:
-        Retention(stream, lambda: 0)._summed_up(reader, reader.end())
+        Retention(stream, lambda: 0)._summarize_until(reader, reader.end())
     file = stream.folder / FILE
     connection = _open(file)
     sqlite.checkpoint(connection, file, truncate=True)
     connection.close()
 
 
-def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
-    """Sum up, and let `change` take something out of the summary, in the file alone; what it says
-    it changed.
-    """
-    sum_up(stream)
+def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
+    """Summarize all rows, apply `change` to the summary file, and return its count."""
+    summarize(stream)
     file = stream.folder / FILE
     connection = _open(file)
     try:
         with sqlite.errors(file):
             with connection:
                 count = change(connection)
-            connection.execute("VACUUM")  # or free pages keep what it was
+            connection.execute("VACUUM")  # free pages would keep the old content
         sqlite.checkpoint(connection, file, truncate=True)
     finally:
         connection.close()
     return count
 
 
-def publish(stream: KafkaStream) -> None:
-    """Put the summary into its topic as it is here."""
-    take(stream.folder / FILE, stream.items, _position)
+def publish_summary(stream: KafkaStream) -> None:
+    """Publish the local summary to its topic."""
+    take_snapshot(stream.folder / FILE, stream.items, _summary_position)
 
 
-def sum_up_rows(stream: KafkaStream, rows: Callable[[int], Iterator[pa.Table]], end: int) -> None:
-    """As `sum_up`, where the log is lost: what it said of items up to `end` is asked of the lake.
-
-    Args:
-        rows: given a p, the lake's events from it on, as `events.ROUTED` has them.
-    """
-    file = stream.folder / FILE
-    connection, newest = _brought_up(stream)
-    try:
-        position = _position(connection)[0]
-        if position < end:
-            with (
-                sqlite.errors(file),
-                connection,
-            ):  # all of it or nothing: what was counted once is not counted again
-                for table in rows(position):
-                    pruned.sum_up_rows(connection, table)
-                connection.execute("UPDATE summed SET p = ?", (end,))
-        sqlite.checkpoint(connection, file)
-    finally:
-        connection.close()
-    if newest is None or newest.position < end:
-        take(file, stream.items, _position)
-
-
-def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
-    """The summary on this machine, or the newest in its topic where that is further; and that
-    newest.
-    """
+def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
+    """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     newest = Newest(stream.items).look()
     connection = _open(file)
-    if newest is not None and _position(connection)[0] < newest.position:
+    if newest is not None and _summary_position(connection)[0] < newest.position:
         connection.close()
-        restore(stream.items, newest, file)
+        restore_snapshot(stream.items, newest, file)
         connection = _open(file)
     return connection, newest
 
@@ -243,17 +214,17 @@ def _open(file: Path) -> apsw.Connection:
         connection = sqlite.connect_writer(file)
         sqlite.settle(connection, file)
         connection.execute(pruned.TABLES)
-        connection.execute(_TABLE)
+        connection.execute(_POSITION_TABLE)
         connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")
     return connection
 
 
-def _position(connection: apsw.Connection) -> tuple[int, int]:
+def _summary_position(connection: apsw.Connection) -> tuple[int, int]:
     (position,) = sqlite.one_row(connection, "SELECT p FROM summed")
     return position, 0
 
 
-def _deleted(address: KafkaLog, before: int) -> int:
+def _delete_records(address: KafkaLog, before: int) -> int:
     deleter = Deleter(address)
     try:
         return deleter.delete(before)

@@ -1,8 +1,6 @@
-"""The router as a role: step while there is something, else look again every few milliseconds,
-until told to stop.
+"""The router as a role: run steps while there is input, else poll every few milliseconds.
 
-In between it deletes what nobody needs any more, once a minute, and one small transaction at a
-time.
+Once a minute it prunes rows that no reader needs, one small transaction at a time.
 """
 
 import logging
@@ -20,7 +18,7 @@ from tailorbird.stream import Stream
 POLL_S = 0.005
 ROWS_MAX = 20_000
 PRUNE_EVERY_S = 60.0
-# stay in any case, some 60 MB: followers without a say, such as servers, have as much time
+# always retained, about 60 MB: time for readers without a tracked position, such as servers
 KEEP_ROWS = 200_000
 log = logging.getLogger(__name__)
 
@@ -37,35 +35,35 @@ def run(
     stopped: StopList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
-    """Route what comes in under `stream` until `stop` is set; the step under way is finished first.
+    """Route the raw logs of `stream` until `stop` is set; a running step is finished first.
 
     Args:
-        released: says below which row neither lake nor workers need the routed log; without it
-            nothing is deleted.
-        keep_rows: the newest rows, which are kept even so.
-        stopped: of whom nothing old is taken again.
-        memory_bytes: as of `Router`.
+        released: returns the row before which neither lake nor workers need the routed log;
+            without it nothing is pruned.
+        keep_rows: number of newest rows that are kept in any case.
+        suppression_list, memory_bytes: see `Router`.
     Raises:
         LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role
         starts it again or tells the operator.
     """
-    with Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) as router:
-        pruning = None if released is None else _Pruning(router, released, keep_rows, prune_every_s)
-        more = False
+    with Router(
+        stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+    ) as router:
+        pruning = None if released is None else _Pruner(router, released, keep_rows, prune_every_s)
+        has_more = False
         while not stop.is_set():
-            if more or router.changed():
-                more = router.step(ROWS_MAX).more
+            if has_more or router.changed():
+                has_more = router.step(ROWS_MAX).more
             else:
                 stop.wait(POLL_S)
             if pruning is not None:
-                pruning.look()
+                pruning.tick()
 
 
-class _Pruning:
-    """Asks now and then what was released, and deletes it piece by piece, so that routing never
-    waits long.
+class _Pruner:
+    """Periodic pruning in small pieces, so that routing never waits long.
 
-    It asks in a thread: the lake may be in a bucket that does not answer for a minute.
+    A thread reads the released position, since a bucket may not answer for a minute.
     """
 
     def __init__(
@@ -77,27 +75,31 @@ class _Pruning:
             keep_rows,
             every_s,
         )
-        self._before = 0
+        self._prune_before = 0
         self._due = time.monotonic()
-        self._asking: threading.Thread | None = None
-        self._told = 0
+        self._request: threading.Thread | None = None
+        self._released_row = 0
 
-    def look(self) -> None:
-        if self._before:
-            if not self._router.prune_some(self._before):
-                self._before = 0
-        elif self._asking is not None:
-            if not self._asking.is_alive():
-                self._asking = None
-                self._before = max(0, min(self._told, self._router.end() - self._keep_rows))
+    def tick(self) -> None:
+        if self._prune_before:
+            if not self._router.prune_some(self._prune_before):
+                self._prune_before = 0
+        elif self._request is not None:
+            if not self._request.is_alive():
+                self._request = None
+                self._prune_before = max(
+                    0, min(self._released_row, self._router.end() - self._keep_rows)
+                )
         elif time.monotonic() >= self._due:
             self._due = time.monotonic() + self._every_s
-            self._asking = threading.Thread(target=self._ask, name="released", daemon=True)
-            self._asking.start()
+            self._request = threading.Thread(
+                target=self._request_released, name="released", daemon=True
+            )
+            self._request.start()
 
-    def _ask(self) -> None:
+    def _request_released(self) -> None:
         try:
-            self._told = self._released()
+            self._released_row = self._released()
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
-            self._told = 0
+            self._released_row = 0

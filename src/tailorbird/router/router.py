@@ -1,11 +1,10 @@
-"""The router: reads the raw logs, decides on each event once, and writes the routed log. It alone
-writes `routed.db`.
+"""The router: reads the raw logs, decides on each event once, and writes the routed log.
 
-A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw
-log was read. So a kill at any point leaves all of a step or none of it. What is decided depends on
-the raw logs, the plan and the order of the steps, never on the clock. With Kafka the log is a
-topic, see `router.topic`. In which order logs are taken stands in `router.merge`; the decision
-itself in `router.route`; the loop that calls `step`, in `router.role`.
+It alone writes `routed.db`. A step is one transaction over blocks, dedup index, responses,
+identities, profiles and raw positions, so a kill at any point leaves all of a step or none of it.
+Decisions depend on the raw logs, the plan and the order of the steps, never on the clock. With
+Kafka the log is a topic, see `router.topic`. `router.merge` orders the logs, `router.route`
+decides, and `router.role` is the loop that calls `step`.
 """
 
 from collections.abc import Sequence
@@ -25,17 +24,17 @@ from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import CONTRACT_VERSION
 from tailorbird.events.erased import StopList
 from tailorbird.router import follow, pruned
-from tailorbird.router.arrivals import Arrivals, Body, Gathering
+from tailorbird.router.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.columns import (
     DUPLICATES,
-    Decided,
-    Refused,
-    block,
+    RefusedRow,
+    RoutedReceipt,
+    progress_block,
     quarantine_batch,
-    taken_block,
+    to_block,
 )
-from tailorbird.router.follow import Profiles
-from tailorbird.router.merge import Run, merged
+from tailorbird.router.follow import ProfileFollower
+from tailorbird.router.merge import LogBatch, merge_by_receipt
 from tailorbird.router.route import MEMORY_BYTES, Memory, route
 from tailorbird.stream import (
     PAST,
@@ -49,7 +48,7 @@ from tailorbird.stream import (
     open_writer,
     raw_addresses,
     routed_path,
-    share_of,
+    router_share,
     sqlite,
 )
 
@@ -68,12 +67,12 @@ CREATE TABLE IF NOT EXISTS raw_position(
 
 
 class RouteReport(msgspec.Struct, frozen=True):
-    """What a step did.
+    """Report of a step.
 
     Attributes:
-        positions: for each producer, how far its raw log has been routed, this step included.
-        lag_us: how long ago the newest event of the step came in; 0 if there was none.
-        more: whether there was anything to take, so that the next step may find more.
+        positions: position up to which each producer's raw log has been routed, with this step.
+        lag_us: age of the newest event of the step; 0 if there was none.
+        has_more: whether the step routed anything, so that the next may find more.
     """
 
     accepted: int = 0
@@ -85,12 +84,12 @@ class RouteReport(msgspec.Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """All rows that were taken from the raw logs."""
+        """The number of rows that were read from the raw logs."""
         return self.accepted + self.duplicates + self.quarantined
 
 
 class _Source(msgspec.Struct):
-    """A raw log and how far it was routed."""
+    """A raw log and the position up to which it was routed."""
 
     id: int
     producer: str
@@ -100,15 +99,13 @@ class _Source(msgspec.Struct):
 
 
 class Router:
-    """Routes what stands in the raw logs under `stream`, a folder, or one partition of a cluster's
-    topics.
+    """The router of the raw logs of `stream`: a folder, or one partition of a cluster's topics.
 
     Args:
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        memory_bytes: of identities and profiles that are held in memory, about; the rest is read
-            from its file.
+        suppression_list: erased people, whose earlier events are dropped, see `events.erased`.
+        memory_bytes: approximate bound of the caches of identities and profiles.
     Raises:
-        LockedError: another router is at work here.
+        LockedError: another router runs here.
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
@@ -118,27 +115,31 @@ class Router:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        suppression_list: StopList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._stream = stream = share_of(stream)
+        self._stream = stream = router_share(stream)
         self._number, self._count = (
             (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
         )
-        self._plan, self._stopped, self._memory_bytes = plan, stopped or StopList(b""), memory_bytes
+        self._plan, self._suppression_list, self._memory_bytes = (
+            plan,
+            suppression_list or StopList(b""),
+            memory_bytes,
+        )
         self._clock, self._contract = clock, Contract(plan)
-        self._decided = Decided(
+        self._receipt = RoutedReceipt(
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
         )
         self._sources: dict[str, _Source] = {}
         self._log = _open_log(stream)
-        self._profiles: Profiles | None = None
+        self._profile_follower: ProfileFollower | None = None
         if not isinstance(stream, Path) and stream.number > 0:
-            self._profiles = Profiles(stream, self._log.connection)
+            self._profile_follower = ProfileFollower(stream, self._log.connection)
         self._load()
 
     def _load(self) -> None:
-        """Take up what the last committed step left."""
+        """Load the state of the last committed step."""
         connection = self._log.connection
         for source in self._sources.values():
             if source.reader is not None:
@@ -152,44 +153,52 @@ class Router:
                 for id_, producer, offset, newest in rows
             }
             self._memory = Memory(connection, self._plan, self._memory_bytes)
-            if self._profiles is not None:
-                self._profiles.load(connection)
+            if self._profile_follower is not None:
+                self._profile_follower.load(connection)
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
-        """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros
-        if there is nothing.
+        """Route about `rows_max` rows in whole bodies, durably, and return a report.
 
         Raises:
             DamageError: a raw log is damaged, or lost rows that were routed.
-            StorageError: the disk refused; what was committed before is safe, and a new router goes
-                on from there.
+            StorageError: the disk refused; earlier steps are safe, and a new router continues
+                after them.
         """
         try:
             return self._step(rows_max)
         except BaseException:
-            self._load()  # memory may hold what was not committed
+            self._load()  # memory may have changes that were not committed
             raise
 
     def _step(self, rows_max: int) -> RouteReport:
-        followed = 0 if self._profiles is None else self._profiles.follow(self._memory)
+        rows_followed = (
+            0 if self._profile_follower is None else self._profile_follower.follow(self._memory)
+        )
         arrivals, offsets, received_at = self._read(rows_max)
         if not offsets:
-            if followed:
+            if rows_followed:
                 self._save_profiles()
-            return RouteReport(positions=self.positions, more=followed > 0)
+            return RouteReport(positions=self.positions, more=rows_followed > 0)
         faults.at("router.after_read")
-        repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(arrivals.entries)
+        first_entries = (
+            {}
+            if faults.cut("router.dedup")
+            else self._memory.seen.find_duplicates(arrivals.entries)
+        )
         first_p = self._log.end()
-        kept = arrivals.without(list(repeats)) if repeats else arrivals
+        accepted = arrivals.without(list(first_entries)) if first_entries else arrivals
         with sqlite.errors(Path(self._log.connection.filename)):
-            batch = route(kept, self._memory, self._plan, first_p)
-        self._memory.seen.add(kept.entries)
-        refused, duplicates = arrivals.refused, self._duplicates(arrivals, repeats)
-        newest = _newest(arrivals)
+            batch = route(accepted, self._memory, self._plan, first_p)
+        self._memory.seen.add(accepted.entries)
+        refused, duplicates = arrivals.refused, self._duplicates(arrivals, first_entries)
+        newest = _newest_receipts(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append(
-                [*self._blocks(batch, refused, duplicates, received_at), *self._taken(offsets)]
+                [
+                    *self._blocks(batch, refused, duplicates, received_at),
+                    *self._progress_blocks(offsets),
+                ]
             )
             faults.at("router.after_append")
             self._memory.save(
@@ -197,8 +206,8 @@ class Router:
                 newest,
                 [source.id for source in self._sources.values() if source.producer in PAST],
             )
-            if self._profiles is not None:
-                self._profiles.save(connection)
+            if self._profile_follower is not None:
+                self._profile_follower.save(connection)
             faults.at("router.before_positions")
             update = (
                 "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
@@ -222,101 +231,106 @@ class Router:
         )
 
     def _save_profiles(self) -> None:
-        """Keep what others' profiles taught, where there is nothing to route."""
-        assert self._profiles is not None
+        """Save followed profiles where there is nothing to route."""
+        assert self._profile_follower is not None
         with self._log.transaction() as connection:
             self._memory.save(connection, {}, [])
-            self._profiles.save(connection)
+            self._profile_follower.save(connection)
 
     @property
     def positions(self) -> dict[str, int]:
-        """For each producer, the next row of its raw log to be routed; what stands before may be
-        pruned once it is archived.
-        """
+        """The next row to route by producer; rows before it may be pruned once archived."""
         return {source.producer: source.offset for source in self._sources.values()}
 
     def end(self) -> int:
-        """The position behind the last routed row."""
+        """Return the position after the last routed row."""
         return self._log.end()
 
     def prune(self, before: int) -> int:
-        """Delete routed blocks that end at or before `before`, when lake and workers have them; how
-        many.
+        """Delete routed blocks that end at or before `before` and return how many there were.
+
+        The caller knows that lake and workers have them.
         """
         count = 0
-        while some := self.prune_some(before):
-            count += some
+        while deleted := self.prune_some(before):
+            count += deleted
         return count
 
     def prune_some(self, before: int) -> int:
-        """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items
-        stays, see `router.pruned`.
+        """Delete some blocks in one transaction and return how many; 0 when none are left.
+
+        A summary of their items stays, see `router.pruned`.
         """
-        return self._log.prune_some(before, last_look=partial(pruned.sum_up, self._log.connection))
+        return self._log.prune_some(
+            before, before_delete=partial(pruned.summarize_blocks, self._log.connection)
+        )
 
     def changed(self) -> bool:
-        """Whether any raw log has grown since this was last asked; cheap enough to poll."""
-        if self._profiles is not None and self._profiles.changed():
+        """Return whether any raw log has grown since the last call; cheap enough to poll."""
+        if self._profile_follower is not None and self._profile_follower.changed():
             return True
         return any(
             source.reader.changed() for source in self._find_sources() if source.reader is not None
         )
 
     def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
-        """Checked events, in order of receipt; how far each log is routed with them; and when the
-        newest body came in.
+        """Return checked events in order of receipt, the new offset of each log, and the newest
+        time of receipt.
         """
         newest = 0
         offsets: dict[str, int] = {}
-        bodies = merged(self._runs(rows_max))
+        bodies = merge_by_receipt(self._read_batches(rows_max))
         numbers = {source.producer: source.id for source in self._sources.values()}
-        gathering = Gathering(self._contract, numbers, (self._number, self._count))
+        builder = ArrivalsBuilder(self._contract, numbers, (self._number, self._count))
         for body in bodies:
             producer, stored, receipt = body.producer, body.stored, body.receipt
             offsets[producer] = stored.end
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            payload = self._stopped.without(stored.block.payload, receipt, self._plan)
-            gathering.add(
+            payload = self._suppression_list.without(stored.block.payload, receipt, self._plan)
+            builder.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
                 shared=producer in PAST,
             )
-        return gathering.arrivals(), offsets, newest
+        return builder.build(), offsets, newest
 
-    def _runs(self, rows_max: int) -> list[Run]:
-        """What each raw log has next, whole bodies, about `rows_max` rows in all."""
+    def _read_batches(self, rows_max: int) -> list[LogBatch]:
+        """Read the next whole bodies of each raw log, about `rows_max` rows in all."""
         readers = [
             (source, source.reader) for source in self._find_sources() if source.reader is not None
         ]
-        seen_ends = [reader.end() for _, reader in readers]
-        runs: list[Run] = []
-        taken = 0
+        initial_ends = [reader.end() for _, reader in readers]
+        batches: list[LogBatch] = []
+        rows_read = 0
         for index, (source, reader) in enumerate(readers):
-            share = max(
-                1, (rows_max - taken) // (len(readers) - index)
-            )  # what others leave is for those behind
+            rows_left = max(
+                1, (rows_max - rows_read) // (len(readers) - index)
+            )  # logs further on get what earlier ones left
             bodies: list[Stored] = []
             for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
                 bodies.append(stored)
-                share -= stored.block.rows
-                if share <= 0:
+                rows_left -= stored.block.rows
+                if rows_left <= 0:
                     break
-            taken += sum(stored.block.rows for stored in bodies)
-            more = bool(bodies) and bodies[-1].end < reader.end()
-            runs.append(Run(source.producer, bodies, seen_ends[index], more))
-        return runs
+            rows_read += sum(stored.block.rows for stored in bodies)
+            has_more = bool(bodies) and bodies[-1].end < reader.end()
+            batches.append(LogBatch(source.producer, bodies, initial_ends[index], has_more))
+        return batches
 
     def _find_sources(self) -> list[_Source]:
-        """The raw logs there are, in order of name; a new one gets its number at once, for the
-        dedup index refers to it.
+        """Return the raw logs in order of name.
+
+        A new log gets its number at once, since the dedup index refers to it.
         """
-        there = raw_addresses(self._stream)
+        addresses = raw_addresses(self._stream)
         for source in self._sources.values():
-            if source.reader is not None and source.producer not in there:  # retired
+            if (
+                source.reader is not None and source.producer not in addresses
+            ):  # its topic was deleted
                 source.reader.close()
                 source.reader = None
-        for producer, path in there.items():
+        for producer, path in addresses.items():
             source = self._sources.get(producer)
             if source is None:
                 with self._log.transaction() as connection:
@@ -328,52 +342,58 @@ class Router:
                 try:
                     source.reader = open_reader(path)
                 except NotReadyError:
-                    continue  # its writer is just making it
+                    continue  # its writer is creating it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
-    def _duplicates(self, arrivals: Arrivals, repeats: dict[int, tuple]) -> pa.RecordBatch:
-        # An event that stands where the index says it stood is itself, read again: not even a
-        # repeat.
-        found = {
-            row: (first, arrivals.entries[row].item()) for row, first in sorted(repeats.items())
+    def _duplicates(self, arrivals: Arrivals, first_entries: dict[int, tuple]) -> pa.RecordBatch:
+        # An event at the position that the index has for it was read again; it is no duplicate.
+        pairs = {
+            row: (first, arrivals.entries[row].item())
+            for row, first in sorted(first_entries.items())
         }
-        rows = {row: both for row, both in found.items() if both[0][3:] != both[1][3:]}
-        firsts, owns = [first for first, _ in rows.values()], [own for _, own in rows.values()]
+        rows = {row: both for row, both in pairs.items() if both[0][3:] != both[1][3:]}
+        first_places, own_places = (
+            [first for first, _ in rows.values()],
+            [own for _, own in rows.values()],
+        )
         columns = [
-            arrivals.said["event_id"].take(pa.array(list(rows), pa.int64())),
-            *_places(owns, arrivals.producers),
-            *_places(firsts, arrivals.producers),
+            arrivals.columns["event_id"].take(pa.array(list(rows), pa.int64())),
+            *_location_columns(own_places, arrivals.producers),
+            *_location_columns(first_places, arrivals.producers),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
     def _blocks(
         self,
         batch: pa.RecordBatch,
-        refused: Sequence[Refused],
+        refused: Sequence[RefusedRow],
         duplicates: pa.RecordBatch,
         received_at: int,
     ) -> list[Block]:
-        decided = msgspec.structs.replace(self._decided, received_at=received_at)
+        receipt = msgspec.structs.replace(self._receipt, received_at=received_at)
         batches = (
             ("events", batch),
             ("quarantine", quarantine_batch(refused)),
             ("duplicates", duplicates),
         )
-        return [block(kind, rows, decided) for kind, rows in batches if rows.num_rows]
+        return [to_block(kind, rows, receipt) for kind, rows in batches if rows.num_rows]
 
-    def _taken(self, offsets: dict[str, int]) -> list[Block]:
-        """How far the logs that all routers share were taken by this one: the rows do not tell,
-        since others have some of them.
+    def _progress_blocks(self, offsets: dict[str, int]) -> list[Block]:
+        """Return a block with the progress in the logs that all routers share.
+
+        The rows do not tell it, since other routers have some of them.
         """
         shared = {name: offset for name, offset in offsets.items() if name in PAST}
         return (
-            [taken_block(self._number, self._count, shared)] if shared and self._count > 1 else []
+            [progress_block(self._number, self._count, shared)]
+            if shared and self._count > 1
+            else []
         )
 
     def close(self) -> None:
-        """Close all logs; another router may start."""
-        if self._profiles is not None:
-            self._profiles.close()
+        """Close all logs and release the lock."""
+        if self._profile_follower is not None:
+            self._profile_follower.close()
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
@@ -398,8 +418,8 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
             snapshots=stream.snapshots,
             snapshot_rows=stream.snapshot_rows,
         )
-    # A damaged tail stops: its positions are committed with it, so setting it aside would lose
-    # events without a word.
+    # A damaged tail stops the router: its positions are committed with it, so setting it aside
+    # would lose events silently.
     log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
     with log.transaction() as connection:
         make_tables(connection)
@@ -407,15 +427,15 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
 
 
 def make_tables(connection: apsw.Connection) -> None:
-    """All tables that a router has, where they are not there yet."""
+    """Create the router's tables where they do not exist."""
     Memory.make_tables(connection)
     connection.execute(_TABLE)
     connection.execute(follow.TABLE)
     connection.execute(pruned.TABLES)
 
 
-def _places(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
-    """Partition, offset and row of entries of the index of repeats."""
+def _location_columns(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
+    """Return the columns partition, offset and row of dedup index entries."""
     columns = [
         [producers[entry[4]] for entry in entries],
         [entry[3] for entry in entries],
@@ -427,8 +447,8 @@ def _places(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Arra
     ]
 
 
-def _newest(arrivals: Arrivals) -> dict[int, int]:
-    """By producer, the newest time of receipt among the accepted events."""
+def _newest_receipts(arrivals: Arrivals) -> dict[int, int]:
+    """Return the newest time of receipt among the accepted events, by producer."""
     producers, received_at = arrivals.entries["producer"], arrivals.received_at
     return {
         number: int(received_at[producers == number].max())

@@ -1,12 +1,10 @@
-"""What was known when: per key, values with the time from which each holds. Identity and catalogue
-are timelines.
+"""Timelines: values per key with the time from which each holds, for identities and profiles.
 
 at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
-The truth is a table with rows (key, ts, p, value …), which keeps all of it. Memory has the newest
-values of the keys that were asked for lately, up to a number of bytes, and what was put since the
-last save; anything else is read where it is asked for. So what memory holds changes no answer, only
-how fast it comes.
+A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
+recently requested keys, up to a number of bytes, and everything put since the last save. Other
+values are read on demand, so the cache changes the speed of a lookup and never its result.
 """
 
 from bisect import bisect_right, insort_right
@@ -19,45 +17,39 @@ import apsw
 import msgspec
 
 V = TypeVar("V")
-KEPT = 8  # newest values of a key that memory holds
-KEY_BYTES = 350  # about what a key costs beside its text and its values
-VALUE_BYTES = 150  # and a value beside its texts
-_time = itemgetter(0)
+CACHED_VALUES = 8  # newest values of a key that are cached
+KEY_BYTES = 350  # approximate cost of a key beside its text and its values
+VALUE_BYTES = 150  # approximate cost of a value beside its texts
+_get_ts = itemgetter(0)
 
 
-class _Known(Generic[V]):
-    """What memory has of a key: its newest values by time; `late`, those put since the last save
-    that are older than all of these.
-    """
+class _CachedKey(Generic[V]):
+    """Cached values of a key: the newest by time, and in `late` unsaved values older than them."""
 
-    __slots__ = ("late", "size", "values", "whole")
+    __slots__ = ("is_complete", "late", "size", "values")
 
-    def __init__(self, values: list[tuple[int, V]], whole: bool) -> None:
+    def __init__(self, values: list[tuple[int, V]], is_complete: bool) -> None:
         self.values = values
-        self.whole = whole  # nothing of the key is older than `values`
+        self.is_complete = is_complete  # the table has no older values
         self.late: list[tuple[int, V]] = []
         self.size = 0
 
 
-SEVERAL: Any = (
-    object()
-)  # says `through`: more than one value holds within the span, or memory does not know
+VARIES: Any = object()  # returned by `find_constant` where several values may hold within the span
 
 
 class Timeline(Generic[V]):
-    """Values by key and time, over a table of `connection`. The result depends on the order of
-    `put` only where times are equal.
+    """Values by key and time, cached from a table of `connection`.
 
-    What is put must be written to the table, with ascending `p`, before `saved` is called; and
-    nobody else may write to it.
+    The result depends on the order of `put` only where times are equal. The caller writes what it
+    puts to the table, with ascending `p`, before it calls `mark_saved`; nobody else writes to it.
 
     Args:
-        select: a query of the columns ts and those that `make` takes, of the rows of key ?1,
+        select: query of the rows of key ?1, with the columns ts and those that `make` takes,
             without an order.
-        make: a value from the columns behind ts.
-        size: the bytes of a value's texts.
-        bytes_max: how much memory may hold from one save to the next; what a step asks for and puts
-            comes on top.
+        make: makes a value from the columns after ts.
+        size: returns the bytes of a value's texts.
+        bytes_max: bound of the cache between steps; what a step reads and puts comes on top.
     """
 
     def __init__(
@@ -76,132 +68,139 @@ class Timeline(Generic[V]):
             bytes_max,
         )
         order = "ORDER BY ts DESC, p DESC LIMIT"
-        self._newest = f"{select} {order} {KEPT + 1}"
-        self._there = (
+        self._newest_query = f"{select} {order} {CACHED_VALUES + 1}"
+        self._present_query = (
             "SELECT value FROM json_each(?1) WHERE EXISTS "
             f"({select.replace('?1', 'json_each.value')})"
         )
-        self._before = f"{select} AND ts <= ?2 {order} 1"
-        self._known: OrderedDict[str, _Known[V]] = OrderedDict()
-        self._absent: _Known[V] = _Known(
-            [], whole=True
-        )  # stands for each key of which there is nothing
-        self._put: set[str] = set()
+        self._before_query = f"{select} AND ts <= ?2 {order} 1"
+        self._cache: OrderedDict[str, _CachedKey[V]] = OrderedDict()
+        self._absent: _CachedKey[V] = _CachedKey(
+            [], is_complete=True
+        )  # shared by all keys without values
+        self._updated_keys: set[str] = set()
         self.bytes = 0
 
-    def ready(self, keys: Iterable[str]) -> None:
-        """Have `keys` in memory, which are about to be asked for: read in one go, and let go of
-        after all others.
-        """
-        known, missing = self._known, []
+    def preload(self, keys: Iterable[str]) -> None:
+        """Load `keys` into the cache in one transaction and mark them as most recently used."""
+        cache, missing = self._cache, []
         for key in dict.fromkeys(keys):
-            if key in known:
-                known.move_to_end(key)
+            if key in cache:
+                cache.move_to_end(key)
             else:
                 missing.append(key)
         if not missing:
             return
-        began = not self._connection.in_transaction
-        if began:
-            self._connection.execute("BEGIN")  # one look at the file, rather than one a key
+        owns_transaction = not self._connection.in_transaction
+        if owns_transaction:
+            self._connection.execute("BEGIN")  # one read transaction instead of one per key
         try:
-            there = {
+            present = {
                 key
                 for (key,) in self._connection.execute(
-                    self._there, (msgspec.json.encode(missing).decode(),)
+                    self._present_query, (msgspec.json.encode(missing).decode(),)
                 )
             }
-            absent = [key for key in missing if key not in there]
-            known.update(dict.fromkeys(absent, self._absent))
+            absent = [key for key in missing if key not in present]
+            cache.update(dict.fromkeys(absent, self._absent))
             self.bytes += KEY_BYTES * len(absent) + sum(map(len, absent))
-            for key in there:
+            for key in present:
                 self._read(key)
         finally:
-            if began and self._connection.in_transaction:  # an error may have ended it
+            if (
+                owns_transaction and self._connection.in_transaction
+            ):  # an error may have ended the transaction
                 self._connection.execute("COMMIT")
 
     def put(self, key: str, ts: int, value: V) -> None:
-        """From `ts` on (and until the next time of the key), the value is this."""
-        known = self._of(key)
-        if known is self._absent:
-            known = self._known[key] = _Known([], whole=True)
-            known.size = KEY_BYTES + len(key)
-        self._put.add(key)
-        values = known.values
-        if not known.whole and ts < values[0][0]:
-            insort_right(known.late, (ts, value), key=_time)
+        """Set the value from `ts` on, until the next time of the key."""
+        cached = self._get(key)
+        if cached is self._absent:
+            cached = self._cache[key] = _CachedKey([], is_complete=True)
+            cached.size = KEY_BYTES + len(key)
+        self._updated_keys.add(key)
+        values = cached.values
+        if not cached.is_complete and ts < values[0][0]:
+            insort_right(cached.late, (ts, value), key=_get_ts)
         elif not values or values[-1][0] <= ts:
             values.append((ts, value))
         else:
-            insort_right(values, (ts, value), key=_time)
+            insort_right(values, (ts, value), key=_get_ts)
 
     def at(self, key: str, ts: int) -> V | None:
-        """What held for `key` at `ts`; None before its first time."""
-        known = self._of(key)
-        values = known.values
+        """Return the value of `key` at `ts`; None before its first time."""
+        cached = self._get(key)
+        values = cached.values
         if values and values[0][0] <= ts:
             newest = values[-1]
             return (
-                newest[1] if newest[0] <= ts else values[bisect_right(values, ts, key=_time) - 1][1]
+                newest[1]
+                if newest[0] <= ts
+                else values[bisect_right(values, ts, key=_get_ts) - 1][1]
             )
-        return None if known.whole else self._older(key, known, ts)
+        return None if cached.is_complete else self._read_older(key, cached, ts)
 
-    def through(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
-        """For each key, what holds at every time from `first` to `last`; `SEVERAL` where `at` has
-        to be asked for each.
+    def find_constant(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
+        """Return the value of each key that holds from `first` to `last`.
+
+        It is `VARIES` where the value may change in between and needs a lookup by time.
         """
-        found: list[V | None] = []
+        constants: list[V | None] = []
         for key in keys:
-            known = self._of(key)
-            values = known.values
-            if not values or (known.whole and values[0][0] > last):
-                found.append(None)
+            cached = self._get(key)
+            values = cached.values
+            if not values or (cached.is_complete and values[0][0] > last):
+                constants.append(None)
             else:
-                found.append(values[-1][1] if values[-1][0] <= first else SEVERAL)
-        return found
+                constants.append(values[-1][1] if values[-1][0] <= first else VARIES)
+        return constants
 
     def values(self, key: str) -> list[V]:
-        """The newest values of `key`, oldest first: what `at` is likely to say."""
-        return [value for _, value in self._of(key).values]
+        """Return the newest values of `key`, oldest first."""
+        return [value for _, value in self._get(key).values]
 
     def saved(self) -> None:
-        """All that was put stands in the table now: memory goes back to what it may hold."""
-        for key in self._put:
-            known = self._known[key]
-            if len(known.values) > KEPT:
-                del known.values[:-KEPT]
-                known.whole = False
-            known.late.clear()
-            self._weigh(key, known)
-        self._put = set()
-        while self.bytes > self._bytes_max and self._known:
-            key, known = self._known.popitem(last=False)
-            self.bytes -= KEY_BYTES + len(key) if known is self._absent else known.size
+        """Note that the table has all that was put, and shrink the cache to its bound."""
+        for key in self._updated_keys:
+            cached = self._cache[key]
+            if len(cached.values) > CACHED_VALUES:
+                del cached.values[:-CACHED_VALUES]
+                cached.is_complete = False
+            cached.late.clear()
+            self._update_size(key, cached)
+        self._updated_keys = set()
+        while self.bytes > self._bytes_max and self._cache:
+            key, cached = self._cache.popitem(last=False)
+            self.bytes -= KEY_BYTES + len(key) if cached is self._absent else cached.size
 
-    def _of(self, key: str) -> _Known[V]:
-        known = self._known.get(key)
-        return self._read(key) if known is None else known
+    def _get(self, key: str) -> _CachedKey[V]:
+        cached = self._cache.get(key)
+        return self._read(key) if cached is None else cached
 
-    def _read(self, key: str) -> _Known[V]:
-        rows: list[tuple[Any, ...]] = self._connection.execute(self._newest, (key,)).fetchall()
-        values = [(row[0], self._make(*row[1:])) for row in reversed(rows[:KEPT])]
-        known = self._known[key] = _Known(values, len(rows) <= KEPT)
-        self._weigh(key, known)
-        return known
+    def _read(self, key: str) -> _CachedKey[V]:
+        rows: list[tuple[Any, ...]] = self._connection.execute(
+            self._newest_query, (key,)
+        ).fetchall()
+        values = [(row[0], self._make(*row[1:])) for row in reversed(rows[:CACHED_VALUES])]
+        cached = self._cache[key] = _CachedKey(values, len(rows) <= CACHED_VALUES)
+        self._update_size(key, cached)
+        return cached
 
-    def _older(self, key: str, known: _Known[V], ts: int) -> V | None:
-        row = self._connection.execute(self._before, (key, ts)).fetchone()
-        late = bisect_right(known.late, ts, key=_time)
-        if late and (row is None or row[0] <= known.late[late - 1][0]):
-            return known.late[late - 1][1]
+    def _read_older(self, key: str, cached: _CachedKey[V], ts: int) -> V | None:
+        row = self._connection.execute(self._before_query, (key, ts)).fetchone()
+        late = bisect_right(cached.late, ts, key=_get_ts)
+        if late and (row is None or row[0] <= cached.late[late - 1][0]):
+            return cached.late[late - 1][1]
         return None if row is None else self._make(*row[1:])
 
-    def _weigh(self, key: str, known: _Known[V]) -> None:
+    def _update_size(self, key: str, cached: _CachedKey[V]) -> None:
         size = (
-            KEY_BYTES + len(key) + sum(VALUE_BYTES + self._size(value) for _, value in known.values)
+            KEY_BYTES
+            + len(key)
+            + sum(VALUE_BYTES + self._size(value) for _, value in cached.values)
         )
-        self.bytes += size - known.size
-        known.size = size
+        self.bytes += size - cached.size
+        cached.size = size
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._cache)

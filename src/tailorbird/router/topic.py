@@ -1,21 +1,22 @@
 """The routed log in a topic, and the router's index in a file beside it, kept as one.
 
-A step is a run of messages: its blocks, and one of kind "index" with what the step changed in the
-router's tables (dedup index, answers, identity, catalogue, raw positions), as a patch set of
-SQLite. The topic is first: only when all of the run is acknowledged is the change committed to the
-file. So the file is a function of the topic; whatever it lacks after a kill, or on another machine,
-is applied from there before the first decision.
+A step is a run of messages: its blocks, and one of kind "index" with the changes of the router's
+tables (dedup index, responses, identities, profiles, raw positions) as an SQLite patch set. The
+change is committed to the file only once the whole run is acknowledged. So the file is a function
+of the topic: what it lacks after a kill, or on another machine, is applied before the first
+decision.
 
-    topic   ─ events │ quarantine │ index ─ events │ index ─ …        position in the file: how much of it is applied
+    topic   ─ events │ quarantine │ index ─ events │ index ─ …
+    file    the position up to which the topic is applied
 
-Now and then a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). What
-lies before it may be deleted (`router.retention`); a file that ends before that, or is not there,
-begins with the snapshot.
+From time to time a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`).
+Rows before it may be deleted (`router.retention`). A missing file, or one that ends before the
+retained rows, starts from the snapshot.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import apsw
@@ -27,32 +28,40 @@ from tailorbird.lock import FileLock
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore, take
+from tailorbird.stream.kafka.snapshots import (
+    Newest,
+    Snapshot,
+    SnapshotThread,
+    restore_snapshot,
+    take_snapshot,
+)
 from tailorbird.stream.protocol import Stored
 
-INDEX = "index"  # the kind of the block that carries a step's changes to the tables
-EMPTIED = "emptied"  # of the block with which a topic begins that was emptied
+INDEX = "index"  # kind of the block with a step's changes of the tables
+EMPTIED = "emptied"  # kind of the first block of a topic that was reset
 _POSITION = """
-CREATE TABLE IF NOT EXISTS routed_position(id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS routed_position(
+    id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL
+) STRICT;
 """
-_OWN = "routed_position"  # is about this file, and never in a patch set
+_POSITION_TABLE = "routed_position"  # describes this file and is never in a patch set
 _CODEC = "zstd"
 log = logging.getLogger(__name__)
 
 
 class RoutedTopic:
-    """What `EmbeddedWriter` is to the router, on a topic.
+    """The router's writer on a topic, with the interface of `EmbeddedWriter`.
 
     Args:
-        file: of the index.
-        make_tables: makes the router's tables, where they are not there yet.
-        first: the position of the first row, if the log begins now.
-        snapshots: where snapshots of the file are put, after `snapshot_rows` rows each.
+        file: path of the index.
+        make_tables: creates the router's tables where they do not exist.
+        first: position of the first row of a new log.
+        snapshots: topic of snapshots of the file, one for each `snapshot_rows` rows.
     Attributes:
-        connection: of the index; change its tables only within `transaction()`.
+        connection: connection to the index; change its tables only within `transaction()`.
     Raises:
-        LockedError: another router is at work on this machine.
-        DamageError: the file knows of more than the topic has, or does not fit.
+        LockedError: another router runs on this machine.
+        DamageError: the file has more than the topic, or does not match it.
     """
 
     def __init__(
@@ -66,23 +75,23 @@ class RoutedTopic:
         snapshot_rows: int = SNAPSHOT_ROWS,
     ) -> None:
         self.address, self.path = address, file
-        self._failed = ""
+        self._failure = ""
         self._lock = FileLock(file)
-        with ExitStack() as undone:
-            undone.callback(self._lock.release)
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
             self.connection = self._open(make_tables, first)
             self._topic = open_writer(
                 address, partition="routed", first=first
-            )  # from here on, no other router's steps count
-            undone.callback(self._topic.close)
+            )  # from here on, other routers are fenced
+            stack.callback(self._topic.close)
             newest = Newest(snapshots).look()
-            self._begin_with(newest, snapshots, make_tables, first)
+            self._restore_snapshot(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
             self._snapshots = SnapshotThread(
-                file, snapshots, _position, at=at, every_rows=snapshot_rows
+                file, snapshots, _position, last_position=at, every_rows=snapshot_rows
             )
-            undone.pop_all()
+            stack.pop_all()
 
     def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
         with sqlite.errors(self.path):
@@ -95,14 +104,14 @@ class RoutedTopic:
             )
         return connection
 
-    def _begin_with(
+    def _restore_snapshot(
         self,
         newest: Snapshot | None,
         snapshots: KafkaLog,
         make_tables: Callable[[apsw.Connection], None],
         first: int,
     ) -> None:
-        """Take the newest snapshot for the file where this is new, or ends before the topic begins."""
+        """Restore the newest snapshot where the file is new or ends before the topic begins."""
         (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
         with open_reader(self.address) as reader:
             start = reader.start()
@@ -116,9 +125,9 @@ class RoutedTopic:
                 )
             return
         self.connection.close()
-        restore(snapshots, newest, self.path)
+        restore_snapshot(snapshots, newest, self.path)
         self.connection = self._open(make_tables, first)
-        name_topic(self.connection, self.address)
+        set_topic_name(self.connection, self.address)
         log.info("began the index with the snapshot at %d", newest.position)
 
     def _catch_up(self) -> None:
@@ -126,26 +135,26 @@ class RoutedTopic:
             self.connection, "SELECT topic, offset FROM routed_position"
         )
         if topic != str(self.address) or position > self._topic.end():
-            lost = position > self._topic.end()
+            has_lost_rows = position > self._topic.end()
             raise DamageError(
                 f"this index is of {topic} up to {position}, and the topic {self.address} "
                 f"ends at {self._topic.end()}",
                 where=str(self.path),
                 fix="is stream.url right? Bring the topic back; if it is lost for good: "
-                "tailorbird stream begin-anew, which needs this file"
-                if lost
+                'docs/how-to/kafka.md, "When topics are lost for good"'
+                if has_lost_rows
                 else (
                     "if the topic is the right one, move the file away: the index is made anew "
                     "from the topic"
                 ),
             )
-        began = position
+        start = position
         with open_reader(self.address) as reader:
             while position < self._topic.end() and (stored := reader.read(position)):
                 self._apply(stored)
                 position = stored[-1].end
-        if position > began:
-            log.info("brought the index up from %d to %d", began, position)
+        if position > start:
+            log.info("brought the index up from %d to %d", start, position)
 
     def _apply(self, stored: list[Stored]) -> None:
         with sqlite.errors(self.path):
@@ -153,8 +162,8 @@ class RoutedTopic:
             try:
                 for one in stored:
                     if one.block.kind == INDEX:
-                        apsw.Changeset.apply(_unpacked(one.block), self.connection)
-                self._move_to(stored[-1].end)
+                        apsw.Changeset.apply(_unpack(one.block), self.connection)
+                self._set_position(stored[-1].end)
             except apsw.AbortError as error:
                 self._roll_back()
                 raise DamageError(
@@ -169,8 +178,9 @@ class RoutedTopic:
 
     @contextmanager
     def tables(self) -> Iterator[apsw.Connection]:
-        """A change of the tables that the topic is not told: only for who then puts a snapshot and
-        empties it, see `router.emptying`.
+        """Change the tables without a block in the topic.
+
+        The caller must put a snapshot and reset the topic afterwards, see `router.emptying`.
         """
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
@@ -181,69 +191,66 @@ class RoutedTopic:
                 self._roll_back()
                 raise
 
-    def put_snapshot(self, address: KafkaLog, *, newer_than: int = 0) -> None:
-        """Put a snapshot of the tables as they are into a topic that has none, or none of this
-        position.
-        """
-        newest = Newest(address).look()
-        if newest is None or newest.position < newer_than:
-            take(self.path, address, _position)
+    def put_snapshot(self, address: KafkaLog) -> None:
+        """Put a snapshot of the current tables into a topic that has none."""
+        if Newest(address).look() is None:
+            take_snapshot(self.path, address, _position)
 
-    def begin_anew(self) -> None:
-        """Write the first row of a topic that was emptied."""
+    def append_first_row(self) -> None:
+        """Append the first row of a topic that was reset."""
         self._topic.append([Block(EMPTIED, 1, b"")])
         with sqlite.errors(self.path):
-            self._move_to(self._topic.end())
+            self._set_position(self._topic.end())
 
     def shrink(self) -> None:
-        """Write the file anew, without free pages and WAL."""
+        """Rewrite the file without free pages and WAL."""
         with sqlite.errors(self.path):
             self.connection.execute("VACUUM")
             sqlite.checkpoint(self.connection, self.path, truncate=True)
 
     def check_alone(self) -> None:
-        """Raise LockedError if another router has come since this one did."""
+        """Raise LockedError if another router has taken over the topic."""
         self._topic.check_alone()
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Everything within, blocks and tables, becomes durable as one, first in the topic."""
-        if self._failed:
+        """Commit blocks and table changes as one, first in the topic and then in the file."""
+        if self._failure:
             raise StorageError(
-                f"an earlier step failed: {self._failed}",
+                f"an earlier step failed: {self._failure}",
                 where=str(self.path),
                 fix="start the router again",
             )
-        sent = False
+        is_sent = False
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
         try:
             with self._topic.transaction():
                 session = apsw.Session(self.connection, "main")
-                session.table_filter(lambda table: table != _OWN)
+                session.table_filter(lambda table: table != _POSITION_TABLE)
                 session.attach()
                 yield self.connection
                 patch = session.patchset()
                 session.close()
                 if patch:
-                    self._topic.append([_packed(patch)])
+                    self._topic.append([_pack(patch)])
                 faults.at("router.before_topic")
-            sent = True
+            is_sent = True
             faults.at("router.between_topic_and_index")
             with sqlite.errors(self.path):
-                self._move_to(self._topic.end())
+                self._set_position(self._topic.end())
                 self.connection.execute("COMMIT")
         except BaseException as error:
-            if sent:  # the step is decided, and this file does not know of it
-                self._failed = str(error) or type(error).__name__
+            if is_sent:  # the topic has the step, and the file does not
+                self._failure = str(error) or type(error).__name__
             self._roll_back()
             raise
-        self._snapshots.look(self._topic.end())
+        self._snapshots.tick(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             with sqlite.errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
 
-    def _move_to(self, position: int) -> None:
+    def _set_position(self, position: int) -> None:
         self.connection.execute("UPDATE routed_position SET offset = ?", (position,))
 
     def _roll_back(self) -> None:
@@ -251,48 +258,42 @@ class RoutedTopic:
             self.connection.execute("ROLLBACK")
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """Append blocks within `transaction()`; the position of the first."""
+        """Append blocks within `transaction()` and return the position of the first."""
         return self._topic.append(blocks)
 
     def end(self) -> int:
         return self._topic.end()
 
     def prune_some(
-        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
-        """Nothing: `router.retention` deletes, in the process that knows what all others need."""
+        """Return 0: `router.retention` prunes topics."""
         return 0
 
     def close(self) -> None:
-        """Let go of topic and file, and let the next router in."""
+        """Close topic and file, and release the lock."""
         self._snapshots.close()
         self._topic.close()
         self.connection.close()
         self._lock.release()
 
 
-def index_end(file: Path) -> int | None:
-    """Up to where the topic is applied in a file; None in one that was only begun."""
-    with closing(sqlite.connect_reader(file)) as connection:
-        return connection.execute("SELECT offset FROM routed_position").get
-
-
-def name_topic(connection: apsw.Connection, address: KafkaLog) -> None:
-    """Say of which topic a file is, where the brokers may have other names than when it was made."""
+def set_topic_name(connection: apsw.Connection, address: KafkaLog) -> None:
+    """Set the topic of a file, since the brokers' addresses may have changed."""
     connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
 
 
 def _position(connection: apsw.Connection) -> tuple[int, int]:
-    """Up to where the topic is applied in a file, and up to where partition 0 was followed."""
+    """Return the applied position of a file, and its position in partition 0."""
     (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
     return position, connection.execute("SELECT offset FROM followed").get or 0
 
 
-def _packed(patch: bytes) -> Block:
+def _pack(patch: bytes) -> Block:
     return Block(INDEX, 1, pa.compress(patch, codec=_CODEC, asbytes=True), b"%d" % len(patch))
 
 
-def _unpacked(block: Block) -> bytes:
+def _unpack(block: Block) -> bytes:
     return pa.decompress(
         block.payload, decompressed_size=int(block.receipt), codec=_CODEC, asbytes=True
     )

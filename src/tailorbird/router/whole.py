@@ -1,12 +1,13 @@
-"""All partitions in one process, step by step: what imports, the demo and tests use. As roles of
-their own, `router.group`.
+"""All partitions in one process, step by step, for imports, the demo and tests.
+
+`router.group` runs them as roles of their own.
 """
 
 from contextlib import ExitStack
 
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
-from tailorbird.router.group import member_folder
+from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import Sequencer
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router, RouteReport
@@ -17,7 +18,7 @@ class WholeRouter:
     """A router of each partition and the order over them, with one `step()`.
 
     Raises:
-        LockedError: routers are at work on this machine.
+        LockedError: routers run on this machine.
     """
 
     def __init__(
@@ -26,16 +27,22 @@ class WholeRouter:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        suppression_list: StopList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count
         self._stack = ExitStack()
         try:
-            folder = self._stack.enter_context(member_folder(stream.folder, alone=True))
+            folder = self._stack.enter_context(lock_member_folder(stream.folder, exclusive=True))
             shares = [stream.share(number, folder) for number in range(stream.count)]
             routers = (
-                Router(share, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
+                Router(
+                    share,
+                    plan,
+                    clock=clock,
+                    suppression_list=suppression_list,
+                    memory_bytes=memory_bytes,
+                )
                 for share in shares
             )
             self.routers = [self._stack.enter_context(router) for router in routers]
@@ -45,8 +52,11 @@ class WholeRouter:
             raise
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
-        """A step of each, partition 0 first, whose profiles the others follow; the sums."""
-        self._order.step()  # what a router wrote that died before it was put in order
+        """Run a step of each router and return the sums.
+
+        Partition 0 comes first, since the others follow its profiles.
+        """
+        self._order.step()  # orders rows of a router that died before they were ordered
         reports = []
         for router in self.routers:
             reports.append(router.step(rows_max))
@@ -65,15 +75,17 @@ class WholeRouter:
         )
 
     def changed(self) -> bool:
-        """Whether there may be something to route."""
-        return sum(router.changed() for router in self.routers) > 0  # each must be asked
+        """Return whether there may be something to route."""
+        return (
+            sum(router.changed() for router in self.routers) > 0
+        )  # no short circuit: each call resets a flag
 
     def prune_some(self, before: int) -> int:
-        """Nothing: topics of routed events are not pruned."""
+        """Return 0: the lake role prunes topics, see `router.retention`."""
         return 0
 
     def end(self) -> int:
-        """The position behind the last row that is in order."""
+        """Return the position after the last ordered row."""
         return self._order.end()
 
     def close(self) -> None:

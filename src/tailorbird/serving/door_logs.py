@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.errors import LockedError
 from tailorbird.places import Place
 from tailorbird.stream import Stream, answers_address, open_writer, raw_address, set_aside_files
 from tailorbird.stream.held import held
@@ -41,13 +40,10 @@ class DoorLogs:
         """Open both, behind what router and `lake` hold of them.
 
         Raises:
-            LockedError: another process is this producer, or its name was retired.
+            LockedError: another process is this producer.
             DamageError: a topic ends before what they hold.
         """
         raw_path, answers_path = raw_address(stream, producer), answers_address(stream, producer)
-        if not isinstance(stream, Path) and producer in stream.retired():
-            fix = "start it anew: it takes the next number by itself"
-            raise LockedError("this name was retired with its topics", where=str(raw_path), fix=fix)
         known = held(stream, producer, lake)
         raw = open_writer(raw_path, partition=producer, held=known)
         try:

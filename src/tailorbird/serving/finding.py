@@ -125,7 +125,12 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
     """
     found = dict(sources)
     bundle = request.bundle
-    if bundle is not None and bundle.baseline and request.policy == "model":
+    if (
+        bundle is not None
+        and bundle.baseline
+        and request.text is None  # a search answers with what matches, whoever orders it
+        and request.policy == "model"
+    ):
         found = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | found
     if (
         bundle is not None

@@ -1,5 +1,5 @@
-"""Which producer a serve process is: the first name that no living process of this project holds,
-and that was not retired.
+"""Which producer a serve process is: the first name that no living process of this project
+holds.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records by key: many in one round trip, all of one moment. The promises are in `store.protocol`."""
+"""Records by key, many in one round trip and as of one commit; see `store.protocol`."""
 
 from tailorbird.store.embedded import EmbeddedStore, inode, open_store
 from tailorbird.store.protocol import Snapshot, Store, Transaction

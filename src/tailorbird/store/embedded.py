@@ -1,10 +1,10 @@
 """The store in LMDB: a memory-mapped B-tree in one folder, one writer, readers that never wait.
 
-What the defaults do not do, and is done here: an environment is opened once a process and path
-(LMDB forbids twice) and refused after a fork; slots of dead readers are cleared at opening and on a
-timer, since one stops the reuse of pages; values are copied out, since they live only as long as
-their transaction; the map grows when it is full, and follows when another process grew it. Never
-WRITEMAP: on a full disk it kills the process. See docs/decisions/0003-lmdb.md.
+Beyond the defaults, an environment is opened once per process and path, as LMDB requires, and
+refused after a fork. Slots of dead readers are cleared at opening and on a timer, since they block
+the reuse of pages. Values are copied out, since they live only as long as their transaction. The
+map grows when it is full, and follows when another process grew it. WRITEMAP is never used: on a
+full disk it kills the process. See docs/decisions/0003-lmdb.md.
 """
 
 import os
@@ -29,9 +29,7 @@ READER_CHECK_S = 30.0
 
 
 class _Environment:
-    """An open environment, shared by its stores in this process, with the gate that growing the map
-    needs.
-    """
+    """An open environment shared by its stores in this process, with a lock for growing the map."""
 
     def __init__(self, lmdb_environment: lmdb.Environment) -> None:
         self.lmdb = lmdb_environment
@@ -54,9 +52,7 @@ class _Environment:
                 self._gate.notify_all()
 
     def resize(self, size: int) -> None:
-        """Set how far the map reaches (0: as another process set it), once no snapshot of this
-        process is open.
-        """
+        """Set the map size (0: as another process set it) once no snapshot is open here."""
         with self._gate:
             self._growing = True
             try:
@@ -67,27 +63,26 @@ class _Environment:
                 self._gate.notify_all()
 
     def check_readers(self) -> None:
-        """Now and then, clear the slots of readers that died: each holds back the reuse of pages."""
+        """Clear the slots of dead readers from time to time; each blocks the reuse of pages."""
         if time.monotonic() - self._checked > READER_CHECK_S:
             self._checked = time.monotonic()
             self.lmdb.reader_check()
 
 
-# The environments of each process, by process and path: LMDB's locks break when one is opened twice
-# or after a fork.
-_open: dict[tuple[int, str], _Environment] = {}
-_open_lock = threading.Lock()
+# Environments by process and path: LMDB's locks break when one is opened twice or after a fork.
+_environments: dict[tuple[int, str], _Environment] = {}
+_environments_lock = threading.Lock()
 
 
 class EmbeddedSnapshot:
-    """Implements `store.Snapshot`, and with a writing transaction `store.Transaction`."""
+    """A `store.Snapshot`, and with a writing transaction a `store.Transaction`."""
 
     def __init__(self, transaction: lmdb.Transaction) -> None:
         self._transaction = transaction
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._transaction.get(key)
-        return None if found is None else bytes(found)
+        value = self._transaction.get(key)
+        return None if value is None else bytes(value)
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
         get = self._transaction.get
@@ -95,17 +90,17 @@ class EmbeddedSnapshot:
 
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
         get = self._transaction.get
-        found = [get(key, b"") for key in keys]
-        return b"".join(found), [len(one) for one in found]
+        values = [get(key, b"") for key in keys]
+        return b"".join(values), [len(one) for one in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._transaction.cursor() as cursor:
-            found = cursor.set_range(max(prefix, after))
-            if found and after and bytes(cursor.key()) == after:
-                found = cursor.next()
-            while found and bytes(cursor.key()).startswith(prefix):
+            has_record = cursor.set_range(max(prefix, after))
+            if has_record and after and bytes(cursor.key()) == after:
+                has_record = cursor.next()
+            while has_record and bytes(cursor.key()).startswith(prefix):
                 yield bytes(cursor.key()), bytes(cursor.value())
-                found = cursor.next()
+                has_record = cursor.next()
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         with self._transaction.cursor() as cursor:
@@ -117,7 +112,7 @@ class EmbeddedSnapshot:
 
 
 class EmbeddedStore:
-    """Implements `store.Store` in a folder; made by `open_store`."""
+    """A `store.Store` in a folder; created by `open_store`."""
 
     def __init__(self, path: Path, environment: _Environment) -> None:
         self.path = path
@@ -126,7 +121,7 @@ class EmbeddedStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[EmbeddedSnapshot]:
-        environment = self._ready()
+        environment = self._require_open()
         environment.enter()
         try:
             transaction = self._begin(environment)
@@ -138,7 +133,7 @@ class EmbeddedStore:
             environment.leave()
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        environment = self._ready()
+        environment = self._require_open()
         while True:
             try:
                 with environment.lmdb.begin(write=True, buffers=True) as transaction:
@@ -161,23 +156,21 @@ class EmbeddedStore:
                 ) from error
 
     def size_bytes(self) -> int:
-        """How much of the disk the records take, free pages included."""
+        """Return the disk space of the records, including free pages."""
         return (self.path / "data.mdb").stat().st_size
 
     def close(self) -> None:
-        """Harmless when already closed. The environment goes when its last store in this process is
-        closed.
-        """
+        """Close the store, and its environment with the last store of this process. Idempotent."""
         if self._environment is None:
             return
         environment, self._environment = self._environment, None
-        with _open_lock:
+        with _environments_lock:
             environment.stores -= 1
             if environment.stores == 0 and self._key[0] == os.getpid():
-                del _open[self._key]
+                del _environments[self._key]
                 environment.lmdb.close()
 
-    def _ready(self) -> _Environment:
+    def _require_open(self) -> _Environment:
         if self._environment is None:
             raise StorageError("the store is closed", where=str(self.path))
         if self._key[0] != os.getpid():
@@ -214,8 +207,9 @@ class EmbeddedStore:
 
 
 def inode(path: Path) -> int:
-    """Of the file of the store in a folder, 0 if there is none: who has it open does not notice
-    that it was removed or replaced.
+    """Return the inode of a store's file, 0 if there is none.
+
+    It tells that the file was removed or replaced, which its open readers do not notice.
     """
     try:
         return (path / "data.mdb").stat().st_ino
@@ -227,9 +221,8 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
     """Open the store in the folder `path`.
 
     Args:
-        create: make it if it is not there; readers leave that to the writer.
-        map_bytes: how far the map reaches at first; it grows by itself and takes no disk before it
-            is used.
+        create: create the store if it does not exist; only for the writer.
+        map_bytes: initial size of the map, which grows by itself and takes no disk before use.
     Raises:
         NotReadyError: there is none.
         StorageError: the folder cannot be used.
@@ -239,21 +232,21 @@ def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) 
             "no records yet", where=str(path), fix="start the worker: tailorbird run worker"
         )
     key = (os.getpid(), os.path.realpath(path))
-    with _open_lock:
-        known = _open.get(key)
-        if known is not None:
-            known.stores += 1
-            return EmbeddedStore(path, known)
+    with _environments_lock:
+        environment = _environments.get(key)
+        if environment is not None:
+            environment.stores += 1
+            return EmbeddedStore(path, environment)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            environment = lmdb.open(
+            lmdb_environment = lmdb.open(
                 str(path), map_size=map_bytes, max_readers=READERS_MAX, readahead=False
             )
-            environment.reader_check()
+            lmdb_environment.reader_check()
         except (lmdb.Error, OSError) as error:
             fix = "check the folder's permissions and the disk"
             raise StorageError(
                 f"cannot open the store: {error}", where=str(path), fix=fix
             ) from error
-        opened = _open[key] = _Environment(environment)
+        opened = _environments[key] = _Environment(lmdb_environment)
     return EmbeddedStore(path, opened)

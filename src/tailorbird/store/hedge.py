@@ -1,10 +1,8 @@
-"""Hedged reads: one that takes longer than nineteen of twenty lately is asked a second time, and
-who answers first is believed.
+"""Hedged reads: a read slower than 95 % of recent ones is sent again, and the first response wins.
 
-A server that collects garbage, a packet that is lost, or a processor that is busy elsewhere make
-one read in a hundred wait; two in a row wait far less often (Dean and Barroso, "The Tail at Scale",
-CACM 56(2), 2013). At most `share` of the reads are asked twice, so that a server that is slow for
-all is not asked twice as much. Where nothing answers, the deadline of a read holds as without.
+Garbage collection, a lost packet or a busy processor delay one read in a hundred, and rarely two at
+once (Dean and Barroso, "The Tail at Scale", CACM 56(2), 2013). At most `share` of the reads are
+hedged, so that a slow server does not get twice the load. The deadline of a read is unchanged.
 """
 
 import threading
@@ -15,19 +13,19 @@ from typing import Any
 
 SHARE = 0.05
 QUANTILE = 0.95
-READS_MIN = 100  # before there is an idea of how long a read takes
-READS_KEPT = 1_000
-RENEWED_EVERY = 50
-WAIT_MIN_S = 0.0005  # below it a second question costs more than it saves
-CREDIT_MAX = 10.0  # second questions that may be saved up
+READS_MIN = 100  # reads before the quantile is known
+READS_MAX = 1_000
+REFRESH_READS = 50
+WAIT_MIN_S = 0.0005  # below it a second request costs more than it saves
+CREDIT_MAX = 10.0  # bound of saved second requests
 
 
 class Hedge:
-    """When to ask twice. One for each server, shared by all threads.
+    """Decides when to send a second request. One for each server, shared by all threads.
 
     Attributes:
-        reads, asked_twice, won: how many reads there were, how many were asked twice, and of how
-        many the second answer came first.
+        reads, asked_twice, won: number of reads, of hedged reads, and of those that the second
+            response won.
 
     >>> hedge = Hedge(share=0.125)
     >>> hedge.wait_s() is None
@@ -39,18 +37,18 @@ class Hedge:
 
     def __init__(self, share: float = SHARE) -> None:
         self._share = share
-        self._seconds: deque[float] = deque(maxlen=READS_KEPT)
+        self._seconds: deque[float] = deque(maxlen=READS_MAX)
         self._wait_s: float | None = None
         self._credit = 0.0
         self._lock = threading.Lock()
         self.reads = self.asked_twice = self.won = 0
 
     def wait_s(self) -> float | None:
-        """After how long to ask a second time; None while nobody knows."""
+        """Return the delay before the second request; None while unknown."""
         return self._wait_s
 
-    def may(self) -> bool:
-        """Whether a second question may be asked now; it counts as asked."""
+    def try_hedge(self) -> bool:
+        """Return whether a second request may be sent now, and count it."""
         with self._lock:
             if self._credit < 1:
                 return False
@@ -58,25 +56,26 @@ class Hedge:
             self.asked_twice += 1
             return True
 
-    def took(self, seconds: float, *, won: bool = False) -> None:
-        """A read was answered after so long; `won`: by the second question."""
+    def record(self, seconds: float, *, won: bool = False) -> None:
+        """Record the duration of a read; `won` if the second request answered first."""
         with self._lock:
             self.reads += 1
             self.won += won
             self._credit = min(CREDIT_MAX, self._credit + self._share)
             self._seconds.append(seconds)
-            if self.reads % RENEWED_EVERY == 0 and len(self._seconds) >= READS_MIN:
+            if self.reads % REFRESH_READS == 0 and len(self._seconds) >= READS_MIN:
                 self._wait_s = max(
                     WAIT_MIN_S, sorted(self._seconds)[int(QUANTILE * len(self._seconds))]
                 )
 
 
 @dataclass(frozen=True)
-class Second:
-    """What is asked the second time, perhaps of a replica, which may lag: `accepts` gives the
-    values, or None where they are too old.
+class HedgeRequest:
+    """A second request, perhaps to a replica that lags.
+
+    `accepts` returns the values, or None where they are too old.
     """
 
-    asked: Any
+    client: Any
     keys: Sequence[bytes]
     accepts: Callable[[list[bytes | None]], list[bytes | None] | None]

@@ -1,8 +1,7 @@
-"""What a store promises, whoever implements it. `store.embedded` does it in LMDB; `store.valkey`
-for readers elsewhere.
+"""Protocols of a store. `store.embedded` implements them in LMDB, `store.valkey` for remote
+readers.
 
-Keys and values are bytes; a key has at most 511. What stands in them is for those who use the store
-to say.
+Keys and values are opaque bytes; a key has at most 511.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,43 +14,34 @@ T = TypeVar("T")
 
 
 class MovedError(StorageError):
-    """What a snapshot should show is no longer kept: begin another. Only stores that keep few
-    versions raise it.
+    """The version of a snapshot is no longer kept; begin another snapshot.
+
+    Only stores that keep few versions raise it.
     """
 
     code = "moved"
 
 
 class Snapshot(Protocol):
-    """The store as it was at one commit, whatever is written meanwhile. Held for a request, not
-    longer.
-    """
+    """The store as of one commit, held for the duration of a request."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
     def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        """The values of the keys, one after another; `default` stands in for each that is not
-        there.
-        """
+        """Return the concatenated values of the keys, with `default` for missing ones."""
         ...
 
     def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        """The values of the keys, one after another, and the length of each; 0 for one that is not
-        there.
-        """
+        """Return the concatenated values of the keys and their lengths, 0 for missing ones."""
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """All records whose key begins with `prefix`, in order of their keys; only those behind the
-        key `after`, if given.
-        """
+        """Yield the records whose key begins with `prefix`, in key order, after the key `after`."""
         ...
 
 
 class Transaction(Snapshot, Protocol):
-    """A snapshot that sees its own writes; they become readable together, at the commit, or not at
-    all.
-    """
+    """A snapshot that sees its own writes, which become visible together at the commit."""
 
     def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None: ...
 
@@ -61,15 +51,17 @@ class Transaction(Snapshot, Protocol):
 class Store(Protocol):
     """Records by key, with one writer at a time and any number of readers.
 
-    Promised: what `write` returned from survives the death of the process and of the power; a
-    reader sees all of a commit or none. A store is not used after a fork.
+    Guarantees: a commit survives a crash of the process and a power loss once `write` returns, and
+    a reader sees all of it or none. A store is not used after a fork.
     """
 
     def snapshot(self) -> AbstractContextManager[Snapshot]: ...
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        """Run `change` in a transaction and commit. It may be run again from the start, so it must
-        depend on nothing that it changed outside the transaction.
+        """Run `change` in a transaction and commit.
+
+        It may be run again from the start, so it must not change anything outside the transaction
+        that it depends on.
 
         Raises:
             StorageError: the disk refused; nothing of the change is there.

@@ -1,14 +1,14 @@
 """A store whose commits are copied to Valkey in the background, for readers on other machines.
 
-    write ──► the local store, and in the same transaction which keys commit n changed
-                  └──► a thread ──► copies: records as of n, with what they were at the head before ──► head n
+    write ──► the local store, with the changed keys of commit n in the same transaction
+                  └──► thread ──► copies: records as of n, and as of the head before ──► head n
 
-The local store is the truth: nothing waits for the server, and nothing of it is ever read back but
-its head. A head that is behind is caught up with by the keys of the commits since; where these are
-no longer known, or where the server's process is another (it may have lost what it had), everything
-is copied anew under another epoch. Two that publish under one name are kept apart by a claim that
-has to be renewed. The head says too when it was last known to be the newest commit, and is renewed
-when nothing is written, so that a reader sees that nobody publishes any more.
+The local store is the source of truth: nothing waits for the server, and only its head is read
+back. A head that is behind catches up by the changed keys of the commits since. If these are no
+longer known, or the server's process is another and may have lost data, everything is copied again
+under a new epoch. A claim with an expiry keeps two publishers of one name apart. The head also has
+the time at which it was last known to be newest, renewed without writes too, so that readers notice
+a dead publisher.
 """
 
 import logging
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-OURS = b"\xff"  # keys of the local store that begin so are this module's
+OURS = b"\xff"  # prefix of this module's own keys in the local store
 _COMMIT_KEY = OURS + b"n"
 _CHANGED = OURS + b"k"
 _STATE = struct.Struct("<2Q")  # epoch, sequence
-COMMITS_KEPT = 1_000
-KEYS_MAX = 200_000  # of a commit, or waiting: beyond, everything is copied
+COMMITS_RETAINED = 1_000
+KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
 OLD_BYTES_MAX = 64 << 20
 CLAIM_MS = 10_000
 RETRY_S = 1.0
@@ -46,14 +46,15 @@ RENEW_S = 1.0
 
 
 @dataclass(frozen=True)
-class Publishing:
-    """How it goes.
+class PublishStatus:
+    """The state of publishing.
 
     Attributes:
-        at: when the copies were last known to have everything, in microseconds; before that ever
-        was, when the publisher began. commits, records: that they are behind; `records` is 0 where
-        all are to be copied.
-        problem: why they are not renewed; "" where they are.
+        at: time at which the copies were last known to be current, else of the start, in
+            microseconds.
+        commits, records: number by which the copies are behind; `records` is 0 where all are to be
+            copied.
+        problem: why they are not renewed; "" if they are.
     """
 
     at: int
@@ -63,31 +64,29 @@ class Publishing:
 
 
 @dataclass
-class _Waiting:
-    """What has changed since the head: each key with what it was then, as far as that is known.
-    `all`: copy everything.
-    """
+class _PendingChanges:
+    """Keys changed since the head, with old values as far as known; `all` copies everything."""
 
     old: dict[bytes, tuple[bool, bytes | None]]
-    held_bytes: int = 0
+    old_bytes: int = 0
     all: bool = False
 
-    def add(self, key: bytes, known: bool, old: bytes | None) -> None:
+    def add(self, key: bytes, has_old: bool, old: bytes | None) -> None:
         if self.all or key in self.old:
             return
-        known = known and self.held_bytes < OLD_BYTES_MAX
-        self.old[key] = known, old if known else None
-        self.held_bytes += len(old or b"") if known else 0
+        has_old = has_old and self.old_bytes < OLD_BYTES_MAX
+        self.old[key] = has_old, old if has_old else None
+        self.old_bytes += len(old or b"") if has_old else 0
         if len(self.old) > KEYS_MAX:
             self.old, self.all = {}, True
 
 
 class PublishedStore:
-    """Implements `store.Store`: the local store, copied.
+    """A `store.Store` that copies the local store.
 
     Args:
-        skip: keys that begin so are not copied.
-        now: the time of day in seconds, which readers compare with their own.
+        skip: prefixes of keys that are not copied.
+        now: wall clock in seconds, which readers compare with their own.
     """
 
     def __init__(
@@ -99,37 +98,35 @@ class PublishedStore:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._local, self._copies, self._skip = local, copies, (*skip, OURS)
-        self._gate = (
-            threading.Lock()
-        )  # held while a commit and what waits of it are made, so that both agree
+        self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._settled = threading.Condition()
         self._token = os.urandom(8)
         self._servers: tuple[str, ...] = ()
         self._head: Head | None = None
-        self._waiting = _Waiting({}, all=True)
+        self._pending = _PendingChanges({}, all=True)
         self.problem = ""
         self._now = now
-        self._fresh_at = now()
+        self._current_at = now()
         with local.snapshot() as snapshot:
-            found = snapshot.get(_COMMIT_KEY)
-        if found is None:
-            found = _STATE.pack(_new_epoch(), 0)
-            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, found)]))
-        self._epoch, self._sequence = _STATE.unpack(found)
+            packed_state = snapshot.get(_COMMIT_KEY)
+        if packed_state is None:
+            packed_state = _STATE.pack(_new_epoch(), 0)
+            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, packed_state)]))
+        self._epoch, self._sequence = _STATE.unpack(packed_state)
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self._thread.start()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         with self._local.snapshot() as snapshot:
-            yield _Visible(snapshot)
+            yield _PublicSnapshot(snapshot)
 
     def write(self, change: Callable[[Transaction], T]) -> T:
-        with self._gate:
+        with self._commit_lock:
 
-            def recorded(transaction: Transaction) -> tuple[T, _Recording]:
-                recording = _Recording(transaction, self._skip)
+            def write_recorded(transaction: Transaction) -> tuple[T, _RecordingTransaction]:
+                recording = _RecordingTransaction(transaction, self._skip)
                 result = change(recording)
                 keys = list(recording.old)
                 sequence = self._sequence + 1
@@ -145,45 +142,47 @@ class PublishedStore:
                     ]
                 )
                 transaction.delete_many(
-                    [_changed_key(sequence - COMMITS_KEPT)] if sequence > COMMITS_KEPT else []
+                    [_changed_key(sequence - COMMITS_RETAINED)]
+                    if sequence > COMMITS_RETAINED
+                    else []
                 )
                 return result, recording
 
-            result, recording = self._local.write(recorded)
+            result, recording = self._local.write(write_recorded)
             self._sequence += 1
             for key, old in recording.old.items():
-                self._waiting.add(key, True, old)
+                self._pending.add(key, True, old)
         self._wake.set()
         return result
 
-    def behind(self) -> int:
-        """How many commits the copies are behind."""
+    def commits_behind(self) -> int:
+        """Return the number of commits that the copies are behind."""
         return self._sequence - (0 if self._head is None else self._head.sequence)
 
-    def publishing(self) -> Publishing:
-        """How it goes, for figures."""
-        return Publishing(
-            int(self._fresh_at * 1e6), self.behind(), len(self._waiting.old), self.problem
+    def publishing(self) -> PublishStatus:
+        """Return the state of publishing, for metrics."""
+        return PublishStatus(
+            int(self._current_at * 1e6), self.commits_behind(), len(self._pending.old), self.problem
         )
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until the copies have what has been written by now; whether they have."""
-        wanted = self._sequence
+        """Wait until the copies have everything written so far, and return whether they have."""
+        target = self._sequence
 
-        def there() -> bool:
+        def is_copied() -> bool:
             return (
                 self._head is not None
                 and self._head.epoch == self._epoch
-                and self._head.sequence >= wanted
+                and self._head.sequence >= target
                 and not self.problem
             )
 
         with self._settled:
             self._wake.set()
-            return self._settled.wait_for(there, timeout_s)
+            return self._settled.wait_for(is_copied, timeout_s)
 
     def republish(self, progress: Progress | None = None) -> int:
-        """Copy everything anew, now; the number of records. `progress` is told how many are there.
+        """Copy everything again and return the number of records; `progress` gets it meanwhile.
 
         Raises:
             StorageError: the server cannot be reached, or another process publishes under this
@@ -191,8 +190,8 @@ class PublishedStore:
         """
         self._stop()
         self._claim()
-        with self._gate:
-            self._waiting = _Waiting({}, all=True)
+        with self._commit_lock:
+            self._pending = _PendingChanges({}, all=True)
         copied = self._copy_all(progress)
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -203,7 +202,7 @@ class PublishedStore:
         self._stop()
         try:
             self._copies.release(self._token)
-        except StorageError:  # the claim ends by itself
+        except StorageError:  # the claim expires
             self.problem = "closed without letting go of the claim"
         self._copies.close()
         self._local.close()
@@ -221,10 +220,10 @@ class PublishedStore:
                 return
             try:
                 self._claim()
-                self._compare()
+                self._reconcile()
                 self._push()
                 self.problem = ""
-            # whatever it is: a thread that ended would leave copies that look fresh for ever
+            # A dead thread would leave copies that look current, so every error is retried.
             except Exception as error:
                 if str(error) != self.problem:
                     log.error(
@@ -246,9 +245,10 @@ class PublishedStore:
                 fix="run one worker a schema",
             )
 
-    def _compare(self) -> None:
-        """See what the server has. It may have lost all of it, or be another process, which may
-        have lost some.
+    def _reconcile(self) -> None:
+        """Compare the server's head with the local store and set the pending changes.
+
+        A restarted server may have lost some or all records.
         """
         servers = self._copies.servers()
         restarted = bool(self._servers) and servers != self._servers
@@ -256,36 +256,36 @@ class PublishedStore:
             self._copies.check()
         head = self._copies.head()
         if restarted or head is None or head.epoch != self._epoch or head.sequence > self._sequence:
-            with self._gate:
-                self._waiting, self._head = _Waiting({}, all=True), None
+            with self._commit_lock:
+                self._pending, self._head = _PendingChanges({}, all=True), None
         elif head != self._head:
-            with self._gate:
-                self._waiting, self._head = self._since(head.sequence), head
+            with self._commit_lock:
+                self._pending, self._head = self._since(head.sequence), head
         self._servers = servers
 
-    def _since(self, sequence: int) -> _Waiting:
-        """The keys that the commits after `sequence` changed, by what the local store remembers."""
-        waiting = _Waiting({}, all=sequence < self._sequence - COMMITS_KEPT)
+    def _since(self, sequence: int) -> _PendingChanges:
+        """Return the keys changed by the commits after `sequence`, as recorded locally."""
+        waiting = _PendingChanges({}, all=sequence < self._sequence - COMMITS_RETAINED)
         with self._local.snapshot() as snapshot:
-            for one in range(sequence + 1, self._sequence + 1):
-                packed = snapshot.get(_changed_key(one))
+            for changed_sequence in range(sequence + 1, self._sequence + 1):
+                packed = snapshot.get(_changed_key(changed_sequence))
                 if packed is None or packed == b"*":
-                    return _Waiting({}, all=True)
-                for key in _unpacked(packed):
+                    return _PendingChanges({}, all=True)
+                for key in _unpack_keys(packed):
                     waiting.add(key, False, None)
         return waiting
 
     def _push(self) -> None:
-        if self._waiting.all:
+        if self._pending.all:
             self._copy_all(None)
             return
-        at = self._now()
+        started_at = self._now()
         waiting, sequence, changes = self._take()
         head = self._head
         if head is not None and sequence == head.sequence:
-            if at - head.at / 1e6 >= RENEW_S:
-                self._set_head(sequence, at)
-            self._fresh_at = at
+            if started_at - head.at / 1e6 >= RENEW_S:
+                self._set_head(sequence, started_at)
+            self._current_at = started_at
             return
         try:
             faults.at("publish.before_records")
@@ -293,20 +293,20 @@ class PublishedStore:
                 changes, self._epoch, sequence, 0 if head is None else head.sequence
             )
             faults.at("publish.before_head")
-            self._set_head(sequence, at)
-            self._fresh_at = at
+            self._set_head(sequence, started_at)
+            self._current_at = started_at
         except BaseException:
-            with self._gate:
-                newer, self._waiting = self._waiting, waiting
-                for key, (known, old) in newer.old.items():
-                    self._waiting.add(key, known, old)
-                self._waiting.all |= newer.all
+            with self._commit_lock:
+                newer, self._pending = self._pending, waiting
+                for key, (has_old, old) in newer.old.items():
+                    self._pending.add(key, has_old, old)
+                self._pending.all |= newer.all
             raise
 
-    def _take(self) -> tuple[_Waiting, int, list[Change]]:
-        """What waits, the commit that it is as of, and the records as they are then."""
-        with self._gate:
-            waiting, self._waiting = self._waiting, _Waiting({})
+    def _take(self) -> tuple[_PendingChanges, int, list[Change]]:
+        """Take the pending changes; return them, their commit, and the records as of it."""
+        with self._commit_lock:
+            waiting, self._pending = self._pending, _PendingChanges({})
             with self._local.snapshot() as snapshot:
                 return (
                     waiting,
@@ -318,29 +318,27 @@ class PublishedStore:
                 )
 
     def _copy_all(self, progress: Progress | None) -> int:
-        """Under a new epoch, so that nothing older can be taken for new; readers wait until all is
-        there.
+        """Copy everything under a new epoch; readers wait until it is complete.
 
-        Records are read piece by piece, each piece as of its own time, so that no snapshot is held
-        for long; what changes meanwhile waits and is copied again at the end, before there is a
-        head.
+        Records are read in chunks, each as of its own time, so that no snapshot is held for long.
+        Records that change meanwhile are copied again at the end, before the head is set.
         """
         epoch = _new_epoch()
         self._copies.drop_head()
-        with self._gate:
+        with self._commit_lock:
             self._local.write(
                 lambda transaction: transaction.put_many(
                     [(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]
                 )
             )
-            self._epoch, self._head, self._waiting = epoch, None, _Waiting({})
+            self._epoch, self._head, self._pending = epoch, None, _PendingChanges({})
             sequence = self._sequence
         copied, after = 0, b""
         try:
-            while some := self._piece(after):
-                after = some[-1][0]
+            while records := self._read_chunk(after):
+                after = records[-1][0]
                 changes = [
-                    Change(key, value) for key, value in some if not key.startswith(self._skip)
+                    Change(key, value) for key, value in records if not key.startswith(self._skip)
                 ]
                 self._claim()
                 self._copies.publish(changes, epoch, sequence, 0)
@@ -349,13 +347,13 @@ class PublishedStore:
                     progress(copied)
             self._push()
         except BaseException:
-            with self._gate:
-                self._waiting = _Waiting({}, all=True)
+            with self._commit_lock:
+                self._pending = _PendingChanges({}, all=True)
             raise
-        self._copies.drop_foreign(epoch)
+        self._copies.drop_other_epochs(epoch)
         return copied
 
-    def _piece(self, after: bytes) -> list[tuple[bytes, bytes]]:
+    def _read_chunk(self, after: bytes) -> list[tuple[bytes, bytes]]:
         with self._local.snapshot() as snapshot:
             return list(islice(snapshot.scan(b"", after=after), CHUNK))
 
@@ -366,8 +364,8 @@ class PublishedStore:
         self._head = head
 
 
-class _Visible:
-    """A snapshot without the records of this module."""
+class _PublicSnapshot:
+    """A snapshot without this module's own records."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -389,8 +387,8 @@ class _Visible:
         )
 
 
-class _Recording(_Visible):
-    """A transaction that remembers what the records were that it changes."""
+class _RecordingTransaction(_PublicSnapshot):
+    """A transaction that records the old values of the records it changes."""
 
     def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
         super().__init__(transaction)
@@ -421,9 +419,9 @@ def _changed_key(sequence: int) -> bytes:
     return _CHANGED + sequence.to_bytes(8, "big")
 
 
-def _unpacked(packed: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(packed):
-        length = int.from_bytes(packed[at : at + 2], "big")
-        yield packed[at + 2 : at + 2 + length]
-        at += 2 + length
+def _unpack_keys(packed: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(packed):
+        length = int.from_bytes(packed[start : start + 2], "big")
+        yield packed[start + 2 : start + 2 + length]
+        start += 2 + length

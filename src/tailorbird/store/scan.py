@@ -1,9 +1,7 @@
-"""Reads every record of a store, in a process that may die of it: python -m tailorbird.store.scan
-FOLDER.
+"""A full read of a store in a separate process: python -m tailorbird.store.scan FOLDER.
 
-LMDB has no checksums. A page that a disk swallowed is an error where LMDB notices, and the end of
-the process where it does not expect it; so whoever wants to know whether a store is whole asks from
-outside (`whole`). Exit status 0: all could be read.
+LMDB has no checksums. A page that the disk lost is an error where LMDB notices, and may crash the
+process where it does not. So the check runs in a child process. Exit status 0: all is readable.
 """
 
 import os
@@ -15,9 +13,7 @@ import lmdb
 
 
 def whole(folder: Path) -> bool:
-    """Whether the store in a folder can be read from end to end; reads all of it, in a process of
-    its own.
-    """
+    """Return whether the store in a folder can be read in full, checked by a child process."""
     command = [sys.executable, "-m", "tailorbird.store.scan", str(folder)]
     return (
         subprocess.run(
@@ -27,8 +23,8 @@ def whole(folder: Path) -> bool:
     )
 
 
-def scan(folder: Path) -> int:
-    """How many records there are, each of which was looked at."""
+def count_records(folder: Path) -> int:
+    """Read every record of a store and return their number."""
     with (
         lmdb.open(str(folder), readonly=True, lock=False) as environment,
         environment.begin(buffers=True) as transaction,
@@ -42,14 +38,14 @@ def scan(folder: Path) -> int:
         with open(os.devnull, "wb") as nowhere:
             environment.copyfd(
                 nowhere.fileno(), compact=True
-            )  # which also reads the list of free pages, as a writer does
+            )  # also reads the list of free pages, as a writer does
     if count != entries:
         raise lmdb.CorruptedError(f"{entries} records are expected, {count} were found")
     return count
 
 
 def _check_size(folder: Path, environment: lmdb.Environment) -> None:
-    """A file that ends before its last page ends whoever touches that page."""
+    """Raise if the file ends before its last page, which would crash its readers."""
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = (folder / "data.mdb").stat().st_size
     if size < expected:
@@ -57,4 +53,4 @@ def _check_size(folder: Path, environment: lmdb.Environment) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if scan(Path(sys.argv[1])) >= 0 else 1)
+    sys.exit(0 if count_records(Path(sys.argv[1])) >= 0 else 1)

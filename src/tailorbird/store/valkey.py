@@ -1,15 +1,14 @@
 """Copies of records in Valkey or Redis, for readers on other machines. `store.published` writes
 them, nobody else.
 
-    tb:PROJECT:SCHEMA:@       head: epoch, sequence, of the newest commit that is there whole, and when it was known to be the newest
-    tb:PROJECT:SCHEMA:+       who publishes, with a time to live
+    tb:PROJECT:SCHEMA:@       head: epoch and sequence of the newest complete commit, and its time
+    tb:PROJECT:SCHEMA:+       the publisher's claim, with a time to live
     tb:PROJECT:SCHEMA:.KEY    a record in two versions, see `store.versions`
 
-No part of a key is a hash tag, so that the nodes of a cluster share a schema's records. There are
-no transactions over many keys that a cluster could keep, so a reader takes the head first and of
-each record the version that belongs to it. A record that was written twice since then says so, and
-the reader begins again. A tombstone outlives every snapshot and then expires. What is there is a
-copy: lost, it is written anew from the worker's own store.
+Keys have no hash tag, so that the nodes of a cluster share a schema's records. A cluster has no
+transactions over many keys, so a reader reads the head first and then the matching version of each
+record. If a record was written twice since, the reader begins again. A tombstone outlives every
+snapshot and then expires. Lost copies are written again from the worker's own store.
 """
 
 import re
@@ -22,37 +21,37 @@ from urllib.parse import urlsplit
 
 from tailorbird.errors import ConfigError, NotReadyError, StorageError
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.hedge import Hedge, Second
+from tailorbird.store.hedge import Hedge, HedgeRequest
 from tailorbird.store.protocol import MovedError
 from tailorbird.store.versions import (
     Change,
     Head,
+    decode_head,
     encode_head,
     encode_versions,
-    head_of,
-    of_epoch,
+    is_of_epoch,
     version_at,
 )
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
-# all that is asked of one server, in database 0
+# commands used on one server, in database 0
 ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
 READ_TIMEOUT_S = 0.05
 WRITE_TIMEOUT_S = 5.0
-SNAPSHOT_S = 30.0  # how long a snapshot may be read; tombstones live longer
+SNAPSHOT_S = 30.0  # lifetime of a snapshot; tombstones live longer
 TOMBSTONE_MS = 120_000
 CHUNK = 1_000  # records in one round trip
 
 
 class Client(Protocol):
-    """What is used of a connection, alone or to a cluster."""
+    """A connection to one server or a cluster."""
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
     ) -> list[bytes | None]:
-        """As `read`, asked a second time where it takes long; see `store.hedge`."""
+        """Read with a second request if it takes long, see `store.hedge`."""
         ...
 
     def write(
@@ -60,7 +59,7 @@ class Client(Protocol):
     ) -> None: ...
 
     def claim(self, key: bytes, token: bytes, lifetime_ms: int) -> bool:
-        """Whether `key` is now held by `token`: it was free, or was held by it already."""
+        """Claim `key` for `token`; return False if another token has it."""
         ...
 
     def release(self, key: bytes, token: bytes) -> None: ...
@@ -70,11 +69,11 @@ class Client(Protocol):
     def delete(self, keys: Sequence[bytes]) -> None: ...
 
     def servers(self) -> tuple[str, ...]:
-        """The identity of each primary's process: another one may have lost what was written."""
+        """Return the process id of each primary, since a restarted one may have lost data."""
         ...
 
     def memory(self) -> Sequence[Mapping[str, Any]]:
-        """What each primary says of its memory."""
+        """Return the memory section of INFO of each primary."""
         ...
 
     def close(self) -> None: ...
@@ -103,115 +102,113 @@ class Copies:
         self._owner_key = self._prefix + b"+"
 
     def head(self) -> Head | None:
-        with self._told():
-            return head_of(self._asked([self._head_key], None)[0])
+        with self._guarded():
+            return decode_head(self._read_values([self._head_key], None)[0])
 
     def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
-        """Write the records, in chunks. They are read once `set_head` says that all are there."""
-        with self._told():
+        """Write records in chunks; readers see them after `set_head`."""
+        with self._guarded():
             for start in range(0, len(changes), CHUNK):
-                some = changes[start : start + CHUNK]
+                chunk = changes[start : start + CHUNK]
                 records = {
-                    self.key(one.key): encode_versions(one, epoch, sequence, before) for one in some
+                    self.key(one.key): encode_versions(one, epoch, sequence, before)
+                    for one in chunk
                 }
-                lifetimes = {self.key(one.key): TOMBSTONE_MS for one in some if one.new is None}
+                lifetimes = {self.key(one.key): TOMBSTONE_MS for one in chunk if one.new is None}
                 self._client.write(records, lifetimes)
 
     def set_head(self, head: Head) -> None:
-        with self._told():
+        with self._guarded():
             self._client.write({self._head_key: encode_head(head)})
 
     def drop_head(self) -> None:
-        """Readers are told that nothing is there, until there is a head again."""
-        with self._told():
+        """Delete the head, so that readers see no records until there is one again."""
+        with self._guarded():
             self._client.delete([self._head_key])
 
-    def drop_foreign(self, epoch: int) -> int:
-        """Delete the records of other epochs; the number of them."""
+    def drop_other_epochs(self, epoch: int) -> int:
+        """Delete the records of other epochs and return their number."""
         dropped = 0
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
-                gone = [
+                stale = [
                     key
                     for key, value in zip(keys, values, strict=True)
-                    if value is None or not of_epoch(value, epoch)
+                    if value is None or not is_of_epoch(value, epoch)
                 ]
-                self._client.delete(gone)
-                dropped += len(gone)
+                self._client.delete(stale)
+                dropped += len(stale)
         return dropped
 
     def wipe(self) -> int:
-        """Delete all that is there under this name, the head first; the number of records. Who
-        publishes must not run.
+        """Delete head and records under this name, and return their number.
+
+        No publisher may run.
         """
         self.drop_head()
         dropped = 0
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(self._prefix + b"."):
                 self._client.delete(keys)
                 dropped += len(keys)
         return dropped
 
     def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
-        """See `CopiesAt.prune`. Looks through all keys of the server that begin like ours, piece by
-        piece.
-        """
-        gone: dict[str, int] = {}
+        """Delete copies that are not kept by scanning the server's keys, see `CopiesAt.prune`."""
+        deleted: dict[str, int] = {}
         live: dict[bytes, bool] = {}
-        with self._told():
+        with self._guarded():
             for keys in self._client.keys(b"tb:" if unnamed else f"tb:{project}:".encode()):
                 dead: list[bytes] = []
                 for key in keys:
-                    schema, begin = _schema_of(key, project.encode())
+                    schema, prefix = _schema_of(key, project.encode())
                     if (
                         schema is None
                         or (not unnamed and schema.startswith("tb:"))
                         or schema in keep
                     ):
                         continue
-                    if begin not in live:
-                        live[begin] = self._client.read([begin + b"+"])[0] is not None
-                    if not live[begin]:
+                    if prefix not in live:
+                        live[prefix] = self._client.read([prefix + b"+"])[0] is not None
+                    if not live[prefix]:
                         dead.append(key)
-                        if key[len(begin) :].startswith(b"."):
-                            gone[schema] = gone.get(schema, 0) + 1
+                        if key[len(prefix) :].startswith(b"."):
+                            deleted[schema] = deleted.get(schema, 0) + 1
                         else:
-                            gone.setdefault(schema, 0)
+                            deleted.setdefault(schema, 0)
                 self._client.delete(dead)
-        return gone
+        return deleted
 
     def names(self, project: str) -> list[str]:
-        """The names under which anything of a project is there: its schemas, or the parts of these."""
-        begin = f"tb:{project}:".encode()
-        with self._told():
-            keys = [key for some in self._client.keys(begin) for key in some]
+        """Return the names with keys of a project: its schemas, or their parts."""
+        prefix = f"tb:{project}:".encode()
+        with self._guarded():
+            keys = [key for chunk in self._client.keys(prefix) for key in chunk]
         return sorted(
-            {key[len(begin) :].partition(b":")[0].decode(errors="replace") for key in keys}
+            {key[len(prefix) :].partition(b":")[0].decode(errors="replace") for key in keys}
         )
 
     def claimed(self) -> bool:
-        """Whether somebody publishes these records."""
-        with self._told():
+        """Return whether a publisher has these records."""
+        with self._guarded():
             return self._client.read([self._owner_key])[0] is not None
 
     def claim(self, token: bytes, lifetime_ms: int) -> bool:
-        with self._told():
+        with self._guarded():
             return self._client.claim(self._owner_key, token, lifetime_ms)
 
     def release(self, token: bytes) -> None:
-        with self._told():
+        with self._guarded():
             self._client.release(self._owner_key, token)
 
     def servers(self) -> tuple[str, ...]:
-        with self._told():
+        with self._guarded():
             return self._client.servers()
 
     def check(self) -> None:
-        """Raises StorageError where a server drops records when it is full: they would look as if
-        nothing had happened.
-        """
-        with self._told():
+        """Raise StorageError if a server silently evicts records when it is full."""
+        with self._guarded():
             settings = self._client.memory()
         for one in settings:
             policy = one.get("maxmemory_policy", "noeviction")
@@ -223,39 +220,44 @@ class Copies:
         return self._prefix + b"." + key
 
     def read(self, keys: Sequence[bytes], head: Head | None = None) -> list[bytes | None]:
-        """What is stored under each key, versions and all; a replica is asked too if `head` says
-        how far it must be.
-        """
-        found: list[bytes | None] = []
-        with self._told():
-            for start in range(0, len(keys), CHUNK):
-                found += self._asked([self.key(key) for key in keys[start : start + CHUNK]], head)
-        return found
+        """Return the stored versions of each key.
 
-    def _asked(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
+        With a `head`, a replica that has it may serve a hedged read.
+        """
+        values: list[bytes | None] = []
+        with self._guarded():
+            for start in range(0, len(keys), CHUNK):
+                values += self._read_values(
+                    [self.key(key) for key in keys[start : start + CHUNK]], head
+                )
+        return values
+
+    def _read_values(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
         if self._hedge is None:
             return self._client.read(keys)
         if self._replica is None or head is None:
             return self._client.read_hedged(keys, self._hedge)
 
-        def whole(values: list[bytes | None]) -> list[bytes | None] | None:
-            # What a primary wrote reaches a replica in that order: with the head, all records of
-            # its commit are there.
-            theirs = head_of(values[0])
+        def accept_if_current(values: list[bytes | None]) -> list[bytes | None] | None:
+            # A replica applies writes in the primary's order, so with the head it has all records
+            # of the commit.
+            replica_head = decode_head(values[0])
             return (
                 values[1:]
-                if theirs is not None
-                and theirs.epoch == head.epoch
-                and theirs.sequence >= head.sequence
+                if replica_head is not None
+                and replica_head.epoch == head.epoch
+                and replica_head.sequence >= head.sequence
                 else None
             )
 
         return self._client.read_hedged(
-            keys, self._hedge, Second(self._replica, [self._head_key, *keys], whole)
+            keys,
+            self._hedge,
+            HedgeRequest(self._replica, [self._head_key, *keys], accept_if_current),
         )
 
     def all_keys(self, prefix: bytes) -> list[bytes]:
-        with self._told():
+        with self._guarded():
             length = len(self.key(b""))
             return sorted(
                 {key[length:] for keys in self._client.keys(self.key(prefix)) for key in keys}
@@ -267,7 +269,7 @@ class Copies:
             self._replica.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[None]:
         import redis
 
         if self._breaker is not None and not self._breaker.lets():
@@ -297,10 +299,10 @@ class Copies:
         ) as error:
             if self._breaker is not None:
                 self._breaker.failed()
-            strange = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            is_untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
             fix = (
                 "its certificate must be for this host, and by ssl_ca_certs of store.url"
-                if strange
+                if is_untrusted
                 else "is the server up, and store.url right?"
             )
             raise StorageError(
@@ -309,16 +311,16 @@ class Copies:
 
 
 class CopiedSnapshot:
-    """Implements `store.Snapshot` over copies, as of one head.
+    """A `store.Snapshot` over copies, as of one head.
 
     Raises, on top of what `Copies` does:
-        MovedError: what is read was written twice since the snapshot began; begin another.
+        MovedError: a record was written twice since the snapshot began; begin another.
     """
 
     def __init__(self, copies: Copies, head: Head) -> None:
         self._copies, self._head = copies, head
         self.published_at = head.at
-        self._until = time.monotonic() + SNAPSHOT_S
+        self._deadline = time.monotonic() + SNAPSHOT_S
 
     def get(self, key: bytes) -> bytes | None:
         return self._versions([key])[0]
@@ -331,16 +333,16 @@ class CopiedSnapshot:
         return b"".join(values), [len(one) for one in values]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Slow: it looks through all keys of the server. Meant for tools."""
+        """Scan all keys of the server. Slow, for tools only."""
         keys = [key for key in self._copies.all_keys(prefix) if key > after]
         for start in range(0, len(keys), CHUNK):
-            some = keys[start : start + CHUNK]
-            for key, value in zip(some, self._versions(some), strict=True):
+            chunk = keys[start : start + CHUNK]
+            for key, value in zip(chunk, self._versions(chunk), strict=True):
                 if value is not None:
                     yield key, value
 
     def _versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        if time.monotonic() > self._until:
+        if time.monotonic() > self._deadline:
             raise MovedError(f"a snapshot is good for {SNAPSHOT_S:g} s")
         head = self._head
         return [
@@ -350,7 +352,7 @@ class CopiedSnapshot:
 
 
 class CopiedStore:
-    """The reading half of `store.Store` over copies; made by `open_copies`."""
+    """The reading half of `store.Store` over copies; created by `open_copies`."""
 
     def __init__(self, copies: Copies) -> None:
         self._copies = copies
@@ -372,17 +374,15 @@ class CopiedStore:
 
 @dataclass(frozen=True)
 class CopiesAt:
-    """Where the records of a project are copied to.
+    """The target of a project's record copies.
 
     Attributes:
-        url: of the server, see `open_copies`.
-        project: what the keys of this project begin with, since several may share a server.
-        password: of the server, where it does not stand in the URL.
-        replica: the URL of a replica, which hedged reads are asked of; "" asks the server itself,
-            over another connection.
-        hedge: says when to ask a second time; None asks once. For readers.
-        read_timeout_s: of connecting and of each answer, for who reads: short, since somebody waits
-            for the answer.
+        url: URL of the server, see `open_copies`.
+        project: prefix of this project's keys, since several may share a server.
+        password: password of the server, if it is not in the URL.
+        replica: URL of a replica for hedged reads; "" uses another connection to the server.
+        hedge: decides when to hedge reads; None never does.
+        read_timeout_s: timeout of connecting and of each response for readers.
     """
 
     url: str = field(repr=False)
@@ -395,7 +395,7 @@ class CopiesAt:
     def open(
         self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None
     ) -> Copies:
-        """The copies of one schema, to read them unless told otherwise; as `open_copies`."""
+        """Open the copies of one schema, by default for reading; see `open_copies`."""
         return open_copies(
             self.url,
             f"{self.project}:{schema}",
@@ -407,12 +407,13 @@ class CopiesAt:
         )
 
     def prune(self, keep: Collection[str], *, unnamed: bool = False) -> dict[str, int]:
-        """Delete the records of all schemas of this project but those to keep and those that are
-        being published; how many of each.
+        """Delete the records of schemas that are neither kept nor being published.
+
+        Returns the number of records by schema.
 
         Args:
-            unnamed: also those that were written when keys did not name a project, whosever they
-                are; told as `tb:SCHEMA`.
+            unnamed: also delete records of any project whose keys do not name one, reported as
+                `tb:SCHEMA`.
         Raises:
             StorageError: the server cannot be reached, or refuses.
         """
@@ -433,16 +434,16 @@ def open_copies(
     hedge: Hedge | None = None,
     replica: str = "",
 ) -> Copies:
-    """The copies under `name` on the server of `url`; nothing is asked of the server yet.
+    """Open the copies under `name` on a server, without contacting it yet.
 
     Args:
         url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS
             (`?ssl_ca_certs=FILE`); `valkey+cluster://` for a cluster, of which any node is named.
-        timeout_s: of connecting and of each answer.
-        breaker: lets questions fail at once while the server does not answer; for readers, whose
-            answers cannot wait for it. All who ask the same server share one, so that their
-            failures add up.
-        password: takes the place of one in the URL. hedge, replica: as in `CopiesAt`.
+        timeout_s: timeout of connecting and of each response.
+        breaker: fails calls at once while the server does not answer; for readers. All callers of
+            a server share one, so that their failures add up.
+        password: replaces the password in the URL.
+        hedge, replica: see `CopiesAt`.
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
@@ -455,13 +456,17 @@ def open_copies(
             where="store.url",
             fix="pip install 'tailorbird[valkey]'",
         ) from error
-    beside = connect(replica, timeout_s, password) if replica and hedge is not None else None
-    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, beside)
+    replica_client = (
+        connect(replica, timeout_s, password) if replica and hedge is not None else None
+    )
+    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, replica_client)
 
 
 def server_named(url: str, setting: str = "store.url") -> str:
-    """Scheme, host and port of a store's URL, never its password. Raises ConfigError, which names
-    the setting, where it is none.
+    """Return scheme, host and port of a store's URL, without its password.
+
+    Raises:
+        ConfigError: the URL in `setting` is invalid.
     """
     fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
     try:
@@ -480,10 +485,11 @@ _OURS = re.compile(
 
 
 def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
-    """The schema of a key of the project, `tb:SCHEMA` where the key names no project, None for any
-    other; and what the key begins with.
+    """Return schema and prefix of a key of the project.
+
+    The schema is `tb:SCHEMA` where the key names no project, and None for a foreign key.
     """
-    found = _OURS.match(key)
-    if found is None or found[1] not in (None, project):
+    match = _OURS.match(key)
+    if match is None or match[1] not in (None, project):
         return None, b""
-    return found[2].decode() if found[1] is not None else f"tb:{found[2].decode()}", found[0]
+    return match[2].decode() if match[1] is not None else f"tb:{match[2].decode()}", match[0]

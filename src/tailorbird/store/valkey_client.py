@@ -1,4 +1,4 @@
-"""The connection to Valkey or Redis, one server or a cluster, by `redis` (which speaks to both)."""
+"""Connections to Valkey or Redis, one server or a cluster, through the `redis` library."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,22 +13,20 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from tailorbird.errors import ConfigError
-from tailorbird.store.hedge import Hedge, Second
+from tailorbird.store.hedge import Hedge, HedgeRequest
 
 _SCAN = 1_000
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TURN_S = 0.0002  # of waiting for one of two answers
+_POLL_S = 0.0002  # alternating wait for one of two responses
 
 
-class _Question:
-    """One MGET on a connection of its own; a connection whose answer nobody waited for is closed,
-    lest another read it.
-    """
+class _Request:
+    """One MGET on a connection of its own, which is closed if its response was not read."""
 
     def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
         self._pool, self._keys, self._read = pool, keys, False
 
-    def __enter__(self) -> "_Question":
+    def __enter__(self) -> "_Request":
         self._connection = self._pool.get_connection()
         try:
             self._connection.send_command("MGET", *self._keys)
@@ -38,13 +36,13 @@ class _Question:
         return self
 
     def answered(self, wait_s: float) -> bool:
-        """Whether an answer is there, or comes within so many seconds."""
+        """Return whether a response arrives within `wait_s` seconds."""
         return self._connection.can_read(max(0.0, wait_s))
 
     def values(self) -> list[bytes | None]:
-        found = self._connection.read_response()
+        response = self._connection.read_response()
         self._read = True
-        return found
+        return response
 
     def __exit__(self, *_: object) -> None:
         self._leave()
@@ -55,34 +53,30 @@ class _Question:
         self._pool.release(self._connection)
 
 
-def _sooner(first: _Question, second: Second, until: float) -> list[bytes | None] | None:
-    """The second question's values, if they come before the first one's; None where the first is to
-    be read.
-    """
-    with _Question(second.asked.pool, second.keys) as other:
+def _race(first: _Request, second: HedgeRequest, until: float) -> list[bytes | None] | None:
+    """Return the second request's values if they come first; None if the first is to be read."""
+    with _Request(second.client.pool, second.keys) as other:
         while time.monotonic() < until:
-            if first.answered(_TURN_S):
+            if first.answered(_POLL_S):
                 return None
-            if other.answered(_TURN_S):
+            if other.answered(_POLL_S):
                 return second.accepts(other.values())
     return None
 
 
 class ValkeyClient:
-    """Implements `store.valkey.Client`."""
+    """A `store.valkey.Client`."""
 
-    def __init__(self, made: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
-        self._made, self._cluster, self._timeout_s = made, cluster, timeout_s
+    def __init__(self, make: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
+        self._made, self._cluster, self._timeout_s = make, cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
-        return (
-            self._made()
-        )  # a client of a cluster asks for its slots at once: not before the first question
+        return self._made()  # a cluster client connects at once, so create it lazily
 
     @property
     def pool(self) -> Any:
-        """Its connections."""
+        """The connection pool."""
         return self._client.connection_pool
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -91,27 +85,28 @@ class ValkeyClient:
         return self._client.mget_nonatomic(keys) if self._cluster else self._client.mget(keys)
 
     def read_hedged(
-        self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None
+        self, keys: Sequence[bytes], hedge: Hedge, second: HedgeRequest | None = None
     ) -> list[bytes | None]:
-        """As `read`, asked a second time after a while: over another connection, or as `second`
-        says. Of a cluster, asked once.
+        """Read with a second request after a delay: over another connection, or as `second`.
+
+        A cluster is not hedged.
         """
         if self._cluster or not keys:
             return self.read(keys)
-        wait_s, began = hedge.wait_s(), time.monotonic()
-        with _Question(self.pool, keys) as first:
-            if wait_s is None or first.answered(wait_s) or not hedge.may():
+        wait_s, started_at = hedge.wait_s(), time.monotonic()
+        with _Request(self.pool, keys) as first:
+            if wait_s is None or first.answered(wait_s) or not hedge.try_hedge():
                 values = first.values()
-                hedge.took(time.monotonic() - began)
+                hedge.record(time.monotonic() - started_at)
                 return values
             if second is None:
-                second = Second(self, keys, lambda values: values)
+                second = HedgeRequest(self, keys, lambda values: values)
             try:
-                found = _sooner(first, second, until=began + self._timeout_s)
+                second_values = _race(first, second, until=started_at + self._timeout_s)
             except (redis.exceptions.RedisError, OSError):
-                found = None  # whatever befell the second question, the first is still open
-            values = first.values() if found is None else found
-            hedge.took(time.monotonic() - began, won=found is not None)
+                second_values = None  # the first request is still open
+            values = first.values() if second_values is None else second_values
+            hedge.record(time.monotonic() - started_at, won=second_values is not None)
             return values
 
     def write(
@@ -141,14 +136,14 @@ class ValkeyClient:
             )
             + b"*"
         )
-        found: list[bytes] = []
+        page: list[bytes] = []
         for key in self._client.scan_iter(match=pattern, count=_SCAN):
-            found.append(key)
-            if len(found) == _SCAN:
-                yield found
-                found = []
-        if found:
-            yield found
+            page.append(key)
+            if len(page) == _SCAN:
+                yield page
+                page = []
+        if page:
+            yield page
 
     def delete(self, keys: Sequence[bytes]) -> None:
         if not keys:
@@ -158,23 +153,23 @@ class ValkeyClient:
             return
         with (
             self._client.pipeline() as pipeline
-        ):  # one command has keys of one slot; a round trip has as many commands as it likes
+        ):  # a command has keys of one slot, a pipeline has many commands
             for key in keys:
                 pipeline.execute_command("UNLINK", key)
             pipeline.execute()
 
     def servers(self) -> tuple[str, ...]:
-        return tuple(sorted(info["run_id"] for info in self._infos("server")))
+        return tuple(sorted(info["run_id"] for info in self._info_by_primary("server")))
 
     def memory(self) -> list[Mapping[str, Any]]:
-        """What each primary says of its memory."""
-        return self._infos("memory")
+        """Return the memory section of INFO of each primary."""
+        return self._info_by_primary("memory")
 
     def close(self) -> None:
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _infos(self, section: str) -> list[Mapping[str, Any]]:
+    def _info_by_primary(self, section: str) -> list[Mapping[str, Any]]:
         if not self._cluster:
             return [self._client.info(section)]
         return [
@@ -184,15 +179,15 @@ class ValkeyClient:
 
 
 def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
-    """A client; it connects at the first question, gives up after `timeout_s`, and tries again by
-    itself only in a cluster, once, since another node may have the slots by then.
+    """Create a client that connects with its first request and gives up after `timeout_s`.
+
+    It retries only in a cluster, once, since another node may have the slots by then.
 
     Raises:
-        ConfigError: the URL cannot be read, has an option that there is not, or names a file that
-            is not there.
+        ConfigError: the URL is invalid, has an unknown option, or names a missing file.
     """
     cluster = "+cluster" in url.partition("://")[0]
-    plain = (
+    base_url = (
         url.replace("+cluster", "", 1)
         .replace("valkeys://", "rediss://", 1)
         .replace("valkey://", "redis://", 1)
@@ -205,29 +200,27 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     own = {"password": password} if password else {}
     try:
         if password:
-            plain = _without_password(plain)
-        single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options, **own)
+            base_url = _without_password(base_url)
+        single = redis.Redis.from_url(base_url, retry=Retry(NoBackoff(), 0), **options, **own)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     _require_options(single.connection_pool)
     if cluster:
         return ValkeyClient(
-            lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own),
+            lambda: RedisCluster.from_url(base_url, retry=Retry(NoBackoff(), 1), **options, **own),
             cluster=True,
         )
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
 
 
 def _require_options(pool: Any) -> None:
-    """A client takes any option of its URL, and says what is wrong with it with its first
-    connection alone.
-    """
+    """Check the options of a URL, which a client would check only with its first connection."""
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError as error:
-        found = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
+        message = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
         raise ConfigError(
-            found, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}"
+            message, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}"
         ) from None
     for option in _TLS_FILES:
         if (file := pool.connection_kwargs.get(option)) and not Path(file).is_file():
@@ -237,7 +230,7 @@ def _require_options(pool: Any) -> None:
 
 
 def _without_password(url: str) -> str:
-    """What stands in a URL wins over what is said beside it, so a password there is left out."""
+    """Remove the password from a URL, where it would override the given one."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}"))

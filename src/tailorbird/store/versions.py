@@ -1,10 +1,10 @@
-"""How a record is copied: with the version before it, so that who read the head a moment ago still
-finds what belongs to it.
+"""The format of copied records: each with its previous version, for readers of the previous head.
 
     head      epoch u64 | sequence u64 | at u64
-    record    epoch u64 | sequence u64 | before u64 | two lengths i32 | value as of `sequence` | value between `before` and `sequence`
+    record    epoch u64 | sequence u64 | before u64 | two lengths i32
+              | value as of `sequence` | value between `before` and `sequence`
 
-`store.valkey` keeps them under keys; `store.published` makes them.
+`store.published` creates them, and `store.valkey` stores them.
 """
 
 import struct
@@ -15,15 +15,14 @@ from tailorbird.store.protocol import MovedError
 
 _HEAD = struct.Struct("<3Q")
 _VERSIONS = struct.Struct("<3Q2i")
-_GONE, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whether it was
+_ABSENT, _UNKNOWN = -1, -2  # lengths: the record was absent; it is unknown
 
 
 @dataclass(frozen=True)
 class Head:
-    """The newest commit that is there whole. Another epoch is another copying: sequences of two do
-    not compare.
+    """The newest complete commit. Sequences of different epochs are not comparable.
 
-    `at`: when there was nothing newer yet, by the publisher's clock, in microseconds.
+    `at` is when it was last known to be newest, by the publisher's clock, in microseconds.
     """
 
     epoch: int
@@ -33,26 +32,24 @@ class Head:
 
 @dataclass(frozen=True)
 class Change:
-    """A record as it is now, and as it was at the head before; None: it is not there. `known`:
-    whether `old` is known.
-    """
+    """A record now and as of the previous head; None where it is absent."""
 
     key: bytes
     new: bytes | None
     old: bytes | None = None
-    known: bool = False
+    has_old: bool = False
 
 
 def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
-    """The two versions of a record as they are stored."""
-    new, old = change.new or b"", (change.old or b"") if change.known else b""
-    new_length = _GONE if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.known else _GONE if change.old is None else len(old)
+    """Encode the two versions of a record."""
+    new, old = change.new or b"", (change.old or b"") if change.has_old else b""
+    new_length = _ABSENT if change.new is None else len(new)
+    old_length = _UNKNOWN if not change.has_old else _ABSENT if change.old is None else len(old)
     return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
 
 
 def version_at(stored: bytes, head: Head) -> bytes | None:
-    """The record as of the head.
+    """Return the record as of the head.
 
     Raises:
         MovedError: it is known only as of a later commit.
@@ -65,25 +62,25 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
         )
     epoch, sequence, before, new, old = _VERSIONS.unpack_from(stored)
     start = _VERSIONS.size
-    if len(stored) != start + max(new, 0) + max(old, 0) or new < _GONE or old < _UNKNOWN:
+    if len(stored) != start + max(new, 0) + max(old, 0) or new < _ABSENT or old < _UNKNOWN:
         raise DamageError("a record is cut short", fix="tailorbird run worker publishes it anew")
     if epoch == head.epoch and sequence <= head.sequence:
-        return None if new == _GONE else stored[start : start + new]
+        return None if new == _ABSENT else stored[start : start + new]
     if epoch == head.epoch and old != _UNKNOWN and before <= head.sequence:
-        return None if old == _GONE else stored[start + max(new, 0) :]
+        return None if old == _ABSENT else stored[start + max(new, 0) :]
     raise MovedError("the record was written again while it was read")
 
 
 def encode_head(head: Head) -> bytes:
-    """The head as it is stored."""
+    """Encode the head."""
     return _HEAD.pack(head.epoch, head.sequence, head.at)
 
 
-def head_of(stored: bytes | None) -> Head | None:
-    """The head that is stored; None if nothing of ours is."""
+def decode_head(stored: bytes | None) -> Head | None:
+    """Decode a stored head; None if it is absent or not one of ours."""
     return None if stored is None or len(stored) != _HEAD.size else Head(*_HEAD.unpack(stored))
 
 
-def of_epoch(stored: bytes, epoch: int) -> bool:
-    """Whether a record was written by this copying."""
+def is_of_epoch(stored: bytes, epoch: int) -> bool:
+    """Return whether a record was written under this epoch."""
     return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch

@@ -25,9 +25,9 @@ from tailorbird.stream.partitions import (
     raw_path,
     routed_address,
     routed_path,
+    router_share,
     scores_path,
     set_aside_files,
-    share_of,
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
 from tailorbird.stream.reading import EmbeddedReader
@@ -65,7 +65,7 @@ __all__ = [
     "read_released",
     "routed_address",
     "routed_path",
+    "router_share",
     "scores_path",
     "set_aside_files",
-    "share_of",
 ]

@@ -1,8 +1,9 @@
 """The checksum chain of a log: each block's sum covers the block and the sum before it.
 
-    crc(k) = CRC-32 over  crc(k-1) u32 | offset i64 | rows i64 | len(kind) u32 | len(receipt) u32 | kind | receipt | payload
+    crc(k) = CRC-32 over  crc(k-1) u32 | offset i64 | rows i64
+                          | len(kind) u32 | len(receipt) u32 | kind | receipt | payload
 
-A block that was changed, moved, or whose predecessor went missing no longer fits. The chain starts
+A block that was changed or moved, or whose predecessor is missing, does not match. The chain starts
 from the partition's name.
 """
 
@@ -15,12 +16,12 @@ _HEAD = struct.Struct("<IqqII")
 
 
 def origin(partition: str) -> int:
-    """The sum that stands before a log's first block."""
+    """Return the sum before a log's first block."""
     return crc32(partition.encode())
 
 
 def link(previous: int, offset: int, block: Block) -> int:
-    """The sum of `block` at `offset` behind a block whose sum is `previous`."""
+    """Return the sum of `block` at `offset` after a block with the sum `previous`."""
     kind = block.kind.encode()
     head = _HEAD.pack(previous, offset, block.rows, len(kind), len(block.receipt))
     return crc32(block.payload, crc32(block.receipt, crc32(kind, crc32(head))))

@@ -1,14 +1,13 @@
-"""The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our
-own over its blocks.
+"""The writer of a log in one SQLite file (WAL, synced at each commit) with a checksum chain.
 
-SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see
-is a lost or a flipped page, hence the chain, and a note of where it ends. Damaged last blocks are
-set aside in a file beside the log when the writer opens (or stop it, as its owner chooses), and so
-are last blocks that are gone; damage in the middle always stops, and names the offset.
+SQLite drops a torn tail by itself, which was not acknowledged. It does not detect a lost or flipped
+page; the chain and a record of its end do. Damaged or missing last blocks are set aside in a file
+beside the log when the writer opens, or stop it, as its owner chooses. Damage in the middle always
+stops the writer and names the offset.
 
-Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync.
-Readers never checkpoint. The promises are in `stream.protocol`; tables and reader in
-`stream.reading`; opening and checkpoints of the file itself in `stream.sqlite`.
+The writer runs checkpoints itself and checks their results, since automatic ones swallow a failed
+sync. Readers never checkpoint. `stream.protocol` has the guarantees, `stream.reading` the tables
+and the reader, `stream.sqlite` opening and checkpoints of the file.
 """
 
 import logging
@@ -31,40 +30,48 @@ from tailorbird.stream.reading import (
     FORMAT,
     TABLES,
     check_format,
-    damaged,
+    damaged_block_error,
     fitting,
     head_row,
-    last_of,
+    last_block,
     log_row,
-    lost,
+    lost_tail_error,
 )
 
 log = logging.getLogger(__name__)
-_TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
-_PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
+_TAIL_BLOCKS = 64  # last blocks that a writer checks when it opens
+_PRUNE_BLOCKS, _PRUNE_BYTES = (
+    256,
+    64 << 20,
+)  # in one transaction, so that pruning never holds the file long
 
 
 def open_writer(
-    path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0
+    path: Path,
+    *,
+    partition: str,
+    first: int = 0,
+    damaged_tail: str = "set_aside",
+    expected_end: int = 0,
 ) -> "EmbeddedWriter":
-    """Open or make the log at `path` as its only writer.
+    """Open or create the log at `path` as its only writer.
 
     Args:
-        partition: its name; a log keeps the one it was made with.
-        first: the offset of the first row, if the log is made now.
-        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on,
-            "stop" raises DamageError.
-        held: the highest position that a reader holds; a log that ends before it was lost, and a
-            new one is begun there, see `stream.held`.
+        partition: name of the log, fixed at its creation.
+        first: offset of the first row of a new log.
+        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and
+            continues, "stop" raises DamageError.
+        expected_end: highest position that a reader has read; a log that ends before it was lost,
+            and a new one begins there, see `stream.held`.
     Raises:
-        LockedError: another writer has it.
+        LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log.
         StorageError: the disk refuses.
     """
     path = Path(path)
     lock = FileLock(path)
     try:
-        return EmbeddedWriter(path, lock, partition, first, damaged_tail, held)
+        return EmbeddedWriter(path, lock, partition, first, damaged_tail, expected_end)
     except BaseException:
         lock.release()
         raise
@@ -87,54 +94,50 @@ class EmbeddedWriter:
         partition: str,
         first: int,
         damaged_tail: str,
-        held: int = 0,
+        expected_end: int = 0,
     ) -> None:
         self.path = path
         self._lock = lock
-        self._failed = ""
+        self._failure = ""
         self._checkpoint_failed = self._unsettled = False
-        self._inside = False
+        self._in_transaction = False
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
-            if held > first and not path.exists():
-                self._tell_lost(first, held, msgspec.msgpack.encode([]))
-                first = held
+            if expected_end > first and not path.exists():
+                self._report_lost(first, expected_end, msgspec.msgpack.encode([]))
+                first = expected_end
             self._connect(partition, first, damaged_tail)
-            if self._end < held:
-                self._begin_anew(partition, held)
+            if self._end < expected_end:
+                self._replace_lost_log(partition, expected_end)
 
     def _connect(self, partition: str, first: int, damaged_tail: str) -> None:
         self.connection = sqlite.connect_writer(self.path)
         try:
             self._settle()
-            self._make(partition, first)
+            self._create_tables(partition, first)
             self._open(partition, damaged_tail)
         except BaseException:
             self.connection.close()
             raise
 
-    def _begin_anew(self, partition: str, held: int) -> None:
-        """Move a log that ends before what its readers hold out of the way, whole, and begin a new
-        one behind that.
-        """
+    def _replace_lost_log(self, partition: str, expected_end: int) -> None:
+        """Set aside a log that ends before what readers have read, and begin a new one there."""
         sqlite.checkpoint(self.connection, self.path, truncate=True)
         self.connection.close()
         if sqlite.wal_bytes(self.path):
             raise StorageError(
-                f"the log ends at {self._end}, was read up to {held} before, and cannot be "
+                f"the log ends at {self._end}, was read up to {expected_end} before, and cannot be "
                 "moved out of the way: a reader holds it",
                 where=str(self.path),
                 fix="stop all roles, then start again",
             )
-        self._tell_lost(self._end, held, None)
-        for leftover in ("-wal", "-shm"):  # whose content is in the file
+        self._report_lost(self._end, expected_end, None)
+        for leftover in ("-wal", "-shm"):  # their content is in the file
             self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
-        self._connect(partition, held, "set_aside")
+        self._connect(partition, expected_end, "set_aside")
 
-    def _tell_lost(self, end: int, held: int, note: bytes | None) -> None:
-        """Leave a file of the lost log beside the new one: itself, or a note where nothing is left
-        of it.
-        """
+    def _report_lost(self, end: int, expected_end: int, note: bytes | None) -> None:
+        """Set aside the lost log, or a note where nothing is left of it, and log the loss."""
         number = end
         while (
             aside := self.path.with_name(f"{self.path.name}.damaged-{number}")
@@ -153,8 +156,8 @@ class EmbeddedWriter:
             "tailorbird lake verify; look at the disk",
             self.path,
             f"ends at {end}" if note is None else "is not there",
-            held,
-            held,
+            expected_end,
+            expected_end,
             aside,
         )
 
@@ -162,9 +165,9 @@ class EmbeddedWriter:
         try:
             sqlite.settle(self.connection, self.path)
         except apsw.FullError:
-            self._checkpoint_failed = self._unsettled = True  # tried again before the first write
+            self._checkpoint_failed = self._unsettled = True  # retried before the first write
 
-    def _make(self, partition: str, first: int) -> None:
+    def _create_tables(self, partition: str, first: int) -> None:
         with self.connection:
             self.connection.execute(TABLES)
             row = (FORMAT, partition, first, chain.origin(partition), first, first)
@@ -179,40 +182,42 @@ class EmbeddedWriter:
                 where=str(self.path),
                 fix="give each producer its own file",
             )
-        bad = self._damaged_tail()
-        if bad is not None:
+        damaged_from = self._find_damaged_tail()
+        if damaged_from is not None:
             if damaged_tail == "stop":
-                raise damaged(self.path, bad)
-            self._cut_tail(bad)
+                raise damaged_block_error(self.path, damaged_from)
+            self._cut_tail(damaged_from)
         self._check_head(damaged_tail)
-        end, self._crc = last_of(self.connection)
+        end, self._crc = last_block(self.connection)
         self._end = max(end, log_row(self.connection)[5])
 
     def _check_head(self, damaged_tail: str) -> None:
-        """Hold the last block against the note of it."""
-        end, crc = last_of(self.connection)
+        """Compare the last block with the record of it."""
+        end, crc = last_block(self.connection)
         head = head_row(self.connection)
         if head == (end, crc):
             return
         if head is not None and head[0] > end:
             if damaged_tail == "stop":
-                raise lost(self.path, end, head[0])
+                raise lost_tail_error(self.path, end, head[0])
             self._cut_tail(end)
-        elif head is not None:  # the chain holds beyond it: what is stale is the note
+        elif head is not None:  # the chain is intact beyond it, so the record is stale
             log.critical(
                 "%s: the note of the last block was not what was written, the blocks are: "
                 "look at the disk",
                 self.path,
             )
         with self.connection:
-            self._note(*last_of(self.connection))
+            self._write_head(*last_block(self.connection))
 
-    def _note(self, end: int, crc: int) -> None:
+    def _write_head(self, end: int, crc: int) -> None:
         self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 
-    def _damaged_tail(self) -> int | None:
-        """The offset from which on every block is damaged, if any; raises DamageError for a damaged
-        block with a whole one behind it.
+    def _find_damaged_tail(self) -> int | None:
+        """Return the offset from which all blocks are damaged, if any.
+
+        Raises:
+            DamageError: an intact block follows a damaged one.
         """
         rows = self.connection.execute(
             f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)
@@ -224,20 +229,18 @@ class EmbeddedWriter:
             previous = rows.pop(0)[3]
         else:
             previous = log_row(self.connection)[3]
-        bad: int | None = None
+        damaged_from: int | None = None
         for row in rows:
-            whole = fitting(row, previous) is not None
+            is_intact = fitting(row, previous) is not None
             previous = row[3]
-            if whole and bad is not None:
-                raise damaged(self.path, bad)
-            if not whole and bad is None:
-                bad = row[0]
-        return bad
+            if is_intact and damaged_from is not None:
+                raise damaged_block_error(self.path, damaged_from)
+            if not is_intact and damaged_from is None:
+                damaged_from = row[0]
+        return damaged_from
 
     def _cut_tail(self, offset: int) -> None:
-        """Move what there is from `offset` on into a file beside the log; the offsets are not given
-        again.
-        """
+        """Move blocks from `offset` on into a file beside the log; never reuse their offsets."""
         rows = self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)
         ).fetchall()
@@ -252,7 +255,7 @@ class EmbeddedWriter:
         with self.connection:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
-            self._note(*last_of(self.connection))
+            self._write_head(*last_block(self.connection))
         self.set_aside.append(aside)
         log.critical(
             "%s: the blocks at %d to %d do not match their checksums, or are gone; what "
@@ -266,14 +269,12 @@ class EmbeddedWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Everything within, the owner's own tables included, is committed and synced as one, or
-        not at all.
-        """
+        """Commit and sync all appends and the owner's own tables as one, or roll back."""
         self._check_usable()
         if self._checkpoint_failed:
             self._retry_checkpoint()
         before = self._end, self._crc
-        self._inside = True
+        self._in_transaction = True
         try:
             with sqlite.errors(self.path):
                 self.connection.execute("BEGIN IMMEDIATE")
@@ -283,7 +284,7 @@ class EmbeddedWriter:
             self._roll_back()
             raise
         finally:
-            self._inside = False
+            self._in_transaction = False
         self._commit(before)
 
     def _commit(self, before: tuple[int, int]) -> None:
@@ -297,19 +298,19 @@ class EmbeddedWriter:
             self._checkpoint_if_due()
         except BaseException as error:
             if committed and _is_full(error):
-                # What was appended is durable in the WAL. The next transaction tries again before
-                # it writes anything.
+                # The appended blocks are durable in the WAL. The next transaction retries the
+                # checkpoint before it writes.
                 log.warning(
                     "%s: the disk is full; nothing is lost, but nothing more may fit: free "
                     "some space",
                     self.path,
                 )
                 return
-            if not committed:  # else the blocks are there, and their offsets are taken
+            if not committed:  # committed blocks keep their offsets
                 self._end, self._crc = before
                 self._roll_back()
             if committed or not _is_full(error):
-                self._failed = str(error) or type(error).__name__
+                self._failure = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 raise StorageError(
                     f"writing failed: {error}",
@@ -338,12 +339,12 @@ class EmbeddedWriter:
             self._checkpoint_if_due()
         except Exception as error:
             if not _is_full(error):
-                self._failed = str(error)
+                self._failure = str(error)
             raise
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
-        if self._inside:
+        """Append blocks, see `LogWriter.append`; `transaction()` commits them together."""
+        if self._in_transaction:
             return self._insert(blocks)
         with self.transaction():
             return self._insert(blocks)
@@ -364,7 +365,7 @@ class EmbeddedWriter:
             self.connection.executemany(
                 f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
-            self._note(self._end, self._crc)
+            self._write_head(self._end, self._crc)
         faults.at("stream.after_append")
         return first
 
@@ -372,29 +373,28 @@ class EmbeddedWriter:
         return self._end
 
     def skip_to(self, offset: int) -> None:
-        """Leave a hole: the next block begins at `offset` or behind. Only within `transaction()`."""
-        if not self._inside:
+        """Skip to `offset`, where the next block begins. Only within `transaction()`."""
+        if not self._in_transaction:
             raise ValueError("skip_to is part of a transaction")
         if offset > self._end:
             self.connection.execute("UPDATE log SET end_min = ?", (offset,))
             self._end = offset
 
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`. The room is used again by later blocks; the file does not shrink."""
+        """Prune blocks, see `LogWriter.prune`; later blocks reuse the space."""
         count = 0
         while chunk := self.prune_some(before):
             count += chunk
         return count
 
     def prune_some(
-        self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
     ) -> int:
-        """One transaction's worth of `prune`, for those who have other things to do in between; 0
-        if nothing is left.
+        """Prune some blocks in one transaction and return how many; 0 if none are left.
 
         Args:
-            last_look: gets the blocks that go, unchecked, within the transaction; what it writes is
-                committed with it.
+            before_delete: gets the blocks, unchecked, within the transaction; its writes are
+                committed with the deletion.
         """
         with self.transaction() as connection:
             select = (
@@ -406,14 +406,14 @@ class EmbeddedWriter:
             rows = rows[: max(1, bisect_right(sizes, _PRUNE_BYTES))]
             if rows:
                 offset, count, crc, _ = rows[-1]
-                if last_look is not None:
-                    gone = connection.execute(
+                if before_delete is not None:
+                    deleted_rows = connection.execute(
                         f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,)
                     )
-                    last_look(
+                    before_delete(
                         [
-                            Stored(at, Block(kind, n, payload, receipt))
-                            for at, kind, n, _, receipt, payload in gone.fetchall()
+                            Stored(block_offset, Block(kind, row_count, payload, receipt))
+                            for block_offset, kind, row_count, _, receipt, payload in deleted_rows
                         ]
                     )
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
@@ -423,9 +423,7 @@ class EmbeddedWriter:
         return len(rows)
 
     def shrink(self) -> None:
-        """Give the room of a log without blocks back to the disk; harmless, and cheap, when there
-        are some.
-        """
+        """Return the disk space of a log without blocks; without effect if it has some."""
         self._check_usable()
         try:
             with sqlite.errors(self.path):
@@ -433,28 +431,28 @@ class EmbeddedWriter:
                     self.connection.execute("VACUUM")
                     sqlite.checkpoint(
                         self.connection, self.path, truncate=True
-                    )  # or the WAL keeps all of it beside the file
+                    )  # the WAL would keep all of it
         except BaseException as error:
             if not _is_full(error):
-                self._failed = (
+                self._failure = (
                     str(error) or type(error).__name__
-                )  # closing must not checkpoint on top of a failed sync
+                )  # close() must not checkpoint after a failed sync
             raise
 
     def _check_usable(self) -> None:
-        if self._failed:
+        if self._failure:
             raise StorageError(
-                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                f"an earlier write failed and its outcome is unknown: {self._failure}",
                 where=str(self.path),
                 fix="start this process again",
             )
-        if self._inside:
+        if self._in_transaction:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
-        """Checkpoint, close the file and let the next writer in."""
+        """Checkpoint, close the file and release the lock."""
         try:
-            if not self._failed:
+            if not self._failure:
                 with sqlite.errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
         except StorageError as error:

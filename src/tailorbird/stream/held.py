@@ -1,13 +1,12 @@
-"""How far router and lake hold the logs of a door, an import or a replay: no log may end before
-that, or be begun anew below it.
+"""Expected ends of a producer's logs: router and lake have read that far, so no log may end before.
 
-A lost or an older file that began again at 0 would give out positions that were taken already:
-whatever came in until it had grown beyond them would be skipped, though it had been acknowledged.
-So writers ask here before they open.
+A lost or older file that began again at 0 would give out positions a second time. Acknowledged rows
+would be skipped until the file had grown past the expected end. So writers check it before they
+open.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import apsw
@@ -16,16 +15,16 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.places import Place
 from tailorbird.stream import sqlite
 from tailorbird.stream.partitions import Stream, answers_address, index_paths, raw_path
-from tailorbird.stream.released import Released, known_released
+from tailorbird.stream.released import try_read_released
 
 log = logging.getLogger(__name__)
 
 
 def router_positions(stream: Stream) -> list[dict[str, int]]:
-    """How far each router whose tables are on this machine took the raw logs, by their names."""
-    parts: dict[
+    """Return the raw positions of each router whose tables are on this machine, by log name."""
+    positions_by_index: dict[
         str, dict[str, int]
-    ] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
+    ] = {}  # by partition; of several files that routers left of one, the newest counts
     for path in index_paths(stream):
         try:
             connection = sqlite.connect_reader(path)
@@ -33,19 +32,20 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
             continue
         try:
             rows = connection.execute("SELECT producer, offset FROM raw_position").fetchall()
-        except apsw.SQLError:  # it is just being made
+        except apsw.SQLError:  # the file is being created
             continue
         finally:
             connection.close()
-        part = parts.setdefault(path.name, {})
+        positions = positions_by_index.setdefault(path.name, {})
         for producer, offset in rows:
-            part[producer] = max(offset, part.get(producer, 0))
-    return list(parts.values())
+            positions[producer] = max(offset, positions.get(producer, 0))
+    return list(positions_by_index.values())
 
 
 def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]:
-    """The highest position that router or lake hold in each log of `producer`, by its stem; without
-    those of whom cannot be read.
+    """Return the highest position that router or lake have read of each log of `producer`, by stem.
+
+    Positions that cannot be read are left out.
     """
     try:
         routers = router_positions(stream)
@@ -56,25 +56,19 @@ def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]
             error,
         )
         routers = []
-    return held_by(stream, producer, routers, None if lake is None else known_released(lake))
-
-
-def held_by(
-    stream: Stream, producer: str, routers: Iterable[Mapping[str, int]], lake_has: Released | None
-) -> Mapping[str, int]:
-    """As `held`, from what was read of routers and lake."""
+    lake_has = None if lake is None else try_read_released(lake)
     raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
     if not isinstance(stream, Path):
         raw = {part.stem: part.partition for part in stream.raw_parts(producer)}
     answers = answers_address(stream, producer).stem
-    found = dict.fromkeys([*raw, answers], 0)
+    ends = dict.fromkeys([*raw, answers], 0)
     for part in routers:
         for stem, name in raw.items():
-            found[stem] = max(found[stem], part.get(name, 0))
+            ends[stem] = max(ends[stem], part.get(name, 0))
     if lake_has is not None:
         for stem, name in raw.items():
-            found[stem] = max(
-                found[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
+            ends[stem] = max(
+                ends[stem], lake_has.archive.get(stem, 0), lake_has.routed.get(name, 0)
             )
-        found[answers] = max(found[answers], lake_has.tables.get("answers", {}).get(answers, 0))
-    return found
+        ends[answers] = max(ends[answers], lake_has.tables.get("answers", {}).get(answers, 0))
+    return ends

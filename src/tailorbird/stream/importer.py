@@ -1,16 +1,13 @@
-"""Import: files of any known format, checked, put in order of time and appended to the raw log of
-the producer `import`.
+"""Import of files in any known format: check, sort by time and append to the raw log `import`.
 
-    files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db, and how
-    far it got, in one transaction
+    files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db and
+                                                                 progress, in one transaction
 
-An import that was killed goes on where it was: the order is a function of the files, of the time at
-which the import began, and of the plan and the key of pseudonyms that it began with, which are kept
-beside its position. Sorting needs the memory of one run; longer histories are sorted in runs on
-disk and merged by slices of time. What the contract refuses is appended behind the rest, so that
-the router puts it whole into the quarantine. A row that is kept out because somebody was erased
-stands where the row would: people may be erased between two parts of one import, and the position
-counts rows.
+A killed import resumes where it was. Its order is a function of the files, its start time, the plan
+and the pseudonym key, all stored beside its position. Sorting takes the memory of one run; longer
+histories are sorted in runs on disk and merged by slices of time. Refused rows are appended last,
+so that the router puts them whole into the quarantine. A row of an erased person is replaced by a
+placeholder: people may be erased between two parts of one import, and the position counts rows.
 """
 
 import shutil
@@ -37,23 +34,24 @@ from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
-from tailorbird.stream.runs import Refused, Runs
+from tailorbird.stream.runs import ExternalSort, RefusedLines
 
 PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS, BODY_BYTES = 2_000, 4 << 20
 COMMIT_BODIES, COMMIT_BYTES = 25, 64 << 20
-ROW_BYTES_MAX = 256 << 20  # beyond what a block takes; no event comes near
-LOCK_S = 3.0  # how long an import waits for its log
+ROW_BYTES_MAX = 256 << 20  # bound of a block; no event comes near
+LOCK_S = 3.0  # time that an import waits for its log
 _EXAMPLES = 5
 
 Progress = Callable[[str, int, int | None], None]
 
-# `path` is empty: a file may be called after somebody, and is known by its content. Earlier
-# versions wrote it: see `forget_paths`.
+# `path` is empty, since a file may be named after somebody and is identified by its content.
+# Earlier versions wrote it, see `erase_paths`.
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
-    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
+    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL,
+    plan BLOB NOT NULL,
     rows_done INTEGER NOT NULL, finished_at INTEGER, pseudonyms TEXT
 ) STRICT
 """
@@ -61,18 +59,17 @@ CREATE TABLE IF NOT EXISTS import(
 
 @dataclass
 class ImportReport:
-    """What an import did.
+    """Report of an import.
 
     Attributes:
         rows: events and profiles in the files; accepted + refused.
         refused: reason code → rows, all of which go to the quarantine.
-        left_out: kind of record → how many were left out, since they say nothing about people and
-            items.
-        examples: a sentence for each of the first refused rows, with file and line.
-        resumed_at: how many rows an earlier, interrupted import of the same files had done.
-        already: whether these files had been imported before, so that nothing was to do.
-        set_aside: files into which a damaged end of the log, or one that lost rows, was moved; rows
-            of earlier imports may be missing.
+        left_out: kind of record → number of skipped records, which concern no users or items.
+        examples: messages for the first refused rows, with file and line.
+        resumed_at: number of rows done by an earlier, interrupted import of the same files.
+        already: whether these files were imported before.
+        set_aside: files with a damaged end of the log, or a log that lost rows; rows of earlier
+            imports may be missing.
     """
 
     files: list[str]
@@ -103,17 +100,16 @@ def import_files(
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
-        pseudonyms: hides the people of every row before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        lake: which says how far it has the log; a lost one is begun anew behind that, see
+        pseudonyms: replaces ids of people in every row before it is checked and written.
+        stopped: suppression list of erased people, see `events.erased`.
+        lake: has the position up to which the log was loaded; a lost log begins again there, see
             `stream.held`.
-        run_rows: how many rows are sorted in memory at once; the order does not depend on it.
+        run_rows: number of rows sorted in memory at once; the order does not depend on it.
 
     Raises:
         UsageError: no such format.
-        InputError: nothing there, no row in it, a row of hundreds of megabytes, or a file that
-            cannot be read.
-        ConfigError: it was cut short, and began with another key of pseudonyms.
+        InputError: no file, no row, a row of hundreds of megabytes, or an unreadable file.
+        ConfigError: it was interrupted and began with another pseudonym key.
         DamageError: a file does not match SHA256SUMS.
         LockedError: another import is running.
     """
@@ -122,39 +118,45 @@ def import_files(
     read, patterns = FORMATS[format_]
     files = find_files(path, patterns)
     size = sum(file.stat().st_size for file in files)
-    seen = 0
+    digested_bytes = 0
 
-    def digested(count: int) -> None:
-        nonlocal seen
-        seen += count
-        progress("checksums", seen, size)
+    def report_digested(count: int) -> None:
+        nonlocal digested_bytes
+        digested_bytes += count
+        progress("checksums", digested_bytes, size)
 
     options = options or AdapterOptions(root=str(path))
-    digests = digest_files(files, digested)
+    digests = digest_files(files, report_digested)
     report = ImportReport([str(file) for file in files])
     writer = _open_log(stream, lake)
-    folder = stream / "import-runs"  # one import at a time: the writer's lock is held
+    folder = stream / "import-runs"  # the writer's lock allows one import at a time
     try:
         report.set_aside = [str(aside) for aside in writer.set_aside]
-        hiding = "" if pseudonyms is None else pseudonyms.fingerprint
+        pseudonym_key_id = "" if pseudonyms is None else pseudonyms.fingerprint
         log = _Progress(
-            writer, _key(format_, options, digests), path, format_, clock.now(), plan, hiding
+            writer,
+            _key(format_, options, digests),
+            path,
+            format_,
+            clock.now(),
+            plan,
+            pseudonym_key_id,
         )
         if log.finished:
             report.already = True
             return report
         report.resumed_at = log.rows_done
-        shutil.rmtree(folder, ignore_errors=True)  # of an import that died
-        runs, refused = Runs(folder, run_rows), Refused(folder)
-        receipt = Receipt(log.began_at, "import", "ndjson")
+        shutil.rmtree(folder, ignore_errors=True)  # left by an import that died
+        runs, refused = ExternalSort(folder, run_rows), RefusedLines(folder)
+        receipt = Receipt(log.started_at, "import", "ndjson")
         hide = None
         if pseudonyms is not None:
             hide = partial(pseudonyms.line, foreign=format_ == "gorse", types=log.plan.event_types)
-        collect = _Collecting(
+        collect = _Collector(
             receipt,
             log.plan,
             hide,
-            log.in_order_of(hiding),
+            log.is_ordered_by(pseudonym_key_id),
             stopped if stopped else None,
             runs,
             refused,
@@ -164,14 +166,14 @@ def import_files(
             collect.add(batch)
             progress("read and check", report.rows, None)
         if report.rows == 0:
-            found = (
+            content = (
                 "only records that say nothing about people and items: "
                 f"{', '.join(report.left_out)}"
                 if report.left_out
                 else "no row"
             )
             raise InputError(
-                f"{found} was found in it",
+                f"{content} was found in it",
                 where=str(path),
                 fix="look at the file, or choose another format",
             )
@@ -184,9 +186,7 @@ def import_files(
 
 
 def forget_paths(log: EmbeddedWriter) -> None:
-    """Forget where the files of imports stood, which earlier versions kept: a path may say who
-    somebody is.
-    """
+    """Erase the paths of imported files, which earlier versions kept and which may name people."""
     with log.transaction() as connection:
         if (
             connection.execute(
@@ -198,18 +198,16 @@ def forget_paths(log: EmbeddedWriter) -> None:
 
 
 def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
-    """The log of imports; the lake role may hold it for a second, to prune what earlier imports
-    left.
-    """
+    """Open the log of imports; wait while the lake role prunes it."""
     path = raw_path(stream, PRODUCER)
-    until = time.monotonic() + LOCK_S
+    deadline = time.monotonic() + LOCK_S
     while True:
         try:
             return open_writer(
-                path, partition=PRODUCER, held=held(stream, PRODUCER, lake)[path.stem]
+                path, partition=PRODUCER, expected_end=held(stream, PRODUCER, lake)[path.stem]
             )
         except LockedError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
@@ -220,14 +218,13 @@ def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str
 
 
 @dataclass(frozen=True)
-class _Collecting:
-    """Checks batches, gives what is accepted to `runs` and what is not to `refused`; both hidden,
-    and without what is kept out.
+class _Collector:
+    """Checks batches and passes pseudonymised rows to `runs` or `refused`, without erased people.
 
     Attributes:
-        ordered_hidden: whether rows are in order of what they are once their people are hidden. Of
-            an import that began without a key of pseudonyms they are in order of what they were
-            before: the order must be that of the part that is done.
+        ordered_hidden: whether rows are ordered by their pseudonymised content. An import that
+            began without a pseudonym key keeps the order of the original content, since the order
+            must match the part that is done.
     """
 
     receipt: Receipt
@@ -235,8 +232,8 @@ class _Collecting:
     hide: Callable[[bytes], bytes] | None
     ordered_hidden: bool
     stopped: StopList | None
-    runs: Runs
-    refused: Refused
+    runs: ExternalSort
+    refused: RefusedLines
     report: ImportReport
 
     def add(self, batch: Batch) -> None:
@@ -249,12 +246,11 @@ class _Collecting:
             if self.stopped is None
             else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
         )
-        # Checked on a receipt with its own time; `ts` of an accepted row is what the router will
-        # find again.
+        # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
         self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)
         self.refused.add([lines[refusal.row] for refusal in refusals])
-        if lines != checked:  # what the router will say of them
+        if lines != checked:  # as the router will see them
             accepted, refusals = check(b"\n".join(lines), self.receipt, self.plan)
         report = self.report
         for refusal in refusals:
@@ -271,16 +267,21 @@ class _Collecting:
 def _check_length(batch: Batch) -> None:
     for number, line in zip(batch.numbers, batch.lines, strict=True):
         if len(line) > ROW_BYTES_MAX:
-            found = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
+            message = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
             raise InputError(
-                found,
+                message,
                 where=f"{batch.file}:{number}",
                 fix="take the row out of the file, or choose another format",
             )
 
 
 def _append(
-    log: "_Progress", runs: Runs, refused: Refused, receipt: Receipt, rows: int, progress: Progress
+    log: "_Progress",
+    runs: ExternalSort,
+    refused: RefusedLines,
+    receipt: Receipt,
+    rows: int,
+    progress: Progress,
 ) -> None:
     pending: list[Block] = []
     done = size = 0
@@ -301,8 +302,8 @@ def _append(
     progress("append", done, rows)
 
 
-def _bodies(runs: Runs, refused: Refused) -> Iterator[list[bytes]]:
-    """All rows in their order, in bodies that a block can take."""
+def _bodies(runs: ExternalSort, refused: RefusedLines) -> Iterator[list[bytes]]:
+    """Yield all rows in order, in bodies that fit into a block."""
     body: list[bytes] = []
     size = 0
     for line in chain(runs.lines(), refused):
@@ -316,9 +317,7 @@ def _bodies(runs: Runs, refused: Refused) -> Iterator[list[bytes]]:
 
 
 class _Progress:
-    """How far an import got, kept in the file that it appends to and committed with what it
-    appends.
-    """
+    """Progress of an import, stored in the file that it appends to and committed with it."""
 
     def __init__(
         self,
@@ -336,43 +335,42 @@ class _Progress:
             connection.execute(_IMPORTS)
             if "pseudonyms" not in [
                 name for _, name, *_ in connection.execute("PRAGMA table_info(import)")
-            ]:  # of an earlier version
+            ]:  # the table of an earlier version
                 connection.execute("ALTER TABLE import ADD COLUMN pseudonyms TEXT")
-            # whose rows they were is not known: files given again are taken again, the router drops
-            # repeats
+            # The imports of the lost rows are unknown. Files that are given again are read again,
+            # and the router drops duplicates.
             if writer.set_aside:
                 connection.execute("DELETE FROM import")
-            begun = (key, "", format_, now, msgspec.json.encode(plan), hiding)
+            row_values = (key, "", format_, now, msgspec.json.encode(plan), hiding)
             connection.execute(
-                "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", begun
+                "INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", row_values
             )
             query = (
                 "SELECT began_at, plan, rows_done, finished_at IS NOT NULL, pseudonyms FROM "
                 "import WHERE key = ?"
             )
             row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))
-        self.began_at: int = row[0]
+        self.started_at: int = row[0]
         self.plan = msgspec.json.decode(row[1], type=RoutePlan)
         self.rows_done: int = row[2]
         self.finished = bool(row[3])
         self._hiding: str | None = row[4]
         self._path = path
 
-    def in_order_of(self, hiding: str) -> bool:
-        """Whether rows are in the order that they have under this key of pseudonyms ("" is none);
-        else in that of no key.
+    def is_ordered_by(self, hiding: str) -> bool:
+        """Return whether rows are ordered under this pseudonym key ("" is none), else under no key.
 
         Raises:
-            ConfigError: they are in that of another key, which only its holder can make again.
+            ConfigError: they are ordered under another key.
         """
         if self._hiding in (None, hiding):
             return True
         if self._hiding:
-            found = (
+            message = (
                 f"the import of {self._path} was cut short, and began with another key of "
                 "pseudonyms"
             )
-            raise ConfigError(found, where=SETTING, fix="set that one until it is through")
+            raise ConfigError(message, where=SETTING, fix="set that one until it is through")
         return False
 
     def append(self, blocks: list[Block], rows_done: int) -> None:

@@ -1,11 +1,10 @@
-"""How far those who read the logs are behind: router, lake, and the worker of each schema, of each
-log, in rows, blocks and time.
+"""Lag of the readers of each log (router, lake, workers) in rows, blocks and time.
 
-Positions are asked of where each keeps them (the router's tables, the lake's file, a state), ends
-of the logs themselves; so whoever died and stands still falls behind here too. Nothing is written.
-A serve process measures for `/metrics`, `doctor` once.
+Positions are read where each reader keeps them (router tables, lake file, state), and ends from the
+logs. So a reader that died shows its lag too. Nothing is written. Serve processes measure for
+`/metrics`, `doctor` measures once.
 
-    raw ──► router, lake (archive)        answers ──► lake        routed ──► lake, worker of each schema
+    raw ──► router, lake (archive)    answers ──► lake    routed ──► lake, worker of each schema
 """
 
 import logging
@@ -29,31 +28,29 @@ from tailorbird.stream.partitions import (
     raw_path,
     routed_address,
 )
-from tailorbird.stream.protocol import Waiting
-from tailorbird.stream.released import known_released
+from tailorbird.stream.protocol import Backlog
+from tailorbird.stream.released import try_read_released
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
-    from tailorbird.stream.kafka.waits import Waits
+    from tailorbird.stream.kafka.waits import BacklogClient
 
 EVERY_S = 10.0
 _ROUTED = "routed"
-_FIRST = 1  # of the routed log: whoever stands there has taken nothing
+_FIRST = 1  # first position of the routed log: nothing was read
 log = logging.getLogger(__name__)
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """How far one reader is behind in one log.
+    """Lag of one reader in one log.
 
     Attributes:
-        reader: "router", "lake", or "worker" with the beginning of its schema and, where several
-            share it, the part; or its "shuffle".
-        log: as its file would be called, without the ending. rows, blocks: that it has yet to take;
-        a block of a topic is a message.
-        waiting_since: when the first of them came in, in microseconds; 0 if there is none, or it
-            does not say.
-        lost: rows that it took and that are behind the end of the log: the log was lost, or is
-            another.
+        reader: "router", "lake", "shuffle", or "worker" with a prefix of its schema hash and the
+            part, if there are several.
+        log: name of the log's file without suffix.
+        rows, blocks: number not yet read; a block of a topic is a message.
+        waiting_since: time of receipt of the first of them in microseconds; 0 if unknown.
+        lost: number of rows read past the end of the log, which was lost or replaced.
     """
 
     reader: str
@@ -64,12 +61,12 @@ class Lag(msgspec.Struct, frozen=True):
     lost: int = 0
 
     def seconds(self, now: int) -> float:
-        """For how long the first of them has been waiting, at `now` (microseconds)."""
+        """Return how long the first unread row has been waiting at `now` (microseconds)."""
         return max(0, now - self.waiting_since) / 1e6 if self.waiting_since else 0.0
 
 
 class _Receipt(msgspec.Struct, frozen=True):
-    """Of a block's receipt, when it came in, or the newest that it was made of."""
+    """The time of receipt in a block's receipt."""
 
     received_at: int = 0
 
@@ -78,93 +75,102 @@ _receipt = msgspec.json.Decoder(_Receipt).decode
 
 
 class _Waits(Protocol):
-    """Of `LogReader`, what is asked here."""
+    """The part of `LogReader` that is used here."""
 
-    def waiting(self, position: int) -> Waiting: ...
+    def waiting(self, position: int) -> Backlog: ...
 
     def close(self) -> None: ...
 
 
 class LagMeter:
-    """Measures how far the readers of the logs in `stream` are behind. Holds the logs open between
-    measurements; one thread at a time.
+    """A meter of the lag of all readers of `stream`.
+
+    It keeps the logs open between measurements. One thread at a time.
 
     Args:
-        told: gives the positions in the routed log that its other readers told of, the workers, by
-            a name of each.
-        producer: where logs are topics, of all doors measure the logs of this one alone: each looks
-            after its own, one role after all.
+        reader_positions: returns the workers' positions in the routed log by name.
+        producer: where logs are topics, measure only the logs of this producer.
     """
 
     def __init__(
         self,
         stream: Stream,
         lake: Place,
-        told: Callable[[], Mapping[str, int]],
+        reader_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",
     ) -> None:
-        self._stream, self._lake, self._told, self._producer = stream, lake, told, producer
+        self._stream, self._lake, self._told, self._producer = (
+            stream,
+            lake,
+            reader_positions,
+            producer,
+        )
         self._readers: dict[Address, _Waits] = {}
-        self._client: Waits | None = None
+        self._client: BacklogClient | None = None
 
     def measure(self) -> list[Lag]:
-        """As of now, by reader and log; a reader of which nothing is known here is left out. Raises
-        StorageError, DamageError.
+        """Measure the lag by reader and log, without readers that are unknown here.
+
+        Raises:
+            StorageError, DamageError: a log or a position cannot be read.
         """
-        found: list[Lag] = []
+        lags: list[Lag] = []
         routed = routed_address(self._stream)
-        raw, answers = self._doors()
-        taken = _taken_by_router(self._stream)
-        if taken is not None:
+        raw, responses = self._collector_logs()
+        routed_positions = _router_positions(self._stream)
+        if routed_positions is not None:
             if isinstance(self._stream, Path):
-                found += [
+                lags += [
                     Lag("router", raw_path(self._stream, name).stem, 0, 0, 0, at)
-                    for name, at in taken.items()
+                    for name, at in routed_positions.items()
                     if at and name not in raw
                 ]
-            found += self._behind(
-                "router", ((name, address, taken.get(name, 0)) for name, address in raw.items())
+            lags += self._measure_logs(
+                "router",
+                ((name, address, routed_positions.get(name, 0)) for name, address in raw.items()),
             )
-        lake = known_released(self._lake)
+        lake = try_read_released(self._lake)
         if lake is not None:
             archived = (
                 (name, address, lake.archive.get(address.stem, 0)) for name, address in raw.items()
             )
-            found += self._behind("lake", archived)
-            for address in answers.values():
+            lags += self._measure_logs("lake", archived)
+            for address in responses.values():
                 position = lake.tables.get("answers", {}).get(address.stem, 0)
-                found += self._behind("lake", [(address.stem, address, position)])
-            reached = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
-            found += self._behind("lake", [(_ROUTED, routed, min(reached, default=0))])
+                lags += self._measure_logs("lake", [(address.stem, address, position)])
+            table_positions = [logs[_ROUTED] for logs in lake.tables.values() if _ROUTED in logs]
+            lags += self._measure_logs("lake", [(_ROUTED, routed, min(table_positions, default=0))])
         for reader, position in self._told().items():
-            found += self._behind(reader, [(_ROUTED, routed, position)])
-        return found
+            lags += self._measure_logs(reader, [(_ROUTED, routed, position)])
+        return lags
 
-    def _behind(
+    def _measure_logs(
         self,
         reader: str,
         logs: "Iterator[tuple[str, Address, int]] | Sequence[tuple[str, Address, int]]",
     ) -> Iterator[Lag]:
         for _, address, position in logs:
             try:
-                log_ = self._readers.get(address) or self._open(address)
-            except NotReadyError:  # its writer is just making it; or it was there, and was lost
+                log_reader = self._readers.get(address) or self._open(address)
+            except NotReadyError:  # its writer is creating it, or it was lost
                 if position > _FIRST:
                     yield Lag(reader, address.stem, 0, 0, 0, position)
                 continue
-            self._readers[address] = log_
-            waiting = log_.waiting(position)
+            self._readers[address] = log_reader
+            waiting = log_reader.waiting(position)
             yield Lag(
                 reader,
                 address.stem,
                 waiting.rows,
                 waiting.blocks,
-                _since(waiting.receipts),
+                _first_received_at(waiting.receipts),
                 waiting.beyond,
             )
 
-    def _doors(self) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
+    def _collector_logs(
+        self,
+    ) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
             return raw_addresses(self._stream), answers_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
@@ -173,14 +179,14 @@ class LagMeter:
     def _open(self, address: Address) -> "_Waits":
         if isinstance(address, Path):
             return open_reader(address)
-        from tailorbird.stream.kafka.waits import Waits
+        from tailorbird.stream.kafka.waits import BacklogClient
 
         if self._client is None:
-            self._client = Waits()
+            self._client = BacklogClient()
         return self._client.of(address)
 
     def close(self) -> None:
-        """Let go of the logs."""
+        """Close the logs."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
@@ -196,12 +202,11 @@ class LagMeter:
 
 
 class LagWatch:
-    """Measures every few seconds, in a thread, so that whoever asks never waits for a disk or a
-    broker.
+    """Periodic measurements in a thread, so that callers never wait for a disk or a broker.
 
     Attributes:
-        lags: as last measured.
-        measured_at: when that was, by `time.time()`; 0 before the first.
+        lags: last measurement.
+        measured_at: its time by `time.time()`; 0 before the first.
         loop: the thread.
     """
 
@@ -224,10 +229,10 @@ class LagWatch:
             self.measured_at = time.time()
         except TailorbirdError as error:
             log.warning("how far others are behind is not known: %s", error)
-            self._meter.close()  # a topic or a file that was made anew is opened anew
+            self._meter.close()  # reopens a recreated topic or file
 
 
-def _since(receipts: Sequence[bytes]) -> int:
+def _first_received_at(receipts: Sequence[bytes]) -> int:
     return next(filter(None, map(_received_at, receipts)), 0)
 
 
@@ -235,22 +240,18 @@ def _received_at(receipt: bytes) -> int:
     try:
         return (
             _receipt(receipt).received_at if receipt else 0
-        )  # the router's own blocks say nothing
+        )  # some blocks of the router have no receipt
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return 0
 
 
-def _taken_by_router(stream: Stream) -> dict[str, int] | None:
-    """How far each raw log was routed, by its name; None where no router has its tables on this
-    machine.
-    """
-    parts = router_positions(stream)
-    if not parts:
+def _router_positions(stream: Stream) -> dict[str, int] | None:
+    """Return the routed position of each raw log; None without router tables on this machine."""
+    positions_by_router = router_positions(stream)
+    if not positions_by_router:
         return None
-    found: dict[str, int] = {}
-    for part in (
-        parts
-    ):  # all of them take from the logs of imports, and are behind by what the last one lacks
-        for producer, offset in part.items():
-            found[producer] = min(offset, found.get(producer, offset))
-    return found
+    slowest: dict[str, int] = {}
+    for positions in positions_by_router:  # all read the logs of imports, and the slowest counts
+        for producer, offset in positions.items():
+            slowest[producer] = min(offset, slowest.get(producer, offset))
+    return slowest

@@ -1,5 +1,6 @@
-"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` a topic. The client of Kafka
-is loaded only then.
+"""Opening a log by its address: a path is a SQLite file, a `KafkaLog` is a topic.
+
+The Kafka client is loaded only for topics.
 """
 
 from collections.abc import Mapping
@@ -89,18 +90,16 @@ def open_writer(
     damaged_tail: str = "set_aside",
     held: Held = None,
 ) -> "EmbeddedWriter | KafkaWriter | KeyedWriter":
-    """Open or make a log as its only writer.
+    """Open or create a log as its only writer.
 
     Args:
-        partition: its name; a log keeps the one it was made with.
-        first: the offset of the first row, if the log is made now.
-        damaged_tail: what a file's damaged last blocks are to the writer, see `stream.embedded`; a
-            topic has none.
-        held: of each log, by its stem, the highest position that a reader holds, see `stream.held`:
-            a file that ends before is set aside and begun anew behind it, a topic is not written
-            to.
+        partition: name of the log, fixed at its creation.
+        first: offset of the first row of a new log.
+        damaged_tail: handling of a file's damaged last blocks, see `stream.embedded`.
+        held: highest position that a reader has read, by the stem of the log, see `stream.held`. A
+            file that ends before is set aside and replaced; a topic is not written to.
     Raises:
-        LockedError: another writer has it.
+        LockedError: another writer has the log.
         DamageError: a block does not match its checksum, or the file is no log; a topic lost rows.
         StorageError: the disk or the broker refuses.
     """
@@ -110,10 +109,10 @@ def open_writer(
             partition=partition,
             first=first,
             damaged_tail=damaged_tail,
-            held=(held or {}).get(Path(address).stem, 0),
+            expected_end=(held or {}).get(Path(address).stem, 0),
         )
     from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
 
     if isinstance(address, KeyedLog):
         return KeyedWriter(address, held)
-    return KafkaWriter(address, first=first, held=(held or {}).get(address.stem, 0))
+    return KafkaWriter(address, first=first, expected_end=(held or {}).get(address.stem, 0))

@@ -1,9 +1,9 @@
-"""Which log files a project has, and what they are called.
+"""Names of a project's log files.
 
-raw-PRODUCER.db       bodies as received; one door or serve process each, `raw-import.db` for imports, `raw-replay.db` for replays
-answers-PRODUCER.db   what each answer read; one serve process each
+raw-PRODUCER.db       bodies as received, by serve process; also raw-import.db, raw-replay.db
+answers-PRODUCER.db   the response log of a serve process
 routed.db             the router's output
-LOG.db.damaged-N      blocks from offset N on that did not match their checksums, moved out of the way when LOG.db was opened
+LOG.db.damaged-N      blocks from offset N on that failed their checksums when LOG.db was opened
 """
 
 import re
@@ -13,55 +13,52 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tailorbird.errors import UsageError
 
-IMPORTS = "import"  # the producer of imported files
-REPLAYS = "replay"  # the producer of what was refused once and is sent again
+IMPORTS = "import"  # producer of imported files
+REPLAYS = "replay"  # producer of refused events that are sent again
 PAST = (
     IMPORTS,
     REPLAYS,
-    # their events were received before: in the order of receipt they wait for nobody, nor anybody for
-    # them
+    # Their events were received before, so the merge by time of receipt does not wait for them.
 )
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
-    from tailorbird.stream.kafka.logs import KafkaShare, KafkaStream
+    from tailorbird.stream.kafka.logs import KafkaPartition, KafkaStream
 
-Stream: TypeAlias = "Path | KafkaStream"  # where the logs of a project are
-Share: TypeAlias = "Path | KafkaShare"  # the part of them that one router has
-Address: TypeAlias = "Path | KafkaLog | MergedLog"  # of a log, for those who read it
-RawAddress: TypeAlias = "Path | KafkaLog | KeyedLog"  # of a door's log, for the door
+Stream: TypeAlias = "Path | KafkaStream"  # storage of a project's logs
+Share: TypeAlias = "Path | KafkaPartition"  # the part of one router
+Address: TypeAlias = "Path | KafkaLog | MergedLog"  # address of a log for readers
+RawAddress: TypeAlias = "Path | KafkaLog | KeyedLog"  # address of a collector's log for its writer
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
 def raw_path(stream: Path, producer: str) -> Path:
-    """Where `producer` writes the bodies that it takes."""
-    return stream / f"raw-{checked(producer)}.db"
+    """Return the path of the raw log of `producer`."""
+    return stream / f"raw-{check_producer_name(producer)}.db"
 
 
 def answers_path(stream: Path, producer: str) -> Path:
-    """Where the serve process `producer` writes what its answers read."""
-    return stream / f"answers-{checked(producer)}.db"
+    """Return the path of the response log of `producer`."""
+    return stream / f"answers-{check_producer_name(producer)}.db"
 
 
 def routed_path(stream: Path) -> Path:
-    """Where the router writes."""
+    """Return the path of the routed log."""
     return stream / "routed.db"
 
 
 def raw_logs(stream: Path) -> dict[str, Path]:
-    """The raw logs there are, by producer, in the order of their names."""
+    """Return the existing raw logs by producer, in order of name."""
     return _logs(stream, "raw-")
 
 
 def answer_logs(stream: Path) -> dict[str, Path]:
-    """The answer logs there are, by producer, in the order of their names."""
+    """Return the existing response logs by producer, in order of name."""
     return _logs(stream, "answers-")
 
 
 def set_aside_files(log: Path) -> list[Path]:
-    """The files into which damaged ends of a log were moved when its writer opened it, oldest first
-    by offset.
-    """
+    """Return the files with damaged ends of a log that were set aside, by offset."""
     return sorted(
         log.parent.glob(f"{log.name}.damaged-*"), key=lambda path: int(path.name.rpartition("-")[2])
     )
@@ -73,8 +70,8 @@ def _logs(stream: Path, prefix: str) -> dict[str, Path]:
     }
 
 
-def share_of(stream: "Stream | Share") -> Share:
-    """What a router has of the logs: all, or the partition that it was given."""
+def router_share(stream: "Stream | Share") -> Share:
+    """Return the logs of one router: all, or the given partition."""
     if isinstance(stream, Path):
         return stream
     from tailorbird.stream.kafka.logs import KafkaStream
@@ -87,27 +84,27 @@ def share_of(stream: "Stream | Share") -> Share:
 
 
 def scores_path(stream: Path) -> Path:
-    """The file of the score role."""
+    """Return the path of the score role's file."""
     return stream / "scores.db"
 
 
 def raw_address(stream: Stream, producer: str) -> RawAddress:
-    """The raw log of `producer`, wherever the logs are."""
+    """Return the address of the raw log of `producer`."""
     return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)
 
 
 def answers_address(stream: Stream, producer: str) -> "Path | KafkaLog":
-    """The answer log of `producer`, wherever the logs are."""
+    """Return the address of the response log of `producer`."""
     return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
 
 
 def routed_address(stream: Stream) -> Address:
-    """The router's log, wherever the logs are."""
+    """Return the address of the routed log."""
     return routed_path(stream) if isinstance(stream, Path) else stream.routed
 
 
 def raw_names(stream: Stream, producer: str) -> list[str]:
-    """Under which names the lake knows the raw log of `producer`: one for each partition."""
+    """Return the names of the raw log of `producer` in the lake, one for each partition."""
     return (
         [producer]
         if isinstance(stream, Path)
@@ -116,27 +113,27 @@ def raw_names(stream: Stream, producer: str) -> list[str]:
 
 
 def raw_addresses(stream: "Stream | Share") -> "Mapping[str, Path | KafkaLog]":
-    """The raw logs there are, by producer, in the order of their names."""
+    """Return the existing raw logs by producer, in order of name."""
     return raw_logs(stream) if isinstance(stream, Path) else stream.raw_logs()
 
 
 def answers_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
-    """The answer logs there are, by producer, in the order of their names."""
+    """Return the existing response logs by producer, in order of name."""
     return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
 
 
 def index_paths(stream: Stream) -> list[Path]:
-    """The files on this machine that hold a router's tables, if there are any."""
+    """Return the files on this machine that may hold a router's tables."""
     return [routed_path(stream)] if isinstance(stream, Path) else stream.index_paths()
 
 
 def folder_of(stream: Stream) -> Path:
-    """Where this machine keeps what belongs to the logs."""
+    """Return the local folder for files that belong to the logs."""
     return stream if isinstance(stream, Path) else stream.folder
 
 
-def checked(producer: str) -> str:
-    """A producer's name. Raises UsageError if it cannot be one.
+def check_producer_name(producer: str) -> str:
+    """Return a producer's name, or raise UsageError if it is invalid.
 
     >>> checked("serve-1")
     'serve-1'
@@ -149,7 +146,8 @@ def checked(producer: str) -> str:
 
 
 def is_made_of_another(log: Address) -> bool:
-    """Whether a role makes a log of another one, as the shuffle does: it may end before where those
-    are who read it.
+    """Return whether a role derives the log from another one, as the shuffle does.
+
+    Such a log may end before the positions of its readers.
     """
     return getattr(log, "topic", "").startswith("shuffled.")

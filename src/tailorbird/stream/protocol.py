@@ -1,9 +1,7 @@
-"""What a log promises, whoever implements it. `stream.embedded` does it in SQLite;
-`stream.partitions` knows a project's files.
+"""Protocols of a log. `stream.embedded` implements them in SQLite, `stream.kafka` in topics.
 
 A log is one partition: blocks in append order, one writer, any number of readers. A position is a
-number of rows: block `k` begins where block `k - 1` ended, or later, since positions may have
-holes.
+number of rows: block `k` begins where block `k - 1` ended, or later, since positions may have gaps.
 
     offset 0        3    4              9           end = 11
            │ 3 rows │ 1  │ 5 rows       │ 2 rows    │
@@ -17,13 +15,13 @@ import msgspec
 
 
 class Block(msgspec.Struct, frozen=True):
-    """What is appended and read as one.
+    """A unit of appending and reading.
 
     Attributes:
-        kind: what the payload is; the log does not look into it.
-        rows: how many positions the block takes, at least 1.
-        payload: the bytes.
-        receipt: what the writer notes beside the payload.
+        kind: type of the payload, opaque to the log.
+        rows: number of positions that the block takes, at least 1.
+        payload: the content.
+        receipt: the writer's notes beside the payload.
     """
 
     kind: str
@@ -40,19 +38,17 @@ class Stored(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """The position behind the block's last row, from where to read on."""
+        """The position after the block's last row, where reading continues."""
         return self.offset + self.block.rows
 
 
-RECEIPTS = 4  # that `LogReader.waiting` shows
+RECEIPTS = 4  # number of receipts that `LogReader.waiting` returns
 
 
-class Waiting(msgspec.Struct, frozen=True):
-    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of
-    the first few blocks.
+class Backlog(msgspec.Struct, frozen=True):
+    """Unread rows after a position, their blocks (messages), and the receipts of the first blocks.
 
-    `beyond` is by how many rows the position is behind the end, which only a log that was lost
-    makes possible.
+    `beyond` is the number of rows by which the position is past the end of a log that was lost.
     """
 
     rows: int
@@ -62,47 +58,46 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class LogReader(Protocol):
-    """A reader of one partition. It keeps no position: its consumer does, in its own transaction.
+    """A reader of one partition; its consumer keeps the position, in its own transaction.
 
-    Promised: blocks come whole, checked against the checksum chain, in append order, and only once
-    they are durable. A read holds nothing open when it returns. One thread at a time.
+    Guarantees: blocks come whole, checked against the checksum chain, in append order, and only
+    once they are durable. A read holds nothing open when it returns. One thread at a time.
     """
 
     partition: str
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """The block that holds row `start` and those behind it, up to `bytes_max` of payload, but
-        at least one if there is one.
+        """Read the block that holds row `start` and later ones, up to `bytes_max` of payload.
+
+        At least one block is returned if there is one.
 
         Raises:
-            DamageError: a block does not match its checksum, or the log ends before `start`: rows
-                once read are gone.
-            InputError: rows at `start` were pruned; `start()` says where the log begins now.
+            DamageError: a block does not match its checksum, or the log ends before `start`.
+            InputError: rows at `start` were pruned; `start()` is where the log begins now.
         """
         ...
 
     def start(self) -> int:
-        """The first position that was not pruned."""
+        """Return the first position that was not pruned."""
         ...
 
     def pruned(self) -> bool:
-        """Whether rows below `start()` were here and were pruned; false for a log that was made
-        there, behind one that was lost.
-        """
+        """Return whether rows before `start()` were pruned; false for a log that began there."""
         ...
 
     def end(self) -> int:
-        """The position behind the last durable row."""
+        """Return the position after the last durable row."""
         ...
 
     def changed(self) -> bool:
-        """Whether the writer has committed anything since this was last asked; true at first. Cheap
-        enough to poll.
+        """Return whether the writer has committed since the last call; true at first.
+
+        Cheap enough to poll.
         """
         ...
 
-    def waiting(self, position: int) -> Waiting:
-        """What a reader that stands at `position` has yet to take; of what was pruned, nothing."""
+    def waiting(self, position: int) -> Backlog:
+        """Return what a reader at `position` has yet to read, without pruned rows."""
         ...
 
     def close(self) -> None: ...
@@ -111,17 +106,17 @@ class LogReader(Protocol):
 class LogWriter(Protocol):
     """The one writer of a partition.
 
-    Promised: when `append` (or the transaction around it) returns, the blocks survive the death of
-    the process and of the power; they are all there or none is; offsets are never given twice, not
-    even to blocks that were pruned. After a failure to write the outcome is unknown: the writer
-    refuses everything until it is opened again, except after a full disk, when nothing was written
-    and it may go on. One thread at a time.
+    Guarantees: when `append` (or the transaction around it) returns, the blocks survive a crash of
+    the process and a power loss, all of them or none; offsets are never reused, not even those of
+    pruned blocks. After a failed write the outcome is unknown, and the writer refuses everything
+    until it is reopened. Only after a full disk nothing was written, and it may continue. One
+    thread at a time.
     """
 
     partition: str
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """Append blocks as one, durably; the offset of the first.
+        """Append blocks as one, durably, and return the offset of the first.
 
         Raises:
             StorageError: the disk refused; nothing may be acknowledged.
@@ -129,15 +124,15 @@ class LogWriter(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[object]:
-        """All appends within are committed as one when the block ends, and none if it raises."""
+        """Commit all appends as one when the block ends, and none if it raises."""
         ...
 
     def end(self) -> int:
-        """The position behind the last row."""
+        """Return the position after the last row."""
         ...
 
     def prune(self, before: int) -> int:
-        """Delete the blocks that end at or before `before`; how many there were."""
+        """Delete the blocks that end at or before `before` and return how many there were."""
         ...
 
     def close(self) -> None: ...

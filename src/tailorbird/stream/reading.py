@@ -1,9 +1,8 @@
-"""What a log looks like in its SQLite file, and reading it; its writer is `stream.embedded`.
+"""Tables of a log in a SQLite file, and its reader; `stream.embedded` is the writer.
 
-Every block carries a sum over itself and the sum before it. What a reader gives out was checked
-against that chain. A chain does not tell where it should end, so the last block's end and sum stand
-in a table of their own, on another page: of blocks whose page a disk never wrote, it is what is
-left.
+Every block carries a sum over itself and the sum before it, and a reader checks this chain. A chain
+does not tell where it should end, so a table of its own, on another page, records the last block's
+end and sum. It reveals last blocks whose page the disk never wrote.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import RECEIPTS, Block, Stored, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Backlog, Block, Stored
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -44,8 +43,9 @@ def open_reader(path: Path) -> "EmbeddedReader":
 
 
 class EmbeddedReader:
-    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the
-    writer's WAL from shrinking.
+    """A reader of a log in a SQLite file.
+
+    It holds no lock between calls, so it never keeps the writer's WAL from shrinking.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,12 +56,12 @@ class EmbeddedReader:
         path = self.path
         self._version = -1
         with sqlite.errors(path):
-            self._file = _file_at(path)
+            self._file = _file_identity(path)
             self.connection = sqlite.connect_reader(path)
             try:
                 format_, self.partition, *_ = log_row(self.connection)
                 check_format(path, format_)
-            except apsw.SQLError:  # its writer has just made the file
+            except apsw.SQLError:  # its writer has just created the file
                 self.connection.close()
                 raise NotReadyError(
                     "this file holds no log yet", where=str(path), fix="start its writer first"
@@ -71,7 +71,7 @@ class EmbeddedReader:
                 raise
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
+        """Read blocks, see `LogReader.read`."""
         with self.snapshot():
             _, _, first, previous, origin, _ = log_row(self.connection)
             if start < first and first > origin:
@@ -87,24 +87,24 @@ class EmbeddedReader:
                     where=str(self.path),
                     fix="see `doctor`",
                 )
-            found = self.connection.execute(
+            query = self.connection.execute(
                 "SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2",
                 (start,),
             )
-            below = [_numbers(row) for row in found.fetchall()]
-            if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
-                start = below.pop(0)[0]
-            if below:
-                previous = below[0][2]
-            blocks = self._checked(start, previous, bytes_max)
+            preceding = [_numbers(row) for row in query.fetchall()]
+            if (
+                preceding and preceding[0][0] + preceding[0][1] > start
+            ):  # `start` lies within this block
+                start = preceding.pop(0)[0]
+            if preceding:
+                previous = preceding[0][2]
+            blocks = self._read_checked(start, previous, bytes_max)
         return blocks
 
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
-        """One state of the file for all that is read within: where the log begins, and its owner's
-        tables.
-        """
-        self._follow()
+        """Read the log and its owner's tables as of one moment within the block."""
+        self._reopen_if_replaced()
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
             try:
@@ -114,14 +114,14 @@ class EmbeddedReader:
             finally:
                 self.connection.execute("COMMIT")
 
-    def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
+    def _read_checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
         blocks: list[Stored] = []
         for row in self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
         ):
             block = fitting(row, previous)
             if block is None:
-                raise damaged(self.path, row[0])
+                raise damaged_block_error(self.path, row[0])
             bytes_max -= len(block.payload)
             if blocks and bytes_max < 0:
                 break
@@ -130,10 +130,10 @@ class EmbeddedReader:
         return blocks
 
     def _last_end(self) -> int:
-        end, _ = last_of(self.connection)
+        end, _ = last_block(self.connection)
         head = head_row(self.connection)
         if head is not None and head[0] > end:
-            raise lost(self.path, end, head[0])
+            raise lost_tail_error(self.path, end, head[0])
         return max(log_row(self.connection)[5], end)
 
     def start(self) -> int:
@@ -150,7 +150,7 @@ class EmbeddedReader:
             end = self._last_end()
         return end
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         with self.snapshot() as connection:
             end = self._last_end()
             below = connection.execute(
@@ -168,20 +168,20 @@ class EmbeddedReader:
                 (first, RECEIPTS),
             )
             rows = max(0, end - max(position, log_row(connection)[2]))
-            waiting = Waiting(
+            waiting = Backlog(
                 rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end)
             )
         return waiting
 
-    def _follow(self) -> None:
-        """Open the file that stands there now, where the writer began the log anew."""
-        now = _file_at(self.path)
+    def _reopen_if_replaced(self) -> None:
+        """Reopen the file where the writer replaced the log."""
+        now = _file_identity(self.path)
         if now is not None and now != self._file:
             self.connection.close()
             self._connect()
 
     def changed(self) -> bool:
-        self._follow()
+        self._reopen_if_replaced()
         with sqlite.errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
         changed = version != self._version
@@ -198,16 +198,16 @@ class EmbeddedReader:
         self.close()
 
 
-def _file_at(path: Path) -> tuple[int, int] | None:
+def _file_identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-def damaged(path: Path, offset: int) -> DamageError:
-    """The error for a block that is not what was written."""
+def damaged_block_error(path: Path, offset: int) -> DamageError:
+    """Return the error for a block that does not match its checksum."""
     return DamageError(
         f"the block at offset {offset} does not match its checksum",
         where=str(path),
@@ -216,8 +216,8 @@ def damaged(path: Path, offset: int) -> DamageError:
     )
 
 
-def lost(path: Path, end: int, head: int) -> DamageError:
-    """The error for last blocks that are not there any more."""
+def lost_tail_error(path: Path, end: int, head: int) -> DamageError:
+    """Return the error for last blocks that are missing."""
     return DamageError(
         f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
         where=str(path),
@@ -226,19 +226,20 @@ def lost(path: Path, end: int, head: int) -> DamageError:
     )
 
 
-def check_format(path: Path, found: int) -> None:
-    """Raise InputError if the file is of another version."""
-    if found != FORMAT:
+def check_format(path: Path, version: int) -> None:
+    """Raise InputError if the file has another format version."""
+    if version != FORMAT:
         raise InputError(
-            f"expected a log of format {FORMAT}, got {found}",
+            f"expected a log of format {FORMAT}, got {version}",
             where=str(path),
             fix="use the version that wrote it",
         )
 
 
 def fitting(row: tuple, previous: int) -> Block | None:
-    """The block in a row of `COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits
-    may change even types.
+    """Decode a row of `COLUMNS`; None if it does not match the chain after the sum `previous`.
+
+    Flipped bits may change even the types of values.
     """
     offset, kind, rows, crc, receipt, payload = row
     if not (
@@ -255,7 +256,7 @@ def fitting(row: tuple, previous: int) -> Block | None:
 
 
 def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
-    """format, partition, first, first_crc, origin, end_min"""
+    """Return format, partition, first, first_crc, origin and end_min."""
     row = sqlite.one_row(
         connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log"
     )
@@ -265,31 +266,29 @@ def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
 
 
 def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
-    """Behind the last block, and its sum, as its writer noted them; None in a log of an earlier
-    version.
-    """
+    """Return the recorded end and sum of the last block; None in a log of an earlier version."""
     try:
         row = connection.execute("SELECT last, crc FROM head").fetchone()
     except apsw.SQLError:
         return None
-    return None if row is None else _two(row)
+    return None if row is None else _number_pair(row)
 
 
-def last_of(connection: apsw.Connection) -> tuple[int, int]:
-    """Behind the last block that is there, and its sum."""
+def last_block(connection: apsw.Connection) -> tuple[int, int]:
+    """Return the end and sum of the last existing block."""
     last = connection.execute(
         "SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1"
     ).fetchone()
-    return _two(last) if last is not None else log_row(connection)[2:4]
+    return _number_pair(last) if last is not None else log_row(connection)[2:4]
 
 
-def _two(row: tuple) -> tuple[int, int]:
+def _number_pair(row: tuple) -> tuple[int, int]:
     first, second = _numbers(row)
     return first, second
 
 
 def _numbers(row: tuple) -> tuple[int, ...]:
-    """The row, if it is of numbers: where a page holds another's content, it may be of anything."""
+    """Return the row if it holds integers; on a misplaced page it may hold anything."""
     if any(type(value) is not int for value in row):
         raise apsw.CorruptError("a row of the log's tables is not what was written")
     return row

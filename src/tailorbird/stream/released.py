@@ -1,13 +1,15 @@
-"""What the lake says may be deleted of each log. The lake writes it (`lake.positions`); whoever
-writes a log prunes by it.
+"""Positions up to which the lake has released each log for pruning.
 
-    positions.json   {"safe": {"raw-serve-1": 812, "answers-serve-1": 90, "routed": 60001}, "routed": {"serve-1": 900}, …}
+The lake writes them (`lake.positions`), and the writer of a log prunes by them.
 
-Rows of a log below `safe` were committed, synced and read back. Below `routed`, by producer,
-everything that the router made of raw rows is in the tables; so a raw row that is below both has
-been archived, routed and loaded. `tables` and `archive` say how far each was brought, safe or not.
-`checksum` is the SHA-256 of all else, as `sealed` writes it: a position that a flipped bit moved
-would have rows deleted, or passed over. Files that older releases wrote have none.
+    positions.json   {"safe": {"raw-serve-1": 812, "answers-serve-1": 90, "routed": 60001},
+                      "routed": {"serve-1": 900}, …}
+
+Rows of a log before `safe` were committed, synced and read back. Raw rows before `routed`, by
+producer, are routed and in the tables. So a raw row before both has been archived, routed and
+loaded. `tables` and `archive` have the positions reached, safe or not. `checksum` is the SHA-256 of
+all else: a position with a flipped bit would have rows deleted or skipped. Files of older releases
+have none.
 """
 
 import hashlib
@@ -23,9 +25,7 @@ _CHECKSUM = "checksum"
 
 
 class Released(msgspec.Struct, frozen=True):
-    """The part of the lake's file that concerns the logs' writers. A log that is not named is
-    needed whole.
-    """
+    """The released positions for the logs' writers. A log without a position is needed whole."""
 
     safe: dict[str, int] = {}
     routed: dict[str, int] = {}
@@ -33,27 +33,27 @@ class Released(msgspec.Struct, frozen=True):
     archive: dict[str, int] = {}
 
     def raw(self, producer: str) -> int:
-        """Below which row nobody needs the raw log of `producer`."""
+        """Return the row before which nobody needs the raw log of `producer`."""
         return min(self.safe.get(f"raw-{producer}", 0), self.routed.get(producer, 0))
 
     def answers(self, producer: str) -> int:
-        """Below which row nobody needs the answers of `producer`."""
+        """Return the row before which nobody needs the response log of `producer`."""
         return self.safe.get(f"answers-{producer}", 0)
 
     def of_routed(self) -> int:
-        """Below which row the lake does not need the routed log; workers have a say of their own."""
+        """Return the row before which the lake does not need the routed log; workers may."""
         return self.safe.get("routed", 0)
 
 
 def sealed(content: dict[str, Any]) -> bytes:
-    """The content of the file, with its checksum."""
+    """Encode the content of the file with its checksum."""
     return msgspec.json.format(
         msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1
     )
 
 
 def unsealed(data: bytes) -> dict[str, Any]:
-    """What the file says, without the checksum. Raises ValueError if it is not what was written.
+    """Decode the file without its checksum, or raise ValueError if it does not match.
 
     >>> unsealed(sealed({"ledger": 42}))
     {'ledger': 42}
@@ -62,7 +62,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     expected = content.pop(_CHECKSUM, None)
     if expected is None and any(
         isinstance(value, str) for value in content.values()
-    ):  # its name is not as it was written
+    ):  # a flipped bit in the name of the checksum
         raise ValueError("it has no checksum, and something that was one")
     if expected is not None and expected != _digest(content):
         raise ValueError("it does not match its checksum")
@@ -73,16 +73,14 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def _released(data: bytes) -> Released:
+def _decode(data: bytes) -> Released:
     return msgspec.convert(unsealed(data), Released)
 
 
-def known_released(lake: Place) -> Released | None:
-    """The same where it can be read; None where the lake has said nothing, or nothing that makes
-    sense.
-    """
+def try_read_released(lake: Place) -> Released | None:
+    """Return the released positions, or None where they are absent or unreadable."""
     try:
-        return _released((lake / FILE).read_bytes())
+        return _decode((lake / FILE).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -106,8 +104,10 @@ def end_of_history(lake: Place, log_start: int) -> int:
 
 
 def read_released(lake: Place) -> Released:
-    """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError,
-    StorageError.
+    """Return the released positions of a lake; empty if it has none yet.
+
+    Raises:
+        DamageError, StorageError: the file is damaged or cannot be read.
 
     >>> from pathlib import Path
     >>> read_released(Path("no-such-lake")).raw("serve-1")
@@ -115,7 +115,7 @@ def read_released(lake: Place) -> Released:
     """
     path = lake / FILE
     try:
-        return _released(path.read_bytes())
+        return _decode(path.read_bytes())
     except FileNotFoundError:
         return Released()
     except UnreachableError:

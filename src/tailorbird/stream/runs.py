@@ -1,6 +1,4 @@
-"""The rows of an import while it puts them in order, in memory and beyond a bound in files of a
-folder that goes with it.
-"""
+"""External sort of an import's rows: in memory, and beyond a bound in temporary files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +15,8 @@ _RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
 _SLICE_ROWS = 2_000
 
 
-class Refused:
-    """Lines in the order in which they were added, in memory up to a bound and beyond that in a
-    file.
-    """
+class RefusedLines:
+    """Refused lines in order of arrival, in memory up to a bound and beyond that in a file."""
 
     def __init__(self, folder: Path) -> None:
         self._path, self._lines = folder / "refused", list[bytes]()
@@ -42,13 +38,11 @@ class Refused:
         yield from self._lines
 
 
-class Runs:
-    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files,
-    a slice of time at once.
+class ExternalSort:
+    """Rows sorted by (ts, event_id): in memory up to `run_rows`, beyond that in runs on disk.
 
-    Rows that are equal in both keep the order in which they were added. Of the rows of one file
-    that have no id of their own and are equal, the second gets an id that ends in `~2`, and so on:
-    none of them repeats another.
+    The sort is stable. Equal rows of one file without ids of their own get ids that end in `~2`,
+    `~3` and so on, so that none is a duplicate of another.
     """
 
     def __init__(self, folder: Path, run_rows: int) -> None:
@@ -78,47 +72,47 @@ class Runs:
     def _spill(self) -> None:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"run-{len(self._runs)}.arrow"
-        run = _in_order(pa.Table.from_batches(self._batches))
+        run = _sort(pa.Table.from_batches(self._batches))
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
             writer.write_table(run)
         self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
         self._batches, self._rows, self._size = [], 0, 0
 
     def lines(self) -> Iterator[bytes]:
-        """The lines, in order."""
-        for piece in self._merged():
-            for start in range(0, len(piece), _SLICE_ROWS):
-                yield from piece.slice(start, _SLICE_ROWS).to_pylist()
+        """Yield the lines in order."""
+        for sorted_lines in self._merge_slices():
+            for start in range(0, len(sorted_lines), _SLICE_ROWS):
+                yield from sorted_lines.slice(start, _SLICE_ROWS).to_pylist()
 
-    def _merged(self) -> Iterator[pa.ChunkedArray]:
+    def _merge_slices(self) -> Iterator[pa.ChunkedArray]:
         runs = [*self._runs]
         if self._batches:
-            runs.append(_in_order(pa.Table.from_batches(self._batches)))
+            runs.append(_sort(pa.Table.from_batches(self._batches)))
         if len(runs) == 1:
-            yield _numbered(runs[0])
+            yield _disambiguate(runs[0])
             return
         times = [run["ts"].to_numpy() for run in runs]
-        every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
+        sorted_ts = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
         step = max(1, max((len(run) for run in runs), default=0) // 2)
-        edges = [*np.unique(every[step::step]), np.iinfo(np.int64).max]
+        slice_ends = [*np.unique(sorted_ts[step::step]), np.iinfo(np.int64).max]
         starts = [0] * len(runs)
-        for edge in edges:
+        for edge in slice_ends:
             ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
             parts = [
                 run.slice(start, end - start)
                 for run, start, end in zip(runs, starts, ends, strict=True)
             ]
             if parts:
-                yield _numbered(_in_order(pa.concat_tables(parts)))
+                yield _disambiguate(_sort(pa.concat_tables(parts)))
             starts = ends
 
 
-def _in_order(rows: pa.Table) -> pa.Table:
+def _sort(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
 
 
-def _numbered(rows: pa.Table) -> pa.ChunkedArray:
-    """The lines of rows that are in order, equal ones of a file told apart."""
+def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the lines of sorted rows, with distinct ids for equal rows of a file."""
     if len(rows) < 2:
         return rows["line"]
     (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1

@@ -1,8 +1,7 @@
-"""How we hold a SQLite file: open it with the settings that durability needs, checkpoint it, and
-name its errors.
+"""SQLite files: opening with the settings that durability needs, checkpoints, and errors.
 
 Each setting is read back, since `synchronous` does not persist and libraries have overridden it.
-One connection writes and checkpoints; SQLite below 3.51.3 may corrupt a file that two connections
+One connection writes and checkpoints. SQLite before 3.51.3 may corrupt a file that two connections
 checkpoint at once, and is refused.
 """
 
@@ -18,23 +17,22 @@ import msgspec
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.whole import sync_folder
 
-CHECKPOINT_BYTES = 8 << 20  # of WAL, from which on a commit is followed by a checkpoint
-WAL_BYTES_MAX = 256 << 20  # from which on a checkpoint waits for readers, to start the WAL anew
+CHECKPOINT_BYTES = 8 << 20  # WAL size from which a commit is followed by a checkpoint
+WAL_BYTES_MAX = 256 << 20  # WAL size from which a checkpoint waits for readers
 _BUSY_MS = 5_000
 _CHUNK = 1 << 20
 _VERSION_MIN = (3, 51, 3)
 
 
 def connect_writer(path: Path) -> apsw.Connection:
-    """The one connection that writes to `path`: WAL, synced at each commit, no automatic
-    checkpoints.
+    """Open the writing connection to `path`: WAL, synced commits, no automatic checkpoints.
 
-    The names of file and WAL last once it returns, before anything is written: SQLite syncs the
-    folder too, but ignores it if that fails.
+    The names of file and WAL are durable when it returns: SQLite syncs the folder too, but ignores
+    a failure.
     """
     _check_version(path)
     if not path.exists():
-        with _refusals():
+        with _as_sqlite_errors():
             path.touch()
             sync_folder(path.parent)
     connection = apsw.Connection(
@@ -49,17 +47,17 @@ def connect_writer(path: Path) -> apsw.Connection:
         ("mmap_size", 0),
     ):
         connection.execute(f"PRAGMA {setting} = {value}").fetchall()
-        found = connection.execute(f"PRAGMA {setting}").get
-        if found != value:
+        actual = connection.execute(f"PRAGMA {setting}").get
+        if actual != value:
             connection.close()
             raise StorageError(
-                f"expected {setting} = {value}, SQLite says {found}",
+                f"expected {setting} = {value}, SQLite says {actual}",
                 where=str(path),
                 fix="put the data on a local disk (no network share)",
             )
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # which makes the WAL
-        with _refusals():
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # creates the WAL
+        with _as_sqlite_errors():
             sync_folder(path.parent)
     except BaseException:
         connection.close()
@@ -68,9 +66,7 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 
 def connect_reader(path: Path) -> apsw.Connection:
-    """A connection that only reads, and does not checkpoint even when it is the last to close;
-    NotReadyError without a file.
-    """
+    """Open a connection that never writes or checkpoints. Raises NotReadyError without a file."""
     _check_version(path)
     if not path.exists():
         raise NotReadyError("there is no such log", where=str(path), fix="start its writer first")
@@ -82,45 +78,42 @@ def connect_reader(path: Path) -> apsw.Connection:
 
 
 def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = False) -> None:
-    """Bring the WAL into the file. A failed sync raises; readers in the way only delay it to the
-    next time.
-    """
+    """Move the WAL into the file. A failed sync raises; readers only delay it."""
     mode = apsw.SQLITE_CHECKPOINT_PASSIVE
     if truncate or wal_bytes(path) > WAL_BYTES_MAX:
         mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
     try:
         connection.wal_checkpoint(mode=mode)
     except apsw.BusyError:
-        return  # a reader is in the way: nothing is lost, the WAL stays a while
+        return  # a reader blocks it; the WAL stays until the next checkpoint
 
 
 def settle(connection: apsw.Connection, path: Path) -> None:
-    """Bring what a writer before left in the WAL into the file, synced, before anything is written
-    behind it.
+    """Move the WAL of an earlier writer into the file, synced, before anything is written.
 
-    A failed sync may have left it in the kernel's memory only, marked as written: another sync
-    would say "done", and a power cut would take it away, from under all that was acknowledged
-    behind it, or in the middle of the checkpoint that relies on it. So it is written anew, over
-    itself, before it is synced. Raises apsw's errors, as `checkpoint` does.
+    A failed sync may have left the WAL in the kernel's memory only, marked as written. Another sync
+    would succeed, and a power loss would take it away, from under later acknowledged commits or
+    during a checkpoint. So it is rewritten in place before it is synced. Raises apsw's errors, as
+    `checkpoint` does.
     """
     if not wal_bytes(path):
         return
-    with _refusals():
+    with _as_sqlite_errors():
         _write_anew(Path(f"{path}-wal"))
     checkpoint(connection, path)
 
 
 def _write_anew(path: Path) -> None:
-    """Write what a file has over itself, and sync it. Who reads it meanwhile sees the same bytes."""
+    """Rewrite a file in place and sync it. Concurrent readers see the same bytes."""
     with path.open("r+b", buffering=0) as file:
-        at = 0
-        while data := os.pread(file.fileno(), _CHUNK, at):
-            at += os.pwrite(file.fileno(), data, at)
+        offset = 0
+        while data := os.pread(file.fileno(), _CHUNK, offset):
+            offset += os.pwrite(file.fileno(), data, offset)
         os.fsync(file.fileno())
 
 
 def wal_bytes(path: Path) -> int:
-    """The size of the WAL beside `path`."""
+    """Return the size of the WAL beside `path`."""
     try:
         return os.stat(f"{path}-wal").st_size
     except FileNotFoundError:
@@ -128,7 +121,7 @@ def wal_bytes(path: Path) -> int:
 
 
 def one_row(connection: apsw.Connection, query: str) -> tuple:
-    """The row of a query that has one."""
+    """Return the row of a query that must have one."""
     row = connection.execute(query).fetchone()
     if row is None:
         raise apsw.CorruptError(f"no row for: {query}")
@@ -137,7 +130,7 @@ def one_row(connection: apsw.Connection, query: str) -> tuple:
 
 @contextmanager
 def errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, which say what to do."""
+    """Convert SQLite errors to ours, which say what to do."""
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
@@ -166,9 +159,7 @@ def errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """For what is read from a file's tables and taken apart: where a page holds another's content,
-    values may be of any kind.
-    """
+    """Convert errors of decoding a row to DamageError; a misplaced page may hold any values."""
     try:
         with errors(path):
             yield
@@ -181,7 +172,7 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file so that it survives a power cut."""
+    """Write a file so that it survives a power loss."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -190,8 +181,8 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what the disk refuses to us into what SQLite says when it is refused the same."""
+def _as_sqlite_errors() -> Iterator[None]:
+    """Convert OSError to the error that SQLite raises for the same failure."""
     try:
         yield
     except OSError as error:

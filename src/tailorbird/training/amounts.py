@@ -1,9 +1,8 @@
-"""How good an expected amount is, such as `dwell_s`: its error beside that of a constant, and what
-was said and happened on average.
+"""Metrics of an expected amount such as `dwell_s`: absolute error, Poisson deviance and means.
 
-Most rows amount to nothing, so that a constant of 0, the median, has a small absolute error and
-tells nothing apart: the mean is what a value formula needs, and the deviance, which is least where
-means are right, is what compares models. All three are told.
+Most amounts are 0. A constant prediction of 0, the median, therefore has a small absolute error
+without telling rows apart. A value formula needs the mean, and the deviance is smallest where the
+means are right, so the deviance compares models. All three are reported.
 """
 
 from collections.abc import Mapping
@@ -22,12 +21,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AmountFigures:
-    """Of one head on the test part.
+    """Metrics of one head on the test part.
 
-    Attributes:
-        mae: mean absolute error. mae_mean, mae_median: of always the mean, or the median, of these
-        very rows. deviance, deviance_mean: mean Poisson deviance; of always the mean. expected,
-        happened: the means. positives, rows: with something, of all.
+    mae: mean absolute error.
+    mae_mean, mae_median: the same for a constant prediction of the mean or median of these
+        rows.
+    deviance, deviance_mean: mean Poisson deviance of the model and of the constant mean.
+    expected, happened: means of the predictions and of the observed amounts.
+    positives, rows: rows with an amount above 0, and all rows.
     """
 
     mae: Interval
@@ -40,25 +41,25 @@ class AmountFigures:
     positives: int
     rows: int
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON: intervals with `_low` and `_high` beside each."""
-        found: dict[str, Any] = {}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics as JSON; each interval adds `_low` and `_high` keys."""
+        fields: dict[str, Any] = {}
         for name in ("mae", "deviance"):
-            each: Interval = getattr(self, name)
-            found |= {
-                name: round(each.value, 6),
-                f"{name}_low": round(each.low, 6),
-                f"{name}_high": round(each.high, 6),
+            interval: Interval = getattr(self, name)
+            fields |= {
+                name: round(interval.value, 6),
+                f"{name}_low": round(interval.low, 6),
+                f"{name}_high": round(interval.high, 6),
             }
-        more = ("mae_mean", "mae_median", "deviance_mean", "expected", "happened")
+        scalar_names = ("mae_mean", "mae_median", "deviance_mean", "expected", "happened")
         return (
-            found
-            | {name: round(getattr(self, name), 6) for name in more}
+            fields
+            | {name: round(getattr(self, name), 6) for name in scalar_names}
             | {"positives": self.positives, "rows": self.rows}
         )
 
     def cells(self) -> Mapping[str, str]:
-        """For a table of two columns."""
+        """Return the cells of a table of two columns."""
         return {
             "mean absolute error": str(self.mae),
             "of always the mean": f"{self.mae_mean:.4f}",
@@ -72,7 +73,7 @@ class AmountFigures:
 
     @property
     def told(self) -> str:
-        """A sentence."""
+        """Describe the metrics in one sentence."""
         return (
             f"mean absolute error {self.mae} (of always the mean {self.mae_mean:.4f}, the "
             f"median {self.mae_median:.4f}), "
@@ -81,15 +82,15 @@ class AmountFigures:
         )
 
 
-def amount_figures(
+def compute_amount_figures(
     expected: Floats, amount: Floats, request: Ints, bootstrap: Bootstrap
 ) -> AmountFigures:
-    """The figures of rows.
+    """Compute the metrics of the rows of one head.
 
     Args:
         expected, amount: shape (n,).
-        request: shape (n,), of each row.
-        bootstrap: over the people of the requests.
+        request: shape (n,), the request of each row.
+        bootstrap: replicates over the users of the requests.
     """
     amount, size = amount.astype(np.float64), len(bootstrap.person)
     rows = metrics.totals(request, np.ones(len(request)), size)

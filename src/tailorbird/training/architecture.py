@@ -1,9 +1,8 @@
-"""The models behind heads: boosters, a net for all of them, or whichever is better by the
-validation part.
+"""Model architectures of heads: boosters, one net for all heads, or the better of the two.
 
-Both see the same matrix; a net sees, behind it, the columns of `ranking.history` too. `auto` takes
-the net only where the lower end of its paired gain on the validation part is above 0: it costs more
-to serve, and the gate looks at the test part alone.
+Boosters and nets read the same matrix; a net also reads the columns of `ranking.history`. `auto`
+chooses the net only if the lower end of its paired gain on the validation part is above 0. A net
+costs more to serve, and the gate sees the test part alone.
 """
 
 from collections.abc import Collection, Mapping
@@ -35,12 +34,17 @@ from tailorbird.ranking.targets import is_amount, return_of
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words, is_listed
 from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.calibrate import Chosen, choose_for
+from tailorbird.training.calibrate import Chosen, choose_head_calibration
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.incremental import afresh, begun, epoch_log, keep
+from tailorbird.training.incremental import (
+    begin_training,
+    make_epoch_logger,
+    save_state,
+    start_from_scratch,
+)
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.metrics import ndcg, rank_lists
-from tailorbird.training.pieces import looked_at
+from tailorbird.training.pieces import sample_blocks
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 
 if TYPE_CHECKING:
@@ -49,40 +53,38 @@ if TYPE_CHECKING:
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-CHOICES = (*ARCHITECTURES, AUTO)
-LENGTH = 20  # newest items that a net looks at
-ITEMS_MIN, ITEMS_MAX = (
-    5,
-    50_000,
-)  # rows of an item for it to have a code of its own; items that have one
+ARCHITECTURE_CHOICES = (*ARCHITECTURES, AUTO)
+HISTORY_LENGTH = 20  # newest items that a net reads
+# Rows that an item needs for a code of its own, and the most items that have one.
+ITEMS_MIN, ITEMS_MAX = 5, 50_000
 WORD_WIDTH, WORD_BUCKETS = 8, 2_048
-ROWS_OF_IMPORTANCE = 2_000
+IMPORTANCE_ROWS = 2_000
 QUICK_EPOCHS = 3
-# times the log loss of always the mean: weights that are worse for every head are no beginning for
-# another training
-DIVERGED = 2.0
+# Ratio to the log loss of a constant mean. Weights above it for every head are not saved as a
+# start for the next training.
+DIVERGED_LOSS_RATIO = 2.0
 
 
 class Diverged(UsageError):
-    """A net whose training came apart."""
+    """The training of a net diverged."""
 
 
 class HeadModel(Protocol):
-    """What a head is computed by."""
+    """The model of one head."""
 
     @property
     def curve(self) -> dict[str, list[float]]:
-        """Metric by step, for `train` and `validation`."""
+        """Return the metric after each step, for `train` and `validation`."""
         ...
 
     @property
     def steps(self) -> int:
-        """How many of them count."""
+        """Return the number of steps that the model uses."""
         ...
 
     @property
     def unit(self) -> str:
-        """What a step is, in the plural."""
+        """Return the plural name of a step, such as "trees"."""
         ...
 
     def score(self, matrix: Matrix) -> Floats: ...
@@ -95,7 +97,9 @@ class NetHead:
 
     net: "Deep"
     head: str
-    moved: Mapping[str, float]  # column → share of how far probabilities move when it is shuffled
+    column_importance: Mapping[
+        str, float
+    ]  # column → share of how far probabilities move when it is shuffled
     unit: str = "epochs"
 
     @property
@@ -114,31 +118,31 @@ class NetHead:
         return self.net.score(matrix)[self.head]
 
     def importance(self) -> dict[str, float]:
-        return dict(self.moved)
+        return dict(self.column_importance)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What heads are learned on.
+class FitInputs:
+    """Inputs for fitting heads.
 
     Attributes:
-        encoder: of the matrices, its columns for nets included where a net may be fitted. matrix,
-        shown, served: of the training part, without rows where they lie in files; of the validation
-        part as it was shown, and as it would be served.
-        labels: of the training part, NaN where unknown.
-        heads: those that are learned.
-        until: microseconds: the training part is before this.
-        label_window: microseconds until a row's label is known.
-        files: the rows of the training part, where they lie in files: a net learns from them, trees
-            from some of them.
+        encoder: encoder of the matrices, with net columns where a net may be fitted.
+        matrix: rows of the training part; empty if they lie in files.
+        validation_shown, validation_served: rows of the validation part, encoded with the position
+            as it was shown and as serving sets it.
+        labels: labels of the training part, NaN where unknown.
+        heads: heads to learn.
+        until: end of the training part, microseconds.
+        label_window: microseconds until the label of a row is known.
+        files: rows of the training part in files. A net learns from them, and trees from a sample.
     """
 
     encoder: Encoder
     matrix: Matrix
-    shown: Matrix
-    served: Matrix
+    validation_shown: Matrix
+    validation_served: Matrix
     train: Dataset
-    held: Dataset
+    validation: Dataset
     labels: Mapping[str, npt.NDArray]
     heads: tuple[str, ...]
     objective: Mapping[str, float]
@@ -146,74 +150,84 @@ class Ground:
     label_window: int
     files: PartRows | None = None
 
-    def plain(self) -> "Ground":
-        """The same without columns for nets."""
-        encoder = without_columns_for_nets(self.encoder)
+    def without_net_columns(self) -> "FitInputs":
+        """Return the inputs without net columns."""
+        encoder = drop_net_columns(self.encoder)
         if encoder is self.encoder:
             return self
         matrix, shown, served = (
-            np.ascontiguousarray(each[:, : len(encoder.names)])
-            for each in (self.matrix, self.shown, self.served)
+            np.ascontiguousarray(rows[:, : len(encoder.names)])
+            for rows in (self.matrix, self.validation_shown, self.validation_served)
         )
-        return replace(self, encoder=encoder, matrix=matrix, shown=shown, served=served, files=None)
+        return replace(
+            self,
+            encoder=encoder,
+            matrix=matrix,
+            validation_shown=shown,
+            validation_served=served,
+            files=None,
+        )
 
-    def unread(self) -> "Ground":
-        """The same where columns for nets tell nothing: trees beside a net see as many columns as
-        it, and split on none of these.
+    def with_blank_net_columns(self) -> "FitInputs":
+        """Return the inputs with net columns blanked.
+
+        Trees next to a net then have the width of its matrix and never split on these columns.
         """
-        width = len(without_columns_for_nets(self.encoder).names)
-        blank = [each.copy() for each in (self.matrix, self.shown, self.served)]
-        for each in blank:
-            each[:, width:] = np.nan
-        return replace(self, matrix=blank[0], shown=blank[1], served=blank[2])
+        width = len(drop_net_columns(self.encoder).names)
+        blank = [
+            rows.copy() for rows in (self.matrix, self.validation_shown, self.validation_served)
+        ]
+        for copy in blank:
+            copy[:, width:] = np.nan
+        return replace(self, matrix=blank[0], validation_shown=blank[1], validation_served=blank[2])
 
 
 @dataclass(frozen=True)
-class Made:
-    """Models by head, and their files.
+class FittedHeads:
+    """Fitted models by head, and their exported files.
 
     Attributes:
-        places: head → where it is in `files`.
-        parity: the largest difference between a trained model and its export.
-        probability: whether heads of classes tell a probability by themselves.
-        note: how the architecture was chosen; "" where it was asked for.
+        head_files: location of each head in `files`.
+        parity: largest difference between a trained model and its export.
+        is_probability: whether classification heads return probabilities without calibration.
+        note: how the architecture was chosen; empty if it was requested.
     """
 
     architecture: str
     encoder: Encoder
     models: dict[str, HeadModel]
     files: dict[str, bytes]
-    places: dict[str, HeadFile]
+    head_files: dict[str, HeadFile]
     parity: float
-    probability: bool
+    is_probability: bool
     note: str = ""
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
-        """What each head's model says of rows as it was learned, before any calibration."""
+        """Return the uncalibrated output of each head's model."""
         return {head: model.score(matrix) for head, model in self.models.items()}
 
     def calibrations(
-        self, raw: Mapping[str, Floats], held: Dataset, label_window: int
+        self, raw: Mapping[str, Floats], validation: Dataset, label_window: int
     ) -> dict[str, Chosen]:
-        """How each head's output is calibrated, by what it said of the validation part, as that
-        would be served.
-        """
+        """Choose the calibration of each head from its output on the validation part as served."""
         return {
-            head: choose_for(head, score, held, label_window, probability=self.probability)
+            head: choose_head_calibration(
+                head, score, validation, label_window, is_probability=self.is_probability
+            )
             for head, score in raw.items()
         }
 
 
 def wants_net(settings: TrainSettings) -> bool:
-    """Whether a net may be fitted.
+    """Return whether a net may be fitted.
 
     Raises:
-        UsageError: no such architecture, or one that needs what is not installed.
+        UsageError: the architecture is unknown, or its dependencies are not installed.
     """
-    if settings.architecture not in CHOICES:
+    if settings.architecture not in ARCHITECTURE_CHOICES:
         raise UsageError(
             f"there is no architecture {settings.architecture!r}",
-            fix=f"use one of {', '.join(CHOICES)}",
+            fix=f"use one of {', '.join(ARCHITECTURE_CHOICES)}",
         )
     if settings.architecture == AUTO:
         return available("dcn")
@@ -226,28 +240,27 @@ def wants_net(settings: TrainSettings) -> bool:
 
 
 def with_columns_for_nets(encoder: Encoder, train: Dataset, series: IndexSeries) -> Encoder:
-    """The encoder with codes of the candidate and of the newest items, learned from training rows,
-    and words of item attributes.
+    """Add net columns: codes of the candidate and of recent items, and words of item attributes.
 
-    Items of fewer than `ITEMS_MIN` rows have the code of the unknown, as items have that are new
-    since: its vector is learned. While both shared 64 buckets by hash, a dcn of 300 items and 100
-    rare ones had a log loss of .366 to .392 of new items in a simulation, over three seeds, and
-    always the mean .349 to .353; the unknown has .341 to .347. To keep buckets for rare items alone
-    gained nothing: their own log loss was .350 to .357, and is .332 to .353 without.
+    Items with fewer than `ITEMS_MIN` rows share the code of unknown items, which new items have
+    too, so its vector is learned. In a simulation with a dcn, 300 items and 100 rare ones (three
+    seeds), sharing 64 hash buckets gave new items a log loss of .366 to .392, against .349 to .353
+    for a constant mean; the unknown code gives .341 to .347. Buckets for rare items alone gained
+    nothing: their log loss was .350 to .357, and is .332 to .353 without.
     """
     keys, counts = np.unique(train.items.keys[train.item], return_counts=True)
-    kept = (keys != 0) & (counts >= ITEMS_MIN)
-    keys, counts = keys[kept], counts[kept]
+    is_frequent = (keys != 0) & (counts >= ITEMS_MIN)
+    keys, counts = keys[is_frequent], counts[is_frequent]
     order = np.lexsort((keys, -counts))[:ITEMS_MAX]
     recent = (
-        history.History(encoder.sequence, LENGTH, keys[order].tolist())
+        history.History(encoder.sequence, HISTORY_LENGTH, keys[order].tolist())
         if encoder.sequence
         else None
     )
-    return msgspec.structs.replace(encoder, history=recent, words=_words(series))
+    return msgspec.structs.replace(encoder, history=recent, words=_word_columns(series))
 
 
-def without_columns_for_nets(encoder: Encoder) -> Encoder:
+def drop_net_columns(encoder: Encoder) -> Encoder:
     return (
         msgspec.structs.replace(encoder, history=None, words=())
         if encoder.history or encoder.words
@@ -255,151 +268,164 @@ def without_columns_for_nets(encoder: Encoder) -> Encoder:
     )
 
 
-def _words(series: IndexSeries) -> tuple[Words, ...]:
-    """Titles, and attributes that are lists."""
-    found = []
+def _word_columns(series: IndexSeries) -> tuple[Words, ...]:
+    """Return the columns of titles and of attributes that are lists."""
+    words = []
     for name, column in sorted(series.indexes[0].attributes.items()):
         if not isinstance(column, TextColumn) or not column.values:
             continue
         listed = is_listed(column)
         if listed or name == "title":
-            found.append(Words(name, WORD_WIDTH, WORD_BUCKETS, listed))
-    return tuple(found)
+            words.append(Words(name, WORD_WIDTH, WORD_BUCKETS, listed))
+    return tuple(words)
 
 
 def layout_of(encoder: Encoder) -> Layout:
-    """What a net takes the columns of an encoder's matrix for."""
+    """Return the role that each column of an encoder's matrix has in a net."""
     names = encoder.names
-    at = {name: place for place, name in enumerate(names)}
-    codes = {at[name]: size for name, size in encoder.sizes.items()}
+    index_of = {name: index for index, name in enumerate(names)}
+    codes = {index_of[name]: size for name, size in encoder.sizes.items()}
     past = encoder.history
-    places = [at[name] for name in past.names] if past else []
+    history_indices = [index_of[name] for name in past.names] if past else []
     recent = (
         History(
-            places[0],
-            tuple(places[1 : 1 + past.length]),
-            tuple(places[1 + past.length :]),
+            history_indices[0],
+            tuple(history_indices[1 : 1 + past.length]),
+            tuple(history_indices[1 + past.length :]),
             past.size,
         )
         if past
         else None
     )
     bags = tuple(
-        Bag(one.attribute, tuple(at[name] for name in one.names), one.size) for one in encoder.words
+        Bag(words.attribute, tuple(index_of[name] for name in words.names), words.size)
+        for words in encoder.words
     )
-    used = {*codes, *places, *(place for bag in bags for place in bag.places)}
-    numbers = tuple(place for place in range(len(names)) if place not in used)
-    return Layout(names, numbers, codes, bags, recent, at.get("position", -1))
+    used = {*codes, *history_indices, *(index for bag in bags for index in bag.places)}
+    numbers = tuple(index for index in range(len(names)) if index not in used)
+    return Layout(names, numbers, codes, bags, recent, index_of.get("position", -1))
 
 
 def fit_heads(
-    ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
-) -> Made:
-    """Fit what the settings ask for. Expected amounts are always told by trees, beside a net too.
+    inputs: FitInputs, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
+) -> FittedHeads:
+    """Fit the configured architecture. Trees always predict expected amounts, also next to a net.
 
     Args:
         sample: rows of the validation part on which model and export are compared.
     """
-    amounts = tuple(head for head in ground.heads if is_amount(head))
-    chances = tuple(head for head in ground.heads if not is_amount(head))
-    if not amounts or settings.architecture == "gbdt":
-        return _fit_heads(ground, settings, progress, sample)
-    if not chances:
-        return _beside(ground, ground.plain(), amounts, settings, progress, sample)
-    made = _fit_heads(replace(ground, heads=chances), settings, progress, sample)
-    seen = (
-        ground.unread() if len(made.encoder.names) == len(ground.encoder.names) else ground.plain()
+    amount_heads = tuple(head for head in inputs.heads if is_amount(head))
+    probability_heads = tuple(head for head in inputs.heads if not is_amount(head))
+    if not amount_heads or settings.architecture == "gbdt":
+        return _fit_by_architecture(inputs, settings, progress, sample)
+    if not probability_heads:
+        return _fit_amount_trees(
+            inputs, inputs.without_net_columns(), amount_heads, settings, progress, sample
+        )
+    fitted = _fit_by_architecture(
+        replace(inputs, heads=probability_heads), settings, progress, sample
     )
-    trees = _beside(ground, seen, amounts, settings, progress, sample)
-    files, places = {**made.files, **trees.files}, {**made.places, **trees.places}
-    note = "; ".join(part for part in (made.note, trees.note) if part)
-    parity = max(made.parity, trees.parity)
+    tree_inputs = (
+        inputs.with_blank_net_columns()
+        if len(fitted.encoder.names) == len(inputs.encoder.names)
+        else inputs.without_net_columns()
+    )
+    trees = _fit_amount_trees(inputs, tree_inputs, amount_heads, settings, progress, sample)
+    files, head_files = {**fitted.files, **trees.files}, {**fitted.head_files, **trees.head_files}
+    note = "; ".join(part for part in (fitted.note, trees.note) if part)
+    parity = max(fitted.parity, trees.parity)
     return replace(
-        made,
-        models={**made.models, **trees.models},
+        fitted,
+        models={**fitted.models, **trees.models},
         files=files,
-        places=places,
+        head_files=head_files,
         parity=parity,
         note=note,
     )
 
 
-def _beside(
-    ground: Ground,
-    seen: Ground,
+def _fit_amount_trees(
+    inputs: FitInputs,
+    tree_inputs: FitInputs,
     heads: tuple[str, ...],
     settings: TrainSettings,
     progress: Progress,
     sample: npt.NDArray[np.intp],
-) -> Made:
-    """Trees of expected amounts over the columns that they see; of as many rows as memory may hold,
-    where rows lie in files.
+) -> FittedHeads:
+    """Fit trees of expected amounts.
+
+    If the rows lie in files, the trees see a sample that fits into memory.
     """
-    seen = replace(seen, heads=heads)
-    if ground.files is None:
-        return _boosters(seen, settings, progress, sample)
-    rows = looked_at(ground.files.only(heads), settings.rows_in_memory)
+    tree_inputs = replace(tree_inputs, heads=heads)
+    if inputs.files is None:
+        return _fit_boosters(tree_inputs, settings, progress, sample)
+    rows = sample_blocks(inputs.files.only(heads), settings.rows_in_memory)
     matrix = rows.matrix.copy()
-    matrix[:, len(without_columns_for_nets(ground.encoder).names) :] = np.nan
-    rows = replace(rows, matrix=np.ascontiguousarray(matrix[:, : len(seen.encoder.names)]))
-    made = _boosters(seen, settings, progress, sample, rows)
-    told = (
+    matrix[:, len(drop_net_columns(inputs.encoder).names) :] = np.nan
+    rows = replace(rows, matrix=np.ascontiguousarray(matrix[:, : len(tree_inputs.encoder.names)]))
+    fitted = _fit_boosters(tree_inputs, settings, progress, sample, rows)
+    note = (
         f"{', '.join(heads)} was learned by trees, from {len(rows):,} of the "
-        f"{len(ground.files):,} rows in files, evenly over all"
+        f"{len(inputs.files):,} rows in files, evenly over all"
     )
-    return replace(made, note=told)
+    return replace(fitted, note=note)
 
 
-def _fit_heads(
-    ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
-) -> Made:
+def _fit_by_architecture(
+    inputs: FitInputs, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
+) -> FittedHeads:
     if settings.architecture == "gbdt":
-        return _boosters(ground, settings, progress, sample)
+        return _fit_boosters(inputs, settings, progress, sample)
     if settings.architecture != AUTO:
-        return _net(ground, settings.architecture, settings, progress, sample)
-    boosters = _boosters(ground.plain(), settings, progress, sample)
+        return _fit_net(inputs, settings.architecture, settings, progress, sample)
+    boosters = _fit_boosters(inputs.without_net_columns(), settings, progress, sample)
     if not wants_net(settings):
         return replace(
             boosters,
             note="gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try "
             "nets",
         )
-    other = net_beside_trees(ground.heads)
-    net = _net(ground, other, settings, progress, sample)
-    gain = _gain(ground, net, boosters)
-    told = f"ndcg_10 on the validation part {gain.signed} for {other} over gbdt"
-    taken = net if gain.known and gain.low > 0 else boosters
+    net_architecture = net_beside_trees(inputs.heads)
+    net = _fit_net(inputs, net_architecture, settings, progress, sample)
+    gain = _validation_gain(inputs, net, boosters)
+    comparison = f"ndcg_10 on the validation part {gain.signed} for {net_architecture} over gbdt"
+    winner = net if gain.known and gain.low > 0 else boosters
     return replace(
-        taken,
+        winner,
         note="; ".join(
-            part for part in (f"{taken.architecture} was chosen: {told}", net.note) if part
+            part for part in (f"{winner.architecture} was chosen: {comparison}", net.note) if part
         ),
     )
 
 
 def net_beside_trees(heads: Collection[str]) -> str:
-    """The net that `auto` holds against trees."""
+    """Return the net that `auto` compares with trees."""
     return "mmoe" if len(heads) > 1 else "dcn"
 
 
-def _boosters(
-    ground: Ground,
+def _fit_boosters(
+    inputs: FitInputs,
     settings: TrainSettings,
     progress: Progress,
     sample: npt.NDArray[np.intp],
     rows: Rows | None = None,
-) -> Made:
-    """Trees of each head; `rows` in place of those of the training part."""
+) -> FittedHeads:
+    """Fit trees for each head; `rows` replaces the rows of the training part."""
     models: dict[str, HeadModel] = {}
-    files, places, parity = {}, {}, 0.0
+    files, head_files, parity = {}, {}, 0.0
     rows = rows or Rows(
-        ground.matrix, ground.labels, ground.train.weight, np.diff(ground.train.offsets)
+        inputs.matrix, inputs.labels, inputs.train.weight, np.diff(inputs.train.offsets)
     )
-    held = Rows(ground.shown, ground.held.labels, ground.held.weight, np.diff(ground.held.offsets))
-    for head in ground.heads:
-        train, watch = sample_of(rows, head), sample_of(held, head)
-        # Items of one answer are all followed by the same return: there is no order to learn. An
-        # amount is no class.
+    validation = Rows(
+        inputs.validation_shown,
+        inputs.validation.labels,
+        inputs.validation.weight,
+        np.diff(inputs.validation.offsets),
+    )
+    for head in inputs.heads:
+        train, stop_sample = sample_of(rows, head), sample_of(validation, head)
+        # Items of one response share the same return, so there is no order to learn. An amount is
+        # not a class.
         objective = (
             "binary"
             if return_of(head)
@@ -407,211 +433,247 @@ def _boosters(
             if is_amount(head)
             else settings.gbdt.objective
         )
-        chosen = replace(settings.gbdt, objective=objective, seed=settings.seed)
-        told = partial(progress, f"trees of {head}")
-        categorical = ground.encoder.categorical_names
+        gbdt_settings = replace(settings.gbdt, objective=objective, seed=settings.seed)
+        report_progress = partial(progress, f"trees of {head}")
+        categorical = inputs.encoder.categorical_names
         model: Gbdt = fit_gbdt(
-            train, watch, ground.encoder.names, chosen, categorical=categorical, progress=told
+            train,
+            stop_sample,
+            inputs.encoder.names,
+            gbdt_settings,
+            categorical=categorical,
+            progress=report_progress,
         )
         file = f"model/{head}.onnx"
-        models[head], files[file], places[head] = model, gbdt_to_onnx(model), HeadFile(file)
-        parity = max(parity, largest_difference(model, files[file], ground.served[sample]))
-    return Made(
-        "gbdt", ground.encoder, models, files, places, parity, settings.gbdt.objective == "binary"
+        models[head], files[file], head_files[head] = model, gbdt_to_onnx(model), HeadFile(file)
+        parity = max(
+            parity, largest_difference(model, files[file], inputs.validation_served[sample])
+        )
+    return FittedHeads(
+        "gbdt",
+        inputs.encoder,
+        models,
+        files,
+        head_files,
+        parity,
+        settings.gbdt.objective == "binary",
     )
 
 
-def _net(
-    ground: Ground,
+def _fit_net(
+    inputs: FitInputs,
     architecture: str,
     settings: TrainSettings,
     progress: Progress,
     sample: npt.NDArray[np.intp],
-) -> Made:
+) -> FittedHeads:
     parameters = dict(settings.parameters)
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
-    layout = layout_of(ground.encoder)
-    start = begun(
+    layout = layout_of(inputs.encoder)
+    start = begin_training(
         architecture,
         parameters,
         layout,
-        keys_of(ground.encoder),
-        ground.heads,
-        ground.until,
+        code_keys(inputs.encoder),
+        inputs.heads,
+        inputs.until,
         settings,
     )
     rows: Blocks = Rows(
-        ground.matrix, {head: ground.labels[head] for head in ground.heads}, ground.train.weight
+        inputs.matrix, {head: inputs.labels[head] for head in inputs.heads}, inputs.train.weight
     )
-    rows = rows if ground.files is None else ground.files.only(ground.heads)
+    rows = rows if inputs.files is None else inputs.files.only(inputs.heads)
     if start.since is not None:
-        newest = SomeRows.of(rows, ground.train.t[ground.train.request] >= start.since)
-        if why := nothing_to_tell_apart(newest):
-            start = afresh(layout, parameters, f"since then {why}")
+        newest = SomeRows.of(rows, inputs.train.t[inputs.train.request] >= start.since)
+        if reason := nothing_to_tell_apart(newest):
+            start = start_from_scratch(layout, parameters, f"since then {reason}")
         else:
             rows = newest
-    held = Rows(
-        ground.shown, {head: ground.held.labels[head] for head in ground.heads}, ground.held.weight
+    validation = Rows(
+        inputs.validation_shown,
+        {head: inputs.validation.labels[head] for head in inputs.heads},
+        inputs.validation.weight,
     )
     fitted: Net = fit_net(
         architecture,
         start.parameters,
         start.layout,
         rows,
-        held,
+        validation,
         seed=settings.seed,
-        on_epoch=epoch_log(settings.logs),
+        on_epoch=make_epoch_logger(settings.logs),
         progress=partial(progress, f"net {architecture} (rows)"),
         checkpoint=settings.checkpoint,
         begin=start.weights,
         processes=settings.processes,
     )
-    told = _left(fitted.deep, held, keys_of(ground.encoder), ground.until, settings)
-    files, places = fitted.export()
-    moved = _moved(
+    warm_start_note = _save_warm_start(
+        fitted.deep, validation, code_keys(inputs.encoder), inputs.until, settings
+    )
+    files, head_files = fitted.export()
+    importances = _permutation_importance(
         fitted,
-        ground.encoder,
-        ground.served[sample[:: max(1, len(sample) // ROWS_OF_IMPORTANCE)]],
+        inputs.encoder,
+        inputs.validation_served[sample[:: max(1, len(sample) // IMPORTANCE_ROWS)]],
         settings.seed,
     )
     models: dict[str, HeadModel] = {
-        head: NetHead(fitted.deep, head, moved[head]) for head in ground.heads
+        head: NetHead(fitted.deep, head, importances[head]) for head in inputs.heads
     }
-    compared = (
-        largest_difference(models[head], files[at.file], ground.served[sample], at.column)
-        for head, at in places.items()
+    differences = (
+        largest_difference(
+            models[head], files[head_file.file], inputs.validation_served[sample], head_file.column
+        )
+        for head, head_file in head_files.items()
     )
-    note = "; ".join(each for each in (start.told, told) if each)
-    return Made(architecture, ground.encoder, models, files, places, max(compared), True, note)
+    note = "; ".join(each for each in (start.summary, warm_start_note) if each)
+    return FittedHeads(
+        architecture, inputs.encoder, models, files, head_files, max(differences), True, note
+    )
 
 
-def _left(
+def _save_warm_start(
     deep: "Deep",
-    held: Rows,
+    validation: Rows,
     keys: dict[int, npt.NDArray[np.uint64]],
     until: int,
     settings: TrainSettings,
 ) -> str:
-    """Leave the next training what it may begin with; what a reader must know of the net, or "".
+    """Save the state for the next training; return a warning about the net, or "".
 
     Raises:
-        Diverged: training went on until weights or losses were no numbers.
+        DivergenceError: weights or losses are not finite.
     """
     check_whole(deep)
-    worthless = deep.worthless(held)
+    worthless = deep.worthless(validation)
     losses = ", ".join(
         f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items()
     )
-    why = (
+    warning = (
         "the net tells no more of the validation part than its mean does, by log loss: "
         f"{losses}: it diverged, or there is little to learn"
     )
-    lost = all(loss > DIVERGED * mean for loss, mean in worthless.values()) and len(
-        worthless
-    ) == len(deep.heads)
-    told = keep(deep, keys, until, replace(settings, warm=None) if lost else settings)
-    kept = "; no later training goes on from it" if lost else ""
-    return "; ".join(note for note in (f"{why}{kept}" if worthless else "", told) if note)
+    is_unusable = all(
+        loss > DIVERGED_LOSS_RATIO * mean for loss, mean in worthless.values()
+    ) and len(worthless) == len(deep.heads)
+    save_note = save_state(
+        deep, keys, until, replace(settings, warm=None) if is_unusable else settings
+    )
+    suffix = "; no later training goes on from it" if is_unusable else ""
+    return "; ".join(
+        note for note in (f"{warning}{suffix}" if worthless else "", save_note) if note
+    )
 
 
 def check_whole(deep: "Deep") -> None:
-    """That training did not come apart.
+    """Raise if the training of a net diverged.
 
     Raises:
-        Diverged: weights or losses are no numbers.
+        DivergenceError: weights or losses are not finite.
     """
     if deep.broken:
-        said = f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
+        problem = (
+            f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
+        )
         raise Diverged(
-            said,
+            problem,
             where=deep.architecture,
             fix="""a lower rate, such as --parameters '{"rate": 0.0003}'""",
         )
 
 
-def keys_of(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
-    """Place of each column of codes → what its codes from 2 on stand for; hashed ones have no such
-    thing.
+def code_keys(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
+    """Return the keys of each code column by column index; position i holds the key of code i + 2.
+
+    Hashed columns have no keys and are left out.
     """
-    at = {name: place for place, name in enumerate(encoder.names)}
-    found = {at[each.name]: each.keys for each in encoder.vocabularies}
-    found |= {
-        at[one.name]: one.steps[-1].keys
-        for one in encoder.transforms
-        if one.size and isinstance(one.steps[-1], Codes)
+    index_of = {name: index for index, name in enumerate(encoder.names)}
+    keys_by_index = {
+        index_of[vocabulary.name]: vocabulary.keys for vocabulary in encoder.vocabularies
+    }
+    keys_by_index |= {
+        index_of[transform.name]: transform.steps[-1].keys
+        for transform in encoder.transforms
+        if transform.size and isinstance(transform.steps[-1], Codes)
     }
     if encoder.history:
-        found[at[encoder.history.names[0]]] = encoder.history.keys
-    return {place: np.array(keys, np.uint64) for place, keys in found.items()}
+        keys_by_index[index_of[encoder.history.names[0]]] = encoder.history.keys
+    return {index: np.array(keys, np.uint64) for index, keys in keys_by_index.items()}
 
 
-def _moved(model: Net, encoder: Encoder, matrix: Matrix, seed: int) -> dict[str, dict[str, float]]:
-    """By head and column, the share of how far probabilities move when the column is shuffled; what
-    belongs together is shuffled as one.
+def _permutation_importance(
+    model: Net, encoder: Encoder, matrix: Matrix, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return permutation importances by head and column.
+
+    An importance is the share of the mean change in output when a column is shuffled. Columns that
+    belong together are shuffled as one.
     """
     names = encoder.names
-    together = dict.fromkeys(encoder.history.names[1:] if encoder.history else (), "newest items")
-    together |= {name: f"words of {one.attribute}" for one in encoder.words for name in one.names}
+    group_of = dict.fromkeys(encoder.history.names[1:] if encoder.history else (), "newest items")
+    group_of |= {
+        name: f"words of {words.attribute}" for words in encoder.words for name in words.names
+    }
     groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        groups.setdefault(together.get(name, name), []).append(place)
+    for index, name in enumerate(names):
+        groups.setdefault(group_of.get(name, name), []).append(index)
     rng = np.random.default_rng(seed)
-    before = model.score(matrix)
-    far: dict[str, dict[str, float]] = {head: {} for head in before}
-    for name, places in groups.items():
+    outputs = model.score(matrix)
+    shifts: dict[str, dict[str, float]] = {head: {} for head in outputs}
+    for name, columns in groups.items():
         shuffled = matrix.copy()
-        shuffled[:, places] = matrix[rng.permutation(len(matrix))][:, places]
+        shuffled[:, columns] = matrix[rng.permutation(len(matrix))][:, columns]
         for head, after in model.score(shuffled).items():
-            far[head][name] = float(np.abs(after - before[head]).mean())
-    total = {head: max(sum(each.values()), 1e-12) for head, each in far.items()}
+            shifts[head][name] = float(np.abs(after - outputs[head]).mean())
+    total = {head: max(sum(by_column.values()), 1e-12) for head, by_column in shifts.items()}
     return {
         head: {
             name: value / total[head]
-            for name, value in sorted(each.items(), key=lambda entry: -entry[1])
+            for name, value in sorted(by_column.items(), key=lambda entry: -entry[1])
         }
-        for head, each in far.items()
+        for head, by_column in shifts.items()
     }
 
 
-def _gain(ground: Ground, ours: Made, theirs: Made) -> Interval:
-    """What a net orders the validation part better by than boosters do, each by the formula as it
-    would be served.
+def _validation_gain(
+    inputs: FitInputs, net_heads: FittedHeads, booster_heads: FittedHeads
+) -> Interval:
+    """Return the gain in NDCG@10 of a net over boosters on the validation part, as served.
 
-    An order learned as such has no scale: until it is calibrated, its heads are not to be added.
+    Ranking outputs have no scale, so the heads are calibrated before they are added.
     """
     values = []
-    for made in (ours, theirs):
-        raw = made.score(np.ascontiguousarray(ground.served[:, : len(made.encoder.names)]))
-        chosen = made.calibrations(raw, ground.held, ground.label_window)
+    for fitted in (net_heads, booster_heads):
+        raw = fitted.score(
+            np.ascontiguousarray(inputs.validation_served[:, : len(fitted.encoder.names)])
+        )
+        choices = fitted.calibrations(raw, inputs.validation, inputs.label_window)
         served = [
-            weight * chosen[head].calibration.apply(raw[head])
-            for head, weight in ground.objective.items()
+            weight * choices[head].calibration.apply(raw[head])
+            for head, weight in inputs.objective.items()
             if head in raw
         ]
-        values.append(sum(served, np.zeros(len(ground.served))))
+        values.append(sum(served, np.zeros(len(inputs.validation_served))))
     return ordered_better(
         values[0],
         values[1],
-        ground.held.gain(ground.objective),
-        ground.held.offsets,
-        ground.held.person,
+        inputs.validation.gain(inputs.objective),
+        inputs.validation.offsets,
+        inputs.validation.person,
     )
 
 
 def ordered_better(
-    ours: Floats,
-    theirs: Floats,
+    first: Floats,
+    second: Floats,
     gain: Floats,
     offsets: npt.NDArray[np.int64],
     person: npt.NDArray[np.int64],
 ) -> Interval:
-    """What one value of the rows of requests orders them better by than another, in NDCG@10,
-    paired, with its interval over people.
-    """
-    figures = [ndcg(rank_lists(value, gain, offsets)) for value in (ours, theirs)]
-    nobody = (
-        int(person.max(initial=0)) + 1 + np.arange(len(person))
-    )  # requests of nobody are a person each
-    _, codes = np.unique(np.where(person >= 0, person, nobody), return_inverse=True)
+    """Return the paired gain in NDCG@10 of one ordering over another, with interval over users."""
+    figures = [ndcg(rank_lists(value, gain, offsets)) for value in (first, second)]
+    # Each request of an unknown user counts as a user of its own.
+    anonymous_codes = int(person.max(initial=0)) + 1 + np.arange(len(person))
+    _, codes = np.unique(np.where(person >= 0, person, anonymous_codes), return_inverse=True)
     return Bootstrap(codes, seed=0).difference(figures[0], figures[1])

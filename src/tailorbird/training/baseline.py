@@ -1,8 +1,7 @@
-"""Bundles without a model: items to search in and a baseline to order them by, until a model has
-earned its place.
+"""Bundles without a model: an item index and a baseline that orders it.
 
-The first bundle of a project orders by what is popular. Once a training has judged baselines, the
-best of them takes its place where the gate refuses the model.
+The first bundle of a project orders items by popularity. After a training has evaluated the
+baselines, the best one replaces it where the gate rejects the model.
 """
 
 import tempfile
@@ -22,23 +21,30 @@ from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
+from tailorbird.retrieval import MeaningSettings
 from tailorbird.training.card import NOBODY
-from tailorbird.training.indexes import READ, no_items, write_index
+from tailorbird.training.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation
 from tailorbird.training.matrix import columns_of
 from tailorbird.training.rows import Material
 
-WHY = "there was no champion: popular items, until a model has earned its place"
+NO_CHAMPION_REASON = "there was no champion: popular items, until a model has earned its place"
 
 
 def ensure_champion(
-    features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = ""
+    features: FeatureSet,
+    *,
+    lake: Place,
+    registry: Path,
+    clock: Clock,
+    by: str,
+    owner: str = "",
+    meaning: MeaningSettings | None = None,
 ) -> str:
-    """Return the champion's version. Where there is none, what is popular becomes it, over the
-    items that the lake holds.
+    """Return the champion's version; add and promote a popularity baseline if there is none.
 
     Raises:
-        NotReadyError: there is none, and the lake has nothing to make an index of.
+        NotReadyError: there is no champion, and the lake has nothing to build an index from.
     """
     store = Registry(registry, clock=clock)
     champion = store.champion()
@@ -49,26 +55,37 @@ def ensure_champion(
         raise NotReadyError(
             "the lake is empty", where=str(lake), fix="tailorbird import brings events in"
         )
-    events = source.events(columns=list(READ), ts_from=now - HORIZON)
+    events = source.events(columns=list(EVENT_COLUMNS), ts_from=now - HORIZON)
     items = (
         source.table("items", ["id", "valid_from", "attributes", "timeless", "p"])
         if source.exists("items")
-        else no_items()
+        else empty_items()
     )
     if not events.num_rows:
         raise NotReadyError(
             "the lake holds no event", where=str(lake), fix="tailorbird import brings events in"
         )
-    told = "Nothing was learned and nothing was judged: there is no figure of quality."
-    card = _card(
+    quality_note = "Nothing was learned and nothing was judged: there is no figure of quality."
+    card = _render_card(
         FALLBACK,
-        WHY,
+        NO_CHAMPION_REASON,
         f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}",
-        told,
+        quality_note,
         owner,
     )
-    version = _add(store, features, events, items, FALLBACK, now, card, why=WHY, by=by)
-    store.promote(version, by=by, why=WHY)
+    version = _add_bundle(
+        store,
+        features,
+        events,
+        items,
+        FALLBACK,
+        now,
+        card,
+        why=NO_CHAMPION_REASON,
+        by=by,
+        meaning=meaning,
+    )
+    store.promote(version, by=by, why=NO_CHAMPION_REASON)
     return version
 
 
@@ -82,12 +99,14 @@ def serve_best_baseline(
     *,
     by: str,
     owner: str,
+    meaning: MeaningSettings | None = None,
 ) -> str:
-    """Promote the best judged baseline where no model serves and another baseline does; its
-    version, "" if nothing was changed.
+    """Promote the best evaluated baseline where no model serves.
+
+    Return its version, or "" if that baseline serves already.
     """
     champion = store.champion()
-    before = ""
+    serving_baseline = ""
     if champion is not None:
         try:
             bundle = Bundle.load(champion, schema_hash=None)
@@ -95,31 +114,44 @@ def serve_best_baseline(
             return ""
         if bundle.heads:
             return ""
-        before = bundle.baseline
-    judged = {
+        serving_baseline = bundle.baseline
+    candidates = {
         name: evaluation.figures[name][PRIMARY]
         for name in default_baselines(slot.sources)
         if name in evaluation.figures
     }
-    if not judged:
+    if not candidates:
         return ""
-    best = max(judged, key=lambda name: judged[name].value)
-    if best == before:
+    best = max(candidates, key=lambda name: candidates[name].value)
+    if best == serving_baseline:
         return ""
     why = (
         f"the gate refused the model, and nothing judged served: {best} was the best baseline, "
-        f"{PRIMARY} {judged[best]}"
+        f"{PRIMARY} {candidates[best]}"
     )
-    told = f"{PRIMARY} {judged[best]} on {evaluation.requests:,} requests of the test part."
-    card = _card(best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", told, owner)
-    version = _add(
-        store, features, material.events, material.items, best, now, card, why=why, by=by
+    quality_note = (
+        f"{PRIMARY} {candidates[best]} on {evaluation.requests:,} requests of the test part."
+    )
+    card = _render_card(
+        best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", quality_note, owner
+    )
+    version = _add_bundle(
+        store,
+        features,
+        material.events,
+        material.items,
+        best,
+        now,
+        card,
+        why=why,
+        by=by,
+        meaning=meaning,
     )
     store.promote(version, by=by, why=why)
     return version
 
 
-def _add(
+def _add_bundle(
     store: Registry,
     features: FeatureSet,
     events: pa.Table,
@@ -130,10 +162,11 @@ def _add(
     *,
     why: str,
     by: str,
+    meaning: MeaningSettings | None,
 ) -> str:
     columns = columns_of(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        write_index(Path(folder) / "index", events, items, now)
+        write_index(Path(folder) / "index", events, items, now, meaning=meaning)
         write_bundle(
             Path(folder) / "bundle",
             created_at=now,
@@ -149,7 +182,7 @@ def _add(
         return store.add(Path(folder) / "bundle", by=by, why=why)
 
 
-def _card(baseline: str, why: str, data: str, judged: str, owner: str) -> str:
+def _render_card(baseline: str, why: str, data: str, quality_note: str, owner: str) -> str:
     parts = [
         f"# A baseline: {baseline}",
         f"Made because {why}. Items are ordered by the scores of these sources, added up.",
@@ -158,6 +191,6 @@ def _card(baseline: str, why: str, data: str, judged: str, owner: str) -> str:
         "## Data",
         f"{data}.",
         "## Figures",
-        judged,
+        quality_note,
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,10 +1,10 @@
-"""Confidence intervals by resampling users: how far a figure would move if other people had come.
+"""Confidence intervals by resampling users.
 
-Requests of one person resemble each other, so people are resampled, not requests. A replicate gives
-each person a Poisson(1) count, which is the bootstrap's count for many people (Chamandy et al.,
-2012) and needs no table of indices; every figure that is a ratio of sums then costs one matrix
-product over per-person sums. The same replicates serve all models and figures, so that differences
-are paired. Figures themselves are in `training.metrics`.
+Requests of one user are correlated, so users are resampled rather than requests. A replicate gives
+each user a Poisson(1) count, which approximates the bootstrap's count for many users (Chamandy et
+al., 2012) and needs no table of indices. Every metric that is a ratio of sums then costs one matrix
+product over per-user sums. All models and metrics share the replicates, so differences are paired.
+The metrics themselves are in `training.metrics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ TOO_FEW = "(too few people for an interval)"
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval (unless the bootstrap was told another level)."""
+    """A metric with its confidence interval, by default of level 95 %."""
 
     value: float
     low: float
@@ -31,18 +31,19 @@ class Interval:
 
     @property
     def known(self) -> bool:
+        """Return whether both ends of the interval are finite."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
     def signed(self) -> str:
-        """As a difference, with its sign."""
+        """Return the interval as text of a difference, with its sign."""
         return f"{self.value:+.4f} " + (
             f"[{self.low:+.4f}, {self.high:+.4f}]" if self.known else TOO_FEW
         )
 
     @property
     def marked(self) -> str:
-        """The same for a page."""
+        """Return the signed interval as HTML."""
         return f"{self.value:+.4f}" + (
             f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.known else ""
         )
@@ -52,13 +53,14 @@ class Interval:
 
 
 class Bootstrap:
-    """Replicates over people, drawn once.
+    """Bootstrap replicates over users, drawn once.
 
     Args:
         person: shape (requests,), a code in [0, people) for each request.
-        replicates: how many; 1,000 give the ends of an interval to about 2 % of its width.
-        level: of the intervals.
-        seed: of the draw; the same seed and people give the same replicates.
+        replicates: number of replicates; 1,000 give the ends of an interval to about 2 % of its
+            width.
+        level: confidence level of the intervals.
+        seed: seed of the draw; the same seed and users give the same replicates.
     """
 
     def __init__(
@@ -69,39 +71,41 @@ class Bootstrap:
         self.replicates = replicates
         self._tail = (1 - level) / 2
         self._seed = seed
-        self._drawn: npt.NDArray[np.float32] | None = None
+        self._counts: npt.NDArray[np.float32] | None = None
 
     def mean(self, value: Floats) -> Interval:
-        """Interval of the mean over requests of `value` (requests,); NaN are left out."""
+        """Return the mean over requests of `value` (requests,), with interval; NaN are left out."""
         return self.means([value])[0]
 
     def means(self, values: Sequence[Floats]) -> list[Interval]:
-        """`mean` for several figures at once, from the same replicates."""
+        """Return the mean of several metrics from the same replicates."""
         numerator, denominator = self._sums(values)
         centre = _ratio(numerator.sum(axis=0), denominator.sum(axis=0))
         spread = _ratio(self._resample(numerator), self._resample(denominator))
         return [self._interval(c, spread[:, i]) for i, c in enumerate(centre)]
 
-    def difference(self, ours: Floats, theirs: Floats) -> Interval:
-        """Interval of mean(ours) − mean(theirs) over the same requests, paired: what both share
-        cancels.
-        """
-        both = np.isfinite(ours) & np.isfinite(theirs)
-        masked = np.where(both, ours - theirs, np.nan)
+    def difference(self, first: Floats, second: Floats) -> Interval:
+        """Return mean(first) − mean(second) over the same requests, with its paired interval."""
+        both = np.isfinite(first) & np.isfinite(second)
+        masked = np.where(both, first - second, np.nan)
         return self.mean(masked)
 
     def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
-        """Interval of Σ numerator ÷ Σ denominator, both by request."""
+        """Return Σ numerator ÷ Σ denominator, both by request, with its interval."""
         sums = np.stack(
-            [totals(self.person, each, self.people) for each in (numerator, denominator)], axis=1
+            [totals(self.person, amounts, self.people) for amounts in (numerator, denominator)],
+            axis=1,
         )
         draws = self._resample(sums)
         centre = sums.sum(axis=0)
         return self._interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
 
     def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
-        """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row,
-        to first order.
+        """Return an AUC with its first-order interval.
+
+        Args:
+            influence: `metrics.auc_influence` of each row.
+            request: the request of each row.
         """
         sums = totals(self.person[request], influence, self.people)[:, None]
         return self._interval(value, value + self._resample(sums)[:, 0] - sums.sum())
@@ -109,7 +113,7 @@ class Bootstrap:
     def calibration_error(
         self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints
     ) -> Interval:
-        """Interval of the ECE, with the bins held fixed. It inherits the ECE's bias upwards."""
+        """Return the ECE with its interval; bins stay fixed, and the ECE's upward bias remains."""
         bins = len(calibration.count)
         cell = self.person[request] * bins + calibration.bin
         size = self.people * bins
@@ -125,17 +129,17 @@ class Bootstrap:
         return self._interval(calibration.error, np.array(draws))
 
     def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
-        """Sum and count of each figure for each person, shapes (people, figures)."""
-        known = [np.isfinite(value) for value in values]
+        """Return sum and count of each metric for each user, shapes (people, metrics)."""
+        finite = [np.isfinite(value) for value in values]
         numerator = [
             totals(self.person, np.where(k, v, 0.0), self.people)
-            for v, k in zip(values, known, strict=True)
+            for v, k in zip(values, finite, strict=True)
         ]
-        denominator = [totals(self.person, k, self.people) for k in known]
+        denominator = [totals(self.person, k, self.people) for k in finite]
         return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
     def _resample(self, sums: Floats) -> Floats:
-        """Weighted sums over people for each replicate, shape (replicates, columns)."""
+        """Return weighted sums over users for each replicate, shape (replicates, columns)."""
         out = np.empty((self.replicates, sums.shape[1]))
         step = max(1, 20_000_000 // max(self.people, 1))
         for start in range(0, self.replicates, step):
@@ -144,14 +148,15 @@ class Bootstrap:
         return out
 
     def _weights(self, start: int, stop: int) -> Floats:
-        """Poisson counts of replicates start…stop, shape (stop − start, people); kept if they are
-        small.
+        """Return the Poisson counts of replicates start…stop, shape (stop − start, people).
+
+        Small matrices are cached.
         """
         if self.replicates * self.people <= 50_000_000:
-            if self._drawn is None:
+            if self._counts is None:
                 rng = np.random.default_rng(self._seed)
-                self._drawn = rng.poisson(1.0, (self.replicates, self.people)).astype(np.float32)
-            return self._drawn[start:stop].astype(np.float64)
+                self._counts = rng.poisson(1.0, (self.replicates, self.people)).astype(np.float32)
+            return self._counts[start:stop].astype(np.float64)
         rng = np.random.default_rng((self._seed, start))
         return rng.poisson(1.0, (stop - start, self.people)).astype(np.float64)
 
@@ -170,14 +175,14 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
-    """figure, figure_low, figure_high; what is not known is null."""
+    """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
     out: dict[str, float | None] = {}
     for name, figure in figures.items():
         out[name], out[f"{name}_low"], out[f"{name}_high"] = (
-            rounded(x) for x in (figure.value, figure.low, figure.high)
+            round_finite(x) for x in (figure.value, figure.low, figure.high)
         )
     return out
 
 
-def rounded(value: float) -> float | None:
+def round_finite(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None

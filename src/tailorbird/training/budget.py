@@ -1,8 +1,7 @@
-"""A training in a given time: how many requests and trees fit into it, decided before anything is
-learned.
+"""Training in a given time: how many requests and trees fit, decided before anything is learned.
 
-The numbers stand in the manifest (`about["budget"]`), since the same numbers, and not the same
-time, repeat a training to the bit.
+The sizes are stored in the manifest (`about["budget"]`): repeating a training bit for bit needs the
+same sizes, not the same time.
 """
 
 import time
@@ -16,27 +15,31 @@ from tailorbird.errors import UsageError
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import TrainSettings
 
-LEAST_S = 30.0
-WHOLE_S = 600.0  # what the settings without a budget are made for
-_REQUESTS_A_S, _TESTED_A_S = 50.0, 15.0
-# A longer log costs more to read, and its tables more to look each request up in: of two million
-# events 0.6 as many requests fit.
+BUDGET_MIN_S = 30.0
+FULL_BUDGET_S = 600.0  # time that the default settings are made for
+_REQUESTS_PER_S, _TEST_REQUESTS_PER_S = 50.0, 15.0
+# Reading a longer log and looking requests up in its tables costs more: with two million events,
+# 0.6 as many requests fit.
 _EVENTS, _EVENTS_TWICE = 250_000, 2_600_000
-_FEWEST_TREES, _FEWEST_S = 300, 120.0  # at two minutes and below
-_WHOLE = TrainSettings()
-_VECTORS_S = 480.0  # below, no time is spent on learning vectors
-_STEPS = (0.25, 0.5, 1.0)  # of the speed, so that a machine gives the same numbers twice
+_TREES_MIN, _TREES_MIN_S = 300, 120.0  # at two minutes and below
+_DEFAULTS = TrainSettings()
+_VECTORS_S = 480.0  # below this budget, no vectors are learned
+_STEPS = (
+    0.25,
+    0.5,
+    1.0,
+)  # speeds are rounded to these, so that a machine gives the same sizes twice
 _ROWS, _COLUMNS, _PROBE_TREES = 20_000, 60, 20
-_PROBE_S = 0.35  # what the probe takes on two quiet cores of a server of 2024
+_PROBE_S = 0.35  # duration of the probe on two idle cores of a 2024 server
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What fits into a time.
+    """The training sizes that fit into a time.
 
     Attributes:
-        seconds: the time that was given.
-        speed: of this machine at the moment, 1 for two quiet cores.
+        seconds: the given time.
+        speed: current speed of this machine, 1 for two idle cores.
     """
 
     seconds: float
@@ -48,10 +51,10 @@ class Budget:
     vectors: bool
 
     def applied(self, settings: TrainSettings) -> TrainSettings:
-        """Return settings that keep to it."""
+        """Return the settings limited to this budget."""
         gbdt = replace(settings.gbdt, trees=self.trees, rate=self.rate)
         requests = min(settings.requests or self.requests, self.requests)
-        tested = min(settings.test_requests or self.test_requests, self.test_requests)
+        test_requests = min(settings.test_requests or self.test_requests, self.test_requests)
         retrieval = (
             settings.retrieval if self.vectors or settings.retrieval == "sequence" else "tables"
         )
@@ -59,18 +62,18 @@ class Budget:
             settings,
             gbdt=gbdt,
             requests=requests,
-            test_requests=tested,
+            test_requests=test_requests,
             retrieval=retrieval,
-            budget=self.plain(),
+            budget=self.to_dict(),
         )
 
-    def plain(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return {**asdict(self), "told": self.told}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the budget as JSON."""
+        return {**asdict(self), "told": self.summary}
 
     @property
-    def told(self) -> str:
-        """Return it in a sentence."""
+    def summary(self) -> str:
+        """Describe the budget in one sentence."""
         return (
             f"a budget of {self.seconds:.0f} s: {self.requests:,} requests and at most "
             f"{self.trees} trees; a longer one learns more"
@@ -78,30 +81,35 @@ class Budget:
 
 
 def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
-    """Return what fits into a time on a machine of this speed.
+    """Plan the sizes that fit into a time on a machine of this speed.
 
     Args:
-        events: of the log.
+        events: number of events in the log.
 
     Raises:
-        UsageError: less than half a minute.
+        UsageError: the time is less than half a minute.
     """
-    if seconds < LEAST_S:
-        raise UsageError(f"expected at least {LEAST_S:.0f}s, got {seconds:.0f}s", where="--budget")
-    useful = min(seconds * speed, WHOLE_S)
+    if seconds < BUDGET_MIN_S:
+        raise UsageError(
+            f"expected at least {BUDGET_MIN_S:.0f}s, got {seconds:.0f}s", where="--budget"
+        )
+    useful = min(seconds * speed, FULL_BUDGET_S)
     share = useful / (1 + max(0, events - _EVENTS) / _EVENTS_TWICE)
-    most = _WHOLE.gbdt.trees
+    trees_max = _DEFAULTS.gbdt.trees
     trees = round(
-        _FEWEST_TREES
-        + (most - _FEWEST_TREES) * max(0.0, useful - _FEWEST_S) / (WHOLE_S - _FEWEST_S)
+        _TREES_MIN
+        + (trees_max - _TREES_MIN)
+        * max(0.0, useful - _TREES_MIN_S)
+        / (FULL_BUDGET_S - _TREES_MIN_S)
     )
-    rate = round(most * _WHOLE.gbdt.rate / trees, 4)  # as much is learned by fewer
-    requests, tested = round(share * _REQUESTS_A_S), round(share * _TESTED_A_S)
+    # Fewer trees learn as much at a higher rate.
+    rate = round(trees_max * _DEFAULTS.gbdt.rate / trees, 4)
+    requests, test_requests = round(share * _REQUESTS_PER_S), round(share * _TEST_REQUESTS_PER_S)
     return Budget(
         seconds,
         speed,
-        min(_WHOLE.requests, requests),
-        min(_WHOLE.test_requests, tested),
+        min(_DEFAULTS.requests, requests),
+        min(_DEFAULTS.test_requests, test_requests),
         trees,
         rate,
         useful >= _VECTORS_S,
@@ -109,8 +117,9 @@ def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
 
 
 def speed_now() -> float:
-    """Measure how fast this machine grows trees at the moment, as one of a few steps; takes less
-    than a second where it is quiet.
+    """Measure how fast this machine grows trees, rounded to one of a few steps.
+
+    Takes less than a second on an idle machine.
     """
     draw = np.random.default_rng(7)
     matrix = draw.random((_ROWS, _COLUMNS), dtype=np.float32)
@@ -124,7 +133,7 @@ def speed_now() -> float:
     }
     data = lgb.Dataset(matrix, labels)
     data.construct()
-    began = time.monotonic()
+    started = time.monotonic()
     lgb.train(settings, data, num_boost_round=_PROBE_TREES)
-    speed = _PROBE_S / max(time.monotonic() - began, 1e-6)
+    speed = _PROBE_S / max(time.monotonic() - started, 1e-6)
     return max((step for step in _STEPS if step <= speed * 1.2), default=_STEPS[0])

@@ -1,13 +1,12 @@
-"""Which calibration a head gets: each is fitted on what came before and judged by log loss on the
-period that follows.
+"""Choice of a head's calibration, by log loss on the period after the ones it is fitted on.
 
-    periods    1   2   3   4   5           of the rows that neither trees nor early stopping counted as training
-    fitted on  1 → judged on 2
-               1   2 → judged on 3   …
+    period     1   2   3   4   5     rows used neither for training nor for early stopping
+    fit on     1 → evaluate on 2
+    fit on     1   2 → evaluate on 3   …
 
-The best one over all periods is fitted again on everything, and taken only if it beats the raw
-output there: a table that fits yesterday and not today makes probabilities worse. Expected amounts
-are scaled, by the same rule (`choose_scale`). The curves themselves are in `ranking.calibration`.
+The best method over all periods is fitted again on all rows, and used only if it beats the raw
+output: a table that fits yesterday but not today makes probabilities worse. Expected amounts are
+scaled by the same rule (`choose_scale`). The curves are in `ranking.calibration`.
 """
 
 from collections.abc import Callable
@@ -35,39 +34,39 @@ from tailorbird.training.metrics import deviances, log_losses
 Ints = npt.NDArray[np.int64]
 Fit = Callable[[Floats, Floats, Floats], Calibration]
 
-POSITIVES_ISOTONIC = (
-    300  # to fit a table on; below, the few numbers of a curve are all that can be learned
-)
-POSITIVES_MIN = 20  # of the rows before a period, and of the period, for it to be judged
-PERIODS = 5  # that rows of fewer than three days are cut into
+# Positives that an isotonic table needs; with fewer, only a curve of few parameters is fitted.
+ISOTONIC_POSITIVES_MIN = 300
+# Positives before a period, and in it, for the period to be evaluated.
+POSITIVES_MIN = 20
+PERIODS = 5  # periods for rows that cover fewer than three days
 METHODS: dict[str, Fit] = {
     "platt": fit_platt,
     "isotonic": fit_isotonic,
     "beta": fit_beta,
     "temperature": fit_temperature,
 }
-OF_PROBABILITIES = ("beta", "temperature")
+PROBABILITY_METHODS = ("beta", "temperature")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A calibration, and why it was taken.
+    """A calibration, and the losses that decided for it.
 
     Attributes:
-        losses: method → mean loss over the periods that it was judged on, `none` (the raw output)
-            included where that is a probability; empty where too few periods could be judged.
-        periods: how many were judged.
-        by: what loss it is.
+        losses: mean loss of each method over the evaluated periods, with `none` for the raw output
+            where that is a probability; empty where too few periods could be evaluated.
+        periods: number of evaluated periods.
+        loss_name: name of the loss.
     """
 
     calibration: Calibration
     losses: dict[str, float]
     periods: int
-    by: str = "log loss"
+    loss_name: str = "log loss"
 
     @property
     def told(self) -> str:
-        """A sentence."""
+        """Describe the choice in one sentence."""
         name = self.calibration.name
         if not self.losses:
             return f"{name}, as there is too little to choose by"
@@ -75,10 +74,10 @@ class Chosen:
             f"{method} {loss:.5f}"
             for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
         )
-        return f"{name}, by {self.by} on the next of {self.periods} periods: {listed}"
+        return f"{name}, by {self.loss_name} on the next of {self.periods} periods: {listed}"
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the choice as JSON."""
         return {
             "method": self.calibration.name,
             "periods": self.periods,
@@ -96,49 +95,55 @@ def choose(
     periods_min: int = 1,
     probability: bool = True,
 ) -> Chosen:
-    """Choose by the period after, and fit on all.
+    """Choose a calibration by its loss on following periods, and fit it on all rows.
 
     Args:
         raw: shape (n,), the model's output.
         label: shape (n,), above 0 is positive.
-        period: shape (n,), ascending with time: a day, or an origin; see `periods_of`.
-        known_from: shape (n,), the first period that a row's label was known in; the one after its
-            own by default. Where labels look far ahead, neighbouring periods share what they look
-            at, and one would confirm the other whatever comes.
-        periods_min: so many must be judged, else nothing is chosen and `losses` are empty: a
+        period: shape (n,), ascending with time: a day, or an origin; see `assign_periods`.
+        label_period: shape (n,), the first period in which the label of a row was known; by
+            default the one after its own. Labels that look far ahead make neighbouring periods
+            share outcomes, so that one would always confirm the other.
+        periods_min: periods that must be evaluated. With fewer, `losses` are empty and a
             probability stays as it is.
-        probability: whether the raw output is one: else something must be taken, and only what
-            takes any score can be.
+        is_probability: whether the raw output is a probability. If not, a calibration is always
+            needed, and only methods for arbitrary scores qualify.
     """
     target = (label > 0).astype(np.float64)
     weight = np.ones(raw.size) if weight is None else weight
     methods = {
-        name: fit for name, fit in METHODS.items() if probability or name not in OF_PROBABILITIES
+        name: fit for name, fit in METHODS.items() if probability or name not in PROBABILITY_METHODS
     }
-    if target.sum() < POSITIVES_ISOTONIC:
+    if target.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
     total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
-    known = period + 1 if known_from is None else known_from
-    mass, judged = 0.0, 0
-    for each in np.unique(period)[1:]:
-        before, now = known <= each, period == each
-        if min(target[before].sum(), target[now].sum()) < POSITIVES_MIN:
+    available_period = period + 1 if known_from is None else known_from
+    total_weight, judged_periods = 0.0, 0
+    for current in np.unique(period)[1:]:
+        is_past, is_current = available_period <= current, period == current
+        if min(target[is_past].sum(), target[is_current].sum()) < POSITIVES_MIN:
             continue
-        judged, mass = judged + 1, mass + float(weight[now].sum())
-        for name in total:
-            fitted = _fitted(name, methods, raw[before], target[before], weight[before])
-            total[name] += float(weight[now] @ log_losses(fitted.apply(raw[now]), target[now]))
-    if judged < periods_min:
-        if probability:
-            return Chosen(Identity(), {}, judged)
-        return Chosen(
-            (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, judged
+        judged_periods, total_weight = (
+            judged_periods + 1,
+            total_weight + float(weight[is_current].sum()),
         )
-    losses = {name: value / mass for name, value in total.items()}
-    best = min(
-        losses, key=lambda name: losses[name]
-    )  # the raw output stands first, and is taken where none beats it
-    return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
+        for name in total:
+            fitted = _fit_method(name, methods, raw[is_past], target[is_past], weight[is_past])
+            total[name] += float(
+                weight[is_current] @ log_losses(fitted.apply(raw[is_current]), target[is_current])
+            )
+    if judged_periods < periods_min:
+        if probability:
+            return Chosen(Identity(), {}, judged_periods)
+        return Chosen(
+            (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight),
+            {},
+            judged_periods,
+        )
+    losses = {name: value / total_weight for name, value in total.items()}
+    # The raw output comes first, so it wins ties.
+    best = min(losses, key=lambda name: losses[name])
+    return Chosen(_fit_method(best, methods, raw, target, weight), losses, judged_periods)
 
 
 def choose_scale(
@@ -147,85 +152,105 @@ def choose_scale(
     period: Ints,
     weight: Floats | None = None,
     *,
-    known_from: Ints | None = None,
+    label_period: Ints | None = None,
 ) -> Chosen:
-    """The same for expected amounts: a factor, or the output as it is, by the Poisson deviance,
-    which is least where the mean is right.
+    """Choose between a scale factor and the raw output for expected amounts, by Poisson deviance.
+
+    The deviance is smallest where the mean is right.
 
     Args:
-        raw: shape (n,), what the model expects.
-        amount: shape (n,), from 0 on.
-        period, known_from: as in `choose`.
+        raw: shape (n,), expected amounts.
+        amount: shape (n,), observed amounts ≥ 0.
+        period, label_period: as in `choose_calibration`.
     """
     weight = np.ones(raw.size) if weight is None else weight
     amount = amount.astype(np.float64)
-    losses, mass, judged = {"none": 0.0, "scale": 0.0}, 0.0, 0
-    known = period + 1 if known_from is None else known_from
-    for each in np.unique(period)[1:]:
-        before, now = known <= each, period == each
-        if min(np.count_nonzero(amount[before]), np.count_nonzero(amount[now])) < POSITIVES_MIN:
+    losses, total_weight, judged_periods = {"none": 0.0, "scale": 0.0}, 0.0, 0
+    available_period = period + 1 if label_period is None else label_period
+    for current in np.unique(period)[1:]:
+        is_past, is_current = available_period <= current, period == current
+        if (
+            min(np.count_nonzero(amount[is_past]), np.count_nonzero(amount[is_current]))
+            < POSITIVES_MIN
+        ):
             continue
-        judged, mass = judged + 1, mass + float(weight[now].sum())
+        judged_periods, total_weight = (
+            judged_periods + 1,
+            total_weight + float(weight[is_current].sum()),
+        )
         for name, calibration in (
             ("none", Identity()),
-            ("scale", fit_scale(raw[before], amount[before], weight[before])),
+            ("scale", fit_scale(raw[is_past], amount[is_past], weight[is_past])),
         ):
-            losses[name] += float(weight[now] @ deviances(calibration.apply(raw[now]), amount[now]))
-    if not judged:
+            losses[name] += float(
+                weight[is_current]
+                @ deviances(calibration.apply(raw[is_current]), amount[is_current])
+            )
+    if not judged_periods:
         return Chosen(Identity(), {}, 0)
-    losses = {name: value / mass for name, value in losses.items()}
-    taken = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
-    return Chosen(taken, losses, judged, "Poisson deviance")
+    losses = {name: value / total_weight for name, value in losses.items()}
+    best = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
+    return Chosen(best, losses, judged_periods, "Poisson deviance")
 
 
-def choose_for(
-    head: str, raw: Floats, held: Dataset, label_window: int, *, probability: bool
+def choose_head_calibration(
+    head: str, raw: Floats, validation: Dataset, label_window: int, *, is_probability: bool
 ) -> Chosen:
-    """A head's calibration, by the next day within the held part; of what is known days later, by
-    the day after it is known.
+    """Choose the calibration of a head by the following days of the validation part.
+
+    Labels known days later are evaluated by the day after they are known.
 
     Args:
-        raw: of each row of the held part.
-        label_window: microseconds until a row's label is known.
-        probability: whether the raw output of heads of classes is one.
+        raw: output for each row of the validation part.
+        label_window: microseconds until the label of a row is known.
+        is_probability: whether classification heads return probabilities.
     """
-    known, asked = np.isfinite(held.labels[head]), return_of(head)
-    t = held.t[held.request][known]
-    periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
-    from_then = periods_of(t, far) + 1 if far >= DAY else None
+    is_labelled, return_target = np.isfinite(validation.labels[head]), return_of(head)
+    t = validation.t[validation.request][is_labelled]
+    periods, weight, label_delay = (
+        periods_of(t),
+        validation.weight[is_labelled],
+        return_target.until if return_target else label_window,
+    )
+    label_period = periods_of(t, label_delay) + 1 if label_delay >= DAY else None
     if is_amount(head):
         return choose_scale(
-            raw[known], held.labels[head][known], periods, weight, known_from=from_then
+            raw[is_labelled],
+            validation.labels[head][is_labelled],
+            periods,
+            weight,
+            label_period=label_period,
         )
-    probability = probability or asked is not None
+    is_probability = is_probability or return_target is not None
     return choose(
-        raw[known],
-        held.labels[head][known],
+        raw[is_labelled],
+        validation.labels[head][is_labelled],
         periods,
         weight,
-        known_from=from_then,
-        probability=probability,
+        known_from=label_period,
+        probability=is_probability,
     )
 
 
-def periods_of(t: Ints, later: int = 0) -> Ints:
-    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where
-    there are fewer than three days.
+def periods_of(t: Ints, offset_us: int = 0) -> Ints:
+    """Return the period of each row, shape (n,).
+
+    A period is a day (UTC), or one of five parts of equal size if there are fewer than three days.
 
     Args:
-        later: of the moments so many microseconds after the rows instead, by the same periods.
+        offset_us: return the periods of the times this much later instead.
     """
     if len(np.unique(t // DAY)) >= 3:
-        return (t + later) // DAY
+        return (t + offset_us) // DAY
     edges = np.quantile(t, np.linspace(0, 1, PERIODS + 1)[1:-1])
-    return np.searchsorted(edges, t + later, side="right").astype(np.int64)
+    return np.searchsorted(edges, t + offset_us, side="right").astype(np.int64)
 
 
-def _fitted(
+def _fit_method(
     name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats
 ) -> Calibration:
     if name == "none":
         return Identity()
-    if name == "isotonic" and target.sum() < POSITIVES_ISOTONIC:
-        return fit_platt(raw, target, weight)  # what it would have been that day
+    if name == "isotonic" and target.sum() < ISOTONIC_POSITIVES_MIN:
+        return fit_platt(raw, target, weight)  # too few positives for a table at that time
     return methods[name](raw, target, weight)

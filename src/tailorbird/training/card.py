@@ -1,11 +1,11 @@
-"""The model card: what a model is for, what it learned from, how good it is, for whom less so, and
-what it must not be used for; Markdown.
+"""Model cards: purpose, data, quality, weak slices and limits of a model, as Markdown.
 
-    # Ranker of slot home ## Owner · ## Data · ## Columns · ## Quality · ## For whom · ##
-    Calibration · ## Gate · ## Limits
+    # Ranker of slot home
+    ## Owner · ## Data · ## Columns · ## Quality · ## For whom
+    ## Calibration · ## Gate · ## Limits
 
-It lies in the bundle, in the manifest and as `card.md`; `tailorbird models show` prints it. What is
-worse for some than for all stands among the limits by itself: nobody has to look for it.
+The card is stored in the bundle, in the manifest and as `card.md`; `tailorbird models show` prints
+it. Slices that do worse than the whole are listed among the limits automatically.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from tailorbird.ranking.targets import is_amount
 from tailorbird.training.gate import Decision
 from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
 
-_READ = ("events", "items", "answers")
-FEW = 100  # requests of a slice, below which its figure says little
-OFF = 0.01  # of a slice's probabilities, beyond the noise: said among the limits
+_TABLES = ("events", "items", "answers")
+SLICE_REQUESTS_MIN = 100  # with fewer requests, a slice's figure is too noisy
+CALIBRATION_ERROR_MIN = 0.01  # debiased error of a slice that is listed among the limits
 NOBODY = "nobody is named: set project.owner in tailorbird.toml"
-ALWAYS = (
+GENERAL_LIMITS = (
     "Figures are of what was shown or drawn, not of what would have been shown instead: "
     "whether it helps, an experiment says.",
     "It orders items for a person at a moment. It is no statement about a person, and must "
@@ -30,7 +30,7 @@ ALWAYS = (
 )
 
 
-def model_card(
+def render_model_card(
     slot: Slot,
     evaluation: Evaluation,
     decision: Decision,
@@ -38,41 +38,48 @@ def model_card(
     notes: Sequence[str],
     by: str,
 ) -> str:
-    """The card as it lies in the bundle."""
-    learned = about.get("calibration", {})
+    """Render the card of a model."""
+    calibrations = about.get("calibration", {})
     values = [
         f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})"
         for head, weight in slot.objective.items()
-        if head in learned
+        if head in calibrations
     ]
-    left_out = [head for head in slot.objective if head not in learned]
-    without = (
+    left_out = [head for head in slot.objective if head not in calibrations]
+    missing_note = (
         f" The slot asks for {', '.join(left_out)} too, which could not be learned: see the limits."
         if left_out
         else ""
     )
     parts = [
         f"# Ranker of slot {slot.name}",
-        f"Trained by {by}: {about['architecture']}. Orders items by {' + '.join(values)}.{without}",
+        f"Trained by {by}: {about['architecture']}. "
+        f"Orders items by {' + '.join(values)}.{missing_note}",
         "## Owner",
         about.get("owner") or NOBODY,
         "## Data",
-        *_data(about),
+        *_data_lines(about),
         "## Columns",
         "Learned from the training part alone.",
         _table(["column", "how it is taken"], about["columns"].items()),
         "## Quality",
         _table(
-            ["", PRIMARY], ((name, figures[PRIMARY]) for name, figures in _by_value(evaluation))
+            ["", PRIMARY],
+            ((name, figures[PRIMARY]) for name, figures in _ranked_figures(evaluation)),
         ),
         "\n".join(
-            [*(_head(name, head) for name, head in evaluation.heads.items()), *_amounts(evaluation)]
+            [
+                *(_head_line(name, head) for name, head in evaluation.heads.items()),
+                *_amount_lines(evaluation),
+            ]
         ),
         "## For whom",
-        _slices(evaluation),
+        _slices_table(evaluation),
         "## Calibration",
-        "\n".join(f"- {head}: {told}" for head, told in about.get("calibration", {}).items()),
-        *(_calibration(name, head) for name, head in evaluation.heads.items() if head.slices),
+        "\n".join(
+            f"- {head}: {description}" for head, description in about.get("calibration", {}).items()
+        ),
+        *(_calibration_table(name, head) for name, head in evaluation.heads.items() if head.slices),
         "## Gate",
         "\n".join(
             [
@@ -81,34 +88,35 @@ def model_card(
             ]
         ),
         "## Limits",
-        "\n".join(f"- {each}" for each in (*notes, *limits(evaluation), *ALWAYS)),
+        "\n".join(
+            f"- {limit}" for limit in (*notes, *describe_limits(evaluation), *GENERAL_LIMITS)
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def limits(evaluation: Evaluation) -> list[str]:
-    """For whom the model is no better than the best baseline, whom hardly anything is known of, and
-    whose probabilities are off.
-    """
-    best, found = evaluation.best_baseline, []
+def describe_limits(evaluation: Evaluation) -> list[str]:
+    """Describe slices where the model is weak, too small or badly calibrated."""
+    best, notes = evaluation.best_baseline, []
     for name, (count, figures) in evaluation.slices.items():
-        ours = figures[evaluation.model].value
+        model_value = figures[evaluation.model].value
         if not count:
-            found.append(f"{name}: none in the test part, so nothing is known of them")
-        elif count < FEW:
-            found.append(f"{name}: only {count:,} requests, so its figure says little")
-        elif best and figures[best].value > ours:
-            found.append(
-                f"{name}: {best} orders them better ({figures[best].value:.4f} against {ours:.4f})"
+            notes.append(f"{name}: none in the test part, so nothing is known of them")
+        elif count < SLICE_REQUESTS_MIN:
+            notes.append(f"{name}: only {count:,} requests, so its figure says little")
+        elif best and figures[best].value > model_value:
+            notes.append(
+                f"{name}: {best} orders them better "
+                f"({figures[best].value:.4f} against {model_value:.4f})"
             )
-    for head, each in evaluation.heads.items():
-        for name, slice_ in each.slices.items():
-            if slice_.debiased >= OFF:
-                found.append(f"P({head}) is off by {slice_.debiased:.3f} for {name}")
-    return found
+    for head, head_figures in evaluation.heads.items():
+        for name, slice_ in head_figures.slices.items():
+            if slice_.debiased >= CALIBRATION_ERROR_MIN:
+                notes.append(f"P({head}) is off by {slice_.debiased:.3f} for {name}")
+    return notes
 
 
-def _data(about: Mapping[str, Any]) -> list[str]:
+def _data_lines(about: Mapping[str, Any]) -> list[str]:
     window, requests = about["window_text"], about["requests"]
     return [
         f"{about['source']}; learned from {window['from']} to {window['train_until']} "
@@ -117,12 +125,12 @@ def _data(about: Mapping[str, Any]) -> list[str]:
         f"judged until {window['test_to']} ({requests['test']:,}).",
         f"Candidates are those of {', '.join(about['sources'])} at each request's moment; "
         f"items are known as of {about['items_as_of']}.",
-        _read(about),
+        _table_versions(about),
     ]
 
 
-def _slices(evaluation: Evaluation) -> str:
-    """Each slice, the long tail among them, beside the best baseline."""
+def _slices_table(evaluation: Evaluation) -> str:
+    """Render the slices, including the long tail, next to the best baseline."""
     best = evaluation.best_baseline
     header = ["slice", "requests", evaluation.model, *([best] if best else [])]
     return _table(
@@ -134,7 +142,7 @@ def _slices(evaluation: Evaluation) -> str:
     )
 
 
-def _head(name: str, head: HeadFigures) -> str:
+def _head_line(name: str, head: HeadFigures) -> str:
     return (
         f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean "
         f"{head.log_loss_mean:.4f}), "
@@ -142,19 +150,19 @@ def _head(name: str, head: HeadFigures) -> str:
     )
 
 
-def _amounts(evaluation: Evaluation) -> list[str]:
-    return [f"- {name}: {each.told}" for name, each in evaluation.amounts.items()]
+def _amount_lines(evaluation: Evaluation) -> list[str]:
+    return [f"- {name}: {figures.told}" for name, figures in evaluation.amounts.items()]
 
 
-def _calibration(name: str, head: HeadFigures) -> str:
+def _calibration_table(name: str, head: HeadFigures) -> str:
     rows = []
-    for slice_, each in head.slices.items():
-        count = each.count.sum()
+    for slice_, calibration in head.slices.items():
+        count = calibration.count.sum()
         means = (
-            f"{np.nansum(each.count * value) / count:.4f}"
-            for value in (each.predicted, each.observed)
+            f"{np.nansum(calibration.count * value) / count:.4f}"
+            for value in (calibration.predicted, calibration.observed)
         )
-        rows.append((slice_, f"{count:,.0f}", *means, f"{each.debiased:.4f}"))
+        rows.append((slice_, f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"))
     return _table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
 
 
@@ -163,15 +171,15 @@ def _table(header: Sequence[str], rows: Any) -> str:
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
 
 
-def _read(about: Mapping[str, Any]) -> str:
-    """Which versions of the tables were read, by which the set can be drawn again."""
+def _table_versions(about: Mapping[str, Any]) -> str:
+    """Describe the table versions that were read, from which the rows can be rebuilt."""
     versions = ", ".join(
-        f"{name} at version {each['version']}"
-        for name, each in about.get("lake", {}).items()
-        if name in _READ
+        f"{name} at version {table['version']}"
+        for name, table in about.get("lake", {}).items()
+        if name in _TABLES
     )
     return f"Read {versions}; digest of the rows {about['rows_digest']}." if versions else ""
 
 
-def _by_value(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
+def _ranked_figures(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
     return sorted(evaluation.figures.items(), key=lambda entry: -entry[1][PRIMARY].value)

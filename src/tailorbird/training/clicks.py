@@ -1,15 +1,15 @@
-"""Training and test sets from logs that hold what people chose but not what they were shown.
+"""Training and test sets from logs of what people chose, without what they were shown.
 
-A request is put before an event (or before a session's first event). Its candidates are those that
-the slot's own sources gave at that moment, and what the slot would not show again to the person is
-left out (`training.replaying`). What a person chose is a row only where a source gave it: a server
-cannot show anything else. How often that was so is the candidate recall, and a test counts the rest
-as missed.
+A request is placed before an event (or before the first event of a session). Its candidates are
+those that the slot's own sources gave at that moment, without items that the slot would not show to
+the person again (`training.replaying`). A chosen item is a row only where a source gave it, since a
+server cannot show anything else. The share of such items is the candidate recall; a test counts the
+rest as missed.
 
-Negatives may be sampled: each is kept with a chance that falls with its rank in the source that
-ranks it best, since a model has to tell the truth from what is hot now rather than from what hardly
-anybody wants. A kept one has the weight 1 ÷ chance, so that weighted rows have the prior of the
-full list. Nothing of the request's own event or after it is known to any source.
+Negatives may be sampled. The chance of keeping one falls with its rank in the source that ranks it
+best: a model has to tell the positive from what is popular now, not from what hardly anybody wants.
+A sampled row has the weight 1 ÷ chance, so weighted rows have the prior of the full list. No source
+sees the request's own event or anything after it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,26 +23,27 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import micros
-from tailorbird.training.coding import Codes, interesting
-from tailorbird.training.dataset import Dataset, Missed, context_of
-from tailorbird.training.replaying import Part, Progress, Replay, Slates
+from tailorbird.training.coding import Codes, interaction_mask
+from tailorbird.training.dataset import Dataset, MissedPositives, select_context
+from tailorbird.training.replaying import CandidateChunk, Progress, Replay, Slates
 
 Ints = npt.NDArray[np.int64]
 
-HARD = 20  # ranks up to about here are kept alike often
+HARD_RANK = 20  # up to about this rank, negatives are kept equally often
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How requests are drawn.
+    """A scheme for drawing requests from a log.
 
     Attributes:
-        type: the event type that is the target.
-        truth: `event`: a request before each event, whose item is the truth; `session`: one before
-            each session (or, without a session_id, each event), whose items all are.
-        before_looks: whether requests stand before the looks at the very item that most of these
-            events follow, where they do; see `training.before_looks`.
-        seed: of every draw.
+        type: event type that is the target.
+        truth: `event` places a request before each event, with its item as the positive; `session`
+            places one before each session (or, without a session_id, each event), with all of its
+            items as positives.
+        before_looks: whether to move requests before the visits that most of these events follow;
+            see `training.before_looks`.
+        seed: seed of every draw.
     """
 
     type: str = "click"
@@ -51,45 +52,47 @@ class Scheme:
     seed: int = 7
 
 
-def choices(
+def draw_requests(
     events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts_from: int, ts_to: int
 ) -> Dataset:
-    """All requests with ts_from ≤ t < ts_to, in order of time, whose only rows are the truth.
+    """Draw requests with ts_from ≤ t < ts_to in order of time; their rows are the positives.
 
     Args:
         events: the lake's `events` (columns of ROUTED), at least over that time.
 
     Raises:
-        NotReadyError: no such event.
+        NotReadyError: there is no such event.
     """
-    kept = events.filter(interesting(events, (scheme.type,)))
-    t = micros(kept["ts"])
-    order = np.lexsort((kept["p"].to_numpy(), t))
-    kept = kept.take(pa.array(order)).combine_chunks()
-    t, p = t[order], kept["p"].to_numpy()
-    person, item = people.encode(kept["person"]), items.encode(kept["item_id"])
-    member = (
-        _sessions(kept, person, len(people)) if scheme.truth == "session" else np.arange(len(t))
+    positives = events.filter(interaction_mask(events, (scheme.type,)))
+    t = micros(positives["ts"])
+    order = np.lexsort((positives["p"].to_numpy(), t))
+    positives = positives.take(pa.array(order)).combine_chunks()
+    t, p = t[order], positives["p"].to_numpy()
+    person, item = people.encode(positives["person"]), items.encode(positives["item_id"])
+    session_code = (
+        _session_codes(positives, person, len(people))
+        if scheme.truth == "session"
+        else np.arange(len(t))
     )
-    first = np.full(member.max(initial=-1) + 1, len(t))
-    np.minimum.at(first, member, np.arange(len(t)))
-    begin = first[member]
-    rows = np.lexsort((np.arange(len(t)), begin))
-    rows = rows[(t[begin[rows]] >= ts_from) & (t[begin[rows]] < ts_to)]
+    session_start = np.full(session_code.max(initial=-1) + 1, len(t))
+    np.minimum.at(session_start, session_code, np.arange(len(t)))
+    request_start = session_start[session_code]
+    rows = np.lexsort((np.arange(len(t)), request_start))
+    rows = rows[(t[request_start[rows]] >= ts_from) & (t[request_start[rows]] < ts_to)]
     if not len(rows):
         raise NotReadyError(
             f"no event of type {scheme.type!r} in the window",
             fix="tailorbird import FORMAT PATH, or widen the window",
         )
-    starts, size = np.unique(begin[rows], return_counts=True)
+    starts, size = np.unique(request_start[rows], return_counts=True)
     ones = np.ones(len(rows))
     return Dataset(
-        t[starts]
-        + 1,  # just behind what came before it in the log, where times are coarse, such as days
-        p[starts]
-        - 1,  # the request's own event is routed at p, so what was known just before it is p − 1
+        # Just after the events before it, where times are coarse, such as days.
+        t[starts] + 1,
+        # The request's own event is routed at p, so p − 1 is what was known just before it.
+        p[starts] - 1,
         person[starts],
-        context_of(kept).take(pa.array(starts)),
+        select_context(positives).take(pa.array(starts)),
         np.concatenate(([0], np.cumsum(size))).astype(np.int64),
         item[rows],
         np.zeros(len(rows), np.int32),
@@ -103,84 +106,88 @@ def choices(
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Requests with their candidates, and beside each what baselines would show.
+class DrawnRequests:
+    """Requests with their candidates, and the slates of baselines for them.
 
     Attributes:
-        data: whose rows are the candidates; requests in order of time.
-        slates: by baseline, of these requests.
-        truths, found: how many things were chosen, and how many of them were candidates.
+        data: requests in order of time; the candidates are the rows.
+        slates: slates of these requests by baseline.
+        positives, recalled: number of chosen items, and of those that were candidates.
     """
 
     data: Dataset
     slates: Mapping[str, Slates]
-    truths: int
-    found: int
+    positives: int
+    recalled: int
 
 
-def with_candidates(
+def draw_candidates(
     data: Dataset,
     replay: Replay,
     scheme: Scheme,
     *,
     negatives: int = 0,
     progress: Progress = lambda done, total: None,
-) -> Iterator[Drawn]:
-    """Yield the same requests with the candidates that the slot's sources gave, a chunk at a time.
+) -> Iterator[DrawnRequests]:
+    """Yield the requests with the candidates that the slot's sources gave, one chunk at a time.
 
     Args:
-        data: from `choices`.
-        negatives: how many of a request's negatives are kept, weighted: for training; 0 keeps all
-            rows, for a test.
+        data: from `draw_requests`.
+        negatives: weighted negatives to keep for each request, for training; 0 keeps all rows, for
+            a test.
     """
     rng = np.random.default_rng(scheme.seed)
-    for part in replay.drawn(data, progress=progress):
-        yield _drawn(data, part, scheme, negatives, rng)
+    for part in replay.draw_candidates(data, progress=progress):
+        yield _label_candidates(data, part, scheme, negatives, rng)
 
 
-def sampled(
+def sample_negatives(
     data: Dataset,
     replay: Replay,
     scheme: Scheme,
     negatives: int,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
-    """Return all requests with some of their candidates, weighted: for training.
+    """Return all requests with a weighted sample of their candidates, for training.
 
     Raises:
-        NotReadyError: no source gave anything that people chose.
+        NotReadyError: no source gave any chosen item.
     """
-    drawn = list(with_candidates(data, replay, scheme, negatives=negatives, progress=progress))
-    truths, found = sum(each.truths for each in drawn), sum(each.found for each in drawn)
-    if not found:
-        what = (
-            f"no source of candidates gave any of the {truths:,} things that people chose "
+    drawn = list(draw_candidates(data, replay, scheme, negatives=negatives, progress=progress))
+    positives, recalled = (
+        sum(chunk.positives for chunk in drawn),
+        sum(chunk.recalled for chunk in drawn),
+    )
+    if not recalled:
+        problem = (
+            f"no source of candidates gave any of the {positives:,} things that people chose "
             f"({scheme.type})"
         )
         raise NotReadyError(
-            what, fix="import more history, widen the window, or add sources to the slot"
+            problem, fix="import more history, widen the window, or add sources to the slot"
         )
-    whole, _ = joined([each.data for each in drawn])
-    candidates = sum(each.data.scheme["candidates"] for each in drawn)
-    told = {
+    dataset, _ = concat_datasets([chunk.data for chunk in drawn])
+    candidates = sum(chunk.data.scheme["candidates"] for chunk in drawn)
+    description = {
         "rows": "candidates of the slot's sources",
-        "requests": whole.requests,
+        "requests": dataset.requests,
         "negatives": negatives,
     }
-    told |= {
-        "candidate_recall": found / max(truths, 1),
+    description |= {
+        "candidate_recall": recalled / max(positives, 1),
         "candidates_mean": round(candidates / max(data.requests, 1), 1),
     }
-    return replace(whole, scheme={**data.scheme, **told})
+    return replace(dataset, scheme={**data.scheme, **description})
 
 
-def joined(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
-    """Put data sets of different requests together, in order of time; and which request of them one
-    after another each is.
+def concat_datasets(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
+    """Concatenate data sets of different requests in order of time.
+
+    Return also the order: the index of each request in the parts, one after another.
     """
     first, counts = parts[0], np.cumsum([0, *(part.requests for part in parts)])
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
-    missed = Missed(
+    missed = MissedPositives(
         np.concatenate(
             [part.missed.request + start for part, start in zip(parts, counts, strict=False)]
         ),
@@ -195,7 +202,7 @@ def joined(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
         if first.live is None
         else np.concatenate([part.live for part in parts if part.live is not None])
     )
-    whole = replace(
+    combined = replace(
         first,
         **columns,
         context=pa.concat_tables([part.context for part in parts]),
@@ -206,80 +213,82 @@ def joined(parts: Sequence[Dataset]) -> tuple[Dataset, Ints]:
         live=live,
         missed=missed,
     )
-    order = by_time(whole)
-    return (whole if bool(np.all(np.diff(order) == 1)) else whole.take(order)), order
+    order = time_order(combined)
+    return (combined if bool(np.all(np.diff(order) == 1)) else combined.take(order)), order
 
 
-def by_time(data: Dataset) -> Ints:
-    """Return the requests in order of time, and of one time in that of the log."""
+def time_order(data: Dataset) -> Ints:
+    """Return the order of requests by time, ties by log position."""
     return np.lexsort((data.p if data.p.ndim == 1 else data.p[:, 0], data.t))
 
 
-def scheme_of(events: pa.Table, head: str) -> Scheme:
-    """Return a scheme that fits a log: whether a session is one basket."""
-    kept = events.filter(interesting(events, (head,)))
-    sessions = kept.filter(pc.is_valid(kept["session_id"]))
+def infer_scheme(events: pa.Table, head: str) -> Scheme:
+    """Choose a scheme that fits a log: a session is one basket if purchases come in sessions."""
+    positives = events.filter(interaction_mask(events, (head,)))
+    sessions = positives.filter(pc.is_valid(positives["session_id"]))
     basket = head == "purchase" and sessions.num_rows > 2 * max(
         1, len(pc.unique(sessions["session_id"]))
     )
     return Scheme(type=head, truth="session" if basket else "event")
 
 
-def _sessions(kept: pa.Table, person: Ints, people: int) -> Ints:
-    """Which session each event belongs to; an event without one is its own."""
-    named = pc.if_else(pc.is_valid(kept["session_id"]), kept["session_id"], kept["event_id"])
-    code = Codes.of(named).encode(named)
+def _session_codes(events: pa.Table, person: Ints, people: int) -> Ints:
+    """Return the session code of each event; an event without a session has one of its own."""
+    session_ids = pc.if_else(
+        pc.is_valid(events["session_id"]), events["session_id"], events["event_id"]
+    )
+    code = Codes.of(session_ids).encode(session_ids)
     _, member = np.unique(code * (people + 1) + person + 1, return_inverse=True)
     return member
 
 
-def _drawn(
-    data: Dataset, part: Part, scheme: Scheme, negatives: int, rng: np.random.Generator
-) -> Drawn:
+def _label_candidates(
+    data: Dataset, part: CandidateChunk, scheme: Scheme, negatives: int, rng: np.random.Generator
+) -> DrawnRequests:
     """Label the candidates of some requests."""
-    picked, items = part.request, max(len(data.items), 1)
-    own = data.take(picked)
-    truth = np.unique(own.request * items + own.item)
-    request = np.repeat(np.arange(len(picked)), part.size)
+    requests, items = part.request, max(len(data.items), 1)
+    subset = data.take(requests)
+    truth = np.unique(subset.request * items + subset.item)
+    request = np.repeat(np.arange(len(requests)), part.size)
     key = request * items + part.item
     order = np.argsort(key, kind="stable")
-    at = np.searchsorted(key[order], truth)
-    at = np.minimum(at, max(len(key) - 1, 0))
-    found = key[order][at] == truth if len(key) else np.zeros(len(truth), bool)
+    matched = np.searchsorted(key[order], truth)
+    matched = np.minimum(matched, max(len(key) - 1, 0))
+    is_candidate = key[order][matched] == truth if len(key) else np.zeros(len(truth), bool)
     label = np.zeros(len(key), bool)
-    label[order[at[found]]] = True
-    kept, weight = _sample(
-        request, label, part.rank.astype(np.float64), negatives, len(picked), rng
+    label[order[matched[is_candidate]]] = True
+    sampled_rows, weight = _sample_rows(
+        request, label, part.rank.astype(np.float64), negatives, len(requests), rng
     )
-    counts = np.bincount(request[kept], minlength=len(picked))
+    counts = np.bincount(request[sampled_rows], minlength=len(requests))
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    missed = Missed(truth[~found] // items, truth[~found] % items)
+    missed = MissedPositives(truth[~is_candidate] // items, truth[~is_candidate] % items)
     rows = Dataset(
-        own.t,
-        own.p,
-        own.person,
-        own.context,
+        subset.t,
+        subset.p,
+        subset.person,
+        subset.context,
         offsets,
-        part.item[kept],
-        np.zeros(len(kept), np.int32),
-        np.ones(len(kept)),
-        {scheme.type: label[kept]},
+        part.item[sampled_rows],
+        np.zeros(len(sampled_rows), np.int32),
+        np.ones(len(sampled_rows)),
+        {scheme.type: label[sampled_rows]},
         weight,
         data.people,
         data.items,
         {**data.scheme, "candidates": len(key)},
-        part.live[kept],
+        part.live[sampled_rows],
         missed,
     )
-    order = by_time(rows)
+    order = time_order(rows)
     if not bool(np.all(np.diff(order) == 1)):
         rows = rows.take(order)
-        slates = {name: each.take(order) for name, each in part.slates.items()}
-        return Drawn(rows, slates, len(truth), int(found.sum()))
-    return Drawn(rows, part.slates, len(truth), int(found.sum()))
+        slates = {name: slate.take(order) for name, slate in part.slates.items()}
+        return DrawnRequests(rows, slates, len(truth), int(is_candidate.sum()))
+    return DrawnRequests(rows, part.slates, len(truth), int(is_candidate.sum()))
 
 
-def _sample(
+def _sample_rows(
     request: Ints,
     label: npt.NDArray[np.bool_],
     rank: npt.NDArray[np.float64],
@@ -287,28 +296,29 @@ def _sample(
     requests: int,
     rng: np.random.Generator,
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Rows to keep, ascending, and their weights: each negative by itself, with a chance that falls
-    with its rank.
+    """Return the rows to keep, ascending, and their weights.
+
+    Each negative is sampled on its own, with a chance that falls with its rank.
     """
     if not negatives:
         return np.arange(len(request)), np.ones(len(request))
-    wanted = np.where(label, 0.0, 1.0 / (rank + HARD))
+    priority = np.where(label, 0.0, 1.0 / (rank + HARD_RANK))
     chance = np.where(label, 1.0, 0.0)
-    for _ in range(4):  # those that reach 1 leave their surplus to the others
-        open_ = ~label & (chance < 1.0)
-        spare = negatives - np.bincount(request, ~label & ~open_, minlength=requests)
-        total = np.bincount(request, np.where(open_, wanted, 0.0), minlength=requests)
+    for _ in range(4):  # rows that reach a chance of 1 leave their surplus to the others
+        is_open = ~label & (chance < 1.0)
+        spare = negatives - np.bincount(request, ~label & ~is_open, minlength=requests)
+        total = np.bincount(request, np.where(is_open, priority, 0.0), minlength=requests)
         share = np.maximum(spare, 0.0) / np.maximum(total, 1e-12)
-        chance[open_] = np.minimum(1.0, wanted[open_] * share[request[open_]])
-    kept = np.flatnonzero(rng.random(len(request)) < chance)
-    return kept, 1.0 / chance[kept]
+        chance[is_open] = np.minimum(1.0, priority[is_open] * share[request[is_open]])
+    rows = np.flatnonzero(rng.random(len(request)) < chance)
+    return rows, 1.0 / chance[rows]
 
 
-def sources_told(sources: Mapping[str, int], scheme: Mapping[str, Any]) -> str:
-    """A sentence on where candidates came from, for reports."""
-    named = ", ".join(f"{limit} by {name}" for name, limit in sources.items() if limit)
-    found = f"they held what people chose in {scheme['candidate_recall']:.1%} of cases"
+def describe_sources(sources: Mapping[str, int], scheme: Mapping[str, Any]) -> str:
+    """Describe in one sentence where candidates came from."""
+    limits = ", ".join(f"{limit} by {name}" for name, limit in sources.items() if limit)
+    recall_note = f"they held what people chose in {scheme['candidate_recall']:.1%} of cases"
     return (
-        f"at most {named}, as of each moment: {scheme['candidates_mean']:,.0f} candidates a "
-        f"request; {found}"
+        f"at most {limits}, as of each moment: {scheme['candidates_mean']:,.0f} candidates a "
+        f"request; {recall_note}"
     )

@@ -1,6 +1,4 @@
-"""Cold start as a curve: how good lists are by how many events of the person, and of the item,
-there were before the request.
-"""
+"""Cold-start curves: quality by the number of earlier events of the user and of the item."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,23 +12,17 @@ from tailorbird.training.bootstrap import Bootstrap, Interval, flat
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-STARTS = (
-    0,
-    1,
-    2,
-    5,
-    10,
-)  # a step holds what has so many events, and fewer than the next step begins with
-STEPS = ("0", "1", "2–4", "5–9", "10 and more")
+STEP_STARTS = (0, 1, 2, 5, 10)  # fewest events of each step
+STEP_LABELS = ("0", "1", "2–4", "5–9", "10 and more")
 
 
 @dataclass(frozen=True)
-class Step:
-    """One point of the curve.
+class ColdStartStep:
+    """One point of a cold-start curve.
 
     Attributes:
-        events: how many events there were before the request, in words.
-        requests: with something to find.
+        events: number of events before the request, as text.
+        requests: requests with a positive.
         figures: model or baseline → interval of NDCG@10.
     """
 
@@ -38,8 +30,8 @@ class Step:
     requests: int
     figures: Mapping[str, Interval]
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as JSON."""
         return {
             "events": self.events,
             "requests": self.requests,
@@ -47,24 +39,28 @@ class Step:
         }
 
 
-def step_of(events: npt.NDArray[Any]) -> Ints:
-    """Return the step of each count, shape (n,)."""
-    return np.searchsorted(np.array(STARTS), events, side="right").astype(np.int64) - 1
+def assign_steps(events: npt.NDArray[Any]) -> Ints:
+    """Return the step of each event count, shape (n,)."""
+    return np.searchsorted(np.array(STEP_STARTS), events, side="right").astype(np.int64) - 1
 
 
-def curve(values: Sequence[Mapping[str, Floats]], bootstrap: Bootstrap) -> tuple[Step, ...]:
+def cold_start_curve(
+    values: Sequence[Mapping[str, Floats]], bootstrap: Bootstrap
+) -> tuple[ColdStartStep, ...]:
     """Return the steps that have a request.
 
     Args:
-        values: of each step, by model, NDCG@10 of each request; NaN where the request is not of the
+        values: for each step, NDCG@10 of each request by model; NaN where the request is in another
             step.
     """
     steps = []
-    for events, by_model in zip(STEPS, values, strict=True):
-        found = list(by_model.values())
-        count = int(np.isfinite(found[0]).sum()) if found else 0
+    for events, by_model in zip(STEP_LABELS, values, strict=True):
+        model_values = list(by_model.values())
+        count = int(np.isfinite(model_values[0]).sum()) if model_values else 0
         if count:
             steps.append(
-                Step(events, count, dict(zip(by_model, bootstrap.means(found), strict=True)))
+                ColdStartStep(
+                    events, count, dict(zip(by_model, bootstrap.means(model_values), strict=True))
+                )
             )
     return tuple(steps)

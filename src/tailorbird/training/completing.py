@@ -1,6 +1,4 @@
-"""Requests with their candidates in memory: for tuning, validation and the choice of features,
-which look at rows again and again.
-"""
+"""Requests with their candidates in memory, for tuning, backtests and feature selection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,27 +6,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.clicks import joined, sampled, with_candidates
+from tailorbird.training.clicks import concat_datasets, draw_candidates, sample_negatives
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.replaying import Replay, Slates, joined_slates
+from tailorbird.training.replaying import Replay, Slates, concat_slates
 from tailorbird.training.rows import NEGATIVES, Material
 
 Floats = npt.NDArray[np.float64]
 
 
 def completed(material: Material, part: Dataset, replay: Replay) -> Dataset:
-    """Return the rows that are learned from: of logged answers all, of drawn requests some
-    candidates, weighted.
-    """
+    """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
     if material.scheme is None:
-        return replace(part, live=replay.of_rows(part)[0])
-    return material.labelled(sampled(part, replay, material.scheme, NEGATIVES))
+        return replace(part, live=replay.read_live_columns(part)[0])
+    return material.add_labels(sample_negatives(part, replay, material.scheme, NEGATIVES))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is judged: all candidates of each request, and how baselines order them, or what they
-    would show instead.
+    """Rows to evaluate on: all candidates of each request.
+
+    Attributes:
+        baseline_values: values of the rows by baseline, for logged responses.
+        slates: slates by baseline, for drawn requests.
     """
 
     rows: Dataset
@@ -37,15 +36,17 @@ class Judged:
 
 
 def judged(material: Material, part: Dataset, replay: Replay) -> Judged:
-    """Return the rows that are judged. Of logged answers baselines order what was shown; else they
-    show lists of their own.
+    """Return the rows to evaluate on.
+
+    Baselines order the shown items of logged responses; for drawn requests they show slates of
+    their own.
     """
     if material.scheme is None:
-        live, values = replay.of_rows(part)
+        live, values = replay.read_live_columns(part)
         return Judged(replace(part, live=live), values, {})
-    drawn = list(with_candidates(part, replay, material.scheme))
-    slates = joined_slates([each.slates for each in drawn])
-    rows, order = joined([each.data for each in drawn])
+    drawn = list(draw_candidates(part, replay, material.scheme))
+    slates = concat_slates([chunk.slates for chunk in drawn])
+    rows, order = concat_datasets([chunk.data for chunk in drawn])
     return Judged(
-        material.labelled(rows), {}, {name: each.take(order) for name, each in slates.items()}
+        material.add_labels(rows), {}, {name: slate.take(order) for name, slate in slates.items()}
     )

@@ -1,16 +1,16 @@
-"""Training sets from logged answers: a row for each item that was seen, with what came of it.
+"""Training sets from logged responses: one row per item that was seen, labelled with its outcome.
 
-    answer (t, p, person, items shown)  ×  item   →   position, propensity, labels {click, purchase, …}
+    response (t, p, person, items shown) × item → position, propensity, labels {click, purchase, …}
 
-An outcome belongs to the answer that its request_id and item name; without a request_id, to the
-person's last answer with the item, in whichever slot, if that is no longer ago than the slot's
-attribution window: two slots never both have it. Only answers whose window and the allowed lateness
-have passed are taken: a younger row without a click may still get one. Where a slot's denominator
-is `impression`, only positions that the client reported as seen (or that led to an outcome, so must
-have been) are rows; with `answer` all shown items are.
+An outcome belongs to the response that its request_id and item name. Without a request_id it
+belongs to the person's last response with the item, in any slot, if that is within the slot's
+attribution window; two slots never share one. Only responses whose window and allowed lateness have
+passed are used, since a younger row without a click may still get one. With the denominator
+`impression`, rows are the positions that the client reported as seen (or that led to an outcome,
+and so must have been seen); with `answer`, all shown items.
 
-Sets from logs that hold clicks and no answers are drawn in `training.clicks`; how rows become
-features, in `training.matrix`.
+Sets from logs with clicks but no responses are drawn in `training.clicks`; `training.matrix` turns
+rows into features.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
 from tailorbird.features.positions import positions_of, widened
 from tailorbird.ranking.targets import is_amount, of_items
-from tailorbird.training.coding import Codes, happened, people_only, seconds_viewed
-from tailorbird.training.returning import Returns, censored, of_return
+from tailorbird.training.coding import Codes, head_mask, people_only, seconds_viewed
+from tailorbird.training.returning import PresenceIndex, censor_labels, return_targets
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -37,22 +37,23 @@ CONTEXT = ("person", "session_id", "device", "country", "referrer", "local_hour"
 
 
 @dataclass(frozen=True)
-class Missed:
-    """What people chose that was no candidate of their request: pairs of request and item code, by
-    request; shape (m,) each.
+class MissedPositives:
+    """Chosen items that were no candidates: pairs of request and item code, sorted by request.
+
+    Arrays have shape (m,).
     """
 
     request: Ints
     item: Ints
 
-    def take(self, requests: Ints, count: int) -> "Missed":
-        """Those of some of `count` requests, in their order."""
-        place = np.full(count, -1, np.int64)
-        place[requests] = np.arange(len(requests))
-        mine = place[self.request]
-        kept = np.flatnonzero(mine >= 0)
-        kept = kept[np.argsort(mine[kept], kind="stable")]
-        return Missed(mine[kept], self.item[kept])
+    def take(self, requests: Ints, count: int) -> "MissedPositives":
+        """Select the pairs of some of `count` requests, in their order."""
+        new_index = np.full(count, -1, np.int64)
+        new_index[requests] = np.arange(len(requests))
+        new_request = new_index[self.request]
+        retained = np.flatnonzero(new_request >= 0)
+        retained = retained[np.argsort(new_request[retained], kind="stable")]
+        return MissedPositives(new_request[retained], self.item[retained])
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,21 @@ class Dataset:
     """Requests in order of time, and the rows of each, one after the other.
 
     Attributes:
-        t, p: shape (requests,): the features of a row are those known at (t, p); p by part of the
-        state, where several workers kept it.
-        person: shape (requests,), code in `people`, −1 for nobody.
-        context: a table of requests as `context_of` gives it.
+        t, p: shape (requests,): a row's features are those known at (t, p); p has a column per
+            partition of the state where several workers keep it.
+        person: shape (requests,), code in `people`, −1 if unknown.
+        context: table of requests with the columns of `select_context`.
         offsets: shape (requests + 1,).
         item: shape (n,), code in `items`.
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
-        propensity: shape (n,), with which probability it was shown there; 1 where unknown.
-        labels: target → shape (n,): whether it happened; of returning (`ranking.targets`) 1, 0, or
-            NaN where it is not known (yet).
-        weight: shape (n,), how many rows of the full set a sampled row stands for. people, items:
-        the codes.
+        propensity: shape (n,), probability with which it was shown there; 1 where unknown.
+        labels: target → shape (n,): whether it happened; for returning (`ranking.targets`) 1, 0, or
+            NaN where unknown.
+        weight: shape (n,), number of rows of the full set that a sampled row stands for.
+        people, items: codes of users and items.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.
-        live: shape (n, columns), columns that are read live, as `ranking.live` has them; None where
-            they were not read.
-        missed: what was chosen and is no row, since no source gave it.
+        live: shape (n, columns), live columns as in `ranking.live`; None where they were not read.
+        missed: chosen items that no source gave, which are no rows.
     """
 
     t: Ints
@@ -92,8 +92,8 @@ class Dataset:
     items: Codes
     scheme: Mapping[str, Any] = field(default_factory=dict)
     live: npt.NDArray[np.float32] | None = None
-    missed: Missed = field(
-        default_factory=lambda: Missed(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    missed: MissedPositives = field(
+        default_factory=lambda: MissedPositives(np.zeros(0, np.int64), np.zeros(0, np.int64))
     )
 
     @property
@@ -106,11 +106,11 @@ class Dataset:
 
     @property
     def request(self) -> Ints:
-        """The request of each row, shape (n,)."""
+        """Return the request of each row, shape (n,)."""
         return np.repeat(np.arange(self.requests), np.diff(self.offsets))
 
     def digest(self) -> str:
-        """A hash of the requests, rows and labels: equal for sets that are equal."""
+        """Return a hash of requests, rows and labels; equal sets have equal hashes."""
         digest = hashlib.blake2b(digest_size=16)
         for column in (
             self.t,
@@ -135,8 +135,9 @@ class Dataset:
         return digest.hexdigest()
 
     def gain(self, objective: Mapping[str, float]) -> npt.NDArray[np.float64]:
-        """What each row was worth by the slot's value formula, shape (n,); without returning, which
-        tells no rows of a request apart.
+        """Return the value of each row by the slot's formula, shape (n,).
+
+        Returning is left out, since it is the same for all rows of a request.
         """
         gain = np.zeros(self.rows)
         for head in of_items(objective):
@@ -144,35 +145,33 @@ class Dataset:
                 gain += objective[head] * self.labels[head]
         return gain
 
-    def known_at(self, moment: int) -> "Dataset":
-        """The same rows with the labels that were known at a moment: windows of returning that
-        reach over it are not.
-        """
+    def censor(self, moment: int) -> "Dataset":
+        """Set labels to NaN that were unknown at a moment: return windows that reach beyond it."""
         return (
-            replace(self, labels=censored(self.labels, self.t[self.request], moment))
-            if of_return(self.labels)
+            replace(self, labels=censor_labels(self.labels, self.t[self.request], moment))
+            if return_targets(self.labels)
             else self
         )
 
     def take(self, requests: Ints) -> "Dataset":
-        """Some requests, in the given order."""
+        """Select some requests, in the given order."""
         size = np.diff(self.offsets)[requests]
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[requests] - offsets[:-1], size)
-        return self._chosen(requests, offsets, rows)
+        return self._select(requests, offsets, rows)
 
-    def keep(self, rows: Bools) -> "Dataset":
-        """Some rows; requests left without any are dropped."""
+    def filter_rows(self, rows: Bools) -> "Dataset":
+        """Select some rows, and drop requests left without any."""
         size = np.bincount(self.request[rows], minlength=self.requests)
         requests = np.flatnonzero(size)
-        return self._chosen(
+        return self._select(
             requests,
             np.concatenate(([0], np.cumsum(size[requests]))).astype(np.int64),
             np.flatnonzero(rows),
         )
 
     def chunks(self, rows_max: int) -> Iterator["Dataset"]:
-        """The same requests in order, in pieces of at most `rows_max` rows (or one request)."""
+        """Yield the requests in order, in chunks of at most `rows_max` rows (or one request)."""
         start = 0
         while start < self.requests:
             stop = max(
@@ -183,15 +182,15 @@ class Dataset:
             yield self.take(np.arange(start, min(stop, self.requests)))
             start = stop
 
-    def _chosen(self, requests: Ints, offsets: Ints, rows: Ints) -> "Dataset":
+    def _select(self, requests: Ints, offsets: Ints, rows: Ints) -> "Dataset":
         labels = {name: label[rows] for name, label in self.labels.items()}
-        of_requests = (
+        request_columns = (
             self.t[requests],
             self.p[requests],
             self.person[requests],
             self.context.take(pa.array(requests)),
         )
-        of_rows = (
+        row_columns = (
             self.item[rows],
             self.position[rows],
             self.propensity[rows],
@@ -201,13 +200,21 @@ class Dataset:
         live = None if self.live is None else self.live[rows]
         missed = self.missed.take(requests, self.requests)
         return Dataset(
-            *of_requests, offsets, *of_rows, self.people, self.items, self.scheme, live, missed
+            *request_columns,
+            offsets,
+            *row_columns,
+            self.people,
+            self.items,
+            self.scheme,
+            live,
+            missed,
         )
 
 
-def context_of(events: pa.Table) -> pa.Table:
-    """The columns `CONTEXT` of events, and what was searched for, where that was loaded: only
-    features about a query need it.
+def select_context(events: pa.Table) -> pa.Table:
+    """Select the columns `CONTEXT` of events, and the search query where it was loaded.
+
+    Only features about a query need the query.
     """
     return events.select(
         [*CONTEXT, *(name for name in ("answer_query",) if name in events.column_names)]
@@ -226,22 +233,23 @@ def answers_dataset(
     answers: pa.Table | None = None,
     people: Codes | None = None,
     items: Codes | None = None,
-    further: Sequence[str] = (),
+    extra_heads: Sequence[str] = (),
 ) -> Dataset:
-    """Rows and labels of a slot's answers with ts_from ≤ t and t + attribution ≤ mature_before.
+    """Build rows and labels of responses with ts_from ≤ t and t + attribution ≤ mature_before.
 
     Args:
-        events: the lake's `events` (columns of ROUTED), any order; answers, impressions and
-            outcomes are found in it.
-        heads: event types that are targets, or what `ranking.targets` names.
-        mature_before: now less the allowed lateness.
-        answers: the lake's `answers`, if there: gives the p that an answer's features were read at.
-            An answer without a row there (imported history) gets its own routed position.
-        people, items: codes to use; those of the events otherwise.
-        further: targets of other slots, which get labels and have no say in what a row is.
+        events: the lake's `events` (columns of ROUTED), in any order, with responses, impressions
+            and outcomes.
+        slot: name of the slot.
+        heads: event types that are targets, or targets of `ranking.targets`.
+        mature_before: now minus the allowed lateness.
+        answers: the lake's `answers`, if any: gives the p at which a response's features were read.
+            A response without a row there (imported history) gets its own routed position.
+        people, items: codes to use; by default those of the events.
+        extra_heads: targets of other slots, which get labels but do not decide what a row is.
 
     Raises:
-        NotReadyError: no such answer.
+        NotReadyError: there is no such response.
     """
     people = people or Codes.of(events["person"])
     items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
@@ -267,21 +275,26 @@ def answers_dataset(
             "import history with answers"
         )
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
-    base = _rows_of(shown, answers, people, items)
+    base = _unlabelled_dataset(shown, answers, people, items)
     request_ids = Codes.of(shown["request_id"])
-    ours, others = (
-        _listed(shown, people, items),
-        _listed(_others(events, shown, ts_from), people, items),
+    slot_items, other_items = (
+        _list_items(shown, people, items),
+        _list_items(_other_answers(events, shown, ts_from), people, items),
     )
-    matcher = _Matcher(base, request_ids.encode(shown["request_id"]), ours, others, attribution)
+    matcher = _OutcomeMatcher(
+        base, request_ids.encode(shown["request_id"]), slot_items, other_items, attribution
+    )
     labels = {
-        head: _label(matcher, events, head, request_ids, people, items) for head in of_items(heads)
+        head: _head_label(matcher, events, head, request_ids, people, items)
+        for head in of_items(heads)
     }
-    seen = np.ones(base.rows, bool)
+    is_seen = np.ones(base.rows, bool)
     if denominator == "impression":
-        seen = matcher.match(_seen(events, request_ids, people, items))
-        # an outcome of any kind proves that the item was seen
-        seen |= np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
+        is_seen = matcher.match(_impressions(events, request_ids, people, items))
+        # An outcome of any kind proves that the item was seen.
+        is_seen |= (
+            np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
+        )
     scheme = {
         "rows": f"items of answers of slot {slot!r}"
         + (", seen by the client" if denominator == "impression" else ""),
@@ -290,22 +303,24 @@ def answers_dataset(
         "mature_before": mature_before,
     }
     labels |= {
-        head: _label(matcher, events, head, request_ids, people, items)
-        for head in of_items(further)
+        head: _head_label(matcher, events, head, request_ids, people, items)
+        for head in of_items(extra_heads)
         if head not in labels
     }
-    if returning := of_return((*heads, *further)):
-        returns = Returns(events, people, mature_before)
+    if returning := return_targets((*heads, *extra_heads)):
+        returns = PresenceIndex(events, people, mature_before)
         labels |= {
-            head: returns.label(asked, base.person, base.t)[base.request]
-            for head, asked in returning.items()
+            head: returns.label(return_target, base.person, base.t)[base.request]
+            for head, return_target in returning.items()
         }
-    full = replace(base, labels=labels, scheme=scheme)
-    return full if seen.all() else full.keep(seen)
+    dataset = replace(base, labels=labels, scheme=scheme)
+    return dataset if is_seen.all() else dataset.filter_rows(is_seen)
 
 
-def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes) -> Dataset:
-    """The answers as a data set without labels."""
+def _unlabelled_dataset(
+    shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes
+) -> Dataset:
+    """Return the responses as a data set without labels."""
     lists = (
         shown["items"].combine_chunks()
         if isinstance(shown["items"], pa.ChunkedArray)
@@ -316,13 +331,15 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
     offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
     item = items.encode(pc.list_flatten(lists))
     position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + 1).astype(np.int32)
-    given = pc.list_flatten(shown["propensities"])
+    logged_propensities = pc.list_flatten(shown["propensities"])
     propensity = (
-        given.to_numpy().astype(np.float64) if len(given) == len(item) else np.ones(len(item))
+        logged_propensities.to_numpy().astype(np.float64)
+        if len(logged_propensities) == len(item)
+        else np.ones(len(item))
     )
     p = shown["p"].to_numpy().copy()
     if answers is not None and answers.num_rows:
-        at = (
+        answer_row = (
             pc.fill_null(
                 pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()),
                 -1,
@@ -330,14 +347,14 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
             .to_numpy()
             .astype(np.int64)
         )
-        read = positions_of(answers)
-        p = p if read.ndim == 1 else widened(p, read.shape[1]).copy()
-        p[at >= 0] = read[at[at >= 0]]
+        answer_positions = positions_of(answers)
+        p = p if answer_positions.ndim == 1 else widened(p, answer_positions.shape[1]).copy()
+        p[answer_row >= 0] = answer_positions[answer_row[answer_row >= 0]]
     return Dataset(
         micros(shown["ts"]).copy(),
         p,
         people.encode(shown["person"]),
-        context_of(shown),
+        select_context(shown),
         offsets,
         item,
         position,
@@ -351,12 +368,13 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Events that may belong to an answer: codes of request (−1: names none), person and item, and
-    the time; shape (m,) each.
+    """Events that may belong to a response: codes of request, person and item, and the time.
+
+    Arrays have shape (m,).
 
     Attributes:
-        amount: shape (m,), what each adds to the label; None where all that counts is that they are
-            there.
+        request: code of the request, −1 where the event names none.
+        amount: amount that each event adds to the label; None for labels that only count events.
     """
 
     request: Ints
@@ -367,9 +385,10 @@ class _Outcomes:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """Items of answers, one after the other: codes of person and item, time and routed position;
-    shape (m,) each.
+class _ListedItems:
+    """Items of responses, one after the other: codes of person and item, time and routed position.
+
+    Arrays have shape (m,).
     """
 
     person: Ints
@@ -378,31 +397,36 @@ class _Listed:
     p: Ints
 
 
-class _Matcher:
-    """Finds the row of an answer that an outcome belongs to.
+class _OutcomeMatcher:
+    """Matches outcomes to the rows of responses.
 
     Args:
-        request_code: shape (requests,), the code of each answer's request_id.
-        ours: the rows of `base`.
-        others: items of answers that are no rows; what follows them is theirs.
+        request_code: shape (requests,), the code of each response's request_id.
+        slot_items: the rows of `base`.
+        other_items: items of responses that are no rows; outcomes that follow them belong to them.
     """
 
     def __init__(
-        self, base: Dataset, request_code: Ints, ours: _Listed, others: _Listed, attribution: int
+        self,
+        base: Dataset,
+        request_code: Ints,
+        slot_items: _ListedItems,
+        other_items: _ListedItems,
+        attribution: int,
     ) -> None:
         self._base = base
         self._attribution = attribution
         self._items = len(base.items)
         self._request = base.request
-        self._by_request = _Lookup(request_code[self._request] * self._items + base.item)
+        self._by_request = _FirstRowLookup(request_code[self._request] * self._items + base.item)
         person, item, ts, p = (
-            np.concatenate([getattr(ours, name), getattr(others, name)])
+            np.concatenate([getattr(slot_items, name), getattr(other_items, name)])
             for name in ("person", "item", "ts", "p")
         )
-        row = np.concatenate([np.arange(base.rows), np.full(len(others.ts), -1)])
-        known = np.flatnonzero(person >= 0)
-        pair = person[known] * self._items + item[known]
-        order = known[np.lexsort((p[known], ts[known], pair))]
+        row = np.concatenate([np.arange(base.rows), np.full(len(other_items.ts), -1)])
+        identified = np.flatnonzero(person >= 0)
+        pair = person[identified] * self._items + item[identified]
+        order = identified[np.lexsort((p[identified], ts[identified], pair))]
         self._row, self._ts = row[order], ts[order]
         self._times, rank = np.unique(self._ts, return_inverse=True)
         self._bits = len(self._times).bit_length()
@@ -412,58 +436,63 @@ class _Matcher:
         self._packed = (self._pair_code << self._bits) | rank
 
     def match(self, outcomes: _Outcomes) -> Bools:
-        """Which rows got at least one of the outcomes, shape (n,)."""
-        row = self._rows_of(outcomes)
+        """Return the mask of rows with at least one of the outcomes, shape (n,)."""
+        row = self._match_rows(outcomes)
         hit = np.zeros(self._base.rows, bool)
         hit[row[row >= 0]] = True
         return hit
 
     def total(self, outcomes: _Outcomes) -> npt.NDArray[np.float32]:
-        """What the outcomes of each row amount to, shape (n,)."""
-        row = self._rows_of(outcomes)
+        """Return the total amount of the outcomes of each row, shape (n,)."""
+        row = self._match_rows(outcomes)
         assert outcomes.amount is not None
         return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._base.rows).astype(
             np.float32
         )
 
-    def _rows_of(self, outcomes: _Outcomes) -> Ints:
-        """The row that each outcome belongs to, −1 where to none, shape (m,)."""
-        found = np.full(len(outcomes.ts), -1, np.int64)
-        named = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
-        row = self._by_request.find(outcomes.request[named] * self._items + outcomes.item[named])
-        late = outcomes.ts[named] - self._base.t[self._request[row]]
-        found[named] = np.where((row >= 0) & (late >= 0) & (late < self._attribution), row, -1)
-        free = np.flatnonzero(
+    def _match_rows(self, outcomes: _Outcomes) -> Ints:
+        """Return the row of each outcome, −1 without one, shape (m,)."""
+        rows = np.full(len(outcomes.ts), -1, np.int64)
+        with_request = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
+        row = self._by_request.find(
+            outcomes.request[with_request] * self._items + outcomes.item[with_request]
+        )
+        age = outcomes.ts[with_request] - self._base.t[self._request[row]]
+        rows[with_request] = np.where((row >= 0) & (age >= 0) & (age < self._attribution), row, -1)
+        without_request = np.flatnonzero(
             (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
         )
-        found[free] = self._last_answer(
-            outcomes.person[free], outcomes.item[free], outcomes.ts[free]
+        rows[without_request] = self._last_answer_rows(
+            outcomes.person[without_request],
+            outcomes.item[without_request],
+            outcomes.ts[without_request],
         )
-        return found
+        return rows
 
-    def _last_answer(self, person: Ints, item: Ints, ts: Ints) -> Ints:
-        """Rows of the person's last answer with the item before ts and within the window; −1 for
-        outcomes without one.
+    def _last_answer_rows(self, person: Ints, item: Ints, ts: Ints) -> Ints:
+        """Return the row of the person's last response with the item, −1 without one.
+
+        The response must lie before ts and within the attribution window.
         """
         if not len(self._pairs) or not len(person):
             return np.full(len(person), -1, np.int64)
         pair = person * self._items + item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
-        at = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
-        place = np.maximum(at, 0)
-        row, age = self._row[place], ts - self._ts[place]
-        fits = (
-            (at >= 0)
+        last = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
+        index = np.maximum(last, 0)
+        row, age = self._row[index], ts - self._ts[index]
+        is_match = (
+            (last >= 0)
             & (self._pairs[code] == pair)
-            & (self._pair_code[place] == code)
+            & (self._pair_code[index] == code)
             & (age < self._attribution)
         )
-        return np.where(fits, row, -1)
+        return np.where(is_match, row, -1)
 
 
-class _Lookup:
-    """First row with each key."""
+class _FirstRowLookup:
+    """Lookup of the first row with each key."""
 
     def __init__(self, key: Ints) -> None:
         self._order = np.argsort(key, kind="stable")
@@ -472,76 +501,92 @@ class _Lookup:
     def find(self, key: Ints) -> Ints:
         if not len(self._sorted):
             return np.full(len(key), -1, np.int64)
-        at = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == key, self._order[at], -1)
+        index = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
+        return np.where(self._sorted[index] == key, self._order[index], -1)
 
 
-def _others(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
-    """Answers since `ts_from` that are not among `shown`: of other slots, or so young that they are
-    no rows yet.
-    """
-    found = events.filter(pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"])))
-    other = ~np.isin(found["p"].to_numpy(), shown["p"].to_numpy()) & (
-        micros(found["ts"]) >= ts_from
+def _other_answers(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
+    """Return responses since `ts_from` that are not in `shown`: of other slots, or too young."""
+    answers = events.filter(
+        pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"]))
     )
-    return found.take(pa.array(np.flatnonzero(other))).combine_chunks()
+    is_other = ~np.isin(answers["p"].to_numpy(), shown["p"].to_numpy()) & (
+        micros(answers["ts"]) >= ts_from
+    )
+    return answers.take(pa.array(np.flatnonzero(is_other))).combine_chunks()
 
 
-def _listed(answers: pa.Table, people: Codes, items: Codes) -> _Listed:
+def _list_items(answers: pa.Table, people: Codes, items: Codes) -> _ListedItems:
     size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
-    of_answers = (people.encode(answers["person"]), micros(answers["ts"]), answers["p"].to_numpy())
-    person, ts, p = (np.repeat(column, size) for column in of_answers)
-    return _Listed(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+    answer_columns = (
+        people.encode(answers["person"]),
+        micros(answers["ts"]),
+        answers["p"].to_numpy(),
+    )
+    person, ts, p = (np.repeat(column, size) for column in answer_columns)
+    return _ListedItems(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
 
 
-def _label(
-    matcher: _Matcher, events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes
+def _head_label(
+    matcher: _OutcomeMatcher,
+    events: pa.Table,
+    head: str,
+    request_ids: Codes,
+    people: Codes,
+    items: Codes,
 ) -> npt.NDArray:
-    """What came of each row: whether, or of an amount how much."""
-    outcomes = _outcomes(events, head, request_ids, people, items)
+    """Return the label of each row: whether the head happened, or its amount."""
+    outcomes = _head_outcomes(events, head, request_ids, people, items)
     return matcher.total(outcomes) if is_amount(head) else matcher.match(outcomes)
 
 
-def _outcomes(
+def _head_outcomes(
     events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes
 ) -> _Outcomes:
-    """Events of a head that name an item."""
-    found = events.filter(pc.and_(happened(events, (head,)), pc.is_valid(events["item_id"])))
-    found = _here(found, request_ids)
-    by = (
-        request_ids.encode(found["request_id"]),
-        people.encode(found["person"]),
-        items.encode(found["item_id"]),
-        micros(found["ts"]),
+    """Return the events of a head that name an item."""
+    matching = events.filter(pc.and_(head_mask(events, (head,)), pc.is_valid(events["item_id"])))
+    matching = _drop_other_answers(matching, request_ids)
+    columns = (
+        request_ids.encode(matching["request_id"]),
+        people.encode(matching["person"]),
+        items.encode(matching["item_id"]),
+        micros(matching["ts"]),
     )
-    return _Outcomes(*by, seconds_viewed(found) if is_amount(head) else None)
+    return _Outcomes(*columns, seconds_viewed(matching) if is_amount(head) else None)
 
 
-def _here(found: pa.Table, request_ids: Codes) -> pa.Table:
-    """Without what names another slot's answer, or one outside the window: that belongs there and
-    to no answer of ours.
-    """
-    ours = pc.is_in(found["request_id"], value_set=request_ids.values)
-    return found.filter(pc.or_(pc.is_null(found["request_id"]), ours))
+def _drop_other_answers(events: pa.Table, request_ids: Codes) -> pa.Table:
+    """Drop events that name a response which is not in `request_ids`."""
+    is_ours = pc.is_in(events["request_id"], value_set=request_ids.values)
+    return events.filter(pc.or_(pc.is_null(events["request_id"]), is_ours))
 
 
-def _seen(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
-    """Impressions, one for each item; an impression names one item or several."""
-    found = _here(
+def _impressions(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    """Return impressions, one per item; an impression event names one item or several."""
+    impressions = _drop_other_answers(
         events.filter(pc.equal(events["type"], "impression")), request_ids
     ).combine_chunks()
-    one = found.filter(pc.is_valid(found["item_id"]))
-    many = found.filter(pc.and_(pc.is_null(found["item_id"]), pc.is_valid(found["items"])))
-    parents = (
-        pc.list_parent_indices(many["items"]).to_numpy() if many.num_rows else np.zeros(0, np.int64)
+    single = impressions.filter(pc.is_valid(impressions["item_id"]))
+    multiple = impressions.filter(
+        pc.and_(pc.is_null(impressions["item_id"]), pc.is_valid(impressions["items"]))
+    )
+    list_index = (
+        pc.list_parent_indices(multiple["items"]).to_numpy()
+        if multiple.num_rows
+        else np.zeros(0, np.int64)
     )
     return _Outcomes(
         np.concatenate(
-            [request_ids.encode(one["request_id"]), request_ids.encode(many["request_id"])[parents]]
+            [
+                request_ids.encode(single["request_id"]),
+                request_ids.encode(multiple["request_id"])[list_index],
+            ]
         ),
-        np.concatenate([people.encode(one["person"]), people.encode(many["person"])[parents]]),
         np.concatenate(
-            [items.encode(one["item_id"]), items.encode(pc.list_flatten(many["items"]))]
+            [people.encode(single["person"]), people.encode(multiple["person"])[list_index]]
         ),
-        np.concatenate([micros(one["ts"]), micros(many["ts"])[parents]]),
+        np.concatenate(
+            [items.encode(single["item_id"]), items.encode(pc.list_flatten(multiple["items"]))]
+        ),
+        np.concatenate([micros(single["ts"]), micros(multiple["ts"])[list_index]]),
     )

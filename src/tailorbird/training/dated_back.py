@@ -1,10 +1,9 @@
-"""Which profiles say no more than when they are dated to, and not when anybody knew what they say.
+"""Backdated profiles: profiles dated earlier than their content was known.
 
-A table of users that was exported today and is imported by the day of each sign-up gives everybody
-one profile, valid from that day on: with what the table says today. Who left in the end stands in
-it from the beginning. An attribute of which some have several times is one of changes, and says
-itself what was known when; so does a sender who was there, and whoever says when the profile came
-in. It is the same with items.
+A user table that is exported today and imported by sign-up day gives everybody one profile, valid
+from that day but with today's content. Who churned in the end is then visible from the beginning.
+An attribute with several dated values for some users is a history and trusted as such. So are
+profiles sent by a running system, or with an arrival time. The same holds for items.
 """
 
 from collections import defaultdict
@@ -32,137 +31,161 @@ LOOKED_AT = (
     "timeless",
     "raw_partition",
 )
-CHANGED = (
-    0.01  # of those who have an attribute: so many of several times are no chance, but a history
-)
+# Share of entities with several dated values from which an attribute counts as a history.
+CHANGED_SHARE_MIN = 0.01
 _IDS = {"user": "user_id", "item": "item_id"}
 
 
-def dated_back(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
-    """The profiles that were imported with a time, of which nobody said when they came in, with an
-    attribute that is no history; and which attributes are none.
+def dated_back(
+    events: pa.Table, entity: str = "user"
+) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
+    """Find backdated profiles in imports without an arrival time.
 
     Args:
-        events: `LOOKED_AT` of `events.schema.ROUTED`, and `properties`, without which no column
-            reads a profile; for items their id.
-        of: "user" or "item".
+        events: `PROFILE_COLUMNS` of `events.schema.ROUTED`, and `properties`, without which no
+            column reads a profile; for items also their id.
+        entity: "user" or "item".
 
     Returns:
-        Shape (n,); false for all other events, and for profiles of attributes alone of which
-        `CHANGED` of those who have them have several times. The names of the other attributes.
+        Mask of the backdated profiles, shape (n,), and the names of their attributes that are no
+        history. A profile is backdated if it has such an attribute: one with several dated values
+        for less than `CHANGED_SHARE_MIN` of its owners.
     """
     doubtful = pc.and_(
-        pc.equal(events["type"], of), pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS))
+        pc.equal(events["type"], entity),
+        pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS)),
     )
-    # What was imported without a time is of the import; of what says no time of arrival, the time
-    # that it is dated to stands for it.
+    # An import without times is dated at the import. Without a stated arrival time, the time that
+    # a profile is dated at stands for it.
     doubtful = pc.and_(
         doubtful, pc.and_(pc.is_valid(events["ts_original"]), pc.is_null(events["sent_at"]))
     )
     doubtful = pc.and_(
         doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"])
     )
-    return _no_history(events, of, doubtful)
+    return _mark_without_history(events, entity, doubtful)
 
 
-def came_later(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
-    """The same of profiles, however they came, that say themselves that they came in over an hour
-    after the time that they are dated to.
+def find_late_profiles(
+    events: pa.Table, entity: str = "user"
+) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
+    """Find profiles that arrived more than an hour after the time they are dated at.
 
-    Whoever asks what was known when knows them from then on; who asks what holds at a time, as
-    rankers do, believes the time.
+    Churn models use such profiles from their arrival on. Rankers ask for what holds at a time, and
+    trust the date. Returns the same as `find_backdated_profiles`.
     """
     late = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
-    return _no_history(events, of, pc.and_(pc.equal(events["type"], of), pa.array(late)))
+    return _mark_without_history(
+        events, entity, pc.and_(pc.equal(events["type"], entity), pa.array(late))
+    )
 
 
-def _no_history(
-    events: pa.Table, of: str, doubtful: pa.ChunkedArray
+def _mark_without_history(
+    events: pa.Table, entity: str, doubtful: pa.ChunkedArray
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     doubtful = pc.fill_null(
         pc.and_(doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False
     )
-    found = doubtful.to_numpy().astype(bool)
-    if not found.any() or "properties" not in events.column_names:
-        return np.zeros(len(found), bool), frozenset()
-    some = events.select([_IDS[of], "ts", "properties"]).filter(doubtful)
-    found[found], names = _without_history(
-        some.select([_IDS[of], "ts"]), some["properties"].to_pylist()
+    mask = doubtful.to_numpy().astype(bool)
+    if not mask.any() or "properties" not in events.column_names:
+        return np.zeros(len(mask), bool), frozenset()
+    profiles = events.select([_IDS[entity], "ts", "properties"]).filter(doubtful)
+    mask[mask], names = _rows_without_history(
+        profiles.select([_IDS[entity], "ts"]), profiles["properties"].to_pylist()
     )
-    return found, names
+    return mask, names
 
 
 def told_of_dated_back(
-    lake: Lake, features: FeatureSet, of_what: Sequence[str] = ("user", "item")
+    lake: Lake, features: FeatureSet, entities: Sequence[str] = ("user", "item")
 ) -> list[tuple[str, str]]:
-    """Of "users" and "items", why features that read their profiles may know more than was known at
-    the time that these are dated to.
+    """Describe profile features that may use knowledge from after the profile's date.
 
-    Of profiles that were imported and do not say when they came in; and of those of users that came
-    in later. Rankers believe the time.
+    Covers imported profiles without an arrival time, and user profiles that arrived late. Rankers
+    trust the dates.
+
+    Returns:
+        Pairs of "users" or "items" and a warning.
     """
-    found = []
-    for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
-        if of not in of_what or not read or not lake.exists("events"):
+    warnings = []
+    for entity, attributes in (
+        ("user", features.user_attributes),
+        ("item", features.item_attributes),
+    ):
+        if entity not in entities or not attributes or not lake.exists("events"):
             continue
         profiles = lake.table(
-            "events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of
+            "events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == entity
         )
-        asked = [
+        checks = [
             (
-                dated_back(profiles, of),
-                f"are the one that was imported of their {of}, and nobody said when it came in",
+                dated_back(profiles, entity),
+                f"are the one that was imported of their {entity}, and nobody said when it came in",
             )
         ]
-        if of == "user" and len(profiles):
-            later = came_later(profiles)
-            if np.mean(later[0]) >= CHANGED:  # a few come late to everybody
-                asked.append((later, "came in over an hour after the time that they are dated to"))
-        for (doubted, names), what in asked:
-            if told := [name for name in read if name in names]:
-                many = f"{np.count_nonzero(doubted):,} of {profiles.num_rows:,} profiles {what}"
-                since = "counts from the time that it is dated to, and must have been known then"
-                found.append(
-                    (f"{of}s", f"{many}: what features read of it ({', '.join(told)}) {since}")
+        if entity == "user" and len(profiles):
+            late = find_late_profiles(profiles)
+            if np.mean(late[0]) >= CHANGED_SHARE_MIN:  # a few late arrivals are normal
+                checks.append((late, "came in over an hour after the time that they are dated to"))
+        for (doubtful, names), reason in checks:
+            if affected := [name for name in attributes if name in names]:
+                count_note = (
+                    f"{np.count_nonzero(doubtful):,} of {profiles.num_rows:,} profiles {reason}"
                 )
-    return found
+                time_note = (
+                    "counts from the time that it is dated to, and must have been known then"
+                )
+                warnings.append(
+                    (
+                        f"{entity}s",
+                        f"{count_note}: what features read of it ({', '.join(affected)}) "
+                        f"{time_note}",
+                    )
+                )
+    return warnings
 
 
 def without(texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]) -> pa.Array:
-    """Profiles as JSON, of some rows without the attributes that are called so."""
-    known: dict[str | None, str | None] = {None: None}
-    told = texts.filter(pa.array(rows)).to_pylist()
-    for text in told:
-        if text not in known:
-            kept = {name: value for name, value in _attributes(text).items() if name not in names}
-            known[text] = msgspec.json.encode(kept).decode()
+    """Return profiles as JSON; the given rows lose the named attributes."""
+    cleaned: dict[str | None, str | None] = {None: None}
+    originals = texts.filter(pa.array(rows)).to_pylist()
+    for text in originals:
+        if text not in cleaned:
+            retained = {
+                name: value for name, value in _decode_attributes(text).items() if name not in names
+            }
+            cleaned[text] = msgspec.json.encode(retained).decode()
     return pc.replace_with_mask(
-        texts.combine_chunks(), pa.array(rows), pa.array([known[text] for text in told], texts.type)
+        texts.combine_chunks(),
+        pa.array(rows),
+        pa.array([cleaned[text] for text in originals], texts.type),
     )
 
 
-_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def _without_history(
+def _rows_without_history(
     rows: pa.Table, properties: Sequence[str | None]
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
-    """Which rows have an attribute that hardly anybody has of several times, and which these are;
-    `rows`: whose they are, and when.
+    """Return the mask of rows with an attribute that is no history, and these attributes.
+
+    Args:
+        rows: id and time of each profile.
     """
-    having: dict[str, list[int]] = defaultdict(list)
+    rows_by_attribute: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(properties):
-        for name in _attributes(text) if text else ():
-            having[name].append(row)
-    found, names = np.zeros(len(rows), bool), set[str]()
-    whose, ts = rows.column_names
-    for name, places in having.items():
+        for name in _decode_attributes(text) if text else ():
+            rows_by_attribute[name].append(row)
+    mask, names = np.zeros(len(rows), bool), set[str]()
+    id_column, ts = rows.column_names
+    for name, indices in rows_by_attribute.items():
         times = (
-            rows.take(pa.array(places))
-            .group_by(whose)
+            rows.take(pa.array(indices))
+            .group_by(id_column)
             .aggregate([(ts, "count_distinct")])[f"{ts}_count_distinct"]
         )
-        if np.mean(times.to_numpy() > 1) < CHANGED:
-            found[places] = True
+        if np.mean(times.to_numpy() > 1) < CHANGED_SHARE_MIN:
+            mask[indices] = True
             names.add(name)
-    return found, frozenset(names)
+    return mask, frozenset(names)

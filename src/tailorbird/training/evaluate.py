@@ -1,6 +1,4 @@
-"""Who is judged on what: models, versions of the registry and all baselines on the same requests,
-through the path that serving takes.
-"""
+"""Evaluation of models, registry versions and all baselines on the same requests, as served."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,11 +23,11 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.training.clicks import Drawn, sources_told, with_candidates
+from tailorbird.training.clicks import DrawnRequests, describe_sources, draw_candidates
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
 from tailorbird.training.judge import Evaluation, Judge, shares
-from tailorbird.training.matrix import Featured, encoded, featured_from
+from tailorbird.training.matrix import Featured, encode_rows, iterate_features_from
 from tailorbird.training.replaying import Replay, Slates
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainSettings
@@ -38,15 +36,14 @@ from tailorbird.training.thinned import thinned
 
 Floats = npt.NDArray[np.float64]
 Values = Mapping[str, Floats]
-Scorer = Callable[
-    [Featured], tuple[Mapping[str, Floats], Floats]
-]  # probability by head, and the value
+# Returns the probability of each row by head, and its value.
+Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]
 
 ROWS_AT_ONCE = 1_000_000
-_STEP = 4_000  # requests that are given their candidates at once
+_STEP = 4_000  # requests whose candidates are looked up at once
 
 
-def judge(
+def evaluate_scorers(
     material: Material,
     features: FeatureSet,
     test: Dataset,
@@ -55,74 +52,76 @@ def judge(
     scorers: Mapping[str, Scorer],
     objective: Mapping[str, float],
     *,
-    before: int,
+    as_of: int,
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Judge scorers on a test part, beside the baselines of a replay. The first scorer is the one
-    that others are compared with.
+    """Evaluate scorers and the baselines of a replay on a test part.
+
+    The first scorer is the one that others are compared with.
 
     Args:
-        replay: of the slot, with the live columns that any scorer reads.
-        sources: that it asks, for reports.
-        before: when the test part begins: popularity, novelty and the long tail are as of then.
+        replay: replay of the slot, with the live columns that any scorer reads.
+        sources: sources of the replay, for reports.
+        as_of: start of the test part, at which popularity, novelty and the long tail are taken.
     """
     model = next(iter(scorers))
-    panel = Judge(material.history, shares(material.history, before), objective, seed=seed)
+    evaluator = Judge(material.history, shares(material.history, as_of), objective, seed=seed)
     past = History(features, material.events)
-    told = partial(progress, "judge")
-    truths = found = candidates = 0
-    for drawn, values in _parts(material, test, replay, told):
+    report_progress = partial(progress, "judge")
+    positives = recalled = candidates = 0
+    for drawn, values in _test_chunks(material, test, replay, report_progress):
         done = rows = 0
-        for piece in featured_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
+        for piece in iterate_features_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
-                said, scores[name] = scorer(piece)
-                heads = said if name == model else heads
-            count, here = piece.part.requests, slice(rows, rows + piece.part.rows)
-            scores |= {name: each[here] for name, each in values.items()}
-            panel.add(
+                predictions, scores[name] = scorer(piece)
+                heads = predictions if name == model else heads
+            count, piece_rows = piece.part.requests, slice(rows, rows + piece.part.rows)
+            scores |= {name: column[piece_rows] for name, column in values.items()}
+            evaluator.add(
                 piece.part,
                 scores,
                 heads,
-                {name: _cut(each, done, count) for name, each in drawn.slates.items()},
+                {name: _slice_slates(slate, done, count) for name, slate in drawn.slates.items()},
             )
             done, rows = done + count, rows + piece.part.rows
-        truths, found = truths + drawn.truths, found + drawn.found
+        positives, recalled = positives + drawn.positives, recalled + drawn.recalled
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
     about: dict[str, Any] = {"source": material.why}
     if material.scheme is not None:
         about |= {
-            "candidate_recall": found / max(truths, 1),
+            "candidate_recall": recalled / max(positives, 1),
             "candidates_mean": candidates / max(test.requests, 1),
         }
-        about["candidates"] = sources_told(sources, about)
-    return replace(panel.result(model), about=about)
+        about["candidates"] = describe_sources(sources, about)
+    return replace(evaluator.result(model), about=about)
 
 
-def _parts(
-    material: Material, test: Dataset, replay: Replay, told: Callable[[int, int], None]
-) -> Iterator[tuple[Drawn, Values]]:
-    """The test part with its candidates and live columns, in pieces that fit into memory; of logged
-    answers with baselines' values.
+def _test_chunks(
+    material: Material, test: Dataset, replay: Replay, report_progress: Callable[[int, int], None]
+) -> Iterator[tuple[DrawnRequests, Values]]:
+    """Yield the test part with candidates and live columns, in chunks that fit into memory.
+
+    Logged responses come with the values of baselines.
     """
     if material.scheme is not None:
-        for drawn in with_candidates(test, replay, material.scheme, progress=told):
-            yield replace(drawn, data=material.labelled(drawn.data)), {}
+        for drawn in draw_candidates(test, replay, material.scheme, progress=report_progress):
+            yield replace(drawn, data=material.add_labels(drawn.data)), {}
         return
-    live, values = replay.of_rows(test, progress=told)
+    live, values = replay.read_live_columns(test, progress=report_progress)
     rows = replace(test, live=live)
     for start in range(0, rows.requests, _STEP):
-        chosen = np.arange(start, min(start + _STEP, rows.requests))
-        here = slice(rows.offsets[chosen[0]], rows.offsets[chosen[-1] + 1])
+        requests = np.arange(start, min(start + _STEP, rows.requests))
+        row_range = slice(rows.offsets[requests[0]], rows.offsets[requests[-1] + 1])
         yield (
-            Drawn(rows.take(chosen), {}, 0, 0),
-            {name: each[here] for name, each in values.items()},
+            DrawnRequests(rows.take(requests), {}, 0, 0),
+            {name: column[row_range] for name, column in values.items()},
         )
 
 
-def _cut(slates: Slates, low: int, count: int) -> Slates:
+def _slice_slates(slates: Slates, low: int, count: int) -> Slates:
     offsets = slates.offsets[low : low + count + 1]
     return Slates(offsets - offsets[0], slates.item[offsets[0] : offsets[-1]])
 
@@ -135,26 +134,29 @@ def version_scorer(
     features: FeatureSet | None = None,
     events: pa.Table | None = None,
 ) -> Scorer:
-    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what
-    came later; vectors are the bundle's own where the series has none.
+    """Return a scorer for a bundle, over the indexes of the time instead of its own.
+
+    The bundle's own index may know what came later. Its vectors are used where the series has none.
 
     Args:
-        live: the live columns of the pieces, among which are the bundle's own.
-        features: what the pieces to score were made by, where it may be another schema than the
-            bundle's; the bundle is then given values of its own, made of the same `events`.
+        live: live columns of the chunks, which include the bundle's own.
+        features: feature set of the chunks, where its schema may differ from the bundle's; the
+            bundle then gets features of its own, computed from the same `events`.
     """
-    own = (
+    own_features = (
         bundle.features
         if features is not None and bundle.schema_hash != features.schema_hash
         else None
     )
-    past = History(own, events) if own is not None and events is not None else None
+    past = (
+        History(own_features, events) if own_features is not None and events is not None else None
+    )
 
     def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
-            piece = next(featured_from(past, piece.part, rows_max=max(1, piece.part.rows)))
+            piece = next(iterate_features_from(past, piece.part, rows_max=max(1, piece.part.rows)))
         scores = bundle.score_matrix(
-            encoded(piece, bundle.encoder, series, otherwise=bundle.space, live=live),
+            encode_rows(piece, bundle.encoder, series, fallback_space=bundle.space, live=live),
             objective=objective,
         )
         return scores.heads, scores.value
@@ -162,10 +164,8 @@ def version_scorer(
     return score
 
 
-def foreign(bundle: Bundle, slot: Slot) -> str:
-    """Why a bundle cannot order items for a slot, "" if it can: it must predict something that the
-    slot asks for.
-    """
+def explain_mismatch(bundle: Bundle, slot: Slot) -> str:
+    """Return why a bundle cannot order items for a slot, "" if it predicts any of its heads."""
     if set(bundle.heads) & set(slot.objective):
         return ""
     return (
@@ -185,24 +185,23 @@ def evaluate(
     settings: TrainSettings | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Judge versions of the registry, the champion by default, on the newest part of the lake,
-    beside all baselines.
+    """Evaluate registry versions, by default the champion, and all baselines on the newest data.
 
     Raises:
-        UsageError: there is no such version, none that predicts what the slot asks for, or no
-            champion to judge.
+        UsageError: a version does not exist or predicts none of the slot's heads, or there is no
+            champion.
         BundleError: the versions read different features.
     """
     settings = (settings or TrainSettings()).hurried()
     now = clock.now()
-    paths = _paths(Registry(registry, clock=clock), versions)
-    # With the features of the versions themselves, whatever the project has gone on to.
+    paths = _version_paths(Registry(registry, clock=clock), versions)
+    # Versions are evaluated with their own features, whatever the project declares by now.
     features = Bundle.load(paths[0], schema_hash=None).features or features
     bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in paths]
     for bundle in bundles:
-        if why := foreign(bundle, slot):
+        if reason := explain_mismatch(bundle, slot):
             raise UsageError(
-                f"{bundle.version} {why}",
+                f"{bundle.version} {reason}",
                 where=f"slot {slot.name}",
                 fix="judge it on another slot: --slot NAME",
             )
@@ -211,10 +210,10 @@ def evaluate(
     progress("read", 1, 1)
     data = material.data
     gap = material.label_window
-    border = settings.test_from
+    test_from = settings.test_from
     split = (
-        split_at(data.t, settings.validation_from or border, border, gap=gap)
-        if border
+        split_at(data.t, settings.validation_from or test_from, test_from, gap=gap)
+        if test_from
         else split_by_time(data.t, gap=gap)
     )
     series = build_series(
@@ -223,7 +222,7 @@ def evaluate(
         [split.validation_until],
         progress=partial(progress, "index"),
     )
-    live = joined_columns([bundle.encoder.live for bundle in bundles])
+    live = merge_live_columns([bundle.encoder.live for bundle in bundles])
     scorers = {
         bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles
     }
@@ -233,8 +232,8 @@ def evaluate(
     replay = Replay(
         material.log, features, slot, material.codes, live, baselines=baselines, sources=sources
     )
-    before = split.validation_until
-    return judge(
+    as_of = split.validation_until
+    return evaluate_scorers(
         material,
         features,
         test,
@@ -242,25 +241,25 @@ def evaluate(
         sources,
         scorers,
         slot.objective,
-        before=before,
+        as_of=as_of,
         seed=settings.seed,
         progress=progress,
     )
 
 
-def joined_columns(each: Sequence[LiveColumns]) -> LiveColumns:
+def merge_live_columns(columns: Sequence[LiveColumns]) -> LiveColumns:
     """Return the live columns that any of several models reads."""
-    sources = dict.fromkeys(name for live in each for name in live.candidates.sources)
-    similar = {one.name: one for live in each for one in live.similarities}
+    sources = dict.fromkeys(name for live in columns for name in live.candidates.sources)
+    similar = {similarity.name: similarity for live in columns for similarity in live.similarities}
     return LiveColumns(CandidateColumns(tuple(sources)), tuple(similar.values()))
 
 
-def _paths(registry: Registry, versions: tuple[str, ...]) -> list[Path]:
+def _version_paths(registry: Registry, versions: tuple[str, ...]) -> list[Path]:
     if versions:
-        known = {info.version: info.path for info in registry.versions()}
-        if unknown := [version for version in versions if version not in known]:
+        paths = {info.version: info.path for info in registry.versions()}
+        if unknown := [version for version in versions if version not in paths]:
             raise UsageError(f"there is no version {unknown[0]!r}", fix="tailorbird models list")
-        return [known[version] for version in versions]
+        return [paths[version] for version in versions]
     champion = registry.champion()
     if champion is None:
         raise UsageError("there is no champion to judge", fix="tailorbird train, or name a version")

@@ -1,6 +1,4 @@
-"""Heads: a model for each target (see `training.architecture`), calibrated on the later part, and
-proven equal to its export.
-"""
+"""Fitting of heads: a model per target, calibrated on later data, equal to its export."""
 
 import shutil
 import tempfile
@@ -23,7 +21,7 @@ from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
 from tailorbird.ranking.targets import of_items, return_of
 from tailorbird.training.architecture import (
-    Ground,
+    FitInputs,
     HeadModel,
     fit_heads,
     wants_net,
@@ -33,24 +31,24 @@ from tailorbird.training.calibrate import Chosen
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.giveaways import giveaways, notes_on_ahead
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, encoded, featured
-from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, looked_at, streamed
+from tailorbird.training.matrix import Featured, encode_rows, featured
+from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, sample_blocks, write_matrix_files
 from tailorbird.training.position import click_weights, examination
-from tailorbird.training.prepared import labels_of, learn_encoder, stack
+from tailorbird.training.prepared import learn_encoder, stack, training_labels
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.target import Labelled
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-POSITIVES_MIN = 30  # of a head in the training part; a head with fewer is left out, and said so
+POSITIVES_MIN = 30  # positives of a head in the training part; heads with fewer are left out
 PARITY_ROWS = 10_000
-ROWS = "rows"  # the folder of rows that memory is not to hold
+SPILL_FOLDER = "rows"  # folder of rows that do not fit into memory
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a split; `live`: what the live columns of their rows are."""
+    """The three parts of a split, and the live columns of their rows."""
 
     train: Dataset
     validation: Dataset
@@ -59,28 +57,31 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What training made.
+class FittedModel:
+    """The outcome of a fit.
 
     Attributes:
         exported: file → ONNX bytes.
-        places: head → where it is in them.
+        head_files: location of each head in the files.
         golden: rows of the matrix that a bundle carries to check itself.
-        parity: the largest difference between a trained model and its export.
-        leaks: columns that look as if they knew the answer, with why.
+        parity: largest difference between a trained model and its export.
+        leaks: columns that look like target leakage, with the reason.
+        calibration_choices: head → how its calibration was chosen.
     """
 
     encoder: Encoder
     architecture: str
     models: dict[str, HeadModel]
     exported: dict[str, bytes]
-    places: dict[str, HeadFile]
+    head_files: dict[str, HeadFile]
     calibration: dict[str, Calibration]
     golden: Matrix
     parity: float
     leaks: dict[str, str]
     notes: tuple[str, ...]
-    chosen: dict[str, Chosen] = field(default_factory=dict)  # head → how its calibration was chosen
+    calibration_choices: dict[str, Chosen] = field(
+        default_factory=dict
+    )  # head → how its calibration was chosen
 
     def score(
         self,
@@ -89,10 +90,11 @@ class Fitted:
         objective: Mapping[str, float],
         live: LiveColumns,
     ) -> tuple[dict[str, Floats], Floats]:
-        """Calibrated probability by head, and the value, of each row of a piece: what serving
-        computes from the export.
+        """Return the calibrated probability by head, and the value, of each row of a chunk.
+
+        This is what serving computes from the export.
         """
-        matrix = encoded(piece, self.encoder, series, live=live)
+        matrix = encode_rows(piece, self.encoder, series, live=live)
         heads = {
             name: self.calibration[name].apply(model.score(matrix))
             for name, model in self.models.items()
@@ -116,81 +118,96 @@ def fit(
     label_window: int,
     progress: Progress,
     heads: Sequence[str] = (),
-) -> Fitted:
-    """Learn from the training part, watch and calibrate by the validation part.
+) -> FittedModel:
+    """Fit on the training part; stop early and calibrate on the validation part.
 
     Args:
-        position: whether rows are all that was shown, looked at or not: the model then takes the
-            position into account, which serving sets to the first. Where only seen items are rows,
-            position tells nothing but what the old policy liked. Weights of clicks are learned from
-            rows of either kind: among seen items, from how much less is clicked further down though
-            it was seen.
-        label_window: microseconds until a row's label is known; target encodings look at no younger
-            one.
-        heads: further targets, of other slots, that have labels; one that cannot be learned here is
+        position: whether rows are all shown items, seen or not. The model then reads the position,
+            which serving sets to the first. Where only seen items are rows, the position only
+            reflects the old policy. Click weights can be learned from rows of either kind: among
+            seen items, from how much less is clicked further down.
+        label_window: microseconds until the label of a row is known; target encodings use no
+            younger one.
+        heads: further targets, of other slots, that have labels; those that cannot be learned are
             left out.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
-        UsageError: clicks are to be weighed by their place, and no row had one, or none was drawn
-            at random.
+        UsageError: clicks are to be weighted by position, but no row has a position, or none was
+            drawn at random.
     """
-    weighed = ""
+    weight_note = ""
     if settings.position == "weights":
-        parts, weighed = _weighed(parts, of_items(objective)[0])
+        parts, weight_note = _weight_clicks(parts, of_items(objective)[0])
     position = position and settings.position == "column"
     progress("features", 0, 2)
-    labels = labels_of(parts.train, settings)
+    labels = training_labels(parts.train, settings)
     labelled = Labelled(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
-    with _folder(parts.train, settings) as folder:
-        encoder, learned = _learned(
+    with _spill_folder(parts.train, settings) as folder:
+        encoder, training_rows = _encode_training_rows(
             events, features, parts, series, settings, labelled, folder, position=position
         )
         progress("features", 1, 2)
-        held = list(featured(parts.validation, features, events))
-        shown = stack(held, encoder, series, position=position, live=parts.live)
+        validation = list(featured(parts.validation, features, events))
+        shown = stack(validation, encoder, series, position=position, live=parts.live)
         served = (
-            stack(held, encoder, series, position=False, live=parts.live) if position else shown
+            stack(validation, encoder, series, position=False, live=parts.live)
+            if position
+            else shown
         )
-        del held
+        del validation
         progress("features", 2, 2)
-        found = _learnable((*objective, *heads), objective, encoder, learned, labels, parts)
-        notes = [note for note in (weighed, *found.notes, learned.note) if note]
-        if not any(head in found.heads for head in objective):
+        selection = _select_heads(
+            (*objective, *heads), objective, encoder, training_rows, labels, parts
+        )
+        notes = [note for note in (weight_note, *selection.notes, training_rows.note) if note]
+        if not any(head in selection.heads for head in objective):
             raise NotReadyError(
                 "; ".join(notes) or f"none of {', '.join(objective)} ever happened",
                 fix="train on a longer window",
             )
         data, until = (parts.train, parts.validation, labels), int(parts.train.t[-1])
-        ground = Ground(
+        ground = FitInputs(
             encoder,
-            learned.matrix,
+            training_rows.matrix,
             shown,
             served,
             *data,
-            found.heads,
+            selection.heads,
             objective,
             until,
             label_window,
-            learned.files,
+            training_rows.files,
         )
-        sample = _some(len(served), settings.seed)
-        made = fit_heads(ground, settings, progress, sample)
-    encoder, served = made.encoder, served[:, : len(made.encoder.names)]
-    chosen = made.calibrations(made.score(served), parts.validation, label_window)
-    calibration = {head: each.calibration for head, each in chosen.items()}
-    notes += [made.note] if made.note else []
-    files = (made.architecture, made.models, made.files, made.places)
-    return Fitted(
-        encoder, *files, calibration, served[sample], made.parity, found.leaks, tuple(notes), chosen
+        sample = _sample_rows(len(served), settings.seed)
+        fitted_heads = fit_heads(ground, settings, progress, sample)
+    encoder, served = fitted_heads.encoder, served[:, : len(fitted_heads.encoder.names)]
+    chosen = fitted_heads.calibrations(fitted_heads.score(served), parts.validation, label_window)
+    calibration = {head: choice.calibration for head, choice in chosen.items()}
+    notes += [fitted_heads.note] if fitted_heads.note else []
+    files = (
+        fitted_heads.architecture,
+        fitted_heads.models,
+        fitted_heads.files,
+        fitted_heads.head_files,
+    )
+    return FittedModel(
+        encoder,
+        *files,
+        calibration,
+        served[sample],
+        fitted_heads.parity,
+        selection.leaks,
+        tuple(notes),
+        chosen,
     )
 
 
 @dataclass(frozen=True)
-class _Learned:
-    """The rows that are learned from: a matrix, or files and a matrix without rows."""
+class _TrainingRows:
+    """Encoded training rows: a matrix, or files and a matrix without rows."""
 
     matrix: Matrix
     files: PartRows | None = None
@@ -208,13 +225,13 @@ class _Learned:
 
 
 @contextmanager
-def _folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
-    """Where rows lie that a net learns from but memory is not to hold; None where it holds them."""
+def _spill_folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
+    """Yield the folder for rows that do not fit into memory, None where they do."""
     if settings.architecture not in DEEP or train.rows <= settings.rows_in_memory:
         yield None
         return
-    # Beside the checkpoint erasures look, and a run that was killed left its own there.
-    folder = (settings.checkpoint or Path(tempfile.mkdtemp(prefix="tailorbird-"))) / ROWS
+    # Erasures search the checkpoint folder, and a killed run left its rows there.
+    folder = (settings.checkpoint or Path(tempfile.mkdtemp(prefix="tailorbird-"))) / SPILL_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -223,7 +240,7 @@ def _folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
         shutil.rmtree(folder if settings.checkpoint else folder.parent, ignore_errors=True)
 
 
-def _learned(
+def _encode_training_rows(
     events: pa.Table,
     features: FeatureSet,
     parts: "Parts",
@@ -233,28 +250,30 @@ def _learned(
     folder: Path | None,
     *,
     position: bool,
-) -> tuple[Encoder, _Learned]:
-    """The encoder, and the rows as it encodes them."""
+) -> tuple[Encoder, _TrainingRows]:
+    """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
         pieces = Pieces.of(list(featured(train, features, events)))
     else:
-        pieces = Pieces.in_files(
+        pieces = Pieces.spill_to_files(
             featured(train, features, events, rows_max=ROWS_AT_ONCE),
             folder / "features",
             train.rows,
         )
-    encoder, in_time = learn_encoder(
+    encoder, time_encodings = learn_encoder(
         pieces, features, series, settings, labelled, position=position, live=live
     )
     if wants_net(settings):
         encoder = with_columns_for_nets(encoder, train, series)
     if folder is None:
-        return encoder, _Learned(
-            stack(pieces.each, encoder, series, position=position, learned=in_time, live=live)
+        return encoder, _TrainingRows(
+            stack(
+                pieces.chunks, encoder, series, position=position, learned=time_encodings, live=live
+            )
         )
     labels, weight = labelled.labels, labelled.weight
-    files = streamed(
+    files = write_matrix_files(
         pieces,
         encoder,
         series,
@@ -262,42 +281,42 @@ def _learned(
         labels,
         weight,
         position=position,
-        learned=in_time,
+        learned=time_encodings,
         live=live,
     )
     del pieces
     shutil.rmtree(folder / "features")
-    return encoder, _Learned(np.zeros((0, len(encoder.names)), np.float32), files)
+    return encoder, _TrainingRows(np.zeros((0, len(encoder.names)), np.float32), files)
 
 
 @dataclass(frozen=True)
-class _Learnable:
-    """Heads that can be learned, columns that give one away, and what was left out."""
+class _HeadSelection:
+    """Heads that can be learned, leaking columns, and notes on what was left out."""
 
     heads: tuple[str, ...]
     leaks: dict[str, str]
     notes: tuple[str, ...]
 
 
-def _learnable(
-    wanted: Sequence[str],
+def _select_heads(
+    candidates: Sequence[str],
     objective: Mapping[str, float],
     encoder: Encoder,
-    learned: _Learned,
+    training_rows: _TrainingRows,
     labels: Mapping[str, npt.NDArray],
     parts: Parts,
-) -> _Learnable:
-    matrix, some = learned.matrix, labels
-    if learned.files is not None:
-        rows = looked_at(learned.files)
-        matrix, some = rows.matrix, rows.labels
+) -> _HeadSelection:
+    matrix, label_sample = training_rows.matrix, labels
+    if training_rows.files is not None:
+        rows = sample_blocks(training_rows.files)
+        matrix, label_sample = rows.matrix, rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
     ahead: dict[str, str] = {}
     notes: list[str] = []
-    for head in dict.fromkeys(wanted):
-        if why := _unwatched(head, parts.validation):
-            notes.append(f"head {head} was left out: {why}")
+    for head in dict.fromkeys(candidates):
+        if reason := _explain_unvalidated(head, parts.validation):
+            notes.append(f"head {head} was left out: {reason}")
             continue
         if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
             notes.append(
@@ -305,57 +324,57 @@ def _learnable(
                 f"{POSITIVES_MIN} are needed"
             )
             continue
-        told = giveaways(encoder.names, *_known(matrix, some[head]))
-        known = told.known
-        if known and head not in objective:
+        leakage = giveaways(encoder.names, *_labelled_rows(matrix, label_sample[head]))
+        leaking = leakage.known
+        if leaking and head not in objective:
             notes.append(
                 f"head {head} of another slot was left out: columns that look as if they "
-                f"knew the answer: {', '.join(known)}"
+                f"knew the answer: {', '.join(leaking)}"
             )
             continue
-        leaks |= known
-        ahead = told.told_of_ahead(head) | ahead
+        leaks |= leaking
+        ahead = leakage.told_of_ahead(head) | ahead
         heads.append(head)
-    return _Learnable(tuple(heads), leaks, (*notes, *notes_on_ahead(ahead)))
+    return _HeadSelection(tuple(heads), leaks, (*notes, *notes_on_ahead(ahead)))
 
 
-def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
-    """The training part with clicks weighed by how likely their place was looked at, and a sentence
-    on it.
-    """
+def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
+    """Weight clicks of the training part by the examination of their position; add a note."""
     train = parts.train
     examined = examination(train.position, train.labels[head] > 0, train.propensity, train.request)
-    positive = np.logical_or.reduce([train.labels[each] > 0 for each in of_items(train.labels)])
+    positive = np.logical_or.reduce(
+        [train.labels[head_name] > 0 for head_name in of_items(train.labels)]
+    )
     weight = train.weight * click_weights(examined, train.position, positive)
-    told = ", ".join(f"{chance:.2f}" for chance in examined.chance)
+    chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)
     return replace(
         parts, train=replace(train, weight=weight)
-    ), f"positives weigh by how likely their place was looked at: {told}"
+    ), f"positives weigh by how likely their place was looked at: {chances}"
 
 
-def _unwatched(head: str, held: Dataset) -> str:
-    """Why the validation part cannot tell how a head of returning does, "" where it can."""
-    asked = return_of(head)
-    if asked is None:
+def _explain_unvalidated(head: str, validation: Dataset) -> str:
+    """Return why a return head cannot be validated, "" if it can."""
+    return_target = return_of(head)
+    if return_target is None:
         return ""
-    label = held.labels[head]
-    known = label[np.isfinite(label)]
-    if 0 < np.count_nonzero(known) < len(known):
+    label = validation.labels[head]
+    finite = label[np.isfinite(label)]
+    if 0 < np.count_nonzero(finite) < len(finite):
         return ""
-    days = f"{(held.t[-1] - held.t[0]) / DAY:.1f} days"
+    days = f"{(validation.t[-1] - validation.t[0]) / DAY:.1f} days"
     return (
-        f"what it asks for is known {asked.until / DAY:g} days later, and the validation part "
-        f"is {days} long; train on a longer --window"
+        f"what it asks for is known {return_target.until / DAY:g} days later, and the "
+        f"validation part is {days} long; train on a longer --window"
     )
 
 
-def _known(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDArray]:
-    """The rows whose label is known."""
-    known = np.isfinite(label)
-    return (matrix, label) if known.all() else (matrix[known], label[known])
+def _labelled_rows(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDArray]:
+    """Return the rows with a known label."""
+    is_labelled = np.isfinite(label)
+    return (matrix, label) if is_labelled.all() else (matrix[is_labelled], label[is_labelled])
 
 
-def _some(rows: int, seed: int) -> npt.NDArray[np.intp]:
+def _sample_rows(rows: int, seed: int) -> npt.NDArray[np.intp]:
     if rows <= PARITY_ROWS:
         return np.arange(rows)
     return np.sort(np.random.default_rng(seed).choice(rows, PARITY_ROWS, replace=False))

@@ -1,16 +1,17 @@
-"""The gate: whether a new model may take the incumbent's place. Pure: figures in, a decision with
-its reasons out.
+"""Promotion gate: decide from evaluation figures whether a new model may replace the incumbent.
 
-Everything is judged on the same test requests, over the candidates that servers have at each
-request's moment, so that the incumbent is judged as it would serve now.
+All models are evaluated on the same test requests, over the candidates that servers had at each
+request's time, so the incumbent is evaluated as it would serve now.
 
-    same recipe     the model is fresher, not another: it must not be worse than the incumbent by more than the margin (non-inferiority)
-    other recipe    it must be better: the lower end of the paired interval of its gain is above 0 (superiority)
+    same recipe     a fresher model: not worse than the incumbent by more than the margin
+                    (non-inferiority)
+    other recipe    must be better: the lower end of the paired interval of its gain is above 0
+                    (superiority)
 
-A fresher model must not fall below two fixed anchors by more than the margin either: the best
-baseline, and the last model that won by superiority. So small losses cannot add up. A model of
-another recipe must be better than the best baseline. In any case probabilities must be about right,
-lists must not shrink to a few items, and no column may look as if it knew the answer.
+A fresher model must also stay within the margin of two fixed anchors, the best baseline and the
+last model that won by superiority, so that small losses cannot add up. A model of another recipe
+must beat the best baseline. In any case probabilities must be about right, lists must not shrink to
+a few items, and no column may look like target leakage.
 """
 
 from collections.abc import Mapping
@@ -19,19 +20,18 @@ from dataclasses import dataclass
 from tailorbird.training.bootstrap import Interval
 
 MARGIN = 0.01  # relative
-PEOPLE_MIN = 30  # below, a bootstrap over people says little
-CALIBRATION_MAX = 2.0  # times that a head's mean may be off
-COVERAGE_MIN = 0.5  # of the incumbent's, or of the best baseline's
+PEOPLE_MIN = 30  # with fewer users, a bootstrap says little
+CALIBRATION_MAX = 2.0  # largest ratio of predicted to observed mean of a head, and its inverse
+COVERAGE_MIN = 0.5  # relative to the incumbent's, or the best baseline's
 SUPERIORITY, NON_INFERIORITY = "superiority", "non-inferiority"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote, and a sentence for each thing that was looked at; the first one says what
-    decided.
+    """A promotion decision, with one reason per check; the deciding reason comes first.
 
     Attributes:
-        by: `superiority` or `non-inferiority`, the rule that was applied to the incumbent.
+        by: `superiority` or `non-inferiority`, the rule applied to the incumbent.
     """
 
     promote: bool
@@ -45,7 +45,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Rival:
-    """Another that was judged on the same requests.
+    """A model or baseline evaluated on the same requests.
 
     Attributes:
         gain: paired interval of (new − rival).
@@ -58,33 +58,31 @@ class Rival:
 
     @property
     def is_beaten(self) -> bool:
-        """Whether the new one is better beyond chance."""
+        """Return whether the new model is significantly better."""
         return self.gain.known and self.gain.low > 0
 
     def is_matched(self, margin: float) -> bool:
-        """Whether the new one is not worse by more than a share of the rival's figure, beyond
-        chance.
-        """
+        """Return whether the new model is not worse by more than a share of the rival's figure."""
         return self.gain.known and self.gain.low >= -margin * abs(self.value)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the gate looks at, all on the same test requests.
+    """Inputs of the gate, all from the same test requests.
 
     Attributes:
-        metric: what was compared, such as `ndcg_10`.
-        baselines: those that were judged.
-        incumbent: None without one that can be judged.
-        anchor: the last model that won by superiority, where it is another than the incumbent.
-        same_recipe: whether the new model was made as the incumbent was.
-        unjudged: why an incumbent could not be judged; "" where it was, or there is none.
-        people: of the test part, with something good to find.
-        calibration: head → mean of the predictions ÷ mean of what happened.
-        coverage: share of the chosen items in the new model's lists, and `coverage_of`, in those of
-            the incumbent or best baseline.
-        leaks: columns that look as if they knew the answer, with why.
-        margin: relative, of non-inferiority.
+        metric: compared metric, such as `ndcg_10`.
+        baselines: evaluated baselines.
+        incumbent: None without one that can be evaluated.
+        anchor: last model that won by superiority, if it is not the incumbent.
+        same_recipe: whether the new model was made like the incumbent.
+        incumbent_note: why the incumbent could not be evaluated; "" if it was, or there is none.
+        people: users of the test part with a positive.
+        calibration: head → mean prediction ÷ observed mean.
+        coverage: share of chosen items in the new model's lists.
+        coverage_reference: the same for the incumbent or the best baseline.
+        leaks: columns that look like target leakage, with the reason.
+        margin: relative margin of non-inferiority.
     """
 
     metric: str
@@ -96,53 +94,53 @@ class Evidence:
     people: int = 0
     calibration: Mapping[str, float] | None = None
     coverage: float = 1.0
-    coverage_of: float = 0.0
+    coverage_reference: float = 0.0
     leaks: Mapping[str, str] | None = None
     margin: float = MARGIN
 
 
 def decide(evidence: Evidence) -> Decision:
-    """Promote, or keep without promoting."""
-    refusals, notes = _checked(evidence), []
-    fresher = evidence.same_recipe and evidence.incumbent is not None
+    """Decide whether to promote the new model."""
+    refusals, notes = _guardrail_failures(evidence), []
+    is_refresh = evidence.same_recipe and evidence.incumbent is not None
     best = max(evidence.baselines, key=lambda rival: rival.value, default=None)
     pairs: list[tuple[Rival | None, str, bool]] = [
-        (evidence.incumbent, "the incumbent", fresher),
-        (best, "the best baseline", fresher),
+        (evidence.incumbent, "the incumbent", is_refresh),
+        (best, "the best baseline", is_refresh),
         (evidence.anchor, "the last model that won by superiority", True),
     ]
-    for rival, told, by_margin in pairs:
+    for rival, role, by_margin in pairs:
         if rival is None:
             continue
-        text = f"{evidence.metric} {rival.gain.signed} over {told}, {rival.name}"
+        text = f"{evidence.metric} {rival.gain.signed} over {role}, {rival.name}"
         if by_margin:
             text += (
                 f", where it may lose {evidence.margin:.0%} "
                 f"({evidence.margin * abs(rival.value):.4f})"
             )
-        good = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
+        passes = rival.is_matched(evidence.margin) if by_margin else rival.is_beaten
         why = (
             "falls too far behind: "
             if by_margin or rival.gain.high < 0
             else "no gain that could not be chance: "
         )
-        (notes if good else refusals).append(text if good else f"{why}{text}")
+        (notes if passes else refusals).append(text if passes else f"{why}{text}")
     if evidence.unjudged:
         notes.append(evidence.unjudged)
     if best is None and evidence.incumbent is None:
         refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
     return Decision(
-        not refusals, tuple(refusals or notes), NON_INFERIORITY if fresher else SUPERIORITY
+        not refusals, tuple(refusals or notes), NON_INFERIORITY if is_refresh else SUPERIORITY
     )
 
 
 def not_judged(incumbent: str, why: str) -> str:
-    """A sentence on an incumbent that the new model could not be compared with."""
+    """Describe an incumbent that the new model could not be compared with."""
     return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
 
 
-def _checked(evidence: Evidence) -> list[str]:
-    """What speaks against a model whatever it gains."""
+def _guardrail_failures(evidence: Evidence) -> list[str]:
+    """Return the guardrails that the model fails, whatever its gain."""
     refusals = []
     if evidence.people < PEOPLE_MIN:
         refusals.append(
@@ -156,10 +154,10 @@ def _checked(evidence: Evidence) -> list[str]:
             refusals.append(
                 f"its probabilities of {head} are off: on average {ratio:.2g} times what happened"
             )
-    if evidence.coverage < COVERAGE_MIN * evidence.coverage_of:
+    if evidence.coverage < COVERAGE_MIN * evidence.coverage_reference:
         refusals.append(
             f"its lists hold {evidence.coverage:.1%} of the items that people chose, less "
-            f"than half of the {evidence.coverage_of:.1%} "
+            f"than half of the {evidence.coverage_reference:.1%} "
             "of what would answer without it"
         )
     return refusals

@@ -1,11 +1,9 @@
-"""How much a column alone tells of a target: one that tells nearly all, or far more than the others
-do, is likely to have been told it.
+"""Target leakage of single columns, measured by the AUC that a column reaches alone.
 
-A column may give the answer away by its order (the higher, the likelier), by being there at all, or
-by bins: where it is exactly 0, or in a band, or the category that only positives have. Rates in
-bins are learned from one half of the rows and judged on the other, each half in turn, so that what
-is found by chance in few positives is not found again. The halves are made of stretches of the
-rows, since rows of one request say the same in many columns.
+A column may leak the target by its order, by whether it is missing, or by bins: an exact value, a
+band, or a category that only positives have. Rates in bins are learned on one half of the rows and
+evaluated on the other, and vice versa, so chance patterns in few positives do not repeat. The
+halves consist of alternating stretches of rows, since rows of one request agree in many columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,43 +17,40 @@ from tailorbird.training import metrics
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-CERTAIN = 0.98  # the AUC that no honest column reaches alone
-FAR = 0.12  # by which an AUC may be above those of all others
-GOOD, GOOD_TOGETHER = 0.75, 0.9  # below, being far ahead is no wonder: of one column, of several
-BINS = 32  # of all values, of those of positives, and of the most frequent ones
-STRETCHES = 16  # of the rows, of which every other belongs to the same half
-POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # looked at in bins
-EACH_MIN = 5  # positives, and negatives, of each half: fewer may stand apart by chance
+LEAK_AUC = 0.98  # an AUC that no honest column reaches alone
+AHEAD_MARGIN = 0.12  # lead in AUC over all other columns that is suspicious
+AHEAD_AUC, AHEAD_GROUP_AUC = 0.75, 0.9  # smallest suspicious AUC of one column, and of several
+BINS = 32  # by quantiles of all values, by quantiles of positives, and for frequent values
+STRETCHES = 16  # stretches of the rows; every other one belongs to the same half
+POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # rows that are binned
+CLASS_ROWS_MIN = 5  # positives, and negatives, of each half: fewer may separate by chance
 
 
 @dataclass(frozen=True)
-class Giveaways:
-    """Columns that may have been told a target.
+class LeakageReport:
+    """Columns that may leak a target.
 
     Attributes:
-        known: those that alone tell more than an honest one could, by name, with why.
-        ahead: of the others, those that alone tell far more than all others do, by name, with the
-            AUC that they reach.
-        rest: the best of those others.
+        leaks: columns that alone reach more than an honest column could, with the reason.
+        ahead: other columns that alone reach far more than all the rest, with their AUC.
+        rest_auc: the best AUC of the rest.
     """
 
     known: dict[str, str]
     ahead: dict[str, float]
-    rest: float = 0.0
+    rest_auc: float = 0.0
 
     def told_of_ahead(self, head: str) -> dict[str, str]:
-        """Columns that are far ahead, with why, as words on a target."""
-        but = f"for {head}, while no other column is above {self.rest:.3f}"
+        """Describe the columns that are far ahead for a target, by name."""
+        context = f"for {head}, while no other column is above {self.rest_auc:.3f}"
         return {
-            name: f"alone it reaches an AUC of {reached:.3f} {but}"
+            name: f"alone it reaches an AUC of {reached:.3f} {context}"
             for name, reached in self.ahead.items()
         }
 
 
 def notes_on_ahead(ahead: Mapping[str, str]) -> list[str]:
-    """Sentences for a report on columns that are far ahead; unlike those that tell nearly all they
-    refuse nothing.
-    """
+    """Return report notes on columns that are far ahead; these do not fail the gate."""
     return [
         f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out"
         for name, why in ahead.items()
@@ -63,119 +58,116 @@ def notes_on_ahead(ahead: Mapping[str, str]) -> list[str]:
 
 
 def giveaways(
-    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = CERTAIN
-) -> Giveaways:
-    """Columns that alone tell positives from negatives better than an honest one could, or far
-    better than all others do.
-    """
-    known: dict[str, str] = {}
-    reached: dict[str, float] = {}
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
+) -> LeakageReport:
+    """Find columns that predict the label too well alone, or far better than all others."""
+    leaks: dict[str, str] = {}
+    best_aucs: dict[str, float] = {}
     if not 0 < np.count_nonzero(label) < len(label):
-        return Giveaways(known, {})
-    some = _some(label)
-    for place, name in enumerate(columns):
-        column = matrix[:, place]
+        return LeakageReport(leaks, {})
+    sample = _sample_rows(label)
+    for index, name in enumerate(columns):
+        column = matrix[:, index]
         best = 0.0
-        for what, worth in (
-            ("its value", lambda column=column: by_order(column, label)),
-            ("whether it is there", lambda column=column: _by_being_there(column, label)),
-            ("bins of its value", lambda column=column: by_bins(column[some], label[some])),
+        for measure, compute_auc in (
+            ("its value", lambda column=column: order_auc(column, label)),
+            ("whether it is there", lambda column=column: _missingness_auc(column, label)),
+            ("bins of its value", lambda column=column: binned_auc(column[sample], label[sample])),
         ):
-            best = max(best, found := worth())
-            if found >= limit:
-                known[name] = f"by {what} alone it reaches an AUC of {found:.3f}"
+            best = max(best, auc := compute_auc())
+            if auc >= limit:
+                leaks[name] = f"by {measure} alone it reaches an AUC of {auc:.3f}"
                 break
         else:
-            reached[name] = best
-    ahead, rest = far_ahead(reached)
-    return Giveaways(known, {name: reached[name] for name in ahead}, rest)
+            best_aucs[name] = best
+    ahead, rest = find_ahead(best_aucs)
+    return LeakageReport(leaks, {name: best_aucs[name] for name in ahead}, rest)
 
 
-def _by_being_there(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
-    there = metrics.auc(np.isnan(column).astype(np.float64), label)
-    return max(there, 1 - there)
+def _missingness_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    auc = metrics.auc(np.isnan(column).astype(np.float64), label)
+    return max(auc, 1 - auc)
 
 
-def suspicious(
-    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = CERTAIN
+def find_leaking_columns(
+    columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
 ) -> dict[str, str]:
-    """The columns of `Giveaways.known`, without a look at what is far ahead."""
+    """Return the columns of `LeakageReport.leaks`."""
     return giveaways(columns, matrix, label, limit=limit).known
 
 
-def far_ahead(reached: Mapping[str, float]) -> tuple[list[str], float]:
-    """Columns that are far above all others, and what the best of those others reaches.
+def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:
+    """Return columns that are far ahead of all others, and the best AUC of the rest.
 
-    Several may have been told the answer, and would hide each other if each were held against the
-    next one. But honest columns come in families too (clicks of a day, of a week), so several have
-    to reach more than one alone.
+    Several leaking columns would hide each other if each were compared with the next one only.
+    Honest columns come in families too (clicks of a day, of a week), so a group has to reach a
+    higher AUC than a single column.
     """
-    ordered = sorted(reached, key=lambda name: -reached[name])
+    ordered = sorted(aucs, key=lambda name: -aucs[name])
     for count in range(len(ordered) - 1, 0, -1):
-        last, rest = reached[ordered[count - 1]], reached[ordered[count]]
-        if last >= (GOOD if count == 1 else GOOD_TOGETHER) and last >= rest + FAR:
+        last, rest = aucs[ordered[count - 1]], aucs[ordered[count]]
+        if last >= (AHEAD_AUC if count == 1 else AHEAD_GROUP_AUC) and last >= rest + AHEAD_MARGIN:
             return ordered[:count], rest
     return [], 0.0
 
 
-def by_order(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
-    """The AUC of the values, in the better direction; what is missing stands below everything."""
+def order_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    """Return the AUC of the values in the better direction; missing values rank lowest."""
     value = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
     return max(value, 1 - value)
 
 
-def by_bins(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
-    """The AUC of the rate of positives in each bin, the mean of both halves; 0.5 where a half has
-    too few of a class.
+def binned_auc(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    """Return the AUC of the positive rate per bin, the mean of both halves.
+
+    Returns 0.5 if a half has too few rows of a class.
     """
     positive = label > 0
     half = (np.arange(len(label)) * STRETCHES // max(len(label), 1)) % 2 == 0
     if any(
-        np.count_nonzero(each & part) < EACH_MIN
-        for each in (positive, ~positive)
+        np.count_nonzero(class_rows & part) < CLASS_ROWS_MIN
+        for class_rows in (positive, ~positive)
         for part in (half, ~half)
     ):
         return 0.5
-    reached = []
-    for learned in (half, ~half):
-        edges = _edges(column[learned], positive[learned])
+    aucs = []
+    for train_half in (half, ~half):
+        edges = _bin_edges(column[train_half], positive[train_half])
         size = len(edges) + 2
         (hits, rows), (hits_judged, rows_judged) = (
-            _counted(edges, size, column[which], positive[which]) for which in (learned, ~learned)
+            _bin_counts(edges, size, column[which], positive[which])
+            for which in (train_half, ~train_half)
         )
-        rate = (hits + hits.sum() / rows.sum()) / (
-            rows + 1
-        )  # a bin without rows has the rate of all
+        # A bin without rows gets the overall rate.
+        rate = (hits + hits.sum() / rows.sum()) / (rows + 1)
         score, label_of = np.concatenate([rate, rate]), np.repeat([1, 0], size)
-        reached.append(
+        aucs.append(
             metrics.auc(score, label_of, np.concatenate([hits_judged, rows_judged - hits_judged]))
         )
-    return float(np.mean(reached))
+    return float(np.mean(aucs))
 
 
-def _some(label: npt.NDArray) -> npt.NDArray[np.intp]:
-    """Rows to look at: their AUC is that of all, as positives and negatives are each thinned out
-    evenly.
-    """
+def _sample_rows(label: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Return a sample of rows with the same AUC: each class is thinned out evenly."""
     positive = label > 0
     parts = [(np.flatnonzero(positive), POSITIVES_MAX), (np.flatnonzero(~positive), NEGATIVES_MAX)]
-    return np.sort(np.concatenate([rows[:: -(-len(rows) // most) or 1] for rows, most in parts]))
+    return np.sort(
+        np.concatenate([rows[:: -(-len(rows) // rows_max) or 1] for rows, rows_max in parts])
+    )
 
 
-def _edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Floats:
-    """Upper ends of bins. The most frequent values have one each, and the values of positives some
-    of their own, however few they are.
-    """
-    known = ~np.isnan(column)
+def _bin_edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> Floats:
+    """Return upper ends of bins: frequent values, and quantiles of all values and of positives."""
+    is_present = ~np.isnan(column)
     edges = [np.zeros(0)]
-    for value in (column[known], column[known & positive]):
+    for value in (column[is_present], column[is_present & positive]):
         if len(value):
             values, counts = np.unique(value.astype(np.float64), return_counts=True)
-            most = values[np.argsort(-counts, kind="stable")[:BINS]]
+            frequent = values[np.argsort(-counts, kind="stable")[:BINS]]
             placed = np.searchsorted(np.cumsum(counts), np.linspace(0, len(value), BINS + 1)[1:-1])
             edges += [
-                most,
-                np.nextafter(most, -np.inf),
+                frequent,
+                np.nextafter(frequent, -np.inf),
                 values[placed],
                 np.nextafter(values[:1], -np.inf),
                 values[-1:],
@@ -183,11 +175,11 @@ def _edges(column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]) -> 
     return np.unique(np.concatenate(edges))
 
 
-def _counted(
+def _bin_counts(
     edges: Floats, size: int, column: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Positives and rows in each bin; what is missing has one of its own."""
-    place = np.where(np.isnan(column), 0, 1 + np.searchsorted(edges, column.astype(np.float64)))
-    return metrics.totals(place, positive.astype(np.float64), size), metrics.totals(
-        place, np.ones(len(place)), size
+    """Return positives and rows of each bin; missing values have bin 0."""
+    bin_index = np.where(np.isnan(column), 0, 1 + np.searchsorted(edges, column.astype(np.float64)))
+    return metrics.totals(bin_index, positive.astype(np.float64), size), metrics.totals(
+        bin_index, np.ones(len(bin_index)), size
     )

@@ -1,9 +1,8 @@
-"""What one training of a net leaves to the next, and what it tells while it runs: weights to begin
-with, logs by epoch.
+"""State that one training of a net leaves to the next: weights for a warm start, logs by epoch.
 
-A rolling buffer: an incremental training sees the rows since the last one and as many before them,
-so that it neither forgets at once nor costs more as the window grows. The weights themselves and
-their ids are in `models.deep.warm`.
+An incremental training uses a rolling buffer: the rows since the last training and as many before
+them. It neither forgets at once nor costs more as the window grows. Weights and their ids are in
+`models.deep.warm`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,33 +31,32 @@ if TYPE_CHECKING:
 
 Keys = npt.NDArray[np.uint64]
 
-EPOCHS = 2  # of an incremental training, at most
+EPOCHS = 2  # maximum of an incremental training
 
 
 @contextmanager
-def working(
+def open_working_folder(
     work: Path | None, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
 ) -> Iterator[tuple[Unfinished | None, TrainSettings]]:
-    """The folders of a net in `work`, and the training that was killed there, which this one goes
-    on with as of its time.
+    """Open the folders of a net in `work`, and resume a killed training as of its own time.
 
-    Trees keep nothing: they are grown again sooner than looked up. A training that was killed a day
-    ago or longer is not gone on with.
+    Trees keep no state, since growing them again is faster than loading them. A training that was
+    killed a day ago or longer is not resumed.
 
     Raises:
-        LockedError: another process trains a net for this slot: both would write the same files.
+        LockedError: another process trains a net for this slot and would write the same files.
     """
     if work is None or settings.architecture == "gbdt":
         yield None, settings
         return
     with alone(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
-        yield _folders(work, features, slot, settings, clock)
+        yield _prepare_folders(work, features, slot, settings, clock)
 
 
-def _folders(
+def _prepare_folders(
     work: Path, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
 ) -> tuple[Unfinished, TrainSettings]:
-    asked = {
+    fingerprint = {
         "settings": replace(settings, checkpoint=None, logs=None, warm=None),
         "schema": features.schema_hash,
         "slot": slot.name,
@@ -66,33 +64,33 @@ def _folders(
         "as_of": 0 if isinstance(clock, SystemClock) else clock.now(),
     }
     folder = work / UNFINISHED / slot.name
-    unfinished = Unfinished(folder, asked, clock.now())
+    unfinished = Unfinished(folder, fingerprint, clock.now())
     if clock.now() - unfinished.now > DAY:
-        unfinished.done()
-        unfinished = Unfinished(folder, asked, clock.now())
-    named = f"{slot.name}-{settings.architecture}-{to_iso(unfinished.now)[:19].replace(':', '')}"
+        unfinished.discard()
+        unfinished = Unfinished(folder, fingerprint, clock.now())
+    run_name = f"{slot.name}-{settings.architecture}-{to_iso(unfinished.now)[:19].replace(':', '')}"
     return unfinished, replace(
-        settings, checkpoint=folder, logs=work / "logs" / named, warm=work / "warm" / slot.name
+        settings, checkpoint=folder, logs=work / "logs" / run_name, warm=work / "warm" / slot.name
     )
 
 
 @dataclass(frozen=True)
-class Start:
-    """How a training begins.
+class WarmStart:
+    """The start of a training.
 
     Attributes:
-        since: microseconds: older rows are left out; None takes all.
-        told: a sentence for the report, "" for a training from scratch.
+        since: older rows are left out, microseconds; None takes all.
+        summary: sentence for the report, "" for a training from scratch.
     """
 
     layout: Layout
     parameters: dict[str, Any]
     weights: Mapping[str, npt.NDArray] | None = None
     since: int | None = None
-    told: str = ""
+    summary: str = ""
 
 
-def begun(
+def begin_training(
     architecture: str,
     parameters: dict[str, Any],
     layout: Layout,
@@ -100,58 +98,61 @@ def begun(
     heads: tuple[str, ...],
     until: int,
     settings: TrainSettings,
-) -> Start:
-    """From the last state, if that is asked for and there is one that fits; else from scratch, and
-    why.
-    """
-    fresh = Start(layout, parameters)
+) -> WarmStart:
+    """Start from the last state if requested and compatible; else from scratch, with the reason."""
+    fresh = WarmStart(layout, parameters)
     if not settings.incremental or settings.warm is None:
         return fresh
     from tailorbird.models.deep.parameters import settled
     from tailorbird.models.deep.warm import begin, load_warm, series_of
 
-    asked = settled(architecture, parameters)
-    series = settings.warm / series_of(architecture, asked, layout, heads)
+    settled_parameters = settled(architecture, parameters)
+    series = settings.warm / series_of(architecture, settled_parameters, layout, heads)
     warm = load_warm(series, before=until)
     if warm is None:
-        return afresh(
+        return start_from_scratch(
             layout,
             parameters,
-            _nothing_to_go_on_with(settings.warm, series, architecture, asked, layout, heads),
+            _explain_missing_state(
+                settings.warm, series, architecture, settled_parameters, layout, heads
+            ),
         )
     try:
         start = begin(warm, layout, keys, heads)
     except UsageError as error:
-        return afresh(layout, parameters, error.message)
-    told = (
+        return start_from_scratch(layout, parameters, error.message)
+    summary = (
         f"went on from the weights of the last training: {start.new:,} new ids got a row, "
         f"{start.gone:,} lost theirs"
     )
-    chosen = {**parameters, "epochs": min(EPOCHS, asked.epochs)}
-    return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
+    incremental_parameters = {**parameters, "epochs": min(EPOCHS, settled_parameters.epochs)}
+    return WarmStart(
+        start.layout, incremental_parameters, start.weights, 2 * warm.trained_until - until, summary
+    )
 
 
-def _nothing_to_go_on_with(
+def _explain_missing_state(
     warm: Path,
     series: Path,
     architecture: str,
-    asked: "DeepParameters",
+    parameters: "DeepParameters",
     layout: Layout,
     heads: tuple[str, ...],
 ) -> str:
-    """Why there are no weights to begin with."""
+    """Return why there are no weights to start from."""
     from tailorbird.models.deep.warm import newest_meta
 
     if any(series.glob("*.npz")):
         return "the trainings before it know as much, or more"
-    found = [
+    states = [
         state
-        for each in sorted(warm.glob(f"{architecture}-*"))
-        if (state := newest_meta(each)) is not None
+        for folder in sorted(warm.glob(f"{architecture}-*"))
+        if (state := newest_meta(folder)) is not None
     ]
-    if found:
-        last = max(found, key=lambda state: state.trained_until)
-        return f"the training of {architecture} before it {_otherwise(last, asked, layout, heads)}"
+    if states:
+        last = max(states, key=lambda state: state.trained_until)
+        differences = _describe_differences(last, parameters, layout, heads)
+        return f"the training of {architecture} before it {differences}"
     return (
         f"there was no training of {architecture} before"
         if any(warm.glob("*/*.npz"))
@@ -159,35 +160,39 @@ def _nothing_to_go_on_with(
     )
 
 
-def _otherwise(
-    last: "Meta", asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]
+def _describe_differences(
+    last: "Meta", parameters: "DeepParameters", layout: Layout, heads: tuple[str, ...]
 ) -> str:
-    """In what a training was another, so that its weights mean something else."""
+    """Return how a training differed, so that its weights do not fit."""
     from tailorbird.models.deep.warm import SHAPES
 
-    told = []
-    if lost := [head for head in last.heads if head not in heads]:
-        told.append(f"learned {', '.join(lost)} too, which this one cannot or is not asked to")
+    differences = []
+    if dropped := [head for head in last.heads if head not in heads]:
+        differences.append(
+            f"learned {', '.join(dropped)} too, which this one cannot or is not asked to"
+        )
     if gained := [head for head in heads if head not in last.heads]:
-        told.append(f"did not learn {', '.join(gained)}")
+        differences.append(f"did not learn {', '.join(gained)}")
     if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
-        told.append("had other columns")
-    if other := [name for name in SHAPES if getattr(last.parameters, name) != getattr(asked, name)]:
-        told.append(f"had other parameters ({', '.join(other)})")
-    return " and ".join(told) or "had its heads in another order"
+        differences.append("had other columns")
+    if other := [
+        name for name in SHAPES if getattr(last.parameters, name) != getattr(parameters, name)
+    ]:
+        differences.append(f"had other parameters ({', '.join(other)})")
+    return " and ".join(differences) or "had its heads in another order"
 
 
-def afresh(layout: Layout, parameters: dict[str, Any], why: str) -> Start:
-    """From scratch, though the weights of the last training were asked for."""
-    return Start(
-        layout, parameters, told=f"trained from scratch, though --incremental was asked for: {why}"
+def start_from_scratch(layout: Layout, parameters: dict[str, Any], why: str) -> WarmStart:
+    """Start from scratch although a warm start was requested."""
+    return WarmStart(
+        layout,
+        parameters,
+        summary=f"trained from scratch, though --incremental was asked for: {why}",
     )
 
 
-def keep(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
-    """Leave the next training its weights, and MLflow its figures; what a reader must know of it,
-    or "".
-    """
+def save_state(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
+    """Save the weights for the next training and log to MLflow; return a warning or ""."""
     if settings.warm is not None:
         from tailorbird.models.deep.checkpoint import weights
         from tailorbird.models.deep.warm import Warm, clear_series, save_warm, series_of
@@ -217,15 +222,15 @@ def keep(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSett
             deep.curve,
             settings.mlflow,
         )
-    except StorageError as error:  # what was learned is not lost by where it is told
+    except StorageError as error:  # a failing log does not lose the model
         return error.message
     return (
         "" if run else "MLflow was told nothing, as it is not installed: pip install mlflow-skinny"
     )
 
 
-def epoch_log(folder: Path | None) -> OnEpoch | None:
-    """Writes figures by epoch for TensorBoard."""
+def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
+    """Return a callback that writes metrics by epoch for TensorBoard."""
     if folder is None:
         return None
     log = EventLog(folder)

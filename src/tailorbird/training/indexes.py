@@ -1,9 +1,8 @@
-"""Items as they were known at several moments, so that no training row sees a profile of its own
-future.
+"""Item indexes as of several moments, so that no training row sees a profile of its own future.
 
-A row at t is encoded with the newest index whose `as_of` is not after t. An item that came between
-two of them is in the earlier one as it was when it came: a server knows it within a second. What
-people did with items is in no index, see `training.replaying`.
+A row at t is encoded with the newest index whose `as_of` is not after t. An item that appears
+between two indexes is in the earlier one with its first profile, since a server knows it within a
+second. Interactions are in no index, see `training.replaying`.
 """
 
 import tempfile
@@ -18,13 +17,13 @@ import pyarrow as pa
 
 from tailorbird.events.schema import TIME
 from tailorbird.ranking.tower import Space
-from tailorbird.retrieval import Index, build_index
-from tailorbird.training.coding import INTERESTS
+from tailorbird.retrieval import Index, MeaningSettings, build_index
+from tailorbird.training.coding import INTERACTION_TYPES
 
 Ints = npt.NDArray[np.int64]
 
-READ = ("type", "ts", "person", "item_id", "agent", "counts")  # what an index is built from
-ITEMS = pa.schema(
+EVENT_COLUMNS = ("type", "ts", "person", "item_id", "agent", "counts")  # read by the index
+ITEM_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("valid_from", TIME),
@@ -36,8 +35,10 @@ ITEMS = pa.schema(
 
 @dataclass(frozen=True)
 class IndexSeries:
-    """Indexes by the moment of which they are, ascending; `spaces`: vectors over each of them, None
-    over those before which too little had happened; or none at all.
+    """Indexes in ascending order of their moment.
+
+    Attributes:
+        spaces: vectors over each index, None where too little had happened before; or empty.
     """
 
     moments: Ints
@@ -45,12 +46,12 @@ class IndexSeries:
     spaces: tuple[Space | None, ...] = ()
 
     def place_of(self, t: Ints) -> Ints:
-        """Which index a row at t may use; −1 where there is none yet."""
+        """Return the position of the index for rows at t, −1 where there is none yet."""
         return np.searchsorted(self.moments, t, side="right") - 1
 
-    def space(self, place: int) -> Space | None:
-        """The vectors over an index, None where the series has none."""
-        return self.spaces[place] if self.spaces else None
+    def space(self, position: int) -> Space | None:
+        """Return the vectors over an index, None where the series has none."""
+        return self.spaces[position] if self.spaces else None
 
 
 def build_series(
@@ -81,18 +82,28 @@ def write_index(
     *,
     until: int | None = None,
     texts: bool = True,
+    meaning: MeaningSettings | None = None,
 ) -> None:
-    """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner`
-    lays over it.
+    """Build the index as of one moment in a new folder, without the vectors of a tower.
 
     Args:
-        until: items that came until then are there too, as they were when they came.
-        texts: whether it can be searched.
+        until: items that appear before this time are included, with their first profile.
+        texts: whether to build the text index for search.
+        meaning: how the index gets text vectors; None searches by words alone.
     """
-    seen = events.select([name for name in READ if name in events.column_names])
-    build_index(folder, seen, items, as_of=as_of, event_types=INTERESTS, until=until, texts=texts)
+    index_events = events.select([name for name in EVENT_COLUMNS if name in events.column_names])
+    build_index(
+        folder,
+        index_events,
+        items,
+        as_of=as_of,
+        event_types=INTERACTION_TYPES,
+        until=until,
+        texts=texts,
+        meaning=meaning,
+    )
 
 
-def no_items() -> pa.Table:
-    """A table of items for a log without item profiles."""
-    return ITEMS.empty_table()
+def empty_items() -> pa.Table:
+    """Return an empty item table, for a log without item profiles."""
+    return ITEM_SCHEMA.empty_table()

@@ -1,14 +1,13 @@
-"""Judging: the same test requests, every model and baseline, figures with intervals over people, by
-slice, and paired differences.
+"""Evaluation metrics of models and baselines on the same test requests, with intervals over users.
 
-    judge = Judge(…)
-    for drawn in …: judge.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
-    evaluation = judge.result("tailorbird")
+    evaluator = Evaluator(…)
+    for drawn in …: evaluator.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
+    evaluation = evaluator.evaluation("tailorbird")
 
-A model orders the candidates of a request; a baseline shows a list of its own. What people chose
-that is in neither counts as missed. `gain` is the slot's value formula over what happened, so that
-a purchase weighs as much as the slot says. Who is judged on what is decided in `training.evaluate`;
-what decides on promotion is in `training.gate`; pictures are in `training.report`.
+A model orders the candidates of a request; a baseline shows a list of its own. Chosen items that
+are in neither count as missed. `gain` is the slot's value formula over the outcomes, so a purchase
+weighs as much as the slot says. `training.evaluate` decides what is evaluated on which requests,
+`training.gate` decides on promotion, and `training.report` has charts.
 """
 
 from collections import defaultdict
@@ -23,28 +22,30 @@ import numpy.typing as npt
 from tailorbird.models.interactions import History
 from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
-from tailorbird.training.amounts import AmountFigures, amount_figures
-from tailorbird.training.bootstrap import Bootstrap, Interval, flat, rounded
-from tailorbird.training.cold import STEPS, Step, curve, step_of
-from tailorbird.training.dataset import Dataset, Missed
+from tailorbird.training.amounts import AmountFigures, compute_amount_figures
+from tailorbird.training.bootstrap import Bootstrap, Interval, flat, round_finite
+from tailorbird.training.cold import STEP_LABELS, ColdStartStep, assign_steps, cold_start_curve
+from tailorbird.training.dataset import Dataset, MissedPositives
 from tailorbird.training.replaying import Slates
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 K = 10
-TAIL_SHARE = 0.8  # the long tail: all items but the fifth that is most popular
-ROWS_OF_HEADS_MAX = 2_000_000  # rows kept for the pointwise figures of the model's heads
+TAIL_SHARE = 0.8  # the long tail: all items but the most popular fifth
+HEAD_ROWS_MAX = 2_000_000  # rows kept for the pointwise metrics of heads
 DEVICES_MAX = 4
 LISTWISE = (f"ndcg_{K}", f"recall_{K}", "hr_20", "mrr", "list_auc", f"novelty_{K}")
 PRIMARY = f"ndcg_{K}"
-CANDIDATE_RECALL = "candidate_recall"  # of models, where requests were asked for their candidates
+CANDIDATE_RECALL = "candidate_recall"  # of models, where requests are drawn with candidates
 
 
 @dataclass(frozen=True)
 class HeadFigures:
-    """How good a head's probabilities are: AUC, log loss (and that of always saying the mean),
-    calibration, also of each slice.
+    """Pointwise metrics of a head's probabilities, with its calibration by slice.
+
+    Attributes:
+        log_loss_mean: log loss of a constant mean.
     """
 
     auc: Interval
@@ -58,29 +59,29 @@ class HeadFigures:
 
     @property
     def mean_ratio(self) -> float:
-        """Mean of the predictions ÷ mean of what happened."""
+        """Return the ratio of the mean prediction to the observed mean."""
         rows = self.calibration.count
         predicted, observed = (
-            float(np.nansum(rows * each))
-            for each in (self.calibration.predicted, self.calibration.observed)
+            float(np.nansum(rows * rates))
+            for rates in (self.calibration.predicted, self.calibration.observed)
         )
         return predicted / max(observed, 1e-12)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it.
+    """Metrics of one evaluation.
 
     Attributes:
-        figures: model or baseline → figure → interval.
-        differences: baseline → paired interval of (judged model − baseline) in `PRIMARY`.
+        model: name of the evaluated model.
+        figures: model or baseline → metric → interval.
+        differences: baseline → paired interval of (model − baseline) in `PRIMARY`.
         slices: slice → (requests, model → interval of `PRIMARY`).
-        cold: by how many events of the person, and of the item, there were before the request; keys
-            `people` and `items`.
-        heads: head → figures of the judged model's probabilities; of the amounts that it expects,
-            in `amounts`.
-        model: the name of the judged model. requests, people, rows: sizes of the test part; people
-        with a positive.
+        cold: cold-start curves by earlier events of the user (`people`) and of the item (`items`).
+        heads: head → metrics of the model's probabilities.
+        amounts: head → metrics of the model's expected amounts.
+        requests, people: requests with a positive, and their users.
+        rows: rows of the test part.
     """
 
     model: str
@@ -93,20 +94,20 @@ class Evaluation:
     rows: int
     about: dict[str, Any] = field(default_factory=dict)
     amounts: dict[str, AmountFigures] = field(default_factory=dict)
-    cold: dict[str, tuple[Step, ...]] = field(default_factory=dict)
+    cold: dict[str, tuple[ColdStartStep, ...]] = field(default_factory=dict)
 
     @property
     def best_baseline(self) -> str:
-        """The other with the best `PRIMARY`, "" without any."""
-        others = {
+        """Return the name of the baseline with the best `PRIMARY`, "" without any."""
+        baselines = {
             name: figures[PRIMARY].value
             for name, figures in self.figures.items()
             if name != self.model
         }
-        return max(others, key=lambda name: others[name]) if others else ""
+        return max(baselines, key=lambda name: baselines[name]) if baselines else ""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON: each figure with `_low` and `_high` beside it."""
+        """Return the evaluation as JSON; each interval adds `_low` and `_high` keys."""
         return {
             "results": {name: flat(figures) for name, figures in self.figures.items()},
             "differences": {name: flat({PRIMARY: gain}) for name, gain in self.differences.items()},
@@ -118,10 +119,10 @@ class Evaluation:
                 for name, (count, figures) in self.slices.items()
             },
             "cold_start": {
-                name: [step.plain() for step in steps] for name, steps in self.cold.items()
+                name: [step.to_dict() for step in steps] for name, steps in self.cold.items()
             },
-            "heads": {name: _plain_head(head) for name, head in self.heads.items()},
-            "amounts": {name: each.plain() for name, each in self.amounts.items()},
+            "heads": {name: _head_to_dict(head) for name, head in self.heads.items()},
+            "amounts": {name: figures.to_dict() for name, figures in self.amounts.items()},
             "requests": self.requests,
             "people": self.people,
             "rows": self.rows,
@@ -129,13 +130,13 @@ class Evaluation:
 
 
 class Judge:
-    """Collects, part by part, what figures are made of.
+    """Collects metrics part by part.
 
     Args:
-        history: interactions; tells who is new at a request's time.
+        history: interactions, which tell who is new at a request's time.
         share: shape (items,), share of interactions of each item before the test part.
         objective: head → weight of the gain.
-        seed: of the bootstrap and of chance.
+        seed: seed of the bootstrap and of tie breaking.
     """
 
     def __init__(
@@ -154,18 +155,16 @@ class Judge:
         self._seed = seed
         self._values: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
         self._shown: dict[str, npt.NDArray[np.bool_]] = {}
-        self._chosen = np.zeros(len(share), bool)
+        self._chosen_items = np.zeros(len(share), bool)
         self._person: list[Ints] = []
         self._step: list[Ints] = []
         self._device: list[list[str | None]] = []
-        self._named: list[str] = []
+        self._slice_names: list[str] = []
         self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
         self._rows = 0
 
     def as_of(self, share: Floats) -> None:
-        """Take popularity, and with it the long tail and which items are new, as of another moment
-        from here on.
-        """
+        """Set popularity, and with it the long tail and the new items, as of another moment."""
         self._share, self._tail, self._unseen = share, long_tail(share), share == 0
 
     def add(
@@ -177,48 +176,55 @@ class Judge:
         *,
         named: str = "",
     ) -> None:
-        """Judge some requests: scores by model, shape (rows,) each, and the judged model's
-        probability by head.
+        """Add some requests.
 
         Args:
-            slates: by baseline, what it would show to these requests.
-            named: a slice that these requests are, such as the origin that they follow; "" is none.
+            scores: scores by model, shape (rows,).
+            probabilities: probabilities of the evaluated model by head, shape (rows,).
+            slates: slates of these requests by baseline.
+            slice_name: slice that these requests form, such as the origin that they follow; "" is
+                none.
         """
         gain = part.gain(self._objective)
         for name, score in scores.items():
             ranked = self._rank(name, score, gain, part.item, part.offsets, part.missed, part.t)
             if slates:
-                self._values[name][CANDIDATE_RECALL].append(ranked.found)
-        truths = _truths(part, gain, self._missed_gain)
+                self._values[name][CANDIDATE_RECALL].append(ranked.candidate_recall)
+        positives = _collect_positives(part, gain, self._missed_gain)
         for name, slate in slates.items():
             self._rank(
                 name,
                 -np.arange(len(slate.item), dtype=np.float64),
-                *_on_slate(slate, truths),
+                *_score_slate(slate, positives),
                 part.t,
             )
-        self._chosen[truths.item] = True
-        done = sum(len(each) for each in self._person)
+        self._chosen_items[positives.item] = True
+        done = sum(len(part_persons) for part_persons in self._person)
         for head, probability in (probabilities or {}).items():
-            if (
-                head in part.labels and self._rows < ROWS_OF_HEADS_MAX
-            ):  # a bundle may predict for other slots what nobody labelled here
-                known = np.isfinite(part.labels[head])
-                if known.any():
+            # A bundle may predict heads of other slots, which have no labels here.
+            if head in part.labels and self._rows < HEAD_ROWS_MAX:
+                is_labelled = np.isfinite(part.labels[head])
+                if is_labelled.any():
                     self._heads[head].append(
-                        (probability[known], part.labels[head][known], part.request[known] + done)
+                        (
+                            probability[is_labelled],
+                            part.labels[head][is_labelled],
+                            part.request[is_labelled] + done,
+                        )
                     )
         self._person.append(part.person)
         self._step.append(
-            step_of(self._history.by_person.count(part.person, part.t, np.arange(part.requests)))
+            assign_steps(
+                self._history.by_person.count(part.person, part.t, np.arange(part.requests))
+            )
         )
         self._device.append(part.context["device"].to_pylist())
-        self._named += [named] * part.requests
+        self._slice_names += [named] * part.requests
         self._rows += part.rows
 
     @property
     def _missed_gain(self) -> float:
-        """What something that no source gave would have been worth: as much as the first target."""
+        """Return the gain of a chosen item that no source gave: the weight of the first head."""
         return float(next(iter(self._objective.values()), 1.0)) or 1.0
 
     def _rank(
@@ -228,125 +234,148 @@ class Judge:
         gain: Floats,
         item: Ints,
         offsets: Ints,
-        missed: Missed,
+        missed: MissedPositives,
         t: Ints,
     ) -> metrics.Ranked:
-        count = np.bincount(missed.request, minlength=len(offsets) - 1)
+        missed_count = np.bincount(missed.request, minlength=len(offsets) - 1)
         ranked = metrics.rank_lists(
-            score, gain, offsets, k=K, seed=self._seed, missed=count, missed_gain=self._missed_gain
+            score,
+            gain,
+            offsets,
+            k=K,
+            seed=self._seed,
+            missed=missed_count,
+            missed_gain=self._missed_gain,
         )
-        some = {}
+        subsets = {}
         for figure, mask in (("tail", self._tail), ("new", self._unseen)):
-            gone = np.bincount(missed.request[mask[missed.item]], minlength=len(offsets) - 1)
-            some[figure] = ranked.only(mask[item[ranked.row]], gone)
-        step = step_of(self._history.by_item.count(item[ranked.row], t, ranked.request))
-        step_missed = step_of(self._history.by_item.count(missed.item, t, missed.request))
-        for place, events in enumerate(STEPS):
-            gone = np.bincount(missed.request[step_missed == place], minlength=len(offsets) - 1)
-            some[f"items {events}"] = ranked.only(step == place, gone)
-        for figure, value in _listwise(ranked, some, item, self._share).items():
+            subset_missed = np.bincount(
+                missed.request[mask[missed.item]], minlength=len(offsets) - 1
+            )
+            subsets[figure] = ranked.only(mask[item[ranked.row]], subset_missed)
+        step = assign_steps(self._history.by_item.count(item[ranked.row], t, ranked.request))
+        step_missed = assign_steps(self._history.by_item.count(missed.item, t, missed.request))
+        for step_index, events in enumerate(STEP_LABELS):
+            subset_missed = np.bincount(
+                missed.request[step_missed == step_index], minlength=len(offsets) - 1
+            )
+            subsets[f"items {events}"] = ranked.only(step == step_index, subset_missed)
+        for figure, value in _listwise_figures(ranked, subsets, item, self._share).items():
             self._values[name][figure].append(value)
         shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
         shown[item[ranked.top[ranked.top >= 0]]] = True
         return ranked
 
     def result(self, model: str) -> Evaluation:
-        """All figures; `model` is the one that the others are compared with."""
+        """Return all metrics; `model` is the one that the others are compared with."""
         person = np.concatenate(self._person)
+        # Each request of an unknown user counts as a user of its own.
         _, code = np.unique(
             np.where(person < 0, -1 - np.arange(len(person)), person), return_inverse=True
-        )  # nobody known: each alone
+        )
         bootstrap = Bootstrap(code, replicates=self._replicates, seed=self._seed)
         values = {
             name: {figure: np.concatenate(parts) for figure, parts in figures.items()}
             for name, figures in self._values.items()
         }
-        figures = {name: self._figures(name, each, bootstrap) for name, each in values.items()}
-        ours = values[model][PRIMARY]
+        figures = {
+            name: self._model_figures(name, figures, bootstrap) for name, figures in values.items()
+        }
+        model_values = values[model][PRIMARY]
         differences = {
-            name: bootstrap.difference(ours, each[PRIMARY])
-            for name, each in values.items()
+            name: bootstrap.difference(model_values, figures[PRIMARY])
+            for name, figures in values.items()
             if name != model
         }
-        judged = np.isfinite(ours)
-        people = len(np.unique(code[judged]))
+        has_positives = np.isfinite(model_values)
+        people = len(np.unique(code[has_positives]))
         heads = {
-            name: _head(*_joined(parts), bootstrap, self._masks)
+            name: _head_figures(*_concat_parts(parts), bootstrap, self._slice_masks)
             for name, parts in self._heads.items()
             if not is_amount(name)
         }
         amounts = {
-            name: amount_figures(*_joined(parts), bootstrap)
+            name: compute_amount_figures(*_concat_parts(parts), bootstrap)
             for name, parts in self._heads.items()
             if is_amount(name)
         }
-        sizes = int(judged.sum()), people, self._rows
-        slices, cold = self._slices(values, bootstrap), self._cold(values, bootstrap)
+        sizes = int(has_positives.sum()), people, self._rows
+        slices, cold = (
+            self._slice_figures(values, bootstrap),
+            self._cold_start_curves(values, bootstrap),
+        )
         return Evaluation(
             model, figures, differences, slices, heads, *sizes, amounts=amounts, cold=cold
         )
 
-    def _cold(
+    def _cold_start_curves(
         self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap
-    ) -> dict[str, tuple[Step, ...]]:
-        """The curves of people and of items."""
+    ) -> dict[str, tuple[ColdStartStep, ...]]:
+        """Return the cold-start curves of users and of items."""
         step = np.concatenate(self._step)
         people = [
-            {name: np.where(step == place, each[PRIMARY], np.nan) for name, each in values.items()}
-            for place in range(len(STEPS))
+            {
+                name: np.where(step == step_index, figures[PRIMARY], np.nan)
+                for name, figures in values.items()
+            }
+            for step_index in range(len(STEP_LABELS))
         ]
         items = [
-            {name: each[f"items {events}"] for name, each in values.items()} for events in STEPS
+            {name: figures[f"items {events}"] for name, figures in values.items()}
+            for events in STEP_LABELS
         ]
-        return {"people": curve(people, bootstrap), "items": curve(items, bootstrap)}
+        return {
+            "people": cold_start_curve(people, bootstrap),
+            "items": cold_start_curve(items, bootstrap),
+        }
 
-    def _figures(
+    def _model_figures(
         self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap
     ) -> dict[str, Interval]:
         names = [*LISTWISE, *(name for name in (CANDIDATE_RECALL,) if name in values)]
-        found = dict(zip(names, bootstrap.means([values[figure] for figure in names]), strict=True))
-        covered = (self._shown[name] & self._chosen).sum() / max(self._chosen.sum(), 1)
-        return found | {f"coverage_{K}": Interval(float(covered), float("nan"), float("nan"))}
+        figures = dict(
+            zip(names, bootstrap.means([values[figure] for figure in names]), strict=True)
+        )
+        coverage = (self._shown[name] & self._chosen_items).sum() / max(self._chosen_items.sum(), 1)
+        return figures | {f"coverage_{K}": Interval(float(coverage), float("nan"), float("nan"))}
 
     @property
-    def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Which requests are in each slice."""
+    def _slice_masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return the mask of the requests in each slice."""
         new = np.concatenate(self._step) == 0
-        device = np.array([each or "unknown" for part in self._device for each in part])
+        device = np.array([name or "unknown" for part in self._device for name in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
-        named = np.array(self._named)
+        slice_names = np.array(self._slice_names)
         masks = {"new users": new, "known users": ~new} | {
             f"device {name}": device == name for name in devices
         }
-        return masks | {name: named == name for name in dict.fromkeys(self._named) if name}
+        return masks | {
+            name: slice_names == name for name in dict.fromkeys(self._slice_names) if name
+        }
 
-    def _slices(
+    def _slice_figures(
         self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap
     ) -> dict[str, tuple[int, dict[str, Interval]]]:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
-        for name, mask in self._masks.items():
-            masked = [np.where(mask, each[PRIMARY], np.nan) for each in values.values()]
+        for name, mask in self._slice_masks.items():
+            masked = [np.where(mask, figures[PRIMARY], np.nan) for figures in values.values()]
             count = int(np.isfinite(masked[0]).sum())
             if count:
                 slices[name] = (count, dict(zip(values, bootstrap.means(masked), strict=True)))
-        for name, figure in (
-            ("long-tail items", "tail"),
-            ("new items", "new"),
-        ):  # told in any case: that there are none is news too
-            found = [each[figure] for each in values.values()]
+        # These slices are always reported, since an empty one matters too.
+        for name, figure in (("long-tail items", "tail"), ("new items", "new")):
+            figure_values = [figures[figure] for figures in values.values()]
             slices[name] = (
-                int(np.isfinite(found[0]).sum()),
-                dict(zip(values, bootstrap.means(found), strict=True)),
+                int(np.isfinite(figure_values[0]).sum()),
+                dict(zip(values, bootstrap.means(figure_values), strict=True)),
             )
         return slices
 
 
 @dataclass(frozen=True)
-class _Truths:
-    """What people chose: request, item and gain of each, in order of request and item; shape (m,)
-    each.
-    """
+class _Positives:
+    """Chosen items: request, item and gain, sorted by request and item; shape (m,) each."""
 
     request: Ints
     item: Ints
@@ -354,57 +383,79 @@ class _Truths:
     items: int
 
 
-def _truths(part: Dataset, gain: Floats, missed_gain: float) -> _Truths:
-    at = np.flatnonzero(gain > 0)
-    request = np.concatenate([part.request[at], part.missed.request])
-    item = np.concatenate([part.item[at], part.missed.item])
-    worth = np.concatenate([gain[at], np.full(len(part.missed.item), missed_gain)])
+def _collect_positives(part: Dataset, gain: Floats, missed_gain: float) -> _Positives:
+    positive_rows = np.flatnonzero(gain > 0)
+    request = np.concatenate([part.request[positive_rows], part.missed.request])
+    item = np.concatenate([part.item[positive_rows], part.missed.item])
+    gains = np.concatenate([gain[positive_rows], np.full(len(part.missed.item), missed_gain)])
     order = np.lexsort((item, request))
-    return _Truths(request[order], item[order], worth[order], max(len(part.items), 1))
+    return _Positives(request[order], item[order], gains[order], max(len(part.items), 1))
 
 
-def _on_slate(slate: Slates, truths: _Truths) -> tuple[Floats, Ints, Ints, Missed]:
-    """The gain of each item of a slate, the items, where each request's begin, and what people
-    chose that is not on it.
+def _score_slate(
+    slate: Slates, positives: _Positives
+) -> tuple[Floats, Ints, Ints, MissedPositives]:
+    """Match a baseline's slates with the positives.
+
+    Returns:
+        Gain of each item, the items, the offsets of the requests, and the missed positives.
     """
     request = np.repeat(np.arange(len(slate.offsets) - 1), np.diff(slate.offsets))
-    wanted, there = truths.request * truths.items + truths.item, request * truths.items + slate.item
-    at = np.minimum(np.searchsorted(wanted, there), max(len(wanted) - 1, 0))
-    hit = wanted[at] == there if len(wanted) else np.zeros(len(there), bool)
-    gain = np.where(hit, truths.gain[at], 0.0) if len(wanted) else np.zeros(len(there))
-    gone = ~np.isin(wanted, there)
-    return gain, slate.item, slate.offsets, Missed(truths.request[gone], truths.item[gone])
+    positive_keys, slate_keys = (
+        positives.request * positives.items + positives.item,
+        request * positives.items + slate.item,
+    )
+    index = np.minimum(np.searchsorted(positive_keys, slate_keys), max(len(positive_keys) - 1, 0))
+    hit = (
+        positive_keys[index] == slate_keys
+        if len(positive_keys)
+        else np.zeros(len(slate_keys), bool)
+    )
+    gain = (
+        np.where(hit, positives.gain[index], 0.0)
+        if len(positive_keys)
+        else np.zeros(len(slate_keys))
+    )
+    is_missed = ~np.isin(positive_keys, slate_keys)
+    return (
+        gain,
+        slate.item,
+        slate.offsets,
+        MissedPositives(positives.request[is_missed], positives.item[is_missed]),
+    )
 
 
 def shares(history: History, before: int) -> Floats:
-    """Share of interactions of each item before a moment, shape (items,)."""
-    seen = history.interactions.before(before)
-    count = np.bincount(seen.item[seen.item >= 0], minlength=seen.items).astype(np.float64)
+    """Return the share of interactions of each item before a moment, shape (items,)."""
+    earlier = history.interactions.before(before)
+    count = np.bincount(earlier.item[earlier.item >= 0], minlength=earlier.items).astype(np.float64)
     return count / max(count.sum(), 1.0)
 
 
-def _listwise(
-    ranked: metrics.Ranked, some: Mapping[str, metrics.Ranked], item: Ints, share: Floats
+def _listwise_figures(
+    ranked: metrics.Ranked, subsets: Mapping[str, metrics.Ranked], item: Ints, share: Floats
 ) -> dict[str, Floats]:
-    judged = ranked.judged
+    has_positives = ranked.has_positives
     return {
         f"ndcg_{K}": metrics.ndcg(ranked, K),
         f"recall_{K}": metrics.recall(ranked, K),
         "hr_20": metrics.hit_rate(ranked, 20),
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
-        f"novelty_{K}": np.where(judged, metrics.novelty(ranked, item, share), np.nan),
-        **{name: metrics.ndcg(each, K) for name, each in some.items()},
+        f"novelty_{K}": np.where(has_positives, metrics.novelty(ranked, item, share), np.nan),
+        **{name: metrics.ndcg(lists, K) for name, lists in subsets.items()},
     }
 
 
-def _joined(parts: list[tuple[Floats, npt.NDArray, Ints]]) -> tuple[Floats, npt.NDArray, Ints]:
-    """What was said, the label and the request of all rows."""
-    said, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return said, label, request
+def _concat_parts(
+    parts: list[tuple[Floats, npt.NDArray, Ints]],
+) -> tuple[Floats, npt.NDArray, Ints]:
+    """Concatenate predictions, labels and requests of all rows."""
+    prediction, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return prediction, label, request
 
 
-def _head(
+def _head_figures(
     probability: Floats,
     label: npt.NDArray,
     request: Ints,
@@ -414,64 +465,67 @@ def _head(
     losses = metrics.log_losses(probability, label)
     size = len(bootstrap.person)
     rate = float(np.mean(label > 0))
-    # the mean over rows as a ratio of sums over requests
+    # The mean over rows is a ratio of sums over requests.
     loss = bootstrap.ratio(
         metrics.totals(request, losses, size), metrics.totals(request, np.ones(len(request)), size)
     )
-    area = bootstrap.auc(
+    auc = bootstrap.auc(
         metrics.auc(probability, label), metrics.auc_influence(probability, label), request
     )
     calibration = metrics.calibration(probability, label)
     error = bootstrap.calibration_error(calibration, probability, label, request)
     mean = metrics.log_loss(np.full(len(label), rate), label)
-    chosen = {name: mask[request] for name, mask in masks.items()}
+    slice_rows = {name: mask[request] for name, mask in masks.items()}
     slices = {
         name: metrics.calibration(probability[rows], label[rows])
-        for name, rows in chosen.items()
+        for name, rows in slice_rows.items()
         if rows.any()
     }
     return HeadFigures(
-        area, loss, mean, error, calibration, int(np.count_nonzero(label)), len(label), slices
+        auc, loss, mean, error, calibration, int(np.count_nonzero(label)), len(label), slices
     )
 
 
-def _plain_head(head: HeadFigures) -> dict[str, Any]:
+def _head_to_dict(head: HeadFigures) -> dict[str, Any]:
     figures = flat(
         {"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error}
     )
-    more = {
-        "log_loss_mean": rounded(head.log_loss_mean),
-        "calibration_error_debiased": rounded(head.calibration.debiased),
+    scalars = {
+        "log_loss_mean": round_finite(head.log_loss_mean),
+        "calibration_error_debiased": round_finite(head.calibration.debiased),
     }
-    slices = {name: _plain_calibration(each) for name, each in head.slices.items()}
+    slices = {name: _calibration_to_dict(calibration) for name, calibration in head.slices.items()}
     return {
         **figures,
-        **more,
+        **scalars,
         "positives": head.positives,
         "rows": head.rows,
         "calibration_slices": slices,
     }
 
 
-def _plain_calibration(each: metrics.Calibration) -> dict[str, Any]:
-    """Of a slice: how many rows, what was said and what happened on average, and the error without
-    the noise's part.
-    """
-    rows = each.count.sum()
+def _calibration_to_dict(calibration: metrics.Calibration) -> dict[str, Any]:
+    """Return rows, mean prediction, observed mean and debiased error of a slice."""
+    rows = calibration.count.sum()
     means = {
-        name: rounded(float(np.nansum(each.count * value) / rows)) for name, value in _of_bins(each)
+        name: round_finite(float(np.nansum(calibration.count * value) / rows))
+        for name, value in _bin_means(calibration)
     }
-    return {"rows": int(rows), **means, "calibration_error_debiased": rounded(each.debiased)}
+    return {
+        "rows": int(rows),
+        **means,
+        "calibration_error_debiased": round_finite(calibration.debiased),
+    }
 
 
-def _of_bins(each: metrics.Calibration) -> tuple[tuple[str, Floats], ...]:
-    return ("predicted", each.predicted), ("observed", each.observed)
+def _bin_means(calibration: metrics.Calibration) -> tuple[tuple[str, Floats], ...]:
+    return ("predicted", calibration.predicted), ("observed", calibration.observed)
 
 
 def long_tail(share: Floats) -> npt.NDArray[np.bool_]:
-    """Items outside the most popular fifth of those that were ever chosen."""
-    chosen = np.count_nonzero(share)
-    head = np.argsort(-share, kind="stable")[: round(chosen * (1 - TAIL_SHARE))]
+    """Return the mask of items outside the most popular fifth of those that were ever chosen."""
+    chosen_count = np.count_nonzero(share)
+    head = np.argsort(-share, kind="stable")[: round(chosen_count * (1 - TAIL_SHARE))]
     tail = np.ones(len(share), bool)
     tail[head] = False
     return tail

@@ -1,8 +1,7 @@
-"""From the rows of a data set to the matrix of a model: features as they were known at (t, p),
-encoded with the index of the time.
+"""Model matrices: features as of (t, p), encoded with the item index of the time.
 
-Backfill is what serving would have read, to the bit; encoding is the very function that serving
-calls. A large set goes through in pieces, so that memory holds one piece's features at a time.
+Historical features equal online ones bit for bit, and rows are encoded by the function that serving
+calls. A large set is processed in chunks, so memory holds the features of one chunk at a time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,8 +24,8 @@ from tailorbird.training.indexes import IndexSeries
 Matrix = npt.NDArray[np.float32]
 
 ROWS_AT_ONCE = 1_000_000
-# What rows and labels look at, beside what features do.
-_OF_ROWS = (
+# Columns that rows and labels need, in addition to those of features.
+_ROW_COLUMNS = (
     "p",
     "event_id",
     "type",
@@ -43,12 +42,12 @@ _OF_ROWS = (
     "timeless",
     "dwell_ms",
 )
-_OF_CONTEXT = ("device", "country", "referrer", "local_hour")
+_CONTEXT_COLUMNS = ("device", "country", "referrer", "local_hour")
 
 
 @dataclass(frozen=True)
 class Featured:
-    """A piece of a data set with its features."""
+    """A chunk of a data set with its features."""
 
     part: Dataset
     rows: BackfilledRows
@@ -57,90 +56,90 @@ class Featured:
 def featured(
     data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE
 ) -> Iterator[Featured]:
-    """The features of a data set, piece by piece, in order."""
-    return featured_from(History(features, events), data, rows_max=rows_max)
+    """Yield the features of a data set in chunks, in order."""
+    return iterate_features_from(History(features, events), data, rows_max=rows_max)
 
 
-def featured_from(
+def iterate_features_from(
     history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE
 ) -> Iterator[Featured]:
-    """The same of several data sets, one after another, for which events are made ready once."""
+    """Yield the features of a data set; `history` can be shared by several data sets."""
     for part in data.chunks(rows_max):
         yield Featured(part, history.rows(_requests(part)))
 
 
-def encoded(
+def encode_rows(
     piece: Featured,
     encoder: Encoder,
     series: IndexSeries,
     *,
     position: bool = False,
     learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
-    otherwise: Space | None = None,
+    fallback_space: Space | None = None,
     live: LiveColumns = NOTHING_LIVE,
 ) -> Matrix:
-    """The matrix of a piece, shape (rows, columns).
+    """Encode a chunk as a matrix of shape (rows, columns).
 
     Args:
-        series: each request takes the newest index that is not after its t; there must be one.
-        position: whether rows carry the position at which they were shown; False puts all at the
-            first, as serving does.
-        learned: of training rows, target encodings as of each row's time; see `Encoder.encode`.
-        otherwise: vectors where the series has none: those of a bundle, which may know what came
-            later.
-        live: what the live columns of the piece's data are.
+        series: each request uses the newest index that is not after its t; there must be one.
+        position: whether rows carry the position at which they were shown; otherwise all get the
+            first position, as in serving.
+        learned: target encodings of training rows as of each row's time; see `Encoder.encode`.
+        fallback_space: vectors where the series has none: those of a bundle, which may know what
+            came later.
+        live: live columns of the chunk's data.
     """
     part, rows = piece.part, piece.rows
     columns = (
-        {} if part.live is None else {name: part.live[:, at] for at, name in enumerate(live.names)}
+        {}
+        if part.live is None
+        else {name: part.live[:, index] for index, name in enumerate(live.names)}
     )
-    place = series.place_of(part.t)
-    assert np.all(place >= 0)
+    index_position = series.place_of(part.t)
+    assert np.all(index_position >= 0)
     matrix = np.empty((part.rows, len(encoder.names)), np.float32)
     keys, request = part.items.keys[part.item], part.request
-    for index in np.unique(place):
-        chosen = np.flatnonzero(place == index)
-        low, high = (
-            chosen[0],
-            chosen[-1] + 1,
-        )  # requests are in order of time, so those of one index lie together
-        assert high - low == len(chosen)
-        here = slice(part.offsets[low], part.offsets[high])
-        sequences = {name: _some(sequence, low, high) for name, sequence in rows.sequences.items()}
-        matrix[here] = encoder.encode(
-            rows.numeric[here],
-            rows.categorical[here],
-            keys[here],
-            (request[here] - low).astype(np.intp),
+    for index in np.unique(index_position):
+        requests = np.flatnonzero(index_position == index)
+        # Requests are in order of time, so those of one index are adjacent.
+        low, high = requests[0], requests[-1] + 1
+        assert high - low == len(requests)
+        row_range = slice(part.offsets[low], part.offsets[high])
+        sequences = {
+            name: _slice_sequence(sequence, low, high) for name, sequence in rows.sequences.items()
+        }
+        matrix[row_range] = encoder.encode(
+            rows.numeric[row_range],
+            rows.categorical[row_range],
+            keys[row_range],
+            (request[row_range] - low).astype(np.intp),
             sequences,
             part.t[low:high],
             series.indexes[index],
-            part.position[here] if position else None,
-            {name: column[here] for name, column in (learned or {}).items()},
-            series.space(int(index)) or otherwise,
-            live={name: column[here] for name, column in columns.items()} if columns else None,
+            part.position[row_range] if position else None,
+            {name: column[row_range] for name, column in (learned or {}).items()},
+            series.space(int(index)) or fallback_space,
+            live={name: column[row_range] for name, column in columns.items()} if columns else None,
         )
     return matrix
 
 
-def needed_columns(features: FeatureSet) -> list[str]:
-    """The columns of `events` that training reads; a lake of millions of events fits into memory
-    without the others.
-    """
-    needed = {*_OF_ROWS, *_OF_CONTEXT, *event_columns(features)}
+def required_columns(features: FeatureSet) -> list[str]:
+    """Return the columns of `events` that training reads; the others need not fit into memory."""
+    needed = {*_ROW_COLUMNS, *_CONTEXT_COLUMNS, *event_columns(features)}
     return [name for name in ROUTED.names if name in needed]
 
 
 def columns_of(features: FeatureSet) -> Columns:
-    """The columns of a feature set as a bundle names them."""
+    """Return the columns of a feature set as a bundle names them."""
     return Columns(features.numeric, features.categorical, features.sequences)
 
 
-def _some(sequence: object, low: int, high: int) -> Ragged:
-    """The sequences of requests low…high, as a set of their own."""
+def _slice_sequence(sequence: object, low: int, high: int) -> Ragged:
+    """Return the sequences of requests low…high as a set of their own."""
     offsets, item, ts = sequence.offsets, sequence.item, sequence.ts  # type: ignore[attr-defined]
-    here = slice(offsets[low], offsets[high])
-    return Ragged(offsets[low : high + 1] - offsets[low], item[here], ts[here])
+    event_range = slice(offsets[low], offsets[high])
+    return Ragged(offsets[low : high + 1] - offsets[low], item[event_range], ts[event_range])
 
 
 def _requests(part: Dataset) -> Requests:

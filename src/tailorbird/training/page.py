@@ -1,6 +1,4 @@
-"""A page of a report: one HTML file without anything from the net, tables, and pictures as inline
-SVG.
-"""
+"""Report pages: one self-contained HTML file with tables, and charts as inline SVG."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,21 +18,31 @@ OURS, OTHERS = "#1b6e5f", "#9aa5ab"
 COLUMNS_SHOWN = 20
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ours: #58c2ab; --paper: #141a1d; } }
+:root {
+  color-scheme: light dark;
+  --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ours: #58c2ab; --paper: #141a1d; }
+}
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } small, .soft { color: var(--soft); }
-.ours td { color: var(--ours); font-weight: 600; } .verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
-.verdict.kept { border-color: #b3541e; } figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; }
+small, .soft { color: var(--soft); }
+.ours td { color: var(--ours); font-weight: 600; }
+.verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
+.verdict.kept { border-color: #b3541e; }
+figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
 h2 { margin-top: 2.2rem; font-size: 1.2rem; } svg { max-width: 100%; height: auto; }
 """
 
 
 def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
-    """Write the page, whose parts are HTML already, and return its path."""
+    """Write a page from HTML parts and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     opening = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · '
@@ -49,7 +57,7 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
 
 
 def plain(figure: Figure) -> Figure:
-    """The figure without what distracts."""
+    """Remove frame lines and shrink the tick labels of a figure."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
@@ -57,7 +65,7 @@ def plain(figure: Figure) -> Figure:
 
 
 def picture(figure: Figure) -> str:
-    """The figure as inline SVG, the same for the same figure."""
+    """Render a figure as inline SVG; the same figure gives the same text."""
     buffer = io.StringIO()
     with matplotlib.rc_context(
         {"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}
@@ -68,21 +76,20 @@ def picture(figure: Figure) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
-    """A table; cells are HTML already, and rows marked true are ours."""
+    """Render a table from HTML cells; rows marked true are highlighted."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
-        f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for cells, ours in rows
+        f"<tr{' class=ours' if highlighted else ''}>"
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for cells, highlighted in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
-    """What each of several splits in time learned from and was judged by; `first` is what they are
-    called.
-    """
+def splits_table(label: str, splits: Sequence[Mapping[str, Any]]) -> str:
+    """Render what each time split learned from and was evaluated on; `label` names the splits."""
     header = [
-        first,
+        label,
         "learned until",
         "judged",
         "requests learned",
@@ -94,10 +101,10 @@ def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
         (
             [
                 str(number),
-                one["learned_until"][:16],
-                f"{one['judged_from'][:16]} … {one['judged_to'][:16]}",
+                split["learned_until"][:16],
+                f"{split['judged_from'][:16]} … {split['judged_to'][:16]}",
                 *(
-                    f"{one[name]:,}"
+                    f"{split[name]:,}"
                     for name in (
                         "requests_learned",
                         "requests_judged",
@@ -108,35 +115,31 @@ def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
             ],
             False,
         )
-        for number, one in enumerate(splits, 1)
+        for number, split in enumerate(splits, 1)
     ]
     return table(header, rows)
 
 
 def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:
-    """How far off the probabilities are for whom: slice, its rows, mean predicted, mean observed,
-    calibration error.
-    """
+    """Render calibration by slice: rows, mean predicted, mean observed, calibration error."""
     rows = []
-    for name, each in slices.items():
-        count = each.count.sum()
+    for name, calibration in slices.items():
+        count = calibration.count.sum()
         means = [
-            f"{np.nansum(each.count * value) / count:.4f}"
-            for value in (each.predicted, each.observed)
+            f"{np.nansum(calibration.count * value) / count:.4f}"
+            for value in (calibration.predicted, calibration.observed)
         ]
-        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
+        rows.append(([escape(name), f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"], False))
     return table([*header, "calibration error, debiased"], rows)
 
 
 def reliability(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
-    """What came of each probability, with its interval, along the diagonal up to `top`; the axes
-    are named as said.
-    """
+    """Draw observed rates with intervals over predictions, next to the diagonal up to `top`."""
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     filled = bins.count > 0
     axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
-    spread = spread_of(bins)[filled]
+    spread = interval_half_width(bins)[filled]
     axes.errorbar(
         bins.predicted[filled],
         bins.observed[filled],
@@ -152,13 +155,13 @@ def reliability(bins: Calibration, top: float, predicted: str, observed: str) ->
     return plain(figure)
 
 
-def spread_of(bins: Calibration) -> np.ndarray:
-    """Half the 95 % interval of what was observed, shape (bins,)."""
+def interval_half_width(bins: Calibration) -> np.ndarray:
+    """Return half the 95 % interval of the observed rates, shape (bins,)."""
     return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
 
 
 def importance(shares: Mapping[str, float], title: str) -> Figure:
-    """The columns with the largest shares, which come first in `shares`."""
+    """Draw the columns with the largest shares, which come first in `shares`."""
     shown = list(shares.items())[:COLUMNS_SHOWN]
     figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
     axes = figure.subplots()

@@ -1,13 +1,13 @@
-"""What an answer costs beside how good it is: of everything that was judged, which is worth its
-time?
+"""Quality against the cost of a response, for everything that was evaluated.
 
-    cost      microseconds to score ITEMS candidates of one request, one thread, best of some repeats, on the machine that trained
+    cost      microseconds to score ITEMS candidates of one request on the machine that trained:
+              one thread, best of several repeats
     quality   NDCG@10 on the test part
-    front     what nothing else is both at least as good and at least as cheap as
+    front     everything that nothing else beats or equals in both
 
-A model's cost is that of its ONNX files, as serving runs them; a baseline's, of looking its number
-up. Reading the features of a request comes on top for every model alike: `features rank` measures
-it, column by column. Serving itself, with all of it, is in docs/benchmarks.md.
+A model's cost is that of its ONNX files, as serving runs them; a baseline's is a table lookup.
+Reading features adds the same to every model: `features rank` measures it per column.
+docs/benchmarks.md has the cost of serving as a whole.
 """
 
 import time
@@ -32,61 +32,60 @@ REPEATS = 15
 
 
 @dataclass(frozen=True)
-class Priced:
-    """One of those that were judged.
+class PricedModel:
+    """A model or baseline with its cost.
 
     Attributes:
-        us: microseconds; quality: of `PRIMARY`.
-        better: another that is at least as good and as cheap, "" where it lies on the front.
+        us: cost, microseconds.
+        quality: interval of `PRIMARY`.
+        dominated_by: another one at least as good and as cheap, "" on the front.
     """
 
     name: str
     us: float
     quality: Interval
-    better: str
+    dominated_by: str
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "us": round(self.us, 1),
             **flat({PRIMARY: self.quality}),
-            "on_front": not self.better,
-            "better": self.better,
+            "on_front": not self.dominated_by,
+            "better": self.dominated_by,
         }
 
 
-def model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix) -> float:
-    """Microseconds that a bundle's models take for ITEMS rows."""
+def measure_model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows: Matrix) -> float:
+    """Measure the microseconds that a bundle's models take for ITEMS rows."""
     sessions = {
         name: open_session(data, width=rows.shape[1], where=name) for name, data in exported.items()
     }
-    taken = np.ascontiguousarray(np.resize(rows, (ITEMS, rows.shape[1])), np.float32)
-    return _us(lambda: run_heads(sessions, heads, taken))
+    batch = np.ascontiguousarray(np.resize(rows, (ITEMS, rows.shape[1])), np.float32)
+    return _best_us(lambda: run_heads(sessions, heads, batch))
 
 
-def bundle_us(bundle: Bundle) -> float:
-    """The same of a bundle that was loaded."""
+def measure_bundle_us(bundle: Bundle) -> float:
+    """Measure the microseconds that a loaded bundle takes for ITEMS rows."""
     rows = np.resize(bundle.encoder.absent, (ITEMS, len(bundle.encoder.names)))
-    return _us(
+    return _best_us(
         lambda: run_heads(
             bundle.sessions, bundle.manifest.heads, np.ascontiguousarray(rows, np.float32)
         )
     )
 
 
-def baseline_us(items: int) -> float:
-    """Microseconds to look up a number for each of ITEMS candidates, out of those of all items, and
-    to take the best ten.
+def measure_baseline_us(items: int) -> float:
+    """Measure the microseconds to look up ITEMS candidates in a score table and take the best ten.
 
-    For a baseline that first has to sum over what a person had before, that is the least it takes:
-    this errs in its favour.
+    A baseline that sums over a person's history costs more, so this estimate favours it.
     """
     numbers = np.random.default_rng(0).random(max(items, ITEMS))
-    asked = np.linspace(0, len(numbers) - 1, ITEMS).astype(np.int64)
-    return _us(lambda: np.argpartition(numbers[asked], -K)[-K:])
+    lookups = np.linspace(0, len(numbers) - 1, ITEMS).astype(np.int64)
+    return _best_us(lambda: np.argpartition(numbers[lookups], -K)[-K:])
 
 
-def _us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
+def _best_us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
     work()
     best = float("inf")
     for _ in range(repeats):
@@ -96,55 +95,63 @@ def _us(work: Callable[[], object], *, repeats: int = REPEATS) -> float:
     return best * 1e6
 
 
-def priced(evaluation: Evaluation, us: Mapping[str, float]) -> list[Priced]:
-    """All that were judged and have a price, cheapest first."""
-    known = [name for name in evaluation.figures if name in us]
-    quality = {name: evaluation.figures[name][PRIMARY] for name in known}
+def price_models(evaluation: Evaluation, us: Mapping[str, float]) -> list[PricedModel]:
+    """Return everything that was evaluated and has a cost, cheapest first."""
+    names = [name for name in evaluation.figures if name in us]
+    quality = {name: evaluation.figures[name][PRIMARY] for name in names}
 
-    def better(name: str) -> str:
-        mine = (quality[name].value, -us[name])
-        above = [other for other in known if _dominates((quality[other].value, -us[other]), mine)]
+    def find_dominating(name: str) -> str:
+        own_price = (quality[name].value, -us[name])
+        above = [
+            other for other in names if _dominates((quality[other].value, -us[other]), own_price)
+        ]
         return max(above, key=lambda other: quality[other].value, default="")
 
     return sorted(
-        (Priced(name, us[name], quality[name], better(name)) for name in known),
-        key=lambda one: one.us,
+        (PricedModel(name, us[name], quality[name], find_dominating(name)) for name in names),
+        key=lambda model: model.us,
     )
 
 
-def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
+def _dominates(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    return first != second and first[0] >= second[0] and first[1] >= second[1]
 
 
-def pareto_picture(found: Sequence[Mapping[str, Any]], model: str) -> Figure:
-    """Cost against quality, with intervals; the front as a line. `found` as `Priced.plain` gives
-    it.
+def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
+    """Draw quality with intervals over cost, with the front as a line.
+
+    Args:
+        models: entries of `PricedModel.to_dict`.
     """
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
-    for one in found:
-        colour = OURS if one["name"] == model else OTHERS
-        if one[f"{PRIMARY}_low"] is not None:
+    for entry in models:
+        colour = OURS if entry["name"] == model else OTHERS
+        if entry[f"{PRIMARY}_low"] is not None:
             axes.plot(
-                [one["us"]] * 2,
-                [one[f"{PRIMARY}_low"], one[f"{PRIMARY}_high"]],
+                [entry["us"]] * 2,
+                [entry[f"{PRIMARY}_low"], entry[f"{PRIMARY}_high"]],
                 color=colour,
                 linewidth=1,
             )
         axes.plot(
-            [one["us"]], [one[PRIMARY]], "o" if one["on_front"] else "x", color=colour, markersize=5
+            [entry["us"]],
+            [entry[PRIMARY]],
+            "o" if entry["on_front"] else "x",
+            color=colour,
+            markersize=5,
         )
         axes.annotate(
-            one["name"],
-            (one["us"], one[PRIMARY]),
+            entry["name"],
+            (entry["us"], entry[PRIMARY]),
             textcoords="offset points",
             xytext=(5, 3),
             fontsize=7,
         )
-    front = [one for one in found if one["on_front"]]
+    front = [entry for entry in models if entry["on_front"]]
     axes.step(
-        [one["us"] for one in front],
-        [one[PRIMARY] for one in front],
+        [entry["us"] for entry in front],
+        [entry[PRIMARY] for entry in front],
         where="post",
         color=OURS,
         linewidth=0.8,

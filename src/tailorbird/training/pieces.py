@@ -1,11 +1,11 @@
-"""Rows with their features, piece by piece: in memory, or in files where there are more of them
-than fit.
+"""Rows with their features in chunks: in memory, or in files where they do not fit.
 
-    in memory   `Pieces.of(featured(…))`                       everything that follows makes a matrix of it
-    in files    `Pieces.in_files(featured(…), folder, rows)`   arrays are mapped; the matrix goes into files too (`streamed`)
+    in memory   `Pieces.of(iterate_features(…))`
+    in files    `Pieces.spill_to_files(iterate_features(…), folder, rows)`; arrays are mapped, and
+                `write_matrix_files` writes the matrix to files too
 
-Both hold the same numbers in the same order, and a net that learns from either ends in the same
-bits.
+Both hold the same numbers in the same order, and a net learns the same weights from either, bit for
+bit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ from tailorbird.models.deep.batches import Blocks, PartRows, Rows, write_parts
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.live import LiveColumns
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, encoded
+from tailorbird.training.matrix import Featured, encode_rows
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 
-ROWS_AT_ONCE = 250_000  # of a piece in files
-ROWS_LOOKED_AT = 500_000  # of a matrix in files, by what looks at columns
+ROWS_AT_ONCE = 250_000  # rows of a chunk in files
+SAMPLE_ROWS_MAX = 500_000  # rows of a matrix in files that column checks sample
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces in order, and their categorical columns together, shape (rows, columns)."""
+    """Chunks in order, and their categorical columns stacked, shape (rows, columns)."""
 
-    each: Sequence[Featured]
+    chunks: Sequence[Featured]
     categorical: Keys
 
     @classmethod
@@ -41,35 +41,38 @@ class Pieces:
         return cls(pieces, np.concatenate([piece.rows.categorical for piece in pieces]))
 
     @classmethod
-    def in_files(cls, pieces: Iterable[Featured], folder: Path, rows: int) -> "Pieces":
-        """Write the features of each piece as it comes.
+    def spill_to_files(cls, pieces: Iterable[Featured], folder: Path, rows: int) -> "Pieces":
+        """Write the features of each chunk as it arrives.
 
         Args:
-            folder: is made; whoever asks deletes it.
-            rows: of all pieces.
+            folder: is created; the caller deletes it.
+            rows: rows of all chunks.
         """
         folder.mkdir(parents=True)
-        each: list[Featured] = []
-        categorical, at = np.zeros((rows, 0), np.uint64), 0
+        chunks: list[Featured] = []
+        categorical, start = np.zeros((rows, 0), np.uint64), 0
         for number, piece in enumerate(pieces):
             width = piece.rows.categorical.shape[1]
-            if not at and width and rows:
+            if not start and width and rows:
                 categorical = np.lib.format.open_memmap(
                     folder / "categorical.npy", "w+", np.uint64, (rows, width)
                 )
-            here = slice(at, at := at + piece.part.rows)
-            categorical[here] = piece.rows.categorical
-            each.append(
-                replace(piece, rows=_mapped(piece.rows, categorical[here], folder / f"{number:06}"))
+            row_range = slice(start, start := start + piece.part.rows)
+            categorical[row_range] = piece.rows.categorical
+            chunks.append(
+                replace(
+                    piece,
+                    rows=_map_rows(piece.rows, categorical[row_range], folder / f"{number:06}"),
+                )
             )
-        return cls(each, categorical)
+        return cls(chunks, categorical)
 
-    def number(self, place: int) -> npt.NDArray[np.float32]:
-        """A numeric column of all rows."""
-        return np.concatenate([piece.rows.numeric[:, place] for piece in self.each])
+    def numeric_column(self, index: int) -> npt.NDArray[np.float32]:
+        """Return a numeric column of all rows."""
+        return np.concatenate([piece.rows.numeric[:, index] for piece in self.chunks])
 
 
-def streamed(
+def write_matrix_files(
     pieces: Pieces,
     encoder: Encoder,
     series: IndexSeries,
@@ -81,28 +84,36 @@ def streamed(
     learned: Mapping[str, npt.NDArray[np.float64]],
     live: LiveColumns,
 ) -> PartRows:
-    """The rows that a net learns from, in files: of the matrix one piece is in memory at a time."""
+    """Write the rows that a net learns from to files; one chunk is in memory at a time."""
 
-    def each() -> Iterator[Rows]:
-        at = 0
-        for piece in pieces.each:
-            here = slice(at, at := at + piece.part.rows)
-            mine = {name: column[here] for name, column in learned.items()}
-            matrix = encoded(piece, encoder, series, position=position, learned=mine, live=live)
-            yield Rows(matrix, {head: label[here] for head, label in labels.items()}, weight[here])
+    def iterate_blocks() -> Iterator[Rows]:
+        start = 0
+        for piece in pieces.chunks:
+            row_range = slice(start, start := start + piece.part.rows)
+            encodings = {name: column[row_range] for name, column in learned.items()}
+            matrix = encode_rows(
+                piece, encoder, series, position=position, learned=encodings, live=live
+            )
+            yield Rows(
+                matrix,
+                {head: label[row_range] for head, label in labels.items()},
+                weight[row_range],
+            )
 
-    return write_parts(folder, each())
+    return write_parts(folder, iterate_blocks())
 
 
-def looked_at(rows: Blocks, rows_max: int = ROWS_LOOKED_AT) -> Rows:
-    """Some blocks, evenly over all, in memory: as many as `rows_max` rows hold, one at least."""
+def sample_blocks(rows: Blocks, rows_max: int = SAMPLE_ROWS_MAX) -> Rows:
+    """Return blocks spread evenly over all rows: at most `rows_max` rows, at least one block."""
     count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
     blocks = [
-        rows.block(place)
-        for place in dict.fromkeys(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())
+        rows.block(block_index)
+        for block_index in dict.fromkeys(
+            np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist()
+        )
     ]
     label = np.concatenate([block.labels for block in blocks])
-    labels = {head: label[:, place] for place, head in enumerate(rows.heads)}
+    labels = {head: label[:, column] for column, head in enumerate(rows.heads)}
     return Rows(
         np.concatenate([block.matrix for block in blocks]),
         labels,
@@ -110,30 +121,30 @@ def looked_at(rows: Blocks, rows_max: int = ROWS_LOOKED_AT) -> Rows:
     )
 
 
-def _mapped(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:
+def _map_rows(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:
     folder.mkdir()
     sequences = {
         name: RaggedSequence(
-            each.offsets,
-            _in_file(each.item, folder / f"{place}-item.npy"),
-            _in_file(each.type, folder / f"{place}-type.npy"),
-            _in_file(each.ts, folder / f"{place}-ts.npy"),
+            sequence.offsets,
+            _map_array(sequence.item, folder / f"{sequence_index}-item.npy"),
+            _map_array(sequence.type, folder / f"{sequence_index}-type.npy"),
+            _map_array(sequence.ts, folder / f"{sequence_index}-ts.npy"),
             {
-                key: _in_file(value, folder / f"{place}-{nth}.npy")
-                for nth, (key, value) in enumerate(each.values.items())
+                key: _map_array(value, folder / f"{sequence_index}-{nth}.npy")
+                for nth, (key, value) in enumerate(sequence.values.items())
             },
         )
-        for place, (name, each) in enumerate(rows.sequences.items())
+        for sequence_index, (name, sequence) in enumerate(rows.sequences.items())
     }
     return replace(
         rows,
-        numeric=_in_file(rows.numeric, folder / "numeric.npy"),
+        numeric=_map_array(rows.numeric, folder / "numeric.npy"),
         categorical=categorical,
         sequences=sequences,
     )
 
 
-def _in_file(array: npt.NDArray, path: Path) -> npt.NDArray:
+def _map_array(array: npt.NDArray, path: Path) -> npt.NDArray:
     if not array.size:  # an empty file cannot be mapped
         return array
     np.save(path, array)

@@ -1,8 +1,7 @@
-"""From rows with their features to what a model is fitted on: labels, the encoder as it is learned
-from training rows, matrices.
+"""Preparation of rows for fitting: labels, the encoder learned from training rows, matrices.
 
-Training and tuning prepare rows by these functions alike. What a column is made of stands in
-`ranking.encoders`; how pieces get their features, in `training.matrix`.
+Training and tuning share these functions. `ranking.encoders` defines the columns, and
+`training.matrix` computes features.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +19,20 @@ from tailorbird.ranking.tower import VECTOR_COLUMNS
 from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, columns_of, encoded
+from tailorbird.training.matrix import Featured, columns_of, encode_rows
 from tailorbird.training.pieces import Pieces
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.target import Labelled
-from tailorbird.training.transforms import fit_transforms, plan, preset
+from tailorbird.training.transforms import find_preset, fit_transforms, plan_transforms
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
-def labels_of(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
-    """What is learned from: the labels (NaN where unknown), or the same shuffled, which no
-    transform may see through either.
+def training_labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]:
+    """Return the labels to learn from (NaN where unknown), shuffled if the settings say so.
+
+    Shuffling happens here so that transforms see shuffled labels too.
     """
     rng = np.random.default_rng([settings.seed, 1])
     return {
@@ -51,53 +51,53 @@ def learn_encoder(
     position: bool,
     live: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
-    """The encoder, learned from training rows, and the target encodings of these very rows as of
-    their times.
-    """
+    """Learn the encoder from training rows; return also their target encodings in time."""
     columns = columns_of(features)
-    near = tuple(VECTOR_COLUMNS) if series.spaces else ()
-    similar = (*near, *live.names)
-    wanted = plan(
+    vector_columns = tuple(VECTOR_COLUMNS) if series.spaces else ()
+    similarity_columns = (*vector_columns, *live.names)
+    column_plan = plan_transforms(
         columns,
         features.transforms,
-        preset(settings.preset),
+        find_preset(settings.preset),
         position=position,
         leave_out=settings.leave_out,
-        similarities=similar,
+        similarities=similarity_columns,
     )
     categorical = pieces.categorical
-    placed = position and POSITION not in wanted.hidden
-    computed = (*COMPUTED, *near)
+    has_position = position and POSITION not in column_plan.hidden
+    computed = (*COMPUTED, *vector_columns)
     encoder = fit_encoder(
         columns,
         categorical,
         computed=computed,
-        position=placed,
-        leave_out=wanted.hidden,
+        position=has_position,
+        leave_out=column_plan.hidden,
         similarities=features.similarities,
         candidates=live.candidates,
     )
-    sources = {one.column for one in wanted.transforms}
+    transformed = {transform.column for transform in column_plan.transforms}
     rows: dict[str, Column] = {
-        name: categorical[:, place]
-        for place, name in enumerate(columns.categorical)
-        if name in sources
+        name: categorical[:, index]
+        for index, name in enumerate(columns.categorical)
+        if name in transformed
     }
-    for place, name in enumerate(columns.numeric):
-        if name in sources:
-            rows[name] = pieces.number(place)
-    if others := [name for name in (*COMPUTED, *similar, POSITION) if name in sources]:
+    for column_index, name in enumerate(columns.numeric):
+        if name in transformed:
+            rows[name] = pieces.numeric_column(column_index)
+    if derived := [
+        name for name in (*COMPUTED, *similarity_columns, POSITION) if name in transformed
+    ]:
         probe = msgspec.structs.replace(
             encoder,
             numeric=(),
             vocabularies=(),
-            computed=tuple(name for name in others if name != POSITION),
-            position=POSITION in others,
+            computed=tuple(name for name in derived if name != POSITION),
+            position=POSITION in derived,
         )
-        probed = stack(pieces.each, probe, series, position=position, live=live)
-        rows |= {name: probed[:, place] for place, name in enumerate(probe.names)}
-    learned = fit_transforms(wanted.transforms, rows, labelled)
-    return msgspec.structs.replace(encoder, transforms=learned.outputs), learned.in_time
+        derived_matrix = stack(pieces.chunks, probe, series, position=position, live=live)
+        rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
+    fitted = fit_transforms(column_plan.transforms, rows, labelled)
+    return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
 
 
 def stack(
@@ -109,10 +109,12 @@ def stack(
     live: LiveColumns,
     learned: Mapping[str, Floats] | None = None,
 ) -> Matrix:
-    """The matrix of several pieces, one after the other; see `training.matrix.encoded`."""
-    matrices, at = [], 0
+    """Stack the matrices of several chunks; see `training.matrix.encode_rows`."""
+    matrices, start = [], 0
     for piece in pieces:
-        here = slice(at, at := at + piece.part.rows)
-        mine = {name: column[here] for name, column in (learned or {}).items()}
-        matrices.append(encoded(piece, encoder, series, position=position, learned=mine, live=live))
+        row_range = slice(start, start := start + piece.part.rows)
+        encodings = {name: column[row_range] for name, column in (learned or {}).items()}
+        matrices.append(
+            encode_rows(piece, encoder, series, position=position, learned=encodings, live=live)
+        )
     return np.concatenate(matrices)

@@ -1,13 +1,12 @@
-"""Candidates of past requests: what the slot's own sources gave at each request's moment, by the
-code that serving runs.
+"""Replay of candidate sources: candidates of past requests, computed by the code that serves.
 
-    replay = Replay(events, features, slot, people, items, live)
-    for part in replay.drawn(requests): ...       candidates, labels and live columns, one chunk of requests at a time
-    replay.columns(rows)                          live columns of rows that are there already, such as logged answers
+    replay = Replay(events, features, slot, items, live)
+    for chunk in replay.draw_candidates(requests): ...  candidates and live columns, chunk by chunk
+    replay.read_live_columns(rows)                      live columns of logged responses
 
-A replay takes in the log once (`candidates.replay`); each request sees the tables of its moment,
-and the person's sequences as the features had them at its (t, p). Nothing is drawn from pools, and
-what a person chose is no candidate unless a source gave it.
+A replay processes the log once (`candidates.replay`). Each request sees the tables of its moment,
+and the person's sequences as the features had them at its (t, p). A chosen item is no candidate
+unless a source gave it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,26 +45,23 @@ Keys = npt.NDArray[np.uint64]
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Near = Callable[
-    [int, CandidateRequest, int], RankedList
-]  # time, who asks, how many: what is nearest to the person's vector
+# Arguments: time, requester, limit. Returns the items nearest to the person's vector.
+VectorRetriever = Callable[[int, CandidateRequest, int], RankedList]
 Progress = Callable[[int, int], None]
 
-CHUNK = 500  # requests
-SLATE = 20  # items of a baseline's list
+CHUNK_REQUESTS = 500
+SLATE_SIZE = 20  # items of a baseline's slate
 
 
 @dataclass(frozen=True)
 class Slates:
-    """What a baseline would show to some requests: request r has the item codes
-    item[offsets[r]:offsets[r + 1]], best first.
-    """
+    """Slates of a baseline: request r has item[offsets[r]:offsets[r + 1]], best first."""
 
     offsets: Ints
     item: Ints
 
     def take(self, requests: Ints) -> "Slates":
-        """Those of some requests, in the given order."""
+        """Select the slates of some requests, in the given order."""
         size = np.diff(self.offsets)[requests]
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
         return Slates(
@@ -76,27 +72,29 @@ class Slates:
         )
 
 
-def joined_slates(each: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
-    """Put the slates of different requests together, in the given order."""
+def concat_slates(parts: Sequence[Mapping[str, Slates]]) -> dict[str, Slates]:
+    """Concatenate the slates of different requests, in the given order."""
     return (
         {
-            name: _slates([lists for part in each for lists in _lists(part[name])])
-            for name in each[0]
+            name: _build_slates([lists for part in parts for lists in _split_slates(part[name])])
+            for name in parts[0]
         }
-        if each
+        if parts
         else {}
     )
 
 
 @dataclass(frozen=True)
-class Part:
+class CandidateChunk:
     """Candidates of some requests, in order of the requests.
 
     Attributes:
-        request: (m,): which requests of those that were asked for.
-        size: (m,): how many candidates each has.
-        item: (n,): codes; `rank`: the best rank in any source; `live`: (n, columns).
-        slates: by baseline.
+        request: (m,), indices of the requests.
+        size: (m,), number of candidates of each.
+        item: (n,), item codes.
+        rank: (n,), best rank in any source.
+        live: (n, columns), live columns.
+        slates: slates by baseline.
     """
 
     request: Ints
@@ -108,15 +106,16 @@ class Part:
 
 
 class Replay:
-    """Asks the sources of a slot about past requests.
+    """Queries the sources of a slot for past requests.
 
     Args:
-        events: of the lake, in order of p, with the columns of `candidates.batch.COLUMNS` and those
-            that sequences need.
-        hide: event types whose items are not shown again.
-        live: columns to read; more than one model may want them.
-        baselines: whose lists are wanted as well.
-        near: gives candidates by vectors, for the source `sequence`; None without them.
+        events: events of the lake, in order of p, with the columns of `candidates.batch.COLUMNS`
+            and those that sequences need.
+        items: codes of items.
+        live: live columns to read, possibly for several models.
+        baselines: baselines whose slates are built as well.
+        sources: source → limit; by default those of the slot.
+        retriever: returns candidates by vectors, for the source `sequence`; None without vectors.
     """
 
     def __init__(
@@ -129,69 +128,78 @@ class Replay:
         *,
         baselines: Sequence[str] = (),
         sources: Mapping[str, int] | None = None,
-        near: Near | None = None,
+        retriever: VectorRetriever | None = None,
     ) -> None:
         self._events, self._features, self._slot, self._items = events, features, slot, items
         self.live = live
         self.baselines = {name: Baseline.parse(name) for name in baselines}
         self._sources = dict(sources if sources is not None else bounded(slot.sources))
-        self._near = near
-        further = (name for baseline in self.baselines.values() for name in baseline.sources)
-        self._names = live_sources(dict.fromkeys([*self._sources, *live.sources, *further]))
+        self._retriever = retriever
+        baseline_sources = (
+            name for baseline in self.baselines.values() for name in baseline.sources
+        )
+        self._names = live_sources(
+            dict.fromkeys([*self._sources, *live.sources, *baseline_sources])
+        )
         self._contract: Contract = contract_of(self._names, shown=slot.denominator)
         order = np.argsort(items.keys)
         self._keys, self._code = items.keys[order], order
-        self._of_lists: dict[int, tuple[RankedList, Ints]] = {}
+        self._list_cache: dict[int, tuple[RankedList, Ints]] = {}
         self._hide = hash64s(list(slot.hide_seen)) if slot.hide_seen else np.zeros(0, np.uint64)
-        self._main = features.sequences[0] if features.sequences else ""
-        self._past: History | None = None
+        self._main_sequence = features.sequences[0] if features.sequences else ""
+        self._history: History | None = None
 
-    def drawn(
+    def draw_candidates(
         self, data: Dataset, *, progress: Progress = lambda done, total: None
-    ) -> Iterator[Part]:
-        """Yield the candidates of requests, a chunk at a time; the requests of a chunk ascend,
-        those of chunks need not.
-        """
-        sequences = self.sequences(data)
-        taken: list[_Taken] = []
-        for question, lists in self.asked(data, sequences, progress=progress):
-            taken.append(
-                self._take(question, int(data.t[question]), lists, _of(sequences, question))
-            )
-            if len(taken) >= CHUNK:
-                yield _part(taken, tuple(self.baselines))
-                taken = []
-        if taken:
-            yield _part(taken, tuple(self.baselines))
+    ) -> Iterator[CandidateChunk]:
+        """Yield the candidates of requests in chunks.
 
-    def of_rows(
+        Requests ascend within a chunk, but not necessarily across chunks.
+        """
+        sequences = self.read_sequences(data)
+        collected: list[_RequestCandidates] = []
+        for request, lists in self.iterate_lists(data, sequences, progress=progress):
+            collected.append(
+                self._collect_candidates(
+                    request, int(data.t[request]), lists, _request_sequences(sequences, request)
+                )
+            )
+            if len(collected) >= CHUNK_REQUESTS:
+                yield _build_chunk(collected, tuple(self.baselines))
+                collected = []
+        if collected:
+            yield _build_chunk(collected, tuple(self.baselines))
+
+    def read_live_columns(
         self, data: Dataset, *, progress: Progress = lambda done, total: None
     ) -> tuple[Matrix, dict[str, Floats]]:
-        """Return the live columns of rows that are there already, (rows, columns), and by baseline
-        their values, (rows,).
-        """
-        sequences = self.sequences(data)
-        keys, found = (
+        """Return live columns of rows, (rows, columns), and their values by baseline, (rows,)."""
+        sequences = self.read_sequences(data)
+        keys, matrix = (
             self._items.keys[data.item],
             np.empty((data.rows, len(self.live.names)), np.float32),
         )
         values = {name: np.zeros(data.rows) for name in self.baselines}
-        for question, lists in self.asked(data, sequences, progress=progress):
-            here = slice(data.offsets[question], data.offsets[question + 1])
-            found[here] = self.live.matrix(lists, _of(sequences, question), keys[here])
-            for name, each in self.baselines.items():
-                values[name][here] = each.values(lists, keys[here])
-        return found, values
+        for request, lists in self.iterate_lists(data, sequences, progress=progress):
+            row_range = slice(data.offsets[request], data.offsets[request + 1])
+            matrix[row_range] = self.live.matrix(
+                lists, _request_sequences(sequences, request), keys[row_range]
+            )
+            for name, baseline in self.baselines.items():
+                values[name][row_range] = baseline.values(lists, keys[row_range])
+        return matrix, values
 
-    def sequences(self, data: Dataset) -> Mapping[str, RaggedSequence]:
-        """Return the persons' sequences at the (t, p) of each request, as the features have them."""
+    def read_sequences(self, data: Dataset) -> Mapping[str, RaggedSequence]:
+        """Return the persons' sequences as the features have them at the (t, p) of each request."""
         if not self._features.sequences:
             return {}
-        if self._past is None:
-            self._past = History(self._features, self._events, only=list(self._features.sequences))
+        if self._history is None:
+            self._history = History(
+                self._features, self._events, only=list(self._features.sequences)
+            )
         context = data.context
         nothing = pa.nulls(data.requests, pa.string())
-        asked = Requests(
+        requests = Requests(
             data.t,
             data.p,
             context["person"],
@@ -202,99 +210,101 @@ class Replay:
             context["country"],
             context["local_hour"],
         )
-        return self._past.rows(asked).sequences
+        return self._history.rows(requests).sequences
 
-    def asked(
+    def iterate_lists(
         self,
         data: Dataset,
         sequences: Mapping[str, RaggedSequence],
         *,
         progress: Progress = lambda done, total: None,
     ) -> Iterator[tuple[int, RequestLists]]:
-        """Yield each request with its lists, in log order; they hold until the next."""
+        """Yield each request with its lists in log order; lists are valid until the next one."""
         texts = {name: data.context[name].to_pylist() for name in CONTEXT}
         requests = []
-        for question in range(data.requests):
-            mine = _of(sequences, question).get(self._main)
-            segments = segment_keys({name: values[question] for name, values in texts.items()})
-            asked = (
+        for index in range(data.requests):
+            sequence = _request_sequences(sequences, index).get(self._main_sequence)
+            segments = segment_keys({name: values[index] for name, values in texts.items()})
+            request = (
                 CandidateRequest(segments=segments)
-                if mine is None
-                else CandidateRequest(mine.item, mine.ts, segments)
+                if sequence is None
+                else CandidateRequest(sequence.item, sequence.ts, segments)
             )
-            requests.append(asked)
+            requests.append(request)
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
         questions = Questions(requests, epochs_by_group(self._events, p))
-        for chosen, lists in replayed(
+        for indices, lists in replayed(
             self._contract, self._events, questions, self._names, progress=progress
         ):
-            yield from zip(chosen.tolist(), lists, strict=True)
+            yield from zip(indices.tolist(), lists, strict=True)
 
-    def merged(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> Merged:
-        """Return what some sources give one request at t, rows being codes of items."""
+    def merge_sources(self, t: int, lists: RequestLists, sources: Mapping[str, int]) -> Merged:
+        """Return the merged candidates of some sources for a request at t; rows are item codes."""
         merge = Merge(len(self._items))
         for name, limit in sources.items():
             source = source_of(name)
             if source.kind in LIVE:
-                merge.add(name, limit, *self._codes(lists.of(name)))
-            elif source.kind == "sequence" and self._near is not None:
+                merge.add(name, limit, *self._list_codes(lists.of(name)))
+            elif source.kind == "sequence" and self._retriever is not None:
                 merge.add(
-                    name, limit, *self._codes(self._near(t, lists.request, limit + merge.size))
+                    name,
+                    limit,
+                    *self._list_codes(self._retriever(t, lists.request, limit + merge.size)),
                 )
         return merge.all()
 
-    def _take(
-        self, question: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
-    ) -> "_Taken":
-        """One request's candidates, as a server would find them."""
-        merged = self.merged(t, lists, self._sources)
+    def _collect_candidates(
+        self, request: int, t: int, lists: RequestLists, sequences: Mapping[str, Any]
+    ) -> "_RequestCandidates":
+        """Return the candidates of one request as a server would find them."""
+        merged = self.merge_sources(t, lists, self._sources)
         hidden = (
-            [one.item[np.isin(one.type, self._hide)] for one in sequences.values()]
+            [sequence.item[np.isin(sequence.type, self._hide)] for sequence in sequences.values()]
             if len(self._hide)
             else []
         )
-        seen = np.concatenate([np.zeros(0, np.uint64), *hidden])
+        hidden_items = np.concatenate([np.zeros(0, np.uint64), *hidden])
         keys = self._items.keys[merged.rows]
-        kept = ~np.isin(keys, seen)
-        codes, keys = merged.rows[kept], keys[kept]
+        is_visible = ~np.isin(keys, hidden_items)
+        codes, keys = merged.rows[is_visible], keys[is_visible]
         ranks = [rank for name in self._names if len(rank := lists.of(name).ranks(keys))]
         best = (
-            np.min([np.where(rank < 0, FAR, rank) for rank in ranks], axis=0)
+            np.min([np.where(rank < 0, ABSENT_RANK, rank) for rank in ranks], axis=0)
             if ranks
             else np.zeros(len(keys), np.int64)
         )
         slates = {
-            name: self._codes_of(each.top(lists, seen, SLATE))
-            for name, each in self.baselines.items()
+            name: self._encode_keys(baseline.top(lists, hidden_items, SLATE_SIZE))
+            for name, baseline in self.baselines.items()
         }
-        return _Taken(question, codes, best, self.live.matrix(lists, sequences, keys), slates)
+        return _RequestCandidates(
+            request, codes, best, self.live.matrix(lists, sequences, keys), slates
+        )
 
-    def _codes(self, listed: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
-        """The codes of a list's items; those of leaderboards, which many requests read, are
-        remembered.
-        """
-        kept = self._of_lists.get(id(listed))
-        if kept is not None and kept[0] is listed:
-            return kept[1], listed.scores
-        codes = self._codes_of(listed.keys)
+    def _list_codes(self, listed: RankedList) -> tuple[Ints, npt.NDArray[np.float64]]:
+        """Return the codes of a list's items; codes of shared leaderboards are cached."""
+        cached = self._list_cache.get(id(listed))
+        if cached is not None and cached[0] is listed:
+            return cached[1], listed.scores
+        codes = self._encode_keys(listed.keys)
         if "ordered" in listed.__dict__:
-            if len(self._of_lists) > LISTS_KEPT:
-                self._of_lists.clear()
-            self._of_lists[id(listed)] = listed, codes
+            if len(self._list_cache) > CACHED_LISTS_MAX:
+                self._list_cache.clear()
+            self._list_cache[id(listed)] = listed, codes
         return codes, listed.scores
 
-    def _codes_of(self, keys: Keys) -> Ints:
-        at = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
-        assert not len(keys) or (self._keys[at] == keys).all()  # sources give what the log has
-        return self._code[at] if len(keys) else np.zeros(0, np.intp)
+    def _encode_keys(self, keys: Keys) -> Ints:
+        index = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        assert not len(keys) or (self._keys[index] == keys).all()  # sources only know logged items
+        return self._code[index] if len(keys) else np.zeros(0, np.intp)
 
 
-FAR = 1 << 20  # the rank of what a source does not have
-LISTS_KEPT = 256
+ABSENT_RANK = 1 << 20  # rank of an item that a source does not have
+CACHED_LISTS_MAX = 256
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _RequestCandidates:
     request: int
     item: Ints
     rank: Ints
@@ -302,42 +312,43 @@ class _Taken:
     slates: Mapping[str, Ints]
 
 
-def _part(taken: list[_Taken], baselines: Sequence[str]) -> Part:
-    taken = sorted(taken, key=lambda one: one.request)
+def _build_chunk(collected: list[_RequestCandidates], baselines: Sequence[str]) -> CandidateChunk:
+    collected = sorted(collected, key=lambda candidates: candidates.request)
     item, rank, live = (
-        np.concatenate([getattr(one, name) for one in taken]) for name in ("item", "rank", "live")
+        np.concatenate([getattr(candidates, name) for candidates in collected])
+        for name in ("item", "rank", "live")
     )
-    slates = {name: _slates([one.slates[name] for one in taken]) for name in baselines}
+    slates = {
+        name: _build_slates([candidates.slates[name] for candidates in collected])
+        for name in baselines
+    }
     request, size = (
-        np.array([one.request for one in taken]),
-        np.array([len(one.item) for one in taken]),
+        np.array([candidates.request for candidates in collected]),
+        np.array([len(candidates.item) for candidates in collected]),
     )
-    return Part(request, size, item, rank, live, slates)
+    return CandidateChunk(request, size, item, rank, live, slates)
 
 
-def _slates(lists: Sequence[Ints]) -> Slates:
-    offsets = np.concatenate(([0], np.cumsum([len(one) for one in lists]))).astype(np.int64)
+def _build_slates(lists: Sequence[Ints]) -> Slates:
+    offsets = np.concatenate(([0], np.cumsum([len(items) for items in lists]))).astype(np.int64)
     return Slates(offsets, np.concatenate([np.zeros(0, np.int64), *lists]))
 
 
-def _lists(slates: Slates) -> list[Ints]:
+def _split_slates(slates: Slates) -> list[Ints]:
     return np.split(slates.item, slates.offsets[1:-1])
 
 
-def _of(sequences: Mapping[str, RaggedSequence], request: int) -> dict[str, Any]:
-    """The sequences of one request."""
-    return {name: each.of(request) for name, each in sequences.items()}
+def _request_sequences(sequences: Mapping[str, RaggedSequence], request: int) -> dict[str, Any]:
+    """Return the sequences of one request."""
+    return {name: sequence.of(request) for name, sequence in sequences.items()}
 
 
 def live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
-    """Return the columns that a ranker of a slot reads live: of the slot's sources, of the columns
-    that it asks for, and similarities.
-    """
+    """Return the live columns of a slot's ranker: sources, declared columns and similarities."""
     names = dict.fromkeys(live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
-    by_column = {
-        source_of(name).column: name for name in names
-    }  # `trending` and `popular:1h` are one
-    similar = tuple(kept(one) for one in features.similarities)
+    # `trending` and `popular:1h` are one column.
+    by_column = {source_of(name).column: name for name in names}
+    similar = tuple(kept(similarity) for similarity in features.similarities)
     return LiveColumns(CandidateColumns(tuple(by_column.values())), similar)
 
 

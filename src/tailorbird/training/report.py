@@ -1,7 +1,6 @@
-"""The report of a training: one HTML file without anything from the net, tables with intervals and
-pictures as inline SVG.
+"""Training report: one self-contained HTML file of tables with intervals, and charts as inline SVG.
 
-What stands in it is what `TrainReport` holds; nothing is computed here but pictures.
+It shows the contents of `TrainReport`; nothing but charts is computed here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,14 @@ from tailorbird.training.page import (
     OURS,
     calibration_table,
     importance,
+    interval_half_width,
     picture,
     plain,
     reliability,
-    spread_of,
     table,
     write_page,
 )
-from tailorbird.training.pareto import pareto_picture
+from tailorbird.training.pareto import pareto_chart
 from tailorbird.training.serving_cost import ITEMS
 from tailorbird.training.settings import TrainReport
 
@@ -35,20 +34,20 @@ COLUMNS_SHOWN = 25
 
 
 def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel]) -> Path:
-    """Write the page and return its path."""
+    """Write the report page and return its path."""
     parts = [
-        _head(report),
-        _figures(report.evaluation),
-        _slices(report.evaluation),
-        _cold(report.evaluation),
-        _costs(report),
-        *(_of_head(name, report.evaluation, model) for name, model in models.items()),
-        _facts(report),
+        _summary(report),
+        _figures_section(report.evaluation),
+        _slices_section(report.evaluation),
+        _cold_start_section(report.evaluation),
+        _costs_section(report),
+        *(_head_section(name, report.evaluation, model) for name, model in models.items()),
+        _facts_section(report),
     ]
     return write_page(path, f"{report.version} · {report.about['slot']}", parts)
 
 
-def _head(report: TrainReport) -> str:
+def _summary(report: TrainReport) -> str:
     verdict = (
         "goes live"
         if report.promoted
@@ -57,7 +56,7 @@ def _head(report: TrainReport) -> str:
         else "is kept, not promoted"
     )
     kind = "" if report.decision.promote else " kept"
-    more = "".join(
+    notes = "".join(
         f"<li>{escape(reason)}</li>" for reason in (*report.decision.reasons[1:], *report.notes)
     )
     window = report.about["window_text"]
@@ -65,7 +64,7 @@ def _head(report: TrainReport) -> str:
     return (
         f"<h1>{escape(report.version)}, ranker of slot {escape(report.about['slot'])}</h1>"
         f'<p class="verdict{kind}">{escape(report.version)} {verdict}: '
-        f"{escape(report.decision.reason)}</p><ul>{more}</ul>"
+        f"{escape(report.decision.reason)}</p><ul>{notes}</ul>"
         f'<p class="soft">Learned from {window["from"][:16]} to '
         f"{window['train_until'][:16]}, judged on {window['test_from'][:16]} to "
         f"{window['test_to'][:16]} UTC: {evaluation.requests:,} requests with something to "
@@ -73,29 +72,29 @@ def _head(report: TrainReport) -> str:
     )
 
 
-def _figures(evaluation: Evaluation) -> str:
+def _figures_section(evaluation: Evaluation) -> str:
     names = list(next(iter(evaluation.figures.values())))
     ordered = sorted(evaluation.figures, key=lambda name: -evaluation.figures[name][PRIMARY].value)
     rows = []
     for name in ordered:
         gain = evaluation.differences.get(name)
-        told = "" if gain is None else gain.marked
+        gain_cell = "" if gain is None else gain.marked
         figures = evaluation.figures[name]
         cells = [
             escape(name),
             *(_cell(figures[figure]) if figure in figures else "–" for figure in names),
-            told,
+            gain_cell,
         ]
         rows.append((cells, name == evaluation.model))
     compared = table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
     intro = "95 % intervals from resampling people; differences are paired over the same requests."
     return (
         "<h2>Beside the baselines</h2><p "
-        f"class='soft'>{intro}</p>{compared}{picture(_compared(evaluation, ordered))}"
+        f"class='soft'>{intro}</p>{compared}{picture(_comparison_chart(evaluation, ordered))}"
     )
 
 
-def _slices(evaluation: Evaluation) -> str:
+def _slices_section(evaluation: Evaluation) -> str:
     best = evaluation.best_baseline
     rows = [
         (
@@ -112,29 +111,29 @@ def _slices(evaluation: Evaluation) -> str:
     return f"<h2>For whom</h2>{table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
 
 
-def _cold(evaluation: Evaluation) -> str:
-    """Cold start: the curves of people and of items, as tables and as one picture."""
+def _cold_start_section(evaluation: Evaluation) -> str:
+    """Render the cold-start curves of users and items, as tables and one chart."""
     if not any(evaluation.cold.values()):
         return ""
     best = evaluation.best_baseline
     tables = []
-    for of, steps in evaluation.cold.items():
+    for subject, steps in evaluation.cold.items():
         rows = []
         for step in steps:
-            theirs = _cell(step.figures[best]) if best else ""
+            baseline_cell = _cell(step.figures[best]) if best else ""
             rows.append(
                 (
                     [
                         step.events,
                         f"{step.requests:,}",
                         _cell(step.figures[evaluation.model]),
-                        theirs,
+                        baseline_cell,
                     ],
                     False,
                 )
             )
         tables.append(
-            f"<h3>By events of {of}</h3>"
+            f"<h3>By events of {subject}</h3>"
             + table(["events before", "requests", evaluation.model, best or "–"], rows)
         )
     intro = (
@@ -143,13 +142,13 @@ def _cold(evaluation: Evaluation) -> str:
     )
     return (
         "<h2>Cold start</h2><p "
-        f"class='soft'>{intro}</p>{''.join(tables)}{picture(_curves(evaluation))}"
+        f"class='soft'>{intro}</p>{''.join(tables)}{picture(_cold_start_chart(evaluation))}"
     )
 
 
-def _curves(evaluation: Evaluation) -> Figure:
+def _cold_start_chart(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
-    for axes, (of, steps) in zip(
+    for axes, (subject, steps) in zip(
         figure.subplots(1, len(evaluation.cold), sharey=True), evaluation.cold.items(), strict=True
     ):
         for name, colour in ((evaluation.model, OURS), (evaluation.best_baseline, OTHERS)):
@@ -161,27 +160,30 @@ def _curves(evaluation: Evaluation) -> Figure:
                     color=colour,
                     label=name,
                 )
-        axes.set_title(f"events of {of}", fontsize=10)
+        axes.set_title(f"events of {subject}", fontsize=10)
         axes.tick_params(labelsize=8)
         axes.legend(frameon=False, fontsize=8)
     return plain(figure)
 
 
-def _costs(report: TrainReport) -> str:
-    """Quality beside cost, and whether the model is worth its time."""
+def _costs_section(report: TrainReport) -> str:
+    """Render quality against cost, and whether the model is worth its cost."""
     if not report.priced:
         return ""
-    ours = next(one for one in report.priced if one["name"] == report.evaluation.model)
+    own_price = next(price for price in report.priced if price["name"] == report.evaluation.model)
     verdict = (
-        f"{ours['better']} is at least as good and costs less"
-        if ours["better"]
-        else f"{ours['name']} lies on the front"
+        f"{own_price['better']} is at least as good and costs less"
+        if own_price["better"]
+        else f"{own_price['name']} lies on the front"
     )
     rows = []
-    for one in report.priced:
-        told = "yes" if one["on_front"] else escape(one["better"])
+    for entry in report.priced:
+        front_cell = "yes" if entry["on_front"] else escape(entry["better"])
         rows.append(
-            ([escape(one["name"]), f"{one['us']:,.0f}", f"{one[PRIMARY]:.4f}", told], one is ours)
+            (
+                [escape(entry["name"]), f"{entry['us']:,.0f}", f"{entry[PRIMARY]:.4f}", front_cell],
+                entry is own_price,
+            )
         )
     compared = table(
         ["", f"µs for {ITEMS} candidates", PRIMARY, "on the front, or what is better"], rows
@@ -190,19 +192,22 @@ def _costs(report: TrainReport) -> str:
         "One thread of the machine that trained. Reading the features of a request comes on "
         "top for every model alike."
     )
-    drawn = picture(pareto_picture(report.priced, report.evaluation.model))
-    return f"<h2>What it costs: {escape(verdict)}</h2><p class='soft'>{intro}</p>{compared}{drawn}"
+    chart = picture(pareto_chart(report.priced, report.evaluation.model))
+    return f"<h2>What it costs: {escape(verdict)}</h2><p class='soft'>{intro}</p>{compared}{chart}"
 
 
-def _of_head(name: str, evaluation: Evaluation, model: HeadModel) -> str:
+def _head_section(name: str, evaluation: Evaluation, model: HeadModel) -> str:
     head, amount = evaluation.heads.get(name), evaluation.amounts.get(name)
     share = (
         "Share of the gain by column"
         if model.unit == "trees"
         else "Share of what moves when a column is shuffled"
     )
-    pictures = [picture(importance(model.importance(), share)), picture(_curve(model))]
-    figures_told = ""
+    pictures = [
+        picture(importance(model.importance(), share)),
+        picture(_learning_curve_chart(model)),
+    ]
+    figures_table = ""
     if head is not None:
         figures = {
             "AUC": head.auc,
@@ -213,22 +218,22 @@ def _of_head(name: str, evaluation: Evaluation, model: HeadModel) -> str:
         rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
-        figures_told = table(["figure", "value"], rows)
+        figures_table = table(["figure", "value"], rows)
         if head.slices:
-            figures_told += calibration_table(
+            figures_table += calibration_table(
                 ["slice", "rows", "predicted", "happened"], head.slices
             )
-        pictures.insert(0, picture(_reliability(head)))
+        pictures.insert(0, picture(_head_reliability_chart(head)))
     if amount is not None:
-        figures_told = table(
+        figures_table = table(
             ["figure", "value"],
             [([label, value], False) for label, value in amount.cells().items()],
         )
-    return f"<h2>Head {escape(name)}</h2>{figures_told}{''.join(pictures)}"
+    return f"<h2>Head {escape(name)}</h2>{figures_table}{''.join(pictures)}"
 
 
-def _facts(report: TrainReport) -> str:
-    rows = [([escape(key), escape(value)], False) for key, value in _flattened(report.about)]
+def _facts_section(report: TrainReport) -> str:
+    rows = [([escape(key), escape(value)], False) for key, value in _flatten(report.about)]
     rows += [
         ([f"rows of {escape(part)}", f"{count:,}"], False) for part, count in report.rows.items()
     ]
@@ -239,35 +244,40 @@ def _facts(report: TrainReport) -> str:
     return f"<h2>What to know</h2>{table(['', ''], rows)}"
 
 
-def _compared(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
+def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
     figure = Figure(figsize=(6.4, 0.34 * len(ordered) + 0.8), layout="constrained")
     axes = figure.subplots()
-    for place, name in enumerate(reversed(ordered)):
+    for row, name in enumerate(reversed(ordered)):
         interval = evaluation.figures[name][PRIMARY]
         colour = OURS if name == evaluation.model else OTHERS
         axes.plot(
             [interval.low, interval.high],
-            [place, place],
+            [row, row],
             color=colour,
             linewidth=3,
             solid_capstyle="round",
         )
-        axes.plot([interval.value], [place], "o", color=colour)
+        axes.plot([interval.value], [row], "o", color=colour)
     axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
     axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
     return plain(figure)
 
 
-def _reliability(head: HeadFigures) -> Figure:
+def _head_reliability_chart(head: HeadFigures) -> Figure:
     bins = head.calibration
     filled = bins.count > 0
     top = float(
-        np.nanmax([bins.predicted[filled].max(), (bins.observed + spread_of(bins))[filled].max()])
+        np.nanmax(
+            [
+                bins.predicted[filled].max(),
+                (bins.observed + interval_half_width(bins))[filled].max(),
+            ]
+        )
     )
     return reliability(bins, top, "predicted", "happened")
 
 
-def _curve(model: HeadModel) -> Figure:
+def _learning_curve_chart(model: HeadModel) -> Figure:
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, series in model.curve.items():
@@ -291,11 +301,11 @@ def _cell(interval: Interval) -> str:
     return f"{interval.value:.4f}{spread}"
 
 
-def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, entry in value.items():
         if isinstance(entry, Mapping):
-            rows += _flattened(entry, f"{prefix}{key}: ")
+            rows += _flatten(entry, f"{prefix}{key}: ")
         elif key != "window":
             rows.append(
                 (

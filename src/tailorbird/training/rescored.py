@@ -1,10 +1,8 @@
-"""Whether servers scored as their bundle says: what the model made of each item shown, computed
-again from the features that were logged.
+"""Verification of served scores: score shown items again from logged features and compare.
 
-It shares nothing with the server but the bundle: what is read are the lake's `answers`, what is
-scored goes through the same encoder, models, calibration and formula. `tailorbird models verify`
-prints the report; whether the logged features are those of the lake is what `tailorbird features
-verify` tells.
+Only the bundle is shared with the server: input is the lake's `answers`, scored by the same
+encoder, models, calibration and formula. `tailorbird models verify` prints the report; `tailorbird
+features verify` checks the logged features against the lake.
 """
 
 from bisect import bisect_left, bisect_right
@@ -25,12 +23,10 @@ from tailorbird.ranking.formula import parse_formula
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 
-RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine
-NEAR_US = (
-    10 * SECOND
-    # within which a server may not have known what the catalogue said, or the answer's time is not its
-    # own
-)
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # tolerances for scores computed on another machine
+# A server may not have known an item's change this close to a response, or the response's time is
+# not the server's own.
+TIMING_TOLERANCE_US = 10 * SECOND
 EXAMPLES_MAX = 20
 COLUMNS = (
     "request_id",
@@ -51,8 +47,8 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Otherwise:
-    """An item that was scored otherwise than it is now."""
+class ScoreDifference:
+    """An item whose logged score differs from the recomputed one."""
 
     request_id: str
     item: str
@@ -62,18 +58,17 @@ class Otherwise:
 
 @dataclass
 class ScoreReport:
-    """What came of a comparison.
+    """Counts of a comparison.
 
     Attributes:
-        answers, scores: compared.
-        unequal: scores that differ by more than 1e-6 of their size.
-        other_bits: those that differ by less, but in some bit.
-        skipped: answers that no model ordered, whose features were not logged, or with features of
-            what was erased since.
-        moved: scores that were left out since they hang on items that came or changed within
-            seconds of the answer: whether the server knew it already, nothing tells; or on one
-            without a profile, of which it knew by what people did.
-        examples: some of the unequal ones.
+        answers, scores: compared responses and scores.
+        unequal: scores that differ by more than 1e-6 relative to their size.
+        other_bits: scores that differ by less, in at least one bit.
+        skipped: responses that no model ordered, without logged features, or with erased features.
+        moved: scores left out because they depend on items that appeared or changed within seconds
+            of the response, so it is unclear whether the server knew them; or on an item without a
+            profile, which the server only knew from events.
+        examples: some of the unequal scores.
     """
 
     answers: int = 0
@@ -82,77 +77,80 @@ class ScoreReport:
     other_bits: int = 0
     skipped: int = 0
     moved: int = 0
-    examples: list[Otherwise] = field(default_factory=list)
+    examples: list[ScoreDifference] = field(default_factory=list)
 
 
-class Laid:
-    """A bundle's index with what the catalogue said since, at times that only grow: servers lay it
-    over in the same way.
+class IndexOverlay:
+    """A bundle's index overlaid with later catalogue changes, as servers do, at ascending times.
 
     Args:
         items: rows of the lake's `items`.
-        together: whether what one item has become moves the scores of others, as it does where
-            vectors are compared.
+        is_joint: whether a change of one item affects the scores of others, as with vectors.
     """
 
-    def __init__(self, base: Index, items: pa.Table, *, together: bool) -> None:
+    def __init__(self, base: Index, items: pa.Table, *, is_joint: bool) -> None:
         self._base, self._index = replace(base, text=None), replace(base, text=None)
-        self._together = together
-        self._versions = _later(base, items)
-        self._known = [version.known_since for _, version in self._versions]
+        self._is_joint = is_joint
+        self._versions = _later_versions(base, items)
+        self._available_since = [version.known_since for _, version in self._versions]
         self._keys = (
             hash64s([item for item, _ in self._versions])
             if self._versions
             else np.zeros(0, np.uint64)
         )
         self._newest: dict[str, ItemVersion] = {}
-        self._taken = self._laid = 0
+        self._taken = self._applied = 0
 
-    def at(self, ts: int, about: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
-        """The index at a time, and the items that moved so shortly before or after that a server
-        may have known them or not.
+    def index_at(self, ts: int, item_keys: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
+        """Return the index at a time, and the items that changed around it.
+
+        A server may or may not have known the changes of these items.
 
         Args:
-            about: keys of the items that scores hang on. Where none of them came or changed, and
-                none is new, an older index says the same.
+            item_keys: items that the scores depend on. If none of them is new or changed, an older
+                index gives the same scores.
         """
-        while self._taken < len(self._versions) and self._known[self._taken] <= ts:
+        while self._taken < len(self._versions) and self._available_since[self._taken] <= ts:
             take_version(self._newest, *self._versions[self._taken])
             self._taken += 1
-        waiting = self._keys[self._laid : self._taken]
-        if waiting.size and (
-            self._together or (self._index.find(waiting) < 0).any() or np.isin(waiting, about).any()
+        pending = self._keys[self._applied : self._taken]
+        if pending.size and (
+            self._is_joint
+            or (self._index.find(pending) < 0).any()
+            or np.isin(pending, item_keys).any()
         ):
-            self._laid = self._taken
+            self._applied = self._taken
             self._index = laid_over(self._base, self._newest, texts=False)
         start, stop = (
-            bisect_left(self._known, ts - NEAR_US),
-            bisect_right(self._known, ts + NEAR_US),
+            bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
+            bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
         )
         return self._index, frozenset(item for item, _ in self._versions[start:stop])
 
 
-def _later(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
-    """All versions of items that came or changed after an index, in the order in which they got
-    known.
-    """
+def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
+    """Return the versions of items that appeared or changed after an index, in the order known."""
     valid_from = micros(items["valid_from"])
-    known_since = np.maximum(valid_from, micros(items["received_at"]))
+    available_from = np.maximum(valid_from, micros(items["received_at"]))
     ids = items["id"].to_pylist()
     starts = np.where(
         items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from
     ).tolist()
-    texts, places = items["attributes"].to_pylist(), items["p"].to_pylist()
-    told = zip(texts, starts, known_since.tolist(), places, strict=True)
-    versions = [ItemVersion(text or "{}", start, known, p) for text, start, known, p in told]
-    unknown = (base.find_ids(ids) < 0).tolist()
+    texts, positions = items["attributes"].to_pylist(), items["p"].to_pylist()
+    records = zip(texts, starts, available_from.tolist(), positions, strict=True)
+    versions = [
+        ItemVersion(text or "{}", start, available, p) for text, start, available, p in records
+    ]
+    is_new = (base.find_ids(ids) < 0).tolist()
     moved = {
         item
-        for item, new, version in zip(ids, unknown, versions, strict=True)
+        for item, new, version in zip(ids, is_new, versions, strict=True)
         if new or version.is_later_than(base)
     }
-    chosen = [(item, version) for item, version in zip(ids, versions, strict=True) if item in moved]
-    return sorted(chosen, key=lambda one: (one[1].known_since, one[1].p))
+    changed = [
+        (item, version) for item, version in zip(ids, versions, strict=True) if item in moved
+    ]
+    return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
 
 
 def rescored(
@@ -162,27 +160,27 @@ def rescored(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> ScoreReport:
-    """Score what was shown again, and compare.
+    """Score shown items again and compare.
 
     Args:
-        answers: rows of the lake's `answers` with `COLUMNS`, some after others in time; those of
-            other versions are passed over.
+        answers: batches of the lake's `answers` with `COLUMNS`, ascending in time; other versions
+            are skipped.
         items: rows of the lake's `items` with `ITEM_COLUMNS`.
-        progress: told how many answers were looked at.
+        progress: called with the number of responses so far.
     """
-    report, laid, done = (
+    report, overlay, done = (
         ScoreReport(),
-        Laid(bundle.index, items, together=bundle.space is not None),
+        IndexOverlay(bundle.index, items, is_joint=bundle.space is not None),
         0,
     )
-    for some in answers:
-        own = some.filter(pc.equal(some["model"], bundle.version))
-        own = own.set_column(
-            own.column_names.index("ts"), "ts", own["ts"].cast(pa.int64())
+    for batch in answers:
+        matching = batch.filter(pc.equal(batch["model"], bundle.version))
+        matching = matching.set_column(
+            matching.column_names.index("ts"), "ts", matching["ts"].cast(pa.int64())
         ).sort_by("ts")
-        for row in own.to_pylist():
-            if _told(row):
-                _compare(bundle, row, laid, report)
+        for row in matching.to_pylist():
+            if _is_complete(row):
+                _compare(bundle, row, overlay, report)
             else:
                 report.skipped += 1
             done += 1
@@ -190,8 +188,8 @@ def rescored(
     return report
 
 
-def _told(row: dict) -> bool:
-    """Whether all that the model looked at was logged, and is still there."""
+def _is_complete(row: dict) -> bool:
+    """Return whether all inputs of the model were logged and not erased since."""
     items, values = row["items"] or [], row["values"] or []
     return (
         bool(items)
@@ -201,40 +199,46 @@ def _told(row: dict) -> bool:
     )
 
 
-def _compare(bundle: Bundle, row: dict, laid: Laid, report: ScoreReport) -> None:
+def _compare(bundle: Bundle, row: dict, overlay: IndexOverlay, report: ScoreReport) -> None:
     ids: list[str] = row["items"]
     rows, keys = _rows(bundle, row), hash64s(ids)
-    seen = np.concatenate([one.item for one in rows.sequences.values()] or [np.zeros(0, np.uint64)])
-    index, near = laid.at(row["ts"], np.concatenate([keys, seen]))
-    moved = sorted(near)
-    if near and (
-        bundle.space is not None or np.isin(seen, hash64s(moved)).any()
-    ):  # vectors compare an item with all others
+    sequence_items = np.concatenate(
+        [sequence.item for sequence in rows.sequences.values()] or [np.zeros(0, np.uint64)]
+    )
+    index, recent = overlay.index_at(row["ts"], np.concatenate([keys, sequence_items]))
+    moved = sorted(recent)
+    # Vectors compare an item with all others.
+    if recent and (bundle.space is not None or np.isin(sequence_items, hash64s(moved)).any()):
         report.moved += len(ids)
         return
-    kept = np.array([one not in near for one in ids]) & (index.find(keys) >= 0)
+    is_comparable = np.array([item not in recent for item in ids]) & (index.find(keys) >= 0)
     weights = parse_formula(row["formula"]) if row["formula"] else None
     scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
     live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None
-    logged, found = (
+    logged, recomputed = (
         np.array(row["values"], np.float64),
         scorer.score(rows, keys, objective=weights, live=live).value,
     )
-    differ = kept & (logged != found)
-    unequal = differ & ~np.isclose(logged, found, rtol=RELATIVE, atol=ABSOLUTE)
+    differ = is_comparable & (logged != recomputed)
+    unequal = differ & ~np.isclose(logged, recomputed, rtol=RELATIVE, atol=ABSOLUTE)
     report.answers += 1
-    report.scores += int(kept.sum())
-    report.moved += int((~kept).sum())
+    report.scores += int(is_comparable.sum())
+    report.moved += int((~is_comparable).sum())
     report.unequal += int(unequal.sum())
     report.other_bits += int((differ & ~unequal).sum())
-    for place in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
+    for row_index in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
         report.examples.append(
-            Otherwise(row["request_id"], ids[place], float(logged[place]), float(found[place]))
+            ScoreDifference(
+                row["request_id"],
+                ids[row_index],
+                float(logged[row_index]),
+                float(recomputed[row_index]),
+            )
         )
 
 
 def _rows(bundle: Bundle, row: dict) -> Rows:
-    """The features of one answer, as the log keeps them."""
+    """Return the logged features of one response."""
     count = len(row["items"])
     numeric = np.array(row["numeric"] or (), np.float32).reshape(count, len(bundle.columns.numeric))
     categorical = (

@@ -1,9 +1,8 @@
-"""What a long run has found so far, in a folder: arrays by name, so that a run that was cut short
-goes on where it was.
+"""Resumable runs: intermediate arrays in a folder, so that an interrupted run can continue.
 
-The folder belongs to one set of settings; another one empties it. It is removed when the run is
-through. A run that ended before it had found anything, as where there was too little to learn from
-yet, leaves nothing to go on with: the next one begins as of its own time.
+The folder belongs to one set of settings; other settings empty it. It is removed at the end of the
+run. A run that stopped before its first result, for instance for lack of data, leaves nothing to
+resume: the next run starts as of its own time.
 """
 
 import os
@@ -22,91 +21,93 @@ import numpy.typing as npt
 from tailorbird.errors import LockedError
 from tailorbird.lock import take
 
-UNFINISHED = "unfinished"  # the folder, in that of the results
+UNFINISHED = "unfinished"  # subfolder of the results folder
 
 
 class Unfinished:
     """Arrays of an unfinished run.
 
     Args:
-        folder: is made; emptied where it belongs to other settings.
-        settings: what decides the results.
-        now: when the run begins; an unfinished one goes on as of its own beginning.
+        folder: is created, and emptied if it belongs to other settings.
+        settings: everything that the results depend on.
+        now: start of a new run; a resumed run keeps its own start.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], now: int) -> None:
         self._folder = folder
         head = folder / "settings.json"
-        wanted = msgspec.json.decode(msgspec.json.encode(dict(settings)))
+        expected = msgspec.json.decode(msgspec.json.encode(dict(settings)))
         try:
-            found = msgspec.json.decode(head.read_bytes())
+            saved = msgspec.json.decode(head.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            found = {}
+            saved = {}
         self.resumed = (
-            isinstance(found, dict)
-            and found.get("settings") == wanted
-            and any(each != head for each in folder.iterdir())
+            isinstance(saved, dict)
+            and saved.get("settings") == expected
+            and any(path != head for path in folder.iterdir())
         )
         if self.resumed:
-            self.now = int(found["now"])
+            self.now = int(saved["now"])
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.now = now
-        head.write_bytes(msgspec.json.encode({"settings": wanted, "now": now}))
+        head.write_bytes(msgspec.json.encode({"settings": expected, "now": now}))
 
     def arrays(
         self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
     ) -> dict[str, npt.NDArray]:
-        """What was kept under a name, made and kept if there is nothing yet."""
+        """Return the arrays saved under a name; make and save them if there are none."""
         return kept_arrays(self._folder, name, make)
 
     def array(self, name: str, make: Callable[[], npt.NDArray]) -> npt.NDArray:
-        """One array."""
+        """Return the array saved under a name; make and save it if there is none."""
         return self.arrays(name, lambda: {"array": make()})["array"]
 
-    def done(self) -> None:
-        """Forget everything: the run is through."""
+    def discard(self) -> None:
+        """Delete all saved arrays at the end of the run."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
-def alone(lock: Path, what: str) -> Iterator[None]:
-    """Do something that only one process may do at a time; the kernel lets the next one in when
-    this one dies, however it dies.
+def alone(lock: Path, activity: str) -> Iterator[None]:
+    """Hold a lock between processes; the kernel releases it when a process dies.
 
     Args:
-        lock: a file that is made and stays, with the process id of whoever had it last; outside a
-            folder that `Unfinished` may empty.
-        what: as others are told of it, such as "a net for slot home is trained".
+        lock: lock file, which stays, with the process id of its last holder; outside a folder that
+            a run may empty.
+        activity: description for error messages, such as "a net for slot home is trained".
+
     Raises:
-        LockedError: another process does it; says which.
-        StorageError: the file cannot be made.
+        LockedError: another process holds the lock; names it.
+        StorageError: the file cannot be created.
     """
 
     def busy(other: str) -> LockedError:
         fix = f"wait for process {other} to end, or stop it: what it has done so far is kept"
-        return LockedError(f"{what} by process {other} already", where=str(lock.parent), fix=fix)
+        return LockedError(
+            f"{activity} by process {other} already", where=str(lock.parent), fix=fix
+        )
 
-    held = take(lock, busy)
+    descriptor = take(lock, busy)
     try:
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 def kept_arrays(
     folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
 ) -> dict[str, npt.NDArray]:
-    """What a folder keeps under a name, made and kept if there is nothing yet."""
+    """Return the arrays saved in a folder under a name; make and save them if there are none."""
     path = folder / f"{blake2b(name.encode(), digest_size=10).hexdigest()}.npz"
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return dict(held)
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
     except (OSError, ValueError, zipfile.BadZipFile):
-        made = dict(make())
+        arrays = dict(make())
     part = path.with_suffix(f".{os.getpid()}.part")
     with part.open("wb") as file:
-        np.savez(file, **made)  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     part.rename(path)
-    return made
+    return arrays

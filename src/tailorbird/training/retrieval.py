@@ -1,11 +1,9 @@
-"""Where candidates come from: tables alone, or a tower's vectors too. Chosen on the validation
-part, at the cost that is measured there.
+"""Choice of candidate retrieval on the validation part: tables alone, or also a tower's vectors.
 
-Asked is what people did next, whatever they had been shown: of each question, whether it is among
-the candidates, of which both ways have equally many. `auto` takes vectors where the lower end of
-the paired gain in recall is above 0 and a request costs at most `COST_US_MAX` more. Everything is
-as of the end of the training part, the tower included: it alone is learned to choose by, and those
-of the other indexes only where vectors are taken.
+Both ways get equally many candidates and are compared by the recall of what people chose next,
+whatever they had been shown. `auto` uses vectors if the lower end of the paired gain in recall is
+above 0 and a request costs at most `COST_US_MAX` more. Everything, including the tower, is as of
+the end of the training part. Towers for the other indexes are learned only if vectors are used.
 """
 
 import time
@@ -27,7 +25,7 @@ from tailorbird.ranking.tower import with_sequence
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.replaying import Near, Replay
+from tailorbird.training.replaying import Replay, VectorRetriever
 from tailorbird.training.rows import Material
 from tailorbird.training.thinned import thinned
 from tailorbird.training.towers import Learner, TowerSettings, learner_for, why_none, with_spaces
@@ -37,60 +35,61 @@ Choice = Literal["auto", "tables", "sequence"]
 
 CHOICES: tuple[Choice, ...] = ("auto", "tables", "sequence")
 TABLES = "tables"
-SHARES = (1 / 3, 2 / 3)  # of the candidates, that may come from vectors
+SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
 QUESTIONS = 1_000
 COST_US_MAX = 3_000.0
-FEWEST = 100  # events, below which nothing is learned even if asked for
+FEWEST = 100  # events without which nothing is learned, even if requested
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Where candidates come from.
+class RetrievalChoice:
+    """The chosen candidate retrieval.
 
     Attributes:
-        series: the indexes, with vectors where these were taken.
-        learner: of the tower, None without vectors.
-        told: why, as a sentence; "" where nobody asked.
+        series: the indexes, with vectors if these are used.
+        learner: learner of the tower, None without vectors.
+        summary: reason as a sentence; "" if not requested.
         figures: source or way → recall with its interval, candidates, microseconds; as JSON.
     """
 
     series: IndexSeries
     learner: Learner | None = None
-    told: str = ""
+    summary: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def sources(self, slot: Slot) -> dict[str, int]:
-        """The sources of the slot as a server with this choice asks them."""
+        """Return the sources of the slot as a server with this choice queries them."""
         share = None if self.learner is None else self.learner.share
         return bounded(slot.sources if share is None else with_sequence(slot.sources, share))
 
-    def near(self) -> Near | None:
-        """What gives candidates by vectors, as of a time; None without them."""
-        return None if self.learner is None else nearest_in(self.series)
+    def retriever(self) -> VectorRetriever | None:
+        """Return the retriever by vectors, None without them."""
+        return None if self.learner is None else make_retriever(self.series)
 
 
 @dataclass(frozen=True)
-class _One:
-    """One person's sequence."""
+class _PersonSequence:
+    """The sequence of one person."""
 
     item: Keys
     ts: Times
 
 
-def nearest_in(series: IndexSeries) -> Near:
-    """Return what is nearest to a person by the vectors over the newest index that a time may see."""
+def make_retriever(series: IndexSeries) -> VectorRetriever:
+    """Return a retriever of items by vectors over the newest index before a time."""
 
-    def near(t: int, request: CandidateRequest, most: int) -> RankedList:
+    def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
         space = series.space(int(series.place_of(np.array([t]))[0]))
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
-        found = space.nearest(space.ask(_One(request.recent, request.recent_ts)), most)
-        came = (
-            space.index.first_seen[found.rows] < t
-        )  # the index holds what came until the next one
-        return RankedList(space.index.keys[found.rows[came]], found.scores[came])
+        nearest = space.nearest(
+            space.ask(_PersonSequence(request.recent, request.recent_ts)), limit
+        )
+        # The index also holds items that first appeared before the next index.
+        is_visible = space.index.first_seen[nearest.rows] < t
+        return RankedList(space.index.keys[nearest.rows[is_visible]], nearest.scores[is_visible])
 
-    return near
+    return retrieve
 
 
 def choose_retrieval(
@@ -98,118 +97,134 @@ def choose_retrieval(
     features: FeatureSet,
     slot: Slot,
     series: IndexSeries,
-    between: tuple[int, int],
+    window: tuple[int, int],
     choice: Choice,
     settings: TowerSettings,
     *,
-    held: Dataset,
+    validation: Dataset,
     seed: int,
-    tell: Callable[[int, int], None] = lambda done, total: None,
-) -> Chosen:
-    """Learn towers for the indexes and take them, or not.
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> RetrievalChoice:
+    """Choose between tables and vectors, and learn towers for the indexes if vectors are used.
 
     Args:
-        between: where the validation part begins and ends; an index must be of its beginning.
-        held: the requests of the validation part.
+        window: start and end of the validation part; an index must be of its start.
+        validation: requests of the validation part.
+
     Raises:
-        UsageError: vectors were asked for, and cannot be had.
+        UsageError: vectors were requested but are unavailable.
     """
     if choice not in CHOICES:
         raise UsageError(
             f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}"
         )
     if choice == "tables":
-        return Chosen(series)
-    why = _why_not(slot, features)
-    learner = None if why else learner_for(material, features, series, settings, seed)
-    least = settings.interactions_min if choice == "auto" else FEWEST
-    if learner is not None and learner.count(between[0]) < least:
-        why = f"the training part has fewer than {least:,} events to learn from"
-    if why or learner is None:
+        return RetrievalChoice(series)
+    reason = _explain_unavailable(slot, features)
+    learner = None if reason else learner_for(material, features, series, settings, seed)
+    events_min = settings.interactions_min if choice == "auto" else FEWEST
+    if learner is not None and learner.count(window[0]) < events_min:
+        reason = f"the training part has fewer than {events_min:,} events to learn from"
+    if reason or learner is None:
         if choice == "sequence":
-            raise UsageError(f"retrieval by vectors cannot be had: {why}", fix="--retrieval tables")
-        return Chosen(series, told=f"candidates come from tables alone: {why}")
-    tell(0, 1)
-    tried = _at_border(series, learner, between[0])
-    best, gain, figures = compare(material, features, slot, tried, held, seed)
-    cost = figures[_way(best)]["us"] - figures[TABLES]["us"]
-    told = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
-    tell(1, 1)
+            raise UsageError(
+                f"retrieval by vectors cannot be had: {reason}", fix="--retrieval tables"
+            )
+        return RetrievalChoice(series, summary=f"candidates come from tables alone: {reason}")
+    progress(0, 1)
+    trial_series = _series_at(series, learner, window[0])
+    best, gain, figures = compare_retrieval(
+        material, features, slot, trial_series, validation, seed
+    )
+    cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
+    gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
+    progress(1, 1)
     if choice == "auto" and not (gain.known and gain.low > 0 and cost <= COST_US_MAX):
-        return Chosen(
-            series, None, f"candidates come from tables alone: vectors would bring {told}", figures
+        return RetrievalChoice(
+            series,
+            None,
+            f"candidates come from tables alone: vectors would bring {gain_note}",
+            figures,
         )
     learner = learner_for(material, features, series, settings, seed)
-    assert learner is not None  # there was one before
+    assert learner is not None  # as at the first call
     learner.share = best
-    made = with_spaces(series, learner, between[0], least, tell)
-    asked = ", as asked for" if choice == "sequence" else ""
-    return Chosen(
-        made, learner, f"{best:.0%} of the candidates come from vectors{asked}: {told}", figures
+    learned_series = with_spaces(series, learner, window[0], events_min, progress)
+    request_note = ", as asked for" if choice == "sequence" else ""
+    return RetrievalChoice(
+        learned_series,
+        learner,
+        f"{best:.0%} of the candidates come from vectors{request_note}: {gain_note}",
+        figures,
     )
 
 
-def _at_border(series: IndexSeries, learner: Learner, border: int) -> IndexSeries:
-    """Return the index that is there when the validation part begins, with vectors as of that
-    moment.
-    """
-    place = int(series.place_of(np.array([border]))[0])
-    moment, index = int(series.moments[place]), series.indexes[place]
-    return IndexSeries(series.moments[place : place + 1], (index,), (learner.space(index, moment),))
+def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries:
+    """Return the index at the start of the validation part, with vectors as of that moment."""
+    position = int(series.place_of(np.array([as_of]))[0])
+    moment, index = int(series.moments[position]), series.indexes[position]
+    return IndexSeries(
+        series.moments[position : position + 1], (index,), (learner.space(index, moment),)
+    )
 
 
-def _why_not(slot: Slot, features: FeatureSet) -> str:
-    """Why vectors are out of the question, "" if they are not."""
+def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
+    """Return why vectors are unavailable, "" if they are not."""
     if "sequence" not in with_sequence(slot.sources, SHARES[0]):
         return f"slot {slot.name} does not ask for what goes with a person's items"
     return why_none(features)
 
 
-def compare(
+def compare_retrieval(
     material: Material,
     features: FeatureSet,
     slot: Slot,
     series: IndexSeries,
-    held: Dataset,
+    validation: Dataset,
     seed: int,
 ) -> tuple[float, Interval, dict[str, dict[str, float]]]:
-    """Return the better share of vectors, its gain in recall over tables alone, and what each
-    source and each way finds at which cost.
+    """Compare tables with vectors.
+
+    Returns:
+        The better share of vectors, its gain in recall over tables alone, and recall and cost of
+        each source and way.
     """
-    data = held.take(thinned(np.arange(held.requests), QUESTIONS, seed))
-    ways: dict[str, dict[str, int]] = {
+    data = validation.take(thinned(np.arange(validation.requests), QUESTIONS, seed))
+    source_limits: dict[str, dict[str, int]] = {
         TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
-    ways |= {_way(share): bounded(with_sequence(slot.sources, share)) for share in SHARES}
-    total = sum(ways[TABLES].values())
-    ways |= {name: {name: total} for name in ("sequence", *ways[TABLES])}
-    near = nearest_in(series)
-    replay = Replay(material.log, features, slot, material.codes, NOTHING_LIVE, near=near)
-    found = {name: np.full(data.requests, np.nan) for name in ways}
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for question, lists in replay.asked(data, replay.sequences(data)):
-        truth = data.item[data.offsets[question] : data.offsets[question + 1]]
-        for name, sources in ways.items():
-            start = time.process_time()  # so that what else the machine does decides nothing
-            rows = replay.merged(int(data.t[question]), lists, sources).rows
-            spent[name].append(time.process_time() - start)
-            found[name][question] = float(np.isin(truth, rows).mean()) if len(truth) else np.nan
+    source_limits |= {
+        _vector_label(share): bounded(with_sequence(slot.sources, share)) for share in SHARES
+    }
+    total = sum(source_limits[TABLES].values())
+    source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
+    retriever = make_retriever(series)
+    replay = Replay(material.log, features, slot, material.codes, NOTHING_LIVE, retriever=retriever)
+    recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
+    durations: dict[str, list[float]] = {name: [] for name in source_limits}
+    for request, lists in replay.iterate_lists(data, replay.read_sequences(data)):
+        truth = data.item[data.offsets[request] : data.offsets[request + 1]]
+        for name, sources in source_limits.items():
+            start = time.process_time()  # CPU time, so that other processes do not matter
+            rows = replay.merge_sources(int(data.t[request]), lists, sources).rows
+            durations[name].append(time.process_time() - start)
+            recalls[name][request] = float(np.isin(truth, rows).mean()) if len(truth) else np.nan
     person = np.where(data.person < 0, -1 - np.arange(data.requests), data.person)
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
-    best = max(SHARES, key=lambda share: (np.nansum(found[_way(share)]), -share))
+    best = max(SHARES, key=lambda share: (np.nansum(recalls[_vector_label(share)]), -share))
     figures = {
-        name: _figures(bootstrap.mean(hit), spent[name], sum(ways[name].values()))
-        for name, hit in found.items()
+        name: _figures(bootstrap.mean(hit), durations[name], sum(source_limits[name].values()))
+        for name, hit in recalls.items()
     }
-    return best, bootstrap.difference(found[_way(best)], found[TABLES]), figures
+    return best, bootstrap.difference(recalls[_vector_label(best)], recalls[TABLES]), figures
 
 
-def _way(share: float) -> str:
+def _vector_label(share: float) -> str:
     return f"{share:.0%} by vectors"
 
 
-def _figures(recall: Interval, spent: list[float], count: int) -> dict[str, float]:
-    us = float(np.median(spent)) * 1e6 if spent else float("nan")
+def _figures(recall: Interval, durations: list[float], count: int) -> dict[str, float]:
+    us = float(np.median(durations)) * 1e6 if durations else float("nan")
     values = {
         "recall": recall.value,
         "recall_low": recall.low,

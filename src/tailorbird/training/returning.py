@@ -1,12 +1,15 @@
-"""Whether people came back after a request: labels with a gap and a window, and unknown (NaN) where
-that is not over.
+"""Return labels: whether people came back after a request; NaN while the window is open.
 
-    ●───── gap ─────┼───────── window ─────────┼──► ts        1: there at least once in [t + gap, t + until)
-    t                                        t + until        NaN: until lies behind what is known, or nobody is known
+    ●───── gap ─────┼───────── window ─────────┼──► t
+    t            t + gap                   t + until
 
-A row near a border of a split whose window reaches over it is unknown too, positive or not: to keep
-the positives alone, which are known early, would teach that everybody returns. What a head's name
-means stands in `ranking.targets`.
+    1    at least one event in [t + gap, t + until)
+    0    none
+    NaN  t + until is later than the log is complete, or the person is unknown
+
+Rows whose window reaches over a border of a split are unknown, positive or not. Positives are known
+early, and keeping them alone would teach that everybody returns. `ranking.targets` defines the
+names of heads.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,64 +22,63 @@ import pyarrow.compute as pc
 from tailorbird.events import micros
 from tailorbird.models.interactions import Counter
 from tailorbird.ranking.targets import Return, return_of
-from tailorbird.training.coding import INTERESTS, Codes, people_only
+from tailorbird.training.coding import INTERACTION_TYPES, Codes, people_only
 
 Ints = npt.NDArray[np.int64]
 Label = npt.NDArray[np.float32]
 
-PRESENT = (
-    *INTERESTS,
-    "search",
-    "impression",
-)  # what shows that somebody is there; an answer alone does not
+# Event types that show that somebody is present; a response alone does not.
+PRESENCE_TYPES = (*INTERACTION_TYPES, "search", "impression")
 
 
-class Returns:
-    """When each person was there.
+class PresenceIndex:
+    """Times at which each person was present.
 
     Args:
         people: codes of persons.
-        known: the moment up to which the log is complete.
+        complete_until: moment up to which the log is complete.
     """
 
-    def __init__(self, events: pa.Table, people: Codes, known: int) -> None:
-        kept = pc.and_(
-            pc.is_in(events["type"], pa.array(PRESENT, pa.string())), people_only(events)
+    def __init__(self, events: pa.Table, people: Codes, complete_until: int) -> None:
+        mask = pc.and_(
+            pc.is_in(events["type"], pa.array(PRESENCE_TYPES, pa.string())), people_only(events)
         )
-        for name, wanted in (("counts", True), ("timeless", False)):
+        for name, expected in (("counts", True), ("timeless", False)):
             if name in events.column_names:
-                kept = pc.and_(kept, pc.equal(pc.fill_null(events[name], wanted), wanted))
-        there = events.filter(kept)
-        self._counter = Counter.over(people.encode(there["person"]), micros(there["ts"]))
-        self._known = known
+                mask = pc.and_(mask, pc.equal(pc.fill_null(events[name], expected), expected))
+        present = events.filter(mask)
+        self._counter = Counter.over(people.encode(present["person"]), micros(present["ts"]))
+        self._complete_until = complete_until
 
-    def label(self, asked: Return, person: Ints, t: Ints) -> Label:
-        """1, 0 or NaN for each request, shape (n,).
+    def label(self, target: Return, person: Ints, t: Ints) -> Label:
+        """Return 1, 0 or NaN for each request, shape (n,).
 
         Args:
-            person: shape (n,), −1 for nobody.
+            person: shape (n,), −1 if unknown.
             t: shape (n,), microseconds.
         """
-        times = self._counter.count(
-            person, t + asked.until, np.arange(len(t)), asked.until - asked.gap
+        visits = self._counter.count(
+            person, t + target.until, np.arange(len(t)), target.until - target.gap
         )
-        known = (person >= 0) & (t + asked.until <= self._known)
-        return np.where(known, times > 0, np.nan).astype(np.float32)
+        is_complete = (person >= 0) & (t + target.until <= self._complete_until)
+        return np.where(is_complete, visits > 0, np.nan).astype(np.float32)
 
 
-def censored(labels: Mapping[str, npt.NDArray], t: Ints, moment: int) -> dict[str, npt.NDArray]:
-    """The same labels as far as they were known at a moment; those of other heads stay.
+def censor_labels(
+    labels: Mapping[str, npt.NDArray], t: Ints, moment: int
+) -> dict[str, npt.NDArray]:
+    """Set return labels to NaN that were unknown at a moment; other heads keep theirs.
 
     Args:
         labels: head → shape (n,).
-        t: shape (n,), of each row.
+        t: shape (n,), time of each row.
     """
-    found = dict(labels)
-    for head, asked in of_return(labels).items():
-        found[head] = np.where(t + asked.until <= moment, labels[head], np.float32(np.nan))
-    return found
+    visible = dict(labels)
+    for head, target in return_targets(labels).items():
+        visible[head] = np.where(t + target.until <= moment, labels[head], np.float32(np.nan))
+    return visible
 
 
-def of_return(heads: Iterable[str]) -> dict[str, Return]:
-    """The heads of returning among some."""
-    return {head: asked for head in heads if (asked := return_of(head)) is not None}
+def return_targets(heads: Iterable[str]) -> dict[str, Return]:
+    """Return the return targets among some heads."""
+    return {head: target for head in heads if (target := return_of(head)) is not None}

@@ -1,9 +1,8 @@
-"""What training takes from the lake: events, items and logged answers in columns, coded once; and
-the requests that come of them.
+"""Training data from the lake: encoded events, items and logged responses, and the requests.
 
-Logged answers give rows of what was shown (`training.dataset`); where too few of them have a known
-outcome, what people chose gives requests, whose candidates are those of the slot at that moment
-(`training.clicks`). Everything after that treats both alike.
+Logged responses give rows of what was shown (`training.dataset`). If too few of them have a known
+outcome, what people chose gives requests, with the slot's candidates of that moment
+(`training.clicks`). Later steps treat both alike.
 """
 
 from collections.abc import Sequence
@@ -24,36 +23,41 @@ from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
-from tailorbird.training.before_looks import ASKED, before_looks
-from tailorbird.training.clicks import Scheme, choices, scheme_of
-from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting, seconds_viewed
+from tailorbird.training.before_looks import MOVED_KEY, move_before_visits
+from tailorbird.training.clicks import Scheme, draw_requests, infer_scheme
+from tailorbird.training.coding import (
+    INTERACTION_TYPES,
+    Codes,
+    encode_interactions,
+    interaction_mask,
+    seconds_viewed,
+)
 from tailorbird.training.dataset import Dataset, answers_dataset
-from tailorbird.training.happened import Happened
-from tailorbird.training.indexes import no_items
-from tailorbird.training.matrix import needed_columns
-from tailorbird.training.returning import Returns, of_return
+from tailorbird.training.happened import OutcomeIndex
+from tailorbird.training.indexes import empty_items
+from tailorbird.training.matrix import required_columns
+from tailorbird.training.returning import PresenceIndex, return_targets
 
 Floats = npt.NDArray[np.float64]
 
 Rows = Literal["auto", "answers", "clicks"]
 
 NEGATIVES = 60  # of a drawn request in training and validation
-# answers with an outcome, below which the log's choices teach more: split in three, fewer leave too
-# few positives
+# With fewer responses that have an outcome, the log's choices teach more: split in three, too few
+# positives remain.
 ANSWERS_MIN = 300
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which requests, and what they become rows of.
+class RowSettings:
+    """Settings for the requests to load and their rows.
 
     Attributes:
-        ts_from, now: of the window.
-        lateness_us: how late events may come: younger answers are left out.
-        rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what
-            people chose, where that is more.
-        scheme: how requests are drawn although there may be answers; None guesses it where it is
-            needed.
+        ts_from, now: start and end of the window.
+        lateness_us: allowed lateness of events; younger responses are left out.
+        rows: `answers` or `clicks`; `auto` uses responses if enough have an outcome, else what
+            people chose, if that is more.
+        scheme: how to draw requests even if there are responses; None infers it if needed.
         heads: targets of other slots, which get labels as well.
     """
 
@@ -67,18 +71,19 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Material:
-    """The lake's columns, loaded and coded, and the requests.
+    """Loaded and encoded columns of the lake, and the requests.
 
     Attributes:
-        events: all that features may look back at, up to now.
-        items: item profiles, all versions. people, codes: of persons and items.
-        data: all requests of the window: of logged answers with their rows, else with the truth
-            alone.
-        scheme: how requests are drawn, or None where they are logged answers.
-        why: which of the two was taken and why, as a sentence.
+        events: all events that features may read, up to now.
+        items: item profiles, all versions.
+        people, item_codes: codes of persons and items.
+        data: all requests of the window, with their rows if they are logged responses, else with
+            their positives alone.
+        scheme: how requests are drawn, None for logged responses.
+        source_note: which of the two was chosen and why, as a sentence.
         heads: all targets: the slot's, then those of other slots.
-        attribution: the slot's: how long after a request something still belongs to it.
-        known: the moment up to which the log is complete.
+        attribution: the slot's attribution window, microseconds.
+        complete_until: moment up to which the log is complete.
     """
 
     events: pa.Table
@@ -90,121 +95,130 @@ class Material:
     why: str
     heads: tuple[str, ...]
     attribution: int
-    known: int
+    complete_until: int
 
     @cached_property
     def log(self) -> pa.Table:
-        """The events as candidate sources see them: with what profiles said of items."""
-        return with_profiles(self.events, self.items)
+        """Return the events with item profiles, as candidate sources read them."""
+        return add_profiles(self.events, self.items)
 
     @property
     def logged(self) -> bool:
-        """Whether rows are what was shown."""
+        """Return whether the rows are logged responses."""
         return self.scheme is None
 
     @cached_property
     def history(self) -> History:
-        """What people did with items; where requests are drawn, only what is to be predicted."""
-        return History(interactions(self.events, self.people, self.codes, self._types))
+        """Return the interactions; where requests are drawn, only those of the target."""
+        return History(
+            encode_interactions(self.events, self.people, self.codes, self._interaction_types)
+        )
 
     @property
     def by_type(self) -> dict[str, Interactions]:
-        """What is in `history`, each type apart."""
+        """Return the interactions of `history` by event type."""
         return {
-            each: interactions(self.events, self.people, self.codes, (each,))
-            for each in self._types
+            type_name: encode_interactions(self.events, self.people, self.codes, (type_name,))
+            for type_name in self._interaction_types
         }
 
     @property
-    def _types(self) -> Sequence[str]:
-        return INTERESTS if self.scheme is None else (self.scheme.type,)
+    def _interaction_types(self) -> Sequence[str]:
+        return INTERACTION_TYPES if self.scheme is None else (self.scheme.type,)
 
     @property
     def label_window(self) -> int:
-        """How long after a request its labels may still change; what is drawn for happens at the
-        request itself, unless that was moved.
+        """Return how long after a request its labels may change, microseconds.
+
+        A drawn request's own event happens at once, unless the request was moved.
         """
         later = (
             self.logged
-            or ASKED in self.data.scheme
-            or any(len(each) for each in self._further.values())
+            or MOVED_KEY in self.data.scheme
+            or any(len(outcomes) for outcomes in self._extra_outcomes.values())
         )
         return self.attribution if later else 0
 
     @cached_property
-    def _further(self) -> dict[str, Happened]:
-        """Of drawn requests, all targets but the one that they are drawn for."""
-        others = [
+    def _extra_outcomes(self) -> dict[str, OutcomeIndex]:
+        """Return the outcomes of all heads but the one that requests are drawn for."""
+        extra_heads = [
             head
             for head in of_items(self.heads)
             if self.scheme is not None and head != self.scheme.type
         ]
-        return {head: self._happened(head) for head in others}
+        return {head: self._outcome_index(head) for head in extra_heads}
 
-    def _happened(self, head: str) -> Happened:
-        kept = self.events.filter(interesting(self.events, (head,)))
-        return Happened(
-            interactions(kept, self.people, self.codes, (head,)),
-            seconds_viewed(kept) if is_amount(head) else None,
+    def _outcome_index(self, head: str) -> OutcomeIndex:
+        matching = self.events.filter(interaction_mask(self.events, (head,)))
+        return OutcomeIndex(
+            encode_interactions(matching, self.people, self.codes, (head,)),
+            seconds_viewed(matching) if is_amount(head) else None,
         )
 
-    def labelled(self, drawn: Dataset) -> Dataset:
-        """Add the labels of further targets to requests with their candidates."""
+    def add_labels(self, drawn: Dataset) -> Dataset:
+        """Add the labels of further heads to requests with their candidates."""
         if self.scheme is None:
             return drawn
-        further: dict[str, npt.NDArray] = {
-            head: each.total(drawn, self.attribution)
+        extra_labels: dict[str, npt.NDArray] = {
+            head: outcomes.total_amount(drawn, self.attribution)
             if is_amount(head)
-            else each.within(drawn, self.attribution)
-            for head, each in self._further.items()
+            else outcomes.has_outcome(drawn, self.attribution)
+            for head, outcomes in self._extra_outcomes.items()
         }
-        # What was a candidate beside the truth was not seen, so nobody returned, or stayed away,
-        # because of it.
-        chosen = drawn.labels[self.scheme.type]
-        for head, asked in of_return(self.heads).items():
-            further[head] = np.where(
-                chosen,
-                self._returns.label(asked, drawn.person, drawn.t)[drawn.request],
+        # The other candidates were not seen, so nobody returned, or stayed away, because of them.
+        is_positive = drawn.labels[self.scheme.type]
+        for head, target in return_targets(self.heads).items():
+            extra_labels[head] = np.where(
+                is_positive,
+                self._returns.label(target, drawn.person, drawn.t)[drawn.request],
                 np.float32(np.nan),
             )
-        return replace(drawn, labels={**drawn.labels, **further})
+        return replace(drawn, labels={**drawn.labels, **extra_labels})
 
     @cached_property
-    def _returns(self) -> Returns:
-        return Returns(self.events, self.people, self.known)
+    def _returns(self) -> PresenceIndex:
+        return PresenceIndex(self.events, self.people, self.complete_until)
 
 
 def load_material(
     lake: Lake,
     features: FeatureSet,
     slot: Slot,
-    wanted: Wanted,
+    row_settings: RowSettings,
     *,
-    beside: Sequence[FeatureSet] = (),
+    other_features: Sequence[FeatureSet] = (),
 ) -> Material:
-    """Read what training needs.
+    """Load the training data.
 
     Args:
-        beside: other sets whose values are asked for too: those of an incumbent that reads another
+        other_features: further feature sets to compute, such as those of an incumbent with another
             schema.
+
     Raises:
-        NotReadyError: the lake holds no event yet, or none that rows could be made of.
+        NotReadyError: the lake holds no event yet, or none that rows can be made of.
     """
     needed = list(
-        dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each))
+        dict.fromkeys(
+            name
+            for feature_set in (features, *other_features)
+            for name in required_columns(feature_set)
+        )
     )
-    events = _in_order(
-        AttachedEvents(lake, features, *beside).table(needed, span(ts_to=wanted.now))
+    events = _sort_by_log(
+        AttachedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
     )
     if not events.num_rows:
-        raise _nothing(lake, wanted.now)
+        raise _no_events_error(lake, row_settings.now)
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
-    items = _items(lake) if lake.exists("items") else no_items()
-    known = min(wanted.now - wanted.lateness_us, log_end(events))
-    data, scheme, why = _requests(lake, events, people, codes, slot, wanted, known)
-    heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
-    return _settled(
+    items = _load_items(lake) if lake.exists("items") else empty_items()
+    complete_until = min(row_settings.now - row_settings.lateness_us, log_end(events))
+    data, scheme, why = _choose_requests(
+        lake, events, people, codes, slot, row_settings, complete_until
+    )
+    heads = tuple(dict.fromkeys((*slot.objective, *row_settings.heads)))
+    return _drop_unsettled(
         Material(
             events,
             items,
@@ -215,42 +229,37 @@ def load_material(
             why,
             heads,
             duration(slot.attribution),
-            known,
+            complete_until,
         )
     )
 
 
 def log_end(events: pa.Table) -> int:
-    """Just behind the newest event: a log that ended, as one that was imported, does not know what
-    came of its last hours.
-    """
+    """Return the time just after the newest event, up to which an imported log may be complete."""
     dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
     return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
 
 
-def _settled(material: Material) -> Material:
-    """Without drawn requests whose further targets may still happen; of logged answers those are
-    not among the rows anyway.
-    """
+def _drop_unsettled(material: Material) -> Material:
+    """Drop drawn requests whose further labels may still change."""
     data = material.data
     if material.logged or not material.label_window:
         return material
-    settled = np.flatnonzero(data.t + material.label_window <= material.known)
+    settled = np.flatnonzero(data.t + material.label_window <= material.complete_until)
     if not len(settled):
-        what = f"what came of the {data.requests:,} choices in the window is not known yet"
+        problem = f"what came of the {data.requests:,} choices in the window is not known yet"
         raise NotReadyError(
-            what,
+            problem,
             fix="import more history, shorten the slot's attribution, or train as of an earlier "
             "day: --as-of 2026-11-25",
         )
     return replace(material, data=data.take(settled))
 
 
-def _nothing(lake: Lake, now: int) -> NotReadyError:
-    """Why there is nothing to learn from."""
-    if (
-        lake.exists("events") and lake.table("events", ["p"]).num_rows
-    ):  # no SQL: it knows no lake as it was
+def _no_events_error(lake: Lake, now: int) -> NotReadyError:
+    """Return the error for a lake without events to learn from."""
+    # Reads a table instead of SQL, which cannot query an older version of the lake.
+    if lake.exists("events") and lake.table("events", ["p"]).num_rows:
         return NotReadyError(
             f"the lake holds no event before {to_iso(now)[:16]}",
             where=str(lake.path),
@@ -261,140 +270,142 @@ def _nothing(lake: Lake, now: int) -> NotReadyError:
     )
 
 
-def _in_order(rows: pa.Table) -> pa.Table:
-    """The rows in the order of the log, however the files of the lake were cut since: codes, and
-    with them draws, depend on it.
-    """
+def _sort_by_log(rows: pa.Table) -> pa.Table:
+    """Sort rows by log position, as codes and draws depend on the order."""
     p = rows["p"].to_numpy()
     return (
         rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))
     ).combine_chunks()
 
 
-def _items(lake: Lake) -> pa.Table:
+def _load_items(lake: Lake) -> pa.Table:
     names = ["id", "valid_from", "attributes", "timeless", "received_at"]
-    return _in_order(lake.table("items", [*names, "p"]))
+    return _sort_by_log(lake.table("items", [*names, "p"]))
 
 
-def _requests(
+def _choose_requests(
     lake: Lake,
     events: pa.Table,
     people: Codes,
     codes: Codes,
     slot: Slot,
-    wanted: Wanted,
-    known: int,
+    row_settings: RowSettings,
+    complete_until: int,
 ) -> tuple[Dataset, Scheme | None, str]:
-    """Requests of logged answers or of what people chose, the scheme of the latter, and which it is
-    and why.
+    """Choose between logged responses and drawn requests.
+
+    Returns:
+        The requests, their scheme (None for responses), and the choice as a sentence.
     """
     shown = None
-    if wanted.rows != "clicks" and wanted.scheme is None:
+    if row_settings.rows != "clicks" and row_settings.scheme is None:
         try:
-            shown = _shown(lake, events, people, codes, slot, wanted, known)
+            shown = _answer_rows(lake, events, people, codes, slot, row_settings, complete_until)
         except NotReadyError:
-            if wanted.rows == "answers" or (
-                _answered(events, slot) and not _chosen(events, slot, wanted)[1]
+            if row_settings.rows == "answers" or (
+                _has_answers(events, slot) and not _first_chosen_head(events, slot, row_settings)[1]
             ):
                 raise
-    count = _with_outcome(shown, slot) if shown else 0
-    told = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
-    if shown and wanted.rows == "answers":
-        return shown, None, f"rows are logged answers, as asked for: {told}"
+    count = _count_with_outcome(shown, slot) if shown else 0
+    outcome_note = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    if shown and row_settings.rows == "answers":
+        return shown, None, f"rows are logged answers, as asked for: {outcome_note}"
     if shown and count >= ANSWERS_MIN:
-        return shown, None, f"rows are logged answers: {told}"
-    head, chosen = _chosen(events, slot, wanted)
-    if (
-        shown and chosen < 2 * count
-    ):  # nearly all that people chose, they chose from these very answers
+        return shown, None, f"rows are logged answers: {outcome_note}"
+    head, chosen_count = _first_chosen_head(events, slot, row_settings)
+    # Nearly all choices were made from these very responses.
+    if shown and chosen_count < 2 * count:
         return (
             shown,
             None,
-            f"rows are logged answers, though only {told}: the log holds hardly any {head} "
+            f"rows are logged answers, though only {outcome_note}: the log holds hardly any {head} "
             "beside them",
         )
-    scheme = wanted.scheme or scheme_of(events, head)
-    data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
-    drawn, asked = (
+    scheme = row_settings.scheme or infer_scheme(events, head)
+    data = draw_requests(
+        events, people, codes, scheme, ts_from=row_settings.ts_from, ts_to=row_settings.now
+    )
+    source_note, move_note = (
         f"requests are put before what people chose ({data.rows:,} of type {scheme.type})",
         "",
     )
     if (
-        moved := before_looks(events, data, scheme.type, duration(slot.attribution))
+        moved := move_before_visits(events, data, scheme.type, duration(slot.attribution))
         if scheme.before_looks
         else None
     ):
-        data, asked = moved.data, f"; {moved.told}"
-    if wanted.scheme or wanted.rows == "clicks":
-        return data, scheme, f"{drawn}, as asked for{asked}"
-    if not _answered(events, slot):
-        return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer{asked}"
+        data, move_note = moved.data, f"; {moved.summary}"
+    if row_settings.scheme or row_settings.rows == "clicks":
+        return data, scheme, f"{source_note}, as asked for{move_note}"
+    if not _has_answers(events, slot):
+        return data, scheme, f"{source_note}: slot {slot.name!r} has no logged answer{move_note}"
     return (
         data,
         scheme,
-        f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them{asked}",
+        f"{source_note}: only {outcome_note}, and {ANSWERS_MIN} are needed to learn from them"
+        f"{move_note}",
     )
 
 
-def _shown(
+def _answer_rows(
     lake: Lake,
     events: pa.Table,
     people: Codes,
     codes: Codes,
     slot: Slot,
-    wanted: Wanted,
-    known: int,
+    row_settings: RowSettings,
+    complete_until: int,
 ) -> Dataset:
     return answers_dataset(
         events,
         slot.name,
         list(slot.objective),
-        ts_from=wanted.ts_from,
-        mature_before=known,
+        ts_from=row_settings.ts_from,
+        mature_before=complete_until,
         attribution=duration(slot.attribution),
         denominator=slot.denominator,
         answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
         people=people,
         items=codes,
-        further=wanted.heads,
+        extra_heads=row_settings.heads,
     )
 
 
-def _answered(events: pa.Table, slot: Slot) -> bool:
-    """Whether the slot has answers at all."""
-    mine = pc.and_(
+def _has_answers(events: pa.Table, slot: Slot) -> bool:
+    """Return whether the slot has any response."""
+    is_answer = pc.and_(
         pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False)
     )
-    return bool(pc.any(mine).as_py())
+    return bool(pc.any(is_answer).as_py())
 
 
-def _with_outcome(shown: Dataset, slot: Slot) -> int:
-    """How many answers led to something that the slot's objective asks for."""
-    good = np.logical_or.reduce([shown.labels[head] > 0 for head in of_items(slot.objective)])
-    return len(np.unique(shown.request[good]))
+def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
+    """Return the number of responses with an outcome that counts in the slot's objective."""
+    has_outcome = np.logical_or.reduce(
+        [shown.labels[head] > 0 for head in of_items(slot.objective)]
+    )
+    return len(np.unique(shown.request[has_outcome]))
 
 
-def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
-    """The objective's first target that people chose anything by in the window, and how often they
-    did; amounts are of views.
-    """
+def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:
+    """Return the objective's first head with an event in the window, and its number of events."""
     heads = chances_of_items(slot.objective) or ["view"]
     t = micros(events["ts"])
-    recent = (t >= wanted.ts_from) & (t < wanted.now)
+    recent = (t >= row_settings.ts_from) & (t < row_settings.now)
     for head in heads:
-        chosen = pc.and_(interesting(events, (head,)), pc.is_valid(events["person"])).to_numpy()
+        chosen = pc.and_(
+            interaction_mask(events, (head,)), pc.is_valid(events["person"])
+        ).to_numpy()
         if count := int(np.count_nonzero(chosen & recent)):
             return head, count
     return heads[0], 0
 
 
-def with_profiles(events: pa.Table, items: pa.Table) -> pa.Table:
-    """Return the events with the properties of item profiles, which the lake keeps in a table of
-    their own, and no others.
-    """
+def add_profiles(events: pa.Table, items: pa.Table) -> pa.Table:
+    """Add the properties of item profiles, which the lake keeps in a table of their own."""
     if "properties" in events.column_names or "p" not in items.column_names:
         return events
-    at = pc.index_in(events["p"], value_set=items["p"].combine_chunks())
+    profile_row = pc.index_in(events["p"], value_set=items["p"].combine_chunks())
     return events.append_column(
-        "properties", items["attributes"].combine_chunks().take(at.combine_chunks())
+        "properties", items["attributes"].combine_chunks().take(profile_row.combine_chunks())
     )

@@ -1,12 +1,13 @@
-"""What columns cost a request, measured: bytes of the reading records that only they need, and
-time.
+"""Measured cost of columns: bytes of records that only one column needs, and time.
 
-    bytes    reading record with all declarations less the one without the column, for each record that a request reads
-    finish   making the column for ITEMS candidates from lanes that are already there, as `features.finish` does
-    read     `features.read.Reader` on a state that was built of the newest events, for all declarations or for some
+    bytes    size of the reading record with all declarations, minus the size without the column,
+             for each record that a request reads
+    finish   computing the column for ITEMS candidates from loaded lanes, as `features.finish` does
+    read     `features.read.Reader` on a state built from the newest events, for all declarations
+             or for some
 
-What the computed columns take (item-to-item, popularity, age) is part of the index and not
-measured; neither is scoring.
+Computed columns (item-to-item, popularity, age) are part of the index and not measured; neither is
+scoring.
 """
 
 import tempfile
@@ -37,20 +38,22 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
-ITEMS, GROUPS = (
-    200,
-    20,
-)  # candidates of a request, and how many records of their categories and the like it reads
-EVENTS = 30_000  # the newest, of which the state is built that is read
+# Candidates of a request, and records of their categories and the like that it reads.
+ITEMS, GROUPS = 200, 20
+EVENTS = 30_000  # newest events that the measured state is built from
 REQUESTS, REPEATS = 200, 15
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Attributes:
-    record_bytes: of one reading record that only this column needs; 0 where others share what it is
-    made from. request_bytes: of all records that a request reads of that entity. finish_us: of the
-    column, for ITEMS candidates; NaN where it is not finished here.
+    """Cost of a column.
+
+    Attributes:
+        record_bytes: bytes of one reading record that only this column needs; 0 if its inputs are
+            shared.
+        request_bytes: the same for all records of the entity that a request reads.
+        finish_us: microseconds to compute it for ITEMS candidates; NaN where it is not finished
+            here.
     """
 
     record_bytes: int
@@ -58,122 +61,129 @@ class Cost:
     finish_us: float
 
 
-def records_read(features: FeatureSet, entity: int) -> int:
-    """How many records of an entity a request reads at most."""
+def records_per_request(features: FeatureSet, entity: int) -> int:
+    """Return the largest number of records of an entity that a request reads."""
     names = features.layout.entities[entity].entity.fields
     return ITEMS if "item" in names else GROUPS if any("." in name for name in names) else 1
 
 
-def request_bytes(features: FeatureSet) -> int:
-    """Bytes of all reading records of a request."""
+def count_request_bytes(features: FeatureSet) -> int:
+    """Return the bytes of all reading records of a request."""
     return sum(
-        one.reading_bytes * records_read(features, one.index) for one in features.layout.entities
+        entity.reading_bytes * records_per_request(features, entity.index)
+        for entity in features.layout.entities
     )
 
 
-def without(
+def drop_declarations(
     features: FeatureSet, names: Sequence[str], event_types: Sequence[str]
 ) -> tuple[FeatureSet, tuple[str, ...]]:
-    """The declarations without some, and those of them that had to stay because another is made
-    from them.
-    """
+    """Drop declarations; return the rest, and those that others are derived from and so stay."""
     by_name = {step.name: step for step in features.layout.steps}
-    gone = set(names) & set(by_name)
-    similarities = [one for one in features.similarities if one.name not in names]
-    needed = {one.of for one in similarities}
-    open_ = [
+    removed = set(names) & set(by_name)
+    similarities = [
+        similarity for similarity in features.similarities if similarity.name not in names
+    ]
+    needed = {similarity.of for similarity in similarities}
+    pending = [
         feature.name
         for feature in features.features
-        if isinstance(feature, Derived) and feature.name not in gone
+        if isinstance(feature, Derived) and feature.name not in removed
     ]
-    while open_:
-        expression = by_name[open_.pop()].expression
+    while pending:
+        expression = by_name[pending.pop()].expression
         for other, _ in () if expression is None else expression.names:
             if other not in needed:
                 needed.add(other)
-                open_.append(other)
-    kept = [
+                pending.append(other)
+    retained = [
         feature
         for feature in features.features
-        if feature.name not in gone or feature.name in needed
+        if feature.name not in removed or feature.name in needed
     ]
-    if not kept:
+    if not retained:
         raise DeclarationError("no declaration would be left")
-    return FeatureSet.from_declarations([*kept, *similarities], event_types=event_types), tuple(
-        sorted(gone & needed)
+    return FeatureSet.from_declarations([*retained, *similarities], event_types=event_types), tuple(
+        sorted(removed & needed)
     )
 
 
-def costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
-    """What each numeric and categorical column costs, by name."""
-    whole = {one.entity: one for one in features.layout.entities}
+def measure_costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:
+    """Measure the cost of each numeric and categorical column, by name."""
+    entities = {entity.entity: entity for entity in features.layout.entities}
     lanes = _Lanes(
-        features.layout, {one.index: records_read(features, one.index) for one in whole.values()}
+        features.layout,
+        {entity.index: records_per_request(features, entity.index) for entity in entities.values()},
     )
-    found = {}
+    column_costs = {}
     for step in features.layout.steps:
         if step.kind == "sequence":
             continue
-        bytes_, per_request = 0, 0
+        record_bytes, per_request = 0, 0
         if len(features.features) > 1:
-            fewer, stays = without(features, [step.name], event_types)
-            left = {} if stays else {one.entity: one.reading_bytes for one in fewer.layout.entities}
-            for entity, one in whole.items() if not stays else ():
-                saved = one.reading_bytes - left.get(entity, 0)
-                bytes_ += saved
-                per_request += saved * records_read(features, one.index)
-        found[step.name] = Cost(bytes_, per_request, _finish_us(step, lanes))
-    return found
+            fewer, still_needed = drop_declarations(features, [step.name], event_types)
+            remaining = (
+                {}
+                if still_needed
+                else {entity.entity: entity.reading_bytes for entity in fewer.layout.entities}
+            )
+            for entity, layout in entities.items() if not still_needed else ():
+                saved = layout.reading_bytes - remaining.get(entity, 0)
+                record_bytes += saved
+                per_request += saved * records_per_request(features, layout.index)
+        column_costs[step.name] = Cost(record_bytes, per_request, _measure_finish_us(step, lanes))
+    return column_costs
 
 
-def read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
-    """Median microseconds of reading ITEMS candidates for one person, for each of some sets of
-    declarations on like states.
+def measure_read_us(features: Sequence[FeatureSet], lake: Lake) -> list[float]:
+    """Measure the median microseconds to read ITEMS candidates for one person, per feature set.
 
-    Sets take turns, so that a busy machine is busy for all of them.
+    Feature sets take turns, so that background load affects all of them.
     """
     newest = int(lake.sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0)
     events = lake.sql(
         f"SELECT {', '.join(ROUTED.names)} FROM events WHERE p > {newest - EVENTS} ORDER BY p"
     ).cast(ROUTED)
     now = int(pc.max(events["ts"]).value) + 1
-    people = _most(events["person"], REQUESTS)
-    items = _most(events["item_id"], ITEMS)
+    people = _most_frequent(events["person"], REQUESTS)
+    items = _most_frequent(events["item_id"], ITEMS)
     keys = hash64s(items)
-    taken: list[list[float]] = [[] for _ in features]
+    timings: list[list[float]] = [[] for _ in features]
     with tempfile.TemporaryDirectory(prefix="tailorbird-cost-") as folder:
         readers = []
-        for place, one in enumerate(features):
-            state = Path(folder) / str(place)
+        for index, feature_set in enumerate(features):
+            state = Path(folder) / str(index)
             with FeatureWorker(
-                Path(folder) / "routed", state, one, clock=SimulatedClock(now)
+                Path(folder) / "routed", state, feature_set, clock=SimulatedClock(now)
             ) as worker:
                 worker.bootstrap(lambda first: [events], newest)
-            readers.append(Reader(state, one))
+            readers.append(Reader(state, feature_set))
         for person in people:
-            for place, reader in enumerate(readers):
+            for index, reader in enumerate(readers):
                 start = time.perf_counter()
                 reader.read(ReadRequest(person=person, now=now), items, item_keys=keys)
-                taken[place].append(time.perf_counter() - start)
+                timings[index].append(time.perf_counter() - start)
         for reader in readers:
             reader.close()
-    return [float(np.median(each)) * 1e6 if each else float("nan") for each in taken]
+    return [
+        float(np.median(durations)) * 1e6 if durations else float("nan") for durations in timings
+    ]
 
 
-def _most(column: pa.ChunkedArray, count: int) -> list[str]:
-    """The most frequent values."""
+def _most_frequent(column: pa.ChunkedArray, count: int) -> list[str]:
+    """Return the most frequent values."""
     counted = pc.value_counts(column.combine_chunks().drop_null())
     order = np.argsort(-counted.field("counts").to_numpy(), kind="stable")[:count]
     return counted.field("values").take(pa.array(order)).to_pylist()
 
 
-def _finish_us(step: Step, lanes: "_Lanes") -> float:
+def _measure_finish_us(step: Step, lanes: "_Lanes") -> float:
     if step.operation == "derived":
         expression = step.expression
         assert expression is not None
         column = np.ones(ITEMS)
-        return _us(lambda: expression.numbers(lambda name, kind: column, ITEMS))
-    return _us(
+        return _best_us(lambda: expression.numbers(lambda name, kind: column, ITEMS))
+    return _best_us(
         lambda: (
             finish.category(step, lanes)
             if step.kind == "categorical"
@@ -182,8 +192,8 @@ def _finish_us(step: Step, lanes: "_Lanes") -> float:
     )
 
 
-def _us(work: Callable[[], object]) -> float:
-    """Microseconds of the fastest of some repeats: what it takes where nothing else disturbs."""
+def _best_us(work: Callable[[], object]) -> float:
+    """Return the microseconds of the fastest of several repeats."""
     best = float("inf")
     with np.errstate(all="ignore"):
         for _ in range(REPEATS):
@@ -194,17 +204,17 @@ def _us(work: Callable[[], object]) -> float:
 
 
 class _Lanes:
-    """Lanes full of numbers for one request; implements `finish.Lanes`."""
+    """Lanes of random numbers for one request; implements `finish.Lanes`."""
 
     def __init__(self, layout: Layout, records: dict[int, int]) -> None:
         self.rows = ITEMS
         self.t: Int64s = np.full(1, 1 << 50, np.int64)
         rng = np.random.default_rng(0)
         self._readings = {
-            one.index: rng.integers(
-                0, 1 << 20, (ITEMS if records[one.index] > 1 else 1, one.reading_lanes)
+            entity.index: rng.integers(
+                0, 1 << 20, (ITEMS if records[entity.index] > 1 else 1, entity.reading_lanes)
             )
-            for one in layout.entities
+            for entity in layout.entities
         }
 
     def lane(self, spot: Spot) -> Int64s:

@@ -1,9 +1,8 @@
-"""Shuffles that keep what must stay together: values within their request, or whole requests among
-each other.
+"""Shuffles of values within their request, or of whole requests.
 
-A column of the item says which of a request's items is better, so its values are exchanged within
-the request; one of the person is the same for all of them, so requests exchange theirs. Either way
-every value is one that does occur.
+An item column tells which of a request's items is better, so its values are exchanged within the
+request. A user column is constant within a request, so requests exchange their values. Either way
+every value is one that occurs.
 """
 
 import numpy as np
@@ -12,14 +11,12 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 
-def within_requests(request: Ints, rng: np.random.Generator) -> Ints:
-    """For each row the row whose value it takes, one of its own request; `request` (n,) ascends."""
+def shuffle_within_requests(request: Ints, rng: np.random.Generator) -> Ints:
+    """Return for each row the row of its request to take the value from; `request` ascends."""
     return np.lexsort((rng.random(len(request)), request))
 
 
-def among_requests(offsets: Ints, rng: np.random.Generator) -> Ints:
-    """For each row the row whose value it takes: the first of another request, the same for the
-    whole request.
-    """
-    other = rng.permutation(len(offsets) - 1)
-    return np.repeat(offsets[:-1][other], np.diff(offsets))
+def shuffle_across_requests(offsets: Ints, rng: np.random.Generator) -> Ints:
+    """Return for each row the first row of another request, the same for the whole request."""
+    order = rng.permutation(len(offsets) - 1)
+    return np.repeat(offsets[:-1][order], np.diff(offsets))

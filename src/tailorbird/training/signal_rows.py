@@ -1,11 +1,11 @@
-"""What columns are judged by: the rows of four parts of the time, encoded as the model sees them.
+"""Rows for ranking columns: four consecutive parts, encoded as the model sees them.
 
     ──── train ────|── watch ──|── choose ──|── judge ──►  t
 
-Trees learn from the first part and stop by the second. What is kept is decided on the third alone,
-and what that costs is told by the fourth alone: a subset that was chosen by luck shows it there.
-Rows are those of `training.rows`; where requests are drawn, all parts hold some of the candidates,
-as training does.
+Trees learn from the first part and stop early by the second. The third part alone decides which
+columns to keep, and the fourth alone measures what that costs, so a subset chosen by luck is
+exposed. Rows are those of `training.rows`; where requests are drawn, all parts hold sampled
+candidates, as in training.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.training.completing import completed
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import build_series
-from tailorbird.training.matrix import columns_of, encoded, featured
+from tailorbird.training.matrix import columns_of, encode_rows, featured
 from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainSettings
@@ -38,12 +38,10 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-WATCH, LATER = (
-    0.1,
-    0.35,
-)  # shares of all requests; the later part is cut in halves: to choose by, and to judge by
-# requests with something to find, in each part: with fewer hardly an interval excludes anything
-FOUND_MIN = 60
+# Shares of all requests; the later part is halved: to choose on, and to evaluate on.
+WATCH_SHARE, LATER_SHARE = 0.1, 0.35
+# Requests with a positive in each part; with fewer, hardly any interval excludes anything.
+REQUESTS_MIN = 60
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,11 @@ class SignalRows:
     Attributes:
         matrix: shape (rows, columns), as the model sees it.
         label: shape (rows,), whether the target happened.
-        weight: shape (rows,), how many rows of the full set a row stands for.
-        offsets: shape (requests + 1,). t, person: shape (requests,); −1 for nobody.
-        evenly: shape (requests,), whether the request was drawn whatever came of it; the others
-            only because something did.
+        weight: shape (rows,), number of rows of the full set that a row stands for.
+        offsets: shape (requests + 1,).
+        t, person: shape (requests,); −1 for unknown persons.
+        evenly: shape (requests,), whether the request was drawn independently of its outcome; the
+            others were drawn for a positive.
     """
 
     matrix: Matrix
@@ -73,26 +72,26 @@ class SignalRows:
 
     @cached_property
     def request(self) -> Ints:
-        """The request of each row."""
+        """Return the request of each row."""
         return np.repeat(np.arange(self.requests), np.diff(self.offsets))
 
     @cached_property
-    def found(self) -> Bools:
-        """Requests in which there is something to find, and something else to tell it from."""
+    def has_both_classes(self) -> Bools:
+        """Return the mask of requests with positives and negatives."""
         positives = np.bincount(self.request, self.label, minlength=self.requests)
         return (positives > 0) & (positives < np.diff(self.offsets))
 
     def take(self, requests: Bools) -> "SignalRows":
-        """Some requests."""
+        """Select some requests."""
         rows = requests[self.request]
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
-        of_rows = (self.matrix[rows], self.label[rows], self.weight[rows])
+        row_columns = (self.matrix[rows], self.label[rows], self.weight[rows])
         return SignalRows(
-            *of_rows, offsets, self.t[requests], self.person[requests], self.evenly[requests]
+            *row_columns, offsets, self.t[requests], self.person[requests], self.evenly[requests]
         )
 
     def sample(self, columns: Sequence[int]) -> Sample:
-        """Some columns, to learn from or to watch."""
+        """Return some columns as a sample to fit on."""
         return Sample(
             np.ascontiguousarray(self.matrix[:, columns]),
             self.label,
@@ -100,22 +99,21 @@ class SignalRows:
             self.weight,
         )
 
-    def of_request(self) -> Bools:
-        """Columns that never differ within a request, shape (columns,): they are of who asks and
-        when, not of the item.
-        """
+    def request_level_columns(self) -> Bools:
+        """Return the mask of columns that are constant within requests, shape (columns,)."""
         first = self.matrix[self.offsets[:-1]][self.request]
         same = (self.matrix == first) | (np.isnan(self.matrix) & np.isnan(first))
         return same.all(axis=0)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The four parts, and what their columns are called.
+class SignalParts:
+    """The four parts, and the names of their columns.
 
     Attributes:
-        names: of the matrix's columns; `categorical`: those that hold codes.
-        about: what a reader must know to trust the figures, as JSON.
+        names: columns of the matrix.
+        categorical: columns that hold codes.
+        about: caveats of the figures, as JSON.
     """
 
     names: tuple[str, ...]
@@ -127,7 +125,7 @@ class Ground:
     about: dict[str, Any]
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        """All rows as arrays with names, for a file."""
+        """Return all rows as named arrays, for a file."""
         parts = {
             "train": self.train,
             "watch": self.watch,
@@ -141,14 +139,14 @@ class Ground:
         }
 
     @staticmethod
-    def part(arrays: dict[str, npt.NDArray], part: str) -> SignalRows:
-        """One part out of `arrays`."""
+    def load_part(arrays: dict[str, npt.NDArray], part: str) -> SignalRows:
+        """Load one part from `arrays`."""
         return SignalRows(
             **{field.name: arrays[f"{part}.{field.name}"] for field in fields(SignalRows)}
         )
 
 
-def gather(
+def gather_signal_rows(
     features: FeatureSet,
     slot: Slot,
     target: str,
@@ -157,35 +155,37 @@ def gather(
     settings: TrainSettings,
     *,
     progress: Progress = lambda stage, done, total: None,
-) -> Ground:
-    """Read the lake, cut it in four, and encode the rows.
+) -> SignalParts:
+    """Read the lake, split it into four parts, and encode the rows.
 
     Args:
-        target: what columns should tell, as `click`.
-        settings: `requests` is how many of training at most; `test_requests`, how many with
-            something to find of each other part.
+        target: head that columns should predict, such as `click`.
+        settings: `requests` limits the training part; `test_requests` limits requests with a
+            positive in each other part.
 
     Raises:
-        NotReadyError: there are too few requests in which the target happened.
+        NotReadyError: the target happened in too few requests.
     """
-    asked = replace(slot, objective={target: 1.0})
+    target_slot = replace(slot, objective={target: 1.0})
     progress("read", 0, 1)
-    material = load_material(lake, features, asked, settings.wanted(now))
+    material = load_material(lake, features, target_slot, settings.wanted(now))
     data, gap = material.data, material.label_window
-    _enough(data, target, 4 * FOUND_MIN, f"{data.requests:,} requests of slot {slot.name}")
-    first = split_by_time(data.t, validation=WATCH, test=LATER, gap=gap)
-    middle = int(np.quantile(data.t[first.test], 0.5))
-    later = split_at(data.t, first.validation_until, middle, gap=gap)
+    _require_requests(
+        data, target, 4 * REQUESTS_MIN, f"{data.requests:,} requests of slot {slot.name}"
+    )
+    split = split_by_time(data.t, validation=WATCH_SHARE, test=LATER_SHARE, gap=gap)
+    judge_from = int(np.quantile(data.t[split.test], 0.5))
+    later_split = split_at(data.t, split.validation_until, judge_from, gap=gap)
     progress("read", 1, 1)
 
-    start = data.t[first.train]
-    places = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
+    start = data.t[split.train]
+    boundaries = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
     moments = sorted(
         {
-            *(int(start[place]) for place in places),
-            first.train_until,
-            first.validation_until,
-            middle,
+            *(int(start[index]) for index in boundaries),
+            split.train_until,
+            split.validation_until,
+            judge_from,
         }
     )
     series = build_series(
@@ -193,37 +193,41 @@ def gather(
     )
     live = live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
-    learned = first.train[series.place_of(start) >= 0]
-    everyone = np.ones(data.requests, bool)
-    chosen = {
-        "train": (thinned(learned, settings.requests, settings.seed), everyone),
-        "watch": (thinned(first.validation, settings.requests, settings.seed), everyone),
-        "choose": _later(data, later.validation, target, settings),
-        "judge": _later(data, later.test, target, settings),
+    train_requests = split.train[series.place_of(start) >= 0]
+    all_requests = np.ones(data.requests, bool)
+    part_requests = {
+        "train": (thinned(train_requests, settings.requests, settings.seed), all_requests),
+        "watch": (thinned(split.validation, settings.requests, settings.seed), all_requests),
+        "choose": _draw_later(data, later_split.validation, target, settings),
+        "judge": _draw_later(data, later_split.test, target, settings),
     }
     parts: dict[str, SignalRows] = {}
     encoder = None
-    for place, (name, (requests, evenly)) in enumerate(chosen.items()):
-        progress("features", place, len(chosen))
+    for number, (name, (requests, evenly)) in enumerate(part_requests.items()):
+        progress("features", number, len(part_requests))
         part = completed(material, data.take(requests), replay)
-        _enough(part, target, FOUND_MIN, f"the {part.requests:,} requests of the part to {name} by")
+        _require_requests(
+            part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
+        )
         pieces = list(featured(part, features, material.events))
         if encoder is None:
-            seen = np.concatenate([piece.rows.categorical for piece in pieces])
+            categorical = np.concatenate([piece.rows.categorical for piece in pieces])
             encoder = fit_encoder(
                 columns_of(features),
-                seen,
+                categorical,
                 similarities=features.similarities,
                 candidates=live.candidates,
             )
-        matrix = np.concatenate([encoded(piece, encoder, series, live=live) for piece in pieces])
+        matrix = np.concatenate(
+            [encode_rows(piece, encoder, series, live=live) for piece in pieces]
+        )
         drawn = evenly[requests] if material.logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(
             matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn
         )
-    progress("features", len(chosen), len(chosen))
+    progress("features", len(part_requests), len(part_requests))
     assert encoder is not None
-    return Ground(
+    return SignalParts(
         encoder.names,
         encoder.categorical_names,
         **parts,
@@ -231,47 +235,49 @@ def gather(
     )
 
 
-def _later(
+def _draw_later(
     data: Dataset, requests: Ints, target: str, settings: TrainSettings
 ) -> tuple[Ints, Bools]:
-    """Requests with something to find, which the figures are made of, and some drawn evenly, which
-    drift is seen in.
+    """Draw requests with a positive, for the metrics, and evenly drawn ones, for drift.
 
-    Second, by request of the set, whether it is one of the latter.
+    Returns:
+        The requests, and for each request of the set whether it was drawn evenly.
     """
-    happened = np.zeros(data.requests, bool)
-    happened[data.request[data.labels[target]]] = True
-    even = thinned(requests, settings.test_requests, settings.seed)
-    found = thinned(requests[happened[requests]], settings.test_requests, settings.seed)
-    drawn = np.zeros(data.requests, bool)
-    drawn[even] = True
-    return np.union1d(even, found), drawn
+    is_positive = np.zeros(data.requests, bool)
+    is_positive[data.request[data.labels[target]]] = True
+    evenly = thinned(requests, settings.test_requests, settings.seed)
+    positive_requests = thinned(
+        requests[is_positive[requests]], settings.test_requests, settings.seed
+    )
+    is_drawn = np.zeros(data.requests, bool)
+    is_drawn[evenly] = True
+    return np.union1d(evenly, positive_requests), is_drawn
 
 
 def _about(
     material: Material, slot: Slot, target: str, parts: dict[str, SignalRows]
 ) -> dict[str, Any]:
-    """Sizes and times of the parts."""
-    told = {
+    """Return sizes and times of the parts."""
+    sizes = {
         name: {
             "from": to_iso(int(rows.t[0])),
             "to": to_iso(int(rows.t[-1])),
             "requests": rows.requests,
-            "with_something_to_find": int(rows.found.sum()),
+            "with_something_to_find": int(rows.has_both_classes.sum()),
             "rows": len(rows.label),
             "people": len(np.unique(rows.person)),
         }
         for name, rows in parts.items()
     }
-    return {"slot": slot.name, "target": target, "source": material.why, "parts": told}
+    return {"slot": slot.name, "target": target, "source": material.why, "parts": sizes}
 
 
-def _enough(data: Dataset, target: str, least: int, where: str) -> None:
+def _require_requests(data: Dataset, target: str, requests_min: int, where: str) -> None:
     count = len(np.unique(data.request[data.labels[target]])) if target in data.labels else 0
-    if count < least:
+    if count < requests_min:
         raise NotReadyError(
-            f"{where}: {target} happened in {count}, and at least {least} are needed to tell "
-            "a signal from chance",
+            f"{where}: {target} happened in {count}, and at least {requests_min} are needed to "
+            "tell a signal from chance",
             fix="rank on a longer --window, on another --target, or when more answers have an "
             "outcome",
         )

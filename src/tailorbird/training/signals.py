@@ -1,10 +1,9 @@
-"""Signal selection, start to end: rows of four parts of the time → leaks → a model → what each
-column is worth → a subset → its loss.
+"""Feature selection: leaks → models → value of each column → proposed subset → its loss.
 
-What each figure is made of: rows in `training.signal_rows`; permutation and null importance in
+Steps: rows of four parts in `training.signal_rows`; permutation and null importance in
 `training.importance`; mutual information and leaks in `training.information`; clusters in
 `training.redundancy`; drift in `training.stability`; bytes and time in `training.serving_cost`;
-verdicts, the subset and what it loses in `training.subset`; pictures and the page in
+verdicts, the subset and its loss in `training.subset`; charts and the page in
 `training.signals_page`.
 """
 
@@ -27,26 +26,32 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.importance import Permuter, gain_fits, quality
-from tailorbird.training.information import Told, leaks, told_by
+from tailorbird.training.information import ColumnInformation, find_leaks, measure_information
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.redundancy import Clusters, find_clusters
 from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
 from tailorbird.training.rows import Rows
-from tailorbird.training.serving_cost import Cost, costs, read_us, request_bytes, without
+from tailorbird.training.serving_cost import (
+    Cost,
+    count_request_bytes,
+    drop_declarations,
+    measure_costs,
+    measure_read_us,
+)
 from tailorbird.training.settings import Progress, TrainSettings, check_seed
-from tailorbird.training.signal_rows import Ground, gather
-from tailorbird.training.stability import Stability, stability
+from tailorbird.training.signal_rows import SignalParts, gather_signal_rows
+from tailorbird.training.stability import Stability, measure_stability
 from tailorbird.training.subset import (
     LEAK,
     SEEDS,
     UNDECIDED,
-    Contest,
     Interval,
+    ModelComparison,
     Signal,
     Subset,
-    bootstrap_of,
-    judged,
-    propose,
+    assign_verdicts,
+    bootstrap_people,
+    propose_subset,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -55,15 +60,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class RankSettings:
-    """How columns are ranked.
+    """Settings for ranking columns.
 
     Attributes:
         window_us, lateness_us, rows: as in `TrainSettings`.
-        requests: of the training part at most, and with something to find of each later part.
-        repeats: permutations of each column for each of a few models. fits, nulls: small models
-        with the labels as they are, and with shuffled ones.
-        tolerance: how much of the judged figure a redundant or unstable column may cost where the
-            subset is chosen.
+        requests: maximum of the training part, and of requests with a positive in each later part.
+        repeats: permutations of each column for each model.
+        fits, nulls: small models with real labels, and with shuffled labels.
+        tolerance: loss that a redundant or unstable column may cost on the part to choose on.
     """
 
     window_us: int = 28 * DAY
@@ -85,14 +89,14 @@ class RankSettings:
 
 @dataclass(frozen=True)
 class SignalReport:
-    """What came of it.
+    """Report of a column ranking.
 
     Attributes:
-        signals: most important first.
-        clusters, columns: as `training.redundancy` found them, and the columns they number.
-        periods: when each period that drift was looked at begins.
-        subset: what is proposed; its `about` has bytes and time.
-        notes: what a reader must know.
+        signals: columns, most important first.
+        clusters, columns: result of `training.redundancy`, and the columns that it numbers.
+        periods: start of each drift period, microseconds.
+        subset: the proposal; its `about` has bytes and time.
+        notes: caveats.
     """
 
     target: str
@@ -105,18 +109,18 @@ class SignalReport:
     notes: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        told = {
+        """Return the report as JSON."""
+        ranking = {
             "target": self.target,
             "figure": PRIMARY,
-            "signals": [one.plain() for one in self.signals],
+            "signals": [signal.to_dict() for signal in self.signals],
         }
-        more = {
-            "periods": [to_iso(one) for one in self.periods],
-            "subset": self.subset.plain(),
+        details = {
+            "periods": [to_iso(period) for period in self.periods],
+            "subset": self.subset.to_dict(),
             "about": self.about,
         }
-        return {**told, **more, "notes": list(self.notes)}
+        return {**ranking, **details, "notes": list(self.notes)}
 
 
 def rank_signals(
@@ -131,12 +135,12 @@ def rank_signals(
     event_types: Sequence[str] = EVENT_TYPES,
     progress: Progress = lambda stage, done, total: None,
 ) -> SignalReport:
-    """Say of each column what it is worth and what it costs, and propose which to keep.
+    """Rank columns by value and cost, and propose which to keep.
 
     Args:
-        out: what is found on the way is kept below it, so that a run that was cut short goes on.
-        target: what columns should tell; the first of the slot's objective unless told otherwise.
-        event_types: all that the project knows.
+        out: folder for intermediate results, so that an interrupted run can continue.
+        target: head that columns should predict; by default the first of the slot's objective.
+        event_types: all event types of the project.
 
     Raises:
         NotReadyError: the lake is empty, or the target happened in too few requests.
@@ -150,7 +154,7 @@ def rank_signals(
             where="--target",
             fix=f"use one of {', '.join(event_types)}",
         )
-    asked = {
+    fingerprint = {
         **asdict(settings),
         "schema": features.schema_hash,
         "slot": slot.name,
@@ -158,14 +162,14 @@ def rank_signals(
         "lake": str(lake),
     }
     with alone(out / f"{UNFINISHED}.lock", f"columns for slot {slot.name} are ranked"):
-        unfinished = Unfinished(out / UNFINISHED, asked, clock.now())
+        unfinished = Unfinished(out / UNFINISHED, fingerprint, clock.now())
         try:
-            ground = _ground(features, slot, target, Lake(lake), settings, unfinished, progress)
+            parts = _load_parts(features, slot, target, Lake(lake), settings, unfinished, progress)
         except TailorbirdError:
-            unfinished.done()  # there is nothing to go on with, and the next try is of its own time
+            unfinished.discard()  # nothing to resume; the next run starts as of its own time
             raise
-        found = rank_ground(
-            ground,
+        report = rank_parts(
+            parts,
             features,
             Lake(lake),
             unfinished,
@@ -174,12 +178,12 @@ def rank_signals(
             event_types=event_types,
             progress=progress,
         )
-        unfinished.done()
-    return found
+        unfinished.discard()
+    return report
 
 
-def rank_ground(
-    ground: Ground,
+def rank_parts(
+    parts: SignalParts,
     features: FeatureSet,
     lake: Lake,
     unfinished: Unfinished,
@@ -189,76 +193,78 @@ def rank_ground(
     event_types: Sequence[str] = EVENT_TYPES,
     progress: Progress = lambda stage, done, total: None,
 ) -> SignalReport:
-    """The same for rows that are there already; columns that nobody declares are taken as computed
-    ones.
-    """
+    """Rank the columns of loaded rows; undeclared columns count as computed ones."""
     of_request = np.logical_and.reduce(
-        [rows.of_request() for rows in (ground.train, ground.choose)]
+        [rows.request_level_columns() for rows in (parts.train, parts.choose)]
     )
-    categorical = [ground.names.index(name) for name in ground.categorical]
+    categorical = [parts.names.index(name) for name in parts.categorical]
     progress("information", 0, 1)
-    told = told_by(ground.train, categorical, of_request, seed=settings.seed)
-    leaking = leaks(ground.names, ground.train, told)
-    honest = [place for place, name in enumerate(ground.names) if name not in leaking]
+    information = measure_information(parts.train, categorical, of_request, seed=settings.seed)
+    leaking = find_leaks(parts.names, parts.train, information)
+    honest = [index for index, name in enumerate(parts.names) if name not in leaking]
     if len(honest) < 2:
         raise UsageError(
             "fewer than two columns are left to choose from",
             where="features.py",
             fix="declare more, or see what leaks",
         )
-    clusters = find_clusters(ground.train.matrix, categorical, seed=settings.seed)
-    stable = stability(ground.train, ground.choose, categorical, of_request)
+    clusters = find_clusters(parts.train.matrix, categorical, seed=settings.seed)
+    drift = measure_stability(parts.train, parts.choose, categorical, of_request)
     progress("information", 1, 1)
 
-    contest = Contest(ground, settings.gbdt, settings.seed, unfinished.array)
-    lost, together = _permuted(
-        contest, honest, of_request, clusters, settings, unfinished, progress
+    comparison = ModelComparison(parts, settings.gbdt, settings.seed, unfinished.array)
+    importances, cluster_importances = _permutation_importances(
+        comparison, honest, of_request, clusters, settings, unfinished, progress
     )
-    gain, null = _gains(ground, honest, settings, unfinished, progress)
+    gains, null_gains = _fit_gains(parts, honest, settings, unfinished, progress)
     progress("cost", 0, 2)
-    price = costs(features, event_types)
-    signals = _signals(
+    column_costs = measure_costs(features, event_types)
+    signals = _build_signals(
         features,
-        ground,
+        parts,
         of_request,
-        told,
-        stable,
+        information,
+        drift,
         clusters,
-        lost,
-        together,
+        importances,
+        cluster_importances,
         honest,
-        gain,
-        null,
-        price,
+        gains,
+        null_gains,
+        column_costs,
     )
-    signals = judged(signals, leaking, int(ground.choose.found.sum()))
-    subset, signals = propose(
-        contest,
+    signals = assign_verdicts(signals, leaking, int(parts.choose.has_both_classes.sum()))
+    subset, signals = propose_subset(
+        comparison,
         signals,
         settings.tolerance,
         progress=lambda done, total: progress("subset", done, total),
     )
     progress("cost", 1, 2)
-    subset = replace(subset, about=_saved(features, subset, lake, event_types))
+    subset = replace(subset, about=_measure_savings(features, subset, lake, event_types))
     progress("cost", 2, 2)
     ordered = sorted(
         signals,
-        key=lambda one: (one.verdict == LEAK, -np.nan_to_num(one.importance.value), -one.bits),
+        key=lambda signal: (
+            signal.verdict == LEAK,
+            -np.nan_to_num(signal.importance.value),
+            -signal.bits,
+        ),
     )
-    about = ground.about | {
+    about = parts.about | {
         "schema_hash": features.schema_hash,
         "as_of": to_iso(unfinished.now),
         "seed": settings.seed,
     }
     notes = _notes(
-        ground, leaking, features, [one.name for one in signals if one.verdict == UNDECIDED]
+        parts, leaking, features, [signal.name for signal in signals if signal.verdict == UNDECIDED]
     )
     return SignalReport(
-        target, tuple(ordered), ground.names, clusters, stable.periods, subset, about, notes
+        target, tuple(ordered), parts.names, clusters, drift.periods, subset, about, notes
     )
 
 
-def _ground(
+def _load_parts(
     features: FeatureSet,
     slot: Slot,
     target: str,
@@ -266,8 +272,8 @@ def _ground(
     settings: RankSettings,
     unfinished: Unfinished,
     progress: Progress,
-) -> Ground:
-    """The rows, as an earlier try left them or made anew."""
+) -> SignalParts:
+    """Load the rows of an interrupted run, or gather them."""
 
     def make() -> Mapping[str, npt.NDArray]:
         trained = TrainSettings(
@@ -278,18 +284,20 @@ def _ground(
             test_requests=settings.requests,
             seed=settings.seed,
         )
-        made = gather(features, slot, target, lake, unfinished.now, trained, progress=progress)
-        head = msgspec.json.encode([made.names, made.categorical, made.about])
-        return {**made.arrays(), "head": np.frombuffer(head, np.uint8)}
+        gathered = gather_signal_rows(
+            features, slot, target, lake, unfinished.now, trained, progress=progress
+        )
+        head = msgspec.json.encode([gathered.names, gathered.categorical, gathered.about])
+        return {**gathered.arrays(), "head": np.frombuffer(head, np.uint8)}
 
     arrays = unfinished.arrays("ground", make)
     names, categorical, about = msgspec.json.decode(arrays.pop("head").tobytes())
-    parts = [Ground.part(arrays, part) for part in ("train", "watch", "choose", "judge")]
-    return Ground(tuple(names), tuple(categorical), *parts, about=about)
+    parts = [SignalParts.load_part(arrays, part) for part in ("train", "watch", "choose", "judge")]
+    return SignalParts(tuple(names), tuple(categorical), *parts, about=about)
 
 
-def _permuted(
-    contest: Contest,
+def _permutation_importances(
+    comparison: ModelComparison,
     honest: Sequence[int],
     of_request: Bools,
     clusters: Clusters,
@@ -297,153 +305,153 @@ def _permuted(
     unfinished: Unfinished,
     progress: Progress,
 ) -> tuple[list[Interval], list[Interval]]:
-    """Importance of each honest column, and of each cluster as a whole, on the part that is chosen
-    by.
-    """
-    ground = contest.ground
-    rows = ground.choose.take(ground.choose.found)
-    kept = set(honest)
-    groups = [[place] for place in honest] + [
-        [place for place in group if place in kept] for group in clusters.groups()
+    """Measure the importance of each honest column and each cluster on the part to choose on."""
+    parts = comparison.parts
+    rows = parts.choose.take(parts.choose.has_both_classes)
+    honest_columns = set(honest)
+    groups = [[index] for index in honest] + [
+        [index for index in group if index in honest_columns] for group in clusters.groups()
     ]
     drops = [np.zeros(rows.requests) for _ in groups]
     progress("permute", 0, SEEDS * len(groups))
     for number in range(SEEDS):
-        model = contest.model([ground.names[place] for place in honest], settings.seed + number)
+        model = comparison.model([parts.names[index] for index in honest], settings.seed + number)
         permuter = Permuter(
             model, honest, rows, of_request, settings.repeats, settings.seed + number
         )
-        whole = quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
+        baseline = quality(model, np.ascontiguousarray(rows.matrix[:, honest]), rows)
         for done, group in enumerate(groups):
             drops[done] += (
-                unfinished.array(f"permute {number} {group}", partial(permuter.loss, group, whole))
+                unfinished.array(
+                    f"permute {number} {group}", partial(permuter.loss, group, baseline)
+                )
                 / SEEDS
             )
             progress("permute", number * len(groups) + done + 1, SEEDS * len(groups))
-    found = bootstrap_of(rows, settings.seed).means(drops)
-    return found[: len(honest)], found[len(honest) :]
+    intervals = bootstrap_people(rows, settings.seed).means(drops)
+    return intervals[: len(honest)], intervals[len(honest) :]
 
 
-def _gains(
-    ground: Ground,
+def _fit_gains(
+    parts: SignalParts,
     honest: Sequence[int],
     settings: RankSettings,
     unfinished: Unfinished,
     progress: Progress,
 ) -> tuple[Floats, Floats]:
-    """Gain of each honest column, shape (columns,), and under shuffled labels, shape (nulls,
-    columns).
-    """
-    sample = ground.train.sample(honest)
-    names = [ground.names[place] for place in honest]
+    """Fit small models; return the gain per column, and with shuffled labels (nulls, columns)."""
+    sample = parts.train.sample(honest)
+    names = [parts.names[index] for index in honest]
     real, null = gain_fits(
         sample,
-        ground.train.request,
+        parts.train.request,
         names,
         real=settings.fits,
         nulls=settings.nulls,
         seed=settings.seed,
     )
-    found = []
+    gains = []
     for number, fit in enumerate([*real, *null]):
         progress("null fits", number, len(real) + len(null))
-        found.append(unfinished.array(f"gain {number}", fit))
-    progress("null fits", len(found), len(found))
-    return np.mean(found[: len(real)], axis=0), np.stack(found[len(real) :])
+        gains.append(unfinished.array(f"gain {number}", fit))
+    progress("null fits", len(gains), len(gains))
+    return np.mean(gains[: len(real)], axis=0), np.stack(gains[len(real) :])
 
 
-def _signals(
+def _build_signals(
     features: FeatureSet,
-    ground: Ground,
+    parts: SignalParts,
     of_request: Bools,
-    told: Sequence[Told],
-    stable: Stability,
+    information: Sequence[ColumnInformation],
+    drift: Stability,
     clusters: Clusters,
-    lost: Sequence[Interval],
-    together: Sequence[Interval],
+    importances: Sequence[Interval],
+    cluster_importances: Sequence[Interval],
     honest: Sequence[int],
     gain: Floats,
     null: Floats,
-    price: Mapping[str, Cost],
+    column_costs: Mapping[str, Cost],
 ) -> list[Signal]:
-    """One for each column of the matrix, in its order, not judged yet."""
-    places = {one.name: one.place for one in (*features.features, *features.similarities)}
+    """Build a signal without verdict for each column of the matrix, in its order."""
+    declared_places = {
+        declaration.name: declaration.place
+        for declaration in (*features.features, *features.similarities)
+    }
     declared = {
-        column.name: (column.kind, column.entity, places[column.name])
+        column.name: (column.kind, column.entity, declared_places[column.name])
         for column in features.columns
     }
     groups = clusters.groups()
-    cluster = {place: number for number, group in enumerate(groups, 1) for place in group}
+    cluster = {index: number for number, group in enumerate(groups, 1) for index in group}
     unknown = Interval(float("nan"), float("nan"), float("nan"))
     spread = null.std(axis=0, ddof=1)
     z = np.divide(gain - null.mean(axis=0), spread, out=np.zeros_like(gain), where=spread > 0)
-    above = (gain > null.max(axis=0)) & (
-        gain > np.median(null.mean(axis=0))
-    )  # where chance gives next to nothing, a little is no proof
+    # Where chance gives next to nothing, a small gain is no proof.
+    is_above_nulls = (gain > null.max(axis=0)) & (gain > np.median(null.mean(axis=0)))
     share = gain / max(gain.sum(), 1e-12)
-    at = {place: number for number, place in enumerate(honest)}
-    found = []
-    for place, name in enumerate(ground.names):
-        kind, entity, where = declared.get(name, ("computed", "", ""))
-        cost = price.get(name, Cost(0, 0, float("nan")))
-        number = at.get(place)
-        found.append(
+    honest_index = {index: number for number, index in enumerate(honest)}
+    signals = []
+    for place, name in enumerate(parts.names):
+        kind, entity, declared_at = declared.get(name, ("computed", "", ""))
+        cost = column_costs.get(name, Cost(0, 0, float("nan")))
+        number = honest_index.get(place)
+        signals.append(
             Signal(
                 name=name,
                 kind=kind,
                 entity=entity,
-                place=where,
+                place=declared_at,
                 of_request=bool(of_request[place]),
-                importance=unknown if number is None else lost[number],
+                importance=unknown if number is None else importances[number],
                 gain=0.0 if number is None else float(share[number]),
                 null_z=0.0 if number is None else float(z[number]),
-                above_nulls=number is not None and bool(above[number]),
-                bits=told[place].bits,
-                bits_z=told[place].z,
-                drift=float(stable.worst[place]),
-                drifts=tuple(float(each) for each in stable.drift[place]),
-                missing=float(stable.missing[place]),
+                above_nulls=number is not None and bool(is_above_nulls[number]),
+                bits=information[place].bits,
+                bits_z=information[place].z,
+                drift=float(drift.worst[place]),
+                drifts=tuple(float(value) for value in drift.drift[place]),
+                missing=float(drift.missing[place]),
                 record_bytes=cost.record_bytes,
                 request_bytes=cost.request_bytes,
                 finish_us=cost.finish_us,
                 cluster=cluster.get(place, 0),
-                together=together[cluster[place] - 1] if place in cluster else None,
+                together=cluster_importances[cluster[place] - 1] if place in cluster else None,
             )
         )
-    return found
+    return signals
 
 
-def _saved(
+def _measure_savings(
     features: FeatureSet, subset: Subset, lake: Lake, event_types: Sequence[str]
 ) -> dict[str, Any]:
-    """Bytes and microseconds of a request with all declarations and with those that are left."""
+    """Measure bytes and time of a request with all declarations, and with the remaining ones."""
     declared = {feature.name for feature in (*features.features, *features.similarities)}
-    gone = [name for name in subset.remove if name in declared]
-    if not gone or len(gone) == len(declared):
+    removed = [name for name in subset.remove if name in declared]
+    if not removed or len(removed) == len(declared):
         return {
-            "request_bytes": request_bytes(features),
+            "request_bytes": count_request_bytes(features),
             "declarations_to_remove": [],
             "declarations_that_others_need": [],
         }
-    fewer, stay = without(features, gone, event_types)
-    before, after = read_us([features, fewer], lake)
+    fewer, still_needed = drop_declarations(features, removed, event_types)
+    before, after = measure_read_us([features, fewer], lake)
     return {
-        "request_bytes": request_bytes(features),
-        "request_bytes_subset": request_bytes(fewer),
+        "request_bytes": count_request_bytes(features),
+        "request_bytes_subset": count_request_bytes(fewer),
         "read_us": round(before, 1),
         "read_us_subset": round(after, 1),
-        "declarations_to_remove": [name for name in gone if name not in stay],
-        "declarations_that_others_need": list(stay),
+        "declarations_to_remove": [name for name in removed if name not in still_needed],
+        "declarations_that_others_need": list(still_needed),
     }
 
 
 def _notes(
-    ground: Ground, leaking: Mapping[str, str], features: FeatureSet, undecided: Sequence[str]
+    parts: SignalParts, leaking: Mapping[str, str], features: FeatureSet, undecided: Sequence[str]
 ) -> tuple[str, ...]:
-    notes = [ground.about["source"]]
+    notes = [parts.about["source"]]
     if undecided:
         notes.append(
-            f"too few requests to decide on {len(undecided)} of {len(ground.names)} columns, "
+            f"too few requests to decide on {len(undecided)} of {len(parts.names)} columns, "
             "which stay: more data, or a longer window"
         )
     notes += [

@@ -1,6 +1,4 @@
-"""Signals to look at: a picture as PNG, and a page with tables, pictures and what to paste. Nothing
-is computed here but pictures.
-"""
+"""Report of a column ranking: an overview chart as PNG, and a page with tables and charts."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,7 +14,7 @@ from tailorbird.events import to_iso
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.page import OTHERS, OURS, picture, plain, table, write_page
-from tailorbird.training.redundancy import NEAR
+from tailorbird.training.redundancy import NEARNESS_MIN
 from tailorbird.training.serving_cost import GROUPS, ITEMS
 from tailorbird.training.signals import SignalReport
 from tailorbird.training.stability import UNSTABLE
@@ -32,67 +30,67 @@ COLOURS = {
 }
 
 
-def write_signals(folder: Path, report: SignalReport, paste: Sequence[str]) -> tuple[Path, Path]:
-    """Write `signals.html`, `signals.png` and `signals.json`; the paths of page and picture.
+def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -> tuple[Path, Path]:
+    """Write `signals.html`, `signals.png` and `signals.json`; return the paths of page and chart.
 
     Args:
-        paste: lines that tell how to act on the proposal.
+        commands: lines that apply the proposal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "signals.png"
-    whole(report).savefig(image, dpi=130, metadata={"Software": None})
+    overview_figure(report).savefig(image, dpi=130, metadata={"Software": None})
     (folder / "signals.json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report.plain()), indent=1)
     )
     parts = [
-        _head(report),
-        _signals(report),
-        _pictures(report),
-        _steps(report),
-        _paste(paste),
-        _facts(report),
+        _summary(report),
+        _signals_section(report),
+        _charts_section(report),
+        _steps_section(report),
+        _commands_section(commands),
+        _facts_section(report),
     ]
     return write_page(
         folder / "signals.html", f"Signals for {report.target}, slot {report.about['slot']}", parts
     ), image
 
 
-def whole(report: SignalReport) -> Figure:
-    """Importance, clusters and drift side by side."""
+def overview_figure(report: SignalReport) -> Figure:
+    """Draw importance, clusters and drift side by side."""
     count = len(report.signals)
     figure = Figure(figsize=(17, 0.26 * count + 1.4), layout="constrained")
     importance, tree, drift = figure.subplots(1, 3, width_ratios=[1.25, 1.0, 0.9])
-    _importance(importance, report)
-    _tree(tree, report)
-    _drift(drift, report)
+    _draw_importance(importance, report)
+    _draw_tree(tree, report)
+    _draw_drift(drift, report)
     return plain(figure)
 
 
-def _importance(axes: Axes, report: SignalReport) -> None:
+def _draw_importance(axes: Axes, report: SignalReport) -> None:
     shown = list(reversed(report.signals))
-    for place, one in enumerate(shown):
-        colour = COLOURS[one.verdict]
-        if np.isfinite(one.importance.value):
+    for row, signal in enumerate(shown):
+        colour = COLOURS[signal.verdict]
+        if np.isfinite(signal.importance.value):
             axes.plot(
-                [one.importance.low, one.importance.high],
-                [place, place],
+                [signal.importance.low, signal.importance.high],
+                [row, row],
                 color=colour,
                 linewidth=3,
                 solid_capstyle="round",
             )
-            axes.plot([one.importance.value], [place], "o", color=colour, markersize=5)
+            axes.plot([signal.importance.value], [row], "o", color=colour, markersize=5)
     axes.axvline(0, color=OTHERS, linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [one.name for one in shown])
-    for label, one in zip(axes.get_yticklabels(), shown, strict=True):
-        label.set_color(COLOURS[one.verdict])
+    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
+    for label, signal in zip(axes.get_yticklabels(), shown, strict=True):
+        label.set_color(COLOURS[signal.verdict])
     for verdict in COLOURS:
-        if any(one.verdict == verdict for one in shown):
+        if any(signal.verdict == verdict for signal in shown):
             axes.plot([], [], "o", color=COLOURS[verdict], label=verdict)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_title(f"Drop of {PRIMARY} on later data when permuted, 95 % intervals", fontsize=10)
 
 
-def _tree(axes: Axes, report: SignalReport) -> None:
+def _draw_tree(axes: Axes, report: SignalReport) -> None:
     clusters = report.clusters
     if len(clusters.tree):
         dendrogram(
@@ -100,17 +98,17 @@ def _tree(axes: Axes, report: SignalReport) -> None:
             labels=list(report.columns),
             orientation="left",
             ax=axes,
-            color_threshold=1 - NEAR,
+            color_threshold=1 - NEARNESS_MIN,
             above_threshold_color=OTHERS,
             leaf_font_size=8,
         )
-    axes.axvline(1 - NEAR, color="#b3541e", linewidth=0.8, linestyle="--")
+    axes.axvline(1 - NEARNESS_MIN, color="#b3541e", linewidth=0.8, linestyle="--")
     axes.set_title("Distance of columns; left of the line they stay apart", fontsize=10)
 
 
-def _drift(axes: Axes, report: SignalReport) -> None:
+def _draw_drift(axes: Axes, report: SignalReport) -> None:
     shown = list(report.signals)
-    values = np.array([one.drifts for one in shown])
+    values = np.array([signal.drifts for signal in shown])
     axes.imshow(
         np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE
     )
@@ -125,16 +123,16 @@ def _drift(axes: Axes, report: SignalReport) -> None:
             color="white" if value > 1.4 * UNSTABLE else "#1d2529",
         )
     last = len(report.periods) - 1
-    told = [
-        f"{to_iso(start)[5:10]}{' later' if place == last else ''}"
-        for place, start in enumerate(report.periods)
+    labels = [
+        f"{to_iso(start)[5:10]}{' later' if period == last else ''}"
+        for period, start in enumerate(report.periods)
     ]
-    axes.set_xticks(range(len(told)), told)
-    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
     axes.set_title("Drift (PSI) since the first period", fontsize=10)
 
 
-def _head(report: SignalReport) -> str:
+def _summary(report: SignalReport) -> str:
     subset, parts = report.subset, report.about["parts"]
     sentence = (
         f"{len(subset.keep)} of {len(report.signals)} columns are proposed to stay. On "
@@ -142,8 +140,8 @@ def _head(report: SignalReport) -> str:
         f"{PRIMARY} is {subset.subset} with them and {subset.full} with all: it loses "
         f"{subset.loss}."
     )
-    saved = _saved(subset.about)
-    told = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    saved = _savings_note(subset.about)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     windows = "; ".join(
         f"{name}: {part['with_something_to_find']:,} requests with something to find, "
         f"{part['from'][:16]} to {part['to'][:16]}"
@@ -151,12 +149,12 @@ def _head(report: SignalReport) -> str:
     )
     return (
         f"<h1>Signals for {escape(report.target)}, slot {escape(report.about['slot'])}</h1>"
-        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{told}</ul><p '
+        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{notes}</ul><p '
         f'class="soft">{escape(windows)}.</p>'
     )
 
 
-def _saved(about: Mapping[str, object]) -> str:
+def _savings_note(about: Mapping[str, object]) -> str:
     if "read_us" not in about:
         return ""
     return (
@@ -166,7 +164,7 @@ def _saved(about: Mapping[str, object]) -> str:
     )
 
 
-def _signals(report: SignalReport) -> str:
+def _signals_section(report: SignalReport) -> str:
     header = [
         "column",
         "verdict",
@@ -181,7 +179,7 @@ def _signals(report: SignalReport) -> str:
         "finish, µs",
         "why",
     ]
-    rows = [(_cells(one), one.verdict == SIGNAL) for one in report.signals]
+    rows = [(_cells(signal), signal.verdict == SIGNAL) for signal in report.signals]
     text = (
         f"Importance: drop of {PRIMARY} on later data when the column is permuted, within "
         "requests or, where it is the same for all "
@@ -196,22 +194,22 @@ def _signals(report: SignalReport) -> str:
     return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{table(header, rows)}"
 
 
-def _cells(one: Signal) -> list[str]:
-    finish = f"{one.finish_us:.1f}" if np.isfinite(one.finish_us) else "–"
+def _cells(signal: Signal) -> list[str]:
+    finish = f"{signal.finish_us:.1f}" if np.isfinite(signal.finish_us) else "–"
     return [
-        escape(one.name) + (" †" if one.of_request else ""),
-        f'<span style="color:{COLOURS[one.verdict]}">{escape(one.verdict)}</span>',
-        _interval(one.importance),
-        f"{one.null_z:.1f}",
-        f"{one.gain:.1%}",
-        f"{1000 * one.bits:.2f}",
-        f"{one.bits_z:.1f}",
-        f"{one.drift:.2f}",
-        f"{one.missing:.0%}",
-        f"{one.request_bytes:,}",
+        escape(signal.name) + (" †" if signal.of_request else ""),
+        f'<span style="color:{COLOURS[signal.verdict]}">{escape(signal.verdict)}</span>',
+        _interval(signal.importance),
+        f"{signal.null_z:.1f}",
+        f"{signal.gain:.1%}",
+        f"{1000 * signal.bits:.2f}",
+        f"{signal.bits_z:.1f}",
+        f"{signal.drift:.2f}",
+        f"{signal.missing:.0%}",
+        f"{signal.request_bytes:,}",
         finish,
-        "yes" if one.kept else "no",
-        f"<small>{escape(one.why)}</small>",
+        "yes" if signal.kept else "no",
+        f"<small>{escape(signal.why)}</small>",
     ]
 
 
@@ -221,24 +219,24 @@ def _interval(interval: Interval) -> str:
     return interval.marked
 
 
-def _pictures(report: SignalReport) -> str:
+def _charts_section(report: SignalReport) -> str:
     size = 0.24 * len(report.signals) + 1.2
-    found = []
-    for draw, width in ((_importance, 8.5), (_tree, 7.5), (_drift, 7.0)):
+    charts = []
+    for draw, width in ((_draw_importance, 8.5), (_draw_tree, 7.5), (_draw_drift, 7.0)):
         figure = Figure(figsize=(width, size), layout="constrained")
         draw(figure.subplots(), report)
-        found.append(picture(plain(figure)))
-    return f"<h2>Pictures</h2>{''.join(found)}"
+        charts.append(picture(plain(figure)))
+    return f"<h2>Pictures</h2>{''.join(charts)}"
 
 
-def _steps(report: SignalReport) -> str:
+def _steps_section(report: SignalReport) -> str:
     rows = [
         (
             [
                 escape(step.reason),
                 escape(", ".join(step.columns)),
                 _interval(step.loss),
-                "out" if step.kept_out else "stays",
+                "out" if step.is_removed else "stays",
             ],
             False,
         )
@@ -256,11 +254,11 @@ def _steps(report: SignalReport) -> str:
     )
 
 
-def _paste(lines: Sequence[str]) -> str:
+def _commands_section(lines: Sequence[str]) -> str:
     return f"<h2>To do so</h2><pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
 
 
-def _facts(report: SignalReport) -> str:
+def _facts_section(report: SignalReport) -> str:
     rows = [
         ([escape(key), escape(str(value))], False)
         for key, value in report.about.items()

@@ -1,11 +1,10 @@
-"""Splits by time: what is learned from lies before what is chosen by, and that before what is
-judged.
+"""Splits by time: training rows lie before validation rows, and those before test rows.
 
     ──── train ────|── validation ──|──── test ────►  t
                  gap              gap
 
-A row's label is only known when its label window has passed. A row of an earlier part whose window
-reaches over the border would carry knowledge from behind it, so it is dropped (`gap`).
+A label is known only when its label window has passed. An earlier row whose window reaches over a
+border would leak knowledge from behind it, so it is dropped (`gap`).
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Which requests belong to which part, as indices in order of time.
+    """Requests of each part, as indices in order of time.
 
     Attributes:
         train_until, validation_until: the two borders, microseconds.
@@ -37,13 +36,14 @@ class Split:
 
 
 def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: int = 0) -> Split:
-    """Cut at the moments before which the given shares of requests lie; requests of one moment stay
-    together.
+    """Split at the times before which the given shares of requests lie.
+
+    Requests of one time stay together.
 
     Args:
         t: shape (requests,), the time of each request.
         validation, test: shares of all requests, the newest being `test`.
-        gap: the label window, microseconds.
+        gap: label window, microseconds.
 
     Raises:
         UsageError: a part would be empty.
@@ -60,20 +60,24 @@ def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: 
 
 
 def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) -> Split:
-    """Cut at two given moments.
+    """Split at two given times.
 
     Raises:
         UsageError: a part would be empty.
     """
     order = np.argsort(t, kind="stable")
-    at = t[order]
-    train = order[(at < train_until) & (at + gap <= train_until)]
-    held = order[(at >= train_until) & (at < validation_until) & (at + gap <= validation_until)]
-    test = order[at >= validation_until]
-    for name, part in (("training", train), ("validation", held), ("test", test)):
+    ordered = t[order]
+    train = order[(ordered < train_until) & (ordered + gap <= train_until)]
+    validation = order[
+        (ordered >= train_until)
+        & (ordered < validation_until)
+        & (ordered + gap <= validation_until)
+    ]
+    test = order[ordered >= validation_until]
+    for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
             span = (
-                f"{len(t)} requests from {to_iso(int(at[0]))} to {to_iso(int(at[-1]))}"
+                f"{len(t)} requests from {to_iso(int(ordered[0]))} to {to_iso(int(ordered[-1]))}"
                 if len(t)
                 else "no request"
             )
@@ -87,9 +91,9 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
             )
     return Split(
         train,
-        held,
+        validation,
         test,
         train_until,
         validation_until,
-        len(t) - len(train) - len(held) - len(test),
+        len(t) - len(train) - len(validation) - len(test),
     )

@@ -1,10 +1,9 @@
-"""Whether a column is still the same population later: drift of its distribution from the first
-period on, and how often it is missing.
+"""Stability of columns: drift of the distribution since the first period, and missing values.
 
-    ├ 1st ┤ 2nd ┤ 3rd ┤ 4th ┤ … training   ├ later ┤        bins are learned on the first, and constant
+    ├ 1st ┤ 2nd ┤ 3rd ┤ 4th ┤ … training   ├ later ┤
 
-Only requests that were drawn whatever came of them are looked at: those with a click are others at
-any time.
+Bins are learned on the first period and stay fixed. Only requests drawn independently of their
+outcome are used, since requests with a click differ at any time.
 """
 
 from collections.abc import Sequence
@@ -22,15 +21,18 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 PERIODS = 4  # of the training part
-UNSTABLE = 0.25  # by custom: another population
+UNSTABLE = 0.25  # conventional limit of another population
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Attributes:
-    drift: shape (columns, periods): of each period after the first against the first; the last one
-    is later than training. periods: when each of these begins, microseconds. missing: shape
-    (columns,), share of later rows in which the column is missing.
+    """Drift and missing values of columns.
+
+    Attributes:
+        drift: shape (columns, periods), PSI of each period after the first; the last period is
+            later than training.
+        periods: start of each of these periods, microseconds.
+        missing: shape (columns,), share of later rows in which the column is missing.
     """
 
     drift: Floats
@@ -39,27 +41,27 @@ class Stability:
 
     @property
     def worst(self) -> Floats:
-        """The largest drift of each column."""
+        """Return the largest drift of each column."""
         return self.drift.max(axis=1)
 
 
-def stability(
+def measure_stability(
     train: SignalRows, later: SignalRows, categorical: Sequence[int], of_request: Bools
 ) -> Stability:
-    """Drift of all columns; of one value for each request where the column is of the request."""
+    """Measure drift and missing values; request-level columns count once per request."""
     cuts = np.linspace(0, train.requests, PERIODS + 1).astype(np.int64)
     number = np.arange(train.requests)
-    sets = [train.take((number >= low) & (number < high)) for low, high in pairwise(cuts)]
-    sets.append(later.take(later.evenly))
-    table = np.zeros((len(of_request), len(sets) - 1))
+    periods = [train.take((number >= low) & (number < high)) for low, high in pairwise(cuts)]
+    periods.append(later.take(later.evenly))
+    table = np.zeros((len(of_request), len(periods) - 1))
     missing = np.zeros(len(of_request))
     for column in range(len(of_request)):
-        values = [_values(rows, column, of_request[column]) for rows in sets]
+        values = [_values(rows, column, of_request[column]) for rows in periods]
         bins = learn_bins(values[0], categorical=column in categorical)
-        places = [bins.place(each) for each in values]
-        table[column] = [drift(places[0], each, bins.size) for each in places[1:]]
-        missing[column] = np.mean(places[-1] == 0)
-    return Stability(table, tuple(int(rows.t[0]) for rows in sets[1:]), missing)
+        binned = [bins.assign(column_values) for column_values in values]
+        table[column] = [drift(binned[0], period_bins, bins.size) for period_bins in binned[1:]]
+        missing[column] = np.mean(binned[-1] == 0)
+    return Stability(table, tuple(int(rows.t[0]) for rows in periods[1:]), missing)
 
 
 def _values(rows: SignalRows, column: int, of_request: bool) -> npt.NDArray[np.float32]:

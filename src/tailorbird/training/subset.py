@@ -1,13 +1,12 @@
-"""Which columns to keep, and what that loses: columns are proposed for removal step by step, and a
-step that loses is taken back.
+"""Subset of columns to keep: remove columns step by step, and undo steps that lose quality.
 
-    leaks → not distinguishable from chance → redundant members of clusters → unstable and not
-    proven on later data
+    leaks → not distinguishable from chance → redundant members of clusters → unstable and without
+    significant importance on later data
 
-Each step is tried on the part that is chosen by. If the model is worse there without columns that
-seemed to be chance, outside the noise, they are tried in halves; if it is worse without others by
-more than is tolerated, one by one. Those that it cannot do without stay. What the whole subset
-loses is then told on the part that is judged by, which had no say in any of this.
+Each step is tried on the part to choose on. If the model gets significantly worse without columns
+that looked like chance, they are tried in halves. If it gets worse without other columns by more
+than the tolerance, they are tried one by one. Columns that it needs stay. The loss of the final
+subset is measured on the part to evaluate on, which had no influence on any step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from scipy.stats import norm
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, fit_gbdt
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.importance import quality
-from tailorbird.training.signal_rows import Ground, SignalRows
+from tailorbird.training.signal_rows import SignalParts, SignalRows
 from tailorbird.training.stability import UNSTABLE
 
 Floats = npt.NDArray[np.float64]
@@ -34,31 +33,33 @@ SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = (
     "too good: leak?",
 )
 UNDECIDED = "too few requests to decide"
-ENOUGH = 200  # requests with something to find; with fewer, that nothing shows says nothing
-WORTH = 0.01  # of the judged figure: a column that may well be worth this much is not called null
-# models whose figures are averaged: two fits of one and the same set of columns differ as well
+REQUESTS_MIN = 200  # requests with a positive; with fewer, the absence of an effect says nothing
+WORTH_MIN = 0.01  # a column whose interval reaches this importance is not called null
+# Models whose figures are averaged, as even two fits on the same columns differ.
 SEEDS = 3
-Z_OF_NULLS = 3.0
+NULL_Z_MIN = 3.0
 
 
 @dataclass(frozen=True)
 class Signal:
-    """All that was found of one column.
+    """Measurements of one column.
 
     Attributes:
-        entity: what it is of; "" for the request, derived columns, and those computed from the
-            index.
-        of_request: never differs within a request, so that it can order items only together with
-            other columns.
-        importance: drop of the judged figure on later data when it is permuted, with its interval
-            over people.
-        gain: share of the gain of small trees; null_z: standard deviations above the null,
-            above_nulls: above all of the null fits, and above what they give to the typical column.
-        bits, bits_z: mutual information with the target less its null's.
-        drift: worst of the periods; missing: share of later rows.
-        cluster: number of its cluster, 0 without one; together: importance of the whole cluster.
-        verdict: one of the six; why in words; kept: whether it stays in the proposed subset.
         place: file and line of the declaration, "" for computed columns.
+        entity: entity of the column; "" for the request, derived and computed columns.
+        of_request: constant within requests, so it can order items only together with other
+            columns.
+        importance: drop of the metric on later data when permuted, with its interval over users.
+        gain: share of the gain of small trees.
+        null_z: standard deviations of the gain above the null.
+        above_nulls: above all null fits, and above the null gain of the typical column.
+        bits, bits_z: mutual information with the target minus its null.
+        drift, drifts: worst of the periods, and all of them.
+        missing: share of later rows without a value.
+        cluster: number of its cluster, 0 without one.
+        together: importance of the entire cluster.
+        verdict, why: one of six verdicts, and the reason in words.
+        kept: whether it stays in the proposed subset.
     """
 
     name: str
@@ -85,151 +86,175 @@ class Signal:
     kept: bool = True
 
     @property
-    def liked(self) -> bool:
-        """Whether trees got more from it than from any shuffle of the labels."""
-        return self.above_nulls and self.null_z >= Z_OF_NULLS
+    def beats_nulls(self) -> bool:
+        """Return whether trees gain more from it than from any shuffled labels."""
+        return self.above_nulls and self.null_z >= NULL_Z_MIN
 
     @property
     def unstable(self) -> bool:
         return self.drift >= UNSTABLE
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        told = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the signal as JSON."""
+        values = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
             if name not in ("importance", "together", "drifts")
         }
-        told |= interval_plain("importance", self.importance) | {
+        values |= interval_to_dict("importance", self.importance) | {
             "drifts": list(self.drifts),
             "unstable": self.unstable,
         }
-        told |= interval_plain("cluster_importance", self.together) if self.together else {}
+        values |= interval_to_dict("cluster_importance", self.together) if self.together else {}
         return {
             name: None if isinstance(value, float) and not np.isfinite(value) else value
-            for name, value in told.items()
+            for name, value in values.items()
         }
 
 
 @dataclass(frozen=True)
-class Step:
-    """Columns that were tried without: `loss` is of all that is out by then, full − without, on the
-    part that is chosen by.
+class RemovalStep:
+    """Columns whose removal was tried.
+
+    Attributes:
+        loss: loss of all columns removed so far, full − without, on the part to choose on.
     """
 
     reason: str
     columns: tuple[str, ...]
     loss: Interval
-    kept_out: bool
+    is_removed: bool
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "reason": self.reason,
             "columns": list(self.columns),
-            "taken_back": not self.kept_out,
-        } | interval_plain("loss", self.loss)
+            "taken_back": not self.is_removed,
+        } | interval_to_dict("loss", self.loss)
 
 
 @dataclass(frozen=True)
 class Subset:
-    """What is proposed.
+    """The proposed subset.
 
     Attributes:
         keep, remove: names of columns.
-        steps: how it came about. full, subset: the judged figure of both on the part that is judged
-        by; loss: full − subset, paired.
+        steps: removals that were tried.
+        full, subset: metric of both on the part to evaluate on.
+        loss: full − subset, paired.
     """
 
     keep: tuple[str, ...]
     remove: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[RemovalStep, ...]
     full: Interval
     subset: Interval
     loss: Interval
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the subset as JSON."""
         figures = (
-            interval_plain("full", self.full)
-            | interval_plain("subset", self.subset)
-            | interval_plain("loss", self.loss)
+            interval_to_dict("full", self.full)
+            | interval_to_dict("subset", self.subset)
+            | interval_to_dict("loss", self.loss)
         )
-        told = {
+        selection = {
             "keep": list(self.keep),
             "remove": list(self.remove),
-            "steps": [step.plain() for step in self.steps],
+            "steps": [step.to_dict() for step in self.steps],
         }
-        return told | figures | dict(self.about)
+        return selection | figures | dict(self.about)
 
 
-def interval_plain(name: str, interval: Interval) -> dict[str, float | None]:
-    """name, name_low, name_high."""
+def interval_to_dict(name: str, interval: Interval) -> dict[str, float | None]:
+    """Return `name`, `name_low` and `name_high`; None where not finite."""
     ends = ((name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high))
     return {key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends}
 
 
-def beyond_chance(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
-    """Which figures are above 0, such that of those said to be no more than `level` are expected to
-    be chance.
+def significant_at_fdr(intervals: Sequence[Interval], *, level: float = 0.05) -> list[bool]:
+    """Return which figures are significantly above 0, at a false discovery rate of `level`.
 
-    Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, by the width of the
-    intervals.
+    Source: Benjamini and Hochberg, J. R. Statist. Soc. B 57 (1995); one-sided, from the widths of
+    the intervals.
     """
-    error = np.array([(one.high - one.low) / (2 * 1.96) for one in intervals])
-    value = np.array([one.value for one in intervals])
-    known = np.isfinite(error) & (error > 0)
+    error = np.array([(interval.high - interval.low) / (2 * 1.96) for interval in intervals])
+    value = np.array([interval.value for interval in intervals])
+    is_finite = np.isfinite(error) & (error > 0)
     chance = np.ones(len(intervals))
-    chance[known] = norm.sf(value[known] / error[known])
+    chance[is_finite] = norm.sf(value[is_finite] / error[is_finite])
     ordered = np.sort(chance)
     below = np.flatnonzero(ordered <= level * (1 + np.arange(len(ordered))) / max(len(ordered), 1))
     limit = ordered[below[-1]] if len(below) else -1.0
-    return [bool(one <= limit) for one in chance]
+    return [bool(p <= limit) for p in chance]
 
 
-def judged(signals: Sequence[Signal], leaks: Mapping[str, str], requests: int) -> list[Signal]:
-    """The signals with their verdicts; `requests` with something to find are what their importance
-    was measured on.
+def assign_verdicts(
+    signals: Sequence[Signal], leaks: Mapping[str, str], requests: int
+) -> list[Signal]:
+    """Assign a verdict to each signal.
+
+    Args:
+        requests: requests with a positive that importance was measured on.
     """
-    honest = [one for one in signals if one.name not in leaks]
+    honest = [signal for signal in signals if signal.name not in leaks]
     clusters = {
-        one.cluster: [other for other in honest if other.cluster == one.cluster]
-        for one in honest
-        if one.cluster
+        signal.cluster: [other for other in honest if other.cluster == signal.cluster]
+        for signal in honest
+        if signal.cluster
     }
-    standing = {number: max(members, key=_worth).name for number, members in clusters.items()}
-    together = [members[0].together or members[0].importance for members in clusters.values()]
-    tested = beyond_chance([*(one.importance for one in honest), *together])
-    proven = {one.name for one, found in zip(honest, tested, strict=False) if found}
+    representatives = {
+        number: max(members, key=_representative_rank).name for number, members in clusters.items()
+    }
+    cluster_importances = [
+        members[0].together or members[0].importance for members in clusters.values()
+    ]
+    tested = significant_at_fdr([*(signal.importance for signal in honest), *cluster_importances])
+    proven = {
+        signal.name
+        for signal, is_significant in zip(honest, tested, strict=False)
+        if is_significant
+    }
     proven_clusters = {
-        number for number, found in zip(clusters, tested[len(honest) :], strict=True) if found
+        number
+        for number, is_significant in zip(clusters, tested[len(honest) :], strict=True)
+        if is_significant
     }
-    found = [
+    verdicts = [
         replace(
-            one,
+            signal,
             **_verdict(
-                one, clusters.get(one.cluster, [one]), standing, proven, proven_clusters, leaks
+                signal,
+                clusters.get(signal.cluster, [signal]),
+                representatives,
+                proven,
+                proven_clusters,
+                leaks,
             ),
         )
-        for one in signals
+        for signal in signals
     ]
     return [
-        replace(one, **_undecided(one, requests)) if one.verdict == NULL else one for one in found
+        replace(signal, **_undecided_verdict(signal, requests))
+        if signal.verdict == NULL
+        else signal
+        for signal in verdicts
     ]
 
 
-def _undecided(one: Signal, requests: int) -> dict[str, Any]:
-    """`verdict` and `why` of a column that would be null, where these requests cannot tell; nothing
-    where they can.
-    """
-    if requests < ENOUGH:
+def _undecided_verdict(signal: Signal, requests: int) -> dict[str, Any]:
+    """Return `verdict` and `why` if the requests cannot confirm a null column; {} if they can."""
+    if requests < REQUESTS_MIN:
         return {
             "verdict": UNDECIDED,
-            "why": f"{requests:,} later requests with something to find; {ENOUGH:,} are the least "
-            "to call it null by",
+            "why": f"{requests:,} later requests with something to find; {REQUESTS_MIN:,} are the "
+            "least to call it null by",
         }
-    highest = max(each.high for each in (one.importance, one.together) if each is not None)
-    if highest >= WORTH:
+    highest = max(
+        interval.high for interval in (signal.importance, signal.together) if interval is not None
+    )
+    if highest >= WORTH_MIN:
         return {
             "verdict": UNDECIDED,
             "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both",
@@ -238,149 +263,150 @@ def _undecided(one: Signal, requests: int) -> dict[str, Any]:
 
 
 def _verdict(
-    one: Signal,
+    signal: Signal,
     members: Sequence[Signal],
-    standing: Mapping[int, str],
+    representatives: Mapping[int, str],
     proven: set[str],
     proven_clusters: set[int],
     leaks: Mapping[str, str],
 ) -> dict[str, Any]:
-    """`verdict` and `why` of one signal; `members` are those of its cluster, itself included."""
-    if one.name in leaks:
-        return {"verdict": LEAK, "why": leaks[one.name], "kept": False}
-    helps = one.cluster in proven_clusters or any(each.name in proven for each in members)
-    if not helps and not any(each.liked for each in members):
+    """Return `verdict` and `why` of one signal; `members` is its cluster, including itself."""
+    if signal.name in leaks:
+        return {"verdict": LEAK, "why": leaks[signal.name], "kept": False}
+    helps = signal.cluster in proven_clusters or any(member.name in proven for member in members)
+    if not helps and not any(member.beats_nulls for member in members):
         return {"verdict": NULL, "why": "what it does on later data and for trees may be chance"}
-    first = standing.get(one.cluster, one.name)
-    if one.name != first:
-        return {"verdict": REDUNDANT, "why": f"{first} stands for it"}
-    if one.unstable and not helps:
+    representative = representatives.get(signal.cluster, signal.name)
+    if signal.name != representative:
+        return {"verdict": REDUNDANT, "why": f"{representative} stands for it"}
+    if signal.unstable and not helps:
         return {
             "verdict": DRIFTING,
-            "why": f"drift {one.drift:.2f}, and later data do not prove that it helps nevertheless",
+            "why": f"drift {signal.drift:.2f}, and later data do not prove that it helps "
+            "nevertheless",
         }
     why = "proven on later data" if helps else "trees get more of it than of shuffled labels"
     return {
         "verdict": SIGNAL,
-        "why": why + (f", though it drifts ({one.drift:.2f})" if one.unstable else ""),
+        "why": why + (f", though it drifts ({signal.drift:.2f})" if signal.unstable else ""),
     }
 
 
-def _worth(one: Signal) -> tuple[float, ...]:
-    """Who stands for a cluster: more important, telling more, cheaper, more often there."""
+def _representative_rank(signal: Signal) -> tuple[float, ...]:
+    """Return the sort key of cluster representatives: importance, bits, cost, missing values."""
     return (
-        round(one.importance.value, 6) if np.isfinite(one.importance.value) else 0.0,
-        one.bits,
-        -one.request_bytes,
-        -one.missing,
+        round(signal.importance.value, 6) if np.isfinite(signal.importance.value) else 0.0,
+        signal.bits,
+        -signal.request_bytes,
+        -signal.missing,
     )
 
 
 @dataclass(frozen=True)
-class Contest:
+class ModelComparison:
     """Models of different columns on the same requests.
 
     Attributes:
-        kept: what keeps the figures of a fit under a name, so that a run that was cut short need
-            not repeat it.
+        cache: returns the saved figures of a name or computes them, so that an interrupted run need
+            not repeat fits.
     """
 
-    ground: Ground
+    parts: SignalParts
     settings: GbdtSettings
     seed: int
-    kept: Callable[[str, Callable[[], Floats]], Floats]
+    cache: Callable[[str, Callable[[], Floats]], Floats]
 
     def model(self, columns: Sequence[str], seed: int) -> Gbdt:
-        """The model of some columns."""
-        places = self.places(columns)
-        train, watch = (rows.sample(places) for rows in (self.ground.train, self.ground.watch))
-        categorical = [name for name in self.ground.categorical if name in columns]
+        """Fit a model on some columns."""
+        indices = self.places(columns)
+        train, watch = (rows.sample(indices) for rows in (self.parts.train, self.parts.watch))
+        categorical = [name for name in self.parts.categorical if name in columns]
         return fit_gbdt(
             train, watch, list(columns), replace(self.settings, seed=seed), categorical=categorical
         )
 
     def places(self, columns: Sequence[str]) -> list[int]:
-        return [self.ground.names.index(name) for name in columns]
+        return [self.parts.names.index(name) for name in columns]
 
     def figures(self, columns: Sequence[str]) -> tuple[Floats, Floats]:
-        """The judged figure of each request of the part to choose by and of the one to judge by,
-        mean over the seeds.
-        """
-        ground = self.ground
-        sizes = (ground.choose.requests, ground.judge.requests)
+        """Return the metric of each request to choose and to evaluate on, as a mean over seeds."""
+        parts = self.parts
+        sizes = (parts.choose.requests, parts.judge.requests)
         total = np.zeros(sum(sizes))
         for seed in range(self.seed, self.seed + SEEDS):
-            total += self.kept(
+            total += self.cache(
                 f"fit {seed} {' '.join(columns)}", lambda seed=seed: self._fit(columns, seed)
             )
         total /= SEEDS
         return total[: sizes[0]], total[sizes[0] :]
 
     def _fit(self, columns: Sequence[str], seed: int) -> Floats:
-        model, places = self.model(columns, seed), self.places(columns)
-        parts = (self.ground.choose, self.ground.judge)
+        model, indices = self.model(columns, seed), self.places(columns)
+        parts = (self.parts.choose, self.parts.judge)
         return np.concatenate(
-            [quality(model, np.ascontiguousarray(rows.matrix[:, places]), rows) for rows in parts]
+            [quality(model, np.ascontiguousarray(rows.matrix[:, indices]), rows) for rows in parts]
         )
 
 
-def bootstrap_of(rows: SignalRows, seed: int) -> Bootstrap:
-    """Replicates over the people of some requests; who is not known stands alone."""
+def bootstrap_people(rows: SignalRows, seed: int) -> Bootstrap:
+    """Return replicates over the users of some requests; unknown users count separately."""
     person = np.where(rows.person < 0, -1 - np.arange(rows.requests), rows.person)
     return Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
 
 
-def propose(
-    contest: Contest,
+def propose_subset(
+    comparison: ModelComparison,
     signals: Sequence[Signal],
     tolerance: float,
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Subset, list[Signal]]:
-    """Drop step by step what the verdicts say, and judge what is left; second, the signals with
-    whether they stay.
+    """Remove columns step by step as the verdicts say, and evaluate the rest.
 
     Args:
-        tolerance: how much the judged figure may fall by a redundant or unstable column on the part
-            that is chosen by.
+        tolerance: loss that a redundant or unstable column may cost on the part to choose on.
+
+    Returns:
+        The subset, and the signals with `kept` set.
     """
-    ground = contest.ground
-    honest = [one.name for one in signals if one.verdict != LEAK]
-    choosing, judging = (
-        bootstrap_of(ground.choose, contest.seed),
-        bootstrap_of(ground.judge, contest.seed),
+    parts = comparison.parts
+    honest = [signal.name for signal in signals if signal.verdict != LEAK]
+    choose_bootstrap, judge_bootstrap = (
+        bootstrap_people(parts.choose, comparison.seed),
+        bootstrap_people(parts.judge, comparison.seed),
     )
     progress(0, 4)
-    full = contest.figures(honest)
-    keep, after, steps = honest, full, []
-    order = {one.name: one.importance.value for one in signals}
+    full = comparison.figures(honest)
+    keep, figures, steps = honest, full, []
+    order = {signal.name: signal.importance.value for signal in signals}
     for done, reason in enumerate((NULL, REDUNDANT, DRIFTING), 1):
         progress(done, 4)
         names = sorted(
-            (one.name for one in signals if one.verdict == reason), key=lambda name: order[name]
+            (signal.name for signal in signals if signal.verdict == reason),
+            key=lambda name: order[name],
         )
-        lots = [names] if len(names) < len(keep) else []
-        while lots:
-            lot = lots.pop(0)
-            if not lot:
+        batches = [names] if len(names) < len(keep) else []
+        while batches:
+            batch = batches.pop(0)
+            if not batch:
                 continue
-            found = contest.figures([name for name in keep if name not in lot])
-            loss, more = (
-                choosing.difference(full[0], found[0]),
-                choosing.difference(after[0], found[0]),
+            trial = comparison.figures([name for name in keep if name not in batch])
+            loss, step_loss = (
+                choose_bootstrap.difference(full[0], trial[0]),
+                choose_bootstrap.difference(figures[0], trial[0]),
             )
-            if loss.low <= 0 and (reason == NULL or more.value <= tolerance):
-                keep, after = [name for name in keep if name not in lot], found
-                steps.append(Step(reason, tuple(lot), loss, True))
-            elif len(lot) == 1:
-                steps.append(Step(reason, tuple(lot), loss, False))
-            elif reason == NULL:  # there are many of them, and few that matter
-                lots = [lot[: len(lot) // 2], lot[len(lot) // 2 :], *lots]
+            if loss.low <= 0 and (reason == NULL or step_loss.value <= tolerance):
+                keep, figures = [name for name in keep if name not in batch], trial
+                steps.append(RemovalStep(reason, tuple(batch), loss, True))
+            elif len(batch) == 1:
+                steps.append(RemovalStep(reason, tuple(batch), loss, False))
+            elif reason == NULL:  # many columns, few of which matter
+                batches = [batch[: len(batch) // 2], batch[len(batch) // 2 :], *batches]
             else:
-                lots = [[name] for name in lot]
-    told = [replace(one, kept=one.name in keep) for one in signals]
-    remove = tuple(one.name for one in signals if one.name not in keep)
-    all_of_them, some_of_them = judging.means([full[1], after[1]])
-    loss = judging.difference(full[1], after[1])
+                batches = [[name] for name in batch]
+    marked = [replace(signal, kept=signal.name in keep) for signal in signals]
+    remove = tuple(signal.name for signal in signals if signal.name not in keep)
+    full_figure, subset_figure = judge_bootstrap.means([full[1], figures[1]])
+    loss = judge_bootstrap.difference(full[1], figures[1])
     progress(4, 4)
-    return Subset(tuple(keep), remove, tuple(steps), all_of_them, some_of_them, loss), told
+    return Subset(tuple(keep), remove, tuple(steps), full_figure, subset_figure, loss), marked

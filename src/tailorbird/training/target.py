@@ -1,10 +1,10 @@
-"""Target encoding in time order: how often rows with a value led to a head, from nothing but what
-was known.
+"""Target encoding in time order: the positive rate of a value, from labels known at that time.
 
-    rate(value, t) = (hits + s · mean) / (rows + s)     over rows of that value whose label was known at t; the mean is of all such rows
+    rate(value, t) = (hits + s · mean) / (rows + s)
 
-A row's label is known when its label window has passed. At the end of the window all rows are
-known: that table is what serving gets.
+Sums are over the rows of that value whose label was known at t; the mean is over all such rows. A
+label is known when its label window has passed. At the end of the window all rows are known:
+serving gets that table.
 """
 
 import math
@@ -25,14 +25,14 @@ Numbers = Ints | Floats
 
 @dataclass(frozen=True)
 class Labelled:
-    """When training rows were, and what came of them.
+    """Times and labels of training rows.
 
     Attributes:
         t: shape (n,), microseconds.
         labels: head → shape (n,), NaN where unknown.
-        weight: shape (n,), how many rows of the full set each stands for.
-        label_window: microseconds after t until a label is known; what is known at once counts from
-            the next microsecond on. A label of returning is known when its own window is over.
+        weight: shape (n,), number of rows of the full set that each stands for.
+        label_window: microseconds after t until a label is known; labels known at once count from
+            the next microsecond on. A return label is known when its own window has passed.
     """
 
     t: Ints
@@ -40,58 +40,58 @@ class Labelled:
     weight: Floats
     label_window: int
 
-    def known_at(self, head: str) -> Ints:
-        """When a label of each row is known."""
-        asked = return_of(head)
-        return self.t + (asked.until if asked else max(self.label_window, 1))
+    def label_times(self, head: str) -> Ints:
+        """Return when the label of each row is known, shape (n,)."""
+        target = return_of(head)
+        return self.t + (target.until if target else max(self.label_window, 1))
 
 
 def final_rates(
-    keys: Keys, kept: Keys, head: str, labelled: Labelled, smoothing: float
+    keys: Keys, vocabulary: Keys, head: str, labelled: Labelled, smoothing: float
 ) -> tuple[Floats, float]:
-    """The rate of each kept key over all rows, and the mean of all (0 without rows)."""
-    weight, hit = _units(labelled, head)
+    """Return the rate of each key of the vocabulary, and the overall mean (0 without rows)."""
+    weight, hit = _weights_in_units(labelled, head)
     mean = float(hit.sum() / weight.sum()) if weight.sum() else 0.0
-    if not len(kept):
+    if not len(vocabulary):
         return np.zeros(0), mean
-    order = np.argsort(kept)
-    at = np.minimum(np.searchsorted(kept[order], keys), len(kept) - 1)
-    known = kept[order][at] == keys
+    order = np.argsort(vocabulary)
+    index = np.minimum(np.searchsorted(vocabulary[order], keys), len(vocabulary) - 1)
+    in_vocabulary = vocabulary[order][index] == keys
     hits, rows = (
-        np.bincount(order[at[known]], amount[known], minlength=len(kept))
+        np.bincount(order[index[in_vocabulary]], amount[in_vocabulary], minlength=len(vocabulary))
         for amount in (hit, weight)
     )
-    return _smoothed(hits, rows, mean, smoothing * _unit(labelled)), mean
+    return _smoothed(hits, rows, mean, smoothing * _weight_unit(labelled)), mean
 
 
 def rates_in_time(
-    keys: Keys, unknown: Bools, head: str, labelled: Labelled, smoothing: float
+    keys: Keys, is_rare: Bools, head: str, labelled: Labelled, smoothing: float
 ) -> Floats:
-    """The rate of each row's key as of the row's time; NaN where nothing was known yet. Rows that
-    are `unknown` get the mean.
+    """Return the rate of each row's key as of the row's time; NaN where nothing was known yet.
+
+    Rows marked in `is_rare` get the mean.
     """
-    weight, hit = _units(labelled, head)
-    hits, rows = _before(np.zeros(len(keys), np.int64), labelled, head, hit, weight)
+    weight, hit = _weights_in_units(labelled, head)
+    hits, rows = _prior_sums(np.zeros(len(keys), np.int64), labelled, head, hit, weight)
     mean = np.divide(hits, rows, out=np.full(len(keys), np.nan), where=rows > 0)
     _, code = np.unique(keys, return_inverse=True)
-    hits, rows = _before(code.astype(np.int64), labelled, head, hit, weight)
-    return np.where(unknown, mean, _smoothed(hits, rows, mean, smoothing * _unit(labelled)))
+    hits, rows = _prior_sums(code.astype(np.int64), labelled, head, hit, weight)
+    return np.where(is_rare, mean, _smoothed(hits, rows, mean, smoothing * _weight_unit(labelled)))
 
 
-def _unit(labelled: Labelled) -> float:
-    """Weights are counted in whole parts of this: sums are exact below 2^53, so that no label
-    reaches a rate by a rounding.
+def _weight_unit(labelled: Labelled) -> float:
+    """Return the unit of integer weights.
+
+    Sums of integers are exact below 2^53, so no label leaks into a rate by rounding.
     """
     total = float(labelled.weight.sum())
     return 2.0 ** min(20, 51 - max(math.frexp(total)[1], 0))
 
 
-def _units(labelled: Labelled, head: str) -> tuple[Ints, Ints]:
-    """Of each row its weight, and its weight if it led to the head, in units; 0 where that is not
-    known.
-    """
+def _weights_in_units(labelled: Labelled, head: str) -> tuple[Ints, Ints]:
+    """Return each row's weight and positive weight, in units; 0 where the label is unknown."""
     label = labelled.labels[head]
-    weight = np.rint(labelled.weight * _unit(labelled)).astype(np.int64) * np.isfinite(label)
+    weight = np.rint(labelled.weight * _weight_unit(labelled)).astype(np.int64) * np.isfinite(label)
     return weight, weight * (label > 0)
 
 
@@ -103,21 +103,20 @@ def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: flo
     return np.clip(np.where(below > 0, rate, mean), 0.0, 1.0)
 
 
-def _before(code: Ints, labelled: Labelled, head: str, *amounts: Ints) -> list[Ints]:
-    """Of each amount its sum over the rows of the same code that were known at each row's time.
+def _prior_sums(code: Ints, labelled: Labelled, head: str, *amounts: Ints) -> list[Ints]:
+    """Return for each amount the sum over rows of the same code known at each row's time.
 
-    Rows are sorted by (code, when they were known), packed into one number; each sum is the
-    difference of two running sums.
+    Rows are sorted by (code, time known), packed into one number; each sum is the difference of two
+    running sums.
     """
-    times, rank = np.unique(labelled.known_at(head), return_inverse=True)
+    times, rank = np.unique(labelled.label_times(head), return_inverse=True)
     bits = len(times).bit_length()
     packed = (code << bits) | rank
     order = np.argsort(packed)
-    asked = (code << bits) | np.searchsorted(
-        times, labelled.t, side="right"
-    )  # what is known by then has a smaller rank
+    # Labels known by then have a smaller rank.
+    queries = (code << bits) | np.searchsorted(times, labelled.t, side="right")
     until, start = (
-        np.searchsorted(packed[order], asked),
+        np.searchsorted(packed[order], queries),
         np.searchsorted(packed[order], code << bits),
     )
     running = [np.concatenate(([0], np.cumsum(amount[order]))) for amount in amounts]

@@ -1,9 +1,9 @@
-"""Vectors of people and items for training: a tower as of each index, and what a bundle holds.
+"""Item and user vectors for training: a tower as of each index, and its files for a bundle.
 
-The first tower is learned from what came before the first index; each later one goes on from its
-weights over what came since. So a row sees a tower that knows nothing of its future, and is about
-as old as the one that will serve. It learns from the events of the sequence that answers are given
-by, the first that is declared.
+The first tower is learned from events before the first index. Each later one starts from its
+weights and learns from the events since. A row's tower therefore knows nothing of the row's future,
+and is about as old as towers are in serving. Towers learn from the first declared sequence, which
+also serves requests.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows
 from tailorbird.retrieval.vectors import INDEXED_FROM, Content, ItemVectors, content_of
-from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.rows import Material
 
@@ -34,28 +34,26 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 PARITY_ROWS = 10_000
-MEASURED_BY = 300  # people, how many lists of the inverted file it takes
+PROBE_USERS = 300  # users whose searches set the number of probed lists of the inverted file
 GOLDEN_ROWS = 16
-TOWERS = 6  # of a series, at most: indexes are cheap, towers are not
+TOWERS_MAX = 6  # of a series: indexes are cheap, towers are not
 SEQUENCE_SHARE = 1 / 3  # of a slot's candidates
-# distinct pairs of person and item, as a share of interactions: below, people choose the same item
-# again
-REPEATED = 0.8
+# Distinct pairs of person and item, as a share of interactions; below it, people repeat items.
+DISTINCT_SHARE_MAX = 0.8
 
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """How large a tower is, and how long it learns.
+    """Size and training of a tower.
 
     Attributes:
-        width, layers, heads, length: of the net; measured at 64, 2, 2, 20: a vector and its
-            products with 9,000 items in less than 0.5 ms.
-        epochs: how often each interaction is seen, within `steps_min` and `steps_max` steps of
-            `batch` stretches.
-        negatives: uniform ones, and as many from the batch; where no more items were met, all of
-            them are looked at.
-        interactions_min: fewer teach nothing.
-        rate: of learning.
+        width, layers, heads, length: of the net; with 64, 2, 2, 20 a vector and its products with
+            9,000 items take less than 0.5 ms.
+        epochs: passes over the interactions, within `steps_min` and `steps_max` steps of `batch`
+            sequences.
+        negatives: uniform negatives, and as many from the batch; with fewer items, all are used.
+        interactions_min: fewest interactions to learn from.
+        rate: learning rate.
     """
 
     width: int = 64
@@ -71,7 +69,7 @@ class TowerSettings:
     rate: float = 2e-3
 
     def recipe(self, count: int, seed: int, content: Ints) -> SequenceTransformer:
-        """For so many interactions."""
+        """Return the transformer for a number of interactions."""
         steps = int(
             np.clip(
                 self.epochs * count / (self.batch * self.length), self.steps_min, self.steps_max
@@ -95,9 +93,7 @@ class TowerSettings:
 
 
 def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
-    """The sequence that answers are given by, and the types of its events; None where none is
-    declared.
-    """
+    """Return the sequence that serves requests, and its event types; None if none is declared."""
     for feature, step in zip(features.features, features.layout.steps, strict=True):
         if step.kind == "sequence":
             return step.name, tuple(feature.types)  # type: ignore[attr-defined]
@@ -105,7 +101,7 @@ def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
 
 
 def why_none(features: FeatureSet) -> str:
-    """Why no tower can be had, "" where one can."""
+    """Return why no tower is available, "" if one is."""
     if not available("dcn"):
         return "a tower needs torch, which is not installed: pip install 'tailorbird[deep]'"
     return (
@@ -115,8 +111,8 @@ def why_none(features: FeatureSet) -> str:
     )
 
 
-class Log(Protocol):
-    """Events, and people and items by code: `rows.Material`."""
+class EventData(Protocol):
+    """Events, and codes of persons and items, as in `rows.Material`."""
 
     @property
     def events(self) -> pa.Table: ...
@@ -127,18 +123,18 @@ class Log(Protocol):
 
 
 class Learner:
-    """Learns towers as of ascending moments, each from where the one before it stopped.
+    """Learns towers as of ascending moments, each from the weights of the previous one.
 
     Args:
-        content: what items are told apart by.
+        content: item attributes as tokens.
 
     Attributes:
-        share: of a slot's candidates, that towers made from then on find.
+        share: share of a slot's candidates that later towers give.
     """
 
     def __init__(
         self,
-        material: Log,
+        material: EventData,
         sequence: str,
         types: tuple[str, ...],
         content: Content,
@@ -146,10 +142,15 @@ class Learner:
         seed: int,
     ):
         self.codes: Codes = material.codes
-        self.done = interactions(material.events, material.people, material.codes, types)
-        known = (self.done.person >= 0) & (self.done.item >= 0)
-        pairs = np.unique(self.done.person[known] * max(self.done.items, 1) + self.done.item[known])
-        self.repeats = len(pairs) < REPEATED * np.count_nonzero(known)
+        self.interactions = encode_interactions(
+            material.events, material.people, material.codes, types
+        )
+        identified = (self.interactions.person >= 0) & (self.interactions.item >= 0)
+        pairs = np.unique(
+            self.interactions.person[identified] * max(self.interactions.items, 1)
+            + self.interactions.item[identified]
+        )
+        self.has_repeats = len(pairs) < DISTINCT_SHARE_MAX * np.count_nonzero(identified)
         self._sequence, self._content, self._settings, self._seed = (
             sequence,
             content,
@@ -161,23 +162,26 @@ class Learner:
         self.share = SEQUENCE_SHARE
 
     def count(self, before: int) -> int:
-        """How many interactions came before a moment."""
-        return int(np.count_nonzero(self.done.ts < before))
+        """Return the number of interactions before a moment."""
+        return int(np.count_nonzero(self.interactions.ts < before))
 
     def space(self, index: Index, moment: int, *, learn: bool = True) -> Space:
-        """Vectors over an index, by a tower that knows what came before a moment; without `learn`,
-        by the one that is there.
+        """Return vectors over an index, by a tower that knows the events before a moment.
+
+        Without `learn`, the current tower is used.
         """
         tokens = self._content.tokens(index.attributes, index.find(self.codes.keys))
-        recipe = self._settings.recipe(
-            self.count(moment), self._seed, tokens
-        )  # by what there is now: an update has as much to learn
+        # Sized by all interactions so far, as an update has as much to learn.
+        recipe = self._settings.recipe(self.count(moment), self._seed, tokens)
         if self._model is None:
-            self._model = recipe.fit(self.done.before(moment), moment)
+            self._model = recipe.fit(self.interactions.before(moment), moment)
         elif learn and moment > self._until:
-            more, seed = self.done.before(moment, self._until), self._model.recipe.seed
+            new_interactions, seed = (
+                self.interactions.before(moment, self._until),
+                self._model.recipe.seed,
+            )
             self._model = replace(self._model, recipe=replace(recipe, seed=seed)).updated(
-                more, moment
+                new_interactions, moment
             )
         self._until = moment if learn else self._until
         model, settings = self._model, self._settings
@@ -185,26 +189,24 @@ class Learner:
             self._sequence,
             settings.length,
             settings.width,
-            bool(self.repeats),
+            bool(self.has_repeats),
             self._until,
             self.share,
         )
         edges = np.stack([model.input_vectors[0], model.input_vectors[-1]])
-        vectors = vectors_over(index, self.codes, model, self._content, tokens)
+        vectors = build_item_vectors(index, self.codes, model, self._content, tokens)
         return Space(Tower(plan, edges, model.run), replace(index, vectors=vectors))
 
     def indexed(self, space: Space) -> Space:
-        """The same space with an inverted file over its items, where there are many: measured by
-        people who are there.
-        """
+        """Return the space with an inverted file, tuned with users, if it has many items."""
         if len(space.index) < INDEXED_FROM:
             return space
-        row, gap = self._windows(space, MEASURED_BY)
+        row, gap = self._user_windows(space, PROBE_USERS)
         users = space.tower.read(space.vectors, row, gap)
         return replace(space, index=replace(space.index, vectors=space.vectors.indexed(users)))
 
     def files(self, space: Space) -> dict[str, bytes]:
-        """The last tower as a bundle holds it, after its export was held against it.
+        """Export the last tower for a bundle, and check the export.
 
         Raises:
             BundleError: the export gives other vectors.
@@ -215,46 +217,49 @@ class Learner:
         assert self._model is not None
         data = tower_to_onnx(self._model)
         exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
-        row, gap = self._compared(space)
-        ours, theirs = (
+        row, gap = self._parity_windows(space)
+        trained, restored = (
             replace(space.tower, net=net).read(space.vectors, row, gap)
             for net in (space.tower.net, exported)
         )
-        worst = float(np.abs(ours - theirs).max(initial=0.0))
+        worst = float(np.abs(trained - restored).max(initial=0.0))
         if not worst <= TOLERANCE:
             raise BundleError(
                 f"the exported tower differs from the trained one by {worst:.2g} (at most "
                 f"{TOLERANCE:g} is allowed)"
             )
-        drawn = self._drawn(space, GOLDEN_ROWS)
-        arrays = {"edges": space.tower.edges, "golden_row": drawn[0], "golden_gap": drawn[1]}
-        arrays["golden_user"] = replace(space.tower, net=exported).read(space.vectors, *drawn)
+        golden = self._random_windows(space, GOLDEN_ROWS)
+        arrays = {"edges": space.tower.edges, "golden_row": golden[0], "golden_gap": golden[1]}
+        arrays["golden_user"] = replace(space.tower, net=exported).read(space.vectors, *golden)
         files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
         return {"plan.json": msgspec.json.encode(space.tower.plan), "user.onnx": data, **files}
 
-    def _windows(self, space: Space, most: int) -> tuple[Ints, Ints]:
-        """Windows of people who are there, drawn evenly."""
-        order = np.lexsort((self.done.ts, self.done.person))
-        order = order[self.done.person[order] >= 0]
-        first = np.flatnonzero(np.diff(self.done.person[order], prepend=-1))
-        row = space.index.find(self.codes.keys[np.maximum(self.done.item[order], 0)]).astype(
-            np.int64
-        )
+    def _user_windows(self, space: Space, limit: int) -> tuple[Ints, Ints]:
+        """Return sequence windows of users, drawn evenly."""
+        order = np.lexsort((self.interactions.ts, self.interactions.person))
+        order = order[self.interactions.person[order] >= 0]
+        first = np.flatnonzero(np.diff(self.interactions.person[order], prepend=-1))
+        row = space.index.find(
+            self.codes.keys[np.maximum(self.interactions.item[order], 0)]
+        ).astype(np.int64)
         rows, gaps = windows(
-            np.concatenate((first, [len(order)])), row, self.done.ts[order], space.tower.plan.length
+            np.concatenate((first, [len(order)])),
+            row,
+            self.interactions.ts[order],
+            space.tower.plan.length,
         )
-        some = np.random.default_rng(self._seed).permutation(len(rows))[:most]
-        return rows[some], gaps[some]
+        sample = np.random.default_rng(self._seed).permutation(len(rows))[:limit]
+        return rows[sample], gaps[sample]
 
-    def _compared(self, space: Space) -> tuple[Ints, Ints]:
-        """`PARITY_ROWS` windows: of people, and of nobody where there are fewer people."""
-        people = self._windows(space, PARITY_ROWS)
-        nobody = self._drawn(space, PARITY_ROWS - len(people[0]))
-        row, gap = (np.concatenate(pair) for pair in zip(people, nobody, strict=True))
+    def _parity_windows(self, space: Space) -> tuple[Ints, Ints]:
+        """Return `PARITY_ROWS` windows: of users, filled up with random ones."""
+        people = self._user_windows(space, PARITY_ROWS)
+        random_windows = self._random_windows(space, PARITY_ROWS - len(people[0]))
+        row, gap = (np.concatenate(pair) for pair in zip(people, random_windows, strict=True))
         return row, gap
 
-    def _drawn(self, space: Space, count: int) -> tuple[Ints, Ints]:
-        """Windows of nobody: items drawn evenly, so that no bundle holds what a person did."""
+    def _random_windows(self, space: Space, count: int) -> tuple[Ints, Ints]:
+        """Return windows of random items, so that no bundle holds a person's events."""
         rng, length = np.random.default_rng(self._seed), space.tower.plan.length
         offsets = np.concatenate(([0], np.cumsum(rng.integers(0, length + 1, count))))
         items = (
@@ -265,58 +270,63 @@ class Learner:
         return windows(offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length)
 
 
-def vectors_over(
+def build_item_vectors(
     index: Index, codes: Codes, model: "SequenceVectors", content: Content, tokens: Ints
 ) -> ItemVectors:
-    """Vectors of an index's items: as learned of those that somebody had met, by what they are of
-    all others.
-    """
+    """Return vectors of an index's items: learned ones, or by content for unseen items."""
     net = model.net.state_dict()
-    met = net["known"].numpy()[1:-1] > 0
+    is_learned = net["known"].numpy()[1:-1] > 0
     table = np.zeros((content.size, model.recipe.width), np.float32)
-    heard = np.unique(tokens[met])
-    heard = heard[heard > 0]
-    table[heard] = net["token.weight"].numpy()[heard]
-    bare = ItemVectors(
+    seen_tokens = np.unique(tokens[is_learned])
+    seen_tokens = seen_tokens[seen_tokens > 0]
+    table[seen_tokens] = net["token.weight"].numpy()[seen_tokens]
+    unlearned = ItemVectors(
         np.zeros((len(index), model.recipe.width), np.float32),
         table,
         net["unknown"].numpy().copy(),
         content,
     )
-    vectors = bare.unknown + bare.of_content(index.attributes, np.arange(len(index)))
+    vectors = unlearned.unknown + unlearned.of_content(index.attributes, np.arange(len(index)))
     row = index.find(codes.keys)
-    known = met & (row >= 0)
-    vectors[row[known]] = model.item_vectors[known]
-    return replace(bare, vectors=vectors)
+    is_indexed = is_learned & (row >= 0)
+    vectors[row[is_indexed]] = model.item_vectors[is_indexed]
+    return replace(unlearned, vectors=vectors)
 
 
 def with_spaces(
-    series: IndexSeries, learner: Learner, border: int, least: int, tell: Callable[[int, int], None]
+    series: IndexSeries,
+    learner: Learner,
+    validation_from: int,
+    events_min: int,
+    progress: Callable[[int, int], None],
 ) -> IndexSeries:
-    """The series with towers as of its moments; of at most `TOWERS` of them and the border, each of
-    which serves until the next.
+    """Return the series with vectors of at most `TOWERS_MAX` towers, each used until the next.
+
+    One of the towers is as of `validation_from`.
 
     Args:
-        least: events, below which nothing is learned yet.
+        events_min: number of events before which nothing is learned.
     """
     count = len(series.indexes)
     first = next(
         (
-            place
-            for place, moment in enumerate(series.moments.tolist())
-            if learner.count(moment) >= least
+            position
+            for position, moment in enumerate(series.moments.tolist())
+            if learner.count(moment) >= events_min
         ),
         count,
     )
-    even = np.linspace(first, count - 1, min(count - first, TOWERS)).astype(int).tolist()
-    learned = {*even, int(series.place_of(np.array([border]))[0])}
+    even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
+    learned_at = {*even, int(series.place_of(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first
-    for place in range(first, count):
-        tell(place, count)
+    for number in range(first, count):
+        progress(number, count)
         spaces.append(
-            learner.space(series.indexes[place], int(series.moments[place]), learn=place in learned)
+            learner.space(
+                series.indexes[number], int(series.moments[number]), learn=number in learned_at
+            )
         )
-    tell(len(spaces), len(series.indexes))
+    progress(len(spaces), len(series.indexes))
     return replace(series, spaces=tuple(spaces))
 
 
@@ -327,8 +337,8 @@ def learner_for(
     settings: TowerSettings,
     seed: int,
 ) -> Learner | None:
-    """Who learns for these indexes; None where no sequence is declared."""
-    read = read_by(features)
-    if read is None:
+    """Return a learner for some indexes; None if no sequence is declared."""
+    sequence = read_by(features)
+    if sequence is None:
         return None
-    return Learner(material, *read, content_of(series.indexes[0].attributes), settings, seed)
+    return Learner(material, *sequence, content_of(series.indexes[0].attributes), settings, seed)

@@ -1,10 +1,9 @@
-"""Training, start to end, read in one sitting: window → requests → split → candidates → features →
-heads → judgement → gate → registry.
+"""Training pipeline: requests → split → candidates → features → heads → evaluation → gate.
 
-Everything is cut by time: heads learn from the first part, early stopping and calibration look at
-the second, every figure is of the third. Candidates are those that servers would have had at each
-request's moment, in all three parts. Where the gate refuses the model and nothing that was judged
-serves yet, the best judged baseline becomes the champion.
+Everything is split by time: heads learn from the first part, early stopping and calibration use the
+second, and every figure is of the third. In all parts, candidates are those that servers would have
+had at each request's time. If the gate rejects the model and no evaluated model serves yet, the
+best baseline becomes the champion.
 """
 
 import tempfile
@@ -35,27 +34,33 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
 from tailorbird.training.baseline import serve_best_baseline
-from tailorbird.training.card import model_card
-from tailorbird.training.clicks import sampled
+from tailorbird.training.card import render_model_card
+from tailorbird.training.clicks import sample_negatives
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.dated_back import told_of_dated_back
-from tailorbird.training.evaluate import Scorer, foreign, joined_columns, judge, version_scorer
-from tailorbird.training.fit import Fitted, Parts, fit
+from tailorbird.training.evaluate import (
+    Scorer,
+    evaluate_scorers,
+    explain_mismatch,
+    merge_live_columns,
+    version_scorer,
+)
+from tailorbird.training.fit import FittedModel, Parts, fit
 from tailorbird.training.gate import SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
-from tailorbird.training.incremental import working
+from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation, K
 from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.resuming import Unfinished
-from tailorbird.training.retrieval import Chosen, choose_retrieval
+from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
-from tailorbird.training.settings import QUICK_ANSWERS, Progress, TrainReport, TrainSettings
+from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
 from tailorbird.training.thinned import thinned
 from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
-NAME = "tailorbird"
+MODEL_NAME = "tailorbird"
 
 
 def train(
@@ -74,28 +79,27 @@ def train(
     work: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainReport:
-    """Train a model for a slot, judge it, and promote it if it passes the gate.
+    """Train a model for a slot, evaluate it, and promote it if it passes the gate.
 
     Args:
-        heads: targets that other slots ask for. There is one champion for all slots, so it carries
-            their heads too, learned from this slot's rows; they have no part in the judgement or
-            the gate. One with too few positives is left out, and said so.
-        owner: who answers for the model; stands in its card.
-        reports: folder that gets a page with tables and pictures, `VERSION.html`; None writes none.
-        work: folder that nets keep things in between trainings: what a killed one goes on from,
-            what the next one begins with, logs.
-        promote: False keeps the model without promoting it, whatever the gate says.
+        heads: heads that other slots ask for. There is one champion for all slots, so it carries
+            their heads too, learned from this slot's rows; they do not affect evaluation or gate.
+            Heads with too few positives are left out, with a note.
+        owner: who is responsible for the model; shown in its card.
+        reports: folder for a page with tables and charts, `VERSION.html`; None writes none.
+        work: folder that nets keep between trainings: state of a killed training, weights for the
+            next one, logs.
+        promote: False keeps the model without promoting it, whatever the gate decides.
         progress: called with (stage, done, total).
 
     Raises:
         NotReadyError: the lake has nothing to learn from yet.
-        UsageError: what there is cannot be split or told apart.
+        UsageError: the data cannot be split, or no row differs from another.
         LockedError: another process trains a net for this slot.
     """
-    with working(work, features, slot, (settings or TrainSettings()).hurried(), clock) as (
-        unfinished,
-        asked,
-    ):
+    with open_working_folder(
+        work, features, slot, (settings or TrainSettings()).hurried(), clock
+    ) as (unfinished, resolved):
         return _train(
             features,
             slot,
@@ -103,7 +107,7 @@ def train(
             registry,
             clock,
             reports,
-            asked,
+            resolved,
             heads,
             by,
             owner,
@@ -129,22 +133,26 @@ def _train(
     progress: Progress,
 ) -> TrainReport:
     now = clock.now() if unfinished is None else unfinished.now
-    watch = Watch(progress)
+    timer = Watch(progress)
     store = Registry(registry, clock=clock)
 
-    watch.tell("read", 0, 1)
-    champion, bundle, unjudged = _champion(store, features, slot)
-    beside = [bundle.features] if bundle is not None and bundle.features is not None else []
-    source = Lake(lake).pinned()  # what is loaded while this runs is for the next one
-    material = load_material(source, features, slot, settings.wanted(now, heads), beside=beside)
+    timer.tell("read", 0, 1)
+    champion, bundle, unjudged = _load_champion(store, features, slot)
+    other_features = [bundle.features] if bundle is not None and bundle.features is not None else []
+    source = Lake(lake).pinned()  # data loaded during the training is for the next one
+    material = load_material(
+        source, features, slot, settings.wanted(now, heads), other_features=other_features
+    )
     data = material.data
     split = split_requests(data, material, settings)
-    watch.tell("read", 1, 1)
-    chosen = _retrieval(material, features, slot, split, settings, watch)
-    series = chosen.series
-    rivals = _rivals(store, bundle, features, slot)
-    plan = _Plan(live_columns(features, slot), default_baselines(slot.sources), chosen, slot)
-    parts, dropped = _parts(material, features, data, split, plan, settings, watch)
+    timer.tell("read", 1, 1)
+    retrieval = _choose_retrieval(material, features, slot, split, settings, timer)
+    series = retrieval.series
+    rivals = _load_rivals(store, bundle, features, slot)
+    plan = _CandidatePlan(
+        live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
+    )
+    parts, dropped = _build_parts(material, features, data, split, plan, settings, timer)
     fitted = fit(
         material.events,
         features,
@@ -154,57 +162,60 @@ def _train(
         settings,
         position=material.logged and slot.denominator == "answer",
         label_window=material.label_window,
-        progress=watch.tell,
+        progress=timer.tell,
         heads=heads,
     )
-    before, recipe = split.validation_until, recipe_of(features, slot, settings)
-    evaluation = _judged(
-        material, features, parts, plan, series, fitted, rivals, slot, before, settings, watch
+    test_from, recipe = split.validation_until, recipe_hash(features, slot, settings)
+    evaluation = _evaluate_rivals(
+        material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
     )
-    told_of_it = not_judged(champion, unjudged) if unjudged else ""
-    judged = _Judged(
-        evaluation, fitted, champion if bundle is not None else "", told_of_it, rivals, recipe
+    incumbent_note = not_judged(champion, unjudged) if unjudged else ""
+    judgement = _Judgement(
+        evaluation, fitted, champion if bundle is not None else "", incumbent_note, rivals, recipe
     )
-    decision = decide(judged.evidence(store))
-    told = (
+    decision = decide(judgement.evidence(store))
+    all_notes = (
         material.why,
         *(
             (f"went on with the training that was begun at {to_iso(now)} and cut short",)
             if unfinished and unfinished.resumed
             else ()
         ),
-        *((chosen.told,) if chosen.told else ()),
+        *((retrieval.summary,) if retrieval.summary else ()),
         *((settings.budget["told"],) if settings.budget else ()),
-        *_tuned(settings, before),
-        *_sampled(parts, dropped),
+        *_tuning_notes(settings, test_from),
+        *_sampling_notes(parts, dropped),
         *fitted.notes,
-        *(f"{what}: {why}" for what, why in told_of_dated_back(source, features, ("user",))),
-        *_further(fitted, slot, store, champion),
-        *_fairness(champion, bundle, unjudged, parts.test, before),
+        *(
+            f"{profile_kind}: {why}"
+            for profile_kind, why in told_of_dated_back(source, features, ("user",))
+        ),
+        *_other_slot_notes(fitted, slot, store, champion),
+        *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
     )
-    notes = tuple(note for note in told if note not in decision.reasons)
+    notes = tuple(note for note in all_notes if note not in decision.reasons)
     about = {
         **_about(slot, material, data, split, parts, plan, dropped, settings, now),
         **({"budget": dict(settings.budget)} if settings.budget else {}),
         "recipe": recipe,
         "decided_by": decision.by,
-        "anchor": judged.anchor_after(store, decision),
+        "anchor": judgement.anchor_after(store, decision),
         "architecture": fitted.architecture,
         "owner": owner,
         "columns": fitted.encoder.told(),
-        "calibration": {head: each.told for head, each in fitted.chosen.items()},
-        **({"retrieval": dict(chosen.figures)} if chosen.figures else {}),
-        **_read_from(source, data),
+        "calibration": {head: choice.told for head, choice in fitted.calibration_choices.items()},
+        **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
+        **_lake_provenance(source, data),
     }
-    watch.tell("bundle", 0, 1)
-    card = model_card(slot, evaluation, decision, about, notes, by)
+    timer.tell("bundle", 0, 1)
+    card = render_model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        _write(
+        _write_bundle(
             Path(folder),
             material,
             features,
             fitted,
-            chosen,
+            retrieval,
             slot,
             settings,
             now,
@@ -217,16 +228,24 @@ def _train(
         version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
     faults.at("train.after_add")
     if unfinished is not None:
-        unfinished.done()
+        unfinished.discard()
     promoted = decision.promote and promote
-    instead = ""
+    fallback_version = ""
     if promoted:
         store.promote(version, by=by, why=decision.reason)
     elif not decision.promote and promote:
-        instead = serve_best_baseline(
-            store, evaluation, features, slot, material, now, by=by, owner=owner
+        fallback_version = serve_best_baseline(
+            store,
+            evaluation,
+            features,
+            slot,
+            material,
+            now,
+            by=by,
+            owner=owner,
+            meaning=settings.meaning,
         )
-    watch.tell("bundle", 1, 1)
+    timer.tell("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
     report = TrainReport(
@@ -239,23 +258,23 @@ def _train(
         tuple(fitted.models),
         notes,
         about,
-        watch.seconds,
+        timer.seconds,
+        instead=fallback_version,
     )
-    report = replace(report, instead=instead)
     return (
         report
         if reports is None
-        else _on_a_page(report, fitted, bundle, len(material.codes), reports)
+        else _add_report(report, fitted, bundle, len(material.codes), reports)
     )
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Where candidates come from and which columns are read live, in all parts alike."""
+class _CandidatePlan:
+    """Candidate retrieval, baselines and live columns, the same in all parts."""
 
     live: LiveColumns
     baselines: Sequence[str]
-    chosen: Chosen
+    retrieval: RetrievalChoice
     slot: Slot
 
     def replay(
@@ -274,26 +293,26 @@ class _Plan:
             live,
             baselines=baselines,
             sources=self.sources,
-            near=self.chosen.near(),
+            retriever=self.retrieval.retriever(),
         )
 
     @property
     def sources(self) -> dict[str, int]:
-        return self.chosen.sources(self.slot)
+        return self.retrieval.sources(self.slot)
 
 
-def _retrieval(
+def _choose_retrieval(
     material: Material,
     features: FeatureSet,
     slot: Slot,
     split: Split,
     settings: TrainSettings,
-    watch: Watch,
-) -> Chosen:
-    """The indexes over time, with vectors where they were asked for and found more."""
+    timer: Watch,
+) -> RetrievalChoice:
+    """Build the indexes over time, with vectors if requested and better."""
     moments = index_moments(material.data, split, settings)
     series = build_series(
-        material.events, material.items, moments, progress=partial(watch.tell, "index")
+        material.events, material.items, moments, progress=partial(timer.tell, "index")
     )
     return choose_retrieval(
         material,
@@ -303,43 +322,44 @@ def _retrieval(
         (split.train_until, split.validation_until),
         settings.retrieval,
         settings.tower,
-        held=material.data.take(split.validation),
+        validation=material.data.take(split.validation),
         seed=settings.seed,
-        tell=partial(watch.tell, "vectors"),
+        progress=partial(timer.tell, "vectors"),
     )
 
 
-def _on_a_page(
-    report: TrainReport, fitted: Fitted, incumbent: Bundle | None, items: int, reports: Path
+def _add_report(
+    report: TrainReport, fitted: FittedModel, incumbent: Bundle | None, items: int, reports: Path
 ) -> TrainReport:
-    """The report with what an answer costs by each that was judged, and the page that it is written
-    on.
-    """
+    """Return the report with the cost of everything evaluated, and write its page."""
+    # Importing matplotlib takes half a second, so only reports do it.
     from tailorbird.training.pareto import (
-        baseline_us,
-        bundle_us,
-        model_us,
-        priced,
-    )  # half a second of matplotlib, for who wants pictures
+        measure_baseline_us,
+        measure_bundle_us,
+        measure_model_us,
+        price_models,
+    )
     from tailorbird.training.report import write_report
 
-    looked_up = baseline_us(items)
+    lookup_us = measure_baseline_us(items)
     us = {
-        name: looked_up
+        name: lookup_us
         for name in report.evaluation.figures
-        if name not in (NAME, report.incumbent)
+        if name not in (MODEL_NAME, report.incumbent)
     }
-    us[NAME] = model_us(fitted.exported, _heads(fitted), fitted.golden)
+    us[MODEL_NAME] = measure_model_us(fitted.exported, _bundle_heads(fitted), fitted.golden)
     if incumbent is not None:
-        us[report.incumbent] = bundle_us(incumbent)
-    report = replace(report, priced=tuple(one.plain() for one in priced(report.evaluation, us)))
+        us[report.incumbent] = measure_bundle_us(incumbent)
+    report = replace(
+        report, priced=tuple(price.to_dict() for price in price_models(report.evaluation, us))
+    )
     return replace(
         report, report=write_report(reports / f"{report.version}.html", report, fitted.models)
     )
 
 
-def _sampled(parts: Parts, dropped: int) -> list[str]:
-    """What was left out so that a training keeps to its time and memory."""
+def _sampling_notes(parts: Parts, dropped: int) -> list[str]:
+    """Describe how many requests were sampled to limit time and memory."""
     if not dropped:
         return []
     learned = parts.train.requests
@@ -349,20 +369,24 @@ def _sampled(parts: Parts, dropped: int) -> list[str]:
     ]
 
 
-def _heads(fitted: Fitted) -> list[Head]:
-    """Where a bundle finds each head."""
-    return [Head(head, at.file, column=at.column) for head, at in fitted.places.items()]
+def _bundle_heads(fitted: FittedModel) -> list[Head]:
+    """Return the location of each head in a bundle."""
+    return [
+        Head(head, head_file.file, column=head_file.column)
+        for head, head_file in fitted.head_files.items()
+    ]
 
 
-def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
-    """By which the set can be drawn again: `Lake(path, at=versions.from_plain(about["lake"]))`
-    gives the same rows.
+def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
+    """Return what the rows can be rebuilt from.
+
+    `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows.
     """
     return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
 
 
 def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
-    """Cut the requests at the borders that were given, or by shares of them."""
+    """Split the requests at the given borders, or by shares."""
     gap = material.label_window
     if settings.test_from:
         return split_at(
@@ -372,104 +396,115 @@ def split_requests(data: Dataset, material: Material, settings: TrainSettings) -
 
 
 def index_moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
-    """Return when indexes are made: before the first request, over the training part, and at both
-    borders.
-    """
-    places = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
+    """Return the times of indexes: over the training part, and both borders."""
+    boundaries = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
     return [
-        *(int(data.t[split.train[place]]) for place in places),
+        *(int(data.t[split.train[index]]) for index in boundaries),
         split.train_until,
         split.validation_until,
     ]
 
 
-def _parts(
+def _build_parts(
     material: Material,
     features: FeatureSet,
     data: Dataset,
     split: Split,
-    plan: _Plan,
+    plan: _CandidatePlan,
     settings: TrainSettings,
-    watch: Watch,
+    timer: Watch,
 ) -> tuple[Parts, int]:
-    """The rows of the three parts, those of the test part without candidates yet, and how many
-    training requests were left out.
+    """Return the rows of the three parts, and the number of training requests left out.
+
+    The test part has no candidates yet.
     """
     limit = settings.requests
     if material.logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
-        limit = min(limit, QUICK_ANSWERS) if settings.quick else limit
+        limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
     train = thinned(split.train, limit, settings.seed)
-    held = thinned(split.validation, settings.test_requests, settings.seed)
+    validation = thinned(split.validation, settings.test_requests, settings.seed)
     test = thinned(split.test, settings.test_requests, settings.seed)
-    replay, told = plan.replay(material, features, plan.live), partial(watch.tell, "candidates")
-    both = data.take(np.concatenate([train, held]))
+    replay, report_progress = (
+        plan.replay(material, features, plan.live),
+        partial(timer.tell, "candidates"),
+    )
+    combined = data.take(np.concatenate([train, validation]))
     if material.scheme is None:
-        rows = replace(both, live=replay.of_rows(both, progress=told)[0])
+        rows = replace(
+            combined, live=replay.read_live_columns(combined, progress=report_progress)[0]
+        )
     else:
-        rows = material.labelled(sampled(both, replay, material.scheme, NEGATIVES, told))
+        rows = material.add_labels(
+            sample_negatives(combined, replay, material.scheme, NEGATIVES, report_progress)
+        )
     border = int(np.searchsorted(rows.t, split.train_until))
-    learned, watched = rows.take(np.arange(border)), rows.take(np.arange(border, rows.requests))
-    if not learned.requests or not watched.requests:
+    train_rows, validation_rows = (
+        rows.take(np.arange(border)),
+        rows.take(np.arange(border, rows.requests)),
+    )
+    if not train_rows.requests or not validation_rows.requests:
         raise UsageError(
             "no request is left to learn from, or to watch", fix="train on a longer window"
         )
-    known = learned.known_at(split.train_until), watched.known_at(split.validation_until)
-    return Parts(*known, data.take(test), plan.live), len(split.train) - len(train)
+    censored = train_rows.censor(split.train_until), validation_rows.censor(split.validation_until)
+    return Parts(*censored, data.take(test), plan.live), len(split.train) - len(train)
 
 
 @dataclass(frozen=True)
 class _Rivals:
-    """Bundles of the registry that are judged beside the new model: the champion, and the last that
-    won by superiority.
-    """
+    """Registry bundles to compare with: the champion, and the last winner by superiority."""
 
     bundles: Mapping[str, Bundle]
     champion: str = ""
     anchor: str = ""
 
 
-def _rivals(store: Registry, champion: Bundle | None, features: FeatureSet, slot: Slot) -> _Rivals:
+def _load_rivals(
+    store: Registry, champion: Bundle | None, features: FeatureSet, slot: Slot
+) -> _Rivals:
     if champion is None:
         return _Rivals({})
-    named = str(champion.manifest.metrics.get("about", {}).get("anchor", ""))
+    anchor_version = str(champion.manifest.metrics.get("about", {}).get("anchor", ""))
     bundles = {champion.version: champion}
-    known = {info.version: info.path for info in store.versions()}
-    if named and named != champion.version and named in known:
+    paths = {info.version: info.path for info in store.versions()}
+    if anchor_version and anchor_version != champion.version and anchor_version in paths:
         try:
-            anchor = Bundle.load(known[named], schema_hash=None)
+            anchor = Bundle.load(paths[anchor_version], schema_hash=None)
         except BundleError:
             return _Rivals(bundles, champion.version)
         readable = anchor.features is not None or anchor.schema_hash == features.schema_hash
-        if readable and not foreign(anchor, slot):
-            return _Rivals(bundles | {named: anchor}, champion.version, named)
+        if readable and not explain_mismatch(anchor, slot):
+            return _Rivals(bundles | {anchor_version: anchor}, champion.version, anchor_version)
     return _Rivals(bundles, champion.version)
 
 
-def _judged(
+def _evaluate_rivals(
     material: Material,
     features: FeatureSet,
     parts: Parts,
-    plan: _Plan,
+    plan: _CandidatePlan,
     series: IndexSeries,
-    fitted: Fitted,
+    fitted: FittedModel,
     rivals: _Rivals,
     slot: Slot,
-    before: int,
+    test_from: int,
     settings: TrainSettings,
-    watch: Watch,
+    timer: Watch,
 ) -> Evaluation:
-    """The new model, its rivals and all baselines on the test part."""
-    live = joined_columns([plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())])
+    """Evaluate the new model, its rivals and all baselines on the test part."""
+    live = merge_live_columns(
+        [plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())]
+    )
     scorers: dict[str, Scorer] = {
-        NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)
+        MODEL_NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)
     }
     for version, bundle in rivals.bundles.items():
         scorers[version] = version_scorer(
             bundle, series, slot.objective, live, features, material.events
         )
     replay = plan.replay(material, features, live, baselines=plan.baselines)
-    return judge(
+    return evaluate_scorers(
         material,
         features,
         parts.test,
@@ -477,20 +512,20 @@ def _judged(
         plan.sources,
         scorers,
         slot.objective,
-        before=before,
+        as_of=test_from,
         seed=settings.seed,
-        progress=watch.tell,
+        progress=timer.tell,
     )
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """What came of the judgement, as the gate looks at it."""
+class _Judgement:
+    """The evaluation and its context, from which the gate decides."""
 
     evaluation: Evaluation
-    fitted: Fitted
+    fitted: FittedModel
     champion: str
-    unjudged: str
+    incumbent_note: str
     rivals: _Rivals
     recipe: str
 
@@ -506,7 +541,7 @@ class _Judged:
             if self.rivals.anchor in evaluation.differences
             else None
         )
-        named = self.champion or evaluation.best_baseline
+        reference = self.champion or evaluation.best_baseline
         coverage = f"coverage_{K}"
         figures = evaluation.figures
         return Evidence(
@@ -515,17 +550,18 @@ class _Judged:
             incumbent,
             anchor,
             self._is_fresher(),
-            self.unjudged,
+            self.incumbent_note,
             evaluation.people,
-            {head: each.mean_ratio for head, each in evaluation.heads.items()},
-            figures[NAME][coverage].value,
-            figures[named][coverage].value if named in figures else 0.0,
+            {head: figures.mean_ratio for head, figures in evaluation.heads.items()},
+            figures[MODEL_NAME][coverage].value,
+            figures[reference][coverage].value if reference in figures else 0.0,
             self.fitted.leaks,
         )
 
     def anchor_after(self, store: Registry, decision: Decision) -> str:
-        """The last model that won by superiority, once this one is the champion; "" for this one
-        itself.
+        """Return the last model that won by superiority, once this one is the champion.
+
+        "" stands for this model itself.
         """
         if decision.by == SUPERIORITY or self.champion not in self.rivals.bundles:
             return ""
@@ -544,11 +580,9 @@ class _Judged:
         )
 
 
-def recipe_of(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
-    """Return a hash of how a model is made, whatever data it learns from: two with the same one
-    differ in freshness alone.
-    """
-    told = {
+def recipe_hash(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
+    """Return a hash of how a model is made; models with the same hash differ only in data."""
+    recipe = {
         "schema": features.schema_hash,
         "slot": {
             name: repr(getattr(slot, name))
@@ -556,13 +590,13 @@ def recipe_of(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
         },
         "transforms": repr(features.transforms),
         "similarities": repr(features.similarities),
-        "settings": {name: repr(getattr(settings, name)) for name in _OF_RECIPE},
+        "settings": {name: repr(getattr(settings, name)) for name in _RECIPE_SETTINGS},
     }
-    return blake2b(msgspec.json.encode(told, order="sorted"), digest_size=8).hexdigest()
+    return blake2b(msgspec.json.encode(recipe, order="sorted"), digest_size=8).hexdigest()
 
 
-# Of the settings, what says how a model is made: not what it is made of, nor which draws were made.
-_OF_RECIPE = (
+# Settings that define how a model is made: neither its data nor the random draws.
+_RECIPE_SETTINGS = (
     "rows",
     "requests",
     "gbdt",
@@ -577,9 +611,12 @@ _OF_RECIPE = (
 )
 
 
-def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, Bundle | None, str]:
-    """The champion's version, its bundle if it can be judged on the slot, and else why not; an
-    index without a model is no incumbent.
+def _load_champion(
+    store: Registry, features: FeatureSet, slot: Slot
+) -> tuple[str, Bundle | None, str]:
+    """Return the champion's version, its bundle if it can be evaluated, and else the reason.
+
+    An index without a model is no incumbent.
     """
     path = store.champion()
     if path is None:
@@ -592,34 +629,36 @@ def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, B
         return "", None, ""
     if bundle.schema_hash != features.schema_hash and bundle.features is None:
         return path.name, None, "has another schema, whose declarations it does not bring"
-    why = foreign(bundle, slot)
+    why = explain_mismatch(bundle, slot)
     return path.name, None if why else bundle, why
 
 
-def _further(fitted: Fitted, slot: Slot, store: Registry, champion: str) -> list[str]:
-    """What other slots gain and lose by this model, which is judged on this slot alone."""
+def _other_slot_notes(fitted: FittedModel, slot: Slot, store: Registry, champion: str) -> list[str]:
+    """Describe what other slots gain and lose by this model, which is evaluated on this slot."""
     notes = []
     if gained := [head for head in fitted.models if head not in slot.objective]:
         notes.append(
             f"carries {', '.join(gained)} for other slots, learned from the rows of slot "
             f"{slot.name}; the gate does not look at it"
         )
-    before = next((info.heads for info in store.versions() if info.version == champion), ())
-    if lost := [head for head in before if head not in fitted.models]:
+    incumbent_heads = next(
+        (info.heads for info in store.versions() if info.version == champion), ()
+    )
+    if dropped := [head for head in incumbent_heads if head not in fitted.models]:
         notes.append(
-            f"does not predict {', '.join(lost)}, as the incumbent {champion} does: slots "
+            f"does not predict {', '.join(dropped)}, as the incumbent {champion} does: slots "
             "that ask for it would lose it"
         )
     return notes
 
 
-def _fairness(
-    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, before: int
+def _comparison_notes(
+    champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, test_from: int
 ) -> list[str]:
-    """What a reader must know of the comparison with the incumbent."""
+    """Describe caveats of the comparison with the incumbent."""
     if unjudged:
         return [not_judged(champion, unjudged)]
-    if incumbent is None or incumbent.manifest.window.ts_to <= before:
+    if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
     return [
@@ -628,15 +667,15 @@ def _fairness(
     ]
 
 
-def _tuned(settings: TrainSettings, before: int) -> list[str]:
-    """Whether settings were tuned, and whether that saw what the model is judged on."""
+def _tuning_notes(settings: TrainSettings, test_from: int) -> list[str]:
+    """Describe whether settings were tuned, and whether tuning saw the test part."""
     if not settings.tuned:
         return []
-    if settings.tuned_until <= before:
+    if settings.tuned_until <= test_from:
         return [settings.tuned]
     return [
         f"{settings.tuned}: this reaches into the test part, which begins at "
-        f"{to_iso(before)}, so figures flatter the model"
+        f"{to_iso(test_from)}, so figures flatter the model"
     ]
 
 
@@ -646,12 +685,12 @@ def _about(
     data: Dataset,
     split: Split,
     parts: Parts,
-    plan: _Plan,
+    plan: _CandidatePlan,
     dropped: int,
     settings: TrainSettings,
     now: int,
 ) -> dict[str, Any]:
-    """What a reader must know to trust the figures, as JSON."""
+    """Return facts about the training for its report, as JSON."""
     borders = {
         "from": parts.train.t[0],
         "train_until": split.train_until,
@@ -683,12 +722,12 @@ def _about(
     }
 
 
-def _write(
+def _write_bundle(
     folder: Path,
     material: Material,
     features: FeatureSet,
-    fitted: Fitted,
-    chosen: Chosen,
+    fitted: FittedModel,
+    retrieval: RetrievalChoice,
     slot: Slot,
     settings: TrainSettings,
     now: int,
@@ -698,19 +737,21 @@ def _write(
     card: str,
 ) -> None:
     """Write the bundle, with an index as of now."""
-    write_index(folder / "index", material.events, material.items, now)
+    write_index(folder / "index", material.events, material.items, now, meaning=settings.meaning)
     tower = None
-    if chosen.learner is not None:
-        space = chosen.learner.indexed(chosen.learner.space(Index.open(folder / "index"), now))
+    if retrieval.learner is not None:
+        space = retrieval.learner.indexed(
+            retrieval.learner.space(Index.open(folder / "index"), now)
+        )
         space.vectors.write(folder / "index")
-        tower = chosen.learner.files(space)
+        tower = retrieval.learner.files(space)
     write_bundle(
         folder / "bundle",
         created_at=now,
         features=features,
         encoder=fitted.encoder,
         models=fitted.exported,
-        heads=_heads(fitted),
+        heads=_bundle_heads(fitted),
         index=folder / "index",
         golden=fitted.golden,
         calibration=fitted.calibration,

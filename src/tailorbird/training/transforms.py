@@ -1,12 +1,10 @@
-"""Learns transforms from training rows, and from nothing else: no validation or test row comes near
-here.
+"""Fitting of transforms on training rows, never on validation or test rows.
 
-What a project declares is in `features.transforms`; what is learned, and applied to rows, in
-`ranking.steps`. Target encodings of the training rows themselves, each as of its own time, are in
-`training.target`.
+`features.transforms` has the declarations, and `ranking.steps` the fitted steps and how they are
+applied. Target encodings of the training rows, each as of its own time, are in `training.target`.
 
-A preset says how a kind of model takes the columns that no declaration names: trees as they are,
-nets on one scale and complete.
+A preset defines how a kind of model treats columns without a declaration: trees take them as they
+are, nets need one scale and no missing values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,67 +26,68 @@ from tailorbird.ranking.transforms import Column, Output
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled, final_rates, rates_in_time
 
+# Arguments: columns of the features, whether the model reads the position, computed columns.
+# Returns transforms of all columns that it does not take as they are.
 Preset = Callable[[Columns, bool, Sequence[str]], tuple[Transform, ...]]
-"""From the columns of the features, whether the model takes the position, and the computed columns, to transforms of all that it does not
-take as they are."""
 
 PRESETS = ("trees", "nets")
 
-Made = learned.NumberSteps | learned.KeySteps | learned.Missing
+LearnedStep = learned.NumberSteps | learned.KeySteps | learned.Missing
 
 
-def for_trees(
+def tree_preset(
     columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED)
 ) -> tuple[Transform, ...]:
-    """None: trees split what they are given where they like, and know what is missing."""
+    """Return no transforms: trees split at any value and handle missing ones."""
     return ()
 
 
-def for_nets(
+def net_preset(
     columns: Columns,
     position: bool,
     computed: Sequence[str] = tuple(COMPUTED),
     *,
     scale: declared.Step | None = None,
 ) -> tuple[Transform, ...]:
-    """Every number on one scale and filled in, with an indicator of what was missing; every
-    category as codes for an embedding.
+    """Return transforms that scale and impute numbers, and encode categories for embeddings.
+
+    Each number also gets an indicator of missing values.
 
     Args:
-        scale: the normal score of the rank unless said otherwise: counts and prices are spread over
-            many sizes.
+        scale: step that scales numbers; by default the normal score of the rank, as counts and
+            prices span many orders of magnitude.
     """
     scale = scale or declared.ranks(100, normal=True)
     numeric = [
         Transform(name, (scale, declared.impute("median")), indicator=True)
         for name in (*columns.numeric, *computed)
     ]
-    placed = [Transform(POSITION, (declared.standardise(),))] if position else []
+    position_transforms = [Transform(POSITION, (declared.standardise(),))] if position else []
     return (
         *numeric,
-        *placed,
+        *position_transforms,
         *(Transform(name, (declared.vocabulary(),)) for name in columns.categorical),
     )
 
 
-def preset(name: str) -> Preset:
-    """A preset by its name.
+def find_preset(name: str) -> Preset:
+    """Return a preset by its name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such preset.
     """
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}", fix=f"use one of {', '.join(PRESETS)}")
-    return for_nets if name == "nets" else for_trees
+    return net_preset if name == "nets" else tree_preset
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is made of the columns.
+class TransformPlan:
+    """The transforms of a model's columns.
 
     Attributes:
-        transforms: as declared, and of the other columns as the preset has it.
-        hidden: columns that the encoder must not take as they are: what is transformed, and what
+        transforms: declared transforms, and those of the preset for other columns.
+        hidden: columns that the encoder must not take as they are: transformed ones, and those that
             the model must not see.
     """
 
@@ -96,42 +95,46 @@ class Plan:
     hidden: tuple[str, ...]
 
 
-def plan(
+def plan_transforms(
     columns: Columns,
     declarations: Sequence[Transform],
-    by: Preset,
+    preset: Preset,
     *,
     position: bool,
     leave_out: Sequence[str] = (),
     similarities: Sequence[str] = (),
-) -> Plan:
-    """What a model is given of the columns.
+) -> TransformPlan:
+    """Plan the transforms of a model's columns.
 
     Args:
         leave_out: columns of the features or of the matrix that the model must not see.
-        similarities: names of those that are declared.
+        similarities: names of the declared similarities.
     """
-    named = {one.column for one in declarations}
-    every = (
+    declared_columns = {transform.column for transform in declarations}
+    transforms = (
         *declarations,
         *(
-            one
-            for one in by(columns, position, (*COMPUTED, *similarities))
-            if one.column not in named
+            transform
+            for transform in preset(columns, position, (*COMPUTED, *similarities))
+            if transform.column not in declared_columns
         ),
     )
-    kept = tuple(
-        one for one in every if one.column not in leave_out and one.output not in leave_out
+    visible = tuple(
+        transform
+        for transform in transforms
+        if transform.column not in leave_out and transform.output not in leave_out
     )
-    return Plan(kept, tuple(dict.fromkeys((*leave_out, *(one.column for one in every)))))
+    return TransformPlan(
+        visible, tuple(dict.fromkeys((*leave_out, *(transform.column for transform in transforms))))
+    )
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What came of the training rows.
+class FittedTransforms:
+    """Transforms fitted on training rows.
 
     Attributes:
-        outputs: for the encoder.
+        outputs: transforms for the encoder.
         in_time: name of a target encoding → its value for each training row as of the row's time,
             shape (n,), for `Encoder.encode`.
     """
@@ -142,36 +145,40 @@ class Learned:
 
 def fit_transforms(
     transforms: Sequence[Transform], rows: Mapping[str, Column], labelled: Labelled
-) -> Learned:
-    """Learn each transform from training rows.
+) -> FittedTransforms:
+    """Fit each transform on training rows.
 
-    Every row counts once, whatever its weight, but for target encodings, which are rates and need
-    it. What is not finite counts nothing.
+    Rows count once whatever their weight, except for target encodings, which are weighted rates.
+    Values that are not finite do not count.
 
     Args:
         rows: column → its values (n,): float32, or uint64 keys of a category.
         labelled: times and labels of the same rows.
+
     Raises:
-        DeclarationError: a transform learns from a head without labels, or takes vectors that know
+        DeclarationError: a transform needs labels of a head that has none, or vectors that know
             what came after the first row.
     """
     outputs: list[Output] = []
     in_time: dict[str, Floats] = {}
-    for one in transforms:
-        steps, codes = _learn(one, rows[one.column], labelled)
+    for transform in transforms:
+        steps, codes = _learn_steps(transform, rows[transform.column], labelled)
         if codes is not None:
-            in_time[one.output] = codes
-        outputs.append(Output(one.output, one.column, steps))
-        if one.indicator:
-            outputs.append(Output(f"{one.output}_missing", one.column, (learned.Missing(),)))
-    return Learned(tuple(outputs), in_time)
+            in_time[transform.output] = codes
+        outputs.append(Output(transform.output, transform.column, steps))
+        if transform.indicator:
+            outputs.append(
+                Output(f"{transform.output}_missing", transform.column, (learned.Missing(),))
+            )
+    return FittedTransforms(tuple(outputs), in_time)
 
 
-def _learn(
-    one: Transform, column: Column, labelled: Labelled
-) -> tuple[tuple[Made, ...], Floats | None]:
-    """The steps, each learned from what those before it made of the column; and its target encoding
-    in time, if it has one.
+def _learn_steps(
+    transform: Transform, column: Column, labelled: Labelled
+) -> tuple[tuple[LearnedStep, ...], Floats | None]:
+    """Fit the steps, each on the output of the previous one.
+
+    Return them, and the target encoding in time if there is one.
     """
     categorical = column.dtype == np.uint64
     keys: Keys = column.astype(np.uint64) if categorical else np.zeros(0, np.uint64)
@@ -180,98 +187,101 @@ def _learn(
         if categorical
         else np.clip(column.astype(np.float64), -learned.LARGEST, learned.LARGEST)
     )
-    counted = np.ones(len(column), bool) if categorical else np.isfinite(column)
+    is_finite = np.ones(len(column), bool) if categorical else np.isfinite(column)
     numbers = not categorical
-    steps: list[Made] = []
+    steps: list[LearnedStep] = []
     codes: Floats | None = None
-    for step in _completed(one, categorical):
+    for step in _complete_steps(transform, categorical):
         if isinstance(step, declared.TargetStep):
-            made, x = _target(step, one, keys, labelled)
+            fitted, x = _learn_target(step, transform, keys, labelled)
             codes, numbers = x, True
         elif isinstance(step, declared.ImputeStep) and not numbers:
-            made = _impute_key(step, keys)
-            keys = made.fill(keys)
+            fitted = _learn_impute_key(step, keys)
+            keys = fitted.fill(keys)
         elif step.takes == declared.KEY:
-            made = _learn_keys(step, one, keys, labelled)
-            x, numbers = made.apply(keys), True
+            fitted = _learn_keys(step, transform, keys, labelled)
+            x, numbers = fitted.apply(keys), True
         else:
-            made = _learn_numbers(step, x[counted][np.isfinite(x[counted])])
-            x = made.apply(x)
-        steps.append(made)
+            fitted = _learn_numbers(step, x[is_finite][np.isfinite(x[is_finite])])
+            x = fitted.apply(x)
+        steps.append(fitted)
     return tuple(steps), codes
 
 
-def _completed(one: Transform, categorical: bool) -> tuple[declared.Step, ...]:
-    """A category needs a step that makes numbers of it: codes, where none is said."""
-    made = any(step.takes == declared.KEY for step in one.steps)
-    return one.steps if made or not categorical else (*one.steps, declared.vocabulary())
+def _complete_steps(transform: Transform, categorical: bool) -> tuple[declared.Step, ...]:
+    """Append a vocabulary step to a category without a step that makes numbers."""
+    has_key_step = any(step.takes == declared.KEY for step in transform.steps)
+    return (
+        transform.steps
+        if has_key_step or not categorical
+        else (*transform.steps, declared.vocabulary())
+    )
 
 
 def _learn_numbers(step: declared.Step, x: Floats) -> learned.NumberSteps:
-    """From the finite numbers of the training rows."""
+    """Fit a step on the finite numbers of the training rows."""
     match step:
         case declared.LogStep():
             return learned.Log()
         case declared.ClipStep():
-            return _clip(step, x)
+            return _learn_clip(step, x)
         case declared.StandardiseStep():
-            return _standardise(x)
+            return _learn_standardise(x)
         case declared.QuantileStep():
-            return _quantile(step, x)
+            return _learn_quantile(step, x)
         case declared.ImputeStep():
-            return _impute(step, x)
+            return _learn_impute(step, x)
     raise AssertionError(step)
 
 
 def _learn_keys(
-    step: declared.Step, one: Transform, keys: Keys, labelled: Labelled
+    step: declared.Step, transform: Transform, keys: Keys, labelled: Labelled
 ) -> learned.KeySteps:
     match step:
         case declared.VocabularyStep():
-            return learned.Codes(_frequent(keys[keys != 0], step)[0].tolist())
+            return learned.Codes(_frequent_keys(keys[keys != 0], step)[0].tolist())
         case declared.HashingStep():
-            return _hashed(step, keys[keys != 0])
+            return _learn_buckets(step, keys[keys != 0])
         case declared.FrequencyStep():
-            known, counts = _frequent(keys[keys != 0], step)
-            return learned.Frequency(known.tolist(), (counts / max(len(keys), 1)).tolist())
+            values, counts = _frequent_keys(keys[keys != 0], step)
+            return learned.Frequency(values.tolist(), (counts / max(len(keys), 1)).tolist())
         case declared.VectorsStep():
-            return _vectors(step, one, labelled)
+            return _load_vectors(step, transform, labelled)
     raise AssertionError(step)
 
 
-def _hashed(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
-    """Buckets of a few rows are left to the unknown: an embedding of them would be little but the
-    noise that it began with.
+def _learn_buckets(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
+    """Fit hash buckets; those with few rows are unknown.
+
+    Their embeddings would be little but their random initial values.
     """
     buckets, counts = np.unique(keys % np.uint64(step.buckets), return_counts=True)
     return learned.Hashed(step.buckets, buckets[counts >= declared.HASHED_MIN].tolist())
 
 
-def _clip(step: declared.ClipStep, x: Floats) -> learned.Clip:
+def _learn_clip(step: declared.ClipStep, x: Floats) -> learned.Clip:
     low, high = np.quantile(x, step.quantiles).tolist() if x.size else (0.0, 0.0)
     low = low if step.low is None else step.low
     high = high if step.high is None else step.high
-    if (
-        step.low is not None and step.high is None
-    ):  # a constant beyond all that was seen wins over what was learned
+    # A constant beyond all training values wins over a learned bound.
+    if step.low is not None and step.high is None:
         high = max(low, high)
     return learned.Clip(min(low, high), high)
 
 
-def _standardise(x: Floats) -> learned.Standardise:
+def _learn_standardise(x: Floats) -> learned.Standardise:
     mean, std = (float(x.mean()), float(x.std())) if x.size else (0.0, 1.0)
-    # Of equal numbers the mean may be off by a rounding, and so be all of the deviation.
+    # The mean of equal numbers may be off by a rounding error, which would then be all deviation.
     constant = not x.size or x.min() == x.max() or std <= 0
     return learned.Standardise(
         float(x[0]) if constant and x.size else mean, 1.0 if constant else std
     )
 
 
-def _quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
+def _learn_quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
     ranks = np.linspace(0, 1, step.bins + 1)
-    cuts = (
-        np.maximum.accumulate(np.quantile(x, ranks)) if x.size else np.zeros(len(ranks))
-    )  # roundings may take a cut below its neighbour
+    # Rounding may move a cut below its neighbour.
+    cuts = np.maximum.accumulate(np.quantile(x, ranks)) if x.size else np.zeros(len(ranks))
     values = ranks
     if step.normal:
         half = 0.5 / step.bins
@@ -281,7 +291,7 @@ def _quantile(step: declared.QuantileStep, x: Floats) -> learned.Quantile:
     return learned.Quantile(cuts.tolist(), values.tolist(), step.normal)
 
 
-def _impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
+def _learn_impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
     if step.how == "constant":
         return learned.Fill(float(step.value or 0.0), "constant")
     if not x.size:
@@ -292,22 +302,24 @@ def _impute(step: declared.ImputeStep, x: Floats) -> learned.Fill:
     return learned.Fill(float(x.mean() if step.how == "mean" else np.median(x)), step.how)
 
 
-def _impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
+def _learn_impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
     if step.how == "constant":
         return learned.FillKey(hash64(str(step.value)), f"constant {step.value}")
     values, counts = np.unique(keys[keys != 0], return_counts=True)
     return learned.FillKey(int(values[np.argmax(counts)]) if values.size else 0, "mode")
 
 
-def _vectors(step: declared.VectorsStep, one: Transform, labelled: Labelled) -> learned.Vectors:
+def _load_vectors(
+    step: declared.VectorsStep, transform: Transform, labelled: Labelled
+) -> learned.Vectors:
     if len(labelled.t) and (first := int(labelled.t.min())) < step.trained_until:
         message = (
-            f"the vectors of {one.column} know what came until "
+            f"the vectors of {transform.column} know what came until "
             f"{to_iso(step.trained_until)}, training begins at {to_iso(first)}"
         )
         raise DeclarationError(
             message,
-            where=one.place,
+            where=transform.place,
             fix="learn them from an earlier window, or train on a later one",
         )
     flat = [number for row in step.rows for number in row]
@@ -316,29 +328,29 @@ def _vectors(step: declared.VectorsStep, one: Transform, labelled: Labelled) -> 
     )
 
 
-def _target(
-    step: declared.TargetStep, one: Transform, keys: Keys, labelled: Labelled
+def _learn_target(
+    step: declared.TargetStep, transform: Transform, keys: Keys, labelled: Labelled
 ) -> tuple[learned.Target, Floats]:
     if step.head not in labelled.labels:
-        message = f"{one.output} learns from {step.head}, which has no labels here"
+        message = f"{transform.output} learns from {step.head}, which has no labels here"
         raise DeclarationError(
-            message, where=one.place, fix=f"use one of {', '.join(sorted(labelled.labels))}"
+            message, where=transform.place, fix=f"use one of {', '.join(sorted(labelled.labels))}"
         )
-    kept, _ = _frequent(keys, step)
-    rare = ~np.isin(keys, kept)
-    rates, mean = final_rates(keys, kept, step.head, labelled, step.smoothing)
+    vocabulary, _ = _frequent_keys(keys, step)
+    rare = ~np.isin(keys, vocabulary)
+    rates, mean = final_rates(keys, vocabulary, step.head, labelled, step.smoothing)
     in_time = rates_in_time(
         np.where(rare, np.uint64(0), keys), rare, step.head, labelled, step.smoothing
     )
-    return learned.Target(kept.tolist(), rates.tolist(), mean, step.head, step.smoothing), in_time
+    return learned.Target(
+        vocabulary.tolist(), rates.tolist(), mean, step.head, step.smoothing
+    ), in_time
 
 
-def _frequent(keys: Keys, step: declared.Table) -> tuple[Keys, npt.NDArray[np.int64]]:
-    """The keys that are frequent enough, and how often they are: the most frequent first, then the
-    smallest key.
-    """
+def _frequent_keys(keys: Keys, step: declared.Table) -> tuple[Keys, npt.NDArray[np.int64]]:
+    """Return the frequent keys and their counts: the most frequent first, ties by key."""
     values, counts = np.unique(keys, return_counts=True)
-    kept = counts >= step.count_min
-    values, counts = values[kept], counts[kept]
+    is_frequent = counts >= step.count_min
+    values, counts = values[is_frequent], counts[is_frequent]
     order = np.lexsort((values, -counts))[: step.size_max]
     return values[order], counts[order]

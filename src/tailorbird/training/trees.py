@@ -1,6 +1,4 @@
-"""A booster's trees as a bundle keeps them for explanations: with how many training rows reached
-each node, which ONNX has no place for.
-"""
+"""Export of a booster's trees for explanations, with training row counts that ONNX cannot hold."""
 
 from typing import Any, Literal
 
@@ -17,7 +15,7 @@ _MISSING = {"None": 0, "NaN": NAN_MISSING, "Zero": ZERO_MISSING}
 
 
 def trees_of(model: Gbdt) -> Trees:
-    """The trees that count, up to the best one."""
+    """Export the trees up to the best iteration."""
     dumped = model.booster.dump_model(num_iteration=model.trees)
     trees = Trees(
         len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], []
@@ -29,12 +27,12 @@ def trees_of(model: Gbdt) -> Trees:
 
 
 def _add(trees: Trees, root: dict[str, Any]) -> None:
-    waiting: list[tuple[dict[str, Any], int, bool]] = [(root, -1, True)]
-    while waiting:
-        node, parent, left = waiting.pop()
-        at = len(trees.feature)
+    stack: list[tuple[dict[str, Any], int, bool]] = [(root, -1, True)]
+    while stack:
+        node, parent, left = stack.pop()
+        index = len(trees.feature)
         if parent >= 0:
-            (trees.left if left else trees.right)[parent] = at
+            (trees.left if left else trees.right)[parent] = index
         inner = "split_feature" in node
         trees.feature.append(node["split_feature"] if inner else LEAF)
         trees.threshold.append(_threshold(trees, node) if inner else 0.0)
@@ -44,7 +42,7 @@ def _add(trees: Trees, root: dict[str, Any]) -> None:
         trees.left.append(0)
         trees.right.append(0)
         if inner:
-            waiting += [(node["right_child"], at, False), (node["left_child"], at, True)]
+            stack += [(node["right_child"], index, False), (node["left_child"], index, True)]
 
 
 def _threshold(trees: Trees, node: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""How long each stage of a training takes, beside who is told how far it is."""
+"""Wall time of each training stage."""
 
 import time
 
@@ -6,7 +6,7 @@ from tailorbird.training.settings import Progress
 
 
 class Watch:
-    """Passes progress on, and keeps how long each stage took."""
+    """Forwards progress, and records how long each stage took."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._last = progress, time.monotonic()

@@ -11,22 +11,22 @@ NOW = 1_800_000_000_000_000
 
 
 def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
-    """What the adapter passes on, one document an event."""
+    """Return the lines that the adapter yields, one document per event."""
     read, patterns = FORMATS[format_]
-    found = digest_files(find_files(path, patterns))
+    files = digest_files(find_files(path, patterns))
     return [
         line
-        for batch in read(found, AdapterOptions(root=str(path), **options))
+        for batch in read(files, AdapterOptions(root=str(path), **options))
         for line in batch.lines
     ]
 
 
 def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
     """The same, decoded; every one must keep the contract."""
-    made = lines(format_, path, **options)
-    _, refused = check(b"\n".join(made), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    converted = lines(format_, path, **options)
+    _, refused = check(b"\n".join(converted), Receipt(NOW, "import", "ndjson"), RoutePlan())
     assert refused == []
-    return [json.loads(line) for line in made]
+    return [json.loads(line) for line in converted]
 
 
 def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
@@ -37,9 +37,7 @@ def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
 def refusals(
     format_: str, path: Path, **options: Any
 ) -> tuple[int, list[tuple[str, str, str, Any]]]:
-    """How many lines keep the contract, and of the others: code, path, message and what an adapter
-    said of it, if one did.
-    """
+    """Count the accepted lines, and return code, path, message and adapter record of the others."""
     accepted, refused = check(
         b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan()
     )

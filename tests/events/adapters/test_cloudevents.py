@@ -21,14 +21,14 @@ ENVELOPE = {
 }
 
 
-def _made(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
+def _convert(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "e.jsonl").write_text("\n".join(json.dumps(each) for each in envelopes))
     return events("cloudevents", folder / "e.jsonl")
 
 
 def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": OURS})
-    assert made == {
+    (event,) = _convert(tmp_path, {**ENVELOPE, "data": OURS})
+    assert event == {
         "event_id": "/shop#A234-1234-1234",
         "type": "click",
         "ts": 1_522_949_460_000_000,
@@ -36,25 +36,27 @@ def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None
     }
 
 
-def test_what_our_event_says_itself_stands(tmp_path: Path) -> None:
-    (made,) = _made(
+def test_fields_of_native_data_take_precedence(tmp_path: Path) -> None:
+    (event,) = _convert(
         tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "ts": "2018-04-05T17:00:00Z"}}
     )
-    assert (made["event_id"], made["ts"]) == ("e1", "2018-04-05T17:00:00Z")
+    assert (event["event_id"], event["ts"]) == ("e1", "2018-04-05T17:00:00Z")
 
 
-@pytest.mark.parametrize("said", ["view", "item", "user", "merge", "identify", "answer", 7, None])
-def test_of_what_type_it_is_the_envelope_says(tmp_path: Path, said: Any) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "type": said}})
-    assert made["type"] == "click"
+@pytest.mark.parametrize(
+    "data_type", ["view", "item", "user", "merge", "identify", "answer", 7, None]
+)
+def test_the_envelope_decides_the_event_type(tmp_path: Path, data_type: Any) -> None:
+    (event,) = _convert(tmp_path, {**ENVELOPE, "data": {**OURS, "type": data_type}})
+    assert event["type"] == "click"
 
 
 @pytest.mark.parametrize("name", ["item", "user", "merge", "identify"])
 def test_an_envelope_that_names_a_profile_or_a_merge_is_one(tmp_path: Path, name: str) -> None:
     data = {"user_id": "u", "anonymous_id": "v", "item_id": "i", "properties": {"merged_into": "w"}}
     for type_ in (f"com.example.{name}", f"com.example.{name}.v2", name):
-        (made,) = _made(tmp_path, {**ENVELOPE, "type": type_, "data": data})
-        assert made["type"] == name
+        (event,) = _convert(tmp_path, {**ENVELOPE, "type": type_, "data": data})
+        assert event["type"] == name
 
 
 ALIAS = {
@@ -100,15 +102,15 @@ def test_data_in_anothers_shape_make_no_profile_login_or_merge_that_the_envelope
     )
 
 
-def test_nor_another_type_than_the_envelope_says(tmp_path: Path) -> None:
+def test_data_of_another_type_than_the_envelope_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": "shop.click", "data": TRACK}))
     accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
     assert (accepted, [(code, path) for code, path, _, _ in refused]) == (
         0,
         [("unknown_kind", "$.type")],
     )
-    (made,) = _made(tmp_path, {**ENVELOPE, "type": "shop.view", "data": TRACK})
-    assert made["type"] == "view"
+    (event,) = _convert(tmp_path, {**ENVELOPE, "type": "shop.view", "data": TRACK})
+    assert event["type"] == "view"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_what_the_envelope_names_is_made(
     tmp_path: Path, named: str, data: dict[str, Any], types: list[str]
 ) -> None:
     assert [
-        made["type"] for made in _made(tmp_path, {**ENVELOPE, "type": named, "data": data})
+        made["type"] for made in _convert(tmp_path, {**ENVELOPE, "type": named, "data": data})
     ] == types
 
 
@@ -152,7 +154,7 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
         "user_pseudo_id": "v",
         "items": [{"item_id": "i"}],
     }
-    clicked, was_read, viewed = _made(
+    clicked, was_read, viewed = _convert(
         tmp_path,
         *({**ENVELOPE, "type": "shop.message", "data": data} for data in (track, read, row)),
     )
@@ -162,11 +164,11 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
 
 
 def test_ids_that_are_numbers_are_their_digits(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         {**ENVELOPE, "data": {**OURS, "user_id": 42, "item_id": 7.0, "session_id": 2**60 + 1}},
     )
-    assert (made["user_id"], made["item_id"], made["session_id"]) == (
+    assert (event["user_id"], event["item_id"], event["session_id"]) == (
         "42",
         "7",
         "1152921504606846977",
@@ -174,8 +176,8 @@ def test_ids_that_are_numbers_are_their_digits(tmp_path: Path) -> None:
 
 
 def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
-    assert len(made["event_id"]) == 64
+    (event,) = _convert(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
+    assert len(event["event_id"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -200,10 +202,10 @@ def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
         ({"data": {"user_id": "u"}}, "missing", "$.item_id"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "data": OURS, **change}))
     accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

@@ -34,7 +34,7 @@ def test_a_row_of_mind_is_an_answer_an_impression_and_clicks(tmp_path: Path) -> 
     assert {**about, "type": "click", "item_id": "N2"}.items() <= click.items()
 
 
-def test_a_row_of_mind_that_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
+def test_an_unreadable_mind_row_is_quarantined_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "behaviors.tsv").write_text(f"{ROW}\n2\tU7\tyesterday\t\tN1-0\n3\tU7\n")
     accepted, refused = refusals("mind", tmp_path)
     assert accepted == 3
@@ -74,13 +74,13 @@ def test_products_of_instacart_get_the_names_of_aisle_and_department(tmp_path: P
     assert item["properties"] == {"title": "Milk", "category": "dairy", "aisle": "milk and cream"}
 
 
-def test_orders_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+def test_missing_orders_raise(tmp_path: Path) -> None:
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n")
     with pytest.raises(InputError, match=r"orders\.csv is missing"):
         events("instacart", tmp_path)
 
 
-def test_rows_of_instacart_that_cannot_be_read_are_kept(tmp_path: Path) -> None:
+def test_unreadable_instacart_rows_are_quarantined(tmp_path: Path) -> None:
     (tmp_path / "orders.csv").write_text(f"{ORDERS}4,1,prior,1,3,08,\n")
     (tmp_path / "order_products__prior.csv").write_text(f"{LINES}4,9,1,0\n4,8\n4,7,2,0\n")
     (tmp_path / "products.csv").write_text(

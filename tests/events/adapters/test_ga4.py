@@ -44,7 +44,7 @@ def _param(key: str, **value: Any) -> dict[str, Any]:
     }
 
 
-def _row(name: str, *params: dict[str, Any], **more: Any) -> dict[str, Any]:
+def _row(name: str, *params: dict[str, Any], **columns: Any) -> dict[str, Any]:
     return {
         "event_date": "20210131",
         "event_timestamp": "1612069510766593",
@@ -69,17 +69,17 @@ def _row(name: str, *params: dict[str, Any], **more: Any) -> dict[str, Any]:
         "ecommerce": {"transaction_id": "(not set)"},
         "items": [],
         "platform": "WEB",
-        **more,
+        **columns,
     }
 
 
-def _made(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+def _convert(folder: Path, *rows: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "e.json").write_text("\n".join(json.dumps(row) for row in rows))
     return events("ga4", folder / "e.json")
 
 
-def test_a_whole_row(tmp_path: Path) -> None:
-    (made,) = _made(
+def test_a_complete_row(tmp_path: Path) -> None:
+    (event,) = _convert(
         tmp_path,
         _row(
             "view_item",
@@ -88,9 +88,9 @@ def test_a_whole_row(tmp_path: Path) -> None:
             items=[TEE],
         ),
     )
-    kind, _, digest = made.pop("event_id").partition(":")
+    kind, _, digest = event.pop("event_id").partition(":")
     assert (kind, len(digest)) == ("row", 32)
-    assert made == {
+    assert event == {
         "type": "view",
         "ts": 1_612_069_510_766_593,
         "anonymous_id": "1026454.4271112504",
@@ -124,17 +124,17 @@ def test_a_whole_row(tmp_path: Path) -> None:
     ],
 )
 def test_events_about_products(tmp_path: Path, name: str, type_: str, items: list[Any]) -> None:
-    made = _made(
+    converted = _convert(
         tmp_path,
         _row(name, items=[TEE, GREY], user_id="u7", ecommerce={"transaction_id": "T_12345"}),
     )
-    assert [(one["type"], one["user_id"]) for one in made] == [(type_, "u7")] * len(items)
-    assert [(one.get("item_id"), one.get("items")) for one in made] == items
-    assert made[0]["properties"]["transaction_id"] == "T_12345"
+    assert [(one["type"], one["user_id"]) for one in converted] == [(type_, "u7")] * len(items)
+    assert [(one.get("item_id"), one.get("items")) for one in converted] == items
+    assert converted[0]["properties"]["transaction_id"] == "T_12345"
 
 
 def test_a_search_and_a_share(tmp_path: Path) -> None:
-    search, share = _made(
+    search, share = _convert(
         tmp_path,
         _row("view_search_results", _param("search_term", string_value="t-shirts")),
         _row(
@@ -153,12 +153,12 @@ def test_a_search_and_a_share(tmp_path: Path) -> None:
 
 def test_rows_numbered_in_their_batch_have_the_same_id_in_every_export(tmp_path: Path) -> None:
     row = _row("page_view", batch_page_id="1", batch_ordering_id="2", batch_event_index="3")
-    (first,) = _made(tmp_path, row)
-    other, again = _made(tmp_path, {**row, "batch_event_index": "4"}, row)
-    assert first["event_id"] == again["event_id"] != other["event_id"]
+    (first,) = _convert(tmp_path, row)
+    other, repeated = _convert(tmp_path, {**row, "batch_event_index": "4"}, row)
+    assert first["event_id"] == repeated["event_id"] != other["event_id"]
 
 
-def test_what_says_nothing_about_items_is_left_out(tmp_path: Path) -> None:
+def test_events_without_items_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(
         "\n".join(
             json.dumps(_row(name))
@@ -172,7 +172,7 @@ def test_parquet_is_read_alike(tmp_path: Path) -> None:
     row = _row("purchase", items=[{**TEE, "quantity": 3}])
     row["event_timestamp"] = int(row["event_timestamp"])
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "e.parquet")
-    (by_json,) = _made(tmp_path, row)
+    (by_json,) = _convert(tmp_path, row)
     (by_parquet,) = events("ga4", tmp_path / "e.parquet")
     assert {**by_parquet, "event_id": ""} == {**by_json, "event_id": ""}
 
@@ -180,7 +180,7 @@ def test_parquet_is_read_alike(tmp_path: Path) -> None:
 def test_lists_that_an_extract_wrapped(tmp_path: Path) -> None:
     row = _row("view_item")
     row["items"] = {"list": [{"element": TEE}]}
-    assert _made(tmp_path, row)[0]["item_id"] == "SKU_12345"
+    assert _convert(tmp_path, row)[0]["item_id"] == "SKU_12345"
 
 
 def test_a_table_of_something_else(tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_a_table_of_something_else(tmp_path: Path) -> None:
         ({"event_name": "begin_checkout"}, "unknown_type", "$.type"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "e.json").write_text(json.dumps({**_row("view_item", items=[TEE]), **change}))
     accepted, refused = refusals("ga4", tmp_path / "e.json")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

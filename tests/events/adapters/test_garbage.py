@@ -147,10 +147,12 @@ def _records(format_: str) -> st.SearchStrategy[Any]:
     )
 
 
-def _accounted(made: list[bytes], receipt: Receipt) -> None:
-    accepted, refused = check(b"\n".join(made), receipt, RoutePlan()) if made else ([], [])
-    assert len(accepted) + len(refused) == len(made)
-    assert not any(b"\n" in line for line in made)
+def _accounted(line_list: list[bytes], receipt: Receipt) -> None:
+    accepted, refused = (
+        check(b"\n".join(line_list), receipt, RoutePlan()) if line_list else ([], [])
+    )
+    assert len(accepted) + len(refused) == len(line_list)
+    assert not any(b"\n" in line for line in line_list)
 
 
 @pytest.mark.parametrize("format_", CONVERTERS)
@@ -159,10 +161,10 @@ def _accounted(made: list[bytes], receipt: Receipt) -> None:
 def test_any_json_is_accepted_or_refused(format_: str, data: st.DataObject) -> None:
     raw = json.dumps(data.draw(_records(format_))).encode()
     left_out: dict[str, int] = {}
-    made = lines_of(format_, raw, "d:1", CONVERTERS[format_], left_out)
-    assert made or left_out or raw == b"[]"
-    _accounted(made, Receipt(NOW, "import", "ndjson"))
-    assert lines_of(format_, raw, "d:1", CONVERTERS[format_], {}) == made
+    line_list = lines_of(format_, raw, "d:1", CONVERTERS[format_], left_out)
+    assert line_list or left_out or raw == b"[]"
+    _accounted(line_list, Receipt(NOW, "import", "ndjson"))
+    assert lines_of(format_, raw, "d:1", CONVERTERS[format_], {}) == line_list
 
 
 @pytest.mark.parametrize("format_", [*CONVERTERS, "metarank"])
@@ -178,8 +180,8 @@ def test_any_bytes_in_a_file_are_refused_or_the_file_is_named(
     for head in (b"", heads.get(format_, b"{}\n")):
         file = tmp_path / "garbage.txt"
         file.write_bytes(head + content)
-        made = _read_or_named(format_, file)
-        _accounted(made, Receipt(NOW, "import", "ndjson"))
+        converted = _read_or_named(format_, file)
+        _accounted(converted, Receipt(NOW, "import", "ndjson"))
 
 
 def _read_or_named(format_: str, file: Path) -> list[bytes]:
@@ -200,17 +202,17 @@ def _read_or_named(format_: str, file: Path) -> list[bytes]:
 @FUZZ
 @given(data=st.data())
 def test_any_body_of_a_webhook(format_: str, data: st.DataObject) -> None:
-    one = _records(format_)
+    record = _records(format_)
     body = data.draw(
         st.one_of(
-            one.map(json.dumps),
-            st.lists(one, max_size=3).map(json.dumps),
-            one.map(lambda r: json.dumps({"batch": [r]})),
+            record.map(json.dumps),
+            st.lists(record, max_size=3).map(json.dumps),
+            record.map(lambda r: json.dumps({"batch": [r]})),
             st.text(max_size=30),
         )
     )
-    made = lines_of_body(format_, body.encode(errors="surrogatepass"))
-    _accounted(made, Receipt(NOW, "door", "ndjson", format_))
+    line_list = lines_of_body(format_, body.encode(errors="surrogatepass"))
+    _accounted(line_list, Receipt(NOW, "door", "ndjson", format_))
 
 
 def test_json_nested_beyond_measure() -> None:

@@ -57,20 +57,20 @@ def test_each_kind_of_record(tmp_path: Path) -> None:
 def test_types_and_values_of_feedback(
     tmp_path: Path, change: dict[str, Any], type_: str, properties: Any
 ) -> None:
-    (made,) = events("gorse", _write(tmp_path, {**STAR, **change}))
-    assert (made["type"], made.get("properties")) == (type_, properties)
+    (event,) = events("gorse", _write(tmp_path, {**STAR, **change}))
+    assert (event["type"], event.get("properties")) == (type_, properties)
 
 
 @pytest.mark.parametrize(
     "time", ["2022-02-24 00:00:00.000000001 +0000 UTC", "2022-02-24 08:00:00 +0800 CST m=+0.01"]
 )
 def test_a_time_as_go_prints_it_is_the_same_time(tmp_path: Path, time: str) -> None:
-    (made,) = events("gorse", _write(tmp_path, {**STAR, "Timestamp": time}))
+    (event,) = events("gorse", _write(tmp_path, {**STAR, "Timestamp": time}))
     (same,) = events("gorse", _write(tmp_path, STAR))
-    assert (made["ts"], made["event_id"]) == (same["ts"], same["event_id"])
+    assert (event["ts"], event["event_id"]) == (same["ts"], same["event_id"])
 
 
-def test_an_item_without_a_time_is_timeless_and_a_hidden_one_says_so(tmp_path: Path) -> None:
+def test_an_item_without_a_time_is_timeless_and_a_hidden_one_is_flagged(tmp_path: Path) -> None:
     (item,) = events(
         "gorse",
         _write(
@@ -91,7 +91,7 @@ def test_a_list_is_read_like_lines(tmp_path: Path) -> None:
     assert [one["type"] for one in events("gorse", tmp_path / "list.json")] == ["user", "like"]
 
 
-def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> None:
     file = _write(
         tmp_path,
         {**STAR, "Timestamp": "soon"},

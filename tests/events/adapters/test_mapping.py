@@ -20,7 +20,7 @@ TS = 1_500_000_000_250_000  # 2017-07-14T02:40:00.25Z
 CLICKS = '[[source]]\nfile = "c.*"\nts = "when"\nuser_id = "who"\nitem_id = "what"\n'
 
 
-def _one(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any:
+def _single_event(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any:
     (folder / name).write_text(f"who,what,when\nu,i,{when}\n")
     return mapped(folder, CLICKS.replace('ts = "when"', f'ts = "when"\n{mapping}'))[0]["ts"]
 
@@ -30,7 +30,7 @@ def _one(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any
     [("1500000000.25", "s"), ("1500000000250", "ms"), ("1500000000250000", "us")],
 )
 def test_units_of_numbers(tmp_path: Path, written: str, unit: str) -> None:
-    assert _one(tmp_path, written, f'ts_unit = "{unit}"') == TS
+    assert _single_event(tmp_path, written, f'ts_unit = "{unit}"') == TS
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_units_of_numbers(tmp_path: Path, written: str, unit: str) -> None:
     ],
 )
 def test_zones_of_text(tmp_path: Path, written: str, zone: str, expected: int) -> None:
-    assert _one(tmp_path, written, f'ts_zone = "{zone}"') == expected
+    assert _single_event(tmp_path, written, f'ts_zone = "{zone}"') == expected
 
 
-def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
+def test_received_at_is_parsed_like_ts(tmp_path: Path) -> None:
     (tmp_path / "users.csv").write_text(
         "who,since,exported\nu,2017-07-14 04:40:00,2026-11-01 12:00:00\nv,2017-07-14 04:40:00,\n"
     )
@@ -57,19 +57,19 @@ def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
         'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = '
         '"Europe/Oslo"\nreceived_at = "exported"\n'
     )
-    known, unknown = mapped(tmp_path, f"[[source]]\n{source}")
-    assert (known["ts"], known["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
-    assert "received_at" not in unknown
+    dated, undated = mapped(tmp_path, f"[[source]]\n{source}")
+    assert (dated["ts"], dated["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
+    assert "received_at" not in undated
 
 
 def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(
         "who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n"
     )
-    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
-    assert b"2017-07-14T02:40:00+00:00" in made[0]
-    assert b'"ts":"yesterday"' in made[1]  # for the contract to refuse
-    assert b'"ts"' not in made[2]
+    converted = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
+    assert b"2017-07-14T02:40:00+00:00" in converted[0]
+    assert b'"ts":"yesterday"' in converted[1]  # for the contract to refuse
+    assert b'"ts"' not in converted[2]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
 )
 def test_times_of_parquet(tmp_path: Path, times: pa.Array) -> None:
     pq.write_table(pa.table({"who": [7], "what": ["i"], "when": times}), tmp_path / "c.parquet")
-    (made,) = mapped(tmp_path, CLICKS)
-    assert (made["ts"], made["user_id"]) == (TS, "7")
+    (event,) = mapped(tmp_path, CLICKS)
+    assert (event["ts"], event["user_id"]) == (TS, "7")
 
 
 def test_naive_times_of_parquet_are_in_the_mappings_zone(tmp_path: Path) -> None:
@@ -104,21 +104,21 @@ def test_a_day_is_its_first_moment(tmp_path: Path) -> None:
 
 def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n007,00012,1500000000\n8,1e3,1500000001\n")
-    made = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
-    assert [(event["user_id"], event["item_id"]) for event in made] == [
+    converted = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
+    assert [(event["user_id"], event["item_id"]) for event in converted] == [
         ("007", "00012"),
         ("8", "1e3"),
     ]
 
 
-def test_whole_numbers_that_were_written_as_fractions(tmp_path: Path) -> None:
+def test_integers_written_as_fractions(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\n7.0,1,1500000000\n,2,1500000001\n")
     first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     assert b'"user_id":"7"' in first
     assert b"user_id" not in second
 
 
-def test_whole_numbers_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+def test_integer_columns_with_gaps_stay_integers(tmp_path: Path) -> None:
     pq.write_table(
         pa.table(
             {
@@ -146,17 +146,17 @@ def test_types_from_a_column_context_and_properties(tmp_path: Path) -> None:
         '[source.context]\ndevice = "dev"\nutc_offset_min = '
         '"offset"\n[source.properties]\nprice = "paid"\nnote = "note"\n'
     )
-    (made,) = mapped(tmp_path, mapping)
-    assert (made["type"], made["context"]) == ("cart", {"device": "phone", "utc_offset_min": 120})
-    assert made["properties"] == {"price": 9.5, "note": "two\nlines"}
+    (event,) = mapped(tmp_path, mapping)
+    assert (event["type"], event["context"]) == ("cart", {"device": "phone", "utc_offset_min": 120})
+    assert event["properties"] == {"price": 9.5, "note": "two\nlines"}
 
 
 def test_a_price_that_is_no_number_is_one_rows_and_not_the_columns(tmp_path: Path) -> None:
     rows = [f"u{number},i1,1500000000,{'free' if number == 5 else 0.5}" for number in range(20)]
     (tmp_path / "c.csv").write_text("\n".join(["who,what,when,paid", *rows]) + "\n")
     mapping = CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "paid"\n'
-    made = lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
-    assert [json.loads(one)["properties"]["price"] for one in made] == [
+    converted = lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
+    assert [json.loads(one)["properties"]["price"] for one in converted] == [
         "free" if number == 5 else 0.5 for number in range(20)
     ]
 
@@ -176,8 +176,8 @@ def test_values_that_json_has_no_word_for(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "c.parquet")
     names = "".join(f'{name} = "{name}"\n' for name in ("price", "day", "at", "none", "list"))
-    (made,) = mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
-    assert made["properties"] == {
+    (event,) = mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
+    assert event["properties"] == {
         "price": 2.5,
         "day": "2020-01-02",
         "at": "2020-01-02T00:00:00+00:00",
@@ -205,14 +205,14 @@ def test_profiles_are_timeless_without_a_time(tmp_path: Path) -> None:
 def test_a_number_that_is_none_spoils_only_its_row(tmp_path: Path) -> None:
     rows = "".join(f"u,i,1500000000,{'cheap' if row == 70_000 else row}\n" for row in range(80_000))
     (tmp_path / "c.csv").write_text("who,what,when,price\n" + rows)
-    made = lines(
+    converted = lines(
         "mapping",
         tmp_path,
         mapping=CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "price"\n',
     )
-    assert b'"price":"cheap"' in made[70_000]
-    assert b'"price":70001' in made[70_001]
-    assert b'"price":69999' in made[69_999]
+    assert b'"price":"cheap"' in converted[70_000]
+    assert b'"price":70001' in converted[70_001]
+    assert b'"price":69999' in converted[69_999]
 
 
 STRAY = {
@@ -227,19 +227,19 @@ STRAY = {
 
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
 @pytest.mark.parametrize("delimiter", [",", "\t"])
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(
+def test_an_unclosed_quote_spoils_only_its_own_row(
     rows: list[str], delimiter: str, tmp_path: Path
 ) -> None:
     rows = [row.replace(",", delimiter) for row in rows]
     (tmp_path / ("c.csv" if delimiter == "," else "c.tsv")).write_text(
         delimiter.join(["who", "what", "when", "title"]) + "\n" + "\n".join(rows)
     )
-    made = [
+    converted = [
         json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     ]
     stray = [row for row in rows[:2] if row.count('"') % 2 or "pipe" in row]
-    assert [one["unread"]["record"] for one in made if "unread" in one] == stray
-    assert [one["user_id"] for one in made if "unread" not in one] == [
+    assert [one["unread"]["record"] for one in converted if "unread" in one] == stray
+    assert [one["user_id"] for one in converted if "unread" not in one] == [
         row[: row.index(delimiter)] for row in rows if row not in stray
     ]
 
@@ -252,8 +252,10 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
         "u4,i4,1500000000,t",
     ]
     (tmp_path / "c.csv").write_text('\n"who",what,when,"the\ntitle"\n' + "\r\n".join(rows) + "\r\n")
-    found = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n')
-    assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in found] == [
+    events = mapped(
+        tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n'
+    )
+    assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in events] == [
         ("u1", "i1", 'of "two"\nlines, and\n\nmore'),
         ("u2", '5" pipe', "t"),
         ("u3", "i3", "t"),
@@ -261,7 +263,7 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
     ]
 
 
-def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
+def test_rows_of_another_width_are_passed_on_unchanged(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(
         "who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n"
     )
@@ -274,25 +276,25 @@ def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"]
+    "extra", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"]
 )
-def test_a_row_that_is_no_utf_8_spoils_only_itself(more: bytes, tmp_path: Path) -> None:
+def test_a_row_that_is_no_utf_8_spoils_only_itself(extra: bytes, tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_bytes(
         "who,what,when,title\nü1,i1,10,t\n".encode()
         + b"u2,i2,10,caf\xe9\n"
-        + more
+        + extra
         + b'u4,i4,10,"t\xff\n"\n'
     )
-    made = [
+    converted = [
         json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
     ]
-    assert [one["unread"]["record"] for one in made if "unread" in one] == [
+    assert [one["unread"]["record"] for one in converted if "unread" in one] == [
         "u2,i2,10,caf\\xe9",
         'u4,i4,10,"t\\xff\n"',
     ]
-    assert [one["user_id"] for one in made if "unread" not in one] == [
+    assert [one["user_id"] for one in converted if "unread" not in one] == [
         "ü1",
-        *(["u3"] if more else []),
+        *(["u3"] if extra else []),
     ]
 
 

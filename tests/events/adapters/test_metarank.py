@@ -141,11 +141,11 @@ def test_a_session_stands_for_a_person_without_a_user(tmp_path: Path) -> None:
         "type": "click",
         "item": "a",
     }
-    (made,) = events("metarank", _write(tmp_path, click))
-    assert (made["anonymous_id"], made["ts"]) == ("s9", "2020-09-06T11:24:27Z")
+    (event,) = events("metarank", _write(tmp_path, click))
+    assert (event["anonymous_id"], event["ts"]) == ("s9", "2020-09-06T11:24:27Z")
 
 
-def test_what_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_records_are_quarantined_with_the_reason(tmp_path: Path) -> None:
     wrong = [
         b'{"event": "item"}',
         b'{"event": "item", "id": "x", "timestamp": "soon"}',
@@ -170,5 +170,5 @@ def test_what_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_kind_keeps_its_name_for_the_contract_to_refuse(tmp_path: Path) -> None:
-    (made,) = lines("metarank", _write(tmp_path, {**CLICK, "event": "feedback", "type": None}))
-    assert json.loads(made)["type"] == "feedback"
+    (line,) = lines("metarank", _write(tmp_path, {**CLICK, "event": "feedback", "type": None}))
+    assert json.loads(line)["type"] == "feedback"

@@ -19,10 +19,10 @@ RATING = {
 }
 
 
-def _without_ids(found: list[dict]) -> list[dict]:
-    ids = [event.pop("event_id") for event in found]
+def _without_ids(rows: list[dict]) -> list[dict]:
+    ids = [event.pop("event_id") for event in rows]
     assert len(set(ids)) == len(ids)
-    return found
+    return rows
 
 
 def test_100k(tmp_path: Path) -> None:
@@ -54,15 +54,15 @@ def test_1m(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(f"196::242::3.5::{SECOND}\n")
     (tmp_path / "movies.dat").write_bytes("242::Amélie (2001)::Comedy|Romance\n".encode("latin-1"))
     (tmp_path / "users.dat").write_text("196::F::25::10::48067\n")
-    found = {event["type"]: event for event in _without_ids(events("movielens", tmp_path))}
-    assert found["rating"] == RATING
-    assert found["item"]["properties"] == {
+    by_type = {event["type"]: event for event in _without_ids(events("movielens", tmp_path))}
+    assert by_type["rating"] == RATING
+    assert by_type["item"]["properties"] == {
         "title": "Amélie (2001)",
         "genres": ["Comedy", "Romance"],
         "category": "Comedy",
         "year": 2001,
     }
-    assert found["user"]["properties"] == {
+    assert by_type["user"]["properties"] == {
         "gender": "F",
         "age": 25,
         "occupation": "10",
@@ -105,7 +105,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert movie["properties"]["year"] == 1990
 
 
-def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
+def test_unreadable_rows_are_passed_on_unchanged(tmp_path: Path) -> None:
     rows = b'1,2,good,3\n1,2\n"a\nb",2,x,inf\n1,2,3.5,9,more\ncaf\xe9,2,3.5,9\n1,2,gut\xc3\xa9,3\n'
     (tmp_path / "ratings.csv").write_bytes(b"userId,movieId,rating,timestamp\n" + rows)
     count, refused = refusals("movielens", tmp_path)
@@ -129,14 +129,12 @@ def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
     ],
     ids=["to the next quote", "to the end", "in the last line"],
 )
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(
-    rows: list[str], tmp_path: Path
-) -> None:
+def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]))
-    made = [json.loads(line) for line in lines("movielens", tmp_path)]
+    converted = [json.loads(line) for line in lines("movielens", tmp_path)]
     stray = next(row for row in rows if row[0] == "1")
-    assert [one["unread"]["record"] for one in made if "unread" in one] == [[stray]]
-    assert [one["item_id"] for one in made if "unread" not in one] == [
+    assert [one["unread"]["record"] for one in converted if "unread" in one] == [[stray]]
+    assert [one["item_id"] for one in converted if "unread" not in one] == [
         row[0] for row in rows if row != stray
     ]
 

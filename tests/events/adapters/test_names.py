@@ -80,11 +80,11 @@ def test_an_event_that_is_called_like_a_profile_is_something_that_was_done(
 ) -> None:
     file, form = FORMS[format_]
     (tmp_path / file).write_text(form(name))
-    made: list[dict[str, Any]] = [json.loads(line) for line in lines(format_, tmp_path / file)]
-    assert [one["type"].lower() for one in made] == [f"{name.lower()}_event"]
+    converted: list[dict[str, Any]] = [json.loads(line) for line in lines(format_, tmp_path / file)]
+    assert [one["type"].lower() for one in converted] == [f"{name.lower()}_event"]
 
 
-def test_a_mapping_takes_a_name_for_a_profile_only_where_it_says_so(tmp_path: Path) -> None:
+def test_a_mapping_needs_an_explicit_translation_to_a_profile_type(tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("event,user,item\nItem,u,i1\nitem,u,i1\nclick,u,i1\n")
     mapping = (
         '[[source]]\nfile = "e.csv"\ntype = { column = "event", values = { Item = "item" } '
@@ -105,12 +105,17 @@ def test_a_small_message_does_not_become_a_very_large_one(tmp_path: Path) -> Non
     there.
     """
     products = [{"product_id": f"i{number}"} for number in range(1_000)]
-    for more in (
+    for extra in (
         {"userId": "u" * 100_000},
         {"context": {"page": {"url": "https://shop/" + "x" * 2_000}}},
     ):
-        message = {**EVENT, "event": "Product Viewed", "properties": {"products": products}, **more}
+        message = {
+            **EVENT,
+            "event": "Product Viewed",
+            "properties": {"products": products},
+            **extra,
+        }
         (tmp_path / "e.jsonl").write_text(json.dumps(message))
-        made = b"".join(lines("segment", tmp_path / "e.jsonl"))
-        assert b"so many products with" in made
-        assert len(made) < 3 * len(json.dumps(message))
+        body = b"".join(lines("segment", tmp_path / "e.jsonl"))
+        assert b"so many products with" in body
+        assert len(body) < 3 * len(json.dumps(message))

@@ -71,9 +71,7 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     ("format_", "mapping"),
     [("tailorbird", ""), ("mapping", '[[source]]\nfile = "*"\nuser_id = "user_id"\n')],
 )
-def test_a_text_that_is_no_utf_8_is_told_with_its_column(
-    tmp_path: Path, format_: str, mapping: str
-) -> None:
+def test_invalid_utf_8_raises_with_the_column(tmp_path: Path, format_: str, mapping: str) -> None:
     offsets, texts = struct.pack("<3i", 0, 2, 4), b"u1\xff\xfe"
     users = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(texts)]

@@ -18,7 +18,7 @@ INTERACTIONS = (
 )
 
 
-def test_blanks_beside_the_bars_are_no_part_of_ids(tmp_path: Path) -> None:
+def test_blanks_around_separators_are_stripped(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(
         INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73 | 70 |,rec-1,mobile,\n"
     )
@@ -32,7 +32,7 @@ def test_an_item_that_an_impression_names_twice_was_shown_once(tmp_path: Path) -
     assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
-def test_a_time_in_milliseconds_is_told_as_it_was_given(tmp_path: Path) -> None:
+def test_a_time_in_milliseconds_is_quoted_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(
         INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n"
     )
@@ -44,14 +44,14 @@ def test_a_time_in_milliseconds_is_told_as_it_was_given(tmp_path: Path) -> None:
 
 def test_interactions_with_their_impressions(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS)
-    seen, first, again, second, bought, rated, watched = events("personalize", tmp_path)
+    seen, first, repeated, second, bought, rated, watched = events("personalize", tmp_path)
     assert seen["type"] == "impression"
     assert (seen["items"], seen["request_id"], seen["event_id"]) == (
         ["73", "70", "17", "95", "96"],
         "rec-1",
         "rec-1#impression",
     )
-    assert again["event_id"] == seen["event_id"]  # the same list, to be taken once
+    assert repeated["event_id"] == seen["event_id"]  # the same list, to be taken once
     assert (first["type"], first["user_id"], first["item_id"], first["ts"]) == (
         "click",
         "35",
@@ -68,9 +68,9 @@ def test_interactions_with_their_impressions(tmp_path: Path) -> None:
 
 def test_ids_follow_from_content_and_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(INTERACTIONS)
-    made = events("personalize", tmp_path / "a.csv")
+    converted = events("personalize", tmp_path / "a.csv")
     (tmp_path / "renamed.csv").write_text(INTERACTIONS)
-    assert events("personalize", tmp_path / "renamed.csv") == made
+    assert events("personalize", tmp_path / "renamed.csv") == converted
 
 
 def test_users_and_items(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_users_and_items(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unknown", ["0", "0.0", ""])
-def test_an_item_of_1970_is_one_whose_time_is_not_known(tmp_path: Path, unknown: str) -> None:
+def test_an_item_of_1970_has_no_time(tmp_path: Path, unknown: str) -> None:
     (tmp_path / "items.csv").write_text(f"ITEM_ID,CREATION_TIMESTAMP,GENRES\n1,{unknown},comedy\n")
     (item,) = events("personalize", tmp_path)
     assert (item["timeless"], item.get("ts"), item["properties"]) == (
@@ -104,7 +104,7 @@ def test_an_item_of_1970_is_one_whose_time_is_not_known(tmp_path: Path, unknown:
     )
 
 
-def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_rows_are_quarantined_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_bytes(
         b"USER_ID,ITEM_ID,TIMESTAMP\n1,2,yesterday\n,2,1586735164\n1,2\n1,2,1586735164,9\n1,\xff,1586735164\n1,\xc3\xa9,1586735164\n"
     )
@@ -137,19 +137,20 @@ STRAY = {
 
 
 @pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
-def test_a_quote_that_is_not_closed_takes_no_other_row_along(
-    rows: list[str], tmp_path: Path
-) -> None:
+def test_an_unclosed_quote_spoils_only_its_own_row(rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("\n".join(["USER_ID,ITEM_ID,TIMESTAMP,TITLE", *rows]))
-    made = [json.loads(line) for line in lines("personalize", tmp_path)]
-    assert [one.get("user_id") for one in made] == [None, *(row.split(",")[0] for row in rows[1:])]
-    assert (made[0]["unread"]["code"], made[0]["unread"]["record"]) == (
+    converted = [json.loads(line) for line in lines("personalize", tmp_path)]
+    assert [one.get("user_id") for one in converted] == [
+        None,
+        *(row.split(",")[0] for row in rows[1:]),
+    ]
+    assert (converted[0]["unread"]["code"], converted[0]["unread"]["record"]) == (
         "wrong_width",
         {"#row": rows[0].split(",")},
     )
 
 
-def test_a_row_that_is_too_long_to_be_read_is_kept_whole(tmp_path: Path) -> None:
+def test_a_row_too_long_to_parse_is_quarantined_unchanged(tmp_path: Path) -> None:
     row = f"1,{'a' * 200_000},10"
     (tmp_path / "i.csv").write_text(f"USER_ID,ITEM_ID,TIMESTAMP\n{row}\n2,b,20\n")
     refused, read = (json.loads(line) for line in lines("personalize", tmp_path))

@@ -1,4 +1,4 @@
-"""Which format files are in."""
+"""Recognition of file formats."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize(("name", "content", "format_"), SAMPLES)
-def test_files_are_known_by_what_stands_in_them(
+def test_formats_are_recognised_by_content(
     tmp_path: Path, name: str, content: str, format_: str | None
 ) -> None:
     (tmp_path / name).write_text(content)
@@ -71,7 +71,7 @@ def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path
     assert archived in find_files(tmp_path / "segment-logs", FORMATS["segment"][1])
 
 
-def test_nothing_to_look_at(tmp_path: Path) -> None:
+def test_no_importable_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file in it that any format reads"):
         look_in(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):

@@ -59,7 +59,7 @@ UNO = {
 TS = 1_449_947_461_249_000
 
 
-def _made(folder: Path, *messages: dict[str, Any]) -> list[dict[str, Any]]:
+def _convert(folder: Path, *messages: dict[str, Any]) -> list[dict[str, Any]]:
     (folder / "s.jsonl").write_text(
         "\n".join(json.dumps({**COMMON, **message}) for message in messages)
     )
@@ -71,8 +71,8 @@ def _track(event: str, **properties: Any) -> dict[str, Any]:
 
 
 def test_the_common_fields(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, _track("Product Viewed", **MONOPOLY, request_id="r1"))
-    assert made == {
+    (event,) = _convert(tmp_path, _track("Product Viewed", **MONOPOLY, request_id="r1"))
+    assert event == {
         "event_id": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96",
         "type": "view",
         "ts": TS,
@@ -109,7 +109,7 @@ def test_the_common_fields(tmp_path: Path) -> None:
     ],
 )
 def test_events_about_one_product(tmp_path: Path, event: str, type_: str) -> None:
-    (made,) = _made(tmp_path, _track(event, **UNO))
+    (made,) = _convert(tmp_path, _track(event, **UNO))
     assert (made["type"], made["item_id"]) == (type_, "505bd76785ebb509fc183733")
 
 
@@ -121,7 +121,7 @@ def test_an_order_is_a_purchase_a_product(tmp_path: Path) -> None:
         currency="USD",
         products=[{**MONOPOLY, "quantity": "1"}, UNO],
     )
-    first, second = _made(tmp_path, order)
+    first, second = _convert(tmp_path, order)
     assert (first["item_id"], second["item_id"]) == (
         "507f1f77bcf86cd799439011",
         "505bd76785ebb509fc183733",
@@ -139,23 +139,23 @@ def test_an_order_is_a_purchase_a_product(tmp_path: Path) -> None:
 
 
 def test_a_product_without_an_id_does_not_cost_the_order(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path, _track("Order Completed", order_id="o1", products=[{"name": "x"}, UNO])
     )
-    assert (made["item_id"], made["properties"]["products_without_id"]) == (
+    assert (event["item_id"], event["properties"]["products_without_id"]) == (
         "505bd76785ebb509fc183733",
         1,
     )
 
 
 def test_a_batch_is_its_messages(tmp_path: Path) -> None:
-    own = {
+    custom = {
         **COMMON,
         "context": {name: value for name, value in COMMON["context"].items() if name != "device"},
     }
     messages = [
-        {**own, **_track("Product Viewed", **UNO)},
-        {**own, "messageId": "m2", **_track("Product Added", **UNO)},
+        {**custom, **_track("Product Viewed", **UNO)},
+        {**custom, "messageId": "m2", **_track("Product Added", **UNO)},
     ]
     batch = {
         "batch": messages,
@@ -163,16 +163,16 @@ def test_a_batch_is_its_messages(tmp_path: Path) -> None:
         "context": {"device": {"type": "ios"}, "userAgent": "theirs"},
     }
     (tmp_path / "s.jsonl").write_text(json.dumps(batch))
-    made = events("segment", tmp_path / "s.jsonl")
-    assert [(one["event_id"], one["type"]) for one in made] == [
+    converted = events("segment", tmp_path / "s.jsonl")
+    assert [(one["event_id"], one["type"]) for one in converted] == [
         (COMMON["messageId"], "view"),
         ("m2", "cart"),
     ]
-    assert {(one["context"]["device"], one["context"]["user_agent"]) for one in made} == {
+    assert {(one["context"]["device"], one["context"]["user_agent"]) for one in converted} == {
         ("ios", COMMON["context"]["userAgent"])
     }
     posted = [json.loads(line) for line in lines_of_body("segment", json.dumps(batch).encode())]
-    assert [one["context"] for one in posted] == [one["context"] for one in made], (
+    assert [one["context"] for one in posted] == [one["context"] for one in converted], (
         "as a webhook, too"
     )
     with pytest.raises(UsageError, match="written to each of its 100 messages"):
@@ -185,7 +185,7 @@ def test_a_batch_is_its_messages(tmp_path: Path) -> None:
 
 
 def test_a_list_that_was_shown_and_a_search(tmp_path: Path) -> None:
-    shown, search = _made(
+    shown, search = _convert(
         tmp_path,
         _track("Product List Viewed", list_id="hot_deals_1", products=[MONOPOLY, UNO]),
         _track("Products Searched", query="blue roses"),
@@ -199,7 +199,7 @@ def test_a_list_that_was_shown_and_a_search(tmp_path: Path) -> None:
 
 
 def test_a_review_is_a_rating(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         _track(
             "Product Reviewed",
@@ -209,11 +209,11 @@ def test_a_review_is_a_rating(tmp_path: Path) -> None:
             rating="5",
         ),
     )
-    assert (made["type"], made["item_id"], made["properties"]["rating"]) == ("rating", "p", 5)
+    assert (event["type"], event["item_id"], event["properties"]["rating"]) == ("rating", "p", 5)
 
 
 def test_identify_ties_the_ids_and_its_traits_are_a_profile(tmp_path: Path) -> None:
-    tied, profile = _made(
+    tied, profile = _convert(
         tmp_path,
         {"type": "identify", "traits": {"name": "Peter Gibbons", "plan": "premium", "logins": 5}},
     )
@@ -234,7 +234,7 @@ RECEIVED = TS + 17_000
 
 
 def _stored(folder: Path, *messages: dict[str, Any]) -> list[Accepted]:
-    """As the router takes what was imported."""
+    """Return the events as the router accepts them from an import."""
     (folder / "s.jsonl").write_text(
         "\n".join(json.dumps({**COMMON, **message}) for message in messages)
     )
@@ -270,15 +270,15 @@ def test_traits_of_an_archive_say_when_segment_received_them(
 
 
 def test_what_was_done_is_believed_at_its_time_as_in_any_file(tmp_path: Path) -> None:
-    (made,) = _stored(
+    (stored,) = _stored(
         tmp_path, {**_track("Product Viewed", **UNO), "receivedAt": "2024-01-01T00:00:00Z"}
     )
-    assert (made.ts, made.received_at) == (TS, TS), (
+    assert (stored.ts, stored.received_at) == (TS, TS), (
         "or a history that was loaded into Segment would be years late"
     )
 
 
-def test_a_client_cannot_say_when_its_traits_came_in() -> None:
+def test_a_client_cannot_set_the_arrival_time_of_traits() -> None:
     message = {**COMMON, **TRAITS, "context": {}}
     for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
         (_, profile), refused = check(
@@ -291,7 +291,7 @@ def test_a_client_cannot_say_when_its_traits_came_in() -> None:
 
 
 def test_alias_ties_what_was_before(tmp_path: Path) -> None:
-    tied, merged = _made(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
+    tied, merged = _convert(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
     assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == (
         "identify",
         "old",
@@ -306,7 +306,7 @@ def test_alias_ties_what_was_before(tmp_path: Path) -> None:
 
 
 def test_alias_of_the_messages_own_visitor_merges_no_user(tmp_path: Path) -> None:
-    (tied,) = _made(tmp_path, {"type": "alias", "previousId": COMMON["anonymousId"]})
+    (tied,) = _convert(tmp_path, {"type": "alias", "previousId": COMMON["anonymousId"]})
     assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == (
         "identify",
         COMMON["anonymousId"],
@@ -320,8 +320,8 @@ def test_a_page_is_a_view_without_an_item(tmp_path: Path) -> None:
         "name": "Home",
         "properties": {"title": "Welcome", "url": "http://www.example.com"},
     }
-    (made,) = _made(tmp_path, page)
-    assert (made["type"], "item_id" in made, made["properties"]) == (
+    (event,) = _convert(tmp_path, page)
+    assert (event["type"], "item_id" in event, event["properties"]) == (
         "view",
         False,
         {"title": "Welcome", "name": "Home"},
@@ -329,8 +329,8 @@ def test_a_page_is_a_view_without_an_item(tmp_path: Path) -> None:
 
 
 def test_without_a_corrected_time_both_clocks_go_on(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**_track("Product Viewed", **UNO), "timestamp": None})
-    assert (made["ts"], made["sent_at"]) == (TS - 97_000, TS - 80_000)
+    (event,) = _convert(tmp_path, {**_track("Product Viewed", **UNO), "timestamp": None})
+    assert (event["ts"], event["sent_at"]) == (TS - 97_000, TS - 80_000)
 
 
 def test_groups_and_empty_identifies_are_left_out(tmp_path: Path) -> None:
@@ -371,13 +371,13 @@ def test_a_name_of_the_sites_own_is_a_type_to_declare(tmp_path: Path) -> None:
         ({"type": None}, "missing", "$.type"),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, change: dict[str, Any], code: str, path: str
 ) -> None:
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **change}))
     accepted, refused = refusals("segment", tmp_path / "s.jsonl")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]
     assert refused[0][3]["record"]["channel"] == "browser"
 
 

@@ -88,14 +88,14 @@ def _contexts(*entities: tuple[str, Any]) -> dict[str, str]:
     }
 
 
-def _action(type_: str, *entities: tuple[str, Any], **more: Any) -> dict[str, str]:
+def _action(type_: str, *entities: tuple[str, Any], **fields: Any) -> dict[str, str]:
     return {
-        **_unstruct(ECOMMERCE.format("snowplow_ecommerce_action"), {"type": type_, **more}),
+        **_unstruct(ECOMMERCE.format("snowplow_ecommerce_action"), {"type": type_, **fields}),
         **_contexts(*entities),
     }
 
 
-def _made(folder: Path, *rows: str) -> list[dict[str, Any]]:
+def _convert(folder: Path, *rows: str) -> list[dict[str, Any]]:
     (folder / "e.tsv").write_text("\n".join(rows))
     return events("snowplow", folder / "e.tsv")
 
@@ -105,8 +105,8 @@ def test_the_fields_are_those_of_the_format() -> None:
 
 
 def test_a_page_view(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, _line())
-    assert made == {
+    (event,) = _convert(tmp_path, _line())
+    assert event == {
         "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
         "type": "view",
         "ts": 1_385_424_237_886_000,
@@ -131,14 +131,14 @@ def test_a_screen_of_an_app_is_a_view_as_a_page_is(tmp_path: Path, vendor: str) 
         "type": "Cart",
         "previousName": "Home",
     }
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         _line(
             **_unstruct(f"iglu:com.snowplowanalytics.{vendor}/screen_view/jsonschema/1-0-0", screen)
         ),
     )
-    assert (made["type"], made.get("item_id")) == ("view", None)
-    assert made["properties"] == {
+    assert (event["type"], event.get("item_id")) == ("view", None)
+    assert event["properties"] == {
         "title": "Basket",
         "id": screen["id"],
         "type": "Cart",
@@ -163,7 +163,7 @@ def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) ->
         ("product", {**PRODUCT, "id": "P7"}),
         ("transaction", {"transaction_id": "T12345", "revenue": 50}),
     ]
-    first, second = _made(tmp_path, _line(**_action(action, *entities)))
+    first, second = _convert(tmp_path, _line(**_action(action, *entities)))
     assert [(one["type"], one["item_id"]) for one in (first, second)] == [
         (type_, "P125"),
         (type_, "P7"),
@@ -177,7 +177,7 @@ def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) ->
 
 
 def test_a_list_that_was_shown(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         _line(
             **_action(
@@ -187,7 +187,7 @@ def test_a_list_that_was_shown(tmp_path: Path) -> None:
             )
         ),
     )
-    assert (made["type"], made["items"], made["properties"]) == (
+    assert (event["type"], event["items"], event["properties"]) == (
         "impression",
         ["P125", "P7"],
         {"list": "shop the look"},
@@ -195,7 +195,7 @@ def test_a_list_that_was_shown(tmp_path: Path) -> None:
 
 
 def test_the_user_entity_stands_in_for_a_user(tmp_path: Path) -> None:
-    (made,) = _made(
+    (event,) = _convert(
         tmp_path,
         _line(
             **_action(
@@ -204,11 +204,11 @@ def test_the_user_entity_stands_in_for_a_user(tmp_path: Path) -> None:
             user_id="",
         ),
     )
-    assert made["user_id"] == "U1"
+    assert event["user_id"] == "U1"
 
 
 def test_a_search_an_older_cart_event_and_an_order_of_the_atomic_kind(tmp_path: Path) -> None:
-    search, cart, bought = _made(
+    search, cart, bought = _convert(
         tmp_path,
         _line(
             **_unstruct(
@@ -282,10 +282,10 @@ def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_kept_with_the_reason(
+def test_unreadable_records_are_quarantined_with_the_reason(
     tmp_path: Path, row: str, code: str, path: str
 ) -> None:
     (tmp_path / "e.tsv").write_text(row)
     accepted, refused = refusals("snowplow", tmp_path / "e.tsv")
     assert accepted == 0
-    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert [(actual, where) for actual, where, _, _ in refused] == [(code, path)]

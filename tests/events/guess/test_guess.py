@@ -161,7 +161,7 @@ def test_what_kind_of_rows_a_file_holds(
     assert (guess.kind, guess.types) == (kind, kinds)
 
 
-def test_a_file_whose_name_says_what_people_did_holds_events(tmp_path: Path) -> None:
+def test_a_file_named_after_an_action_holds_events(tmp_path: Path) -> None:
     rows = "user_id,device,created_at\n1,phone,2020-01-01\n2,desktop,2020-01-02\n"
     kinds = {}
     for name in ("logins.csv", "shop-visits.csv", "bookings.csv", "customers.csv"):
@@ -217,16 +217,12 @@ def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path
         ),
     ],
 )
-def test_what_is_a_guess_says_which_line_to_change(
-    tmp_path: Path, text: str, role: str, why: str
-) -> None:
+def test_a_guess_names_the_line_to_change(tmp_path: Path, text: str, role: str, why: str) -> None:
     guess = guess_sources(_csv(tmp_path, text))[0]
     assert any(column.role == role and why in column.why for column in guess.columns), guess.columns
 
 
-def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(
-    tmp_path: Path,
-) -> None:
+def test_a_table_of_users_gives_timeless_profiles_despite_a_sign_up_date(tmp_path: Path) -> None:
     file = _csv(
         tmp_path,
         "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n",
@@ -319,13 +315,14 @@ def test_what_is_the_same_in_all_events_of_an_item_or_a_user_becomes_a_profile(
     assert 'title = "product_name"' in items.toml
     assert 'price = "price"' in items.toml
     assert 'plan = "plan"' in users.toml
-    made = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
-    assert [sum(one["type"] == kind for one in made) for kind in ("click", "item", "user")] == [
-        120,
-        7,
-        9,
+    converted = mapped(file, "\n".join(guess.toml for guess in (events, items, users)))
+    assert [
+        sum(one["type"] == kind for one in converted) for kind in ("click", "item", "user")
+    ] == [120, 7, 9]
+    assert [guess.kind for guess in guess_sources(file, profiled_kinds={"items"})] == [
+        "events",
+        "users",
     ]
-    assert [guess.kind for guess in guess_sources(file, told={"items"})] == ["events", "users"]
 
 
 def test_profiles_that_say_nothing_new_make_no_empty_batch(tmp_path: Path) -> None:

@@ -1,6 +1,4 @@
-"""How a file is written is recognised: its delimiter, its header, the sign of its decimals, its
-records of JSON.
-"""
+"""Detection of a file's form: delimiter, header, decimal sign and JSON records."""
 
 import json
 from pathlib import Path

@@ -44,7 +44,7 @@ def test_one_after_another(lines: Path) -> None:
     assert sample.column("city").to_pylist() == ["Oslo", "Bergen", None, "Oslo"]
 
 
-def test_a_mapping_says_it(lines: Path) -> None:
+def test_a_mapping_with_joins(lines: Path) -> None:
     text = (
         '[[source]]\nfile = "lines.csv"\nuser_id = "who"\nitem_id = '
         '"product"\n[[source.join]]\nfile = "{}"\non = "order_id"\n'

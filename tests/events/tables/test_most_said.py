@@ -2,16 +2,16 @@
 
 import pyarrow as pa
 
-from tailorbird.events.tables.most_said import MostSaid
+from tailorbird.events.tables.most_said import MostFrequentValues
 
 
 def _rows(*batches: dict[str, list]) -> dict[str, list]:
-    said = MostSaid("item", ["title", "price", "tags"])
+    counter = MostFrequentValues("item", ["title", "price", "tags"])
     for batch in batches:
-        said.add(pa.RecordBatch.from_pydict(batch))
-    found = said.rows()
-    assert found is not None
-    return found.to_pydict()
+        counter.add(pa.RecordBatch.from_pydict(batch))
+    rows = counter.rows()
+    assert rows is not None
+    return rows.to_pydict()
 
 
 def test_the_most_frequent_value_over_all_batches_counts() -> None:
@@ -37,8 +37,8 @@ def test_the_most_frequent_value_over_all_batches_counts() -> None:
 
 def test_numbers_in_one_batch_and_texts_in_another() -> None:
     number = {"item": ["a"], "title": ["Lamp"], "price": [1], "tags": [[1]]}
-    found = _rows(number, {**number, "price": ["cheap"]})
-    assert found["price"] == ["1"]
+    columns = _rows(number, {**number, "price": ["cheap"]})
+    assert columns["price"] == ["1"]
 
 
 def test_many_batches_are_added_up() -> None:
@@ -51,5 +51,5 @@ def test_many_batches_are_added_up() -> None:
         }
         for n in range(100)
     ]
-    found = _rows(*batches)
-    assert (found["title"], found["tags"]) == (["new"], [[0]])
+    columns = _rows(*batches)
+    assert (columns["title"], columns["tags"]) == (["new"], [[0]])

@@ -16,15 +16,15 @@ PIECE = next(
 )  # the last line of the first piece
 
 
-@pytest.mark.parametrize("place", [0, PIECE - 1, PIECE, PIECE + 1, len(ROWS) - 2])
-def test_a_stray_quote_takes_its_line_alone_and_a_text_of_two_lines_stays(place: int) -> None:
+@pytest.mark.parametrize("position", [0, PIECE - 1, PIECE, PIECE + 1, len(ROWS) - 2])
+def test_a_stray_quote_spoils_only_its_line_and_multi_line_text_stays(position: int) -> None:
     stray, text = b'u,"i,some title\n', b'u,i,"a text\nof two lines"\n'
     for put, lost in (
         (stray, [stray.decode().rstrip()]),
         (text, []),
         (stray + text, [stray.decode().rstrip()]),
     ):
-        rows, broken = [*ROWS[:place], put, *ROWS[place + 1 :]], list[str]()
-        kept = without_broken_lines(io.BytesIO(HEADER + b"".join(rows)), ",", broken).read()
-        assert kept == (HEADER + b"".join(rows)).replace(stray, b"")
+        rows, broken = [*ROWS[:position], put, *ROWS[position + 1 :]], list[str]()
+        output = without_broken_lines(io.BytesIO(HEADER + b"".join(rows)), ",", broken).read()
+        assert output == (HEADER + b"".join(rows)).replace(stray, b"")
         assert broken == lost

@@ -25,8 +25,8 @@ def test_a_folder_gives_what_matches_compressed_or_not_sorted(tmp_path: Path) ->
     (tmp_path / "deep").mkdir()
     for name in ("b.csv", "a.csv.gz", "deep/c.csv.zst", "note.txt"):
         (tmp_path / name).touch()
-    found = find_files(tmp_path, ("*.csv",))
-    assert [str(file.relative_to(tmp_path)) for file in found] == [
+    files = find_files(tmp_path, ("*.csv",))
+    assert [str(file.relative_to(tmp_path)) for file in files] == [
         "a.csv.gz",
         "b.csv",
         "deep/c.csv.zst",
@@ -49,7 +49,7 @@ def test_what_loaders_write_has_no_suffix(format_: str, tmp_path: Path) -> None:
         find_files(tmp_path, FORMATS[format_][1])
 
 
-def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
+def test_an_explicit_file_needs_no_matching_name(tmp_path: Path) -> None:
     (tmp_path / "odd").touch()
     assert find_files(tmp_path / "odd", ("*.csv",)) == [tmp_path / "odd"]
 
@@ -76,8 +76,8 @@ def test_lines_are_numbered_and_blank_ones_left_out(tmp_path: Path, ending: str)
 
 @pytest.mark.parametrize("cut", [-12, 40])
 def test_damaged_compression_names_the_file(tmp_path: Path, cut: int) -> None:
-    whole = gzip.compress(b"\n".join(b"%d" % i for i in range(5_000)))
-    (tmp_path / "cut.gz").write_bytes(whole[:cut])
+    compressed = gzip.compress(b"\n".join(b"%d" % i for i in range(5_000)))
+    (tmp_path / "cut.gz").write_bytes(compressed[:cut])
     with pytest.raises(InputError, match=r"cut\.gz: damaged after line"):
         list(read_lines(tmp_path / "cut.gz"))
 
@@ -89,7 +89,7 @@ def test_a_file_with_the_wrong_ending_is_damaged_too(tmp_path: Path) -> None:
             list(read_lines(tmp_path / name))
 
 
-def test_checksums_beside_the_files_are_verified(tmp_path: Path) -> None:
+def test_checksum_files_are_verified(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(TEXT)
     digest = hashlib.sha256(TEXT).hexdigest()
@@ -118,7 +118,7 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_be_packed_in_pieces(tmp_pat
         ("gorse", "c.jsonl.gz"),
     ],
 )
-def test_a_file_of_which_nothing_can_be_unpacked_is_told_in_every_format(
+def test_a_file_that_cannot_be_decompressed_raises_in_every_format(
     format_: str, name: str, tmp_path: Path
 ) -> None:
     packed = bytearray(gzip.compress(TEXT))

@@ -10,9 +10,9 @@ from tests.faults.chaos.site import CLOCK, Site, Told
 from tests.faults.names import ITEMS
 from tests.privacy.kit import left_of
 
-from tailorbird.cli.roles import Roles
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.lake import Lake
+from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.fresh import MARK
 

@@ -23,13 +23,13 @@ from tests.faults.chaos.site import CLOCK, Site, Told, body, submit
 from tests.faults.names import ITEMS
 from tests.faults.oracle import in_lake, unequal_state, wrong_persons
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import EVENT_TYPES
 from tailorbird.features import load_features
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 
 
 def warm(events: Path) -> None:
@@ -37,7 +37,7 @@ def warm(events: Path) -> None:
     some events in a file.
     """
     table = pa.ipc.open_file(events).read_all()
-    with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
+    with as_file(files("tailorbird.platform") / "templates" / "features.py") as path:
         features = load_features(path, event_types=EVENT_TYPES)
     requests = Requests(
         t=np.full(2, int(pc.max(table["ts"].cast("int64")).as_py()) + 1),

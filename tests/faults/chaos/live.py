@@ -30,8 +30,8 @@ from tests.faults.test_kafka import on_kafka
 from tests.store.servers import BINARY, running
 from tests.stream.brokers import WHY_NOT, broker
 
-from tailorbird.cli.roles import drain
 from tailorbird.config import Project, open_project
+from tailorbird.platform.roles import drain
 
 ROLES = ("serve", "router", "worker", "lake")
 DISK_BYTES = 96 << 20

@@ -20,13 +20,13 @@ from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.judging import Verdict, judge
 from tests.faults.chaos.site import CLOCK, Site, Told, body_of_its_own, make_site, submit
 
-from tailorbird.cli.roles import Roles
 from tailorbird.config.schemas import released
 from tailorbird.events import DAY, HOUR, to_iso
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole, compaction, delta
 from tailorbird.lake.idle import prune_idle
+from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import sqlite

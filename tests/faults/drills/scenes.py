@@ -156,7 +156,7 @@ def broker(folder: Path, requests: int) -> Found:
     """The broker stands still again and again; at the end it is killed, and started empty: this one
     keeps nothing.
 
-    Where a lake had read what is lost, the door would refuse to begin anew, see
+    Where a lake had read what is lost, the door would refuse to write, see
     docs/how-to/kafka.md; here nobody reads.
     """
     spans: list[Span] = []

@@ -1,1 +1,1 @@
-"""Item-kNN: what people have within a few events of each other."""
+"""Item-kNN: items that co-occur within a few events of a user."""

@@ -1,14 +1,15 @@
-"""Co-occurrence rows, kept up event by event.
+"""Co-occurrence rows, updated event by event.
 
-    w[i, j] += 2 ** ((ts − landmark) / half-life) / k      where j is the k-th item of a person after i, k <= distance
-    w[j, i] += the same × backward
+    w[i, j] += 2 ** ((ts − landmark) / half-life) / k    if j is a user's k-th item after i
+    w[j, i] += the same × backward                       for k <= distance
 
-    value[i, j] = w[i, j] / (Σ over all that was ever added to row i + damping)      both as of the row's newest event
+    value[i, j] = w[i, j] / (Σ of all additions to row i + damping)    as of the row's newest event
 
-Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that nothing
-is rewritten. A row keeps at most `neighbours` entries; past them the weakest gives way, and its
-successor inherits its weight (Space-Saving: Metwally et al., ICDT 2005). The damping of 10 events
-keeps rows with few events small. A published row is a function of the log alone, not of the hour.
+Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that no
+entry is rewritten. A row keeps at most `neighbours` entries; beyond that the weakest is evicted,
+and its successor inherits its weight (Space-Saving: Metwally et al., ICDT 2005). The damping of 10
+events keeps rows with few events small. A published row is a function of the log alone, not of the
+current time.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import ItemKnn
 from tailorbird.candidates.kernels import POWERS, STEPS, cooccur
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.protocol import Neighbours
 from tailorbird.candidates.ragged import spread
 
@@ -33,7 +34,7 @@ _BY_PERSON = ("recent", "recent_count", "recent_ts")
 
 
 class ItemKnnFold:
-    """Rows of neighbours by item; `items` and the rows of people are shared with the other folds.
+    """Rows of neighbours by item; `items` and the user rows are shared with the other folds.
 
     Attributes:
         evicted: how many neighbours gave way to others.
@@ -62,8 +63,10 @@ class ItemKnnFold:
         return int(self._evicted[0])
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
-        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the
-        largest time of the log so far.
+        """Apply interests in log order.
+
+        The arrays hold user rows (−1: none), item rows, times, and the largest time of the log so
+        far.
         """
         self._reserve(people, self._items.count)
         done = 0
@@ -96,30 +99,28 @@ class ItemKnnFold:
             if done == len(item):
                 break
             self._compact()
-        known = person >= 0
-        np.maximum.at(self._at, item[known], ts[known])
+        has_user = person >= 0
+        np.maximum.at(self._at, item[has_user], ts[has_user])
 
     def _reserve(self, people: int, items: int) -> None:
         self._recent, self._recent_count = (
-            grown(self._recent, people),
-            grown(self._recent_count, people),
+            grow_array(self._recent, people),
+            grow_array(self._recent_count, people),
         )
-        self._recent_ts = grown(self._recent_ts, people)
+        self._recent_ts = grow_array(self._recent_ts, people)
         self._start, self._room, self._size = (
-            grown(self._start, items),
-            grown(self._room, items),
-            grown(self._size, items),
+            grow_array(self._start, items),
+            grow_array(self._room, items),
+            grow_array(self._size, items),
         )
         self._total, self._at, self._dirty = (
-            grown(self._total, items),
-            grown(self._at, items),
-            grown(self._dirty, items),
+            grow_array(self._total, items),
+            grow_array(self._at, items),
+            grow_array(self._dirty, items),
         )
 
     def _compact(self) -> None:
-        """Give the pool room: entries that rows left behind go, and it grows where that is not
-        enough.
-        """
+        """Compact the pool, and grow it where that is not enough."""
         at, _ = spread(self._start, self._size.astype(np.int64))
         needed = len(at) + 2 * self._settings.distance * self._settings.neighbours
         size = max(len(self._entry), 1 << (2 * needed).bit_length())
@@ -129,19 +130,19 @@ class ItemKnnFold:
         self._room[:] = self._size
         self._entry, self._weight, self._free[0] = entry, weight, len(at)
 
-    def changed(self) -> Int64s:
-        """Return the rows of items that changed since this was last asked."""
+    def changed_rows(self) -> Int64s:
+        """Return the rows of items that changed since the last call."""
         rows = np.flatnonzero(self._dirty)
         self._dirty[rows] = 0
         return rows
 
-    def every(self) -> Int64s:
+    def rows_with_neighbours(self) -> Int64s:
         """Return the rows of all items that have neighbours."""
         self._dirty[:] = 0
         return np.flatnonzero(self._size)
 
     def table(self, rows: Int64s) -> Neighbours:
-        """Return the neighbours of some items by row, −1 has none; strongest first, ties by key."""
+        """Return the neighbours of item rows, strongest first, ties by key; −1 has none."""
         rows = np.where(rows < len(self._size), rows, -1)
         at_row = np.maximum(rows, 0)
         size = (
@@ -164,7 +165,7 @@ class ItemKnnFold:
         return Neighbours(offsets, keys[order], value[order])
 
     def _scale(self, rows: Int64s) -> npt.NDArray[np.float64]:
-        """What makes weights of the landmark weights of each row's newest event."""
+        """Return the factors that scale weights from the landmark to each row's newest event."""
         half_life = self._settings.half_life_us
         if not half_life or not len(self._at):
             return np.ones(len(rows))
@@ -173,64 +174,64 @@ class ItemKnnFold:
         )
         return np.ldexp(1.0 / POWERS[steps % STEPS], -(steps // STEPS).astype(np.int32))
 
-    def move_people(self, moved: Int64s, people: int) -> None:
-        """Number people anew: the new row of each old one, −1 where it goes."""
-        kept = np.flatnonzero(moved >= 0)
-        kept = kept[kept < len(self._recent_ts)]
+    def move_people(self, row_map: Int64s, people: int) -> None:
+        """Renumber users: the new row of each old one, −1 to drop it."""
+        retained = np.flatnonzero(row_map >= 0)
+        retained = retained[retained < len(self._recent_ts)]
         for name in _BY_PERSON:
             array = getattr(self, f"_{name}")
-            fresh = np.zeros((people, *array.shape[1:]), array.dtype)
-            fresh[moved[kept]] = array[kept]
-            setattr(self, f"_{name}", fresh)
+            renumbered = np.zeros((people, *array.shape[1:]), array.dtype)
+            renumbered[row_map[retained]] = array[retained]
+            setattr(self, f"_{name}", renumbered)
 
-    def move_items(self, moved: Int64s, items: int) -> None:
-        """Number items anew; what goes with one that goes, goes."""
-        self._reserve(0, len(moved))
+    def move_items(self, row_map: Int64s, items: int) -> None:
+        """Renumber items; entries that name a dropped item are dropped."""
+        self._reserve(0, len(row_map))
         at, owner = spread(self._start, self._size.astype(np.int64))
-        entry = moved[self._entry[at]]
-        left = entry >= 0
-        self._dirty[owner[~left]] = 1  # what is published of these still names what goes
-        at, owner, entry = at[left], owner[left], entry[left]
+        entry = row_map[self._entry[at]]
+        is_retained = entry >= 0
+        self._dirty[owner[~is_retained]] = 1  # Their published rows still name the dropped item.
+        at, owner, entry = at[is_retained], owner[is_retained], entry[is_retained]
         size = np.bincount(owner, minlength=len(self._size))
-        kept = np.flatnonzero(moved >= 0)
-        at = at[moved[owner] >= 0]
-        entry = entry[moved[owner] >= 0]
-        fresh = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
-        fresh["size"][:] = size[kept]
-        fresh["room"][:] = size[kept]
-        fresh["start"][:] = np.cumsum(size[kept]) - size[kept]
-        fresh["total"][:], fresh["at"][:] = self._total[kept], self._at[kept]
-        dirty = self._dirty[kept].copy()
+        retained = np.flatnonzero(row_map >= 0)
+        at = at[row_map[owner] >= 0]
+        entry = entry[row_map[owner] >= 0]
+        renumbered = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
+        renumbered["size"][:] = size[retained]
+        renumbered["room"][:] = size[retained]
+        renumbered["start"][:] = np.cumsum(size[retained]) - size[retained]
+        renumbered["total"][:], renumbered["at"][:] = self._total[retained], self._at[retained]
+        dirty = self._dirty[retained].copy()
         pool = (
             np.zeros(max(len(self._entry), len(at)), np.int32),
             np.zeros(max(len(self._entry), len(at))),
         )
         pool[0][: len(at)], pool[1][: len(at)] = entry, self._weight[at]
-        for name, array in fresh.items():
+        for name, array in renumbered.items():
             setattr(self, f"_{name}", array)
         self._dirty, self._entry, self._weight, self._free[0] = dirty, *pool, len(at)
-        self._drop_recent(moved)
+        self._drop_recent(row_map)
 
-    def _drop_recent(self, moved: Int64s) -> None:
-        """Take items that went out of what people had last."""
+    def _drop_recent(self, row_map: Int64s) -> None:
+        """Remove dropped items from the recent items of users."""
         count = self._recent_count.astype(np.int64)
         row = np.repeat(np.arange(len(count)), count)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        item = moved[self._recent[row, place]]
-        kept = item >= 0
-        left = np.bincount(row[kept], minlength=len(count))
-        place = np.arange(int(kept.sum())) - np.repeat(np.cumsum(left) - left, left)
+        position = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        item = row_map[self._recent[row, position]]
+        is_retained = item >= 0
+        counts = np.bincount(row[is_retained], minlength=len(count))
+        position = np.arange(int(is_retained.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         self._recent = np.zeros_like(self._recent)
-        self._recent[row[kept], place] = item[kept]
-        self._recent_count = left.astype(np.uint8)
+        self._recent[row[is_retained], position] = item[is_retained]
+        self._recent_count = counts.astype(np.uint8)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
         self._compact()
         used = int(self._free[0])
         names = (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty")
-        found = {name: getattr(self, f"_{name}") for name in names}
-        return found | {"entry": self._entry[:used], "weight": self._weight[:used]}
+        state = {name: getattr(self, f"_{name}") for name in names}
+        return state | {"entry": self._entry[:used], "weight": self._weight[:used]}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name in (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty"):

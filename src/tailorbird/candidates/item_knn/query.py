@@ -1,35 +1,34 @@
-"""What goes with a person's last items: score = Σ over the items i, the newest first, of (1 −
-1/last) ** age · value[i, j].
+"""Neighbours of a user's last items, summed with a decay.
 
-With `last` = 1 the newest item alone counts; with 2 each counts half as much as the one after it.
-Where people go from one thing to the next, as in a news site's sessions, few tell most; where they
-gather, as in baskets, many do.
+score[j] = Σ over the items i, newest first, of (1 − 1/last) ** age · value[i, j].
+
+With `last` = 1 only the newest item counts; with 2 each counts half as much as the next newer one.
+Few items work best where users move from one item to the next, as in news sessions; many where
+items belong together, as in baskets.
 """
 
 import numpy as np
 
 from tailorbird.candidates.contract import LAST_MAX
-from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, ranked
+from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, rank_items
 from tailorbird.candidates.ragged import spread
 
 RECENT_MAX = LAST_MAX
 SIZE = 1_000
 
 
-def scored(recent: Keys, found: Neighbours, last: int) -> RankedList:
-    """Add up the neighbours of a person's last items, the newest first; these items themselves are
-    left out.
-    """
+def score_neighbours(recent: Keys, neighbours: Neighbours, last: int) -> RankedList:
+    """Sum the neighbours of a user's last items, newest first, leaving these items out."""
     decay = 1.0 - 1.0 / last
-    entries = len(found.keys) if decay else int(found.offsets[1])
-    _, age = spread(found.offsets[:-1], np.diff(found.offsets))
-    keys, at = np.unique(found.keys[:entries], return_inverse=True)
-    weights = found.weights[:entries] * decay ** age[:entries]
+    entries = len(neighbours.keys) if decay else int(neighbours.offsets[1])
+    _, age = spread(neighbours.offsets[:-1], np.diff(neighbours.offsets))
+    keys, at = np.unique(neighbours.keys[:entries], return_inverse=True)
+    weights = neighbours.weights[:entries] * decay ** age[:entries]
     scores = np.bincount(at, weights=weights, minlength=len(keys)).astype(np.float64)
     scores[np.isin(keys, recent)] = 0.0
-    return ranked(keys, scores, SIZE)
+    return rank_items(keys, scores, SIZE)
 
 
 def similar(tables: CandidateTables, key: int) -> RankedList:
-    """Return what goes with one item."""
-    return tables.neighbours(np.array([key], np.uint64)).of(0)
+    """Return the neighbours of one item."""
+    return tables.neighbours(np.array([key], np.uint64)).list_for(0)

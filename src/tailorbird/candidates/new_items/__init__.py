@@ -1,1 +1,1 @@
-"""New items: what came lately, with or without a profile."""
+"""New items: recently added items, with or without a profile."""

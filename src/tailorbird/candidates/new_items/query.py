@@ -1,10 +1,9 @@
-"""New items, in the order in which they should be tried: an upper confidence bound on what an item
-is worth to who sees it.
+"""New items in the order in which to try them, by an upper confidence bound on their value.
 
-    score = (clicks + 1) / (shown + 2) + sqrt(ln(1 + Σ shown) / (shown + 1))      (UCB1: Auer et al., 2002)
+    score = (clicks + 1) / (shown + 2) + sqrt(ln(1 + Σ shown) / (shown + 1))
 
-among the items that came within `within_us` and were not shown `ENOUGH` times yet. Where nothing is
-known of what was shown, as of an imported log, the newest come first.
+This is UCB1 (Auer et al., 2002), among the items added within `within_us` that were not shown
+`IMPRESSIONS_MAX` times yet. Without any impressions, as in an imported log, the newest come first.
 """
 
 import numpy as np
@@ -15,18 +14,18 @@ from tailorbird.candidates.protocol import EMPTY_LIST, Keys, RankedList
 Int64s = npt.NDArray[np.int64]
 
 SIZE = 500
-ENOUGH = 1_000  # times shown, after which others can tell what an item is worth
+IMPRESSIONS_MAX = 1_000  # impressions after which other sources can judge an item
 
 
 def newest_items(
     keys: Keys, first_seen: Int64s, clicks: Int64s, shown: Int64s, t: int, within_us: int
 ) -> RankedList:
-    """Rank the items that came within a time before t.
+    """Rank the items that were added within a time before t.
 
     Args:
         keys, first_seen, clicks, shown: (n,): of all items; `first_seen` 0 is not known.
     """
-    at = np.flatnonzero((first_seen > t - within_us) & (first_seen > 0) & (shown < ENOUGH))
+    at = np.flatnonzero((first_seen > t - within_us) & (first_seen > 0) & (shown < IMPRESSIONS_MAX))
     if not len(at):
         return EMPTY_LIST
     total = int(shown.sum())

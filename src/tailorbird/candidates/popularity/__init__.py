@@ -1,1 +1,1 @@
-"""Popularity and trends: the items with most events in a window, of everybody or of a segment."""
+"""Popularity and trends: the items with most events in a window, overall or per segment."""

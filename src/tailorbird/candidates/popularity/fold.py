@@ -1,8 +1,8 @@
-"""Counts of items by window and segment, from which leaderboards are read.
+"""Counts of items by window and segment, the basis of leaderboards.
 
-A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features
-are: an event counts at t if its tile is among these thirteen. Counts are integers, so that order
-and batches do not matter, and an event that comes late is added to the tile of its time.
+A window of length W is twelve tiles of W / 12 and the partial one at t, as for features: an event
+counts at t if its tile is among these thirteen. Counts are integers, so order and batch sizes do
+not matter, and a late event is added to the tile of its time.
 
     everybody      a count for each item
     a segment      a count for each pair of a segment's value and an item that occurred
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.protocol import BoardTable, Keys, RankedList
 from tailorbird.events.keys import combine
 
@@ -28,7 +28,7 @@ _CHUNKS_MAX = 64  # of a tile, before they are put together
 
 @dataclass
 class _Window:
-    """Counts of one window: `count` by slot, and what each tile added to it."""
+    """Counts of one window: `count` by slot, and the contribution of each tile."""
 
     window_us: int
     count: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -41,48 +41,48 @@ class _Window:
 
     def add(self, slot: Int64s, ts: Int64s, slots: int) -> Int64s:
         """Count events, and return the slots whose count changed."""
-        self.count = grown(self.count, slots)
+        self.count = grow_array(self.count, slots)
         tile = ts // self.hop_us
         counted = tile >= self.now - TILES
         tile, slot = tile[counted], slot[counted]
-        for each in np.unique(tile).tolist():
-            here, times = np.unique(slot[tile == each], return_counts=True)
-            self.count[here] += times
-            chunks = self.tiles.setdefault(each, [])
-            chunks.append((here, times.astype(np.int64)))
+        for number in np.unique(tile).tolist():
+            slots_, times = np.unique(slot[tile == number], return_counts=True)
+            self.count[slots_] += times
+            chunks = self.tiles.setdefault(number, [])
+            chunks.append((slots_, times.astype(np.int64)))
             if len(chunks) > _CHUNKS_MAX:
-                self.tiles[each] = [_summed(chunks)]
+                self.tiles[number] = [_sum_chunks(chunks)]
         return slot
 
     def advance(self, t: int) -> Int64s:
         """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
         self.now = max(self.now, t // self.hop_us)
-        gone = [tile for tile in self.tiles if tile < self.now - TILES]
+        expired = [tile for tile in self.tiles if tile < self.now - TILES]
         changed = [np.zeros(0, np.int64)]
-        for tile in gone:
+        for tile in expired:
             for slot, times in self.tiles.pop(tile):
                 self.count[slot] -= times
                 changed.append(slot)
         return np.concatenate(changed)
 
-    def moved(self, rows: Int64s, slots: int) -> None:
-        """Number slots anew: the new one of each old slot, −1 where it goes."""
+    def renumber(self, rows: Int64s, slots: int) -> None:
+        """Renumber slots: `rows` holds the new number of each old slot, −1 to drop it."""
         count = np.zeros(slots, np.int64)
-        here = np.flatnonzero(rows[: len(self.count)] >= 0)
-        count[rows[here]] = self.count[here]
+        retained_slots = np.flatnonzero(rows[: len(self.count)] >= 0)
+        count[rows[retained_slots]] = self.count[retained_slots]
         self.count = count
         for tile, chunks in self.tiles.items():
-            slot, times = _summed(chunks)
-            kept = rows[slot] >= 0
-            self.tiles[tile] = [(rows[slot[kept]], times[kept])]
+            slot, times = _sum_chunks(chunks)
+            retained = rows[slot] >= 0
+            self.tiles[tile] = [(rows[slot[retained]], times[retained])]
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Return the state as arrays, of which `restore` makes it again."""
-        parts = [(tile, *_summed(self.tiles[tile])) for tile in sorted(self.tiles)]
+        parts = [(tile, *_sum_chunks(self.tiles[tile])) for tile in sorted(self.tiles)]
         tile = np.concatenate(
             [
                 np.zeros(0, np.int64),
-                *(np.full(len(slot), each, np.int64) for each, slot, _ in parts),
+                *(np.full(len(slot), number, np.int64) for number, slot, _ in parts),
             ]
         )
         slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
@@ -99,12 +99,12 @@ class _Window:
         self.count, self.now = arrays["count"].copy(), int(arrays["now"][0])
         tile = arrays["tile"]
         self.tiles = {}
-        for each in np.unique(tile).tolist():
-            here = tile == each
-            self.tiles[each] = [(arrays["slot"][here], arrays["times"][here])]
+        for number in np.unique(tile).tolist():
+            in_tile = tile == number
+            self.tiles[number] = [(arrays["slot"][in_tile], arrays["times"][in_tile])]
 
 
-def _summed(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
+def _sum_chunks(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
     if len(chunks) == 1:
         return chunks[0]
     slot, at = np.unique(np.concatenate([slot for slot, _ in chunks]), return_inverse=True)
@@ -116,14 +116,14 @@ def _summed(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
 class PopularityFold:
     """Counts for all boards of a contract.
 
-    `items`: the table of items that all folds share; a slot of everybody's counts is an item's row
+    `items` is the item table that all folds share. A slot of the overall counts is an item's row
     there.
     """
 
     def __init__(self, boards: tuple[Board, ...], items: KeyTable) -> None:
         self._items = items
         self._fields = {
-            name: _Segments(name) if name else None
+            name: _SegmentPairs(name) if name else None
             for name in dict.fromkeys(board.segment for board in boards)
         }
         self._windows = {board: _Window(board.window_us) for board in boards}
@@ -134,120 +134,119 @@ class PopularityFold:
         return tuple(self._windows)
 
     def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
-        """Count interests: rows of the items, their times, and the key of each segment's value (0:
-        none).
-        """
+        """Count interests: item rows, times, and the key of each segment's value (0: none)."""
         if not len(item):
             return
-        for name, own in self._fields.items():
-            if own is None:
+        for name, pairs in self._fields.items():
+            if pairs is None:
                 self._add(name, item, ts, self._items.count)
                 continue
-            known = np.flatnonzero(segments[name] != 0)
-            slot = own.slots(segments[name][known], item[known], self._items.keys[item[known]])
-            self._add(name, slot, ts[known], own.pairs.count)
+            present = np.flatnonzero(segments[name] != 0)
+            slot = pairs.slots(
+                segments[name][present], item[present], self._items.keys[item[present]]
+            )
+            self._add(name, slot, ts[present], pairs.pairs.count)
 
     def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
         for board, window in self._windows.items():
             if board.segment == name:
-                self._note(board, window.add(slot, ts, slots))
+                self._mark_changed(board, window.add(slot, ts, slots))
 
-    def _note(self, board: Board, slots: Int64s) -> None:
+    def _mark_changed(self, board: Board, slots: Int64s) -> None:
         if len(slots):
-            own = self._fields[board.segment]
+            pairs = self._fields[board.segment]
             self._changed[board].append(
-                np.zeros(1, np.uint64) if own is None else np.unique(own.value[slots])
+                np.zeros(1, np.uint64) if pairs is None else np.unique(pairs.value[slots])
             )
 
     def advance(self, t: int) -> None:
-        """Let windows end at `t`; one before an earlier one moves nothing."""
+        """Advance the end of all windows to `t`; an earlier time changes nothing."""
         for board, window in self._windows.items():
-            self._note(board, window.advance(t))
+            self._mark_changed(board, window.advance(t))
 
     def changed(self) -> list[tuple[Board, int]]:
-        """Return the boards and segments whose counts changed since this was last asked."""
-        found = [
-            (board, value) for board in self._windows for value in self._waiting(board).tolist()
+        """Return the boards and segments whose counts changed since the last call."""
+        changes = [
+            (board, value) for board in self._windows for value in self._pending(board).tolist()
         ]
         self._changed = {board: [] for board in self._windows}
-        return found
+        return changes
 
-    def every(self) -> list[tuple[Board, int]]:
-        """Return all boards and segments that there are."""
+    def all_segments(self) -> list[tuple[Board, int]]:
+        """Return all boards and segments."""
         fields = {
-            name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist()
-            for name, own in self._fields.items()
+            name: [0] if pairs is None else np.unique(pairs.value[: pairs.pairs.count]).tolist()
+            for name, pairs in self._fields.items()
         }
         return [(board, value) for board in self._windows for value in fields[board.segment]]
 
-    def _waiting(self, board: Board) -> Keys:
+    def _pending(self, board: Board) -> Keys:
         return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
 
     def table(self, board: Board, segment: int = 0) -> BoardTable:
-        """Return the leaderboard: by count, then by the count of the field's longest window, then
-        by key.
-        """
-        window, own = self._windows[board], self._fields[board.segment]
-        if own is None:
-            slots, rows, most = np.flatnonzero(window.count), None, SIZE
+        """Return a leaderboard, ordered by count, then count in the longest window, then key."""
+        window, pairs = self._windows[board], self._fields[board.segment]
+        if pairs is None:
+            slots, rows, limit = np.flatnonzero(window.count), None, SIZE
         else:
-            slots, most = own.of(segment), SEGMENT_SIZE
+            slots, limit = pairs.slots_of(segment), SEGMENT_SIZE
             slots = slots[slots < len(window.count)]
             slots = slots[window.count[slots] > 0]
-            rows = own.item[slots]
+            rows = pairs.item[slots]
         count = window.count[slots]
         total = int(count.sum())
-        if (
-            len(count) > most
-        ):  # what may be among the first: all that reach the count of the last of them
+        if len(count) > limit:  # Preselect all items that reach the count of the last one listed.
             best = np.flatnonzero(
-                count >= np.partition(count, len(count) - most)[len(count) - most]
+                count >= np.partition(count, len(count) - limit)[len(count) - limit]
             )
             slots, count, rows = slots[best], count[best], rows if rows is None else rows[best]
         longest = self._windows[
             max(other for other in self._windows if other.segment == board.segment)
         ].count
-        further = np.where(
+        longest_counts = np.where(
             slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0
         )
         keys = self._items.keys[slots if rows is None else rows]
-        order = np.lexsort((keys, -further, -count))[:most]
+        order = np.lexsort((keys, -longest_counts, -count))[:limit]
         return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
 
-    def move_items(self, moved: Int64s, items: int) -> None:
-        """Number items anew: the new row of each old one, −1 where it goes. Pairs that count
-        nothing go too.
+    def move_items(self, row_map: Int64s, items: int) -> None:
+        """Renumber items: `moved` holds the new row of each old one, −1 to drop it.
+
+        Pairs with a count of zero are dropped too.
         """
         for board, window in self._windows.items():
-            own, counted = self._fields[board.segment], np.flatnonzero(window.count)
-            self._note(board, counted[moved[counted if own is None else own.item[counted]] < 0])
-        for name, own in self._fields.items():
+            pairs, counted = self._fields[board.segment], np.flatnonzero(window.count)
+            self._mark_changed(
+                board, counted[row_map[counted if pairs is None else pairs.item[counted]] < 0]
+            )
+        for name, pairs in self._fields.items():
             windows = [window for board, window in self._windows.items() if board.segment == name]
-            if own is None:
-                slots, count = moved, items
+            if pairs is None:
+                slots, count = row_map, items
             else:
-                live = np.zeros(own.pairs.count, bool)
+                live = np.zeros(pairs.pairs.count, bool)
                 for window in windows:
                     live[np.flatnonzero(window.count[: len(live)])] = True
-                slots, count = own.keep(live & (moved[own.item[: len(live)]] >= 0), moved)
+                slots, count = pairs.retain(live & (row_map[pairs.item[: len(live)]] >= 0), row_map)
             for window in windows:
-                window.count = grown(window.count, len(slots))
-                window.moved(slots, count)
+                window.count = grow_array(window.count, len(slots))
+                window.renumber(slots, count)
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        found: dict[str, npt.NDArray] = {}
+        state: dict[str, npt.NDArray] = {}
         for board, window in self._windows.items():
-            found |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
-            found[f"{board.name}/changed"] = self._waiting(board)
-        for name, own in self._fields.items():
-            if own is not None:
-                count = own.pairs.count
-                found |= {
-                    f"{name}/pairs": own.pairs.keys,
-                    f"{name}/value": own.value[:count],
-                    f"{name}/item": own.item[:count],
+            state |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
+            state[f"{board.name}/changed"] = self._pending(board)
+        for name, pairs in self._fields.items():
+            if pairs is not None:
+                count = pairs.pairs.count
+                state |= {
+                    f"{name}/pairs": pairs.pairs.keys,
+                    f"{name}/value": pairs.value[:count],
+                    f"{name}/item": pairs.item[:count],
                 }
-        return found
+        return state
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for board, window in self._windows.items():
@@ -258,15 +257,15 @@ class PopularityFold:
                 }
             )
             self._changed[board] = [arrays[f"{board.name}/changed"]]
-        for name, own in self._fields.items():
-            if own is not None:
-                own.restore(
+        for name, pairs in self._fields.items():
+            if pairs is not None:
+                pairs.restore(
                     arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"]
                 )
 
 
-class _Segments:
-    """The pairs of a segment's values and items: a slot each, in the order in which they came."""
+class _SegmentPairs:
+    """Pairs of a segment's value and an item: a slot each, in order of first appearance."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -279,36 +278,37 @@ class _Segments:
         self._listed = 0
 
     def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
-        """Return the slot of each pair, new ones the next."""
+        """Return the slot of each pair, adding new pairs."""
         slot = self.pairs.assign(combine(value, key))
         self.value, self.item = (
-            grown(self.value, self.pairs.count),
-            grown(self.item, self.pairs.count),
+            grow_array(self.value, self.pairs.count),
+            grow_array(self.item, self.pairs.count),
         )
         self.value[slot], self.item[slot] = value, item
         return slot
 
-    def of(self, value: int) -> Int64s:
+    def slots_of(self, value: int) -> Int64s:
         """Return the slots of one value."""
         count = self.pairs.count
         if self._listed < count:
-            fresh = np.arange(self._listed, count)
-            order = fresh[np.argsort(self.value[fresh], kind="stable")]
+            new_slots = np.arange(self._listed, count)
+            order = new_slots[np.argsort(self.value[new_slots], kind="stable")]
             values, first = np.unique(self.value[order], return_index=True)
-            for each, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
-                self._of.setdefault(each, []).append(slots)
+            for value_, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+                self._of.setdefault(value_, []).append(slots)
             self._listed = count
         parts = self._of.get(value, [])
         if len(parts) > 1:
             parts = self._of[value] = [np.concatenate(parts)]
         return parts[0] if parts else np.zeros(0, np.int64)
 
-    def keep(self, kept: npt.NDArray[np.bool_], moved: Int64s) -> tuple[Int64s, int]:
-        """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how
-        many there are.
+    def retain(self, retained: npt.NDArray[np.bool_], row_map: Int64s) -> tuple[Int64s, int]:
+        """Drop all pairs but the selected ones and renumber their items.
+
+        Returns the new slot of each old one, and the number of slots.
         """
         count = self.pairs.count
-        value, item = self.value[:count][kept], moved[self.item[:count][kept]]
-        slots = self.pairs.keep(kept)
+        value, item = self.value[:count][retained], row_map[self.item[:count][retained]]
+        slots = self.pairs.retain(retained)
         self.value, self.item, self._of, self._listed = value, item, {}, 0
         return slots, self.pairs.count

@@ -1,1 +1,1 @@
-"""Repeat consumption: what the person had before, most often first."""
+"""Repeat consumption: the user's past items, most frequent first."""

@@ -1,6 +1,4 @@
-"""What the person had before: the items of the sequence by how often they are in it, of equal ones
-the newest first.
-"""
+"""Repeat consumption: items of the user's sequence by frequency, ties by recency."""
 
 import numpy as np
 
@@ -10,7 +8,7 @@ SIZE = 500
 
 
 def repeat(request: CandidateRequest) -> RankedList:
-    """Return the different items of the person's sequence; a score is how often the item is in it."""
+    """Return the distinct items of the user's sequence, scored by frequency."""
     keys = request.recent[request.recent != 0][::-1]
     if not len(keys):
         return EMPTY_LIST

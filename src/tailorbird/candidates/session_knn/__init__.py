@@ -1,1 +1,1 @@
-"""Session-kNN: what sessions like the one of who asks went on to (V-SkNN, STAN)."""
+"""Session-kNN: continuations of sessions similar to the current one (V-SkNN, STAN)."""

@@ -1,5 +1,6 @@
-"""The newest sessions, kept up event by event in a ring; the table of a moment is made of it, see
-`sessions`.
+"""The newest sessions, updated event by event in a ring buffer.
+
+The table of a moment is derived from it, see `sessions`.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from tailorbird.candidates.contract import SessionKnn
 from tailorbird.candidates.kernels import distinct_entries, sessions
-from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.keytable import KeyTable, grow_array
 from tailorbird.candidates.session_knn.sessions import S_TAN, Sessions
 
 Int64s = npt.NDArray[np.int64]
@@ -18,8 +19,9 @@ _RING = ("owner", "last_ts", "size", "entries")
 
 
 class SessionKnnFold:
-    """Sessions by the order in which they began; `items` and the rows of people are shared with the
-    other folds.
+    """Sessions in the order in which they began.
+
+    `items` and the user rows are shared with the other folds.
     """
 
     def __init__(self, settings: SessionKnn, items: KeyTable) -> None:
@@ -36,10 +38,12 @@ class SessionKnnFold:
         self._head = np.zeros(1, np.int64)
 
     def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
-        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the
-        largest time of the log so far.
+        """Apply interests in log order.
+
+        The arrays hold user rows (−1: none), item rows, times, and the largest time of the log so
+        far.
         """
-        self._current = grown(self._current, people, fill=-1)
+        self._current = grow_array(self._current, people, fill=-1)
         sessions(
             person,
             item,
@@ -55,68 +59,69 @@ class SessionKnnFold:
         )
 
     def table(self) -> Sessions:
-        """Return the sessions as they are now, by the time of their last event."""
-        begun, most = int(self._head[0]), self._settings.most
-        at = np.arange(max(begun - most, 0), begun) % most  # in the order in which they began
+        """Return the current sessions, ordered by the time of their last event."""
+        started, capacity = int(self._head[0]), self._settings.most
+        at = np.arange(max(started - capacity, 0), started) % capacity  # in order of their start
         newest = int(self._last_ts[at].max(initial=0))
         at = at[(self._size[at] >= 2) & (self._last_ts[at] >= newest - self._settings.within_us)]
         order = at[np.argsort(self._last_ts[at], kind="stable")]
         room = int(self._size[order].sum())
         starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
-        item, place, used = (
+        item, position, used = (
             np.zeros(room, np.int32),
             np.zeros(room, np.int32),
             np.zeros(max(self._items.count, 1), np.int32),
         )
-        count, known = distinct_entries(
-            order, self._size, self._entries, self._last_ts, starts, ends, item, place, used
+        count, item_count = distinct_entries(
+            order, self._size, self._entries, self._last_ts, starts, ends, item, position, used
         )
         entries = int(starts[count])
-        by_number = np.zeros(known, np.int64)
+        by_number = np.zeros(item_count, np.int64)
         rows = np.flatnonzero(used)
         by_number[used[rows] - 1] = rows
         keys = self._items.keys[by_number]
         by_key = np.argsort(keys)
-        number = np.empty(known, np.int32)
-        number[by_key] = np.arange(known, dtype=np.int32)
+        number = np.empty(item_count, np.int32)
+        number[by_key] = np.arange(item_count, dtype=np.int32)
         fade = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
         return Sessions(
             keys[by_key],
             starts[: count + 1],
             number[item[:entries]],
-            place[:entries],
+            position[:entries],
             fade,
             self._settings.gap_us,
         )
 
-    def move_people(self, moved: Int64s, people: int) -> None:
-        """Number people anew: the new row of each old one, −1 where it goes. Their sessions stay,
-        without anybody's name.
+    def move_people(self, row_map: Int64s, people: int) -> None:
+        """Renumber users: the new row of each old one, −1 to drop it.
+
+        Sessions of dropped users stay, without an owner.
         """
         current = np.full(people, -1, np.int64)
-        kept = np.flatnonzero(moved >= 0)
-        kept = kept[kept < len(self._current)]
-        current[moved[kept]] = self._current[kept]
+        retained = np.flatnonzero(row_map >= 0)
+        retained = retained[retained < len(self._current)]
+        current[row_map[retained]] = self._current[retained]
         self._current = current
-        begun = self._owner >= 0
-        self._owner[begun] = moved[self._owner[begun]]
-        # One whose person is forgotten is not free: it is nobody's, and goes when its turn comes.
-        self._owner[begun & (self._owner < 0)] = -2
+        is_used = self._owner >= 0
+        self._owner[is_used] = row_map[self._owner[is_used]]
+        # A session of an evicted user is not free. It has no owner until it is overwritten.
+        self._owner[is_used & (self._owner < 0)] = -2
 
-    def move_items(self, moved: Int64s, items: int) -> None:
-        """Number items anew; one that goes is taken out of its sessions."""
+    def move_items(self, row_map: Int64s, items: int) -> None:
+        """Renumber items; a dropped item is removed from its sessions."""
         length = self._settings.length
-        there = np.arange(length)[None, :] < self._size[:, None]
-        item = np.where(there, moved[np.where(there, self._entries, 0)], -1)
+        is_used = np.arange(length)[None, :] < self._size[:, None]
+        item = np.where(is_used, row_map[np.where(is_used, self._entries, 0)], -1)
         order = np.argsort(item < 0, axis=1, kind="stable")
         self._entries = np.maximum(np.take_along_axis(item, order, axis=1), 0).astype(np.int32)
         self._size = (item >= 0).sum(axis=1).astype(np.int32)
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        """Return the state as arrays, of which `restore` makes it again."""
+        """Return the state as arrays, from which `restore` rebuilds it."""
         used = min(int(self._head[0]), self._settings.most)
-        found = {name: getattr(self, f"_{name}")[:used] for name in _RING}
-        return found | {"current": self._current, "head": self._head}
+        state = {name: getattr(self, f"_{name}")[:used] for name in _RING}
+        return state | {"current": self._current, "head": self._head}
 
     def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
         for name in _RING:

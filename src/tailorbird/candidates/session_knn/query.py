@@ -1,6 +1,4 @@
-"""What sessions like the person's newest one went on to, by V-SkNN (`session_knn`) or STAN
-(`stan`).
-"""
+"""Continuations of sessions similar to the user's newest one, by V-SkNN or STAN."""
 
 import numpy as np
 
@@ -9,18 +7,18 @@ from tailorbird.candidates.protocol import (
     CandidateRequest,
     CandidateTables,
     RankedList,
-    ranked,
+    rank_items,
 )
 
 SIZE = 500
 
 
 def session_knn(tables: CandidateTables, request: CandidateRequest, source: str) -> RankedList:
-    """Return the items of the nearest sessions, without what the person's own session has."""
+    """Return the items of the nearest sessions, without those of the user's own session."""
     sessions = tables.sessions()
     if sessions is None or not len(request.recent):
         return EMPTY_LIST
-    near = sessions.near(
+    similar = sessions.find_similar(
         source, np.array([0, len(request.recent)], np.int64), request.recent, request.recent_ts
     )
-    return ranked(near.keys, near.gain, SIZE)
+    return rank_items(similar.keys, similar.gain, SIZE)

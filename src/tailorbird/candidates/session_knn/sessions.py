@@ -1,9 +1,8 @@
-"""The newest sessions of everybody, and what people who did the like went on to: V-SkNN and STAN
-(see `similarity`).
+"""A table of the newest sessions, and its search by V-SkNN and STAN (see `similarity`).
 
-A session is a run of one person's events without a pause of more than `gap_us`, with at least two
-items. A table numbers sessions by the time of their last event. It holds neither whose they are nor
-when they were, only how much STAN lets their age count:
+A session is a run of one user's events without a pause of more than `gap_us`, with at least two
+items. A table numbers sessions by the time of their last event. It stores neither users nor times,
+only how much STAN discounts their age:
 
     keys     uint64 (items,)     keys of the items that any session holds, ascending
     starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
@@ -11,9 +10,9 @@ when they were, only how much STAN lets their age count:
     place    int32 (entries,)    places, from 1
     fade     float64 (m,)        exp(−(newest event of the table − last event of the session) / λ2)
 
-A context is the newest run of a person's sequence, cut in the same way. Sums run in float64 in a
-fixed order, so a question has the same answer, bit for bit, however many are asked at once: a
-replay asks thousands, a server one.
+A context is the newest run of a user's sequence, split in the same way. Sums run in float64 in a
+fixed order, so the result is bit-identical for any number of simultaneous queries: a replay runs
+thousands, a server one.
 """
 
 import math
@@ -39,13 +38,14 @@ Rows = npt.NDArray[np.intp]
 V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
 S_TAN = STAN(k=500, sample=500)
 SEARCHES = {"session_knn": V_SKNN.search(), "stan": S_TAN.search()}
-_AT_ONCE = 200  # questions, which bounds what is spread out
+_AT_ONCE = 200  # contexts per step, which bounds memory
 
 
 @dataclass(frozen=True)
-class Near:
-    """What similar sessions went on to, without what a question's own context has; sorted by
-    question and key.
+class SimilarItems:
+    """Continuations of similar sessions, without a context's own items.
+
+    Sorted by context and key.
 
     Attributes:
         offsets: (questions + 1,): question q has the entries offsets[q]:offsets[q + 1].
@@ -60,11 +60,13 @@ class Near:
 
 @dataclass(frozen=True)
 class Sessions:
-    """The newest sessions. It never changes, and may be asked from several threads.
+    """The newest sessions.
+
+    Immutable, and safe to query from several threads.
 
     Attributes:
         keys, starts, item, place, fade: see the module.
-        gap_us: a longer pause cuts the sequence of who asks.
+        gap_us: a longer pause ends a run.
     """
 
     keys: Keys
@@ -73,14 +75,16 @@ class Sessions:
     place: Int32s
     fade: Floats
     gap_us: int
-    _last: dict[str, tuple[bytes, Near]] = field(default_factory=dict, compare=False, repr=False)
+    _last: dict[str, tuple[bytes, SimilarItems]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.fade)
 
     @cached_property
     def postings(self) -> tuple[Ints, Int32s]:
-        """For each item the sessions that hold it, ascending: where its list begins, and the lists."""
+        """The sessions that hold each item, ascending: list offsets, and the lists."""
         lists = np.concatenate(
             ([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))
         ).astype(np.int64)
@@ -89,48 +93,50 @@ class Sessions:
 
     @cached_property
     def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
-        """Source → its tables: of the search, of rare items, and of distances within a session."""
-        held = np.diff(self.postings[0])
-        apart = np.arange(int(self.place.max(initial=0)) + 1)
+        """The tables by source: search settings, idf factors, and decays by distance."""
+        session_counts = np.diff(self.postings[0])
+        distances = np.arange(int(self.place.max(initial=0)) + 1)
         return {
-            name: (how, how.lift(held, len(self)), np.exp(-apart / how.closeness))
-            for name, how in SEARCHES.items()
+            name: (
+                search,
+                search.idf_factors(session_counts, len(self)),
+                np.exp(-distances / search.closeness),
+            )
+            for name, search in SEARCHES.items()
         }
 
     def prepare(self) -> None:
-        """Compute what the first question would wait for."""
+        """Compute the tables that the first query would wait for."""
         assert self._searches is not None
 
-    def near(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> Near:
-        """Find what sessions like the newest run of each sequence went on to.
+    def find_similar(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> SimilarItems:
+        """Find the continuations of sessions similar to the newest run of each sequence.
 
         Args:
             source: `session_knn` or `stan`.
             offsets: (questions + 1,): question q has keys[offsets[q]:offsets[q + 1]], oldest first.
-            keys: of items; those that no session holds are skipped, but have their places.
+            keys: item keys; those that no session holds are skipped, but keep their positions.
             ts: their times, microseconds; empty: each sequence is one run.
         """
         offsets, at = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
         row = self._rows(keys[at])
         if len(offsets) > 2:
             parts = [
-                self._ask(source, offsets[low : low + _AT_ONCE + 1], row)
+                self._query(source, offsets[low : low + _AT_ONCE + 1], row)
                 for low in range(0, len(offsets) - 1, _AT_ONCE)
             ]
             sizes = np.concatenate([np.diff(part.offsets) for part in parts])
             joined = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-            return Near(
+            return SimilarItems(
                 joined,
                 np.concatenate([part.keys for part in parts]),
                 np.concatenate([part.gain for part in parts]),
             )
-        asked = (
-            row.tobytes()
-        )  # of one person, whose candidates are asked for before their columns are
-        before = self._last.get(source)
-        if before is None or before[0] != asked:
-            before = self._last[source] = asked, self._ask(source, offsets, row)
-        return before[1]
+        cache_key = row.tobytes()  # A request needs the same result for candidates and columns.
+        cached = self._last.get(source)
+        if cached is None or cached[0] != cache_key:
+            cached = self._last[source] = cache_key, self._query(source, offsets, row)
+        return cached[1]
 
     def _rows(self, keys: Keys) -> Ints:
         if not len(self.keys):
@@ -138,29 +144,31 @@ class Sessions:
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where((self.keys[at] == keys) & (keys != 0), at, -1)
 
-    def _ask(self, source: str, offsets: Ints, row: Ints) -> Near:
-        how, lift, apart = self._searches[source]
+    def _query(self, source: str, offsets: Ints, row: Ints) -> SimilarItems:
+        search, lift, distance_decay = self._searches[source]
         offsets = np.asarray(offsets)
         base = int(offsets[0])
         offsets, row = offsets - base, row[base : int(offsets[-1])]
         questions, items = len(offsets) - 1, max(len(self.keys), 1)
-        own = _own(offsets, row, how, items)
-        if not len(own.row) or not len(self):
-            return Near(np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
-        owner, session, gain = self._neighbours(own, how, questions)
+        context = _context_items(offsets, row, search, items)
+        if not len(context.row) or not len(self):
+            return SimilarItems(
+                np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0)
+            )
+        owner, session, gain = self._neighbours(context, search, questions)
         size = self.starts[session + 1] - self.starts[session]
         at, nth = spread(self.starts[session], size)
         item, gain = self.item[at], gain[nth]
         bounds = np.concatenate(([0], np.cumsum(size)))
         ends = bounds[np.searchsorted(owner, np.arange(questions + 1))]
-        is_own = _is_own(own, item, ends, items)
-        if math.isfinite(how.closeness):
+        is_own = _is_in_context(context, item, ends, items)
+        if math.isfinite(search.closeness):
             star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), bounds[:-1])
-            gain = gain * apart[np.abs(self.place[at] - star[nth])]
-        return self._summed(item, np.where(is_own, 0.0, gain * lift[item]), ends)
+            gain = gain * distance_decay[np.abs(self.place[at] - star[nth])]
+        return self._sum_gains(item, np.where(is_own, 0.0, gain * lift[item]), ends)
 
-    def _summed(self, item: Int32s, gain: Floats, ends: Ints) -> Near:
-        """The sum of each question's gains by item, in the order of the entries."""
+    def _sum_gains(self, item: Int32s, gain: Floats, ends: Ints) -> SimilarItems:
+        """Sum each context's gains by item, in the order of the entries."""
         rows, sums = [], []
         for low, high in pairwise(ends.tolist()):
             total = np.bincount(
@@ -168,48 +176,53 @@ class Sessions:
             )  # by item: several times as fast as to sort them
             rows.append(np.flatnonzero(total > 0))
             sums.append(total[rows[-1]])
-        offsets = np.concatenate(([0], np.cumsum([len(each) for each in rows]))).astype(np.int64)
-        return Near(
+        offsets = np.concatenate(([0], np.cumsum([len(items) for items in rows]))).astype(np.int64)
+        return SimilarItems(
             offsets, self.keys[np.concatenate(rows)], np.concatenate(sums).astype(np.float64)
         )
 
-    def _neighbours(self, own: "_Own", how: Search, questions: int) -> tuple[Ints, Ints, Floats]:
-        """The nearest sessions of each question, the newest first or, where there are more than k,
-        the nearest: who asks, which, and what each of its items gains.
+    def _neighbours(
+        self, context: "_ContextItems", search: Search, questions: int
+    ) -> tuple[Ints, Ints, Floats]:
+        """Find the nearest sessions of each context: context, session, and gain of its items.
+
+        They are ordered by recency, or by similarity where there are more than k.
         """
         lists, holder = self.postings
         low = np.maximum(
-            lists[own.row], lists[own.row + 1] - how.sample
-        )  # none of the newest with any item lies before
-        at, nth = spread(low, lists[own.row + 1] - low)
+            lists[context.row], lists[context.row + 1] - search.sample
+        )  # No older session can be among the newest `sample`.
+        at, nth = spread(low, lists[context.row + 1] - low)
         count = max(len(self), 1)
-        key = own.owner[nth] * count + (count - 1 - holder[at])
+        key = context.owner[nth] * count + (count - 1 - holder[at])
         distinct = _distinct(key)
-        distinct = distinct[_rank(distinct // count) < how.sample]
+        distinct = distinct[_rank(distinct // count) < search.sample]
         owner, session = distinct // count, count - 1 - distinct % count
-        place = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
-        inside = distinct[place] == key if len(distinct) else np.zeros(len(key), bool)
-        place, nth = place[inside], nth[inside]
-        alike = np.bincount(place, own.weight[nth], len(distinct))
-        back = np.zeros(len(distinct), np.int64)
-        back[place[::-1]] = own.back[nth[::-1]]  # newest first, of which the first is to stay
-        known = np.bincount(own.owner, minlength=questions)
-        if how.cosine:
-            norm = np.sqrt(np.maximum(np.bincount(own.owner, own.weight**2, questions), 1e-300))
-            alike = alike / norm[owner] / np.sqrt(np.diff(self.starts)[session])
+        session_index = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
+        inside = distinct[session_index] == key if len(distinct) else np.zeros(len(key), bool)
+        session_index, nth = session_index[inside], nth[inside]
+        similarity = np.bincount(session_index, context.weight[nth], len(distinct))
+        steps_back = np.zeros(len(distinct), np.int64)
+        # Reversed, so that the newest item wins.
+        steps_back[session_index[::-1]] = context.steps_back[nth[::-1]]
+        item_counts = np.bincount(context.owner, minlength=questions)
+        if search.cosine:
+            norm = np.sqrt(
+                np.maximum(np.bincount(context.owner, context.weight**2, questions), 1e-300)
+            )
+            similarity = similarity / norm[owner] / np.sqrt(np.diff(self.starts)[session])
         else:
-            alike = alike / known[owner]
-        if math.isfinite(how.recency):
-            alike = alike * self.fade[session]
-        many = np.bincount(owner, minlength=questions) > how.k
-        order = np.lexsort((np.where(many[owner], -alike, 0.0), owner))
-        order = order[_rank(owner[order]) < how.k]
-        return owner[order], session[order], alike[order] * how.decay[back[order]]
+            similarity = similarity / item_counts[owner]
+        if math.isfinite(search.recency):
+            similarity = similarity * self.fade[session]
+        many = np.bincount(owner, minlength=questions) > search.k
+        order = np.lexsort((np.where(many[owner], -similarity, 0.0), owner))
+        order = order[_rank(owner[order]) < search.k]
+        return owner[order], session[order], similarity[order] * search.decay[steps_back[order]]
 
 
 def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
-    """Return the newest run of each sequence, of at most `length` entries: offsets, and where its
-    entries stand.
+    """Return the newest run of each sequence, at most `length` entries: offsets and positions.
 
     Args:
         offsets: (sequences + 1,).
@@ -228,46 +241,48 @@ def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints
 
 
 @dataclass(frozen=True)
-class _Own:
-    """The different known items of some contexts, of each the newest first: who asks, row, steps
-    back from the end, weight.
-    """
+class _ContextItems:
+    """Distinct indexed items of contexts, newest first: context, row, steps back, weight."""
 
     owner: Ints
     row: Rows
-    back: Ints
+    steps_back: Ints
     weight: Floats
 
 
-def _is_own(own: _Own, item: Int32s, ends: Ints, items: int) -> npt.NDArray[np.bool_]:
-    """Whether each entry of a session is of an item of the context that it is compared with."""
-    found, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
+def _is_in_context(
+    context: _ContextItems, item: Int32s, ends: Ints, items: int
+) -> npt.NDArray[np.bool_]:
+    """Return whether the item of each session entry is in the context it is compared with."""
+    in_context, is_there = np.zeros(len(item), bool), np.zeros(items, bool)
     for (low, high), (first, last) in zip(
         pairwise(ends.tolist()),
-        pairwise(np.searchsorted(own.owner, np.arange(len(ends)))),
+        pairwise(np.searchsorted(context.owner, np.arange(len(ends)))),
         strict=True,
     ):
-        mine = own.row[first:last]
-        is_there[mine] = True
-        found[low:high] = is_there[item[low:high]]
-        is_there[mine] = False
-    return found
+        rows = context.row[first:last]
+        is_there[rows] = True
+        in_context[low:high] = is_there[item[low:high]]
+        is_there[rows] = False
+    return in_context
 
 
-def _own(offsets: Ints, row: Rows, how: Search, items: int) -> _Own:
+def _context_items(offsets: Ints, row: Rows, search: Search, items: int) -> _ContextItems:
     size = np.diff(offsets)
     at, owner = spread(offsets[:-1], size)
     at = offsets[owner + 1] - 1 - (at - offsets[owner])  # the newest first
-    known = np.flatnonzero((row[at] >= 0) & (row[at] < items))
-    _, first = np.unique(owner[known] * items + row[at[known]], return_index=True)
-    known = known[np.sort(first)]
-    at, owner = at[known], owner[known]
-    back = offsets[owner + 1] - 1 - at
-    return _Own(owner, row[at], back, how.weight[size[owner], size[owner] - 1 - back])
+    positions = np.flatnonzero((row[at] >= 0) & (row[at] < items))
+    _, first = np.unique(owner[positions] * items + row[at[positions]], return_index=True)
+    positions = positions[np.sort(first)]
+    at, owner = at[positions], owner[positions]
+    steps_back = offsets[owner + 1] - 1 - at
+    return _ContextItems(
+        owner, row[at], steps_back, search.weight[size[owner], size[owner] - 1 - steps_back]
+    )
 
 
 def _distinct(key: Ints) -> Ints:
-    """Each key once, ascending: several times as fast as `np.unique`, which hashes."""
+    """Return the distinct keys, ascending; several times as fast as `np.unique`, which hashes."""
     ordered = np.sort(key)
     return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
 
@@ -283,5 +298,5 @@ def _stable_order(number: Int32s, below: int) -> Rows:
 
 
 def _rank(owner: Sequence[int] | Ints) -> Ints:
-    """The place of each entry among those of its owner, who ascend, from 0."""
+    """Return the position of each entry among those of its owner, from 0; owners ascend."""
     return np.arange(len(owner)) - np.searchsorted(owner, owner)

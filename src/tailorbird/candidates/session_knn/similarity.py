@@ -1,5 +1,4 @@
-"""Nearest sessions: V-SkNN and STAN. What similar sessions, the newest of them, went on to is what
-is recommended.
+"""Nearest-session methods V-SkNN and STAN, which recommend the continuations of similar sessions.
 
 Both take the `sample` newest sessions that share an item with the context s, keep the `k` most
 similar and add up what these hold:
@@ -43,7 +42,7 @@ CONTEXT_MAX = 50
 
 @dataclass(frozen=True)
 class Search:
-    """What the two have in common.
+    """The common form of both methods.
 
     Attributes:
         k, sample: as in `VSkNN`.
@@ -65,8 +64,8 @@ class Search:
     closeness: float
     idf_weight: float = 0.0
 
-    def lift(self, holders: Ints, sessions: int) -> Floats:
-        """How much rare items are lifted, (items,), by how many of the sessions hold each."""
+    def idf_factors(self, holders: Ints, sessions: int) -> Floats:
+        """Return factors that lift rare items, (items,), by the number of sessions with each."""
         if not self.idf_weight:
             return np.ones(len(holders))
         return 1 + self.idf_weight * np.log(max(sessions, 1) / np.maximum(holders, 1))
@@ -92,9 +91,9 @@ class VSkNN:
 
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
-        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
-            places <= lengths, _weights(self.weighting, places, np.maximum(lengths, 1)), 0.0
+            positions <= lengths, _weights(self.weighting, positions, np.maximum(lengths, 1)), 0.0
         )
         decay = _decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
         return Search(
@@ -121,9 +120,9 @@ class STAN:
 
     def search(self) -> Search:
         lengths = np.arange(CONTEXT_MAX + 1)[:, None]
-        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        positions = np.arange(1, CONTEXT_MAX + 1)[None, :]
         weight = np.where(
-            places <= lengths, np.exp(np.minimum(places - lengths, 0) / self.position), 0.0
+            positions <= lengths, np.exp(np.minimum(positions - lengths, 0) / self.position), 0.0
         )
         return Search(
             self.k,
@@ -136,16 +135,16 @@ class STAN:
         )
 
 
-def _weights(name: Weighting, place: Ints, length: Ints) -> Floats:
-    back = length - place
+def _weights(name: Weighting, position: Ints, length: Ints) -> Floats:
+    steps_back = length - position
     if name == "linear":
-        return np.where(place <= 10, 1 - 0.1 * back, 0.0)
+        return np.where(position <= 10, 1 - 0.1 * steps_back, 0.0)
     if name == "log":
-        return 1 / np.log10(np.maximum(back, 0) + 1.7)
+        return 1 / np.log10(np.maximum(steps_back, 0) + 1.7)
     return {
-        "same": np.ones_like(place / length),
-        "div": place / length,
-        "quadratic": (place / length) ** 2,
+        "same": np.ones_like(position / length),
+        "div": position / length,
+        "quadratic": (position / length) ** 2,
     }[name]
 
 

@@ -24,8 +24,6 @@ from tailorbird.cli.demo.world import (
     write_history,
 )
 from tailorbird.cli.output import Report
-from tailorbird.cli.roles import Roles
-from tailorbird.cli.trainer import TrainOutcome, train_once
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
@@ -36,6 +34,8 @@ from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide, figures_by_period
+from tailorbird.platform.roles import Roles
+from tailorbird.platform.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
 from tailorbird.stream.importer import import_files
 

@@ -10,12 +10,12 @@ that both arms would have shown to the same visitor.
 from dataclasses import dataclass, field, replace
 
 from tailorbird.cli.demo.scale import Scale
-from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.output import Report
-from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
+from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery

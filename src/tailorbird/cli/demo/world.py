@@ -16,9 +16,9 @@ import msgspec
 from tailorbird.cli.demo.http import wait_until_ready
 from tailorbird.cli.demo.scale import Scale
 from tailorbird.cli.output import Report
-from tailorbird.cli.supervisor import PARENT_VARIABLE
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
+from tailorbird.platform.supervisor import PARENT_VARIABLE
 from tailorbird.simulator import History, Site
 
 MARK = ".tailorbird-demo"
@@ -60,7 +60,7 @@ def make_project(folder: Path) -> None:
     """A project from the templates of `tailorbird init`, and the slot of the demo's page."""
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
-        text = (files("tailorbird.cli") / "templates" / name).read_text()
+        text = (files("tailorbird.platform") / "templates" / name).read_text()
         (folder / name).write_text(with_experiment(text) + FRONT if name == "slots.py" else text)
 
 

@@ -1,9 +1,10 @@
-"""Other formats: each adapter turns files into events of the wire format. How they get into the log
-stands in `stream.importer`.
+"""Adapters: turn files of other formats into events of the wire format.
 
-Formats of which each record stands by itself also have a function `convert(record, place)`
-(`CONVERTERS`), by which what could not be read of a file is read again. The door has its own of
-some (`adapters.webhook`): a file may say more than a client may.
+`stream.importer` writes them to the log.
+
+Formats with self-contained records also have a function `convert(record, place)` (`CONVERTERS`),
+by which refused records of a file are converted again. The collector has its own converters for
+some formats (`adapters.webhook`), since a client may state less than a file.
 """
 
 from tailorbird.events.adapters import (
@@ -25,7 +26,7 @@ from tailorbird.events.adapters.recognise import look_in, recognise
 from tailorbird.events.adapters.record import Convert
 from tailorbird.events.tables.files import digest_files, find_files
 
-# format → (reads it, which files of a folder it looks at)
+# Format → (reader, file patterns in a folder).
 FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
     "tailorbird": (own.read_own, own.PATTERNS),
     "metarank": (metarank.read_metarank, metarank.PATTERNS),

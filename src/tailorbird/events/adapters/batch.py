@@ -1,8 +1,7 @@
-"""What every adapter yields: batches of events in the wire format, with the place in the source
-that each came from.
+"""Batches of events in the wire format, with the source line of each: what every adapter yields.
 
-What an adapter cannot read it passes on as it is: the contract then refuses it, and it goes whole
-to the quarantine.
+An adapter passes on unreadable records as they are. The contract refuses them, and they go to the
+quarantine unchanged.
 """
 
 from collections.abc import Iterator
@@ -38,8 +37,10 @@ class Batch:
 
 
 class Adapter(Protocol):
-    """Reads one foreign format. `digests` maps each file to its SHA-256, from which the ids of
-    profiles are made where there are none.
+    """A reader of one foreign format.
+
+    `digests` maps each file to its SHA-256, from which ids of profiles are made where the format
+    has none.
     """
 
     def __call__(self, files: dict, options: "AdapterOptions") -> Iterator[Batch]: ...
@@ -47,7 +48,7 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """What a user may say beside the path.
+    """The import options besides the path.
 
     Attributes:
         slot: the slot that imported answers belong to.
@@ -65,25 +66,26 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_event(event: Event) -> bytes:
-    """An event in the wire format, one line."""
+    """Encode an event in the wire format, as one line."""
     return _encode(event)
 
 
 def row_id(format_: str, content: bytes) -> str:
-    """The id of a row that has none of its own: equal rows have equal ones, whatever file they
-    stand in.
+    """Derive the id of a row without one from its content.
+
+    Equal rows have equal ids, whichever file they are in.
     """
     return ROW + sha256(b"\0".join((format_.encode(), content))).hexdigest()[:32]
 
 
-def known_by_content(format_: str, event: Event) -> Event:
-    """The event with an id that is made out of all else that it says."""
+def with_content_id(format_: str, event: Event) -> Event:
+    """Return the event with an id derived from the rest of its content."""
     return msgspec.structs.replace(
         event, event_id=row_id(format_, _encode(msgspec.structs.replace(event, event_id="")))
     )
 
 
-def in_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
+def to_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
     """Group numbered lines of one file into batches."""
     lines: list[bytes] = []
     numbers: list[int] = []

@@ -1,5 +1,6 @@
-"""Reading the fields of a foreign record: each function gives a value of the type that the wire
-format has, or says what is wrong.
+"""Typed access to the fields of a foreign record.
+
+Each function returns a value of the type that the wire format has, or raises with what is wrong.
 """
 
 import re
@@ -9,44 +10,46 @@ from math import isfinite
 from typing import Any
 
 from tailorbird.events.adapters.record import Record, UnreadableError
-from tailorbird.events.contract import TEXT_LENGTH_MAX, show
+from tailorbird.events.contract import TEXT_LENGTH_MAX, format_value
 from tailorbird.events.envelope import Context
 from tailorbird.events.plan import SHARED_TYPES
 
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
-_NEVER_DONE = frozenset((*SHARED_TYPES, "identify", "answer"))
+_RESERVED_TYPES = frozenset((*SHARED_TYPES, "identify", "answer"))
 _CODE = re.compile(
     r"\d+[eE]\d+"
 )  # as article numbers and postcodes are; programs write exponents with a point or a sign
 
 
 def as_record(value: Any, path: str = "$") -> Record:
-    """An object."""
+    """Return the value as a record; raise if it is not an object."""
     if not isinstance(value, dict):
-        raise UnreadableError("wrong_type", path, f"expected an object, got {show(value)}")
+        raise UnreadableError("wrong_type", path, f"expected an object, got {format_value(value)}")
     return value
 
 
 def record_at(record: Mapping[str, Any], name: str, path: str = "$") -> Record:
-    """The object in a field; an empty one where there is none."""
+    """Return the object in a field, or an empty one."""
     value = record.get(name)
     return {} if value in _ABSENT else as_record(value, f"{path}.{name}")
 
 
 def records_at(record: Mapping[str, Any], name: str, path: str = "$") -> list[Record]:
-    """The list of objects in a field; an empty one where there is none."""
+    """Return the list of objects in a field, or an empty list."""
     value = record.get(name)
     if value in _ABSENT:
         return []
     if not isinstance(value, list):
-        raise UnreadableError("wrong_type", f"{path}.{name}", f"expected a list, got {show(value)}")
-    return [as_record(each, f"{path}.{name}[{index}]") for index, each in enumerate(value)]
+        raise UnreadableError(
+            "wrong_type", f"{path}.{name}", f"expected a list, got {format_value(value)}"
+        )
+    return [as_record(element, f"{path}.{name}[{index}]") for index, element in enumerate(value)]
 
 
 def text_at(record: Mapping[str, Any], name: str, path: str = "$") -> str | None:
-    """The text in a field, a whole number as its digits; None where there is none."""
+    """Return the text in a field, a whole number as its digits, or None."""
     value = record.get(name)
     if value in _ABSENT:
         return None
@@ -56,11 +59,13 @@ def text_at(record: Mapping[str, Any], name: str, path: str = "$") -> str | None
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise UnreadableError("wrong_type", f"{path}.{name}", f"expected text, got {show(value)}")
+    raise UnreadableError(
+        "wrong_type", f"{path}.{name}", f"expected text, got {format_value(value)}"
+    )
 
 
-def needed_text(record: Mapping[str, Any], *names: str, path: str = "$") -> str:
-    """The text in the first of these fields that has any."""
+def required_text(record: Mapping[str, Any], *names: str, path: str = "$") -> str:
+    """Return the text of the first of these fields that has any."""
     for name in names:
         value = text_at(record, name, path)
         if value is not None:
@@ -68,8 +73,8 @@ def needed_text(record: Mapping[str, Any], *names: str, path: str = "$") -> str:
     raise UnreadableError("missing", f"{path}.{names[0]}", f"expected {' or '.join(names)}")
 
 
-def number_of(value: Any) -> Any:
-    """A number that was written as text, as one; anything else as it is, for the contract to judge."""
+def parse_number(value: Any) -> Any:
+    """Parse a number written as text; return anything else unchanged, for the contract to judge."""
     if not isinstance(value, str):
         return value
     for convert in (int, float):
@@ -81,13 +86,14 @@ def number_of(value: Any) -> Any:
     return value
 
 
-def typed(text: str) -> Any:
-    """What stands in a CSV field without a type: a number, unless digits would be lost, or text.
+def parse_csv_value(text: str) -> Any:
+    """Parse an untyped CSV value: a number unless digits would be lost, else text.
+
     `12E4` is a code, `1e-05` a number.
     """
     if _CODE.fullmatch(text):
         return text
-    number = number_of(text)
+    number = parse_number(text)
     return (
         number
         if isinstance(number, int | float) and (str(number) == text or isinstance(number, float))
@@ -96,32 +102,37 @@ def typed(text: str) -> Any:
 
 
 def time_since_1970(value: Any, path: str, unit: str) -> int:
-    """Microseconds from a number, or a number as text, in `seconds`, `milliseconds` or
-    `microseconds` since 1970.
+    """Convert a number, or a number as text, in the given unit since 1970 to microseconds.
+
+    `unit` is `seconds`, `milliseconds` or `microseconds`.
     """
-    number = number_of(value)
+    number = parse_number(value)
     if (
         isinstance(number, bool)
         or not isinstance(number, int | float)
         or not isfinite(number)
         or abs(number) > 1e18
     ):
-        raise UnreadableError("bad_time", path, f"expected {unit} since 1970, got {show(value)}")
+        raise UnreadableError(
+            "bad_time", path, f"expected {unit} since 1970, got {format_value(value)}"
+        )
     micros = int(number * _UNITS[unit])
     if abs(micros) > _MICROS_MAX:
         raise UnreadableError(
             "bad_time",
             path,
-            f"expected {unit} since 1970, got {show(value)}: is it in a smaller unit?",
+            f"expected {unit} since 1970, got {format_value(value)}: is it in a smaller unit?",
         )
     return micros
 
 
 def time_of_text(value: Any, path: str) -> int:
-    """Microseconds from a date and time; one that names no zone is in UTC."""
+    """Convert a date and time to microseconds; UTC if it names no zone."""
     if not isinstance(value, str):
         raise UnreadableError(
-            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+            "bad_time",
+            path,
+            f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         )
     try:
         moment = datetime.fromisoformat(value.strip())
@@ -129,7 +140,9 @@ def time_of_text(value: Any, path: str) -> int:
         elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     except (ValueError, OverflowError):
         raise UnreadableError(
-            "bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}"
+            "bad_time",
+            path,
+            f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         ) from None
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
@@ -143,10 +156,12 @@ def context_of(
     user_agent: Any = None,
     utc_offset_min: int | None = None,
 ) -> Context | None:
-    """A context of what is usable: a country in two letters, texts cut to what the contract takes,
-    an offset of this world.
+    """Build a context of the usable values, or None.
+
+    The country needs two letters, texts are cut to the contract's limit, and the offset must be
+    plausible.
     """
-    made = Context(
+    context = Context(
         device=_cut(device),
         country=country
         if isinstance(country, str)
@@ -161,15 +176,15 @@ def context_of(
         if utc_offset_min is not None and abs(utc_offset_min) <= 14 * 60
         else None,
     )
-    return None if made == Context() else made
+    return None if context == Context() else context
 
 
 def _cut(value: Any) -> str | None:
     return value[:TEXT_LENGTH_MAX] if isinstance(value, str) and value else None
 
 
-def kept(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields that say something, but for those that stand elsewhere."""
+def nonempty_fields(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the fields that are not empty, except those named."""
     left_out = frozenset(without)
     return {
         name: value
@@ -178,17 +193,16 @@ def kept(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, An
     }
 
 
-def done_type(name: str) -> str:
-    """The type of something that somebody did, by the name that another system has for it.
+def safe_event_type(name: str) -> str:
+    """Return an event type for a foreign name that a visitor may have chosen.
 
-    Whoever may name an event as they like, as visitors of a page may, must not change an item's
-    profile by it, or merge two users: such a name gets another, `item_event`, which is a type only
-    where it is declared.
+    Such a name must not change an item profile or merge two users. A reserved name becomes
+    `NAME_event`, which is a type only where it is declared.
     """
-    return f"{name}_event" if name.lower() in _NEVER_DONE else name
+    return f"{name}_event" if name.lower() in _RESERVED_TYPES else name
 
 
 def slug(name: str) -> str:
-    """A name as a type of events is written: `Video Played` is `video_played`."""
+    """Convert a name to an event type: `Video Played` becomes `video_played`."""
     words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
     return "_".join(words) or "unnamed"

@@ -1,15 +1,21 @@
 """Google Analytics 4: rows of the BigQuery export's `events_…` tables, extracted as JSON lines or
 Parquet.
 
-    view_item → view   view_item_list → impression   select_item → click   add_to_cart → cart   add_to_wishlist → like
-    purchase → a purchase a product   search, view_search_results → search   share → share   page_view, screen_view → view, without item
-    session_start, first_visit, user_engagement, scroll, … (`LEFT_OUT`) → left out and counted; `click` is a link away from the site
-    any other name, such as begin_checkout → a type of the site's own, to be declared in `[events] types`
+    view_item                        → view
+    view_item_list                   → impression
+    select_item                      → click
+    add_to_cart, add_to_wishlist     → cart, like
+    purchase                         → a purchase per product
+    search, view_search_results      → search
+    share                            → share
+    page_view, screen_view           → view, without an item
+    session_start, scroll, … (`LEFT_OUT`) → left out and counted; `click` is an outbound link
+    any other name, such as begin_checkout → a custom type, to be declared in `[events] types`
 
-The person is `user_id`, the visitor `user_pseudo_id`, the session that and `ga_session_id`. A
-`request_id` among the event's parameters joins it to the answer that it follows. Where a row has
-its place in its batch, ids are made of that, so that a day exported twice is taken once; else of
-file and row.
+`user_id` is the user, `user_pseudo_id` the visitor, both with `ga_session_id` the session. A
+`request_id` among the event's parameters joins it to its answer. Ids are derived from a row's
+position in its batch if known, so that a day exported twice is imported once; otherwise from file
+and row.
 
 Source: Google Analytics Help, "[GA4] BigQuery Export schema"; Google for Developers, "Measure
 ecommerce" and "Recommended events".
@@ -29,17 +35,17 @@ from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
-    done_type,
-    kept,
-    needed_text,
-    number_of,
+    nonempty_fields,
+    parse_number,
     record_at,
     records_at,
+    required_text,
+    safe_event_type,
     text_at,
     time_since_1970,
 )
-from tailorbird.events.adapters.products import product_events, with_numbers
-from tailorbird.events.adapters.record import LeftOutError, Record, batches_of
+from tailorbird.events.adapters.products import parse_numeric_properties, product_events
+from tailorbird.events.adapters.record import LeftOutError, Record, record_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import NO_SUFFIX, bare_suffix, parquet_batches, read_records
 
@@ -50,7 +56,7 @@ PATTERNS = (
     "*.ndjson",
     "*.parquet",
     NO_SUFFIX,
-)  # an extract is called as it is told to
+)  # extracts have arbitrary names
 
 TYPES = {
     "view_item": "view",
@@ -94,7 +100,7 @@ LEFT_OUT = frozenset(
     )
 )
 _IDS = ("item_id", "item_name")
-_PLACE = (
+_BATCH_POSITION_FIELDS = (
     "user_pseudo_id",
     "event_timestamp",
     "event_name",
@@ -103,7 +109,7 @@ _PLACE = (
     "batch_ordering_id",
     "batch_event_index",
 )
-_JOINING = (
+_ENVELOPE_PARAMETERS = (
     "request_id",
     "ga_session_id",
     "ga_session_number",
@@ -116,21 +122,22 @@ _NOT_SET = ("(not set)", "(other)")
 
 
 def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Read the files in order of their names. Raises InputError for a Parquet file that is no such
-    export.
+    """Read the files in order of their names.
+
+    Raises InputError for a Parquet file that is not such an export.
     """
     for file, digest in files.items():
         rows = _parquet_rows(file) if bare_suffix(file) == ".parquet" else read_records(file)
-        yield from batches_of(FORMAT, str(file), rows, digest, convert)
+        yield from record_batches(FORMAT, str(file), rows, digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """One row."""
+    """Convert one row."""
     row = as_record(record)
-    name = needed_text(row, "event_name")
+    name = required_text(row, "event_name")
     if name in LEFT_OUT:
         raise LeftOutError(name)
-    type_ = TYPES.get(name) or done_type(name)
+    type_ = TYPES.get(name) or safe_event_type(name)
     parameters = _parameters(row)
     items = [_without_unset(item) for item in _elements(row, "items")]
     if not items and type_ == "share" and parameters.get("item_id") is not None:
@@ -142,7 +149,9 @@ def convert(record: Any, place: str) -> list[Event]:
 
 
 def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
-    properties = with_numbers(kept(parameters, ("search_term", "item_id", *_JOINING)))
+    properties = parse_numeric_properties(
+        nonempty_fields(parameters, ("search_term", "item_id", *_ENVELOPE_PARAMETERS))
+    )
     if (
         type_ == "search"
         and (term := text_at(parameters, "search_term", "$.event_params")) is not None
@@ -155,7 +164,7 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
     visitor = text_at(row, "user_pseudo_id")
     session = text_at(parameters, "ga_session_id", "$.event_params")
     device, geo = record_at(row, "device"), record_at(row, "geo")
-    offset = number_of(device.get("time_zone_offset_seconds"))
+    offset = parse_number(device.get("time_zone_offset_seconds"))
     return Event(
         event_id=_id(row, place),
         type=type_,
@@ -178,16 +187,19 @@ def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
 
 
 def _id(row: Record, place: str) -> str:
-    """Rows have no id of their own; those of newer exports are numbered within their batch."""
-    if any(row.get(name) in (None, "") for name in _PLACE):
+    """Return an id for a row, which has none of its own.
+
+    Rows of newer exports are numbered within their batch.
+    """
+    if any(row.get(name) in (None, "") for name in _BATCH_POSITION_FIELDS):
         return place
-    text = "\0".join(str(row[name]) for name in _PLACE)
+    text = "\0".join(str(row[name]) for name in _BATCH_POSITION_FIELDS)
     return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
 
 
 def _parameters(row: Record) -> Record:
-    """`event_params`, an array of keys and typed values, as one object."""
-    made: Record = {}
+    """Return `event_params`, an array of keys and typed values, as one object."""
+    parameters: Record = {}
     for index, entry in enumerate(_elements(row, "event_params")):
         value = entry.get("value")
         if isinstance(value, dict):
@@ -197,31 +209,36 @@ def _parameters(row: Record) -> Record:
             ]
             value = next(
                 (
-                    number_of(each) if kind != "string_value" else each
-                    for kind, each in typed
-                    if each is not None
+                    parse_number(value) if kind != "string_value" else value
+                    for kind, value in typed
+                    if value is not None
                 ),
                 None,
             )
         if value is not None and value not in _NOT_SET:
-            made[needed_text(entry, "key", path=f"$.event_params[{index}]")] = value
-    return made
+            parameters[required_text(entry, "key", path=f"$.event_params[{index}]")] = value
+    return parameters
 
 
 def _elements(row: Record, name: str) -> list[Record]:
-    """A repeated field; some extracts to Parquet wrap it as `{"list": [{"element": …}]}`."""
+    """Return a repeated field.
+
+    Some extracts to Parquet wrap it as `{"list": [{"element": …}]}`.
+    """
     value = row.get(name)
     if isinstance(value, dict) and isinstance(value.get("list"), list):
         wrapped = [
-            each.get("element", each.get("item", each)) if isinstance(each, dict) else each
-            for each in value["list"]
+            element.get("element", element.get("item", element))
+            if isinstance(element, dict)
+            else element
+            for element in value["list"]
         ]
         return records_at({name: wrapped}, name)
     return records_at(row, name)
 
 
 def _without_unset(item: Record) -> Record:
-    """An item without what was not set; its own parameters, which are nested, stay as they are."""
+    """Return an item without unset values; its nested parameters stay as they are."""
     return {
         name: value
         for name, value in item.items()

@@ -1,12 +1,15 @@
 """Gorse's JSON lines, as `gorse-cli` and its dashboard export them: users, items and feedback, told
 apart by their fields.
 
-    FeedbackType, UserId, ItemId, Value, Timestamp                → an event of FeedbackType; `read` is a view, `star` a like
-    ItemId, IsHidden, Categories, Timestamp, Labels, Comment      → item profile, from Timestamp on where there is one
-    UserId, Labels, Comment                                       → timeless user profile
+    FeedbackType, UserId, ItemId, Value, Timestamp
+        → an event of FeedbackType; `read` is a view, `star` a like
+    ItemId, IsHidden, Categories, Timestamp, Labels, Comment
+        → item profile, valid from Timestamp if there is one
+    UserId, Labels, Comment
+        → timeless user profile
 
 Labels may be a list or an object, whose fields become properties. Times are dates, or dates and
-times, UTC unless they say, also as Go prints them: `2020-01-01 01:01:01.000000001 +0000 UTC`.
+times, by default in UTC; also as printed by Go: `2020-01-01 01:01:01.000000001 +0000 UTC`.
 
 Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST
 clients.
@@ -23,14 +26,14 @@ import msgspec
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
-    done_type,
-    kept,
-    needed_text,
-    number_of,
+    nonempty_fields,
+    parse_number,
+    required_text,
+    safe_event_type,
     slug,
     time_of_text,
 )
-from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
+from tailorbird.events.adapters.record import Record, UnreadableError, record_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import read_records
 
@@ -44,8 +47,8 @@ _TYPES = {
     "add_to_cart": "cart",
     "rate": "rating",
 }
-_NO_TIME = "0001-01-01"  # what Gorse writes where there is none
-_OF_GO = re.compile(
+_NO_TIME = "0001-01-01"  # Gorse's placeholder for a missing time
+_GO_TIME = re.compile(
     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}"
 )  # a zone's name, `m=+0.01` of its clock
 
@@ -53,11 +56,11 @@ _OF_GO = re.compile(
 def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+        yield from record_batches(FORMAT, str(file), read_records(file), digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """A user, an item or a feedback."""
+    """Convert a user, an item or a feedback record."""
     fields = as_record(record)
     if "FeedbackType" in fields:
         return [feedback(fields)]
@@ -71,34 +74,40 @@ def convert(record: Any, place: str) -> list[Event]:
 
 
 def feedback(fields: Record) -> Event:
-    """A feedback as an event. The same feedback of the same time is the same event, from a file and
-    by the API, as often as it comes.
+    """Convert a feedback record to an event.
+
+    The same feedback at the same time always is the same event, from a file or by the API.
     """
-    same = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
-    event_id = f"gorse:{sha256(msgspec.json.encode([*same, _time(fields)])).hexdigest()[:32]}"
-    name = slug(needed_text(fields, "FeedbackType"))
-    type_ = _TYPES.get(name) or done_type(name)
-    properties = _described(
-        kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated"))
+    identity = [required_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
+    event_id = f"gorse:{sha256(msgspec.json.encode([*identity, _time(fields)])).hexdigest()[:32]}"
+    name = slug(required_text(fields, "FeedbackType"))
+    type_ = _TYPES.get(name) or safe_event_type(name)
+    properties = _properties(
+        nonempty_fields(
+            fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")
+        )
     )
-    value = number_of(fields.get("Value"))
+    value = parse_number(fields.get("Value"))
     if value is not None and (type_ == "rating" or value != 0):
         properties["rating" if type_ == "rating" else "value"] = value
     return Event(
         event_id=event_id,
         type=type_,
         ts=_time(fields),
-        user_id=needed_text(fields, "UserId"),
-        item_id=needed_text(fields, "ItemId"),
+        user_id=required_text(fields, "UserId"),
+        item_id=required_text(fields, "ItemId"),
         properties=properties or None,
     )
 
 
 def item(fields: Record, event_id: str) -> Event:
-    """An item's profile; `category` is its first category, since one-valued attributes are the more
-    useful ones.
+    """Convert an item to its profile.
+
+    `category` is its first category, since single-valued attributes are more useful.
     """
-    properties = _described(kept(fields, ("ItemId", "Timestamp", "Categories", "IsHidden")))
+    properties = _properties(
+        nonempty_fields(fields, ("ItemId", "Timestamp", "Categories", "IsHidden"))
+    )
     categories = fields.get("Categories")
     if categories:
         properties["categories"] = categories
@@ -107,7 +116,7 @@ def item(fields: Record, event_id: str) -> Event:
     if _hidden(fields.get("IsHidden")):
         properties["is_hidden"] = True
     ts = _time(fields)
-    item_id = needed_text(fields, "ItemId")
+    item_id = required_text(fields, "ItemId")
     return Event(
         event_id=event_id,
         type="item",
@@ -129,21 +138,21 @@ def _hidden(value: Any) -> bool:
 
 
 def user(fields: Record, event_id: str) -> Event:
-    """A user's profile."""
-    properties = _described(kept(fields, ("UserId",)))
+    """Convert a user to a profile."""
+    properties = _properties(nonempty_fields(fields, ("UserId",)))
     return Event(
         event_id=event_id,
         type="user",
-        user_id=needed_text(fields, "UserId"),
+        user_id=required_text(fields, "UserId"),
         timeless=True,
         properties=properties or None,
     )
 
 
-def _described(fields: Record) -> dict[str, Any]:
-    """Properties: those in Labels by their own names, the others in small letters."""
+def _properties(fields: Record) -> dict[str, Any]:
+    """Return the properties: Labels under their own names, the other fields in lower case."""
     labels = fields.get("Labels")
-    named = (
+    labelled = (
         {name: value for name, value in labels.items() if value is not None}
         if isinstance(labels, dict)
         else {}
@@ -154,7 +163,7 @@ def _described(fields: Record) -> dict[str, Any]:
             for name, value in fields.items()
             if not (name == "Labels" and isinstance(value, dict)) and value != []
         },
-        **named,
+        **labelled,
     }
 
 
@@ -162,5 +171,5 @@ def _time(fields: Record) -> int | None:
     value = fields.get("Timestamp")
     if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
         return None
-    of_go = _OF_GO.fullmatch(value) if isinstance(value, str) else None
-    return time_of_text(value if of_go is None else of_go[1] + of_go[2], "$.Timestamp")
+    go_time = _GO_TIME.fullmatch(value) if isinstance(value, str) else None
+    return time_of_text(value if go_time is None else go_time[1] + go_time[2], "$.Timestamp")

@@ -4,10 +4,10 @@
 order_products → a purchase of each product, by who made the order, with the order as session
 products       → timeless item profiles (title, category: the department, aisle)
 
-The files say no date, only the weekday and hour of an order and the days since the one before. So
-the first order of everybody is put into the first week of 2017, on its weekday, and the others
-follow. Distances between the orders of one person are right to the day; how the orders of two
-people lie to each other is made up. More than thirty days stand in the files as thirty.
+The files have no dates, only the weekday and hour of an order and the days since the previous one.
+So every user's first order is placed on its weekday in the first week of 2017, and the others
+follow. Intervals between a user's orders are exact to the day; those between users are arbitrary.
+The files cap intervals at thirty days.
 
 Source: "The Instacart Online Grocery Shopping Dataset 2017".
 """
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
 from tailorbird.events.adapters.record import unread_row, unread_rows
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.envelope import Event
@@ -32,7 +32,7 @@ from tailorbird.events.tables.forms import Join, TableForm
 FORMAT = "instacart"
 PATTERNS = ("orders.csv", "order_products__*.csv", "products.csv", "aisles.csv", "departments.csv")
 BEGIN = 1_483_228_800_000_000  # Sunday, 1 January 2017, in microseconds
-_KNOWN = (
+_TABLE_COLUMNS = (
     {"days_since_prior_order", "order_number"},
     {"add_to_cart_order", "reordered"},
     {"aisle_id", "department_id", "product_name"},
@@ -44,50 +44,52 @@ Ints = npt.NDArray[np.int64]
 
 
 def is_instacart(columns: list[str]) -> bool:
-    """Whether a table is one of this format, by the names of its columns."""
-    return any(names <= set(columns) for names in _KNOWN)
+    """Return whether a table is of this format, by its column names."""
+    return any(names <= set(columns) for names in _TABLE_COLUMNS)
 
 
 @dataclass(frozen=True)
 class _Orders:
-    """Orders by ascending id: whose, and when, in microseconds."""
+    """Orders by ascending id, with their user and time in microseconds."""
 
     id: Ints
     user: Ints
     ts: Ints
 
     def rows_of(self, order: Ints) -> Ints:
-        """Return where each order stands, −1 where it is not there."""
+        """Return the row of each order, or −1."""
         at = np.minimum(np.searchsorted(self.id, order), len(self.id) - 1)
         return np.where(self.id[at] == order, at, -1)
 
 
 def read_instacart(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the products of orders into purchases, and the products into profiles; a row that cannot
-    be read is kept whole.
+    """Convert the products of orders to purchases and the products to profiles.
+
+    A row that cannot be read is kept with the reason.
 
     Raises:
         InputError: `orders.csv` is missing, or a file cannot be read.
     """
     by_name = {bare_name(file): file for file in files}
-    bought = [file for file in files if file.name.startswith("order_products__")]
-    if bought and "orders.csv" not in by_name:
+    order_products = [file for file in files if file.name.startswith("order_products__")]
+    if order_products and "orders.csv" not in by_name:
         raise InputError(
             "orders.csv is missing, which says who ordered",
             where=options.root,
             fix="put it into the same folder",
         )
-    orders = _orders(by_name["orders.csv"]) if bought else None
-    for file in bought:
-        yield from in_batches(str(file), _purchases(file, files[file][:12], orders))
+    orders = _orders(by_name["orders.csv"]) if order_products else None
+    for file in order_products:
+        yield from to_batches(str(file), _purchases(file, files[file][:12], orders))
     if "products.csv" in by_name:
         file = by_name["products.csv"]
-        yield from in_batches(str(file), _products(file, files[file][:12], by_name))
+        yield from to_batches(str(file), _products(file, files[file][:12], by_name))
 
 
 def _orders(file: Path) -> _Orders | None:
-    """Return the orders, None where there is none. Products of a row that cannot be read are
-    products of an order that is not there.
+    """Return the orders, or None without any.
+
+    Products of an order row that cannot be read count as products of a missing order.
     """
     names = [
         "order_id",
@@ -112,8 +114,8 @@ def _orders(file: Path) -> _Orders | None:
     )
     first = np.r_[True, user[1:] != user[:-1]]
     days = np.cumsum(np.where(first, 0, since))
-    at_first = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
-    day = weekday[at_first] + days - days[at_first]
+    first_row = np.maximum.accumulate(np.where(first, np.arange(len(user)), 0))
+    day = weekday[first_row] + days - days[first_row]
     at = np.argsort(order, kind="stable")
     return _Orders(order[at], user[at], (BEGIN + day * DAY + hour * HOUR)[at])
 
@@ -134,15 +136,20 @@ def _numbers(batch: pa.RecordBatch, name: str, file: Path) -> Ints:
 
 
 def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tuple[int, bytes]]:
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, ["order_id", "product_id", "add_to_cart_order"], broken=broken):
-        order, product, place = (
+        order, product, position = (
             _numbers(batch, name, file) for name in ("order_id", "product_id", "add_to_cart_order")
         )
         at = orders.rows_of(order) if orders is not None else np.full(len(order), -1)
         for number, row, *record in zip(
-            range(done + 1, done + 1 + len(order)), at, order, product, place, strict=True
+            range(rows_before + 1, rows_before + 1 + len(order)),
+            at,
+            order,
+            product,
+            position,
+            strict=True,
         ):
             if orders is None or row < 0:
                 yield (
@@ -152,18 +159,18 @@ def _purchases(file: Path, digest: str, orders: _Orders | None) -> Iterator[tupl
                     ),
                 )
                 continue
-            bought, item, nth = record
+            order_id, item, nth = record
             event = Event(
-                event_id=f"instacart:{bought}:{item}",
+                event_id=f"instacart:{order_id}:{item}",
                 type="purchase",
                 ts=int(orders.ts[row] + nth * SECOND),
                 user_id=str(orders.user[row]),
                 item_id=str(item),
-                session_id=str(bought),
+                session_id=str(order_id),
             )
             yield number, encode_event(event)
-        done += len(order)
-    yield from unread_rows(FORMAT, digest, broken, done)
+        rows_before += len(order)
+    yield from unread_rows(FORMAT, digest, broken, rows_before)
 
 
 def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tuple[int, bytes]]:
@@ -171,14 +178,16 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
         "category": ("departments.csv", "department_id", "department"),
         "aisle": ("aisles.csv", "aisle_id", "aisle"),
     }
-    there = {to: each for to, each in lists.items() if each[0] in by_name}
-    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in there.values()))
-    attributes = {"title": "product_name"} | {to: column for to, (_, _, column) in there.items()}
+    available = {to: lookup for to, lookup in lists.items() if lookup[0] in by_name}
+    form = TableForm(joins=tuple(Join(by_name[other], key) for other, key, _ in available.values()))
+    attributes = {"title": "product_name"} | {
+        to: column for to, (_, _, column) in available.items()
+    }
     columns = ["product_id", *attributes.values()]
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     for batch in read_columns(file, columns, texts=frozenset(columns), broken=broken, form=form):
-        for number, row in enumerate(batch.to_pylist(), done + 1):
+        for number, row in enumerate(batch.to_pylist(), rows_before + 1):
             properties = {to: row[column] for to, column in attributes.items() if row[column]}
             event = Event(
                 event_id=f"{digest}:{number}",
@@ -188,5 +197,5 @@ def _products(file: Path, digest: str, by_name: dict[str, Path]) -> Iterator[tup
                 properties=properties,
             )
             yield number, encode_event(event)
-        done += batch.num_rows
-    yield from unread_rows(FORMAT, digest, broken, done)
+        rows_before += batch.num_rows
+    yield from unread_rows(FORMAT, digest, broken, rows_before)

@@ -1,4 +1,6 @@
-"""Any CSV, JSON or Parquet by a short mapping file, which `tailorbird import --guess` proposes.
+"""Import of any CSV, JSON or Parquet file by a mapping file.
+
+`tailorbird import --guess` proposes one.
 
 [[source]]
 file = "clicks.parquet"     # or a pattern, "*.csv.gz"
@@ -8,13 +10,13 @@ ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", 
 ts_zone = "Europe/Oslo"     # of times that name no zone; UTC unless said
 ts_format = "%d.%m.%Y %H:%M"  # of times that are not ISO 8601, as strptime has it
 delimiter = ";"             # of a CSV file; a comma unless said, in .tsv a tab
-decimal = ","               # of its numbers, whose thousands points are left out then; a point unless said
+decimal = ","               # of its numbers, which may then group thousands by points; default "."
 columns = ["visitor", "article_id"]  # names of its columns, where its first line does not have them
-# distinct = true           # of profiles without a time: one for each item or user, with what most of its rows say
-received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
+# distinct = true           # one timeless profile per item or user, with the most frequent values
+received_at = "exported_at" # arrival time, as `ts`; a profile was not known before it
 user_id = "visitor"
 item_id = "article_id"
-[[source.join]]             # a table beside it, whose columns are named here like its own; several are joined one after another
+[[source.join]]             # a table whose columns are added; several are joined in order
 file = "orders.csv"
 on = "order_id"
 [source.context]            # device, country, page, referrer, user_agent: column names
@@ -43,19 +45,24 @@ from tailorbird.events.adapters.batch import (
     AdapterOptions,
     Batch,
     encode_event,
-    in_batches,
-    known_by_content,
+    to_batches,
+    with_content_id,
 )
-from tailorbird.events.adapters.fields import done_type
+from tailorbird.events.adapters.fields import safe_event_type
 from tailorbird.events.adapters.record import NO_RECORD, WRONG_ROW, unread_rows
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
-from tailorbird.events.tables.columns import column_names, mostly, read_columns, read_sample
+from tailorbird.events.tables.columns import (
+    column_names,
+    prevailing_type,
+    read_columns,
+    read_sample,
+)
 from tailorbird.events.tables.files import BATCH_ROWS
 from tailorbird.events.tables.forms import Join, TableForm
-from tailorbird.events.tables.most_said import MostSaid
+from tailorbird.events.tables.most_said import MostFrequentValues
 from tailorbird.events.tables.records import is_json
-from tailorbird.events.tables.times import moment_of, parse_times
+from tailorbird.events.tables.times import parse_iso_time, parse_times
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.ndjson")
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -76,7 +83,7 @@ class JoinSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the rows of some files become events or profiles."""
+    """A mapping from the rows of some files to events or profiles."""
 
     file: str
     kind: str = "events"
@@ -108,7 +115,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse_mapping(text: str, name: str) -> Mapping:
-    """A mapping file, checked as far as that goes without the data.
+    """Parse and validate a mapping file without the data.
 
     Raises:
         InputError: it is no TOML, or a key or value cannot be used; names the path in the file.
@@ -174,29 +181,29 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
     mapping = parse_mapping(options.mapping, options.mapping_name)
     used = False
     for file, digest in files.items():
-        for place, source in enumerate(mapping.source):
+        for source_index, source in enumerate(mapping.source):
             if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
                 used = True
                 # Two sources may read one file, and their events must not pass for repeats of each
                 # other.
                 yield from _read_source(
                     file,
-                    digest[:12] if place == 0 else f"{digest[:12]}.{place}",
+                    digest[:12] if source_index == 0 else f"{digest[:12]}.{source_index}",
                     source,
                     options.mapping_name,
                 )
     if not used:
-        wanted = ", ".join(source.file for source in mapping.source)
+        patterns = ", ".join(source.file for source in mapping.source)
         raise InputError(
-            f"the mapping names {wanted}, and no such file is there", where=options.root
+            f"the mapping names {patterns}, and no such file is there", where=options.root
         )
 
 
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
-    wanted = _columns_of(source)
+    required_columns = _columns_of(source)
     form = form_of(source, file)
     present = column_names(file, form)
-    missing = [column for column in wanted if column not in present]
+    missing = [column for column in required_columns if column not in present]
     if missing:
         raise InputError(
             f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}",
@@ -205,37 +212,40 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
     if source.distinct:
         yield from _read_distinct(file, digest, source, form)
         return
-    done = 0
+    rows_before = 0
     broken: list[str] = []
     try:
-        for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken, form=form):
-            yield from _batches(file, batch, done, digest, source)
-            done += batch.num_rows
+        for batch in read_columns(
+            file, required_columns, texts=_texts_of(source), broken=broken, form=form
+        ):
+            yield from _batches(file, batch, rows_before, digest, source)
+            rows_before += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
         ) from None
-    yield from in_batches(
+    yield from to_batches(
         str(file),
-        unread_rows("mapping", digest, broken, done, NO_RECORD if is_json(file) else WRONG_ROW),
+        unread_rows(
+            "mapping", digest, broken, rows_before, NO_RECORD if is_json(file) else WRONG_ROW
+        ),
     )
 
 
 def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> Iterator[Batch]:
-    """One profile for each item or user of a file whose rows repeat what they are: of each
-    attribute what most of them say.
+    """Yield one profile per item or user of a repetitive file, with the most frequent values.
 
-    Rows that cannot be read are left to the source of the events, which reads them too.
+    Unreadable rows are left to the source of the events, which reads them too.
     """
     owner = source.item_id if source.kind == "items" else source.user_id
     assert owner is not None  # `parse_mapping` saw to it
-    said = MostSaid(owner, list(source.properties.values()))
+    most_frequent = MostFrequentValues(owner, list(source.properties.values()))
     try:
         for batch in read_columns(
             file, _columns_of(source), texts=_texts_of(source), broken=[], form=form
         ):
-            said.add(batch)
-        rows = said.rows()
+            most_frequent.add(batch)
+        rows = most_frequent.rows()
     except pa.ArrowException as error:
         raise InputError(
             f"a column cannot be used as the mapping says: {error}", where=str(file)
@@ -246,25 +256,25 @@ def _read_distinct(file: Path, digest: str, source: Source, form: TableForm) -> 
 
 
 def _batches(
-    file: Path, rows: pa.RecordBatch, done: int, digest: str, source: Source
+    file: Path, rows: pa.RecordBatch, rows_before: int, digest: str, source: Source
 ) -> Iterator[Batch]:
-    """The events of rows, of which `done` stand before them in the file; nothing for none."""
+    """Convert rows to batches of events; `done` rows precede them in the file."""
     lines = (
-        (done + row, encode_event(event))
-        for row, event in enumerate(_events(rows, done, digest, source), 1)
+        (rows_before + row, encode_event(event))
+        for row, event in enumerate(_events(rows, rows_before, digest, source), 1)
     )
-    yield from in_batches(str(file), lines)
+    yield from to_batches(str(file), lines)
 
 
 def _columns_of(source: Source) -> list[str]:
     direct = (*_ids_of(source), source.ts, source.received_at)
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
-    every = (*direct, *typed, *source.context.values(), *source.properties.values())
-    return list(dict.fromkeys(column for column in every if column is not None))
+    column_names_ = (*direct, *typed, *source.context.values(), *source.properties.values())
+    return list(dict.fromkeys(column for column in column_names_ if column is not None))
 
 
 def _texts_of(source: Source) -> frozenset[str]:
-    """Columns that are read as they are written, so that 007 stays 007."""
+    """Return the columns that are read as text, so that 007 stays 007."""
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
     return frozenset(column for column in (*_ids_of(source), *typed) if column is not None)
 
@@ -281,7 +291,7 @@ def _ids_of(source: Source) -> tuple[str | None, ...]:
 
 
 def sample_lines(file: Path, source: Source) -> list[bytes]:
-    """Return what the mapping makes of rows from all over a file, as `read_sample` draws them.
+    """Return the lines that the mapping makes of rows sampled from a file by `read_sample`.
 
     Raises:
         InputError: the file cannot be read, or not as the mapping says.
@@ -298,10 +308,11 @@ def sample_lines(file: Path, source: Source) -> list[bytes]:
 
 
 def form_of(source: Source, file: Path) -> TableForm:
-    """Return how a file of a source is written. Raises InputError where a table that is joined to
-    it is not beside it.
+    """Return how a file of a source is written.
+
+    Raises InputError where a joined table is missing.
     """
-    joins = tuple(Join(file.parent / each.file, each.on) for each in source.join)
+    joins = tuple(Join(file.parent / join.file, join.on) for join in source.join)
     for join in joins:
         if not join.file.exists():
             raise InputError(
@@ -312,7 +323,7 @@ def form_of(source: Source, file: Path) -> TableForm:
     return TableForm(source.delimiter, source.decimal, source.columns, joins)
 
 
-def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[Event]:
+def _events(batch: pa.RecordBatch, rows_before: int, digest: str, source: Source) -> list[Event]:
     texts = {
         name: _texts(batch, getattr(source, name))
         for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")
@@ -325,7 +336,8 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
     timeless = source.kind != "events" and source.ts is None
     events = (
         Event(
-            event_id=event_id or (f"{digest}:{done + row}" if source.kind != "events" else ""),
+            event_id=event_id
+            or (f"{digest}:{rows_before + row}" if source.kind != "events" else ""),
             type=kind or "",
             ts=ts,
             user_id=user,
@@ -354,22 +366,26 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
-    known = (event if event.event_id else known_by_content("mapping", event) for event in events)
+    identified = (
+        event if event.event_id else with_content_id("mapping", event) for event in events
+    )
     if (
         source.kind == "events"
         and source.ts is not None
         and pa.types.is_date(batch.column(source.ts).type)
     ):
-        known = (_in_order(event, done + row) for row, event in enumerate(known))
-    return list(known)
+        identified = (
+            _with_row_offset(event, rows_before + row) for row, event in enumerate(identified)
+        )
+    return list(identified)
 
 
-def _in_order(event: Event, row: int) -> Event:
+def _with_row_offset(event: Event, row: int) -> Event:
     """Return an event of a day, whose time of day is not known, as many microseconds into it as
     rows stand before it in the file.
 
-    Events of one time would otherwise lose the order that the file has them in. Its id is made
-    before, so that another file with the same event has the same one.
+    Events with equal times would otherwise lose the order of the file. The id is derived before, so
+    that the same event in another file has the same id.
     """
     return msgspec.structs.replace(event, ts=event.ts + row) if isinstance(event.ts, int) else event
 
@@ -393,7 +409,8 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
         return repeat(source.type, batch.num_rows)
     values = source.type.values
     return [
-        values.get(text) or (text and done_type(text)) for text in _texts(batch, source.type.column)
+        values.get(text) or (text and safe_event_type(text))
+        for text in _texts(batch, source.type.column)
     ]
 
 
@@ -432,8 +449,9 @@ def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
 
 
 def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
-    """A time that stands in text, in the zone that the mapping says where it names none; what is no
-    time is left to the contract.
+    """Convert a time in text, in the mapping's zone where it names none.
+
+    Text that is no time is left to the contract.
     """
     if text is None:
         return None
@@ -441,7 +459,7 @@ def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
         return _microseconds(Decimal(text), unit)
     except InvalidOperation:
         pass
-    moment = moment_of(text, zone)
+    moment = parse_iso_time(text, zone)
     return text if moment is None else moment.isoformat()
 
 
@@ -465,25 +483,29 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
         _values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()
     ]
     return [
-        {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None}
+        {
+            name: _to_json_value(value)
+            for name, value in zip(names, row, strict=True)
+            if value is not None
+        }
         or None
         for row in zip(*columns, strict=True)
     ]
 
 
 def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
-    """A column's values; of one that has to hold a `number` each by itself, so that an odd one does
-    not make texts of the others.
+    """Return a column's values.
+
+    A column that has to hold a `number` is converted value by value, so that an odd one does not
+    turn the others into text.
     """
     values = batch.column(column).to_pylist()
-    kind = mostly(batch.schema.field(column))
+    kind = prevailing_type(batch.schema.field(column))
     return [_number(value) for value in values] if number or kind in ("int64", "double") else values
 
 
 def _number(text: Any) -> Any:
-    """The number that a text holds; one that holds none stays text, for the contract to judge, and
-    what is no text stays as it is.
-    """
+    """Convert text to a number if it holds one; leave anything else for the contract to judge."""
     if not isinstance(text, str):
         return text
     for convert in (int, float):
@@ -494,8 +516,8 @@ def _number(text: Any) -> Any:
     return text
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
+def _to_json_value(value: Any) -> Any:
+    """Convert a value to one that JSON can hold."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
     if isinstance(value, date):

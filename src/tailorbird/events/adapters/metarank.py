@@ -2,11 +2,12 @@
 
     item         → item profile from its fields
     user         → user profile from its fields
-    ranking      → an answer with the items in shown order, and an impression of them (Metarank takes what was ranked as seen)
+    ranking      → an answer with the items in shown order, and an impression of them, since
+                   Metarank regards ranked items as seen
     interaction  → an event of its type, with `ranking` as request_id
 
-`tenant` becomes a property; what a ranking says of its items (`relevancy`, `label`, fields) stands
-in the property `of_items`, by id.
+`tenant` becomes a property. Statements of a ranking about its items (`relevancy`, `label`, fields)
+go to the property `of_items`, by id.
 
 Source: Metarank's documentation, "Supported events".
 """
@@ -20,9 +21,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import done_type
-from tailorbird.events.adapters.record import UnreadableError, batches_of, of_validation
-from tailorbird.events.contract import show
+from tailorbird.events.adapters.fields import safe_event_type
+from tailorbird.events.adapters.record import UnreadableError, from_validation_error, record_batches
+from tailorbird.events.contract import format_value
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.tables.files import read_lines
 
@@ -41,11 +42,11 @@ class _Item(msgspec.Struct, omit_defaults=True):
     label: Any = None
     fields: list[_Field] = []
 
-    def said(self) -> dict[str, Any]:
-        """Return what a ranking says of this item beside its id."""
-        known = {"relevancy": self.relevancy, "label": self.label}
-        return {name: value for name, value in known.items() if value is not None} | {
-            one.name: one.value for one in self.fields
+    def properties(self) -> dict[str, Any]:
+        """Return the properties that a ranking states about this item, without its id."""
+        optional = {"relevancy": self.relevancy, "label": self.label}
+        return {name: value for name, value in optional.items() if value is not None} | {
+            field.name: field.value for field in self.fields
         }
 
 
@@ -64,51 +65,53 @@ class _Record(msgspec.Struct):
 
 
 def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn Metarank's records into events; a record that cannot be read is kept whole with the
-    reason, to be quarantined.
+    """Convert Metarank's records to events.
+
+    A record that cannot be read is kept with the reason, to be quarantined.
     """
     for file, digest in files.items():
-        yield from batches_of(
-            FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options)
+        yield from record_batches(
+            FORMAT, str(file), read_lines(file), digest, partial(_convert_value, options=options)
         )
 
 
 def convert(value: Any, place: str) -> list[Event]:
-    """Turn a record that is posted into events. A ranking is an impression: its answer was given by
-    another system.
+    """Convert a posted record to events.
+
+    A ranking is an impression, since another system gave the answer.
     """
     return [
         event
-        for event in _of_record(value, place, options=AdapterOptions())
+        for event in _convert_value(value, place, options=AdapterOptions())
         if event.answer is None
     ]
 
 
-def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
+def _convert_value(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
     try:
         record = msgspec.convert(value, _Record)
     except msgspec.ValidationError as error:
-        raise of_validation(error) from None
+        raise from_validation_error(error) from None
     try:
         ts = _time(record.timestamp)
     except (ValueError, OverflowError):
-        message = f"expected milliseconds since 1970 or an ISO time, got {show(record.timestamp)}"
+        message = (
+            f"expected milliseconds since 1970 or an ISO time, got {format_value(record.timestamp)}"
+        )
         raise UnreadableError("bad_time", "$.timestamp", message) from None
     return list(_convert(record, ts, options))
 
 
 def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
-    said = {entry.name: entry.value for entry in record.fields}
+    stated = {entry.name: entry.value for entry in record.fields}
     if record.tenant is not None:
-        said["tenant"] = record.tenant
-    if of_items := {item.id: more for item in record.items if (more := item.said())}:
-        said["of_items"] = (
-            of_items  # relevancy and label by whoever ranked, and what was known of an item then
-        )
-    properties = said or None
-    who = {"user_id": record.user, "session_id": record.session}
+        stated["tenant"] = record.tenant
+    if of_items := {item.id: extra for item in record.items if (extra := item.properties())}:
+        stated["of_items"] = of_items  # relevancy, label and item fields as of the ranking
+    properties = stated or None
+    subject = {"user_id": record.user, "session_id": record.session}
     if record.user is None:
-        who["anonymous_id"] = record.session or record.ranking or record.id
+        subject["anonymous_id"] = record.session or record.ranking or record.id
     if record.event == "item":
         yield Event(
             event_id=record.id, type="item", ts=ts, item_id=record.item, properties=properties
@@ -120,11 +123,17 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
     elif record.event == "ranking":
         items = [item.id for item in record.items]
         answer = Answer(slot=options.slot, query=_text((properties or {}).get("query")))
-        shown = {"ts": ts, "items": items, "request_id": record.id, "properties": properties, **who}
+        shown = {
+            "ts": ts,
+            "items": items,
+            "request_id": record.id,
+            "properties": properties,
+            **subject,
+        }
         yield Event(event_id=record.id, type="answer", answer=answer, **shown)
         yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
     else:
-        name = done_type(record.type or record.event)
+        name = safe_event_type(record.type or record.event)
         yield Event(
             event_id=record.id,
             type=name,
@@ -132,7 +141,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
             item_id=record.item,
             request_id=record.ranking,
             properties=properties,
-            **who,
+            **subject,
         )
 
 
@@ -141,8 +150,9 @@ def _text(value: object) -> str | None:
 
 
 def _time(value: float | str) -> int | str:
-    """Milliseconds, as number or text, to microseconds; ISO text goes on, with the zone UTC where
-    it names none.
+    """Convert milliseconds, as number or text, to microseconds.
+
+    ISO text is passed on, with the zone UTC where it names none.
     """
     if not isinstance(value, str) or value.isdigit():
         return int(float(value) * 1_000) if isinstance(value, float) else int(value) * 1_000

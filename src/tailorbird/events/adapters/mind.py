@@ -1,9 +1,9 @@
 """MIND, Microsoft's news dataset: `behaviors.tsv` and `news.tsv`, without headers.
 
-behaviors → for each row an answer with the news that it showed, an impression of them, and a click on each that was clicked
-news      → timeless item profiles (category, subcategory, title, abstract)
+    behaviors → per row an answer with the news shown, their impression, and the clicks
+    news      → timeless item profiles (category, subcategory, title, abstract)
 
-The column of earlier clicks is left out: it says no time. Times name no zone, and are read as UTC.
+The column of earlier clicks has no times and is left out. Times name no zone, and are read as UTC.
 
 Source: Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, to_batches
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.tables.files import read_lines
@@ -31,18 +31,19 @@ _UNREADABLE = (
 
 
 def read_mind(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn the rows of both files into events; one that cannot be read is kept whole, to be
-    quarantined.
+    """Convert the rows of both files to events.
+
+    A row that cannot be read is kept with the reason, to be quarantined.
     """
     for file, digest in files.items():
         convert = (
             partial(_behaviour, slot=options.slot) if file.name.startswith("behaviors") else _news
         )
-        yield from in_batches(str(file), _rows(file, digest[:12], convert))
+        yield from to_batches(str(file), _rows(file, digest[:12], convert))
 
 
 def is_mind(name: str, first: bytes) -> bool:
-    """Whether a file is one of this format, by its name and its first line."""
+    """Return whether a file is of this format, by its name and first line."""
     fields = first.decode(errors="replace").split("\t")
     if name == "behaviors.tsv":
         return len(fields) == _COLUMNS and "-" in fields[-1]
@@ -52,7 +53,7 @@ def is_mind(name: str, first: bytes) -> bool:
 def _rows(
     file: Path, digest: str, convert: Callable[[list[str], str], list[Event]]
 ) -> Iterator[tuple[int, bytes]]:
-    """The events of each row, of which `convert` gets the columns that are read and the place."""
+    """Yield the events of each row; `convert` gets the first columns and the place."""
     for number, raw in read_lines(file, strip=False):
         fields, place = (
             raw.decode(errors="replace").rstrip("\r\n").split("\t"),
@@ -66,28 +67,33 @@ def _rows(
 
 
 def _behaviour(fields: list[str], place: str, *, slot: str) -> list[Event]:
-    number, user, told, _, listed = fields
-    ts = int(datetime.strptime(told, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
+    number, user, time_text, _, listed = fields
+    ts = int(datetime.strptime(time_text, _TIME).replace(tzinfo=UTC).timestamp()) * 1_000_000
     shown = [entry.rsplit("-", 1) for entry in listed.split()]
     items = [item for item, _ in shown]
-    # Numbers begin anew in each of the files, so the person and the time are part of what a row is
-    # called.
+    # Row numbers restart in each file, so the id includes user and time.
     request = f"mind:{number}:{user}:{ts // 1_000_000}"
-    about = {"ts": ts, "user_id": user, "request_id": request}
+    common = {"ts": ts, "user_id": user, "request_id": request}
     events = [
-        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **about),
-        Event(event_id=f"{request}#impression", type="impression", items=items, **about),
+        Event(event_id=request, type="answer", answer=Answer(slot=slot), items=items, **common),
+        Event(event_id=f"{request}#impression", type="impression", items=items, **common),
     ]
     clicked = (item for item, label in shown if label == _CLICKED)
     return events + [
-        Event(event_id=f"{request}#{item}", type="click", item_id=item, **about) for item in clicked
+        Event(event_id=f"{request}#{item}", type="click", item_id=item, **common)
+        for item in clicked
     ]
 
 
 def _news(fields: list[str], place: str) -> list[Event]:
     item, category, subcategory, title, abstract = fields
-    named = {"title": title, "category": category, "subcategory": subcategory, "abstract": abstract}
-    properties = {name: value for name, value in named.items() if value}
+    attributes = {
+        "title": title,
+        "category": category,
+        "subcategory": subcategory,
+        "abstract": abstract,
+    }
+    properties = {name: value for name, value in attributes.items() if value}
     return [
         Event(
             event_id=f"mind:{item}:{place}",

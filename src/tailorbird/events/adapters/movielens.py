@@ -1,7 +1,9 @@
 """MovieLens in every layout: 100k (`u.data`), 1m (`ratings.dat`), 20m and later (CSV), and the same
 tables as Parquet.
 
-ratings → rating events;  movies → timeless item profiles (title, genres, year);  users → timeless user profiles
+    ratings → rating events
+    movies  → timeless item profiles (title, genres, year)
+    users   → timeless user profiles
 """
 
 import csv
@@ -21,8 +23,8 @@ from tailorbird.events.adapters.batch import (
     AdapterOptions,
     Batch,
     encode_event,
-    in_batches,
-    known_by_content,
+    to_batches,
+    with_content_id,
 )
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
@@ -78,17 +80,17 @@ def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[
     Raises:
         InputError: none of the files is one of a MovieLens layout.
     """
-    known = [file for file in files if bare_name(file) in _READERS]
-    if not known:
+    data_files = [file for file in files if bare_name(file) in _READERS]
+    if not data_files:
         names = ", ".join(file.name for file in files)
         raise InputError(
             f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got "
             f"{names}",
             where=options.root,
         )
-    for file in known:
+    for file in data_files:
         rows, convert = _READERS[bare_name(file)]
-        yield from in_batches(str(file), _convert(file, rows, convert, files[file][:12]))
+        yield from to_batches(str(file), _convert(file, rows, convert, files[file][:12]))
 
 
 def _convert(
@@ -105,7 +107,7 @@ def _convert(
                 yield (
                     number,
                     encode_event(
-                        known_by_content("movielens", event) if event.type == "rating" else event
+                        with_content_id("movielens", event) if event.type == "rating" else event
                     ),
                 )
             except IndexError:
@@ -127,7 +129,7 @@ def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
-    """The rows; of those that are none, or not as wide as the header, all in one."""
+    """Yield the rows; a malformed row, or one of another width, is yielded as a single field."""
     with io.TextIOWrapper(
         open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as stream:
@@ -141,7 +143,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
                     yield row
                 elif row != []:
                     yield [
-                        "".join(lines.of_row)
+                        "".join(lines.row_lines)
                         .encode(errors="surrogateescape")
                         .decode(errors="backslashreplace")
                         .rstrip("\r\n")

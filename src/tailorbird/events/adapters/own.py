@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, in_batches
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, to_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import bare_suffix, parquet_batches, read_lines
 
@@ -21,14 +21,14 @@ def read_own(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]
         if bare_suffix(file) == ".parquet":
             yield from _read_parquet(file)
         else:
-            yield from in_batches(str(file), read_lines(file))
+            yield from to_batches(str(file), read_lines(file))
 
 
 def _read_parquet(file: Path) -> Iterator[Batch]:
     try:
         source = pq.ParquetFile(file)
-        known = {field.name for field in msgspec.structs.fields(Event)}
-        unknown = [name for name in source.schema_arrow.names if name not in known]
+        field_names = {field.name for field in msgspec.structs.fields(Event)}
+        unknown = [name for name in source.schema_arrow.names if name not in field_names]
         if unknown:
             raise InputError(
                 f"columns {', '.join(unknown)} are no fields of an event",
@@ -36,24 +36,24 @@ def _read_parquet(file: Path) -> Iterator[Batch]:
                 fix="tailorbird import --guess PATH proposes a mapping for files with other "
                 "columns",
             )
-        done = 0
+        rows_before = 0
         for batch in parquet_batches(source, file, BATCH_ROWS):
             rows = [
                 {name: value for name, value in row.items() if value is not None}
-                for row in _plain(batch).to_pylist()
+                for row in _times_to_micros(batch).to_pylist()
             ]
             yield Batch(
                 str(file),
                 [msgspec.json.encode(row) for row in rows],
-                list(range(done + 1, done + 1 + len(rows))),
+                list(range(rows_before + 1, rows_before + 1 + len(rows))),
             )
-            done += len(rows)
+            rows_before += len(rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
 
 
-def _plain(batch: pa.RecordBatch) -> pa.Table:
-    """Times as microseconds, which is what the wire format takes."""
+def _times_to_micros(batch: pa.RecordBatch) -> pa.Table:
+    """Convert times to microseconds, as the wire format takes them."""
     table = pa.Table.from_batches([batch])
     for index, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):

@@ -1,15 +1,15 @@
 """Amazon Personalize: the CSV files of its item interactions, users and items datasets, told apart
 by their columns.
 
-    USER_ID, ITEM_ID, TIMESTAMP, …   → an event of EVENT_TYPE (a click where there is none)
-        IMPRESSION                   → and an impression of its items, once for each RECOMMENDATION_ID where that is given
+    USER_ID, ITEM_ID, TIMESTAMP, …   → an event of EVENT_TYPE, by default a click
+        IMPRESSION                   → also an impression of its items, once per RECOMMENDATION_ID
         EVENT_VALUE                  → properties.rating of a rating, else properties.event_value
     USER_ID, …                       → timeless user profile
-    ITEM_ID, …                       → item profile, from CREATION_TIMESTAMP on where there is one, else timeless; 0 is what exports
-                                   write that do not know it, and is none
+    ITEM_ID, …                       → item profile, valid from CREATION_TIMESTAMP, else timeless;
+                                       exports write 0 for an unknown time
 
-Times are seconds since 1970; `|` joins several values. Other columns become properties in small
-letters.
+Times are seconds since 1970, and `|` separates values. Other columns become properties in lower
+case.
 
 Source: Amazon Personalize Developer Guide, "Item interaction data", "Impressions data", "User
 metadata", "Item metadata" and "Data format guidelines".
@@ -29,16 +29,16 @@ from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
-    done_type,
-    kept,
-    needed_text,
-    number_of,
+    nonempty_fields,
+    parse_csv_value,
+    parse_number,
+    required_text,
+    safe_event_type,
     slug,
     text_at,
     time_since_1970,
-    typed,
 )
-from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, batches_of
+from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, record_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import DAMAGED
@@ -66,11 +66,11 @@ def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterato
         InputError: a file has neither USER_ID nor ITEM_ID, or both and no TIMESTAMP.
     """
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), _rows(file), digest, convert)
+        yield from record_batches(FORMAT, str(file), _rows(file), digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """A row, as column → text, as events."""
+    """Convert a row, as column → text, to events."""
     row = as_record(record)
     if _WRONG_ROW in row:
         raise UnreadableError(*WRONG_ROW)
@@ -81,12 +81,12 @@ def convert(record: Any, place: str) -> list[Event]:
             Event(
                 event_id=place,
                 type="user",
-                user_id=needed_text(row, "USER_ID"),
+                user_id=required_text(row, "USER_ID"),
                 timeless=True,
                 properties=_properties(row, ("USER_ID",)),
             )
         ]
-    item = needed_text(row, "ITEM_ID")
+    item = required_text(row, "ITEM_ID")
     properties = _properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
     created = row.get("CREATION_TIMESTAMP")
     if created in (None, "") or _is_zero(created):
@@ -98,19 +98,19 @@ def convert(record: Any, place: str) -> list[Event]:
 
 
 def _is_zero(value: Any) -> bool:
-    number = number_of(value)
+    number = parse_number(value)
     return isinstance(number, int | float) and not isinstance(number, bool) and number == 0
 
 
 def _interaction(row: Record, place: str) -> list[Event]:
     ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
-    user, item = needed_text(row, "USER_ID"), needed_text(row, "ITEM_ID")
+    user, item = required_text(row, "USER_ID"), required_text(row, "ITEM_ID")
     name = text_at(row, "EVENT_TYPE") or "click"
-    type_ = _TYPES.get(name.lower().replace(" ", "")) or done_type(slug(name))
+    type_ = _TYPES.get(name.lower().replace(" ", "")) or safe_event_type(slug(name))
     request = text_at(row, "RECOMMENDATION_ID")
     device = next((row[column] for column in _DEVICES if row.get(column)), None)
     context = context_of(device=device, country=row.get("COUNTRY"))
-    own = (
+    consumed = (
         "USER_ID",
         "ITEM_ID",
         "TIMESTAMP",
@@ -120,9 +120,11 @@ def _interaction(row: Record, place: str) -> list[Event]:
         "RECOMMENDATION_ID",
         *_DEVICES,
     )
-    properties = _properties(row, own) or {}
+    properties = _properties(row, consumed) or {}
     if row.get("EVENT_VALUE") not in (None, ""):
-        properties["rating" if type_ == "rating" else "event_value"] = number_of(row["EVENT_VALUE"])
+        properties["rating" if type_ == "rating" else "event_value"] = parse_number(
+            row["EVENT_VALUE"]
+        )
     click = Event(
         event_id=place,
         type=type_,
@@ -135,15 +137,15 @@ def _interaction(row: Record, place: str) -> list[Event]:
     )
     shown = list(
         dict.fromkeys(
-            each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()
+            part.strip() for part in (text_at(row, "IMPRESSION") or "").split("|") if part.strip()
         )
     )
     if not shown:
         return [click]
-    seen = f"{request or place}#impression"
+    impression_id = f"{request or place}#impression"
     return [
         Event(
-            event_id=seen,
+            event_id=impression_id,
             type="impression",
             ts=ts,
             user_id=user,
@@ -156,18 +158,21 @@ def _interaction(row: Record, place: str) -> list[Event]:
 
 
 def _properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
-    return {name.lower(): _value(value) for name, value in kept(row, without).items()} or None
+    return {
+        name.lower(): _value(value) for name, value in nonempty_fields(row, without).items()
+    } or None
 
 
 def _value(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return [part for part in value.split("|") if part] if "|" in value else typed(value)
+    return [part for part in value.split("|") if part] if "|" in value else parse_csv_value(value)
 
 
 def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each row as JSON, column → text, with the number of its last line; a line that is none under
-    `#row`, cut at its commas.
+    """Yield each row as JSON, column → text, with the number of its last line.
+
+    A malformed line is yielded under `#row`, split at its commas.
     """
     number = 0
     try:
@@ -186,24 +191,25 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> bytes | None:
-    """The next row; None at the end, empty for a blank line, cut at its commas where its quote is
-    not closed.
+    """Return the next row: None at the end, empty for a blank line.
+
+    A line whose quote is not closed is split at its commas.
     """
     try:
         row = next_row(reader, lines, len(header))
     except StopIteration:
         return None
     if row is None:
-        return _wrong(lines.of_row[0].rstrip("\r\n").split(","))
+        return _wrong_row(lines.row_lines[0].rstrip("\r\n").split(","))
     if not row:
         return b""
     if len(row) == len(header):
         with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))
-    return _wrong(row)
+    return _wrong_row(row)
 
 
-def _wrong(row: list[str]) -> bytes:
+def _wrong_row(row: list[str]) -> bytes:
     return msgspec.json.encode(
         {
             _WRONG_ROW: [

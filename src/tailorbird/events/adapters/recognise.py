@@ -1,6 +1,4 @@
-"""Which format files are in, by their names and their first records: what `tailorbird import auto`
-and `--guess` ask.
-"""
+"""Recognition of file formats by file names and first records, for `tailorbird import`."""
 
 import csv
 from pathlib import Path
@@ -22,7 +20,7 @@ from tailorbird.events.tables.files import (
     read_records,
 )
 
-_LOOKED_AT = 20
+_RECORDS_MAX = 20
 _HEAD = 4096
 _SUFFIXES = (
     ".csv",
@@ -41,21 +39,20 @@ _METARANK = ("item", "user", "ranking", "interaction")
 
 
 def recognise(files: list[Path]) -> str | None:
-    """The one format that all of the files are in, `mapping` for tables that no adapter knows; None
-    if there is no such one.
+    """Return the format that all of the files share, `mapping` for unknown tables, or None.
 
     Raises:
         InputError: a file cannot be read.
     """
-    found = {_format_of(file) for file in files}
-    return found.pop() if len(found) == 1 else None
+    formats = {_format_of(file) for file in files}
+    return formats.pop() if len(formats) == 1 else None
 
 
 def _format_of(file: Path) -> str | None:
     name = bare_name(file)
     suffix = bare_suffix(file)
     if suffix == ".parquet":
-        return _of_columns(name, _parquet_columns(file))
+        return _format_of_columns(name, _parquet_columns(file))
     if name in movielens.PATTERNS and suffix != ".csv":
         return "movielens"
     if suffix in (".tsv", ".txt", ""):
@@ -65,14 +62,14 @@ def _format_of(file: Path) -> str | None:
         if mind.is_mind(name, first):
             return "mind"
     if suffix in (".csv", ".tsv"):
-        found = _of_columns(name, _csv_columns(file))
+        format_ = _format_of_columns(name, _csv_columns(file))
         return (
-            found if found in ("movielens", "personalize", "instacart") else "mapping"
-        )  # the others are read from JSON and Parquet alone
-    return _of_records(file)
+            format_ if format_ in ("movielens", "personalize", "instacart") else "mapping"
+        )  # Other formats have no CSV form.
+    return _format_of_records(file)
 
 
-def _of_columns(name: str, columns: list[str]) -> str:
+def _format_of_columns(name: str, columns: list[str]) -> str:
     names = set(columns)
     if {"event_name", "event_timestamp", "event_params"} <= names:
         return "ga4"
@@ -87,20 +84,20 @@ def _of_columns(name: str, columns: list[str]) -> str:
     return "mapping"
 
 
-def _of_records(file: Path) -> str | None:
+def _format_of_records(file: Path) -> str | None:
     for number, (_, raw) in enumerate(read_records(file)):
         try:
-            found = _of_record(msgspec.json.decode(raw))
+            format_ = _format_of_record(msgspec.json.decode(raw))
         except (msgspec.MsgspecError, RecursionError):
-            found = None
-        if found is not None:
-            return found
-        if number == _LOOKED_AT:
+            format_ = None
+        if format_ is not None:
+            return format_
+        if number == _RECORDS_MAX:
             return None
     return None
 
 
-def _of_record(record: Any) -> str | None:
+def _format_of_record(record: Any) -> str | None:
     if not isinstance(record, dict):
         return None
     if "specversion" in record and "source" in record:
@@ -135,7 +132,7 @@ def _parquet_columns(file: Path) -> list[str]:
 
 
 def look_in(path: Path) -> list[Path]:
-    """The files at `path` that any format might read.
+    """Return the files at `path` that any format might read.
 
     Raises:
         InputError: there is nothing there.
@@ -144,14 +141,14 @@ def look_in(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
-    found = sorted(file for file in path.rglob("*") if file.is_file() and _might_be_read(file))
-    if not found:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _might_be_read(file))
+    if not files:
         raise InputError(
             "no file in it that any format reads",
             where=str(path),
             fix="name the format: tailorbird import --help",
         )
-    return found
+    return files
 
 
 def _might_be_read(file: Path) -> bool:
@@ -161,12 +158,13 @@ def _might_be_read(file: Path) -> bool:
 
 
 def _is_export(file: Path) -> bool:
-    """Whether a file whose name says nothing is in a format whose files come so; others may lie in
-    a folder of data.
+    """Return whether a file without a telling name is in a format whose exports have none.
+
+    Other files may lie in the same folder.
     """
     try:
         with open_file(file) as stream:
             head = stream.read(_HEAD)
     except DAMAGED:
-        return True  # by its name it was packed: whoever reads it says what is wrong
+        return True  # The reader of the file reports the damage.
     return b"\x00" not in head and _format_of(file) in ("ga4", "segment", "snowplow")

@@ -1,17 +1,18 @@
-"""From one foreign record to events: what the adapters of other systems share. Each has a pure
-function `convert(record, place)`.
+"""Conversion of one foreign record to events: what the adapters of other systems share.
+
+Each adapter has a pure function `convert(record, place)`.
 
     raw JSON ──decode──► record ──convert──► events, one line each
-                            └─ cannot be read ──► {"unread": …}: the record, whole, with the reason and the field
+                            └─ unreadable ──► {"unread": …}: the record, the reason, the field
 
-The contract refuses an `unread` line with the reason that stands in it, so that the quarantine
-tells what the adapter found and where. What a record needs to be read again stands in it too, so
-`tailorbird lake replay` can, once the adapter is mended.
+The contract refuses an `unread` line with the reason in it, so that the quarantine states what the
+adapter found and where. The line holds the complete record, so that `tailorbird lake replay` can
+convert it again once the adapter is fixed.
 
-`place` is where the record stands, `digest of the file:row`. Where the source has no ids, those of
-events are made of the record's content, so that an export that was made anew, compressed or
-appended to says nothing twice; the importer numbers records of a file that are equal. Those of
-profiles are made of the place: what an item is may become again what it was before.
+`place` is the position of the record, `digest of the file:row`. Where the source has no ids, event
+ids are derived from the record's content, so that a repeated, compressed or extended export creates
+no duplicates. The importer numbers equal records of a file. Profile ids are derived from the place,
+since an item may return to an earlier state.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +40,7 @@ _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 class UnreadableError(Exception):
-    """A record, or a field of it, is not as its format has it."""
+    """A record, or a field of it, that does not match its format."""
 
     def __init__(self, code: str, path: str, message: str) -> None:
         self.code, self.path, self.message = code, path, message
@@ -47,8 +48,9 @@ class UnreadableError(Exception):
 
 
 class LeftOutError(Exception):
-    """A record of a kind that says nothing about people and items, such as a ping. It is counted,
-    not kept.
+    """A record of a kind that says nothing about users and items, such as a ping.
+
+    It is counted, not kept.
     """
 
     def __init__(self, kind: str) -> None:
@@ -65,7 +67,7 @@ def lines_of(
     *,
     by_content: bool = False,
 ) -> list[bytes]:
-    """The lines that a record's JSON becomes; never raises for what stands in it.
+    """Convert the JSON of a record to event lines; never raises for what it contains.
 
     Args:
         left_out: kind of record → how many were left out; counted on.
@@ -86,11 +88,11 @@ def lines_of(
             )
         ]
     try:
-        made_of = row_id(format_, _canonical(record)) if by_content else place
-        events = convert(record, made_of)
+        content_id = row_id(format_, _canonical(record)) if by_content else place
+        events = convert(record, content_id)
         if by_content:
             events = [
-                _of_place(event, made_of, place) if event.type in PROFILE_TYPES else event
+                _with_place_id(event, content_id, place) if event.type in PROFILE_TYPES else event
                 for event in events
             ]
         return [encode_event(event) for event in events]
@@ -115,25 +117,27 @@ def lines_of(
         ]
 
 
-def _of_place(event: Event, made_of: str, place: str) -> Event:
-    if not event.event_id.startswith(made_of):
+def _with_place_id(event: Event, content_id: str, place: str) -> Event:
+    if not event.event_id.startswith(content_id):
         return event
-    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(made_of))
+    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(content_id))
 
 
-def batches_of(
+def record_batches(
     format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert
 ) -> Iterator[Batch]:
-    """Batches from the numbered records of one file."""
+    """Yield batches from the numbered records of one file."""
     lines: list[bytes] = []
     numbers: list[int] = []
     left_out: dict[str, int] = {}
     size = 0
     for number, raw in rows:
-        made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True)
-        lines += made
-        numbers += [number] * len(made)
-        size += sum(map(len, made))
+        record_lines = lines_of(
+            format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True
+        )
+        lines += record_lines
+        numbers += [number] * len(record_lines)
+        size += sum(map(len, record_lines))
         if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield Batch(file, lines, numbers, left_out)
             lines, numbers, left_out, size = [], [], {}, 0
@@ -141,8 +145,8 @@ def batches_of(
         yield Batch(file, lines, numbers, left_out)
 
 
-def of_validation(error: msgspec.ValidationError, below: str = "$") -> UnreadableError:
-    """What msgspec found wrong with a record, with its path below `below`."""
+def from_validation_error(error: msgspec.ValidationError, below: str = "$") -> UnreadableError:
+    """Convert a validation error of msgspec, with its path below `below`."""
     text, _, path = str(error).partition(" - at `")
     path = below + path.rstrip("`").removeprefix("$")
     name = text.rpartition("`")[0].rpartition("`")[2]
@@ -158,8 +162,9 @@ def of_validation(error: msgspec.ValidationError, below: str = "$") -> Unreadabl
 def unread_row(
     format_: str, place: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW
 ) -> bytes:
-    """The line of a row of a table that cannot be read: for a code, a path and a sentence, since it
-    is none unless told otherwise.
+    """Return the line for a table row that cannot be read.
+
+    `reason` is a code, a path and a sentence.
     """
     return _unread(format_, place, UnreadableError(*reason), record)
 
@@ -171,8 +176,9 @@ def unread_rows(
     done: int,
     reason: tuple[str, str, str] = WRONG_ROW,
 ) -> Iterator[tuple[int, bytes]]:
-    """Number and line of each row that was set aside while a table was read, behind the `done` rows
-    that could be.
+    """Yield the number and line of each row set aside while a table was read.
+
+    They are numbered after the rows that could be read.
     """
     for number, row in enumerate(rows, done + 1):
         yield number, unread_row(format_, f"{digest}:{number}", row, reason)

@@ -2,23 +2,27 @@
 destination sends them.
 
     identify   → identify (where both ids are given) and, with traits, a user profile
-    alias      → identify: a visitor who was previousId is userId from then on; and, unless previousId is the message's own
-                 anonymousId, a merge too: a user who was previousId is userId from then on
+    alias      → identify: the visitor previousId is userId from then on; unless previousId is the
+                 message's own anonymousId also a merge: the user previousId is userId
     page, screen → view, without an item
-    track      → by the v2 e-commerce spec (and the names of v1): Products Searched → search; Product List Viewed and Filtered →
-                 impression; Product Clicked → click; Product Viewed → view; Product Added → cart; Order Completed → a purchase
-                 a product; Product Added to Wishlist → like; Product Shared → share; Product Reviewed → rating.
-                 Any other name is a type of the site's own: `Video Played` is `video_played`, to be declared in `[events] types`.
+    track      → by the e-commerce spec, v2 or v1:
+                 Products Searched → search; Product List Viewed and Filtered → impression;
+                 Product Clicked → click; Product Viewed → view; Product Added → cart;
+                 Order Completed → a purchase per product; Product Added to Wishlist → like;
+                 Product Shared → share; Product Reviewed → rating.
+                 Any other name is a custom type: `Video Played` becomes `video_played`, to be
+                 declared in `[events] types`.
     group      → left out
-    batch      → the messages in it, as Segment's HTTP API takes them, each with the `context` and `sentAt` of the batch
+    batch      → its messages, as in Segment's HTTP API, each with the batch's `context` and
+                 `sentAt`
 
-`timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it
-`originalTimestamp` and `sentAt` are. A `request_id` among the properties joins the event to the
-answer that it follows.
+`timestamp` is used unchanged, since Segment has corrected it by the client's clock. Without it,
+`originalTimestamp` and `sentAt` are used. A `request_id` among the properties joins the event to
+its answer.
 
-In an archive `receivedAt` says when traits came in, before which nobody knew them
-(`convert_stored`); what a client posts may not say so (`convert`). What was done keeps its time
-alone, as in any file: a history that was loaded into Segment later is none that came late.
+In an archive `receivedAt` is when traits arrived and became known (`convert_stored`). A posted
+message may not state it (`convert`). Actions keep only their event time, as in any file: a history
+that was loaded into Segment later does not count as late.
 
 Source: Segment's documentation, "Spec: Common Fields", "Spec: Track", "Spec: Identify", "Spec: V2
 Ecommerce Events".
@@ -34,17 +38,17 @@ from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
-    done_type,
-    kept,
-    needed_text,
+    nonempty_fields,
     record_at,
     records_at,
+    required_text,
+    safe_event_type,
     slug,
     text_at,
     time_of_text,
 )
-from tailorbird.events.adapters.products import product_events, with_numbers
-from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
+from tailorbird.events.adapters.products import parse_numeric_properties, product_events
+from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, record_batches
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.plan import MERGED_INTO
 from tailorbird.events.tables.files import NO_SUFFIX, read_records
@@ -77,38 +81,45 @@ _TYPES = {
     "product_reviewed": "rating",
 }
 _IDS = ("product_id", "productId", "sku", "id")
-_JOINING = ("request_id", "session_id")
+_ENVELOPE_PROPERTIES = ("request_id", "session_id")
 
 
 def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert_stored)
+        yield from record_batches(FORMAT, str(file), read_records(file), digest, convert_stored)
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """One message, or a batch of them; of a batch all or, where one cannot be read, none."""
+    """Convert one message, or a batch of them.
+
+    If one message of a batch cannot be read, none is converted.
+    """
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for each in messages_of(message) for event in convert(each, place)]
-    return _converted(message)
+        return [event for inner in messages_of(message) for event in convert(inner, place)]
+    return _convert_message(message)
 
 
 def convert_stored(record: Any, place: str) -> list[Event]:
-    """The same of a message, or a batch, of an archive: traits say when Segment received them."""
+    """Convert a message, or a batch, of an archive: traits carry the time Segment received them."""
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        return [event for each in messages_of(message) for event in convert_stored(each, place)]
-    found, received = _converted(message), message.get("receivedAt")
-    if received in (None, "") or not any(event.type == "user" for event in found):
-        return found
+        return [event for inner in messages_of(message) for event in convert_stored(inner, place)]
+    events, received = _convert_message(message), message.get("receivedAt")
+    if received in (None, "") or not any(event.type == "user" for event in events):
+        return events
     received_at = time_of_text(received, "$.receivedAt")
-    return [_received(event, received_at) if event.type == "user" else event for event in found]
+    return [
+        _with_received_at(event, received_at) if event.type == "user" else event for event in events
+    ]
 
 
-def _received(profile: Event, received_at: int) -> Event:
-    """By a corrected `timestamp` a message was sent when it was received, and never before it was
-    made; else `sentAt` corrects it now.
+def _with_received_at(profile: Event, received_at: int) -> Event:
+    """Add the arrival time to a profile.
+
+    A message with a corrected `timestamp` was sent when it was received, and never before it was
+    made. Otherwise `sentAt` corrects it now.
     """
     if isinstance(profile.ts, int) and profile.sent_at is None:
         received_at = max(received_at, profile.ts)
@@ -117,18 +128,23 @@ def _received(profile: Event, received_at: int) -> Event:
     )
 
 
-def _converted(message: Record) -> list[Event]:
-    kind = needed_text(message, "type")
+def _convert_message(message: Record) -> list[Event]:
+    kind = required_text(message, "type")
     if kind == "track":
         return _track(message)
     if kind in ("page", "screen"):
         properties = record_at(message, "properties")
-        name = kept({"name": message.get("name"), "category": message.get("category")})
+        name = nonempty_fields({"name": message.get("name"), "category": message.get("category")})
         return [
             _event(
                 message,
                 "view",
-                {**kept(properties, ("url", "referrer", "path", *_JOINING)), **name},
+                {
+                    **nonempty_fields(
+                        properties, ("url", "referrer", "path", *_ENVELOPE_PROPERTIES)
+                    ),
+                    **name,
+                },
             )
         ]
     if kind == "identify":
@@ -145,41 +161,47 @@ def _converted(message: Record) -> list[Event]:
 
 
 def messages_of(batch: Record) -> list[Any]:
-    """The messages of a batch, each with what the batch says of all: when it was sent, and a
-    context that is merged with the message's.
-    """
+    """Return the messages of a batch, each with the batch's `sentAt` and merged context."""
     shared = {name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None}
     return [
-        _with_shared(each, shared) if isinstance(each, dict) else each for each in batch["batch"]
+        _with_shared(inner, shared) if isinstance(inner, dict) else inner
+        for inner in batch["batch"]
     ]
 
 
 def _with_shared(message: Record, shared: Record) -> Record:
     merged = {**shared, **message}
     contexts = [
-        each["context"] for each in (shared, message) if isinstance(each.get("context"), dict)
+        part["context"] for part in (shared, message) if isinstance(part.get("context"), dict)
     ]
     return {**merged, "context": {**contexts[0], **contexts[1]}} if len(contexts) > 1 else merged
 
 
 def _track(message: Record) -> list[Event]:
-    name = slug(needed_text(message, "event"))
-    type_ = _TYPES.get(name) or done_type(name)
+    name = slug(required_text(message, "event"))
+    type_ = _TYPES.get(name) or safe_event_type(name)
     properties = record_at(message, "properties")
     if type_ == "search" and not isinstance(properties.get("query", ""), str):
         properties = {**properties, "query": msgspec.json.encode(properties["query"]).decode()}
     products = records_at(properties, "products", "$.properties")
     if products:
-        shared = kept(properties, ("products", *_JOINING))
+        shared = nonempty_fields(properties, ("products", *_ENVELOPE_PROPERTIES))
         return product_events(
             _event(message, type_, shared), products, _IDS, "$.properties.products"
         )
     if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
         return product_events(
-            _event(message, type_, {}), [kept(properties, _JOINING)], _IDS, "$.properties"
+            _event(message, type_, {}),
+            [nonempty_fields(properties, _ENVELOPE_PROPERTIES)],
+            _IDS,
+            "$.properties",
         )
     return product_events(
-        _event(message, type_, with_numbers(kept(properties, _JOINING))),
+        _event(
+            message,
+            type_,
+            parse_numeric_properties(nonempty_fields(properties, _ENVELOPE_PROPERTIES)),
+        ),
         [],
         _IDS,
         "$.properties.product_id",
@@ -188,8 +210,8 @@ def _track(message: Record) -> list[Event]:
 
 def _identify(message: Record) -> list[Event]:
     base = _event(message, "identify", {})
-    traits = kept(record_at(message, "traits"))
-    made = [base] if base.user_id is not None and base.anonymous_id is not None else []
+    traits = nonempty_fields(record_at(message, "traits"))
+    events = [base] if base.user_id is not None and base.anonymous_id is not None else []
     if traits and base.user_id is not None:
         profile = Event(
             event_id=f"{base.event_id}#traits",
@@ -199,19 +221,21 @@ def _identify(message: Record) -> list[Event]:
             user_id=base.user_id,
             properties=traits,
         )
-        made.append(profile)
-    if not made:
+        events.append(profile)
+    if not events:
         raise LeftOutError(
             "identify without userId" if base.user_id is None else "identify without traits"
         )
-    return made
+    return events
 
 
 def _alias(message: Record) -> list[Event]:
-    """Segment does not say whether `previousId` is a visitor's or a user's, unless it is that of
-    the message's own visitor.
+    """Convert an alias to `identify`, and to a merge unless it names the message's own visitor.
+
+    Convert an alias to `identify`, and to a merge unless it names the message's own visitor. ||
+    Segment does not say whether `previousId` is a visitor's or a user's.
     """
-    previous, user_id = needed_text(message, "previousId"), needed_text(message, "userId")
+    previous, user_id = required_text(message, "previousId"), required_text(message, "userId")
     base = msgspec.structs.replace(
         _event(message, "identify", {}), anonymous_id=previous, user_id=user_id
     )
@@ -229,13 +253,13 @@ def _alias(message: Record) -> list[Event]:
 
 
 def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
-    given = record_at(message, "properties")
+    stated_properties = record_at(message, "properties")
     ts = message.get("timestamp")
     sent_at = None
     if ts in (None, ""):
         ts, sent_at = message.get("originalTimestamp"), message.get("sentAt")
     return Event(
-        event_id=needed_text(message, "messageId"),
+        event_id=required_text(message, "messageId"),
         type=type_,
         ts=None if ts in (None, "") else time_of_text(ts, "$.timestamp"),
         sent_at=None
@@ -243,10 +267,10 @@ def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
         else time_of_text(sent_at, "$.sentAt"),
         user_id=text_at(message, "userId"),
         anonymous_id=text_at(message, "anonymousId"),
-        session_id=text_at(given, "session_id", "$.properties")
+        session_id=text_at(stated_properties, "session_id", "$.properties")
         or text_at(record_at(message, "context"), "sessionId", "$.context"),
-        request_id=text_at(given, "request_id", "$.properties"),
-        context=_context(message, given),
+        request_id=text_at(stated_properties, "request_id", "$.properties"),
+        context=_context(message, stated_properties),
         properties=properties or None,
     )
 

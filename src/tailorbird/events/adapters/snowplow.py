@@ -1,18 +1,23 @@
 """Snowplow: enriched events, the tab-separated lines of 131 fields that its pipeline writes.
 
-    atomic events       page_view → view, without an item;  transaction_item → purchase of `ti_sku`;  struct → a type of the site's own,
-                        called as `se_action`;  page_ping and transaction (its items come by themselves) are left out
-    self-describing     com.snowplowanalytics.snowplow.ecommerce/snowplow_ecommerce_action 1-0-*: product_view → view, list_view →
-                        impression, list_click → click, add_to_cart → cart, transaction → a purchase a product; others keep their name
-                        com.snowplowanalytics.snowplow/add_to_cart 1-0-* → cart, site_search 1-0-* → search
-                        com.snowplowanalytics.mobile/screen_view 1-0-*, and that of …snowplow → view, without an item
-                        link_click, *_form, application_*, screen_end, … (`LEFT_OUT`) are left out
-                        any other → a type of the site's own, called as its schema, with its data as properties
-    entities (contexts) com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
+    atomic events
+        page_view → view, without an item; transaction_item → purchase of `ti_sku`
+        struct → a custom type named by `se_action`
+        page_ping and transaction (its items are events of their own) are left out
+    self-describing events
+        com.snowplowanalytics.snowplow.ecommerce/snowplow_ecommerce_action 1-0-*:
+            product_view → view, list_view → impression, list_click → click, add_to_cart → cart,
+            transaction → a purchase per product; others keep their name
+        com.snowplowanalytics.snowplow/add_to_cart 1-0-* → cart, site_search 1-0-* → search
+        com.snowplowanalytics.mobile/screen_view 1-0-*, and …snowplow/screen_view → view, no item
+        link_click, *_form, application_*, screen_end, … (`LEFT_OUT`) are left out
+        any other → a custom type named by its schema, with its data as properties
+    entities (contexts)
+        com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
 
 The time is `derived_tstamp`, which Snowplow has corrected by the client's clock, else
-`collector_tstamp`; the person `user_id`, else the entity `user`; the visitor `domain_userid`, else
-`network_userid`. A type of the site's own must stand in `[events] types`.
+`collector_tstamp`. The user is `user_id`, else the entity `user`; the visitor is `domain_userid`,
+else `network_userid`. Custom types must be declared in `[events] types`.
 
 Source: Snowplow's documentation, "Understanding the enriched TSV format", "Ecommerce events", Iglu
 Central's schemas; the order of the fields is that of its analytics SDKs.
@@ -28,29 +33,25 @@ from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
-    done_type,
-    kept,
-    number_of,
+    nonempty_fields,
+    parse_number,
     record_at,
+    safe_event_type,
     slug,
     text_at,
     time_of_text,
 )
-from tailorbird.events.adapters.products import product_events, with_numbers
-from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
+from tailorbird.events.adapters.products import parse_numeric_properties, product_events
+from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, record_batches
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import NO_SUFFIX, read_lines
 
 FORMAT = "snowplow"
-PATTERNS = (
-    "*.tsv",
-    "*.txt",
-    NO_SUFFIX,
-)  # without one: what its S3 loader writes, date-time-first-last.gz
+PATTERNS = ("*.tsv", "*.txt", NO_SUFFIX)  # S3 loader output has no suffix: date-time-first-last.gz
 
 FIELDS = 131
-# Where the fields stand that are read here, from 0.
-_AT = {
+# Positions of the fields that are read here, from 0.
+_FIELD_POSITIONS = {
     "app_id": 0,
     "collector_tstamp": 3,
     "event": 5,
@@ -115,12 +116,13 @@ _CORE = "com.snowplowanalytics.snowplow"
 def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), _rows(file), digest, convert)
+        yield from record_batches(FORMAT, str(file), _rows(file), digest, convert)
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """One line, as name → text of the fields that are read here; a line of another shape comes as
-    text.
+    """Convert one line, as name → text of the fields read here.
+
+    A line of another width arrives as text.
     """
     if isinstance(record, str):
         raise UnreadableError(
@@ -132,7 +134,7 @@ def convert(record: Any, place: str) -> list[Event]:
     fields = as_record(record)
     kind = text_at(fields, "event")
     if kind == "page_view":
-        return [_event(fields, place, "view", kept({"title": fields.get("page_title")}))]
+        return [_event(fields, place, "view", nonempty_fields({"title": fields.get("page_title")}))]
     if kind == "page_ping" or kind == "transaction":
         raise LeftOutError(kind)
     if kind == "transaction_item":
@@ -140,14 +142,20 @@ def convert(record: Any, place: str) -> list[Event]:
             name: fields.get(f"ti_{name}")
             for name in ("sku", "name", "category", "price", "quantity")
         }
-        base = _event(fields, place, "purchase", kept({"order_id": fields.get("ti_orderid")}))
-        return product_events(base, [kept(product)], ("sku",), "$.ti_sku")
+        base = _event(
+            fields, place, "purchase", nonempty_fields({"order_id": fields.get("ti_orderid")})
+        )
+        return product_events(base, [nonempty_fields(product)], ("sku",), "$.ti_sku")
     if kind == "struct":
         names = ("se_category", "se_label", "se_property")
-        value = number_of(fields.get("se_value"))
-        properties = kept({**{name[3:]: fields.get(name) for name in names}, "value": value})
+        value = parse_number(fields.get("se_value"))
+        properties = nonempty_fields(
+            {**{name[3:]: fields.get(name) for name in names}, "value": value}
+        )
         return [
-            _event(fields, place, done_type(slug(text_at(fields, "se_action") or "")), properties)
+            _event(
+                fields, place, safe_event_type(slug(text_at(fields, "se_action") or "")), properties
+            )
         ]
     if kind == "unstruct":
         return _self_describing(fields, place)
@@ -170,31 +178,46 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
     if (vendor, name) == (_CORE, "site_search"):
         terms = data.get("terms")
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
-        return [_event(fields, place, "search", {**kept(data, ("terms",)), "query": query})]
+        return [
+            _event(fields, place, "search", {**nonempty_fields(data, ("terms",)), "query": query})
+        ]
     if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
         return [
             _event(
                 fields,
                 place,
                 "view",
-                {**kept(data, ("name",)), **kept({"title": data.get("name")})},
+                {
+                    **nonempty_fields(data, ("name",)),
+                    **nonempty_fields({"title": data.get("name")}),
+                },
             )
         ]
     if (vendor, name) in ((_CORE, "add_to_cart"), (_CORE, "remove_from_cart")):
-        product = {**kept(data, ("unitPrice",)), **kept({"price": data.get("unitPrice")})}
+        product = {
+            **nonempty_fields(data, ("unitPrice",)),
+            **nonempty_fields({"price": data.get("unitPrice")}),
+        }
         return product_events(
             _event(fields, place, "cart" if name == "add_to_cart" else name, {}),
             [product],
             ("sku",),
             "$.unstruct_event.data.data",
         )
-    return [_event(fields, place, done_type(slug(name)), with_numbers(kept(data)))]
+    return [
+        _event(
+            fields,
+            place,
+            safe_event_type(slug(name)),
+            parse_numeric_properties(nonempty_fields(data)),
+        )
+    ]
 
 
 def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
     action = text_at(data, "type", "$.unstruct_event.data.data") or ""
-    type_ = _ACTIONS.get(action) or done_type(slug(action))
-    properties = kept({"list": data.get("name")})
+    type_ = _ACTIONS.get(action) or safe_event_type(slug(action))
+    properties = nonempty_fields({"list": data.get("name")})
     products: list[Record] = []
     for name, entity in _entities(fields):
         if name == "product":
@@ -203,7 +226,7 @@ def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
             properties.update(
                 {
                     key: value
-                    for key, value in kept(entity).items()
+                    for key, value in nonempty_fields(entity).items()
                     if key in ("transaction_id", "revenue", "discount_code")
                 }
             )
@@ -241,23 +264,23 @@ def _event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -
 
 
 def _entities(fields: Record) -> list[tuple[str, Record]]:
-    """Name and data of each of the e-commerce entities that the event came with."""
+    """Return name and data of each e-commerce entity of the event."""
     if not fields.get("contexts"):
         return []
     listed = _json(fields, "contexts").get("data")
     if not isinstance(listed, list):
         raise UnreadableError("wrong_type", "$.contexts.data", "expected a list of entities")
-    found = []
+    entities = []
     for index, entity in enumerate(listed):
         path = f"$.contexts.data[{index}]"
         vendor, name = _schema(as_record(entity, path), path)
         if vendor == _ECOMMERCE:
-            found.append((name, record_at(entity, "data", path)))
-    return found
+            entities.append((name, record_at(entity, "data", path)))
+    return entities
 
 
 def _schema(described: Record, path: str) -> tuple[str, str]:
-    """Vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
+    """Return vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
     parts = (text_at(described, "schema", path) or "").removeprefix("iglu:").split("/")
     if len(parts) != 4:
         raise UnreadableError(
@@ -279,7 +302,9 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
         values = line.split(b"\t")
         try:
             if len(values) == FIELDS:
-                record: Any = {name: values[at].decode() for name, at in _AT.items() if values[at]}
+                record: Any = {
+                    name: values[at].decode() for name, at in _FIELD_POSITIONS.items() if values[at]
+                }
             else:
                 record = line.decode()
         except UnicodeDecodeError:

@@ -1,6 +1,4 @@
-"""Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…`
-takes.
-"""
+"""Conversion of bodies that other systems post, for `POST /v1/events?format=…`."""
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -21,34 +19,35 @@ WEBHOOKS: dict[str, Convert] = {
     "metarank": metarank.convert,
 }
 _COPIES_BYTES_MAX = 1 << 22
-_GROWTH_MAX = 4  # times what came in, and that
+_GROWTH_MAX = 4  # times the body's size, plus the constant above
 
 
-class _Opened(msgspec.Struct):
-    """A batch as far as its messages can be counted, none of which is decoded."""
+class _BatchEnvelope(msgspec.Struct):
+    """A batch whose messages can be counted without decoding them."""
 
     batch: list[msgspec.Raw]
     messageId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_opened = msgspec.json.Decoder(_Opened).decode
+_decode_batch = msgspec.json.Decoder(_BatchEnvelope).decode
 
 
 def lines_of_body(
     format_: str,
     body: bytes,
     headers: Mapping[str, str] | None = None,
-    counted: Callable[[int], None] = lambda _: None,
+    on_row_count: Callable[[int], None] = lambda _: None,
 ) -> list[bytes]:
-    """The events of a body, one a line; what cannot be read stands there as such, to be refused
-    with its reason.
+    """Convert a posted body to event lines.
 
-    A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes
-    are `headers` are taken. The same body gives the same ids.
+    Unreadable records stay, to be refused with a reason.
+
+    A body is a list, one record per line, a single record, Segment's `{"batch": [...]}`, or a
+    CloudEvent with attributes in `headers`. The same body gives the same ids.
 
     Args:
-        counted: told how many rows the body has, before anything is made of them, and again where
-            one of them becomes several; raises what says that they are too many.
+        on_row_count: called with the number of rows before any is converted, and again where one of
+            them becomes several; raises if there are too many.
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
     """
@@ -59,48 +58,49 @@ def lines_of_body(
             fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events",
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
-        body = cloudevents.in_envelope(headers, body)
-    place, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
+        body = cloudevents.to_structured_mode(headers, body)
+    digest, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
     size = 0
 
     def convert(record: Any, place: str) -> list[Event]:
         events = WEBHOOKS[format_](record, place)
         if len(events) > 1:
-            counted(len(lines) + len(events))
+            on_row_count(len(lines) + len(events))
             _require_room(events, bytes_max - size)
         return events
 
-    for row, raw in enumerate(_records(format_, body, counted)):
-        made = lines_of(format_, raw, f"{place}:{row}", convert, {})
-        size += sum(map(len, made))
-        lines += made
+    for row, raw in enumerate(_records(format_, body, on_row_count)):
+        record_lines = lines_of(format_, raw, f"{digest}:{row}", convert, {})
+        size += sum(map(len, record_lines))
+        lines += record_lines
     return lines
 
 
-def _require_room(events: list[Event], left: int) -> None:
-    """Raise UsageError where events of one record take more than is left, before all of them are
-    written.
+def _require_room(events: list[Event], bytes_left: int) -> None:
+    """Raise UsageError if the events of one record take more bytes than are left.
+
+    This is checked before all of them are encoded.
     """
     for event in events:
-        left -= len(encode_event(event))
-        if left < 0:
-            what = (
+        bytes_left -= len(encode_event(event))
+        if bytes_left < 0:
+            message = (
                 f"what its records say of each of their events, such as {len(events):,} of "
                 "one, takes too many bytes"
             )
-            raise UsageError(what, where="format", fix="send fewer at once")
+            raise UsageError(message, where="format", fix="send fewer at once")
 
 
-def _records(format_: str, body: bytes, counted: Callable[[int], None]) -> list[bytes]:
-    counted(count_records(body))
+def _records(format_: str, body: bytes, on_row_count: Callable[[int], None]) -> list[bytes]:
+    on_row_count(count_records(body))
     records = split_records(body)
     if format_ == "segment" and len(records) == 1:
         try:
-            opened = _opened(records[0])
-            if opened.messageId is not msgspec.UNSET:
+            envelope = _decode_batch(records[0])
+            if envelope.messageId is not msgspec.UNSET:
                 return records
-            counted(len(opened.batch))
+            on_row_count(len(envelope.batch))
             return _messages(msgspec.json.decode(records[0]))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return records
@@ -111,14 +111,14 @@ def _messages(batch: Record) -> list[bytes]:
     copies = len(batch["batch"]) * len(
         msgspec.json.encode([batch.get("context"), batch.get("sentAt")])
     )
-    if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
-        what = (
+    if copies > _COPIES_BYTES_MAX:  # Limits the expansion of a small body.
+        message = (
             f"what it says of all, written to each of its {len(batch['batch']):,} messages, "
             f"takes {copies:,} bytes"
         )
         raise UsageError(
-            what,
+            message,
             where="batch",
             fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}",
         )
-    return [msgspec.json.encode(each) for each in segment.messages_of(batch)]
+    return [msgspec.json.encode(message) for message in segment.messages_of(batch)]

@@ -1,4 +1,4 @@
-"""A mapping proposed from files: what each column is, by its name and its values, and why.
+"""A mapping proposed from files: the role of each column, by its name and values, and why.
 
 file ──look──► form, rows from all over ──kind, names, attributes──► sources ──text──► mapping.toml
 ──trial──► what the contract says

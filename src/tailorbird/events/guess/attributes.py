@@ -1,37 +1,35 @@
-"""Which columns of a table of events say what an item or a user is: those that are the same in all
-of its rows.
-"""
+"""Detection of item and user attributes: columns that are constant over all rows of their owner."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.guess.names import ATTRIBUTES, called
+from tailorbird.events.guess.names import ATTRIBUTES, has_usual_name
 
-_SAME = 0.99  # share of the items or users whose rows must agree
-_SAME_TITLE = (
-    0.8  # of what an item is called, which shops write anew now and then: the last one stands
-)
-_ENOUGH = 5  # items or users with several rows, below which nothing can be said
+_SAME = 0.99  # share of owners whose rows must agree
+_SAME_TITLE = 0.8  # for titles, which shops rewrite now and then; the last one counts
+_ENOUGH = 5  # minimum number of owners with several rows
 
 
-def attributes_of(
+def find_attributes(
     sample: pa.RecordBatch, roles: dict[str, str], names: list[str]
 ) -> dict[str, str]:
-    """Return of each of the columns that is an attribute whether of `items` or of `users`.
+    """Return the owner, `items` or `users`, of each column that is an attribute.
 
     Args:
         sample: rows from all over a file of events.
         roles: role → column.
         names: columns without a role.
     """
-    found: dict[str, str] = {}
+    attributes: dict[str, str] = {}
     for kind, role in (("items", "item_id"), ("users", "user_id")):
         if role in roles:
-            left = [name for name in names if name not in found and _varies(sample.column(name))]
-            found |= dict.fromkeys(
-                _same_within(sample, roles[role], left, titles=kind == "items"), kind
+            candidates = [
+                name for name in names if name not in attributes and _varies(sample.column(name))
+            ]
+            attributes |= dict.fromkeys(
+                _same_within(sample, roles[role], candidates, titles=kind == "items"), kind
             )
-    return found
+    return attributes
 
 
 def _varies(column: pa.Array) -> bool:
@@ -41,9 +39,7 @@ def _varies(column: pa.Array) -> bool:
 def _same_within(
     sample: pa.RecordBatch, owner: str, names: list[str], *, titles: bool
 ) -> list[str]:
-    """Return the columns whose values are the same within all rows of an owner, empty ones left
-    aside.
-    """
+    """Return the columns that are constant within all rows of an owner, empty values aside."""
     if not names:
         return []
     columns = {name: _comparable(sample.column(name)) for name in names}
@@ -67,11 +63,11 @@ def _same_within(
         name: pc.mean(pc.less_equal(several[f"{number}_count_distinct"], 1)).as_py()
         for number, name in enumerate(names)
     }
-    least = {
-        name: _SAME_TITLE if titles and called(name, ATTRIBUTES["title"]) else _SAME
+    share_min = {
+        name: _SAME_TITLE if titles and has_usual_name(name, ATTRIBUTES["title"]) else _SAME
         for name in names
     }
-    return [name for name, share in shares.items() if share >= least[name]]
+    return [name for name, share in shares.items() if share >= share_min[name]]
 
 
 def _comparable(column: pa.Array) -> pa.Array:

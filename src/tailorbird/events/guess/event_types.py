@@ -1,6 +1,4 @@
-"""Which event types a file holds: by its column of types, or by its name and columns where it has
-none.
-"""
+"""Event types of a file, by its type column, or by its name and columns."""
 
 import re
 from collections import Counter
@@ -8,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tailorbird.events.guess.names import PROPERTIES, named
-from tailorbird.events.guess.quoting import quoted
+from tailorbird.events.guess.names import PROPERTIES, find_usual_columns
+from tailorbird.events.guess.quoting import toml_string
 
 _TYPE_VALUES = {
     "addtocart": "cart",
@@ -44,25 +42,25 @@ _CUSTOMERS = (
     "kunden_id",
     "kundennummer",
     "customer_email",
-)  # who is called so has bought
+)  # customers have bought something
 _RATING_MAX = 100
 
 
 def types_of(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[str, int]:
-    """Event types, most frequent first, as the mapping will call them."""
+    """Count the event types, most frequent first, as the mapping will name them."""
     if "type" not in roles:
         return {_one_type(sample, roles, stem): sample.num_rows}
-    found = Counter(
+    counts = Counter(
         str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None
     )
     renamed: Counter[str] = Counter()
-    for value, count in found.items():
+    for value, count in counts.items():
         renamed[_TYPE_VALUES.get(value.lower(), value)] += count
     return dict(renamed.most_common())
 
 
 def values_of(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
-    """What the column of types holds, as it is written → the event type."""
+    """Return the values of the type column, as written → event type."""
     if "type" not in roles:
         return {}
     seen = [
@@ -78,15 +76,15 @@ def type_reason(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str
     if "type" in roles:
         renamed = [value for value in values_of(sample, roles) if value.lower() in _TYPE_VALUES]
         return f"{', '.join(renamed)} under our own names" if renamed else "the names of the file"
-    what = _one_type(sample, roles, stem)
-    if what == "purchase":
+    type_ = _one_type(sample, roles, stem)
+    if type_ == "purchase":
         return (
             "there is an order, a quantity or a customer with a price, or the file's name says so"
         )
     return {
         "rating": "there are ratings",
         "click": "no column says what was done; change it if it was something else",
-    }.get(what, "the name of the file")
+    }.get(type_, "the name of the file")
 
 
 def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
@@ -98,15 +96,15 @@ def type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
         if value is not None
     ]
     values = ", ".join(
-        f'{quoted(value)} = "{_TYPE_VALUES[value.lower()]}"'
+        f'{toml_string(value)} = "{_TYPE_VALUES[value.lower()]}"'
         for value in seen
         if value.lower() in _TYPE_VALUES
     )
-    return f"type = {{ column = {quoted(roles['type'])}, values = {{ {values} }} }}"
+    return f"type = {{ column = {toml_string(roles['type'])}, values = {{ {values} }} }}"
 
 
 def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
-    """The type of all rows of a file that has no column of types."""
+    """Return the event type of all rows of a file without a type column."""
     names = {name.lower() for name in sample.schema.names}
     if "item_id" not in roles:
         return stem
@@ -114,25 +112,26 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
         name.lower() == "score" and are_ratings(sample.column(name)) for name in sample.schema.names
     ):
         return "rating"
-    bought = names & {"basket_id", "invoice", "order_id", "sales_value"} or named(
+    is_purchase = names & {"basket_id", "invoice", "order_id", "sales_value"} or find_usual_columns(
         sample.schema.names, PROPERTIES["quantity"]
     )
-    bought = bought or (
-        named(sample.schema.names, _CUSTOMERS) and named(sample.schema.names, PROPERTIES["price"])
+    is_purchase = is_purchase or (
+        find_usual_columns(sample.schema.names, _CUSTOMERS)
+        and find_usual_columns(sample.schema.names, PROPERTIES["price"])
     )
-    return "purchase" if bought or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
+    return "purchase" if is_purchase or _PURCHASES & set(re.split(r"[^a-z]+", stem)) else "click"
 
 
 def are_ratings(column: pa.Array) -> bool:
-    """Whether scores are what people give, in whole or half points, and not what a program
-    computed.
-    """
-    known = column.drop_null()
-    if not (pa.types.is_integer(known.type) or pa.types.is_floating(known.type)) or not len(known):
+    """Return whether scores look given by users, in whole or half points, rather than computed."""
+    scores = column.drop_null()
+    if not (pa.types.is_integer(scores.type) or pa.types.is_floating(scores.type)) or not len(
+        scores
+    ):
         return False
     return all(
         0 <= value <= _RATING_MAX and value * 2 == int(value * 2)
-        for value in known.unique().to_pylist()
+        for value in scores.unique().to_pylist()
     )
 
 

@@ -1,8 +1,9 @@
-"""Tables that belong together: lines of orders whose time and customer stand with the order, and
-names that stand in a list of their own.
+"""Detection of joins: order lines whose time and customer are in the order, and lookup tables.
 
-order_items(order_id, product_id, price)  +  orders(order_id, customer_id, created_at)     by order_id
-products(product_id, department_id)       +  departments(department_id, department)        by department_id
+order_items(order_id, product_id, price) + orders(order_id, customer_id, created_at)
+    by order_id
+products(product_id, department_id) + departments(department_id, department)
+    by department_id
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tailorbird.events.guess.kind import is_unique
-from tailorbird.events.guess.look import Look
+from tailorbird.events.guess.look import Inspection
 from tailorbird.events.guess.roles import roles_of
 from tailorbird.events.guess.values import Answers, ColumnGuess
 from tailorbird.events.tables.columns import read_sample
@@ -21,74 +22,97 @@ from tailorbird.events.tables.forms import Join
 _PERSON = ("user_id", "anonymous_id")
 
 
-def with_joins(
-    looks: Mapping[Path, Look], answers: Answers
-) -> tuple[dict[Path, Look], dict[Path, str]]:
-    """Return what was seen of each file with the tables that are joined to it, and the files that
-    others took in, with a reason.
+def join_tables(
+    inspections: Mapping[Path, Inspection], answers: Answers
+) -> tuple[dict[Path, Inspection], dict[Path, str]]:
+    """Add the joins to each inspected file.
+
+    Also returns the files that were joined into others, each with a reason.
     """
-    roles = {file: roles_of(look[1], answers)[0] for file, look in looks.items()}
+    roles = {file: roles_of(inspection[1], answers)[0] for file, inspection in inspections.items()}
     taken: dict[Path, str] = {}
-    found = dict(looks)
-    for file, look in looks.items():
-        for other, key in (*_of_orders(file, looks, roles), *_of_lists(file, looks, roles)):
-            form, _, notes = found[file]
+    joined = dict(inspections)
+    for file, inspection in inspections.items():
+        for other, key in (
+            *_order_tables(file, inspections, roles),
+            *_lookup_tables(file, inspections, roles),
+        ):
+            form, _, notes = joined[file]
             form = replace(form, joins=(*form.joins, Join(other, key)))
             why = f"joined by {key}, which no two of its rows share"
-            found[file] = form, look[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
+            joined[file] = form, inspection[1], [*notes, ColumnGuess("", f"join {other.name}", why)]
             taken[other] = f"joined to {file.name} by {key}"
     return {
         file: (form, read_sample(file, form) if form.joins else sample, notes)
-        for file, (form, sample, notes) in found.items()
+        for file, (form, sample, notes) in joined.items()
     }, taken
 
 
-def _of_orders(
-    file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]
+def _order_tables(
+    file: Path, inspections: Mapping[Path, Inspection], roles: Mapping[Path, dict[str, str]]
 ) -> list[tuple[Path, str]]:
-    """Return the table that says who and when of rows that say only what, and the key."""
-    mine = roles[file]
-    lacks = {what for what, has in (("person", _has_person(mine)), ("ts", "ts" in mine)) if not has}
-    if "item_id" not in mine or not lacks:
+    """Return the table that adds user and time to rows with only an item, and the key."""
+    own_roles = roles[file]
+    missing = {
+        role
+        for role, has in (("person", _has_person(own_roles)), ("ts", "ts" in own_roles))
+        if not has
+    }
+    if "item_id" not in own_roles or not missing:
         return []
-    for other in looks:
-        theirs = roles[other]
-        gives = {
-            what for what, has in (("person", _has_person(theirs)), ("ts", "ts" in theirs)) if has
-        } & lacks
-        if other == file or "item_id" in theirs or "person" in lacks - gives or not gives:
+    for other in inspections:
+        other_roles = roles[other]
+        provided = {
+            role
+            for role, has in (("person", _has_person(other_roles)), ("ts", "ts" in other_roles))
+            if has
+        } & missing
+        if (
+            other == file
+            or "item_id" in other_roles
+            or "person" in missing - provided
+            or not provided
+        ):
             continue
-        keys = [name for name in _keys(looks[file][1], looks[other][1]) if name != mine["item_id"]]
+        keys = [
+            name
+            for name in _keys(inspections[file][1], inspections[other][1])
+            if name != own_roles["item_id"]
+        ]
         if keys:
             return [(other, keys[0])]
     return []
 
 
-def _of_lists(
-    file: Path, looks: Mapping[Path, Look], roles: Mapping[Path, dict[str, str]]
+def _lookup_tables(
+    file: Path, inspections: Mapping[Path, Inspection], roles: Mapping[Path, dict[str, str]]
 ) -> list[tuple[Path, str]]:
-    """Return the tables that only say what the values of a column are called, and the column."""
-    sample, mine = looks[file][1], roles[file]
-    if "item_id" not in mine or _has_person(mine) or not is_unique(sample.column(mine["item_id"])):
+    """Return the lookup tables that name the values of a column, and the column."""
+    sample, own_roles = inspections[file][1], roles[file]
+    if (
+        "item_id" not in own_roles
+        or _has_person(own_roles)
+        or not is_unique(sample.column(own_roles["item_id"]))
+    ):
         return []
     lists = [
         other
-        for other in looks
+        for other in inspections
         if other != file and not {"item_id", *_PERSON} & roles[other].keys()
     ]
     return [
         (other, keys[0])
         for other in lists
-        if (keys := _keys(sample, looks[other][1])) and keys[0] != mine["item_id"]
+        if (keys := _keys(sample, inspections[other][1])) and keys[0] != own_roles["item_id"]
     ]
 
 
 def _has_person(roles: Mapping[str, str]) -> bool:
-    """Whether a column says who; a session that stands for a person does not."""
+    """Return whether a column identifies a user; a session that stands for one does not."""
     return any(role in roles and roles[role] != roles.get("session_id") for role in _PERSON)
 
 
 def _keys(sample: pa.RecordBatch, other: pa.RecordBatch) -> list[str]:
-    """Return the columns that both tables have and that are another in each row of the second."""
-    both = [name for name in sample.schema.names if name in other.schema.names]
-    return [name for name in both if other.num_rows > 1 and is_unique(other.column(name))]
+    """Return the columns that both tables have and that are unique in the second."""
+    shared = [name for name in sample.schema.names if name in other.schema.names]
+    return [name for name in shared if other.num_rows > 1 and is_unique(other.column(name))]

@@ -1,13 +1,11 @@
-"""What the rows of a table are, for `--guess`: events, or profiles of items or users, told by
-names, by ids and by times.
+"""Classification of table rows as events, item profiles or user profiles, for `--guess`.
 
-    a person and an item            events
-    an item and nobody              items: one row each, or several, each a version of it that holds from its time on
-    a user and no item              users, if nothing says that something was done: one row each, or several, each a period of theirs
-                                    that holds from its time on; else events
+    a user and an item       events
+    an item and no user      items: one row each, or several versions, each valid from its time
+    a user and no item       users, if nothing indicates an action: one row each, or several
+                             periods, each valid from its time; else events
 
-It is a guess, so it comes with words on what it was taken for, and which lines to change where it
-is something else.
+It is a guess, so it comes with an explanation and the lines to change if it is wrong.
 """
 
 import re
@@ -17,9 +15,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.tables.times import forms_of_times
+from tailorbird.events.tables.times import detect_time_forms
 
-HOLDS_UNTIL = frozenset(
+VALID_TO_NAMES = frozenset(
     (
         "valid_to",
         "dbt_valid_to",
@@ -35,7 +33,7 @@ HOLDS_UNTIL = frozenset(
         "cancelled_at",
     )
 )
-STILL_HOLDS = frozenset(
+IS_CURRENT_NAMES = frozenset(
     (
         "is_current",
         "current_flag",
@@ -46,14 +44,14 @@ STILL_HOLDS = frozenset(
         "dw_is_current",
     )
 )
-NOT_THEN = HOLDS_UNTIL | {
+NOT_EVENT_TIME_NAMES = VALID_TO_NAMES | {
     "birth_date",
     "birthdate",
     "expiry_date",
     "expiration_date",
     "due_date",
-}  # dates of which no row is: nothing happened to the site then
-HOLDS_FROM = (
+}  # dates unrelated to the time of the row
+VALID_FROM_NAMES = (
     "valid_from",
     "dbt_valid_from",
     "effective_from",
@@ -72,12 +70,32 @@ HOLDS_FROM = (
     "month",
     "week",
 )
-_SINCE = frozenset(
-    ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
-     "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
-     "added_at", "launch_date", "release_date", "published_at"),
-)  # fmt: skip  # since when there is somebody, or something
-_DONE_WITH = frozenset(
+# Since when a user or an item exists.
+_CREATED_NAMES = frozenset(
+    (
+        "created_at",
+        "created",
+        "created_on",
+        "creation_date",
+        "date_created",
+        "signup_date",
+        "sign_up_date",
+        "signed_up_at",
+        "registered_at",
+        "registration_date",
+        "joined_at",
+        "join_date",
+        "date_joined",
+        "member_since",
+        "first_seen",
+        "updated_at",
+        "added_at",
+        "launch_date",
+        "release_date",
+        "published_at",
+    )
+)
+_ACTION_DETAIL_COLUMNS = frozenset(
     (
         "quantity",
         "qty",
@@ -90,7 +108,7 @@ _DONE_WITH = frozenset(
         "play_time_ms",
     )
 )
-_DONE = _DONE_WITH | frozenset(
+_ACTION_COLUMNS = _ACTION_DETAIL_COLUMNS | frozenset(
     (
         "price",
         "unit_price",
@@ -116,7 +134,7 @@ _DONE = _DONE_WITH | frozenset(
         "seat",
     )
 )
-_DEEDS = frozenset(
+_ACTION_WORDS = frozenset(
     f"{word}{ending}"
     for ending in ("", "s", "es")
     for word in (
@@ -147,12 +165,12 @@ _DEEDS = frozenset(
         "call",
     )
 )
-_OF_A_DEED = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
+_ACTION_FIELD = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What rows are.
+class RowKind:
+    """The classification of rows.
 
     Attributes:
         name: `events`, `items` or `users`.
@@ -166,24 +184,24 @@ class Kind:
     why: str = ""
 
 
-def kind_of(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
-    """What the rows of a table are, by the roles of its columns and the name of its file."""
+def classify_rows(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> RowKind:
+    """Classify the rows of a table by the roles of its columns and the name of its file."""
     if not roles.keys() & {"user_id", "anonymous_id"} and "item_id" in roles:
-        return _of_items(sample, roles)
+        return _classify_items(sample, roles)
     if "user_id" in roles and "item_id" not in roles:
-        return _of_users(sample, roles, stem)
-    return Kind("events", roles.get("ts"))
+        return _classify_users(sample, roles, stem)
+    return RowKind("events", roles.get("ts"))
 
 
 def can_be_time(column: pa.Array) -> bool:
-    """Whether values look like times: dates, or numbers of seconds or less since 1970."""
+    """Return whether values look like times: dates, or numbers since 1970."""
     if pa.types.is_string(column.type):
-        return forms_of_times(column) is not None
+        return detect_time_forms(column) is not None
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return True
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return False
-    return (typical(column) or 0) > _EPOCH_S_MIN
+    return (median_value(column) or 0) > _EPOCH_S_MIN
 
 
 _EPOCH_S_MIN = (
@@ -191,107 +209,111 @@ _EPOCH_S_MIN = (
 )
 
 
-def typical(column: pa.Array) -> float | None:
+def median_value(column: pa.Array) -> float | None:
     return pc.quantile(column, 0.5)[0].as_py()
 
 
-def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
+def _classify_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> RowKind:
     ts = roles.get("ts")
     if is_unique(sample.column(roles["item_id"])):
-        return Kind("items", None, _once("item", ts))
-    since = _holds_from(sample) or ts
+        return RowKind("items", None, _explain_unique("item", ts))
+    valid_from = _valid_from_column(sample) or ts
     if (
-        since is None
+        valid_from is None
         or roles.keys() & {"type", "event_id", "request_id"}
-        or _DONE_WITH & _attributes(sample, roles)
+        or _ACTION_DETAIL_COLUMNS & _attributes(sample, roles)
     ):
-        return Kind("events", ts)
-    return Kind("items", since, _versions("item", since))
+        return RowKind("events", ts)
+    return RowKind("items", valid_from, _explain_versions("item", valid_from))
 
 
-def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
+def _classify_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> RowKind:
     ts, unique = roles.get("ts"), is_unique(sample.column(roles["user_id"]))
     if ts is None and unique:
-        return Kind("users", None, _once("user", ts))
+        return RowKind("users", None, _explain_unique("user", ts))
     attributes = _attributes(sample, roles)
-    did = (
+    has_actions = (
         roles.keys() - {"user_id", "ts"}
-        or attributes & _DONE
-        or any(map(_is_of_a_deed, attributes))
-        or _DEEDS & _words(stem)
+        or attributes & _ACTION_COLUMNS
+        or any(map(_is_action_field, attributes))
+        or _ACTION_WORDS & _words(stem)
     )
-    if not did and attributes:
-        if unique and ts is not None and ts.lower() in _SINCE:
-            return Kind("users", None, _once("user", ts))
+    if not has_actions and attributes:
+        if unique and ts is not None and ts.lower() in _CREATED_NAMES:
+            return RowKind("users", None, _explain_unique("user", ts))
         if (
             not unique
-            and (since := _holds_from(sample)) is not None
-            and attributes - {since.lower()}
+            and (valid_from := _valid_from_column(sample)) is not None
+            and attributes - {valid_from.lower()}
         ):
-            return Kind("users", since, _versions("user", since))
-    return Kind(
+            return RowKind("users", valid_from, _explain_versions("user", valid_from))
+    return RowKind(
         "events",
         ts,
-        _deeds(stem, _holds_from(sample)) if ts is not None and "type" not in roles else "",
+        _explain_events(stem, _valid_from_column(sample))
+        if ts is not None and "type" not in roles
+        else "",
     )
 
 
 def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
-    known = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
-    return {name.lower() for name in sample.schema.names if name not in known}
+    role_columns = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
+    return {name.lower() for name in sample.schema.names if name not in role_columns}
 
 
-def _is_of_a_deed(name: str) -> bool:
-    found = _OF_A_DEED.fullmatch(name)
-    return found is not None and found[1] in _DEEDS
+def _is_action_field(name: str) -> bool:
+    match = _ACTION_FIELD.fullmatch(name)
+    return match is not None and match[1] in _ACTION_WORDS
 
 
 def _words(stem: str) -> set[str]:
     return set(re.split(r"[^a-z]+", stem.lower()))
 
 
-def _holds_from(sample: pa.RecordBatch) -> str | None:
-    """The column of the time from which a row holds."""
+def _valid_from_column(sample: pa.RecordBatch) -> str | None:
+    """Return the column of the time from which a row is valid, or None."""
     lower = {name.lower(): name for name in sample.schema.names}
     return next(
         (
             lower[name]
-            for name in HOLDS_FROM
-            if name in lower and _is_moment(sample.column(lower[name]))
+            for name in VALID_FROM_NAMES
+            if name in lower and _is_time_column(sample.column(lower[name]))
         ),
         None,
     )
 
 
-def _is_moment(column: pa.Array) -> bool:
-    """A time that can be read as one, which the text `2020-01` cannot."""
-    whole = not pa.types.is_string(column.type) or all(
+def _is_time_column(column: pa.Array) -> bool:
+    """Return whether a column holds full dates or times; the text `2020-01` is none."""
+    has_full_dates = not pa.types.is_string(column.type) or all(
         len(value) >= len("2020-01-01") for value in column.drop_null().to_pylist()
     )
-    return whole and can_be_time(column)
+    return has_full_dates and can_be_time(column)
 
 
 def is_unique(column: pa.Array) -> bool:
-    """Whether each row has a value, and each another."""
+    """Return whether every row has a value and no two rows share one."""
     return pc.count_distinct(column).as_py() == len(column)
 
 
-def _once(of: str, ts: str | None) -> str:
-    told = f"each row is another {of}, and what it says counts as known from the beginning"
-    time = f', ts = "{ts}"' if ts is not None else ""
-    return f'{told}; if each is something that was done: kind = "events", type = "…"{time}'
-
-
-def _versions(of: str, since: str) -> str:
-    told = (
-        f"several rows of one {of}: each replaces the one before whole, from {since} on, and "
-        "must have been known then"
+def _explain_unique(entity: str, ts: str | None) -> str:
+    explanation = (
+        f"each row is another {entity}, and what it says counts as known from the beginning"
     )
-    return f'{told}; if each is something that was done: kind = "events", type = "…"'
+    time = f', ts = "{ts}"' if ts is not None else ""
+    return f'{explanation}; if each is something that was done: kind = "events", type = "…"{time}'
 
 
-def _deeds(stem: str, since: str | None) -> str:
-    instead = "without type and ts" if since is None else f'ts = "{since}", without type'
+def _explain_versions(entity: str, valid_from: str) -> str:
+    explanation = (
+        f"several rows of one {entity}: each replaces the one before whole, from {valid_from} on, "
+        "and must have been known then"
+    )
+    return f'{explanation}; if each is something that was done: kind = "events", type = "…"'
+
+
+def _explain_events(stem: str, valid_from: str | None) -> str:
+    instead = "without type and ts" if valid_from is None else f'ts = "{valid_from}", without type'
     return (
         f"each row is something that a user did, of type {stem}; if it says what a user is: "
         f'kind = "users", {instead}'

@@ -1,6 +1,4 @@
-"""How a table is written, found out by looking at it: delimiter, header, decimals, encoding, and
-the form of its times.
-"""
+"""Inspection of a table: delimiter, header, decimals, encoding and the format of its times."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +7,27 @@ import pyarrow as pa
 
 from tailorbird.errors import InputError
 from tailorbird.events.guess.names import INDEXES
-from tailorbird.events.guess.quoting import quoted
+from tailorbird.events.guess.quoting import toml_string
 from tailorbird.events.guess.values import Answers, AskError, ColumnGuess
 from tailorbird.events.tables.columns import read_columns, read_sample, writes_decimal_comma
 from tailorbird.events.tables.encodings import encoding_of
 from tailorbird.events.tables.files import bare_suffix
-from tailorbird.events.tables.forms import PLAIN, TableForm, first_row, has_header, sniff_delimiter
-from tailorbird.events.tables.times import forms_of_times, parse_times
+from tailorbird.events.tables.forms import (
+    DEFAULT_FORM,
+    TableForm,
+    first_row,
+    has_header,
+    sniff_delimiter,
+)
+from tailorbird.events.tables.times import detect_time_forms, parse_times
 
-Look = tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]
+Inspection = tuple[TableForm, pa.RecordBatch, list[ColumnGuess]]
 
 
-def look_at(file: Path, answers: Answers) -> Look:
-    """Return how a file is written, rows from all over it, and what was decided by that."""
+def inspect_table(file: Path, answers: Answers) -> Inspection:
+    """Inspect a file: return its form, sample rows, and notes on what was decided."""
     notes: list[ColumnGuess] = []
-    form = PLAIN
+    form = DEFAULT_FORM
     if bare_suffix(file) in (".csv", ".tsv", ".txt"):
         if (encoding := encoding_of(file)) != "utf-8":
             notes.append(ColumnGuess("", "text", f"its encoding is {encoding}"))
@@ -33,12 +37,12 @@ def look_at(file: Path, answers: Answers) -> Look:
             fix = "name its columns in their order, such as: --columns user_id,timestamp,item_id"
             raise InputError(f"its first line is no header: {example}", where=str(file), fix=fix)
     sample = read_sample(file, form)
-    if form is not PLAIN and any(map(writes_decimal_comma, sample.columns)):
+    if form is not DEFAULT_FORM and any(map(writes_decimal_comma, sample.columns)):
         form = replace(form, decimal=",")
         sample = read_sample(file, form)
     if form.delimiter:
         notes.append(
-            ColumnGuess("", f"delimiter = {quoted(form.delimiter)}", "its first lines have it")
+            ColumnGuess("", f"delimiter = {toml_string(form.delimiter)}", "its first lines have it")
         )
     if form.decimal == ",":
         notes.append(
@@ -67,30 +71,30 @@ def _counts_rows(column: pa.Array) -> bool:
 def ts_format_of(
     file: Path, form: TableForm, sample: pa.RecordBatch, roles: dict[str, str], answers: Answers
 ) -> str:
-    """Return how the times of a file are written; "" for ISO 8601 and numbers."""
+    """Return the format of a file's times; "" for ISO 8601 and numbers."""
     if "ts" not in roles or not pa.types.is_string(sample.column(roles["ts"]).type):
         return ""
-    found = forms_of_times(sample.column(roles["ts"]))
-    if answers.ts_format and (found is None or "" not in found.forms):
+    time_forms = detect_time_forms(sample.column(roles["ts"]))
+    if answers.ts_format and (time_forms is None or "" not in time_forms.forms):
         return answers.ts_format
-    if found is None:
+    if time_forms is None:
         return ""
-    if len(found.forms) == 1:
-        return found.forms[0]
-    fits = dict.fromkeys(found.forms, 0)
+    if len(time_forms.forms) == 1:
+        return time_forms.forms[0]
+    fits = dict.fromkeys(time_forms.forms, 0)
     for batch in read_columns(
         file, [roles["ts"]], texts=frozenset([roles["ts"]]), broken=[], form=form
     ):
-        for one in fits:
-            times = parse_times(batch.column(0), one, "UTC")
-            fits[one] += len(times) - times.null_count
-    best = [one for one, count in fits.items() if count == max(fits.values())]
+        for time_form in fits:
+            times = parse_times(batch.column(0), time_form, "UTC")
+            fits[time_form] += len(times) - times.null_count
+    best = [candidate for candidate, count in fits.items() if count == max(fits.values())]
     if len(best) == 1:
         return best[0]
     raise AskError(
-        f'day and month of {roles["ts"]} cannot be told apart, as in "{found.example}"',
+        f'day and month of {roles["ts"]} cannot be told apart, as in "{time_forms.example}"',
         where=str(file),
         fix="say which comes first: --ts-format "
-        f"{' or --ts-format '.join(quoted(one) for one in best)}",
+        f"{' or --ts-format '.join(toml_string(candidate) for candidate in best)}",
         choices=tuple(best),
     )

@@ -1,4 +1,4 @@
-"""Usual names of columns, for `--guess`: what a name says about the role of its column."""
+"""Usual column names, for `--guess`: what a name says about the role of its column."""
 
 import re
 
@@ -130,7 +130,7 @@ PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 ATTRIBUTES: dict[
     str, tuple[str, ...]
-] = {  # of items: what a column that stands with every event is called once it is an attribute
+] = {  # item attributes: names of a column once it is an attribute
     "title": (
         "title",
         "name",
@@ -160,34 +160,30 @@ ATTRIBUTES: dict[
     "tags": ("tags", "labels", "keywords"),
     "published_at": ("published_at", "release_date", "publish_date"),
 }
-INDEXES = (
-    "",
-    "unnamed: 0",
-    "__index_level_0__",
-    "index",
-    "level_0",
-)  # what pandas calls the numbers of rows
+INDEXES = ("", "unnamed: 0", "__index_level_0__", "index", "level_0")  # pandas' names of the index
 
 
-def normal(name: str) -> str:
-    """Return a name in lower case with underscores: `Created at`, `createdAt` and `created.at` are
-    `created_at`.
-    """
+def normalise_name(name: str) -> str:
+    """Return a name in snake case: `Created at`, `createdAt` and `created.at` give `created_at`."""
     words = re.sub(r"\W+", "_", _WORD_BORDER.sub("_", name).lower())
     return re.sub(r"_+", "_", words).strip("_")
 
 
-def called(name: str, usual: tuple[str, ...]) -> bool:
-    """Whether a column is called by one of the usual names, as a whole or behind its last point."""
-    return normal(name) in usual or ("." in name and normal(name.rpartition(".")[2]) in usual)
+def has_usual_name(name: str, usual: tuple[str, ...]) -> bool:
+    """Return whether a column has one of the usual names, in full or after its last dot."""
+    return normalise_name(name) in usual or (
+        "." in name and normalise_name(name.rpartition(".")[2]) in usual
+    )
 
 
-def named(names: list[str], usual: tuple[str, ...]) -> list[str]:
-    """Return the columns that are called by one of the usual names, as a whole or behind their last
-    point, the most usual first.
-    """
-    whole = {normal(name): name for name in reversed(names)}
-    last = {normal(name.rpartition(".")[2]): name for name in reversed(names) if "." in name}
-    lower = {name.lower(): name for name in reversed(names)}
-    found = (lower.get(name) or whole.get(name) or last.get(name) for name in usual)
-    return list(dict.fromkeys(name for name in found if name is not None))
+def find_usual_columns(names: list[str], usual: tuple[str, ...]) -> list[str]:
+    """Return the columns with one of the usual names, in full or after the last dot, best first."""
+    by_name = {normalise_name(name): name for name in reversed(names)}
+    by_last_part = {
+        normalise_name(name.rpartition(".")[2]): name for name in reversed(names) if "." in name
+    }
+    by_lower_case = {name.lower(): name for name in reversed(names)}
+    matches = (
+        by_lower_case.get(name) or by_name.get(name) or by_last_part.get(name) for name in usual
+    )
+    return list(dict.fromkeys(name for name in matches if name is not None))

@@ -3,15 +3,15 @@
 import json
 
 
-def quoted(text: str) -> str:
-    """A TOML string."""
+def toml_string(text: str) -> str:
+    """Encode text as a TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def key(name: str) -> str:
-    """A TOML key, in quotes where it needs them."""
+def toml_key(name: str) -> str:
+    """Encode a name as a TOML key, quoted where necessary."""
     return (
         name
         if name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()
-        else quoted(name)
+        else toml_string(name)
     )

@@ -1,27 +1,27 @@
-"""Which column is who, what, when and so on, by its name and by whether its values allow it."""
+"""Roles of columns (user, item, time, …), by their names and values."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.guess.kind import NOT_THEN, can_be_time
-from tailorbird.events.guess.names import ROLES, named
+from tailorbird.events.guess.kind import NOT_EVENT_TIME_NAMES, can_be_time
+from tailorbird.events.guess.names import ROLES, find_usual_columns
 from tailorbird.events.guess.values import Answers, ColumnGuess
 
-_MOST = 0.5
+_LATER_SHARE_MIN = 0.5
 _TYPES_MAX = 100  # event types of a site; more are something else, such as titles
 
 
 def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], list[ColumnGuess]]:
-    """Return role → column, and the reason of each."""
+    """Return role → column, and the reason for each."""
     roles: dict[str, str] = {}
     columns: list[ColumnGuess] = []
     names = sample.schema.names
     for role, usual in ROLES.items():
-        for name in named(names, usual):
+        for name in find_usual_columns(names, usual):
             if (
                 role in roles
                 or name in roles.values()
-                or not _may_be(role, sample.column(name), answers)
+                or not _allows_role(role, sample.column(name), answers)
             ):
                 continue
             roles[role] = name
@@ -32,7 +32,9 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
         if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")
     ]
     times = [
-        name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))
+        name
+        for name in times
+        if name.lower() not in NOT_EVENT_TIME_NAMES and can_be_time(sample.column(name))
     ]
     if "ts" not in roles and len(times) == 1:
         roles["ts"] = times[0]
@@ -54,8 +56,8 @@ def roles_of(sample: pa.RecordBatch, answers: Answers) -> tuple[dict[str, str], 
     return roles, columns
 
 
-def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
-    """Whether the values of a column allow a role."""
+def _allows_role(role: str, column: pa.Array, answers: Answers) -> bool:
+    """Return whether the values of a column allow a role."""
     if role == "ts":
         return can_be_time(column) or bool(answers.ts_format and pa.types.is_string(column.type))
     if role == "type":
@@ -66,21 +68,21 @@ def _may_be(role: str, column: pa.Array, answers: Answers) -> bool:
 
 
 def _earliest(sample: pa.RecordBatch, names: list[str]) -> str:
-    """Return the column whose time is in no row behind another one's; "" where there is none."""
-    known = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
-    for name in known:
-        others = [sample.column(other) for other in known if other != name]
-        if others and not any(
-            pc.any(pc.greater(sample.column(name), other)).as_py() for other in others
+    """Return the column whose time is never after that of another, or ""."""
+    times = [name for name in names if pa.types.is_timestamp(sample.column(name).type)]
+    for name in times:
+        other_times = [sample.column(other) for other in times if other != name]
+        if other_times and not any(
+            pc.any(pc.greater(sample.column(name), other)).as_py() for other in other_times
         ):
             return name
     return ""
 
 
 def is_later(column: pa.Array, ts: pa.Array) -> bool:
-    """Whether a column is a time that lies behind that of the event in most rows."""
+    """Return whether a column is a time later than the event in most rows."""
     if not (
         pa.types.is_timestamp(column.type) and pa.types.is_timestamp(ts.type)
     ) or column.null_count == len(column):
         return False
-    return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _MOST
+    return pc.mean(pc.greater(column, ts).cast(pa.float64())).as_py() > _LATER_SHARE_MIN

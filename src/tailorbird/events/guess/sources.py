@@ -1,10 +1,9 @@
-"""Proposes a mapping for CSV, JSON and Parquet files from the names and values of their columns,
-and says why.
+"""A mapping proposed for CSV, JSON and Parquet files from column names and values, with reasons.
 
-Rules are few and visible: a name is looked up in a table of usual names (`names`); values decide
-how a time is written, whether a country is a two-letter code, and what is the same in all events of
-an item (`attributes`). Whether a file holds events or profiles stands in `kind`, how its text is
-written in `tables.forms`.
+Rules are few and visible. A name is looked up in a table of usual names (`names`). Values decide
+the time format, whether a country is a two-letter code, and what is constant in all events of an
+item (`attributes`). `kind` separates events from profiles, `tables.forms` detects how text is
+written.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tailorbird.errors import InputError
-from tailorbird.events.guess.attributes import attributes_of
+from tailorbird.events.guess.attributes import find_attributes
 from tailorbird.events.guess.event_types import (
     are_ratings,
     slug_of,
@@ -22,16 +21,23 @@ from tailorbird.events.guess.event_types import (
     types_of,
     values_of,
 )
-from tailorbird.events.guess.joins import with_joins
-from tailorbird.events.guess.kind import HOLDS_UNTIL, STILL_HOLDS, kind_of
-from tailorbird.events.guess.look import Look, look_at, ts_format_of
-from tailorbird.events.guess.names import ATTRIBUTES, CONTEXT, PROPERTIES, called, named, normal
-from tailorbird.events.guess.quoting import quoted
+from tailorbird.events.guess.joins import join_tables
+from tailorbird.events.guess.kind import IS_CURRENT_NAMES, VALID_TO_NAMES, classify_rows
+from tailorbird.events.guess.look import Inspection, inspect_table, ts_format_of
+from tailorbird.events.guess.names import (
+    ATTRIBUTES,
+    CONTEXT,
+    PROPERTIES,
+    find_usual_columns,
+    has_usual_name,
+    normalise_name,
+)
+from tailorbird.events.guess.quoting import toml_string
 from tailorbird.events.guess.roles import is_later, roles_of
 from tailorbird.events.guess.text import source_text, unit_of
 from tailorbird.events.guess.values import NO_ANSWERS, Answers, AskError, ColumnGuess, SourceGuess
 
-_OF_PROFILES = {
+_PROFILE_REASONS = {
     "ts": "an attribute: what the row says was not all known then, so the profile has no time of "
     "its own",
     "type": "an attribute of the profile",
@@ -40,11 +46,11 @@ _OF_PROFILES = {
 
 _TITLES = tuple(name for name in ATTRIBUTES["title"] if name != "description")
 _PRICES = ATTRIBUTES["price"]  # an event keeps its price, whatever else it tells
-_ONE = {"items": "an item", "users": "a user"}
+_WITH_ARTICLE = {"items": "an item", "users": "a user"}
 
 
 def guess_sources(
-    file: Path, answers: Answers = NO_ANSWERS, *, told: Collection[str] = ()
+    file: Path, answers: Answers = NO_ANSWERS, *, profiled_kinds: Collection[str] = ()
 ) -> list[SourceGuess]:
     """Propose how the rows of a file become events or profiles.
 
@@ -52,18 +58,20 @@ def guess_sources(
     the same in all of its rows.
 
     Args:
-        told: `items` or `users` where another file has their profiles, so that events give none.
+        profiled_kinds: `items` or `users` with profiles in another file, so that events give none.
 
     Raises:
         InputError: the file is empty, has neither an item nor a user, or has no header.
         AskError: day and month cannot be told apart.
     """
-    return _guessed(file, look_at(file, answers), answers, told)
+    return _guess_file(file, inspect_table(file, answers), answers, profiled_kinds)
 
 
-def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) -> list[SourceGuess]:
-    """Propose from what was seen of a file; see `guess_sources`."""
-    form, sample, notes = look
+def _guess_file(
+    file: Path, inspection: Inspection, answers: Answers, profiled_kinds: Collection[str]
+) -> list[SourceGuess]:
+    """Propose sources from the inspection of a file; see `guess_sources`."""
+    form, sample, notes = inspection
     names = sample.schema.names
     roles, columns = roles_of(sample, answers)
     if "item_id" not in roles and "user_id" not in roles:
@@ -75,22 +83,22 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     if {"property", "value"} <= set(names):
         fix = "make a column of each property, a row of each item, and give that file"
         raise InputError("holds one property a row, which is no profile", where=str(file), fix=fix)
-    found = kind_of(sample, roles, stem_of(file))
-    kind = found.name
+    row_kind = classify_rows(sample, roles, stem_of(file))
+    kind = row_kind.name
     for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
         name = roles.pop(role)
         columns = [
-            *(one for one in columns if one.column != name),
-            ColumnGuess(name, f"properties.{slug_of(name)}", _OF_PROFILES[role]),
+            *(guess for guess in columns if guess.column != name),
+            ColumnGuess(name, f"properties.{slug_of(name)}", _PROFILE_REASONS[role]),
         ]
-    if kind != "events" and found.ts is not None:
-        roles["ts"] = found.ts
+    if kind != "events" and row_kind.ts is not None:
+        roles["ts"] = row_kind.ts
         columns = [
-            *(one for one in columns if one.column != found.ts),
-            ColumnGuess(found.ts, "ts", "from then on the row holds"),
+            *(guess for guess in columns if guess.column != row_kind.ts),
+            ColumnGuess(row_kind.ts, "ts", "from then on the row holds"),
         ]
-    if found.why:
-        columns.append(ColumnGuess("", f'kind = "{kind}"', found.why))
+    if row_kind.why:
+        columns.append(ColumnGuess("", f'kind = "{kind}"', row_kind.why))
     if (
         kind == "events"
         and "ts" not in roles
@@ -116,25 +124,31 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     ts_format = ts_format_of(file, form, sample, roles, answers)
     if ts_format:
         columns.append(
-            ColumnGuess("", f"ts_format = {quoted(ts_format)}", "so its times are written")
+            ColumnGuess("", f"ts_format = {toml_string(ts_format)}", "so its times are written")
         )
     if kind == "events" and "type" not in roles:
         (only,) = types_of(sample, roles, stem_of(file))
         columns.append(
-            ColumnGuess("", f"type = {quoted(only)}", type_reason(sample, roles, stem_of(file)))
+            ColumnGuess(
+                "", f"type = {toml_string(only)}", type_reason(sample, roles, stem_of(file))
+            )
         )
-    given = {entry.column for entry in columns}
+    assigned = {entry.column for entry in columns}
     columns = [*notes, *columns]
-    free = [
-        name for name in names if name not in given and name not in {note.column for note in notes}
+    unassigned = [
+        name
+        for name in names
+        if name not in assigned and name not in {note.column for note in notes}
     ]
-    of_whom = (
+    attribute_owners = (
         {}
         if kind != "events"
-        else attributes_of(sample, roles, [name for name in free if not _context_of(name)])
+        else find_attributes(sample, roles, [name for name in unassigned if not _context_of(name)])
     )
-    of_whom = {name: whose for name, whose in of_whom.items() if whose not in told}
-    for name in free:
+    attribute_owners = {
+        name: owner for name, owner in attribute_owners.items() if owner not in profiled_kinds
+    }
+    for name in unassigned:
         if (
             kind == "events"
             and "ts" in roles
@@ -145,17 +159,19 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
                 "by hand if it was planned"
             )
             columns.append(ColumnGuess(name, "", why))
-        elif name in of_whom and not (called(name, _PRICES) and of_whom[name] == "items"):
+        elif name in attribute_owners and not (
+            has_usual_name(name, _PRICES) and attribute_owners[name] == "items"
+        ):
             columns.append(
                 ColumnGuess(
                     name,
                     "",
-                    f"the same in all events of {_ONE[of_whom[name]]}: an attribute, read as "
-                    "a profile",
+                    f"the same in all events of {_WITH_ARTICLE[attribute_owners[name]]}: "
+                    "an attribute, read as a profile",
                 )
             )
         else:
-            columns.append(_rest(sample, name, kind, versions="ts" in roles))
+            columns.append(_guess_column(sample, name, kind, versions="ts" in roles))
     unit = unit_of(sample.column(roles["ts"])) if "ts" in roles else "us"
     types, values = (
         (types_of(sample, roles, stem_of(file)), values_of(sample, roles))
@@ -167,9 +183,9 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
     return [
         first,
         *(
-            _of_events(first, whose, roles, of_whom)
-            for whose in ("items", "users")
-            if whose in of_whom.values()
+            _profile_source(first, owner, roles, attribute_owners)
+            for owner in ("items", "users")
+            if owner in attribute_owners.values()
         ),
     ]
 
@@ -177,78 +193,82 @@ def _guessed(file: Path, look: Look, answers: Answers, told: Collection[str]) ->
 def guess_files(
     files: Sequence[Path], answers: Answers = NO_ANSWERS
 ) -> tuple[list[SourceGuess], dict[Path, str]]:
-    """Return what is proposed for each of some files, and which are left out and why.
+    """Return the proposals for some files, and the files left out with a reason.
 
     Raises:
         InputError: nothing can be made of the only file.
         AskError: one answer is needed.
     """
-    found: dict[Path, list[SourceGuess]] = {}
-    looks: dict[Path, Look] = {}
+    guesses_by_file: dict[Path, list[SourceGuess]] = {}
+    inspections: dict[Path, Inspection] = {}
     left_out: dict[Path, str] = {}
     for file in files:
         try:
-            looks[file] = look_at(file, answers)
+            inspections[file] = inspect_table(file, answers)
         except InputError as error:
             if len(files) == 1:
                 raise
             left_out[file] = error.message
-    looks, joined = with_joins(looks, answers)
+    inspections, joined = join_tables(inspections, answers)
     left_out |= joined
-    for file in [file for file in looks if file not in joined]:
+    for file in [file for file in inspections if file not in joined]:
         try:
-            found[file] = _guessed(file, looks[file], answers, ())
+            guesses_by_file[file] = _guess_file(file, inspections[file], answers, ())
         except AskError:
             raise
         except InputError as error:
             if len(files) == 1:
                 raise
             left_out[file] = error.message
-    told = {guesses[0].kind for guesses in found.values()}
-    for file, guesses in found.items():
-        if any(guess.kind in told for guess in guesses[1:]):
-            found[file] = _guessed(file, looks[file], answers, told)
-    return [guess for guesses in found.values() for guess in guesses], left_out
+    profiled_kinds = {guesses[0].kind for guesses in guesses_by_file.values()}
+    for file, guesses in guesses_by_file.items():
+        if any(guess.kind in profiled_kinds for guess in guesses[1:]):
+            guesses_by_file[file] = _guess_file(file, inspections[file], answers, profiled_kinds)
+    return [guess for guesses in guesses_by_file.values() for guess in guesses], left_out
 
 
-def _of_events(
-    main: SourceGuess, kind: str, roles: dict[str, str], of_whom: dict[str, str]
+def _profile_source(
+    main: SourceGuess, kind: str, roles: dict[str, str], attribute_owners: dict[str, str]
 ) -> SourceGuess:
-    """Return the source of the profiles that stand in a file of events."""
+    """Return the source of the profiles contained in a file of events."""
     role = {"items": "item_id", "users": "user_id"}[kind]
     columns = [
         ColumnGuess(
-            roles[role], role, f"each {_ONE[kind].split()[-1]} once, with what its events say of it"
+            roles[role],
+            role,
+            f"each {_WITH_ARTICLE[kind].split()[-1]} once, with what its events say of it",
         )
     ]
     taken: set[str] = set()
-    for name in [name for name, whose in of_whom.items() if whose == kind]:
+    for name in [name for name, owner in attribute_owners.items() if owner == kind]:
         usual = (
             to
             for to, names in ATTRIBUTES.items()
-            if kind == "items" and to not in taken and called(name, names)
+            if kind == "items" and to not in taken and has_usual_name(name, names)
         )
-        last = normal(name.rpartition(".")[2])
-        to = next(usual, slug_of(normal(name) if last in taken else last))
+        last = normalise_name(name.rpartition(".")[2])
+        to = next(usual, slug_of(normalise_name(name) if last in taken else last))
         taken.add(to)
         columns.append(
-            ColumnGuess(name, f"properties.{to}", f"the same in all events of {_ONE[kind]}")
+            ColumnGuess(
+                name, f"properties.{to}", f"the same in all events of {_WITH_ARTICLE[kind]}"
+            )
         )
     only = {role: roles[role]}
     toml = source_text(main.file, kind, main.sample, only, columns, main.form, "", distinct=True)
     return SourceGuess(main.file, kind, columns, toml, "us", {}, {}, main.form, "", main.sample)
 
 
-def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
+def _guess_column(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
     column = sample.column(name)
-    if kind != "events" and versions and name.lower() in HOLDS_UNTIL | STILL_HOLDS:
+    if kind != "events" and versions and name.lower() in VALID_TO_NAMES | IS_CURRENT_NAMES:
         return ColumnGuess(
             name,
             "",
             "left out: when a row ceased to hold was not known when it began to, a leak; add "
             "it by hand if it was",
         )
-    if kind == "items" and named(sample.schema.names, _TITLES)[:1] == [name]:
+    if kind == "items" and find_usual_columns(sample.schema.names, _TITLES)[:1] == [name]:
         return ColumnGuess(name, "properties.title", "what an item is called")
     if kind != "events":
         return ColumnGuess(name, f"properties.{slug_of(name)}", "an attribute of the profile")
@@ -267,7 +287,7 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
             'kept as it is; if people gave it: type = "rating", and in properties rating = "score"',
         )
     for role, names in PROPERTIES.items():
-        if called(name, names):
+        if has_usual_name(name, names):
             if (
                 role == "query"
                 or pa.types.is_integer(column.type)
@@ -290,9 +310,13 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> Co
 
 
 def _context_of(name: str) -> str:
-    """Return the field of the context that a column is by its name, "" for none."""
+    """Return the context field that a column is by its name, or ""."""
     return next(
-        (role for role, names in CONTEXT.items() if normal(name).removeprefix("context_") in names),
+        (
+            role
+            for role, names in CONTEXT.items()
+            if normalise_name(name).removeprefix("context_") in names
+        ),
         "",
     )
 

@@ -1,12 +1,12 @@
-"""What was guessed of a file, as a `[[source]]` of mapping.toml."""
+"""A guessed source as a `[[source]]` table of mapping.toml."""
 
 from pathlib import Path
 
 import pyarrow as pa
 
 from tailorbird.events.guess.event_types import stem_of, type_line, type_reason
-from tailorbird.events.guess.kind import typical
-from tailorbird.events.guess.quoting import key, quoted
+from tailorbird.events.guess.kind import median_value
+from tailorbird.events.guess.quoting import toml_key, toml_string
 from tailorbird.events.guess.values import ColumnGuess
 from tailorbird.events.tables.forms import TableForm
 
@@ -23,40 +23,45 @@ def source_text(
     distinct: bool = False,
 ) -> str:
     """Return the source as TOML."""
-    lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
+    lines = ["[[source]]", f"file = {toml_string(file.name)}", f'kind = "{kind}"']
     lines += ["distinct = true  # one for each, with what most of its rows say"] if distinct else []
     lines += (
-        [f"delimiter = {quoted(form.delimiter)}  # its first lines have it"]
+        [f"delimiter = {toml_string(form.delimiter)}  # its first lines have it"]
         if form.delimiter
         else []
     )
     lines += ['decimal = ","  # all numbers of a column have one'] if form.decimal == "," else []
-    lines += [f"columns = [{', '.join(map(quoted, form.columns))}]"] if form.columns else []
+    lines += [f"columns = [{', '.join(map(toml_string, form.columns))}]"] if form.columns else []
     if kind == "events":
         lines.append(
             f"{type_line(sample, roles, stem_of(file))}  # "
             f"{type_reason(sample, roles, stem_of(file))}"
         )
     if "ts" in roles:
-        lines.append(f"ts = {quoted(roles['ts'])}{_why(columns, 'ts')}")
+        lines.append(f"ts = {toml_string(roles['ts'])}{_why(columns, 'ts')}")
         unit = unit_of(sample.column(roles["ts"]))
         if unit != "us":
             lines.append(f'ts_unit = "{unit}"')
         if ts_format:
-            lines.append(f"ts_format = {quoted(ts_format)}  # so its times are written")
+            lines.append(f"ts_format = {toml_string(ts_format)}  # so its times are written")
     lines += [
-        f"{role} = {quoted(roles[role])}{_why(columns, role)}"
+        f"{role} = {toml_string(roles[role])}{_why(columns, role)}"
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
         if role in roles
     ]
     for join in form.joins:
-        lines += ["[[source.join]]", f"file = {quoted(join.file.name)}", f"on = {quoted(join.on)}"]
+        lines += [
+            "[[source.join]]",
+            f"file = {toml_string(join.file.name)}",
+            f"on = {toml_string(join.on)}",
+        ]
     for section in ("context", "properties"):
         chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
         if chosen:
             lines.append(f"[source.{section}]")
             lines += [
-                f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}  # {entry.why}"
+                f"{toml_key(entry.role.partition('.')[2])} = {toml_string(entry.column)}"
+                f"  # {entry.why}"
                 for entry in chosen
             ]
     return "\n".join(lines) + "\n"
@@ -71,5 +76,5 @@ def unit_of(column: pa.Array) -> str:
     """Return the unit of times: of numbers by their size, `us` for the rest."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return "us"
-    usual = typical(column) or 0
-    return "s" if usual < 1e11 else "ms" if usual < 1e14 else "us"
+    median = median_value(column) or 0
+    return "s" if median < 1e11 else "ms" if median < 1e14 else "us"

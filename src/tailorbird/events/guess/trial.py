@@ -1,6 +1,4 @@
-"""What the contract would say of a proposed mapping, tried on rows from all over the files before
-anything is written.
-"""
+"""A dry run of a proposed mapping against the contract, on rows sampled from the files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ _FIXES = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Why some rows of a sample would be refused."""
+    """A reason for which rows of a sample would be refused."""
 
     rows: int
     message: str
@@ -44,7 +42,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a sample of rows.
+    """The result of a dry run on sampled rows.
 
     Attributes:
         rows: how many were tried.
@@ -60,21 +58,21 @@ class Trial:
 
     @property
     def share(self) -> float:
-        """Share of the rows that would be refused."""
+        """The share of the rows that would be refused."""
         return self.refused / self.rows if self.rows else 0.0
 
     @property
     def warning(self) -> str:
-        """Return what to tell of it, "" where hardly a row is refused."""
+        """The warning to show, "" where hardly any row is refused."""
         if self.share <= SHARE_MAX:
             return ""
-        told = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
-        told += [
+        lines = [f"Of {self.rows:,} rows tried, {self.share:.0%} would be refused:"]
+        lines += [
             f"  {reason.rows:,} rows: {reason.message}, such as {reason.example}\n    fix: "
             f"{reason.fix}"
             for reason in self.reasons
         ]
-        return "\n".join(told)
+        return "\n".join(lines)
 
 
 def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[str] = ()) -> Trial:
@@ -95,14 +93,14 @@ def try_mapping(mapping: str, files: Sequence[Path], now: int, types: Sequence[s
     first: dict[tuple[str, str], tuple[Refusal, str | None]] = {}
     shown: list[bytes] = []
     for source in parsed.source:
-        for file in (each for each in files if fnmatch(each.name, source.file)):
+        for file in (candidate for candidate in files if fnmatch(candidate.name, source.file)):
             lines = sample_lines(file, source)
             _, refusals = check(b"\n".join(lines), Receipt(now, "import", "ndjson"), plan)
             rows, refused = rows + len(lines), refused + len(refusals)
-            for one in refusals:
-                counts[one.code, one.path] += 1
-                first.setdefault((one.code, one.path), (one, source.session_id))
-            bad = {one.row for one in refusals}
+            for refusal in refusals:
+                counts[refusal.code, refusal.path] += 1
+                first.setdefault((refusal.code, refusal.path), (refusal, source.session_id))
+            bad = {refusal.row for refusal in refusals}
             if source.kind == "events" or len(parsed.source) == 1:
                 shown += [line for row, line in enumerate(lines[: 10 * _SHOWN]) if row not in bad][
                     : _SHOWN - len(shown)

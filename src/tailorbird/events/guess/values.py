@@ -1,6 +1,4 @@
-"""What a guess at a file's columns is made of: what the user may answer, and what was decided of a
-column and of a file.
-"""
+"""Data classes of `--guess`: the user's answers and the decisions per column and file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,10 @@ from tailorbird.events.tables.forms import TableForm
 
 
 class AskError(InputError):
-    """Files leave something open that one answer settles: `choices` are what may be answered."""
+    """A question that the files leave open and one answer settles.
+
+    `choices` are the possible answers.
+    """
 
     def __init__(
         self, message: str, *, where: str = "", fix: str = "", choices: tuple[str, ...] = ()
@@ -23,7 +24,7 @@ class AskError(InputError):
 
 @dataclass(frozen=True)
 class ColumnGuess:
-    """What was decided about one column."""
+    """The decision about one column."""
 
     column: str
     role: str
@@ -32,7 +33,7 @@ class ColumnGuess:
 
 @dataclass(frozen=True)
 class SourceGuess:
-    """What was decided about one file.
+    """The decision about one file.
 
     Attributes:
         kind: `events`, `items` or `users`.
@@ -58,7 +59,7 @@ class SourceGuess:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a user says about files where their content leaves it open.
+    """The user's answers where the files leave something open.
 
     Attributes:
         columns: names of the columns, where the first line does not have them.

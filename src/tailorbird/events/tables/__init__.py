@@ -4,5 +4,5 @@ columns.
     file ──encodings──► UTF-8 ──quotes──► whole rows ──columns──► batches
              forms: delimiter, header, decimal sign        times: the form of a column of times
 
-How rows become events stands in `adapters.mapping`, what the columns mean in `events.guess`.
+`adapters.mapping` turns rows into events, `events.guess` infers what columns mean.
 """

@@ -1,9 +1,10 @@
-"""CSV, TSV, JSON and Parquet files in batches of columns. How columns become events stands in
-`adapters.mapping`.
+"""Reading of CSV, TSV, JSON and Parquet files in batches of columns.
 
-The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its
-row: it is passed on as text, for the contract to judge. Rows of another width than the header or
-that are no UTF-8, and lines whose quote is not closed, are set aside, not dropped.
+`adapters.mapping` turns the columns into events.
+
+The first megabyte decides the type of a CSV column. A later value of another type keeps its row: it
+is passed on as text, for the contract to judge. Rows of another width than the header, rows that
+are not UTF-8 and lines with an unclosed quote are set aside, not dropped.
 """
 
 from collections.abc import Iterator
@@ -20,23 +21,25 @@ import pyarrow.parquet as pq
 from tailorbird.errors import InputError
 from tailorbird.events.tables.encodings import open_table
 from tailorbird.events.tables.files import BATCH_ROWS, DAMAGED, bare_suffix, parquet_batches
-from tailorbird.events.tables.forms import PLAIN, TableForm
+from tailorbird.events.tables.forms import DEFAULT_FORM, TableForm
 from tailorbird.events.tables.quotes import without_broken_lines
 from tailorbird.events.tables.records import is_json, json_names, read_json
 
 SAMPLE_ROWS = 20_000
-_MOSTLY = b"mostly"
-_DRAWN = 400  # rows of a batch behind the first one
+_PREVAILING_TYPE = b"mostly"
+_DRAWN = 400  # sampled rows per batch after the first one
 _COMMA_NUMBER = r"^\s*-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?\s*$"
 
 
-def column_names(file: Path, form: TableForm = PLAIN) -> list[str]:
+def column_names(file: Path, form: TableForm = DEFAULT_FORM) -> list[str]:
     """Return the names of a file's columns, and of the tables that are joined to it."""
     if form.joins:
-        others = [column_names(join.file, _alone(form)) for join in form.joins]
+        joined_names = [column_names(join.file, _without_joins(form)) for join in form.joins]
         return list(
             dict.fromkeys(
-                name for names in (column_names(file, _alone(form)), *others) for name in names
+                name
+                for names in (column_names(file, _without_joins(form)), *joined_names)
+                for name in names
             )
         )
     return json_names(file) if is_json(file) else _schema(file, form).names
@@ -48,16 +51,15 @@ def read_columns(
     *,
     texts: frozenset[str] = frozenset(),
     broken: list[str] | None = None,
-    form: TableForm = PLAIN,
+    form: TableForm = DEFAULT_FORM,
 ) -> Iterator[pa.RecordBatch]:
     """Read a file in batches.
 
     Args:
         columns: only these.
         texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8,
-            which without it end the reading, and the lines whose quote is not closed; of a JSON
-            file the lines that are none.
+        broken: receives unreadable rows: those of another width than the header or not in UTF-8,
+            lines with an unclosed quote, and JSON lines that are no object. Without it they raise.
         form: how the values of a CSV file are written.
 
     Raises:
@@ -74,15 +76,15 @@ def read_columns(
             yield from read_json(file, columns, texts, broken)
             return
         schema = _schema(file, form)
-        wanted = columns if columns is not None else schema.names
-        for batch in _open_csv(file, wanted, broken, form):
+        selected = columns if columns is not None else schema.names
+        for batch in _open_csv(file, selected, broken, form):
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield _typed(batch.slice(start, BATCH_ROWS), schema, texts, form)
+                yield _cast_columns(batch.slice(start, BATCH_ROWS), schema, texts, form)
     except DAMAGED as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
 
 
-def _alone(form: TableForm) -> TableForm:
+def _without_joins(form: TableForm) -> TableForm:
     return replace(form, joins=())
 
 
@@ -93,55 +95,64 @@ def _read_joined(
     broken: list[str] | None,
     form: TableForm,
 ) -> Iterator[pa.RecordBatch]:
-    """Read a file whose rows get columns of the last table that is joined to it, and before that of
-    the others.
-    """
+    """Read a file joined to the last of its tables, and before that to the others."""
     before, join = replace(form, joins=form.joins[:-1]), form.joins[-1]
-    near = column_names(file, before)
-    far = [name for name in column_names(join.file, _alone(form)) if name not in near]
-    wanted = columns if columns is not None else [*near, *far]
-    asked = [name for name in wanted if name in far]
-    mine = [name for name in wanted if name not in far]
-    if not asked:
-        yield from read_columns(file, mine, texts=texts, broken=broken, form=before)
+    left_names = column_names(file, before)
+    right_names = [
+        name for name in column_names(join.file, _without_joins(form)) if name not in left_names
+    ]
+    selected = columns if columns is not None else [*left_names, *right_names]
+    right_selected = [name for name in selected if name in right_names]
+    left_selected = [name for name in selected if name not in right_names]
+    if not right_selected:
+        yield from read_columns(file, left_selected, texts=texts, broken=broken, form=before)
         return
     keyed = texts | {join.on}
-    other = list(
-        read_columns(join.file, [join.on, *asked], texts=keyed, broken=[], form=_alone(form))
+    right_batches = list(
+        read_columns(
+            join.file, [join.on, *right_selected], texts=keyed, broken=[], form=_without_joins(form)
+        )
     )
-    known = {name: _joined([batch.column(name) for batch in other]) for name in (join.on, *asked)}
-    keys = _as_key(known[join.on])
+    right_columns = {
+        name: _concatenate([batch.column(name) for batch in right_batches])
+        for name in (join.on, *right_selected)
+    }
+    keys = _as_key(right_columns[join.on])
     for batch in read_columns(
-        file, list(dict.fromkeys((*mine, join.on))), texts=keyed, broken=broken, form=before
+        file,
+        list(dict.fromkeys((*left_selected, join.on))),
+        texts=keyed,
+        broken=broken,
+        form=before,
     ):
         rows = pc.index_in(_as_key(batch.column(join.on)), value_set=keys)
-        found = {
-            name: known[name].take(rows) if name in far else batch.column(name) for name in wanted
+        columns_by_name = {
+            name: right_columns[name].take(rows) if name in right_names else batch.column(name)
+            for name in selected
         }
-        yield pa.record_batch(list(found.values()), list(found))
+        yield pa.record_batch(list(columns_by_name.values()), list(columns_by_name))
 
 
 def _as_key(column: pa.Array) -> pa.Array:
-    """Return the values as texts, so that 7 of one file is 7 of another that also has letters."""
-    return _whole(column.cast(pa.string()))
+    """Convert keys to text, so that 7 in one file matches 7 in another that also has letters."""
+    return _strip_zero_fraction(column.cast(pa.string()))
 
 
-def _whole(texts: pa.Array) -> pa.Array:
-    """Return 7.0 as 7."""
+def _strip_zero_fraction(texts: pa.Array) -> pa.Array:
+    """Strip the fraction of whole numbers: 7.0 becomes 7."""
     return pc.replace_substring_regex(texts, r"^(\d+)\.0$", r"\1")
 
 
 def read_sample(
     file: Path,
-    form: TableForm = PLAIN,
+    form: TableForm = DEFAULT_FORM,
     columns: list[str] | None = None,
     *,
     texts: frozenset[str] = frozenset(),
 ) -> pa.RecordBatch:
-    """Return the first rows of a file, in their order, and behind them rows drawn from all over the
-    rest, always the same ones.
+    """Return the first rows of a file in order, then a deterministic sample of the rest.
 
-    A column of which some rows are text and others numbers is text.
+    A column with both text and numbers is text.
     """
     draw = np.random.default_rng(7)
     taken: list[pa.RecordBatch] = []
@@ -158,17 +169,20 @@ def read_sample(
     if rest > SAMPLE_ROWS:
         drawn = [batch.slice(0, max(1, batch.num_rows * SAMPLE_ROWS // rest)) for batch in drawn]
     return pa.record_batch(
-        [_joined([batch.column(name) for batch in (head, *drawn)]) for name in head.schema.names],
+        [
+            _concatenate([batch.column(name) for batch in (head, *drawn)])
+            for name in head.schema.names
+        ],
         head.schema.names,
     )
 
 
-def _joined(parts: list[pa.Array]) -> pa.Array:
+def _concatenate(parts: list[pa.Array]) -> pa.Array:
     kinds = {part.type for part in parts}
     if len(kinds) > 1:
         kind = (
             pa.float64()
-            if all(pa.types.is_integer(each) or pa.types.is_floating(each) for each in kinds)
+            if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
             else pa.string()
         )
         parts = [part.cast(kind, safe=False) for part in parts]
@@ -201,15 +215,13 @@ def _schema(file: Path, form: TableForm) -> pa.Schema:
 
 
 def writes_decimal_comma(column: pa.Array) -> bool:
-    """Whether all texts of a column are numbers with a decimal comma, and thousands points where
-    there are any.
-    """
+    """Return whether all texts of a column are numbers with a decimal comma."""
     if not pa.types.is_string(column.type) or column.null_count == len(column):
         return False
-    known = column.drop_null()
+    texts = column.drop_null()
     return bool(
-        pc.all(pc.match_substring_regex(known, _COMMA_NUMBER)).as_py()
-        and pc.any(pc.match_substring(known, ",")).as_py()
+        pc.all(pc.match_substring_regex(texts, _COMMA_NUMBER)).as_py()
+        and pc.any(pc.match_substring(texts, ",")).as_py()
     )
 
 
@@ -245,7 +257,7 @@ def _csv(
     stream = open_table(file)
     read = pacsv.ReadOptions(
         use_threads=False, column_names=list(form.columns)
-    )  # with threads the handler would not see rows in order
+    )  # With threads the handler would not see rows in order.
     return pacsv.open_csv(
         pa.PythonFile(
             stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"
@@ -256,12 +268,12 @@ def _csv(
     )
 
 
-def mostly(field: pa.Field) -> str:
-    """For a text column whose other batches hold numbers: which type those have; else ""."""
-    return (field.metadata or {}).get(_MOSTLY, b"").decode()
+def prevailing_type(field: pa.Field) -> str:
+    """Return the prevailing type of a text column whose other batches hold numbers, else ""."""
+    return (field.metadata or {}).get(_PREVAILING_TYPE, b"").decode()
 
 
-def _typed(
+def _cast_columns(
     batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str], form: TableForm
 ) -> pa.RecordBatch:
     columns, fields = [], []
@@ -270,7 +282,7 @@ def _typed(
         metadata = None
         if name in texts:
             if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
-                column = _whole(column)
+                column = _strip_zero_fraction(column)
         elif not pa.types.is_null(kind):
             try:
                 column = (
@@ -279,7 +291,7 @@ def _typed(
                     else column
                 ).cast(kind)
             except pa.ArrowInvalid:
-                metadata = {_MOSTLY: str(kind)}
+                metadata = {_PREVAILING_TYPE: str(kind)}
         columns.append(column)
         fields.append(pa.field(name, column.type, metadata=metadata))
     return pa.record_batch(columns, schema=pa.schema(fields))

@@ -1,5 +1,6 @@
-"""Text files of any usual encoding, read as UTF-8: UTF-16, Windows-1252 and Latin-1 are recognised
-and transcoded while read.
+"""Text files of any usual encoding, read as UTF-8.
+
+UTF-16, Windows-1252 and Latin-1 are recognised and transcoded while reading.
 """
 
 import codecs
@@ -10,11 +11,9 @@ from typing import BinaryIO
 
 from tailorbird.errors import InputError
 from tailorbird.events.tables.files import DAMAGED, open_file
-from tailorbird.events.tables.quotes import Joined, is_text
+from tailorbird.events.tables.quotes import ChunkStream, is_utf8
 
-_LOOKED_AT = (
-    16 << 20
-)  # bytes; of a file whose first odd letter comes later, the rows with one go to the quarantine
+_SNIFF_BYTES = 16 << 20  # bytes; a later non-ASCII line is refused row by row
 _CHUNK = 1 << 20
 
 
@@ -29,7 +28,7 @@ def encoding_of(file: Path) -> str:
     """
     with open_file(file) as stream:
         try:
-            head = stream.read(_LOOKED_AT)
+            head = stream.read(_SNIFF_BYTES)
         except DAMAGED as error:
             raise InputError(f"damaged: {error}", where=str(file)) from None
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -47,8 +46,7 @@ def encoding_of(file: Path) -> str:
 
 
 def open_table(file: Path) -> BinaryIO:
-    """Open a text file for reading as UTF-8, decompressed by its ending and transcoded where that
-    is needed.
+    """Open a text file for reading as UTF-8, decompressed and transcoded where necessary.
 
     Raises:
         InputError: it cannot be opened, or is damaged.
@@ -57,7 +55,7 @@ def open_table(file: Path) -> BinaryIO:
     return (
         stream
         if encoding == "utf-8"
-        else io.BufferedReader(Joined(_transcoded(stream, encoding)), _CHUNK)
+        else io.BufferedReader(ChunkStream(_transcoded(stream, encoding)), _CHUNK)
     )
 
 
@@ -65,7 +63,7 @@ def _is_utf_8(head: bytes) -> bool:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
     except UnicodeDecodeError:
-        return any(not line.isascii() and is_text(line) for line in head.splitlines())
+        return any(not line.isascii() and is_utf8(line) for line in head.splitlines())
     return True
 
 

@@ -1,6 +1,4 @@
-"""Files to import: found in folders, decompressed while read, checked against a `SHA256SUMS` beside
-them, identified by content.
-"""
+"""Files to import: discovery, decompression, verification against `SHA256SUMS`, digests."""
 
 import codecs
 import gzip
@@ -11,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -24,9 +22,9 @@ DAMAGED = (
     EOFError,
     zlib.error,
     pa.ArrowException,
-)  # what reading a file may end with, of whatever compression
-NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commonly lies beside data
-_BESIDE = (
+)  # errors of reading a damaged file, for any compression
+NO_SUFFIX = "*"  # a pattern for files without a suffix, except companions of data
+_COMPANION_NAMES = (
     "readme",
     "license",
     "copying",
@@ -47,8 +45,7 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files at `path`: itself, or those in the folder that match a pattern, compressed or not,
-    sorted by name.
+    """Return the files at `path` that match a pattern, compressed or not, sorted by name.
 
     Raises:
         InputError: there is nothing there, or nothing that matches, or a link that leads out of the
@@ -59,8 +56,8 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
     named = [pattern for pattern in patterns if pattern != NO_SUFFIX]
-    wanted = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
-    matching = {file for pattern in wanted for file in path.rglob(pattern) if file.is_file()}
+    globs = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
+    matching = {file for pattern in globs for file in path.rglob(pattern) if file.is_file()}
     if NO_SUFFIX in patterns:
         matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
     if not matching:
@@ -81,29 +78,30 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def has_no_suffix(file: Path) -> bool:
-    """Whether a name has no suffix but that of its compression, and is none of what commonly lies
-    beside data (`_SUCCESS`, `LICENSE`).
+    """Return whether a name has no suffix but that of its compression.
+
+    Names that commonly accompany data, such as `_SUCCESS` and `LICENSE`, are excluded.
     """
     return (
         not bare_suffix(file)
         and not file.name.startswith((".", "_"))
-        and file.stem.lower() not in _BESIDE
+        and file.stem.lower() not in _COMPANION_NAMES
     )
 
 
 def bare_name(file: Path) -> str:
-    """`a.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
+    """Return the name without a compression suffix: `a.csv` for `a.csv.gz` and `a.csv.zst`."""
     return file.name.removesuffix(".gz").removesuffix(".zst")
 
 
 def bare_suffix(file: Path) -> str:
-    """`.csv` for `a.csv`, `a.csv.gz` and `a.csv.zst`."""
+    """Return the suffix without that of the compression: `.csv` for `a.csv.gz`."""
     suffixes = [suffix for suffix in file.suffixes if suffix not in _COMPRESSED]
     return suffixes[-1].lower() if suffixes else ""
 
 
 def open_file(file: Path) -> BinaryIO:
-    """A file opened for reading, decompressed by its ending.
+    """Open a file for reading, decompressed by its suffix.
 
     Raises:
         InputError: it cannot be opened; says why.
@@ -112,7 +110,8 @@ def open_file(file: Path) -> BinaryIO:
         if file.suffix == ".gz":
             return gzip.open(file, "rb")  # type: ignore[return-value]
         if file.suffix == ".zst":
-            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file), "rb"), "zstd"))  # type: ignore[arg-type]
+            raw: Any = pa.CompressedInputStream(pa.OSFile(str(file), "rb"), "zstd")
+            return io.BufferedReader(raw)
         return file.open("rb")
     except OSError as error:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
@@ -121,7 +120,7 @@ def open_file(file: Path) -> BinaryIO:
 def parquet_batches(
     source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in batches.
+    """Yield the rows of a Parquet file in batches.
 
     Raises:
         InputError: a text is no UTF-8; names its column and about where it stands.
@@ -143,7 +142,7 @@ def parquet_batches(
 
 
 def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank, with its number from 1.
+    """Yield each line that is not blank, with its number from 1.
 
     Args:
         strip: take spaces and tabs off both ends as well, not only the end of the line.
@@ -154,7 +153,7 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
     number = 0
     try:
         with open_file(file) as stream:
-            for number, line in enumerate(_bounded(stream, file), 1):
+            for number, line in enumerate(_read_bounded_lines(stream, file), 1):
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
@@ -163,25 +162,29 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 
-def _bounded(stream: BinaryIO, file: Path) -> Iterator[bytes]:
-    """Yield lines. A line is one record, but for a list of records, which `read_records` splits."""
+def _read_bounded_lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+    """Yield lines of bounded length.
+
+    A line is one record, except for a list of records, which `read_records` splits.
+    """
     number = 0
     while line := stream.readline(_LINE_BYTES_MAX):
         number += 1
         while len(line) >= _LINE_BYTES_MAX and line[-1:] != b"\n":
             if line.lstrip(codecs.BOM_UTF8)[:1] != b"[" or len(line) > _LIST_BYTES_MAX:
-                found = f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
-                raise InputError(found, where=str(file), fix="write one event a line")
-            more = stream.readline(_LINE_BYTES_MAX)
-            if not more:
+                message = (
+                    f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MB, and no event is"
+                )
+                raise InputError(message, where=str(file), fix="write one event a line")
+            continuation = stream.readline(_LINE_BYTES_MAX)
+            if not continuation:
                 break
-            line += more
+            line += continuation
         yield line
 
 
 def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each JSON document of a file with one a line, or each element of a file that is one list,
-    numbered from 1.
+    """Yield each JSON document of a file, one per line or per element of a list, numbered from 1.
 
     Raises:
         InputError: the compression is damaged, or a list is so large that it has to be rewritten
@@ -195,21 +198,22 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
         yield first
         yield from lines
         return
-    whole = bytearray()
+    document = bytearray()
     for _, line in chain([first], lines):
-        whole += line + b"\n"
-        if len(whole) > _LIST_BYTES_MAX:
+        document += line + b"\n"
+        if len(document) > _LIST_BYTES_MAX:
             raise InputError(
                 "a list of more than a gigabyte",
                 where=str(file),
                 fix="write one element a line, such as: jq -c '.[]'",
             )
-    yield from enumerate(split_records(bytes(whole)), 1)
+    yield from enumerate(split_records(bytes(document)), 1)
 
 
 def split_records(body: bytes) -> list[bytes]:
-    """The records of a body: those of a list, or one a line, or the one that it is. What cannot be
-    split is one.
+    """Split a body into records: the elements of a list, the lines, or the body itself.
+
+    A body that cannot be split is one record.
     """
     if body.lstrip()[:1] == b"[":
         try:
@@ -225,17 +229,15 @@ def split_records(body: bytes) -> list[bytes]:
 
 
 def count_records(body: bytes) -> int:
-    """How many records `split_records` gives. None is decoded or copied, so that too many cost
-    little.
-    """
+    """Count the records that `split_records` would return, without decoding or copying any."""
     if body.lstrip()[:1] == b"[":
         try:
             return len(_elements(body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 1
     count = 0
-    for found in _LINE.finditer(body):
-        line = found[0].rstrip()
+    for match in _LINE.finditer(body):
+        line = match[0].rstrip()
         if line[:1] != b"{" or line[-1:] != b"}":
             return 1
         count += 1
@@ -245,8 +247,7 @@ def count_records(body: bytes) -> int:
 def digest_files(
     files: list[Path], progress: Callable[[int], None] = lambda _: None
 ) -> dict[Path, str]:
-    """The SHA-256 of each file in hexadecimal, verified against `SHA256SUMS` beside it where there
-    is one.
+    """Return the hexadecimal SHA-256 of each file, verified against `SHA256SUMS` beside it if any.
 
     Raises:
         DamageError: a file does not match its line in SHA256SUMS.

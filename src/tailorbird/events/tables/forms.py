@@ -1,6 +1,4 @@
-"""How a CSV file is written: its delimiter, whether its first line names the columns, the sign of
-its decimals.
-"""
+"""The form of a CSV file: its delimiter, header and decimal sign."""
 
 import csv
 import tempfile
@@ -17,11 +15,10 @@ _HEAD = 256 << 10
 
 @dataclass(frozen=True)
 class Join:
-    """Another table, whose columns each row gets by a key that both have.
+    """Another table whose columns each row gets by a shared key.
 
     Attributes:
-        file: the other table, written as the first one; it is held in memory as far as its columns
-            are asked for.
+        file: the other table, written in the same form; its requested columns are held in memory.
         on: the column of the key. Of several rows with one key the first counts; a row without a
             match gets nulls.
     """
@@ -32,8 +29,7 @@ class Join:
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a CSV file is written, as far as its name does not tell, and which tables are joined to
-    it.
+    """The form of a CSV file, and the tables that are joined to it.
 
     Attributes:
         delimiter: between values; "" takes a tab for `.tsv` and a comma for the rest.
@@ -52,12 +48,11 @@ class TableForm:
         return self.delimiter or ("\t" if bare_suffix(file) == ".tsv" else ",")
 
 
-PLAIN = TableForm()
+DEFAULT_FORM = TableForm()
 
 
 def sniff_delimiter(file: Path) -> str:
-    """Return the delimiter of a text file, by DuckDB's sniffer: "" where it is the one that the
-    file's name tells.
+    """Detect the delimiter with DuckDB's sniffer; "" for the one that the file name implies.
 
     Raises:
         InputError: the file cannot be read.
@@ -69,15 +64,16 @@ def sniff_delimiter(file: Path) -> str:
         usual in first and not any(other in first for other in DELIMITERS if other != usual)
     ):
         return ""
-    found = _sniffed(head)
-    return "" if found == usual or found not in DELIMITERS else found
+    delimiter = _sniffed(head)
+    return "" if delimiter == usual or delimiter not in DELIMITERS else delimiter
 
 
 def has_header(file: Path, form: TableForm) -> bool:
-    """Whether the first line of a text file names its columns: none of its values is empty but the
-    first, a number or a time.
+    """Return whether the first line names the columns.
+
+    None of its values may be a number or a time, and only the first may be empty.
     """
-    return not any(_is_value(text, place) for place, text in enumerate(first_row(file, form)))
+    return not any(_is_value(text, column) for column, text in enumerate(first_row(file, form)))
 
 
 def first_row(file: Path, form: TableForm) -> list[str]:
@@ -92,22 +88,22 @@ def first_row(file: Path, form: TableForm) -> list[str]:
     )
 
 
-def _is_value(text: str, place: int) -> bool:
+def _is_value(text: str, column: int) -> bool:
     text = text.strip()
     if not text:
-        return place > 0  # pandas writes no name above its index
+        return column > 0  # pandas writes no name above its index
     return text[:1].isdigit() and (text[-1:].isdigit() or text[-1:] in "ZM")
 
 
 def _head(file: Path) -> str:
-    """Return whole lines of the begin of a file."""
+    """Return the complete lines at the start of a file."""
     try:
         with open_table(file) as stream:
             head = stream.read(_HEAD)
     except DAMAGED as error:
         raise InputError(f"damaged: {error}", where=str(file)) from None
-    whole = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
-    return whole.decode(errors="replace").removeprefix("\ufeff")
+    full_lines = head if len(head) < _HEAD else head.rpartition(b"\n")[0]
+    return full_lines.decode(errors="replace").removeprefix("\ufeff")
 
 
 def _sniffed(head: str) -> str:
@@ -126,6 +122,6 @@ def _sniffed(head: str) -> str:
                 row = connection.execute(
                     "SELECT Delimiter FROM sniff_csv(?, quote = '\"')", [scratch.name]
                 ).fetchone()
-        except duckdb.Error:  # no table that it knows
+        except duckdb.Error:  # DuckDB does not recognise a table.
             return ""
     return "" if row is None else row[0]

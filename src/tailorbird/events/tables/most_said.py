@@ -1,6 +1,4 @@
-"""What most rows say of an owner, column by column: attributes of items that stand with every
-event, and now and then wrongly.
-"""
+"""The most frequent value of each column per owner: attributes repeated on every event."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,16 +6,15 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_PARTS = 32  # of counts, after which they are added up
+_PARTS = 32  # number of partial counts before they are merged
 
 
-class MostSaid:
-    """Counts values by owner, batch by batch, in memory for what is different only.
+class MostFrequentValues:
+    """Counts of values by owner, batch by batch, in memory for distinct values only.
 
     Args:
         owner: the column of ids.
-        columns: those whose most frequent value is wanted; of as many, the smallest one counts.
-            Empty values say nothing.
+        columns: the columns to aggregate. Ties go to the smallest value; empty values are ignored.
     """
 
     def __init__(self, owner: str, columns: Sequence[str]) -> None:
@@ -27,24 +24,24 @@ class MostSaid:
         self._nested: set[str] = set()
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take up the rows of a batch."""
+        """Count the rows of a batch."""
         owner = batch.column(self._owner)
-        self._owners = _added(
+        self._owners = _append_counts(
             self._owners, pa.table({"owner": owner, "count": pa.repeat(1, len(owner))}), ["owner"]
         )
         for name, parts in self._counts.items():
             column = batch.column(name)
-            if pa.types.is_nested(column.type):  # which cannot be grouped by
+            if pa.types.is_nested(column.type):  # Nested values cannot be grouped.
                 self._nested.add(name)
                 column = pa.array(
                     [
-                        None if each is None else msgspec.json.encode(each).decode()
-                        for each in column.to_pylist()
+                        None if value is None else msgspec.json.encode(value).decode()
+                        for value in column.to_pylist()
                     ],
                     pa.string(),
                 )
             rows = pa.table({"owner": owner, "value": column, "count": pa.repeat(1, len(owner))})
-            self._counts[name] = _added(
+            self._counts[name] = _append_counts(
                 parts, rows.filter(rows["value"].is_valid()), ["owner", "value"]
             )
 
@@ -57,10 +54,10 @@ class MostSaid:
             .filter(pc.field("owner").is_valid())["owner"]
             .combine_chunks()
         )
-        found = {self._owner: owners}
+        columns = {self._owner: owners}
         for name, parts in self._counts.items():
             if not parts:
-                found[name] = pa.nulls(len(owners))
+                columns[name] = pa.nulls(len(owners))
                 continue
             ordered = _sum(parts, ["owner", "value"]).sort_by(
                 [("owner", "ascending"), ("count", "descending"), ("value", "ascending")]
@@ -71,15 +68,15 @@ class MostSaid:
             if name in self._nested:
                 values = pa.array(
                     [
-                        None if each is None else msgspec.json.decode(each)
-                        for each in values.to_pylist()
+                        None if value is None else msgspec.json.decode(value)
+                        for value in values.to_pylist()
                     ]
                 )
-            found[name] = values
-        return pa.record_batch(list(found.values()), list(found))
+            columns[name] = values
+        return pa.record_batch(list(columns.values()), list(columns))
 
 
-def _added(parts: list[pa.Table], rows: pa.Table, keys: list[str]) -> list[pa.Table]:
+def _append_counts(parts: list[pa.Table], rows: pa.Table, keys: list[str]) -> list[pa.Table]:
     parts = [*parts, _sum([rows], keys)]
     return [_sum(parts, keys)] if len(parts) > _PARTS else parts
 
@@ -93,9 +90,9 @@ def _sum(parts: Iterable[pa.Table], keys: list[str]) -> pa.Table:
                 part.set_column(part.schema.get_field_index(key), key, part[key].cast(pa.string()))
                 for part in parts
             ]
-    whole = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+    table = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
     return (
-        whole.group_by(keys, use_threads=False)
+        table.group_by(keys, use_threads=False)
         .aggregate([("count", "sum")])
         .rename_columns([*keys, "count"])
     )

@@ -1,9 +1,10 @@
-"""The rows of a CSV file, without the lines whose quote is not closed: such a quote would make one
-row of all lines up to the next one.
+"""CSV rows without lines whose quote is not closed.
 
-So a row of several lines has to be of the header's width, and its quotes in their places; else its
-first line alone is set aside, and the others are read again. In `without_broken_lines` rows that
-are no UTF-8 are set aside, too.
+Such a quote would swallow all lines up to the next one.
+
+A row of several lines must have the header's width and well-placed quotes. Otherwise its first line
+alone is set aside, and the others are read again. `without_broken_lines` also sets aside rows that
+are not UTF-8.
 """
 
 import csv
@@ -17,22 +18,21 @@ _CHUNK = 1 << 20
 
 
 class Lines:
-    """The lines of a file, for a reader of rows; `next_row` may have those of a row but its first
-    read again.
+    """The lines of a file for a CSV reader; `next_row` may requeue the later lines of a row.
 
     Attributes:
-        of_row: the lines of the last row; the first alone, where that was set aside.
-        again: whether others of the last row are read again.
-        waiting: those that are.
-        cut: whether the last row was not at its end where the file was.
-        number: of the last line, from 1.
+        row_lines: the lines of the last row, or only the first where that was set aside.
+        has_requeued: whether later lines of the last row are read again.
+        queue: the lines to read again.
+        is_truncated: whether the file ended within the last row.
+        number: the number of the last line, from 1.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = iter(lines)
-        self.waiting: deque[str] = deque()
-        self.of_row: list[str] = []
-        self.again = self.cut = False
+        self.queue: deque[str] = deque()
+        self.row_lines: list[str] = []
+        self.has_requeued = self.is_truncated = False
         self.number = 0
 
     def __iter__(self) -> "Lines":
@@ -40,58 +40,64 @@ class Lines:
 
     def __next__(self) -> str:
         try:
-            line = self.waiting.popleft() if self.waiting else next(self._lines)
+            line = self.queue.popleft() if self.queue else next(self._lines)
         except StopIteration:
-            self.cut = bool(self.of_row)
+            self.is_truncated = bool(self.row_lines)
             raise
-        self.of_row.append(line)
+        self.row_lines.append(line)
         self.number += 1
         return line
 
-    def give_again(self) -> None:
-        """All but the first line of the row come once more."""
-        others = self.of_row[1:]
-        self.waiting.extendleft(reversed(others))
-        self.number -= len(others)
-        self.of_row, self.again = self.of_row[:1], bool(others)
+    def requeue(self) -> None:
+        """Requeue all lines of the row but the first."""
+        later_lines = self.row_lines[1:]
+        self.queue.extendleft(reversed(later_lines))
+        self.number -= len(later_lines)
+        self.row_lines, self.has_requeued = self.row_lines[:1], bool(later_lines)
 
 
 def next_row(
     reader: Iterator[list[str]], lines: Lines, width: int, delimiter: str = ","
 ) -> list[str] | None:
-    """The next row of a `csv.reader` over `lines`; None where it is none: its first line is set
-    aside, in `lines.of_row`.
+    """Return the next row of a `csv.reader` over `lines`, or None if it is malformed.
+
+    The first line of a malformed row is set aside in `lines.row_lines`.
 
     Raises:
         StopIteration: there is no more.
     """
-    lines.of_row, lines.again, lines.cut = [], False, False
+    lines.row_lines, lines.has_requeued, lines.is_truncated = [], False, False
     try:
         row = next(reader)
-        if not lines.cut and (
-            len(lines.of_row) == 1 or (len(row) == width and _is_one(lines.of_row, row, delimiter))
+        if not lines.is_truncated and (
+            len(lines.row_lines) == 1
+            or (len(row) == width and _is_single_row(lines.row_lines, row, delimiter))
         ):
             return row
-    except csv.Error:  # longer than a value may be, or text behind a quote that was closed
+    except csv.Error:  # the value is too long, or text follows a closing quote
         pass
-    lines.give_again()
+    lines.requeue()
     return None
 
 
-def _is_one(lines: list[str], row: list[str], delimiter: str) -> bool:
-    """Whether lines are this row, with its quotes in their places. Raises csv.Error."""
+def _is_single_row(lines: list[str], row: list[str], delimiter: str) -> bool:
+    """Return whether lines form exactly this row, with well-placed quotes.
+
+    Raises csv.Error.
+    """
     return list(csv.reader(lines, delimiter=delimiter, strict=True)) == [row]
 
 
 def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
-    """The same bytes, but for lines that open a quote which no later line closes in its place, and
-    rows that are no UTF-8: these are put into `broken`.
+    """Filter out lines with an unclosed quote and rows that are not UTF-8.
+
+    They are appended to `broken`.
     """
-    return io.BufferedReader(Joined(_pieces(stream, delimiter, broken)), _CHUNK)
+    return io.BufferedReader(ChunkStream(_pieces(stream, delimiter, broken)), _CHUNK)
 
 
-class Joined(io.RawIOBase):
-    """A stream of the bytes of pieces."""
+class ChunkStream(io.RawIOBase):
+    """A raw stream over chunks of bytes."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._left = pieces, b""
@@ -111,44 +117,44 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
     header, width = _header(stream, delimiter)
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
-        if b'"' not in chunk or _is_row_each(
-            ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter
+        if b'"' not in chunk or _is_one_row_per_line(
+            decoded_lines := list(map(_text, chunk.splitlines(keepends=True))), delimiter
         ):
-            yield _without_bytes(chunk, broken)
+            yield _drop_invalid_utf8(chunk, broken)
             continue
-        lines, whole = (
-            Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
+        lines, rows = (
+            Lines(chain(decoded_lines, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))),
             list[bytes](),
         )
         reader = csv.reader(lines, delimiter=delimiter)
-        while lines.number < len(ours) or lines.waiting:
+        while lines.number < len(decoded_lines) or lines.queue:
             is_row = next_row(reader, lines, width, delimiter) is not None or not (
-                lines.again or lines.cut
+                lines.has_requeued or lines.is_truncated
             )
-            found = "".join(lines.of_row).encode("latin-1")
-            if is_row and is_text(
-                found
+            row_bytes = "".join(lines.row_lines).encode("latin-1")
+            if is_row and is_utf8(
+                row_bytes
             ):  # where one line is no row, the reader of the columns tells
-                whole.append(found)
+                rows.append(row_bytes)
             else:
-                broken.append(_shown(found))
-        if whole:
-            yield b"".join(whole)
+                broken.append(_to_display(row_bytes))
+        if rows:
+            yield b"".join(rows)
 
 
-def _without_bytes(chunk: bytes, broken: list[str]) -> bytes:
-    """Lines that are rows each, without those that are no UTF-8."""
+def _drop_invalid_utf8(chunk: bytes, broken: list[str]) -> bytes:
+    """Drop the lines that are not UTF-8, where each line is one row."""
     if (
-        is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK
-    ):  # the last line goes on: where it is cut, any text may look broken
+        is_utf8(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK
+    ):  # The last line continues, and a cut may split a character.
         return chunk
     lines = chunk.splitlines(keepends=True)
-    broken += [_shown(line) for line in lines if not is_text(line)]
-    return b"".join(filter(is_text, lines))
+    broken += [_to_display(line) for line in lines if not is_utf8(line)]
+    return b"".join(filter(is_utf8, lines))
 
 
-def is_text(data: bytes) -> bool:
-    """Whether bytes are UTF-8."""
+def is_utf8(data: bytes) -> bool:
+    """Return whether bytes are valid UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -156,12 +162,12 @@ def is_text(data: bytes) -> bool:
     return True
 
 
-def _shown(line: bytes) -> str:
+def _to_display(line: bytes) -> str:
     return line.decode(errors="backslashreplace").rstrip("\r\n")
 
 
 def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
-    """The header with the blank lines before it, and how many columns it has."""
+    """Return the header with the blank lines before it, and its number of columns."""
     lines: list[bytes] = []
 
     def following() -> Iterator[str]:
@@ -176,10 +182,8 @@ def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
     return b"".join(lines), width
 
 
-def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
-    """Whether each line is a row, which most are: cheaper to tell of all at once than of one by
-    one.
-    """
+def _is_one_row_per_line(lines: Iterable[str], delimiter: str) -> bool:
+    """Return whether each line is one row, checked for all lines at once."""
     texts = [*lines, "."]  # the last one becomes part of a row that is not closed
     try:
         return sum(1 for _ in csv.reader(texts, delimiter=delimiter)) == len(texts)
@@ -190,4 +194,4 @@ def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
 def _text(line: bytes) -> str:
     return line.decode(
         "latin-1"
-    )  # any byte is a character of it; what divides rows and columns is ASCII
+    )  # Latin-1 maps every byte to a character, and separators are ASCII.

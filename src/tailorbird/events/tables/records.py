@@ -1,5 +1,6 @@
-"""JSON files as tables: one document a line, or a list of them. Objects within become columns
-(`user.id`), a list of objects rows.
+"""JSON files as tables: one document per line, or a list of them.
+
+Nested objects become columns (`user.id`), a list of objects becomes rows.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pyarrow as pa
 from tailorbird.events.tables.files import BATCH_ROWS, bare_suffix, read_records
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
-_LOOKED_AT = 2_000  # records by which the columns are known
+_SNIFF_RECORDS = 2_000  # number of records that determine the columns
 _DEPTH = 4
 _decode = msgspec.json.Decoder().decode
 
@@ -21,14 +22,14 @@ Row = dict[str, Any]
 
 
 def is_json(file: Path) -> bool:
-    """Whether a file's name says that it holds JSON."""
+    """Return whether a file's suffix is one of JSON."""
     return bare_suffix(file) in SUFFIXES
 
 
 def json_names(file: Path) -> list[str]:
     """Return the names of the columns of a JSON file, by its first records."""
     names: dict[str, None] = {}
-    for row in islice(_rows(file, None), _LOOKED_AT):
+    for row in islice(_rows(file, None), _SNIFF_RECORDS):
         names |= dict.fromkeys(row)
     return list(names)
 
@@ -46,12 +47,12 @@ def read_json(
     Raises:
         InputError: a list is too large, or the compression is damaged.
     """
-    wanted = columns if columns is not None else json_names(file)
+    selected = columns if columns is not None else json_names(file)
     rows = _rows(file, broken)
     while batch := list(islice(rows, BATCH_ROWS)):
         yield pa.record_batch(
-            [_column([row.get(name) for row in batch], as_text=name in texts) for name in wanted],
-            wanted,
+            [_column([row.get(name) for row in batch], as_text=name in texts) for name in selected],
+            selected,
         )
 
 
@@ -62,19 +63,17 @@ def _rows(file: Path, broken: list[str] | None) -> Iterator[Row]:
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             record = None
         if isinstance(record, dict):
-            yield from _unfolded(record)
+            yield from _unnest(record)
         elif broken is not None:
             broken.append(raw.decode(errors="backslashreplace"))
 
 
-def _unfolded(record: Row) -> Iterator[Row]:
-    """Yield a record as one row, or as one for each object of the longest list of objects in it, as
-    the items of an order are.
-    """
+def _unnest(record: Row) -> Iterator[Row]:
+    """Yield a record as one row, or as one row per object of its longest list of objects."""
     row: Row = {}
     lists: dict[str, list[Row]] = {}
     _flatten(record, "", row, lists, 0)
-    name = max(lists, key=lambda each: len(lists[each]), default="")
+    name = max(lists, key=lambda field: len(lists[field]), default="")
     if not name:
         yield row
         return
@@ -89,14 +88,18 @@ def _flatten(record: Row, prefix: str, row: Row, lists: dict[str, list[Row]], de
         name = prefix + key
         if isinstance(value, dict) and depth < _DEPTH:
             _flatten(value, f"{name}.", row, lists, depth + 1)
-        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(element, dict) for element in value)
+        ):
             lists[name] = value
         else:
             row[name] = value
 
 
 def _column(values: list[Any], *, as_text: bool) -> pa.Array:
-    """Return values as an array of their type; of several types, as text."""
+    """Return values as an array of their common type, or as text."""
     kind = None if as_text else _type_of(values)
     if kind is not None:
         try:
@@ -110,7 +113,7 @@ def _column(values: list[Any], *, as_text: bool) -> pa.Array:
 
 
 def _type_of(values: list[Any]) -> pa.DataType | None:
-    """Return the type of a column whose values are alike; None for one that is text."""
+    """Return the common type of values, or None for text."""
     kinds = {type(value) for value in values if value is not None}
     if not kinds:
         return pa.null()
@@ -119,16 +122,14 @@ def _type_of(values: list[Any]) -> pa.DataType | None:
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {list} and all(
-        isinstance(each, str) for value in values if value for each in value
+        isinstance(element, str) for value in values if value for element in value
     ):
         return pa.list_(pa.string())
     return None
 
 
 def _text(value: Any) -> str:
-    """Return a value as it would be written; a whole number that JSON has as a fraction, without
-    it.
-    """
+    """Encode a value as text; a whole number loses its fraction."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return msgspec.json.encode(value).decode()

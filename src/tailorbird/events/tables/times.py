@@ -1,8 +1,7 @@
-"""Times as text in any usual form: which form a column has, and its values in microseconds since
-1970.
+"""Parsing of times in text of any usual format to microseconds since 1970.
 
-ISO 8601 needs no form, nor does a zone behind it (`2025-09-01 00:01:25 UTC`, `+02`). Others are
-forms of `strptime`, which DuckDB reads.
+ISO 8601 needs no format, nor does a zone after it (`2025-09-01 00:01:25 UTC`, `+02`). Others use
+formats of `strptime`, which DuckDB reads.
 """
 
 import re
@@ -37,19 +36,19 @@ _DATES = (
     "%Y%m%d",
 )
 _TIMES = ("", "%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%I:%M:%S %p", "%I:%M %p", "%H%M%S")
-_BETWEEN = (" ", "T", ", ", ":", "")
+_SEPARATORS = (" ", "T", ", ", ":", "")
 _ZONES = ("", " %z", "%z", " UTC", " GMT", "Z")
-_LOOKS_LIKE_TIME = re.compile(r"\d.*[-/.:, ].*\d")
-_FITS = 0.98  # share of the values from which on a form is the column's
+_TIME_LIKE = re.compile(r"\d.*[-/.:, ].*\d")
+_FIT_SHARE_MIN = 0.98  # minimum share of values that a format must fit
 _UTC_NAMES = (" UTC", " GMT", " Z")
 
 
 @dataclass(frozen=True)
 class TimeForms:
-    """Which forms a column of times may have.
+    """The formats that a column of times may have.
 
     Attributes:
-        forms: for `strptime`; "" is ISO 8601. Several where day and month cannot be told apart.
+        forms: formats of `strptime`; "" is ISO 8601. Several where day and month are ambiguous.
         example: a value that reads differently by each of them.
     """
 
@@ -57,24 +56,28 @@ class TimeForms:
     example: str = ""
 
 
-def forms_of_times(column: pa.Array) -> TimeForms | None:
-    """Return the forms that the values of a column of text fit; None where they are no times.
+def detect_time_forms(column: pa.Array) -> TimeForms | None:
+    """Return the formats that the values of a text column fit, or None if they are no times.
 
-    Of forms that differ in day and month alone, the one is taken by which the rows are in order of
-    time, where there is one.
+    Among formats that differ only in day and month, the one by which the rows are in time order is
+    taken, if there is exactly one.
     """
-    known = column.drop_null()
-    if not len(known) or not _LOOKS_LIKE_TIME.search(first := known[0].as_py()):
+    texts = column.drop_null()
+    if not len(texts) or not _TIME_LIKE.search(first := texts[0].as_py()):
         return None
     if (
-        _share([moment_of(text, UTC) is not None for text in known.slice(0, 1_000).to_pylist()])
-        >= _FITS
+        _share(
+            [parse_iso_time(text, UTC) is not None for text in texts.slice(0, 1_000).to_pylist()]
+        )
+        >= _FIT_SHARE_MIN
     ):
         return TimeForms(("",))
     fitting = _fitting(first)
-    parsed = {form: parse_times(known, form, "UTC") for form in fitting}
+    parsed = {form: parse_times(texts, form, "UTC") for form in fitting}
     parsed = {
-        form: times for form, times in parsed.items() if 1 - times.null_count / len(times) >= _FITS
+        form: times
+        for form, times in parsed.items()
+        if 1 - times.null_count / len(times) >= _FIT_SHARE_MIN
     }
     if not parsed:
         return None
@@ -85,17 +88,17 @@ def forms_of_times(column: pa.Array) -> TimeForms | None:
     if len(distinct) > 1:
         in_order = [form for form, times in distinct.items() if _is_ordered(times)]
         distinct = {in_order[0]: distinct[in_order[0]]} if len(in_order) == 1 else distinct
-    return TimeForms(tuple(distinct), _example(known, list(distinct.values())))
+    return TimeForms(tuple(distinct), _example(texts, list(distinct.values())))
 
 
 def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
-    """Return microseconds since 1970, null where a text does not have the form.
+    """Parse texts to microseconds since 1970, null where a text does not have the format.
 
     Args:
         form: for `strptime`.
         zone: of times that name none.
     """
-    with _connected() as connection:
+    with _connect() as connection:
         connection.register("texts", pa.table({"text": column.cast(pa.string())}))
         query = f"SELECT try_strptime(trim(text), {_quoted(form)}) AS t FROM texts"
         times = connection.sql(query).to_arrow_table()["t"].combine_chunks()
@@ -104,19 +107,19 @@ def parse_times(column: pa.Array, form: str, zone: str) -> pa.Array:
     return times.cast(pa.timestamp("us", times.type.tz)).cast(pa.int64())
 
 
-@lru_cache(64)  # thousands of forms, and a column is asked about more than once
+@lru_cache(64)  # There are thousands of formats, and columns repeat.
 def _fitting(text: str) -> list[str]:
-    """Return the forms that one value has."""
+    """Return the formats that one value fits."""
     candidates = _candidates()
     tried = ", ".join(
         f"try_strptime(trim(text), {_quoted(form)}) IS NOT NULL" for form in candidates
     )
-    with _connected() as connection:
+    with _connect() as connection:
         row = connection.execute(f"SELECT {tried} FROM (SELECT ? AS text)", [text]).fetchone()
     return [form for form, fits in zip(candidates, row or (), strict=False) if fits]
 
 
-def _connected() -> Any:
+def _connect() -> Any:
     try:
         import duckdb
     except ModuleNotFoundError:
@@ -132,9 +135,10 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def moment_of(text: str | None, zone: tzinfo) -> datetime | None:
-    """Return an ISO time, also with the name UTC behind it; None where it is none. `zone` is of
-    times that name none.
+def parse_iso_time(text: str | None, zone: tzinfo) -> datetime | None:
+    """Parse an ISO time, optionally followed by a name of UTC, or return None.
+
+    `zone` applies to times that name none.
     """
     if text is None:
         return None
@@ -153,7 +157,7 @@ def _candidates() -> list[str]:
     bare = list(_DATES)
     timed = [
         date + between + time + zone
-        for date, between, time, zone in product(_DATES, _BETWEEN, _TIMES[1:], _ZONES)
+        for date, between, time, zone in product(_DATES, _SEPARATORS, _TIMES[1:], _ZONES)
     ]
     return [*bare, *timed]
 
@@ -163,8 +167,8 @@ def _share(fits: list[bool]) -> float:
 
 
 def _is_ordered(times: pa.Array) -> bool:
-    known = times.drop_null()
-    steps = pc.subtract(known.slice(1), known.slice(0, max(len(known) - 1, 0)))
+    present = times.drop_null()
+    steps = pc.subtract(present.slice(1), present.slice(0, max(len(present) - 1, 0)))
     return bool(
         pc.all(pc.greater_equal(steps, 0)).as_py() or pc.all(pc.less_equal(steps, 0)).as_py()
     )

@@ -1,8 +1,10 @@
-"""Where a cluster is, how to speak to it, and its topics.
+"""Address, client settings and topics of a Kafka cluster.
 
-kafka://host:9092,host:9092/shop     servers, and what the names of the topics begin with
+    kafka://host:9092,host:9092/shop     servers, and the prefix of all topic names
 
-shop.raw.PRODUCER    shop.answers.PRODUCER    shop.routed      each a log of one partition, kept until it is pruned
+    shop.raw.PRODUCER    shop.answers.PRODUCER    shop.routed
+
+Topics never expire; they are pruned.
 """
 
 import logging
@@ -28,11 +30,11 @@ from tailorbird.stream.kafka.client import (
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
-MESSAGE_BYTES = 1_000_000  # what a broker takes that does not say
-_HEADERS_BYTES = 16_384  # left of a message for headers
+MESSAGE_BYTES = 1_000_000  # default limit of a broker that does not tell its own
+_HEADERS_BYTES = 16_384  # room for headers in a message
 _NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\Z"
-)  # without dots: `shop` must not read what `shop.raw` writes
+)  # no dots: `shop` must not read what `shop.raw` writes
 _TOPIC = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
@@ -40,10 +42,8 @@ _TOPIC = {
 }  # a log is pruned, it never expires
 
 
-class Heard:
-    """Why brokers refuse us, as their connections say it: a call that waits for them only learns
-    that its time is over.
-    """
+class BrokerErrors:
+    """The last refusal by a broker's connection; a waiting call itself only sees a timeout."""
 
     def __init__(self) -> None:
         self._refusal: Any = None
@@ -55,14 +55,12 @@ class Heard:
         ):
             self._refusal = error
 
-    def take(self, clients: Sequence[Any] = ()) -> Any:
-        """The last refusal, once; None if there was none. Clients tell what they heard when they
-        are polled.
-        """
+    def pop(self, clients: Sequence[Any] = ()) -> Any:
+        """Return and clear the last refusal, or None; clients report it when they are polled."""
         for client in clients:
             client.poll(0)
-        found, self._refusal = self._refusal, None
-        return found
+        refusal, self._refusal = self._refusal, None
+        return refusal
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,14 @@ class Cluster:
 
     Attributes:
         servers: `host:port`, several separated by commas.
-        prefix: what the topics' names begin with.
-        options: further settings of librdkafka, such as those of SASL and TLS; never printed.
-        partitions: of the topics of bodies and of what was routed; fixed when they are made.
-        replication: of topics that are made; a cluster for production has 3, of which 2 must have
-            what is acknowledged.
-        timeout_s: after how long without an answer a call fails.
-        heard: why brokers refused us.
-        erasing: whether this is the erasure, during which nobody else may begin to write.
+        prefix: prefix of the topics' names.
+        options: further settings of librdkafka, such as SASL and TLS; never printed.
+        partitions: number of partitions of raw and routed topics, fixed at their creation.
+        replication: replication factor of new topics; 3 in production, of which 2 must
+            acknowledge.
+        timeout_s: time after which an unanswered call fails.
+        broker_errors: the last refusals by brokers.
+        erasing: whether this process runs an erasure, which keeps other writers out.
     """
 
     servers: str
@@ -87,16 +85,16 @@ class Cluster:
     replication: int = 1
     partitions: int = 1
     timeout_s: float = TIMEOUT_S
-    heard: Heard = field(default_factory=Heard, repr=False, compare=False)
+    broker_errors: BrokerErrors = field(default_factory=BrokerErrors, repr=False, compare=False)
     erasing: bool = False
 
     @property
     def marker(self) -> str:
-        """The topic that is there while people are erased, see `stream.kafka.emptied`."""
+        """The topic that exists while people are erased, see `stream.kafka.emptied`."""
         return f"{self.prefix}.erasing"
 
     def conf(self, **settings: Any) -> dict[str, Any]:
-        """Settings for a client; `_` in names stands for `.`."""
+        """Return the settings for a client; `_` in names stands for `.`."""
         timeout_ms = int(self.timeout_s * 1000)
         base = {
             "bootstrap.servers": self.servers,
@@ -105,33 +103,31 @@ class Cluster:
             "socket.timeout.ms": max(1000, timeout_ms),
         }
         base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
-        own = {
-            "error_cb": self.heard,
+        client_settings = {
+            "error_cb": self.broker_errors,
             **{name.replace("_", "."): value for name, value in settings.items()},
         }
-        return {**base, **self.options, **own}
+        return {**base, **self.options, **client_settings}
 
     def client(self, make: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
-        """A client with these settings. Raises ConfigError where one of them cannot be."""
+        """Create a client with these settings. Raises ConfigError for an invalid one."""
         try:
             return make(conf)
         except (KafkaException, ValueError, TypeError) as error:
-            told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             fix = (
                 "see [stream] of tailorbird.toml: client, ca_file, cert_file, key_file, and the "
                 "password of the key"
             )
             raise ConfigError(
-                f"the client of Kafka refuses its settings: {told}", where="stream", fix=fix
+                f"the client of Kafka refuses its settings: {reason}", where="stream", fix=fix
             ) from None
 
     def __str__(self) -> str:
         return f"kafka://{self.servers}/{self.prefix}"
 
     def admin(self) -> Any:
-        """The client that looks at topics, makes them and deletes records; one for all, since each
-        client has threads of its own.
-        """
+        """Return the shared admin client; each client has threads of its own."""
         return self._admin
 
     @cached_property
@@ -145,10 +141,10 @@ class KafkaLog:
     """The address of a log: a partition of a topic.
 
     Attributes:
-        topic: without the cluster's prefix; `raw.serve-1`, `routed`.
-        partition: the log's own name, as `LogReader.partition` gives it.
-        folder: where its writer holds a lock against a second writer on this machine.
-        number: of the partition, out of `count` that the topic has.
+        topic: name without the cluster's prefix, such as `raw.serve-1` or `routed`.
+        partition: name of the log, see `LogReader.partition`.
+        folder: holds the lock against a second writer on this machine.
+        number: number of the partition, out of `count` of the topic.
     """
 
     cluster: Cluster
@@ -160,12 +156,12 @@ class KafkaLog:
 
     @property
     def name(self) -> str:
-        """The topic's whole name."""
+        """The topic's full name."""
         return f"{self.cluster.prefix}.{self.topic}"
 
     @property
     def stem(self) -> str:
-        """What the log would be called as a file, without the ending."""
+        """The name of the log as a file, without suffix."""
         return self.topic.replace(".", "-", 1) + (f".{self.number}" if self.count > 1 else "")
 
     def __str__(self) -> str:
@@ -175,7 +171,7 @@ class KafkaLog:
 
 
 def cluster_of(url: str, **settings: Any) -> Cluster:
-    """The cluster at `kafka://host:9092/prefix`. Raises ConfigError.
+    """Parse a URL like `kafka://host:9092/prefix`. Raises ConfigError.
 
     >>> cluster_of("kafka://a:9092,b:9092/shop").servers
     'a:9092,b:9092'
@@ -205,9 +201,7 @@ def cluster_of(url: str, **settings: Any) -> Cluster:
 
 @contextmanager
 def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
-    """Turn the client's errors into ours, which say what to do; `clients` are asked why a broker
-    was silent.
-    """
+    """Convert the client's errors to ours; `clients` are polled for why a broker was silent."""
     try:
         yield
     except KafkaException as error:
@@ -215,22 +209,22 @@ def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
 
 
 def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> TailorbirdError:
-    """The error of the client as one of ours."""
-    silent = (
+    """Convert an error of the client to one of ours."""
+    unreachable = (
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TIMED_OUT,
         KafkaError._MSG_TIMED_OUT,
     )
-    if error.code() in silent:
+    if error.code() in unreachable:
         cluster = where if isinstance(where, Cluster) else where.cluster
-        error = cluster.heard.take(clients) or error
-    refused = (
+        error = cluster.broker_errors.pop(clients) or error
+    unauthorized = (
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.SASL_AUTHENTICATION_FAILED,
     )
-    if error.code() in (*refused, KafkaError._AUTHENTICATION):
+    if error.code() in (*unauthorized, KafkaError._AUTHENTICATION):
         fix = (
             "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what "
             "this user may do at the broker"
@@ -240,43 +234,44 @@ def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> Tai
             "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name "
             "in the broker's certificate"
         )
-    elif error.code() in silent:
+    elif error.code() in unreachable:
         fix = "is the broker running, and is its advertised address reachable from here?"
     else:
         fix = "look at the broker's log"
     return StorageError(f"Kafka: {error.str()} ({error.name()})", where=str(where), fix=fix)
 
 
-def topics(cluster: Cluster, kind: str) -> list[str]:
-    """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in
-    order.
-    """
+def list_topic_suffixes(cluster: Cluster, kind: str) -> list[str]:
+    """Return the sorted suffixes of the topics of a kind, such as `raw` or `answers`."""
     admin = cluster.admin()
-    begin = f"{cluster.prefix}.{kind}."
+    name_prefix = f"{cluster.prefix}.{kind}."
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics
-    return sorted(name[len(begin) :] for name in found if name.startswith(begin))
+        names = admin.list_topics(timeout=cluster.timeout_s).topics
+    return sorted(name[len(name_prefix) :] for name in names if name.startswith(name_prefix))
 
 
-def check_there(consumer: Any, address: KafkaLog) -> None:
-    """Raise NotReadyError if there is no such topic, ConfigError if it has another number of
-    partitions.
+def check_topic_exists(consumer: Any, address: KafkaLog) -> None:
+    """Check that a topic exists with the expected number of partitions.
+
+    Raises:
+        NotReadyError: there is no such topic.
+        ConfigError: it has another number of partitions.
     """
     with errors(address, consumer):
-        found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
-    if found is None:
+        topic = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
+    if topic is None:
         raise NotReadyError(
             "there is no such topic", where=str(address), fix="start its writer first"
         )
-    _check_count(found, address)
+    _check_count(topic, address)
 
 
-def ensure(address: KafkaLog) -> int:
-    """Make the topic if it is not there; the bytes of payload that a message may have.
+def ensure_topic(address: KafkaLog) -> int:
+    """Create the topic if it does not exist, and return the maximum bytes of a payload.
 
     Raises:
-        ConfigError: the topic is there with another number of partitions.
-        NotReadyError: an erasure is at work.
+        ConfigError: the topic has another number of partitions.
+        NotReadyError: an erasure is running.
         StorageError: the broker cannot be reached, or refuses.
     """
     cluster = address.cluster
@@ -288,8 +283,8 @@ def ensure(address: KafkaLog) -> int:
         config=topic_settings(cluster.replication),
     )
     with errors(address, admin):
-        there = admin.list_topics(timeout=cluster.timeout_s).topics
-        if cluster.marker in there and not cluster.erasing:
+        topics_by_name = admin.list_topics(timeout=cluster.timeout_s).topics
+        if cluster.marker in topics_by_name and not cluster.erasing:
             raise NotReadyError(
                 "people are being erased, or their erasure was cut short, and nothing may be "
                 "written meanwhile",
@@ -297,8 +292,8 @@ def ensure(address: KafkaLog) -> int:
                 fix="tailorbird lake erase --yes, on the machine where it was begun, brings it "
                 "to its end",
             )
-        found = there.get(address.name)
-        if found is None:
+        topic = topics_by_name.get(address.name)
+        if topic is None:
             try:
                 admin.create_topics([new], operation_timeout=cluster.timeout_s)[
                     address.name
@@ -307,13 +302,15 @@ def ensure(address: KafkaLog) -> int:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
         else:
-            _check_count(found, address)
+            _check_count(topic, address)
     return _bytes_max(admin, address)
 
 
 def topic_settings(replication: int) -> dict[str, str]:
-    """Of a topic that is made. With copies, what was acknowledged is in two of them at least, and
-    none without it becomes the leader.
+    """Return the settings of a new topic.
+
+    With replicas, acknowledged messages are on at least two of them, and only one that has them can
+    become the leader.
     """
     if replication == 1:
         return _TOPIC
@@ -324,10 +321,10 @@ def topic_settings(replication: int) -> dict[str, str]:
     }
 
 
-def _check_count(found: Any, address: KafkaLog) -> None:
-    if len(found.partitions) != address.count:
+def _check_count(topic: Any, address: KafkaLog) -> None:
+    if len(topic.partitions) != address.count:
         raise ConfigError(
-            f"the topic has {len(found.partitions)} partitions, expected {address.count}; "
+            f"the topic has {len(topic.partitions)} partitions, expected {address.count}; "
             "the number is fixed when a topic is made",
             where=f"{address.cluster}: {address.name}",
             fix="set stream.partitions back; or delete the topic if it is not ours, or give the "
@@ -344,7 +341,7 @@ def _bytes_max(admin: Any, address: KafkaLog) -> int:
         ].result(address.cluster.timeout_s)
         size = int(entries["max.message.bytes"].value)
     except (KafkaException, KeyError, TypeError, ValueError, TimeoutError):
-        size = MESSAGE_BYTES  # the broker does not say
+        size = MESSAGE_BYTES  # the broker does not tell
     if size <= 2 * _HEADERS_BYTES:
         raise ConfigError(
             f"the topic takes messages of {size} bytes at most",

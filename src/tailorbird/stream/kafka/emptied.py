@@ -1,17 +1,15 @@
-"""Emptying topics: deleted, and made anew with positions that go on where the old ones ended. For
-an erasure, and for what was lost (`stream.kafka.anew`).
+"""Reset of topics for an erasure: delete them and create them again with continued positions.
 
-A record cannot be taken out of a topic, and what was deleted up to an offset stays on the broker's
-disk as long as its segment does. So a topic goes as a whole, once all that it holds is in the lake:
+A record cannot be removed from a topic, and records deleted up to an offset stay on the broker's
+disk as long as their segment. So a topic is deleted as a whole once the lake has all of it:
 
     raw.serve-1     1 ─────────────────► 812 │ deleted
-    raw.serve-1                          812 ──► …        the same name, settings and copies
+    raw.serve-1                          812 ──► …        same name, settings and replication
 
-While this goes on a topic `PREFIX.erasing` is there (`stream.kafka.marker`), which every writer
-looks for when it opens (`cluster.ensure`); those that had opened before are fenced by the erasure's
-own writers, as any second writer fences the first.
+Meanwhile a topic `PREFIX.erasing` exists (`stream.kafka.marker`), which every writer checks when it
+opens (`cluster.ensure_topic`). The erasure's own writers fence those that opened before.
 
-`PREFIX.erased` is a log of the erasures: to each, the stop list as it was then, for the doors and
+`PREFIX.erased` is a log of the erasures, with the suppression list of each, for the collectors and
 routers of other machines.
 """
 
@@ -34,19 +32,19 @@ from tailorbird.stream.kafka.tail import consumer_of
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
 
-_LOOK_S = 0.05
-_OF_THE_TOPIC = 1  # where a setting comes from that was made for the topic alone
+_POLL_S = 0.05
+_TOPIC_SOURCE = 1  # source of a setting of the topic itself
 _KIND = "erased"
 
 
 class Emptying(msgspec.Struct, frozen=True):
-    """A topic as it was, and is made again.
+    """The description of a topic to create again.
 
     Attributes:
-        topic: its name without the prefix.
-        ends: of each partition, the position behind its last row: there the new one begins.
-        replication: how many copies it had.
-        settings: those that were set for it alone.
+        topic: name without the prefix.
+        ends: end of each partition, where the new one begins.
+        replication: replication factor.
+        settings: settings of the topic itself.
     """
 
     topic: str
@@ -56,8 +54,9 @@ class Emptying(msgspec.Struct, frozen=True):
 
 
 class Erasure(msgspec.Struct, frozen=True):
-    """An erasure, as other machines have to know it: the stop list and its key, and which one it
-    was. Nothing of it names anybody.
+    """An erasure for other machines: its number, the suppression list and its key.
+
+    Nothing in it names a person.
     """
 
     number: int
@@ -66,49 +65,47 @@ class Erasure(msgspec.Struct, frozen=True):
 
 
 def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
-    """A topic by its partitions, as it is now."""
+    """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics[name]
+        topic = admin.list_topics(timeout=cluster.timeout_s).topics[name]
         resource = ConfigResource("topic", name)
         try:
             entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[
                 resource
             ].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
-            entries = {}  # the broker does not say, or not to us
+            entries = {}  # the broker does not tell, or not this user
     own = {
         key: entry.value
         for key, entry in entries.items()
-        if entry.value is not None and entry.source == _OF_THE_TOPIC
+        if entry.value is not None and entry.source == _TOPIC_SOURCE
     }
     copies = max(
         1,
         min(
-            (len(each.replicas) for each in found.partitions.values()), default=cluster.replication
+            (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
         ),
     )
     return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def empty(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
-    """Delete a topic, unless it is emptied already, and make it again; its only writers are the
-    caller's, and closed.
+def empty(logs: list[KafkaLog], was: Emptying) -> None:
+    """Delete a topic, unless it was reset already, and create it again.
 
-    Args:
-        anew: it was lost, so that readers that are not at its beginning yet go on there rather than
-            ask for what nobody has.
+    Its only writers are the caller's, and are closed.
+
     Raises:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
         delete(logs[0].cluster, logs[0].name)
-    begin(logs, was, anew=anew)
+    begin(logs, was)
 
 
-def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
-    """Make a topic that was deleted, or its partitions that nobody has begun; what is there stays."""
+def begin(logs: list[KafkaLog], was: Emptying) -> None:
+    """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
         topic = NewTopic(
@@ -120,30 +117,28 @@ def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
                 cluster.timeout_s
             )
     for log, end in zip(logs, was.ends, strict=True):
-        KafkaWriter(log, first=end, anew=anew).close()
+        KafkaWriter(log, first=end).close()
 
 
-def erasures(cluster: Cluster) -> KafkaLog:
-    """The log of the erasures."""
+def erasure_log(cluster: Cluster) -> KafkaLog:
+    """Return the log of the erasures."""
     return KafkaLog(cluster, _KIND, _KIND)
 
 
 def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
-    """Add an erasure to the log of them."""
-    with KafkaWriter(erasures(cluster), first=1) as writer:
-        done = Erasure(writer.end(), stop, key)
-        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(done))])
-    return done
+    """Append an erasure to the log of erasures."""
+    with KafkaWriter(erasure_log(cluster), first=1) as writer:
+        erasure = Erasure(writer.end(), stop, key)
+        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(erasure))])
+    return erasure
 
 
 def last(cluster: Cluster) -> Erasure | None:
-    """The last erasure; None where there was none. Raises NotReadyError while one is at work, or
-    was cut short.
-    """
+    """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
     with errors(cluster, admin):
         there = admin.list_topics(timeout=cluster.timeout_s).topics
-    log = erasures(cluster)
+    log = erasure_log(cluster)
     if cluster.marker in there:
         raise NotReadyError(
             "people are being erased, or their erasure was cut short",
@@ -167,19 +162,19 @@ def last(cluster: Cluster) -> Erasure | None:
 
 
 def topics_of(cluster: Cluster) -> dict[str, int]:
-    """All topics that begin with the project's prefix, with how many partitions each has."""
+    """Return the topics with the project's prefix and their numbers of partitions."""
     admin = cluster.admin()
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics
+        topics = admin.list_topics(timeout=cluster.timeout_s).topics
     return {
         name: len(topic.partitions)
-        for name, topic in sorted(found.items())
+        for name, topic in sorted(topics.items())
         if name.startswith(f"{cluster.prefix}.")
     }
 
 
-def end_of(log: KafkaLog, there: Collection[str]) -> int:
-    """Where a log ends; 0 if its topic is not there, or was not begun. `there`: see `topics_of`."""
+def log_end(log: KafkaLog, there: Collection[str]) -> int:
+    """Return the end of a log; 0 if its topic is not in `there`, or empty."""
     if log.name not in there:
         return 0
     try:
@@ -192,32 +187,30 @@ def end_of(log: KafkaLog, there: Collection[str]) -> int:
 def messages(
     cluster: Cluster, name: str, partition: int
 ) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
-    """Every message that a partition holds, whether it counts or not: offset, headers with the key,
-    value.
-    """
+    """Yield offset, headers with the key, and value of every message of a partition."""
     log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
     consumer = consumer_of(log)
-    place = TopicPartition(name, partition)
+    topic_partition = TopicPartition(name, partition)
     try:
         with errors(cluster, consumer):
-            low, high = consumer.get_watermark_offsets(place, timeout=cluster.timeout_s)
+            low, high = consumer.get_watermark_offsets(topic_partition, timeout=cluster.timeout_s)
             consumer.assign([TopicPartition(name, partition, low)])
         deadline = time.monotonic() + cluster.timeout_s
-        at = low
-        while at < high:
+        offset = low
+        while offset < high:
             with errors(cluster, consumer):
-                found = consumer.consume(64, timeout=0.1)
-            for message in found:
+                batch = consumer.consume(64, timeout=0.1)
+            for message in batch:
                 if message.error() is not None:
                     raise storage_error(message.error(), cluster)
-                at = message.offset() + 1
+                offset = message.offset() + 1
                 deadline = time.monotonic() + cluster.timeout_s
                 yield (
                     message.offset(),
                     {**dict(message.headers() or ()), "": message.key() or b""},
                     message.value() or b"",
                 )
-            if not found and time.monotonic() > deadline:
+            if not batch and time.monotonic() > deadline:
                 raise StorageError(
                     f"nothing came in {cluster.timeout_s:g} s",
                     where=name,
@@ -232,21 +225,19 @@ def _is_there(log: KafkaLog) -> bool:
 
 
 def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
-    """Whether no partition has a row from before; what was written since may be there."""
+    """Return whether no partition has a row from before its reset."""
     for log, end in zip(logs, was.ends, strict=True):
         try:
             with KafkaReader(log) as reader:
                 if reader.start() < end:
                     return False
-        except NotReadyError:  # made, and not begun
+        except NotReadyError:  # created, and without a writer yet
             continue
     return True
 
 
 def delete(cluster: Cluster, name: str) -> None:
-    """Delete a topic, if it is there, and wait until the brokers know of it no more. Raises
-    StorageError.
-    """
+    """Delete a topic, if it exists, and wait until it is gone. Raises StorageError."""
     admin = cluster.admin()
     with errors(cluster, admin):
         try:
@@ -257,7 +248,7 @@ def delete(cluster: Cluster, name: str) -> None:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
     deadline = time.monotonic() + cluster.timeout_s
-    while name in topics_of(cluster):  # brokers say that it is done before they have forgotten it
+    while name in topics_of(cluster):  # brokers confirm before it is gone
         if time.monotonic() > deadline:
             raise StorageError(
                 f"the topic {name} was deleted and is still there",
@@ -265,4 +256,4 @@ def delete(cluster: Cluster, name: str) -> None:
                 fix="do the brokers have delete.topic.enable=false, or may this user not delete "
                 "topics? Erase again, it goes on",
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)

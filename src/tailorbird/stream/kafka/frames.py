@@ -1,22 +1,20 @@
-"""What a log's messages look like, and which of them count. Pure functions; nothing here knows a
-broker.
+"""The message format of a log, and which messages count. Pure functions without a broker.
 
-A block is one message, or several where it is larger than the broker takes; what is committed as
-one is a run of messages.
+A block is one message, or several if it exceeds the broker's limit. A commit is a run of messages.
 
     key      none, since a log is one partition
-    headers  place    AT BASE INDEX COUNT MORE TOTAL WRITER    all decimal but the last, a name drawn by the writer
+    headers  place    AT BASE INDEX COUNT MORE TOTAL WRITER    decimal; WRITER is a random name
              kind     of the block
-             rows     positions that the block takes; 0 in the message with which a writer begins
+             rows     positions of the block; 0 in the message with which a writer begins
              receipt  of the block, with its first message
              crc      CRC-32 of all these and the value
     value    the payload, or a piece of it
 
-AT is the offset at which the writer expected the message to stand. One that stands elsewhere does
-not count: somebody else wrote in between, and his message counts. So of two writers one goes on,
-whatever the broker knows of them, and a retry that comes late changes nothing. A run counts when
-all of its COUNT messages stand in a row. BASE is the position of the run's first row, TOTAL its
-rows: positions are numbers of rows, without holes, as in a file.
+AT is the offset at which the writer expected the message. A message at another offset does not
+count: another writer came in between. So one of two writers continues, and a late retry changes
+nothing, whatever the broker knows of them. A run counts if all COUNT messages stand in a row. BASE
+is the position of the run's first row, TOTAL its number of rows: positions count rows, without
+gaps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,8 +25,7 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.stream.protocol import Block, Stored
 
-OPENED = "opened"  # the kind of the message with which a writer begins; it says who writes
-BEGUN_ANEW = "begun-anew"  # likewise, as the first of a topic in the place of one that was lost
+OPENED = "opened"  # kind of the first message of a writer, which names it
 Headers = list[tuple[str, bytes]]
 
 
@@ -36,19 +33,19 @@ class Piece(msgspec.Struct, frozen=True):
     """One message.
 
     Attributes:
-        at: the offset where it must stand.
-        base: the position of the first row of its run.
-        index, count: which message of the run it is, and how many there are.
-        more: whether its block goes on in the next message.
-        total: the rows of the run.
-        writer: who wrote it, see `KafkaWriter`.
+        at: offset at which it must stand.
+        base: position of the first row of its run.
+        index, count: number of the message in the run, and of all its messages.
+        is_continued: whether its block continues in the next message.
+        total: number of rows of the run.
+        writer: name of the writer, see `KafkaWriter`.
     """
 
     at: int
     base: int
     index: int
     count: int
-    more: bool
+    is_continued: bool
     total: int
     writer: str
     kind: str
@@ -58,49 +55,50 @@ class Piece(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """Where the log ends with this message: behind its run, if that is whole with it."""
+        """The end of the log with this message: that of its run, if it completes it."""
         return self.base + self.total if self.last else self.base
 
     @property
     def last(self) -> bool:
-        """Whether its run is whole with it."""
+        """True if the message completes its run."""
         return self.index + 1 == self.count
 
     def headers(self) -> Headers:
-        """The message's headers."""
+        """Encode the message's headers."""
         place = (
-            f"{self.at} {self.base} {self.index} {self.count} {int(self.more)} {self.total} "
+            f"{self.at} {self.base} {self.index} {self.count} {int(self.is_continued)} "
+            f"{self.total} "
             f"{self.writer}"
         ).encode()
         pairs = [("place", place), ("kind", self.kind.encode()), ("rows", b"%d" % self.rows)]
         if self.receipt:
             pairs.append(("receipt", self.receipt))
-        return [*pairs, ("crc", b"%d" % _sum(pairs, self.payload))]
+        return [*pairs, ("crc", b"%d" % _checksum(pairs, self.payload))]
 
 
-def pieces(
+def split_run(
     blocks: Sequence[Block], *, at: int, base: int, writer: str, bytes_max: int
 ) -> list[Piece]:
-    """The messages of a run, of at most `bytes_max` of payload each."""
-    cut = [
+    """Split a run into messages of at most `bytes_max` of payload."""
+    chunks = [
         (block, start)
         for block in blocks
         for start in range(0, max(1, len(block.payload)), bytes_max)
     ]
-    made: list[Piece] = []
+    result: list[Piece] = []
     total = sum(block.rows for block in blocks)
-    for index, (block, start) in enumerate(cut):
+    for index, (block, start) in enumerate(chunks):
         more = start + bytes_max < len(block.payload)
         payload = (
             block.payload if start == 0 and not more else block.payload[start : start + bytes_max]
         )
         receipt = block.receipt if start == 0 else b""
-        made.append(
+        result.append(
             Piece(
                 at + index,
                 base,
                 index,
-                len(cut),
+                len(chunks),
                 more,
                 total,
                 writer,
@@ -110,22 +108,24 @@ def pieces(
                 payload,
             )
         )
-    return made
+    return result
 
 
-def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
-    """A message as a piece; None if it is not one of ours. Raises DamageError if it is not what was
-    written.
+def decode_piece(headers: Headers | None, payload: bytes, where: str) -> Piece | None:
+    """Decode a message; None if it is not one of ours.
+
+    Raises:
+        DamageError: it does not match its checksum.
     """
-    found = dict(headers or ())
-    if "place" not in found or "crc" not in found:
+    header_values = dict(headers or ())
+    if "place" not in header_values or "crc" not in header_values:
         return None
     pairs = [(name, value) for name, value in headers or () if name != "crc"]
     try:
-        *numbers, writer = found["place"].split()
+        *numbers, writer = header_values["place"].split()
         at, base, index, count, more, total = map(int, numbers)
-        if int(found["crc"]) == _sum(pairs, payload):
-            kind, receipt = found["kind"].decode(), found.get("receipt", b"")
+        if int(header_values["crc"]) == _checksum(pairs, payload):
+            kind, receipt = header_values["kind"].decode(), header_values.get("receipt", b"")
             return Piece(
                 at,
                 base,
@@ -135,7 +135,7 @@ def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | Non
                 total,
                 writer.decode(),
                 kind,
-                int(found["rows"]),
+                int(header_values["rows"]),
                 receipt,
                 payload,
             )
@@ -148,22 +148,21 @@ def piece_of(headers: Headers | None, payload: bytes, where: str) -> Piece | Non
     )
 
 
-def _sum(pairs: Headers, payload: bytes) -> int:
+def _checksum(pairs: Headers, payload: bytes) -> int:
     total = 0
     for name, value in pairs:
         total = crc32(value, crc32(b"%s %d " % (name.encode(), len(value)), total))
     return crc32(payload, total)
 
 
-class Assembly:
-    """Puts messages, fed in order of their offsets, together to blocks; drops what does not count.
-    Begins with a run that counts.
+class RunAssembler:
+    """Assembles messages, fed by ascending offset, into blocks, without messages that do not count.
 
     Args:
-        end: the position at which the first message begins.
-        where: the log, for errors.
+        end: position at which the first message begins.
+        where: name of the log for errors.
     Attributes:
-        end: the position behind the last row of the runs that were whole.
+        end: position after the last row of the completed runs.
     """
 
     def __init__(self, end: int, where: str = "") -> None:
@@ -171,8 +170,10 @@ class Assembly:
         self._run: list[Piece] = []
 
     def feed(self, offset: int, piece: Piece | None) -> list[Stored]:
-        """The blocks of the run that this message completes, if it does. Raises DamageError if rows
-        before it are missing.
+        """Return the blocks of the run that this message completes, if any.
+
+        Raises:
+            DamageError: rows before it are missing.
         """
         if piece is None or piece.at != offset:
             return []
@@ -199,13 +200,17 @@ class Assembly:
 
 def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
     position = run[0].base
-    held: list[Piece] = []
+    block_pieces: list[Piece] = []
     for piece in run:
         if piece.rows == 0:
             continue
-        held.append(piece)
-        if not piece.more:
-            payload = held[0].payload if len(held) == 1 else b"".join(each.payload for each in held)
-            yield Stored(position, Block(piece.kind, piece.rows, payload, held[0].receipt))
+        block_pieces.append(piece)
+        if not piece.is_continued:
+            payload = (
+                block_pieces[0].payload
+                if len(block_pieces) == 1
+                else b"".join(each.payload for each in block_pieces)
+            )
+            yield Stored(position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt))
             position += piece.rows
-            held = []
+            block_pieces = []

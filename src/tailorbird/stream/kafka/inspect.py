@@ -1,6 +1,4 @@
-"""What a cluster says of itself and of our topics, held against what the project asks for. It
-changes nothing; `doctor` shows it.
-"""
+"""Read-only inspection of a cluster and our topics against the settings, for `doctor`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +12,10 @@ class TopicState:
     """A topic of ours.
 
     Attributes:
-        name: whole, with the prefix.
-        partitions: how many it has.
-        replication: how many copies the partition with the fewest has; `in_sync` are up to date.
-        settings: as far as the broker says: "min.insync.replicas", "retention.ms",
-            "unclean.leader.election.enable".
+        name: full name with the prefix.
+        partitions: number of partitions.
+        replication, in_sync: fewest replicas, and in-sync replicas, of any partition.
+        settings: settings that the broker tells, such as "min.insync.replicas".
     """
 
     name: str
@@ -36,7 +33,7 @@ class ClusterState:
     topics: tuple[TopicState, ...]
 
 
-_ASKED = (
+_SETTINGS = (
     "min.insync.replicas",
     "retention.ms",
     "retention.bytes",
@@ -46,26 +43,31 @@ _ASKED = (
 
 
 def look(cluster: Cluster) -> ClusterState:
-    """Ask the cluster. Raises StorageError where it cannot be reached or refuses us, ConfigError
-    for settings that cannot be.
+    """Inspect the cluster.
+
+    Raises:
+        StorageError: it cannot be reached, or refuses.
+        ConfigError: client settings are invalid.
     """
     admin = cluster.admin()
     with errors(cluster, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s)
-    brokers = tuple(sorted(f"{each.host}:{each.port}" for each in found.brokers.values()))
-    names = sorted(name for name in found.topics if name.startswith(f"{cluster.prefix}."))
+        metadata = admin.list_topics(timeout=cluster.timeout_s)
+    brokers = tuple(sorted(f"{each.host}:{each.port}" for each in metadata.brokers.values()))
+    names = sorted(name for name in metadata.topics if name.startswith(f"{cluster.prefix}."))
     resources = [ConfigResource("topic", name) for name in names]
-    asked = admin.describe_configs(resources, request_timeout=cluster.timeout_s) if names else {}
+    descriptions = (
+        admin.describe_configs(resources, request_timeout=cluster.timeout_s) if names else {}
+    )
     states = []
     for name, resource in zip(names, resources, strict=True):
-        parts = found.topics[name].partitions.values()
+        parts = metadata.topics[name].partitions.values()
         try:
-            entries = asked[resource].result(cluster.timeout_s)
+            entries = descriptions[resource].result(cluster.timeout_s)
         except (KafkaException, TimeoutError):
             entries = {}  # the broker does not say, or not to us
         settings = {
             key: entries[key].value
-            for key in _ASKED
+            for key in _SETTINGS
             if key in entries and entries[key].value is not None
         }
         copies, in_sync = (
@@ -77,32 +79,30 @@ def look(cluster: Cluster) -> ClusterState:
 
 
 def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tuple[str, str]]:
-    """What of a topic is not as it should be, and what to do; `partitions` is how many it should
-    have.
-    """
+    """Yield problems of a topic and their fixes; `partitions` is the expected number."""
     if topic.partitions != partitions:
         yield (
             f"{topic.partitions} partitions, {partitions} configured",
             "the number is fixed when a topic is made",
         )
     if topic.replication < cluster.replication:
-        found = f"{topic.replication} copies, {cluster.replication} configured"
+        problem = f"{topic.replication} copies, {cluster.replication} configured"
         yield (
-            found,
+            problem,
             "add replicas at the broker (kafka-reassign-partitions), stream.replication "
             "counts only for topics that are made",
         )
     if topic.in_sync < topic.replication:
         yield f"{topic.in_sync} of {topic.replication} copies are in sync", "is a broker down?"
-    least = int(topic.settings.get("min.insync.replicas", "0"))
-    if topic.replication > 1 and 0 < least < 2:
+    min_in_sync = int(topic.settings.get("min.insync.replicas", "0"))
+    if topic.replication > 1 and 0 < min_in_sync < 2:
         yield (
             "min.insync.replicas is 1: what one broker has counts as written",
             "set min.insync.replicas=2 for the topic",
         )
-    elif least > topic.replication > 0:
+    elif min_in_sync > topic.replication > 0:
         yield (
-            f"min.insync.replicas is {least}, with {topic.replication} copies: nothing can "
+            f"min.insync.replicas is {min_in_sync}, with {topic.replication} copies: nothing can "
             "be written",
             "lower it, or add replicas",
         )

@@ -1,12 +1,10 @@
-"""The log of one door where topics have several partitions: bodies are cut by visitor, each
-partition is a log of its own.
+"""The raw log of one collector over several partitions: bodies are split by visitor.
 
-    append ──► cut (events.parts) ──► raw.PRODUCER[0], [1], …: written at the same time,
-    acknowledged when all of them are
+    append ──► split (events.parts) ──► raw.PRODUCER[0], [1], …: written concurrently
 
-What is appended as one is whole in each partition, not over all of them: after a failure some may
-have their part. The door then acknowledges nothing, the client sends the body again, to the same
-partitions, and each router drops what it has.
+An append is acknowledged once all partitions have acknowledged. It is atomic in each partition, not
+over all: after a failure some may have their part. The collector then acknowledges nothing, the
+client sends the body again, to the same partitions, and each router drops duplicates.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +26,7 @@ _receipt = msgspec.json.Decoder(Receipt).decode
 
 @dataclass(frozen=True)
 class KeyedLog:
-    """The address of a door's log: its partitions, in order."""
+    """The address of a collector's log: its partitions, in order."""
 
     logs: tuple[KafkaLog, ...]
 
@@ -41,27 +39,29 @@ class KeyedLog:
 
 
 class KeyedWriter:
-    """The one writer of a door's log. What it promises of a transaction is said above.
+    """The one writer of a collector's log; a transaction is atomic for each partition.
 
     Raises:
         LockedError, ConfigError, StorageError: as `KafkaWriter`.
     """
 
-    def __init__(self, address: KeyedLog, held: Mapping[str, int] | None = None) -> None:
+    def __init__(self, address: KeyedLog, expected_ends: Mapping[str, int] | None = None) -> None:
         self.address = address
         self._waiting: list[Block] | None = None
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
-            opened = [
-                partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0))
+            openers = [
+                partial(KafkaWriter, log, expected_end=(expected_ends or {}).get(log.stem, 0))
                 for log in address.logs
             ]
-            self._writers.append(opened[0]())  # alone at first: it says whether another has the log
-            opening = [self._pool.submit(each) for each in opened[1:]]
-            errors = [done.exception() for done in opening]
+            self._writers.append(
+                openers[0]()
+            )  # alone at first, to learn whether another writer has the log
+            openings = [self._pool.submit(each) for each in openers[1:]]
+            errors = [done.exception() for done in openings]
             self._writers += [
-                done.result() for done, error in zip(opening, errors, strict=True) if error is None
+                done.result() for done, error in zip(openings, errors, strict=True) if error is None
             ]
             for error in errors:
                 if error is not None:
@@ -72,7 +72,7 @@ class KeyedWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All appends within are sent when it ends."""
+        """Send all appends when the block ends."""
         self._waiting = []
         try:
             yield
@@ -99,19 +99,19 @@ class KeyedWriter:
             self._pool.submit(self._writers[number].append, some)
             for number, some in sorted(parts.items())
         ]
-        errors = [each.exception() for each in sent]  # all are over before anything is said
+        errors = [each.exception() for each in sent]  # wait for all before an error is raised
         for error in errors:
             if error is not None:
                 raise error
 
     def prune_some(self, before: Sequence[int]) -> int:
-        """As `KafkaWriter.prune_some`, of each partition."""
+        """Prune each partition, see `KafkaWriter.prune_some`."""
         return sum(
             writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True)
         )
 
     def close(self) -> None:
-        """Let go of the broker, and let the next writer in."""
+        """Close all partitions and release their locks."""
         self._pool.shutdown(wait=True)
         for writer in self._writers:
             writer.close()

@@ -1,15 +1,14 @@
-"""Which logs a project has in a cluster: a topic for each door, for its answers, and for what the
-router decided.
+"""Logs of a project in a cluster.
 
-    raw.PRODUCER   routed          as many partitions as the project has, each a log of its own: raw-PRODUCER.2, routed.2
-    index                          as many, snapshots of the routers' tables, see `stream.kafka.snapshots`
-    retired                        names that are never used again, see `stream.kafka.retire`
-    scores                         one partition: what is scored as events come in, for consumers
-    answers.PRODUCER   order       one partition; `order` only where the others have several, see `stream.kafka.merged`
-    shuffled.SCHEMA-3              a partition for each worker of a schema, where several share its entities: shuffled-SCHEMA-3.0
+    raw.PRODUCER, routed    the project's number of partitions, each a log: raw-PRODUCER.2, routed.2
+    index                   likewise; snapshots of the routers' tables (`stream.kafka.snapshots`)
+    answers.PRODUCER        one partition: response log
+    order                   one partition, only where others have several (`stream.kafka.merged`)
+    scores                  one partition: online scores, for consumers
+    shuffled.SCHEMA-3       a partition for each of several workers: shuffled-SCHEMA-3.0
 
-Imports and replays keep their own books beside their bodies, in files; they run where the routers
-run, and each router takes of them what belongs to its partition.
+Imports and replays stay in files, on the machine of the routers. Each router reads the rows of its
+own partition from them.
 """
 
 import re
@@ -17,14 +16,12 @@ import socket
 import time
 from pathlib import Path
 
-from tailorbird.errors import NotReadyError
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, topics
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
-from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.partitions import PAST, checked, raw_logs
+from tailorbird.stream.partitions import PAST, check_producer_name, raw_logs
 
-_LOOK_S = 1.0  # between looks at which topics there are
+_REFRESH_S = 1.0  # between listings of topics
 _INDEX = "routed-index"
 SHUFFLED = "shuffled"
 SNAPSHOT_ROWS = 500_000
@@ -34,12 +31,10 @@ class KafkaStream:
     """The logs of a project in a cluster.
 
     Attributes:
-        folder: where this machine keeps locks, the routers' indexes, and the files of imports and
-            replays.
-        host: this machine's name, with which its producers' names begin.
-        count: how many partitions there are.
-        snapshot_rows: that are routed of a partition until its router puts a snapshot of its tables
-            into a topic.
+        folder: local folder with locks, router indexes, and files of imports and replays.
+        host: name of this machine, the prefix of its producers' names.
+        count: number of partitions.
+        snapshot_rows: number of routed rows between two snapshots of a router's tables.
     """
 
     def __init__(
@@ -48,42 +43,40 @@ class KafkaStream:
         self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
         self.count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
-        self._found: dict[str, tuple[float, list[str]]] = {}
+        self._listed_producers: dict[str, tuple[float, list[str]]] = {}
 
     def raw(self, producer: str) -> KafkaLog | KeyedLog:
-        """Where `producer` writes the bodies that it takes."""
+        """Return the raw log of `producer`."""
         parts = self.raw_parts(producer)
         return parts[0] if self.count == 1 else KeyedLog(parts)
 
     def raw_parts(self, producer: str) -> tuple[KafkaLog, ...]:
-        """The partitions of what `producer` writes."""
-        return self._parts(f"raw.{checked(producer)}", producer, self.folder)
+        """Return the partitions of the raw log of `producer`."""
+        return self._parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
     def answers(self, producer: str) -> KafkaLog:
-        """Where the serve process `producer` writes what its answers read."""
-        return KafkaLog(self.cluster, f"answers.{checked(producer)}", producer, self.folder)
+        """Return the response log of the serve process `producer`."""
+        return KafkaLog(
+            self.cluster, f"answers.{check_producer_name(producer)}", producer, self.folder
+        )
 
     @property
     def routed(self) -> KafkaLog | MergedLog:
-        """What the routers wrote, in the order that all read it in."""
+        """The routed log in the order of all readers."""
         parts = self.routed_parts
         return parts[0] if self.count == 1 else MergedLog(self.order(None), parts)
 
     @property
     def routed_parts(self) -> tuple[KafkaLog, ...]:
-        """Where the routers write, by partition."""
+        """The partitions of the routed topic."""
         return self._parts("routed", "routed", self.folder)
 
     def order(self, folder: Path | None) -> KafkaLog:
-        """The log that says in which order the partitions of `routed` are read; `folder` is where
-        its writer holds a lock.
-        """
+        """Return the log with the order of the partitions of `routed`; `folder` has its lock."""
         return KafkaLog(self.cluster, "order", "order", folder)
 
     def shuffled(self, schema: str, count: int) -> tuple[KafkaLog, ...]:
-        """What the shuffle of a schema makes of `routed` for so many workers: a partition each, see
-        `features.shuffle`.
-        """
+        """Return the shuffled log of a schema, a partition per worker; see `features.shuffle`."""
         topic = f"{SHUFFLED}.{schema}-{count}"
         return tuple(
             KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count)
@@ -91,75 +84,61 @@ class KafkaStream:
         )
 
     def shuffled_logs(self) -> list[KafkaLog]:
-        """All that shuffles made, of any schema and number of workers."""
-        found = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
+        """Return all existing shuffled logs, of any schema and number of workers."""
+        shuffles = [name.rpartition("-") for name in list_topic_suffixes(self.cluster, SHUFFLED)]
         return [
             log
-            for schema, _, count in found
+            for schema, _, count in shuffles
             if count.isdigit()
             for log in self.shuffled(schema, int(count))
         ]
 
     def snapshots(self) -> tuple[KafkaLog, ...]:
-        """Where the routers put snapshots of their tables, by partition."""
+        """Return the topics of router snapshots, by partition."""
         return self._parts("index", "index", None)
 
     @property
     def scores(self) -> KafkaLog:
-        """Where the score role writes, for consumers; see `serving.score_log`."""
+        """The log of online scores, see `serving.score_log`."""
         return KafkaLog(self.cluster, "scores", "scores", self.folder)
 
     @property
     def items(self) -> KafkaLog:
-        """Where what deleted rows said of items is summed up, see `router.retention`."""
+        """The topic of the item summary of deleted rows, see `router.retention`."""
         return items_of(self.routed)
 
-    @property
-    def retirement(self) -> KafkaLog:
-        """Where names stand that are never used again, see `stream.kafka.retire`."""
-        return KafkaLog(self.cluster, "retired", "retired", self.folder)
-
     def producers(self) -> list[str]:
-        """Of whom there are topics, looked up now, in order."""
-        return sorted({*topics(self.cluster, "raw"), *topics(self.cluster, "answers")})
-
-    def retired(self) -> frozenset[str]:
-        """The names that are never used again."""
-        try:
-            with KafkaReader(self.retirement) as reader:
-                position, found = reader.start(), []
-                while stored := reader.read(position):
-                    found += [one.block.payload.decode() for one in stored]
-                    position = stored[-1].end
-        except NotReadyError:
-            return frozenset()
-        return frozenset(found)
+        """List the producers with topics, in order, without a cache."""
+        return sorted(
+            {
+                *list_topic_suffixes(self.cluster, "raw"),
+                *list_topic_suffixes(self.cluster, "answers"),
+            }
+        )
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
-        """The raw logs there are, each partition by itself, by name, in the order of their names."""
-        found: dict[str, KafkaLog | Path] = {
+        """Return the existing raw logs, each partition by itself, in order of name."""
+        logs: dict[str, KafkaLog | Path] = {
             log.partition: log for name in self._producers("raw") for log in self.raw_parts(name)
         }
-        return dict(sorted({**found, **self._past()}.items()))
+        return dict(sorted({**logs, **self._historical_logs()}.items()))
 
     def answer_logs(self) -> dict[str, KafkaLog]:
-        """The answer logs there are, by producer, in the order of their names."""
+        """Return the existing response logs by producer, in order of name."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
-    def share(self, number: int, folder: Path) -> "KafkaShare":
-        """One partition of all, as its router sees it; `folder` holds the index, and is locked by
-        whoever runs the router.
-        """
-        return KafkaShare(self, number, folder)
+    def share(self, number: int, folder: Path) -> "KafkaPartition":
+        """Return one partition for its router; `folder` has the index and the router's lock."""
+        return KafkaPartition(self, number, folder)
 
     def index_paths(self) -> list[Path]:
-        """Where routers on this machine keep their tables."""
+        """Return the paths of router tables on this machine."""
         if self.count == 1:
             return [self.folder / f"{_INDEX}.db"]
         return sorted((self.folder / "routers").glob(f"*/{_INDEX}.*.db"))
 
     def partitions_of(self, topic: str) -> int:
-        """How many partitions a topic should have; its name is given without the prefix."""
+        """Return the expected number of partitions of a topic, named without the prefix."""
         if topic.startswith(f"{SHUFFLED}."):
             return int(topic.rpartition("-")[2])
         return self.count if topic in ("routed", "index") or topic.startswith("raw.") else 1
@@ -172,65 +151,63 @@ class KafkaStream:
             for number in range(self.count)
         )
 
-    def _past(self) -> dict[str, Path]:
+    def _historical_logs(self) -> dict[str, Path]:
         return {
             producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST
         }
 
     def _producers(self, kind: str) -> list[str]:
-        looked, found = self._found.get(kind, (0.0, []))
-        if not looked or time.monotonic() - looked >= _LOOK_S:
-            found = topics(self.cluster, kind)
-            self._found[kind] = (time.monotonic(), found)
-        return found
+        listed_at, names = self._listed_producers.get(kind, (0.0, []))
+        if not listed_at or time.monotonic() - listed_at >= _REFRESH_S:
+            names = list_topic_suffixes(self.cluster, kind)
+            self._listed_producers[kind] = (time.monotonic(), names)
+        return names
 
     def __str__(self) -> str:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
 
 
 def items_of(routed: KafkaLog | MergedLog) -> KafkaLog:
-    """Where what was deleted of the routers' log is summed up."""
+    """Return the topic of the item summary of deleted rows."""
     cluster = routed.order.cluster if isinstance(routed, MergedLog) else routed.cluster
     return KafkaLog(cluster, "items", "items")
 
 
-class KafkaShare:
-    """What the router of one partition reads and writes, as `KafkaStream` is to the router of all.
+class KafkaPartition:
+    """The logs of the router of one partition.
 
     Attributes:
-        number, count: which partition, and out of how many.
-        index: the file of the router's tables.
+        number, count: number of the partition, and of all partitions.
+        index: file of the router's tables.
     """
 
     def __init__(self, whole: KafkaStream, number: int, folder: Path) -> None:
-        self._whole, self.number, self.count = whole, number, whole.count
+        self._stream, self.number, self.count = whole, number, whole.count
         self.folder, self.snapshot_rows = folder, whole.snapshot_rows
         self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
 
     @property
     def routed(self) -> KafkaLog:
-        """Where this router writes."""
-        return self._whole._parts("routed", "routed", self.folder)[self.number]
+        """The partition of the routed topic that this router writes."""
+        return self._stream._parts("routed", "routed", self.folder)[self.number]
 
     @property
     def snapshots(self) -> KafkaLog:
-        """Where this router puts snapshots of its tables."""
-        return self._whole.snapshots()[self.number]
+        """The topic of this router's snapshots."""
+        return self._stream.snapshots()[self.number]
 
     @property
     def profiles(self) -> tuple[KafkaLog, KafkaLog]:
-        """Where the profiles of users and items are routed, and the order up to which they may be
-        taken from there.
-        """
-        return self._whole._parts("routed", "routed", None)[0], self._whole.order(None)
+        """The routed log with the profiles, and the order log that limits how far to follow it."""
+        return self._stream._parts("routed", "routed", None)[0], self._stream.order(None)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
-        """The raw logs of this partition, by name, in the order of their names."""
-        found: dict[str, KafkaLog | Path] = {}
-        for producer in self._whole._producers("raw"):
-            log = self._whole.raw_parts(producer)[self.number]
-            found[log.partition] = log
-        return dict(sorted({**found, **self._whole._past()}.items()))
+        """Return the raw logs of this partition, in order of name."""
+        logs: dict[str, KafkaLog | Path] = {}
+        for producer in self._stream._producers("raw"):
+            log = self._stream.raw_parts(producer)[self.number]
+            logs[log.partition] = log
+        return dict(sorted({**logs, **self._stream._historical_logs()}.items()))
 
     def __str__(self) -> str:
-        return f"{self._whole}[{self.number}]"
+        return f"{self._stream}[{self.number}]"

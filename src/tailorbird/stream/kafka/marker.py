@@ -1,8 +1,7 @@
-"""The topic `PREFIX.erasing`, which is there while people are erased, and whose erasure it is.
+"""The marker topic `PREFIX.erasing`, which exists while people are erased, and its owner.
 
-Making the topic keeps writers out; whose it is says the first message in it. So an erasure that did
-not hear whether its marker was made, or taken away, can look: it takes back its own, and leaves
-another's.
+The topic keeps writers out, and its first message names the owner. So an erasure that did not learn
+whether its marker was created or deleted can check: it removes only its own.
 """
 
 import secrets
@@ -18,19 +17,19 @@ from tailorbird.stream.kafka.emptied import delete, messages, topics_of
 
 
 def new_owner() -> str:
-    """The name of an erasure; nothing of it says who is erased, or where."""
+    """Return a random name for an erasure."""
     return secrets.token_hex(16)
 
 
 def mark(cluster: Cluster, owner: str) -> None:
-    """Let nobody begin to write until `unmark`; done again, it changes nothing.
+    """Keep new writers out until `unmark`. Idempotent.
 
     Raises:
-        NotReadyError: another erasure is at work, or was cut short.
-        StorageError: it is not known whether the marker stands; `unmark` finds out.
+        NotReadyError: another erasure is unfinished.
+        StorageError: it is unknown whether the marker exists; `unmark` checks.
     """
     admin = cluster.admin()
-    settings = topic_settings(cluster.replication)  # else who it is would expire
+    settings = topic_settings(cluster.replication)  # the owner's message must not expire
     topic = NewTopic(
         cluster.marker, num_partitions=1, replication_factor=cluster.replication, config=settings
     )
@@ -42,7 +41,7 @@ def mark(cluster: Cluster, owner: str) -> None:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise storage_error(error.args[0], cluster, admin) from error
     faults.at("erase.marker")
-    if not _is_of(cluster, owner):
+    if not _is_owned_by(cluster, owner):
         raise NotReadyError(
             "another erasure is at work, or was cut short",
             where=str(cluster),
@@ -53,34 +52,30 @@ def mark(cluster: Cluster, owner: str) -> None:
 
 
 def unmark(cluster: Cluster, owner: str) -> bool:
-    """Let writers in again, unless the marker is another erasure's. Whether there was one of
-    `owner`.
-    """
-    if cluster.marker not in topics_of(cluster) or not _is_of(cluster, owner):
+    """Remove the marker of `owner`, and return whether there was one."""
+    if cluster.marker not in topics_of(cluster) or not _is_owned_by(cluster, owner):
         return False
     delete(cluster, cluster.marker)
     return True
 
 
-def _is_of(cluster: Cluster, owner: str) -> bool:
-    """Whether the marker is `owner`'s. One that nobody's is, since who made it died before it said
-    so, is theirs from now on.
-    """
-    standing = _owner(cluster)
-    if standing is None:
-        _say(cluster, owner)
-        standing = _owner(cluster)
-    return standing == owner
+def _is_owned_by(cluster: Cluster, owner: str) -> bool:
+    """Return whether the marker is `owner`'s; claim one whose creator died before it did."""
+    current = _owner(cluster)
+    if current is None:
+        _claim(cluster, owner)
+        current = _owner(cluster)
+    return current == owner
 
 
 def _owner(cluster: Cluster) -> str | None:
-    with closing(messages(cluster, cluster.marker, 0)) as found:
-        first = next(found, None)
+    with closing(messages(cluster, cluster.marker, 0)) as stored_messages:
+        first = next(stored_messages, None)
     return None if first is None else first[2].decode(errors="replace")
 
 
-def _say(cluster: Cluster, owner: str) -> None:
-    """Add a message; several at once stand in one order, and the first counts."""
+def _claim(cluster: Cluster, owner: str) -> None:
+    """Append a claim; of several the first counts."""
     failures: list[Any] = []
     timeout_ms = int(cluster.timeout_s * 1000)
     conf = cluster.conf(
@@ -96,11 +91,11 @@ def _say(cluster: Cluster, owner: str) -> None:
             on_delivery=lambda error, _: failures.append(error) if error else None,
         )
     deadline = time.monotonic() + cluster.timeout_s + 1
-    while (waiting := producer.flush(0.05)) and time.monotonic() < deadline:
+    while (pending := producer.flush(0.05)) and time.monotonic() < deadline:
         pass
     if failures:
         raise storage_error(failures[0], where, producer)
-    if waiting:
+    if pending:
         raise StorageError(
             "Kafka did not acknowledge the marker of an erasure",
             where=str(where),

@@ -1,13 +1,11 @@
-"""Several partitions as one log: the order log says which rows of which partition come next, and so
-gives each row one number.
+"""Several partitions as one log: an order log names the rows that come next, and so numbers them.
 
-    order        (0: 1–40) │ (2: 1–7) │ (0: 41–90) │ …      a topic of one partition; a block takes as many positions as it names rows
-    routed[0]    1 … 40 │ 41 … 90                           position 1 … 40, 48 … 97 of the whole
-    routed[2]    1 … 7                                      position 41 … 47
+    order        (0: 1–40) │ (2: 1–7) │ (0: 41–90) │ …      one position for each named row
+    routed[0]    1 … 40 │ 41 … 90                           merged positions 1 … 40, 48 … 97
+    routed[2]    1 … 7                                      merged positions 41 … 47
 
-Everybody who reads the routed log reads it so; `p` is one number then, the same for all, and
-worker, lake and recomputation are what they are with one partition. Who writes the order is in
-`router.order`.
+All readers of the routed log use this order, so `p` is the same for all, and workers, lake and
+recomputation work as with one partition. `router.order` writes the order.
 """
 
 from dataclasses import dataclass
@@ -16,19 +14,19 @@ import msgspec
 
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.protocol import Block, Stored, Waiting
+from tailorbird.stream.protocol import Backlog, Block, Stored
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log
 
 
-class Run(msgspec.Struct, frozen=True, array_like=True):
-    """What a block of the order log says.
+class OrderEntry(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the order log.
 
     Attributes:
-        partition, first: the rows that come next, as many as the block takes, begin at `first` of
-        this partition.
-        ends: behind which row of each partition everything up to and with this block stops.
+        partition, first: the next rows, as many as the block has positions, begin at `first` of
+            this partition.
+        ends: end of each partition after this entry.
     """
 
     partition: int
@@ -36,22 +34,22 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
     ends: tuple[int, ...]
 
 
-_decode = msgspec.json.Decoder(Run).decode
+_decode = msgspec.json.Decoder(OrderEntry).decode
 
 
-def run_of(block: Block) -> Run:
-    """What a block of the order log says."""
+def decode_entry(block: Block) -> OrderEntry:
+    """Decode a block of the order log."""
     return _decode(block.payload)
 
 
-def block_of(run: Run, rows: int, receipt: bytes = b"") -> Block:
-    """A block of the order log."""
+def encode_entry(run: OrderEntry, rows: int, receipt: bytes = b"") -> Block:
+    """Encode a block of the order log."""
     return Block(ORDER, rows, msgspec.json.encode(run), receipt)
 
 
 @dataclass(frozen=True)
 class MergedLog:
-    """The address of a log in several partitions, and of its order."""
+    """The addresses of a log in several partitions and of its order."""
 
     order: KafkaLog
     parts: tuple[KafkaLog, ...]
@@ -66,9 +64,7 @@ class MergedLog:
 
 
 class MergedReader:
-    """A reader of several partitions in their order. Raises NotReadyError where there is no order
-    yet.
-    """
+    """A reader of several partitions in their order. Raises NotReadyError without an order."""
 
     def __init__(self, address: MergedLog) -> None:
         self.address, self.partition = address, address.stem
@@ -76,23 +72,23 @@ class MergedReader:
         self._parts: dict[int, KafkaReader] = {}
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
+        """Read blocks, see `LogReader.read`."""
         blocks: list[Stored] = []
         for entry in self._order.read(start, bytes_max=_ORDER_BYTES):
-            run = run_of(entry.block)
-            local, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
-            while local < end:
-                found = self._part(run.partition).between(local, end, bytes_max=max(1, bytes_max))
-                if (
-                    not found
-                ):  # a broker that was elected since has yet to know that they are written
+            run = decode_entry(entry.block)
+            position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
+            while position < end:
+                blocks_of_part = self._part(run.partition).between(
+                    position, end, bytes_max=max(1, bytes_max)
+                )
+                if not blocks_of_part:  # a newly elected leader may not have its high watermark yet
                     return blocks
-                for stored in found:
+                for stored in blocks_of_part:
                     bytes_max -= len(stored.block.payload)
                     if blocks and bytes_max < 0:
                         return blocks
                     blocks.append(Stored(entry.offset + stored.offset - run.first, stored.block))
-                    local = stored.end
+                    position = stored.end
         return blocks
 
     def _part(self, number: int) -> KafkaReader:
@@ -101,11 +97,11 @@ class MergedReader:
         return self._parts[number]
 
     def ends(self) -> tuple[int, ...]:
-        """Behind which row of each partition the order stops; nothing before the first row."""
+        """Return the end of each partition in the order; empty before the first row."""
         end = self._order.end()
         if end <= self._order.start():
             return ()
-        return run_of(self._order.read(end - 1)[-1].block).ends
+        return decode_entry(self._order.read(end - 1)[-1].block).ends
 
     def start(self) -> int:
         return self._order.start()
@@ -119,7 +115,7 @@ class MergedReader:
     def changed(self) -> bool:
         return self._order.changed()
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         return self._order.waiting(position)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Deleting what nobody needs of a log in a topic, beside its writer: no append waits for it.
+"""Deletion of records of a topic that nobody needs, outside its writer, so that no append waits.
 
-Anybody may delete, whoever writes: what may go was decided elsewhere. A broker that fails is asked
-again when the next deletion is wanted; one that cannot delete records is said so once.
+Any process may delete, since the limit was decided elsewhere. A failed deletion is retried with the
+next one. A broker that cannot delete records is logged once.
 """
 
 import logging
@@ -12,15 +12,15 @@ from tailorbird.stream.kafka.client import KafkaException, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.tail import Tail
 
-_LEAVE_S = 0.5  # to wait for the thread at the end
+_JOIN_S = 0.5  # wait for the thread in close()
 log = logging.getLogger(__name__)
 
 
 class Deleter:
-    """Deletes from the front of one log. One thread at a time.
+    """A deleter of the oldest records of one log. One thread at a time.
 
     Attributes:
-        problem: why the last deletion failed; "" if it did not.
+        problem: reason of the last failure; "" if the last deletion succeeded.
     """
 
     def __init__(self, address: KafkaLog) -> None:
@@ -29,14 +29,13 @@ class Deleter:
         self._tail: Tail | None = None
 
     def delete(self, before: int) -> int:
-        """Delete what lies before the run that holds row `before`; how many messages. The last run
-        stays: it says where the log ends.
+        """Delete the messages before the run that holds row `before`, and return how many.
 
-        0 where there is nothing to delete, where there is no such topic, and where the broker does
-        not do it, which is logged.
+        The last run stays, since it tells where the log ends. Returns 0 if there is nothing to
+        delete, there is no such topic, or the broker refuses, which is logged.
 
         Raises:
-            StorageError, DamageError: the topic cannot be looked at.
+            StorageError, DamageError: the topic cannot be read.
         """
         if self._tail is None:
             try:
@@ -81,7 +80,7 @@ class Deleter:
 
 
 class DeletingThread:
-    """Deletes what it is told, in a thread that begins with the first time."""
+    """A deleter in a thread, which starts with the first request."""
 
     def __init__(self, address: KafkaLog) -> None:
         self._deleter = Deleter(address)
@@ -91,7 +90,7 @@ class DeletingThread:
         self._thread: threading.Thread | None = None
 
     def ask(self, before: int) -> None:
-        """Have everything deleted before row `before`, soon; asked again, it is tried again."""
+        """Request the deletion of everything before row `before`."""
         with self._changed:
             self._before = max(before, self._before)
             if self._thread is None:
@@ -106,7 +105,7 @@ class DeletingThread:
                     self._deleter.delete(before)
                 except TailorbirdError as error:
                     log.warning("nothing is deleted: %s", error)
-                except Exception:  # the topic stays as it is, and whoever asks goes on
+                except Exception:  # the topic stays as it is
                     log.exception("nothing is deleted of %s", self._deleter.address)
         finally:
             self._deleter.close()
@@ -118,9 +117,9 @@ class DeletingThread:
             return None if self._closing else before
 
     def close(self) -> None:
-        """End; a deletion under way is not waited for: it ends by itself."""
+        """Stop without waiting for a running deletion."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(_LEAVE_S)
+            self._thread.join(_JOIN_S)

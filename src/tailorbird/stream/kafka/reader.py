@@ -1,5 +1,6 @@
-"""Reading a log in a topic: by `assign`, from a position that the reader's owner keeps. What counts
-is in `stream.kafka.frames`.
+"""The reader of a log in a topic, by `assign`, from a position that its consumer keeps.
+
+`stream.kafka.frames` decides which messages count.
 """
 
 import time
@@ -9,19 +10,18 @@ from typing import Any
 from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
-from tailorbird.stream.kafka.frames import Assembly, piece_of
+from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Stored, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Backlog, Stored
 
-_AT_ONCE = 64  # messages; one may have a megabyte
+_BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
 
 class KafkaReader:
-    """A reader of a log in a topic. What it has read ahead stays in memory until it is asked for
-    what comes behind it.
+    """A reader of a log in a topic, with a buffer of blocks read ahead.
 
     Raises:
-        NotReadyError: there is no such topic, or its writer has just made it.
+        NotReadyError: there is no such topic, or it is still empty.
     """
 
     def __init__(self, address: KafkaLog) -> None:
@@ -30,10 +30,12 @@ class KafkaReader:
         self._consumer: Any = None
         self._buffer: deque[Stored] = deque()
         self._bytes = 0
-        self._from = -1  # the position from which on the buffer has everything; -1: it has nothing
+        self._buffer_start = (
+            -1
+        )  # the position from which on the buffer has everything; -1: it has nothing
         self._offset = 0  # of the next message to take
-        self._assembly = Assembly(0)
-        self._seen = -1
+        self._assembly = RunAssembler(0)
+        self._last_high = -1
         try:
             if self._tail.watermarks()[1] == 0:
                 raise NotReadyError(
@@ -45,9 +47,9 @@ class KafkaReader:
             raise
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
+        """Read blocks, see `LogReader.read`."""
         high = self._tail.watermarks()[1]
-        if self._from < 0 or not self._from <= start <= self._assembly.end:
+        if self._buffer_start < 0 or not self._buffer_start <= start <= self._assembly.end:
             self._seek(start)
         self._fill(high, start, bytes_max)
         if start > self._assembly.end and self._offset >= high:
@@ -56,7 +58,7 @@ class KafkaReader:
                 "rows were lost",
                 where=str(self.address),
                 fix="was the topic deleted, or an unclean leader elected? See `doctor`; "
-                "if it is lost for good: tailorbird stream begin-anew",
+                'if it is lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
             )
         blocks: list[Stored] = []
         for stored in self._buffer:
@@ -67,12 +69,10 @@ class KafkaReader:
         return blocks
 
     def between(self, start: int, end: int, *, bytes_max: int) -> list[Stored]:
-        """As `read`, but no block from `end` on; rows that are known to be there are not asked for
-        at the broker again.
-        """
-        if not 0 <= self._from <= start < self._assembly.end:
+        """Read blocks before `end`, without asking the broker for buffered rows."""
+        if not 0 <= self._buffer_start <= start < self._assembly.end:
             self.read(start, bytes_max=bytes_max)
-        self._drop(start)
+        self._discard_before(start)
         blocks: list[Stored] = []
         for stored in self._buffer:
             bytes_max -= len(stored.block.payload)
@@ -87,29 +87,31 @@ class KafkaReader:
         self._buffer.clear()
         self._bytes = 0
         self._offset = offset
-        self._assembly = Assembly(first.base if first is not None else start, str(self.address))
-        self._from = start
+        self._assembly = RunAssembler(first.base if first is not None else start, str(self.address))
+        self._buffer_start = start
         with errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
 
-    def _drop(self, start: int) -> None:
+    def _discard_before(self, start: int) -> None:
         while self._buffer and self._buffer[0].end <= start:
             self._bytes -= len(self._buffer.popleft().block.payload)
-        self._from = max(self._from, start)
+        self._buffer_start = max(self._buffer_start, start)
 
     def _fill(self, high: int, start: int, bytes_max: int) -> None:
-        """Take messages until the buffer has `bytes_max` behind `start`, or all there are."""
-        self._drop(start)
+        """Fill the buffer up to `bytes_max` after `start`, or with all there is."""
+        self._discard_before(start)
         deadline = time.monotonic() + self.address.cluster.timeout_s
         while self._offset < high and (self._bytes < bytes_max or not self._buffer):
             with errors(self.address):
-                messages = self._consumer.consume(min(high - self._offset, _AT_ONCE), timeout=0.05)
+                messages = self._consumer.consume(
+                    min(high - self._offset, _BATCH_MESSAGES), timeout=0.05
+                )
             for message in messages:
                 if message.error() is not None:
-                    self._refuse(message.error(), start)
+                    self._raise_error(message.error(), start)
                     continue
                 self._offset = message.offset() + 1
-                piece = piece_of(
+                piece = decode_piece(
                     message.headers(), message.value() or b"", f"{self.address}@{message.offset()}"
                 )
                 for stored in self._assembly.feed(message.offset(), piece):
@@ -125,14 +127,14 @@ class KafkaReader:
                     fix="is the broker running, and is its advertised address reachable from here?",
                 )
 
-    def _refuse(self, error: Any, start: int) -> None:
+    def _raise_error(self, error: Any, start: int) -> None:
         code = error.code()
         if (
             code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT)
             or error.retriable()
         ):
-            return  # the client tries again by itself; the deadline is ours
-        self._from = -1
+            return  # the client retries, and the caller has the deadline
+        self._buffer_start = -1
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise InputError(
                 f"rows at {start} were pruned",
@@ -148,17 +150,17 @@ class KafkaReader:
         return self._tail.watermarks()[0] > 0
 
     def end(self) -> int:
-        if self._from >= 0 and self._offset == self._tail.watermarks()[1]:
+        if self._buffer_start >= 0 and self._offset == self._tail.watermarks()[1]:
             return self._assembly.end
         return self._tail.tip().end or 0
 
-    def waiting(self, position: int) -> Waiting:
+    def waiting(self, position: int) -> Backlog:
         high, end = self._tail.watermarks()[1], self.end()
-        asked, position = position, max(position, self.start())
+        requested, position = position, max(position, self.start())
         if position >= end:
-            return Waiting(0, 0, beyond=max(0, asked - end))
+            return Backlog(0, 0, beyond=max(0, requested - end))
         first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
-        return Waiting(
+        return Backlog(
             end - position,
             high - self._tail.find(position),
             tuple(each.block.receipt for each in first),
@@ -166,8 +168,8 @@ class KafkaReader:
 
     def changed(self) -> bool:
         high = self._tail.watermarks()[1]
-        changed = high != self._seen
-        self._seen = high
+        changed = high != self._last_high
+        self._last_high = high
         return changed
 
     def close(self) -> None:

@@ -1,13 +1,10 @@
-"""Snapshots of a SQLite file in a topic of their own, so that the topic that could make the file
-anew need not be kept whole.
+"""Snapshots of a SQLite file in a topic, so that the topic it is built from can be pruned.
 
-    index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot        one partition for each router
+    index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot  one partition per router
 
-A piece is compressed and carries no meaning alone. What counts is said by the last block, which is
-written once all pieces were read back and found to be what the file held: the newest snapshot, by
-its position, of those in the topic. So one that was cut short does not count, nor does one of a
-writer that was replaced meanwhile and is late. What lies before the pieces of the newest is
-deleted.
+The last block names the newest snapshot by position. It is written once all pieces were read back
+and match the file. So an interrupted snapshot does not count, nor does one of a late writer that
+was replaced. Everything before the pieces of the newest is deleted.
 """
 
 import hashlib
@@ -31,22 +28,22 @@ from tailorbird.stream.kafka.pruning import Deleter
 from tailorbird.stream.opening import open_reader, open_writer
 from tailorbird.stream.protocol import Block
 
-PIECE, WHOLE = "piece", "snapshot"
+PIECE, SNAPSHOT = "piece", "snapshot"
 PIECE_BYTES = 4 << 20
-AGE_S = 3600.0  # or after which one is made for fewer
+AGE_S = 3600.0  # age after which fewer rows suffice
 _CODEC = "zstd"
 _READ_BYTES = 16 << 20
 log = logging.getLogger(__name__)
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A snapshot that is whole.
+    """A complete snapshot.
 
     Attributes:
-        position: of the log that the file is made of; everything before it is in the file.
-        followed: up to which row of partition 0 its profiles were taken, by a router that does not
-        route them; 0 by others. first, pieces: where its pieces stand in the topic, and how many
-        there are. size, sha256: of the file.
+        position: position in the log up to which the file was built.
+        followed: position in partition 0 up to which profiles were applied; 0 in its own router.
+        first, pieces: position of the first piece in the topic, and number of pieces.
+        size, sha256: size and checksum of the file.
     """
 
     position: int
@@ -61,55 +58,53 @@ _decode = msgspec.json.Decoder(Snapshot).decode
 
 
 class Newest:
-    """The newest snapshot of a topic, looked at again and again."""
+    """The newest snapshot of a topic, cached between reads."""
 
     def __init__(self, address: KafkaLog) -> None:
         self._address = address
         self._end = -1
-        self._found: Snapshot | None = None
+        self._latest: Snapshot | None = None
 
     def look(self) -> Snapshot | None:
-        """The newest there is; None where there is none."""
+        """Return the newest snapshot, or None."""
         try:
             with open_reader(self._address) as reader:
                 end, start = reader.end(), reader.start()
                 if end == self._end or end <= start:
-                    return self._found
+                    return self._latest
                 last = reader.read(end - 1)[-1].block
-                if last.kind == WHOLE:
-                    self._found, self._end = _decode(last.payload), end
-                elif self._found is None:  # one is being made, or was cut short
+                if last.kind == SNAPSHOT:
+                    self._latest, self._end = _decode(last.payload), end
+                elif self._latest is None:  # the last one is incomplete
                     position = start
                     while position < end and (
                         stored := reader.read(position, bytes_max=_READ_BYTES)
                     ):
-                        self._found = next(
+                        self._latest = next(
                             (
                                 _decode(one.block.payload)
                                 for one in reversed(stored)
-                                if one.block.kind == WHOLE
+                                if one.block.kind == SNAPSHOT
                             ),
-                            self._found,
+                            self._latest,
                         )
                         position = stored[-1].end
         except NotReadyError:
             return None
-        return self._found
+        return self._latest
 
 
-def take(
+def take_snapshot(
     file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]
 ) -> Snapshot:
-    """Put a snapshot of the SQLite file into the topic, which is made if it is not there; the
-    newest that is there then.
+    """Put a snapshot of the SQLite file into the topic, and return the newest in it.
 
-    Whoever writes to the file goes on meanwhile. It takes as much of the disk again, for as long as
-    it lasts.
+    The writer of the file continues meanwhile. A temporary copy takes the same disk space again.
 
     Args:
-        position_of: tells `position` and `followed` of the copy.
+        position_of: returns `position` and `followed` of the copy.
     Raises:
-        LockedError: another process puts snapshots there.
+        LockedError: another process writes snapshots to the topic.
         StorageError, DamageError: disk or broker.
     """
     copy = file.with_name(f"{file.name}.copy")
@@ -121,7 +116,7 @@ def take(
             connection.close()
         faults.at("snapshot.before_pieces")
         with open_writer(address, partition=address.partition) as writer:
-            before = Newest(address).look()
+            previous = Newest(address).look()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _chunks(copy):
                 digest.update(chunk)
@@ -136,12 +131,14 @@ def take(
                         )
                     ]
                 )
-            made = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
-            for _ in _read(address, made):  # as it will be read when it is needed
+            snapshot = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
+            for _ in _read(address, snapshot):  # reads it back to verify it
                 pass
-            newest = made if before is None or made.position >= before.position else before
+            newest = (
+                snapshot if previous is None or snapshot.position >= previous.position else previous
+            )
             faults.at("snapshot.before_whole")
-            writer.append([Block(WHOLE, 1, msgspec.json.encode(newest))])
+            writer.append([Block(SNAPSHOT, 1, msgspec.json.encode(newest))])
             faults.at("snapshot.before_delete")
         deleter = Deleter(address)
         try:
@@ -153,25 +150,23 @@ def take(
         copy.unlink(missing_ok=True)
 
 
-def restore(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
-    """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError,
-    StorageError.
-    """
-    fresh = file.with_name(f"{file.name}.fresh")
+def restore_snapshot(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
+    """Replace `file`, which nobody has open, by a snapshot. Raises DamageError, StorageError."""
+    temporary = file.with_name(f"{file.name}.fresh")
     with sqlite.errors(file):
-        with fresh.open("wb") as out:
+        with temporary.open("wb") as out:
             for chunk in _read(address, snapshot):
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
         for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
             name.unlink(missing_ok=True)
-        fresh.rename(file)
+        temporary.rename(file)
         sqlite.sync_folder(file.parent)
 
 
 def load(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
-    """The file of a snapshot, in memory. Raises as `restore`."""
+    """Load the file of a snapshot into memory. Raises DamageError, StorageError."""
     connection = apsw.Connection(":memory:")
     connection.deserialize("main", b"".join(_read(address, snapshot)))
     return connection
@@ -185,7 +180,7 @@ def _copy(file: Path, copy: Path) -> None:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.execute(
                 "VACUUM INTO ?", (str(copy),)
-            )  # all of one moment, whatever is written meanwhile
+            )  # a consistent copy despite concurrent writes
         finally:
             connection.close()
 
@@ -197,8 +192,10 @@ def _chunks(file: Path) -> Iterator[bytes]:
 
 
 def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
-    """The pieces of a snapshot, unpacked. Raises DamageError, once all were read, if they are not
-    what was written.
+    """Yield the decompressed pieces of a snapshot.
+
+    Raises:
+        DamageError: after the last piece, if they do not match the checksum.
     """
     digest, size, position, end = (
         hashlib.sha256(),
@@ -234,12 +231,11 @@ def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
 
 
 class SnapshotThread:
-    """Takes snapshots of a router's index beside it, one at a time, when enough has been routed
-    since the last.
+    """A thread that takes snapshots of a router's index once enough rows were routed.
 
     Args:
-        at: the position of the last one.
-        every_rows, age_s: how much is enough.
+        last_position: position of the last snapshot.
+        every_rows, age_s: number of rows, or age, after which one is due.
     """
 
     def __init__(
@@ -248,17 +244,17 @@ class SnapshotThread:
         address: KafkaLog,
         position_of: Callable[[apsw.Connection], tuple[int, int]],
         *,
-        at: int,
+        last_position: int,
         every_rows: int = SNAPSHOT_ROWS,
         age_s: float = AGE_S,
     ) -> None:
         self._file, self._address, self._position_of = file, address, position_of
-        self._at, self._every_rows, self._age_s = at, every_rows, age_s
-        self._since, self._end = time.monotonic(), at
+        self._at, self._every_rows, self._age_s = last_position, every_rows, age_s
+        self._since, self._end = time.monotonic(), last_position
         self._thread: threading.Thread | None = None
 
-    def look(self, end: int) -> None:
-        """Begin one if it is time, the log having come to `end`."""
+    def tick(self, end: int) -> None:
+        """Start a snapshot if one is due at the log's `end`."""
         self._end = end
         if self._due() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
@@ -274,17 +270,19 @@ class SnapshotThread:
         while self._due():
             self._since, end = time.monotonic(), self._end
             try:
-                self._at = max(end, take(self._file, self._address, self._position_of).position)
+                self._at = max(
+                    end, take_snapshot(self._file, self._address, self._position_of).position
+                )
             except TailorbirdError as error:
-                self._at = end  # after as many rows again
+                self._at = end  # retried after as many rows again
                 log.error(
                     "no snapshot of the router's index was made, its topic stays longer: %s", error
                 )
-            except Exception:  # the router goes on, and the topic is kept
+            except Exception:  # the router continues without a snapshot
                 self._at = end
                 log.exception("no snapshot of the router's index was made, its topic stays longer")
 
     def close(self) -> None:
-        """Wait for the one under way."""
+        """Wait for a running snapshot."""
         if self._thread is not None:
             self._thread.join()

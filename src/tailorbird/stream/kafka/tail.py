@@ -1,6 +1,4 @@
-"""Looking at single messages of a topic: where it begins and ends, and where a position is. What a
-writer and a reader share.
-"""
+"""Access to single messages of a topic: its start and end, and the offset of a position."""
 
 import time
 from dataclasses import dataclass
@@ -10,23 +8,23 @@ from msgspec.structs import replace
 
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
-from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
-from tailorbird.stream.kafka.frames import BEGUN_ANEW, Piece, piece_of
+from tailorbird.stream.kafka.cluster import KafkaLog, check_topic_exists, errors, storage_error
+from tailorbird.stream.kafka.frames import Piece, decode_piece
 
-_AGAIN_S = 0.05
-_BACK_MAX = 10_000  # messages that do not count, at the end, before we give up
+_RETRY_S = 0.05
+_SCAN_MAX = 10_000  # bound of the search for a message that counts at the end
 
 
 @dataclass(frozen=True)
 class Tip:
-    """The end of a topic: the next offset, and the position behind the last row that counts."""
+    """The end of a topic: the next offset, and the position after the last row that counts."""
 
     offset: int
     end: int | None  # None: the topic is empty
 
 
 def consumer_of(address: KafkaLog, **settings: Any) -> Any:
-    """A consumer that is assigned by hand and commits nothing: positions are its owner's."""
+    """Create a consumer with manual assignment that commits nothing."""
     need_client()
     conf = address.cluster.conf(
         group_id="tailorbird",  # never joined
@@ -43,18 +41,17 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
 
 
 def tail_consumer(address: KafkaLog) -> Any:
-    """A consumer that jumps."""
+    """Create a consumer for single messages at random offsets."""
     return consumer_of(
         address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1
     )
 
 
 class Tail:
-    """Reads single messages of a topic. One thread at a time.
+    """A reader of single messages of a topic. One thread at a time.
 
     Args:
-        consumer: that several share, which look in turn; its owner closes it. None for one of its
-            own.
+        consumer: shared by several in turn, and closed by its owner; None creates one.
     Raises:
         NotReadyError: there is no such topic.
     """
@@ -64,20 +61,19 @@ class Tail:
         self._timeout_s = address.cluster.timeout_s
         self._consumer = tail_consumer(address) if consumer is None else consumer
         self._partition = TopicPartition(address.name, address.number)
-        self._held: dict[int, Piece | None] = {}
+        self._cache: dict[int, Piece | None] = {}
         try:
-            check_there(self._consumer, address)
+            check_topic_exists(self._consumer, address)
         except BaseException:
             self.close()
             raise
 
     def watermarks(self, until: float = 0.0) -> tuple[int, int]:
-        """The first offset there is, and the next that will be given. A broker that is away for a
-        moment is waited for.
+        """Return the first offset and the next one, and wait for a broker that is briefly away.
 
         Args:
-            until: by the monotonic clock, for how long at most; two short tries are made in any
-                case. 0: for the cluster's timeout.
+            until: deadline by the monotonic clock, with at least two short attempts; 0 is the
+                cluster's timeout.
         """
         deadline, tries = until or time.monotonic() + self._timeout_s, 0
         while True:
@@ -85,9 +81,9 @@ class Tail:
             try:
                 left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
                 with errors(self.address, self._consumer):
-                    found = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
-                if found is not None:
-                    return found
+                    marks = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
+                if marks is not None:
+                    return marks
                 raise StorageError(
                     f"no answer in {self._timeout_s:g} s",
                     where=str(self.address),
@@ -96,40 +92,40 @@ class Tail:
             except StorageError:
                 if (
                     time.monotonic() > deadline and tries > 1
-                ):  # a process that stood still meanwhile has not waited for the broker
+                ):  # a process that was suspended has not waited for the broker
                     raise
-                time.sleep(_AGAIN_S)
+                time.sleep(_RETRY_S)
 
     def tip(self) -> Tip:
-        """Where the log ends. What is not whole at the end does not count."""
+        """Return the end of the log, without an incomplete run."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
                 return Tip(high, piece.end)
         if high == 0:
             return Tip(0, None)
         raise DamageError(
-            f"none of the messages {max(low, high - _BACK_MAX)} to {high} is one of this log's",
+            f"none of the messages {max(low, high - _SCAN_MAX)} to {high} is one of this log's",
             where=str(self.address),
             fix="did the topic's retention delete it, or does somebody else write here? Give the "
             "project another prefix",
         )
 
     def last(self) -> int:
-        """The offset at which the last run begins that is known of; 0 where there is none."""
+        """Return the offset at which the last run begins."""
         low, high = self.watermarks()
-        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+        for offset in range(high - 1, max(low, high - _SCAN_MAX) - 1, -1):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
                 return piece.at - piece.index
         return low
 
     def start(self) -> int:
-        """The position of the first row that was not pruned."""
+        """Return the position of the first row that was not pruned."""
         low, high = self.watermarks()
-        found = self._counting(low, high)
-        return 0 if found is None else found.base + self._pruned_rows(found, low)
+        first = self._first_counted(low, high)
+        return 0 if first is None else first.base + self._pruned_rows(first, low)
 
     def _pruned_rows(self, piece: Piece, low: int) -> int:
         if piece.index == 0 or piece.at > low:
@@ -141,15 +137,15 @@ class Tail:
         )
 
     def find(self, position: int) -> int:
-        """The offset of the first message of the run that holds `position`, or will."""
+        """Return the offset of the first message of the run that holds `position`, or will."""
         low, high = self.watermarks()
-        first = self._counting(low, high)
+        first = self._first_counted(low, high)
         if first is None:
             return high
         pruned = (
             low > 0 or first.base > 1
-        )  # positions begin at 0 or 1; a log that was emptied, later
-        if position < first.base and pruned and first.kind != BEGUN_ANEW:
+        )  # positions begin at 0 or 1, and later in a log that was reset
+        if position < first.base and pruned:
             raise InputError(
                 f"rows before {first.base} were pruned, asked for {position}",
                 where=str(self.address),
@@ -158,7 +154,7 @@ class Tail:
         best, left, right = first, first.at + 1, high
         while left < right:
             middle = (left + right) // 2
-            piece = self._counting(middle, right)
+            piece = self._first_counted(middle, right)
             if piece is None:
                 right = middle
             elif piece.base <= position:
@@ -167,8 +163,8 @@ class Tail:
                 right = middle
         return best.at - best.index
 
-    def _counting(self, low: int, high: int) -> Piece | None:
-        """The first message from `low` on that stands where it must."""
+    def _first_counted(self, low: int, high: int) -> Piece | None:
+        """Return the first message from `low` on that stands at its expected offset."""
         for offset in range(low, high):
             piece = self.piece(offset)
             if piece is not None and piece.at == offset:
@@ -176,18 +172,18 @@ class Tail:
         return None
 
     def piece(self, offset: int) -> Piece | None:
-        """The message at an offset, without its payload; None if it is not one of ours."""
-        if offset not in self._held:
-            if len(self._held) > 64:
-                self._held.clear()
-            self._held[offset] = self._fetch(offset)
-        return self._held[offset]
+        """Return the message at an offset without its payload; None if it is not one of ours."""
+        if offset not in self._cache:
+            if len(self._cache) > 64:
+                self._cache.clear()
+            self._cache[offset] = self._fetch(offset)
+        return self._cache[offset]
 
     def _fetch(self, offset: int) -> Piece | None:
         message = self._message(offset)
-        if message.offset() != offset:  # a hole, left by a transaction of somebody else
+        if message.offset() != offset:  # a gap left by a foreign transaction
             return None
-        piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        piece = decode_piece(message.headers(), message.value() or b"", f"{self.address}@{offset}")
         return piece and replace(piece, payload=b"")
 
     def _message(self, offset: int) -> Any:
@@ -204,13 +200,6 @@ class Tail:
         if message.error() is not None:
             raise storage_error(message.error(), self.address)
         return message
-
-    def written_at(self) -> int:
-        """When the last message came in, by the broker or its writer, in microseconds; 0 where
-        there is none, or it does not say.
-        """
-        low, high = self.watermarks()
-        return 0 if low == high else max(0, self._message(high - 1).timestamp()[1]) * 1_000
 
     def close(self) -> None:
         if self._own:

@@ -1,6 +1,4 @@
-"""How much of many topics is yet to be read, asked by one client for all of them: a reader each
-would be two clients for each log.
-"""
+"""The backlog of many topics through one client; a reader each would need two clients per log."""
 
 from typing import Any
 
@@ -8,23 +6,25 @@ from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.merged import MergedLog
 from tailorbird.stream.kafka.tail import Tail, tail_consumer
-from tailorbird.stream.protocol import RECEIPTS, Waiting
+from tailorbird.stream.protocol import RECEIPTS, Backlog
 
 
-class Waits:
-    """One client, and what it looks at. One thread at a time."""
+class BacklogClient:
+    """A client shared by the backlogs of several logs. One thread at a time."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
 
-    def of(self, address: KafkaLog | MergedLog) -> "LogWaits":
-        """Of one log; of several partitions, by their order. Raises NotReadyError where there is
-        none yet.
+    def of(self, address: KafkaLog | MergedLog) -> "LogBacklog":
+        """Return the backlog of a log; of several partitions, that of their order.
+
+        Raises:
+            NotReadyError: there is no such topic yet.
         """
         log = address.order if isinstance(address, MergedLog) else address
         if self._consumer is None:
             self._consumer = tail_consumer(log)
-        return LogWaits(Tail(log, self._consumer))
+        return LogBacklog(Tail(log, self._consumer))
 
     def close(self) -> None:
         if self._consumer is not None:
@@ -32,8 +32,8 @@ class Waits:
             self._consumer = None
 
 
-class LogWaits:
-    """What `LogReader.waiting` tells, of one log."""
+class LogBacklog:
+    """The backlog of one log."""
 
     def __init__(self, tail: Tail) -> None:
         self._tail = tail
@@ -42,33 +42,33 @@ class LogWaits:
                 "this topic holds no log yet", where=str(tail.address), fix="start its writer first"
             )
 
-    def waiting(self, position: int) -> Waiting:
-        """See `LogReader.waiting`."""
+    def waiting(self, position: int) -> Backlog:
+        """Return the backlog after a position, see `LogReader.waiting`."""
         high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
-        asked, position = position, max(position, self._tail.start())
+        requested, position = position, max(position, self._tail.start())
         if position >= end:
-            return Waiting(0, 0, beyond=max(0, asked - end))
+            return Backlog(0, 0, beyond=max(0, requested - end))
         first = self._tail.find(position)
-        return Waiting(end - position, high - first, self._receipts(first, high, position))
+        return Backlog(end - position, high - first, self._receipts(first, high, position))
 
     def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
-        """Of the first blocks from `position` on."""
-        found: list[bytes] = []
-        at, goes_on = 0, False
+        """Return the receipts of the first blocks from `position` on."""
+        receipts: list[bytes] = []
+        block_end, is_continued = 0, False
         for offset in range(first, min(high, first + 16 * RECEIPTS)):
             piece = self._tail.piece(offset)
             if piece is None or piece.at != offset:
                 continue
             if piece.index == 0:
-                at, goes_on = piece.base, False
-            if not goes_on and piece.rows:
-                at += piece.rows
-                if at > position:
-                    found.append(piece.receipt)
-            goes_on = piece.more
-            if len(found) == RECEIPTS:
+                block_end, is_continued = piece.base, False
+            if not is_continued and piece.rows:
+                block_end += piece.rows
+                if block_end > position:
+                    receipts.append(piece.receipt)
+            is_continued = piece.is_continued
+            if len(receipts) == RECEIPTS:
                 break
-        return tuple(found)
+        return tuple(receipts)
 
     def close(self) -> None:
-        """Nothing: the client is another's."""
+        """Do nothing, since the client is shared."""

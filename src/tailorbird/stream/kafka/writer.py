@@ -1,9 +1,8 @@
-"""Writing a log in a topic: an idempotent producer, acknowledged by all replicas that are in sync,
-and one writer at a time.
+"""The writer of a log in a topic: an idempotent producer, acknowledged by all in-sync replicas.
 
-A writer begins with a message that says who it is. Every message says at which offset it must stand
-(`stream.kafka.frames`), so a writer whose place another took learns of it with its next message,
-before it acknowledges anything, and stops.
+A writer begins with a message that names it. Every message carries the offset at which it must
+stand (`stream.kafka.frames`), so a replaced writer learns of it with its next message, before it
+acknowledges anything, and stops.
 """
 
 import os
@@ -18,8 +17,8 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
 from tailorbird.lock import FileLock
 from tailorbird.stream.kafka.client import Producer
-from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
-from tailorbird.stream.kafka.frames import BEGUN_ANEW, OPENED, Piece, pieces
+from tailorbird.stream.kafka.cluster import KafkaLog, ensure_topic, errors
+from tailorbird.stream.kafka.frames import OPENED, Piece, split_run
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
 from tailorbird.stream.protocol import Block
@@ -31,39 +30,35 @@ class KafkaWriter:
     """The one writer of a log in a topic.
 
     Args:
-        first: the position of the first row, if the log begins now.
-        held: the highest position that a reader holds, see `stream.held`.
-        anew: the topic was lost before, and begins now: readers that are behind its first row go on
-            with that.
+        first: position of the first row of a new log.
+        expected_end: highest position that a reader has read, see `stream.held`.
     Raises:
         LockedError: another writer of this machine has it.
-        ConfigError: the topic is there, but cannot be a log.
-        DamageError: the log ends before `held`; nothing is written to it.
+        ConfigError: the topic exists and cannot be a log.
+        DamageError: the log ends before `expected_end`; nothing is written to it.
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(
-        self, address: KafkaLog, *, first: int = 0, held: int = 0, anew: bool = False
-    ) -> None:
+    def __init__(self, address: KafkaLog, *, first: int = 0, expected_end: int = 0) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
-        self._failed = ""
-        self._lost = False
-        self._waiting: list[Block] | None = None
-        self._deleting = DeletingThread(address)
+        self._failure = ""
+        self._is_fenced = False
+        self._pending: list[Block] | None = None
+        self._deleter = DeletingThread(address)
         self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
         self._tail: Tail | None = None
         self._producer: Any = None
         try:
-            self._bytes_max = ensure(address)
+            self._bytes_max = ensure_topic(address)
             self._tail = Tail(address)
             self._producer = address.cluster.client(Producer, self._conf())
             with errors(
                 address, self._producer
-            ):  # else the first message waits for a second until the client knows where to
+            ):  # else the first message waits a second for metadata
                 self._producer.list_topics(address.name, timeout=self._timeout_s)
-            self._begin(first, held, BEGUN_ANEW if anew else OPENED)
+            self._begin(first, expected_end)
         except BaseException:
             self.close()
             raise
@@ -72,51 +67,37 @@ class KafkaWriter:
         return self.address.cluster.conf(
             enable_idempotence=True,
             acks="all",
-            # a run's messages stand in a row, whatever the broker makes of two requests at once
+            # keeps a run's messages in a row
             max_in_flight_requests_per_connection=1,
             linger_ms=0,
             message_timeout_ms=int(self._timeout_s * 1000),
             request_timeout_ms=int(self._timeout_s * 1000),
             message_max_bytes=self._bytes_max + 16_384,
             batch_size=self._bytes_max,
-            compression_type="none",  # what is routed is packed already
+            compression_type="none",  # routed blocks are compressed already
         )
 
-    def _begin(self, first: int, held: int, kind: str) -> None:
-        """Take the log's end: from here on, whatever another writer still has under way stands at
-        the wrong place.
-        """
+    def _begin(self, first: int, expected_end: int) -> None:
+        """Write the opening message, which fences messages of other writers in flight."""
         assert self._tail is not None
         who = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
             tip = self._tail.tip()
             end = first if tip.end is None else tip.end
-            if end < held:
+            if end < expected_end:
                 raise DamageError(
-                    f"the topic ends at {end}, but was read up to {held} before: it was "
+                    f"the topic ends at {end}, but was read up to {expected_end} before: it was "
                     "lost, or this is another cluster",
                     where=str(self.address),
                     fix="see stream.url and the broker's disk, and bring the topics back; "
                     "nothing is taken until then. "
-                    "If they are lost for good: tailorbird stream begin-anew, see "
-                    "docs/how-to/kafka.md",
+                    'If they are lost for good: docs/how-to/kafka.md, "When topics are lost '
+                    'for good"',
                 )
-            opened = Piece(
-                tip.offset,
-                end,
-                0,
-                1,
-                False,
-                0,
-                self._name,
-                kind if tip.end is None else OPENED,
-                0,
-                who,
-                b"",
-            )
-            stands = self._send([opened])
-            if self._stand([opened], stands):
-                self._next, self._end = stands[0] + 1, end
+            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
+            offsets = self._send([opened])
+            if self._is_in_place([opened], offsets):
+                self._next, self._end = offsets[0] + 1, end
                 return
         raise LockedError(
             "others begin to write at the same time",
@@ -126,30 +107,30 @@ class KafkaWriter:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All appends within become durable when it ends, as one; nothing is sent before."""
+        """Send all appends as one run when the block ends."""
         self._check_usable()
         before = self._end
-        self._waiting = []
+        self._pending = []
         try:
             yield
         except BaseException:
             self._end = before
-            self._waiting = None
+            self._pending = None
             raise
-        blocks, self._waiting = self._waiting, None
+        blocks, self._pending = self._pending, None
         self._end = before
         self._commit(blocks)
 
     def append(self, blocks: Iterable[Block]) -> int:
-        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
-        if self._waiting is None:
+        """Append blocks, see `LogWriter.append`; within `transaction()` they are sent with it."""
+        if self._pending is None:
             with self.transaction():
-                return self._put(blocks)
-        return self._put(blocks)
+                return self._buffer(blocks)
+        return self._buffer(blocks)
 
-    def _put(self, blocks: Iterable[Block]) -> int:
+    def _buffer(self, blocks: Iterable[Block]) -> int:
         faults.at("stream.before_append")
-        assert self._waiting is not None
+        assert self._pending is not None
         first = self._end
         for block in blocks:
             if block.rows < 1:
@@ -159,7 +140,7 @@ class KafkaWriter:
                     f"a receipt of {len(block.receipt)} bytes does not fit into a message",
                     where=str(self.address),
                 )
-            self._waiting.append(block)
+            self._pending.append(block)
             self._end += block.rows
         faults.at("stream.after_append")
         return first
@@ -169,10 +150,10 @@ class KafkaWriter:
             return
         try:
             faults.at("stream.before_commit")
-            stands = self._place(blocks)
+            last_offset = self._send_run(blocks)
             faults.at("stream.after_commit")
         except BaseException as error:
-            self._failed = (
+            self._failure = (
                 error.message
                 if isinstance(error, TailorbirdError)
                 else f"{type(error).__name__}: {error}"
@@ -182,53 +163,54 @@ class KafkaWriter:
                     f"writing failed: {error}", where=str(self.address), fix="start again"
                 ) from error
             raise
-        self._next = stands + 1
+        self._next = last_offset + 1
         self._end += sum(block.rows for block in blocks)
 
-    def _place(self, blocks: Sequence[Block]) -> int:
-        """Send a run until it stands where it must; the offset of its last message."""
+    def _send_run(self, blocks: Sequence[Block]) -> int:
+        """Send a run until it is in place, and return the offset of its last message."""
         for _ in range(_TRIES):
-            run = pieces(
+            run = split_run(
                 blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max
             )
-            stands = self._send(run)
-            if self._stand(run, stands):
-                return stands[-1]
-            self._move_on()
+            offsets = self._send(run)
+            if self._is_in_place(run, offsets):
+                return offsets[-1]
+            self._skip_uncounted()
         raise StorageError(
             "others write in between again and again",
             where=str(self.address),
             fix="stop those that were told to stop",
         )
 
-    def _move_on(self) -> None:
-        """To the end, if what came in between does not count, as of a writer that was stopped
-        before. Raises LockedError if it does.
+    def _skip_uncounted(self) -> None:
+        """Move to the end of the topic if the messages in between do not count.
+
+        Raises:
+            LockedError: another writer's messages count.
         """
         assert self._tail is not None
         _, high = self._tail.watermarks()
-        if high < self._next:  # the topic was deleted and made again, see `stream.kafka.emptied`
-            self._lost = True
-            raise self._locked()
+        if high < self._next:  # the topic was deleted and created again, see `stream.kafka.emptied`
+            self._is_fenced = True
+            raise self._fenced_error()
         for offset in range(self._next, high):
             piece = self._tail.piece(offset)
             if piece is not None and piece.at == offset and piece.writer != self._name:
-                self._lost = True
-                raise self._locked()
+                self._is_fenced = True
+                raise self._fenced_error()
         self._next = high
 
-    def _stand(self, run: Sequence[Piece], stands: Sequence[int]) -> bool:
-        """Whether every message of the run stands where it must.
+    def _is_in_place(self, run: Sequence[Piece], offsets: Sequence[int]) -> bool:
+        """Return whether every message of the run stands at its expected offset.
 
-        A broker that took one twice, after a retry whose first try it had acknowledged in vain,
-        tells of the second.
+        A broker that stored a message twice, after a retry, reports the second offset.
         """
         assert self._tail is not None
-        for piece, offset in zip(run, stands, strict=True):
+        for piece, offset in zip(run, offsets, strict=True):
             if offset == piece.at:
                 continue
-            found = self._tail.piece(piece.at) if offset > piece.at else None
-            if found is None or (found.at, found.writer, found.index) != (
+            stored = self._tail.piece(piece.at) if offset > piece.at else None
+            if stored is None or (stored.at, stored.writer, stored.index) != (
                 piece.at,
                 self._name,
                 piece.index,
@@ -237,28 +219,30 @@ class KafkaWriter:
         return True
 
     def _send(self, run: Sequence[Piece]) -> list[int]:
-        """Where the messages stand, once all replicas in sync have them, or they can be read.
-        Raises StorageError if that is not known.
+        """Send messages and return their offsets once all in-sync replicas have them.
+
+        Raises:
+            StorageError: the outcome is unknown.
         """
-        stands: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         failures: list[Any] = []
 
         def report(error: Any, message: Any, index: int) -> None:
             if error is not None:
                 failures.append(error)
             else:
-                stands[index] = message.offset()
+                offsets[index] = message.offset()
 
         deadline = time.monotonic() + self._timeout_s + 1
         for index, piece in enumerate(run):
             self._produce(
                 piece, lambda error, message, index=index: report(error, message, index), deadline
             )
-        while len(stands) + len(failures) < len(run) and time.monotonic() < deadline:
+        while len(offsets) + len(failures) < len(run) and time.monotonic() < deadline:
             self._producer.poll(0.05)
-        if len(stands) == len(run):
-            return [stands[index] for index in range(len(run))]
-        if self._there(run, deadline):
+        if len(offsets) == len(run):
+            return [offsets[index] for index in range(len(run))]
+        if self._is_stored(run, deadline):
             return [piece.at for piece in run]
         reason = (
             f"{failures[0].str()} ({failures[0].name()})"
@@ -272,22 +256,22 @@ class KafkaWriter:
             "asks for?",
         )
 
-    def _there(self, run: Sequence[Piece], deadline: float) -> bool:
-        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it
-        may still be under way.
+    def _is_stored(self, run: Sequence[Piece], deadline: float) -> bool:
+        """Return whether an unacknowledged run is stored; if not, it may still be in flight.
 
-        Sending and looking share one deadline, so that whoever waits for a dead broker does not
-        wait twice.
+        Sending and checking share one deadline, so that a dead broker is not waited for twice.
         """
         assert self._tail is not None
         try:
             if self._tail.watermarks(deadline)[1] <= run[-1].at:
                 return False
-            found = [self._tail.piece(piece.at) for piece in run]
+            stored = [self._tail.piece(piece.at) for piece in run]
         except TailorbirdError:
             return False
-        mine = [None if piece is None else (piece.at, piece.writer, piece.index) for piece in found]
-        return mine == [(piece.at, self._name, piece.index) for piece in run]
+        identities = [
+            None if piece is None else (piece.at, piece.writer, piece.index) for piece in stored
+        ]
+        return identities == [(piece.at, self._name, piece.index) for piece in run]
 
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
         while True:
@@ -301,7 +285,7 @@ class KafkaWriter:
                         on_delivery=report,
                     )
                 return
-            except BufferError:  # the client's queue is full: wait for reports, not for ever
+            except BufferError:  # the client's queue is full: wait for reports until the deadline
                 if time.monotonic() > deadline:
                     raise StorageError(
                         "the client's queue stays full",
@@ -314,13 +298,14 @@ class KafkaWriter:
         return self._end
 
     def check_alone(self) -> None:
-        """Raise LockedError if another writer has come since this one did."""
+        """Raise LockedError if another writer has taken over."""
         self._check_usable()
-        self._move_on()
+        self._skip_uncounted()
 
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which
-        is logged.
+        """Prune the log, see `LogWriter.prune`, and return the number of messages.
+
+        Returns 0 from a broker that cannot delete records, which is logged.
         """
         self._check_usable()
         deleter = Deleter(self.address)
@@ -330,14 +315,12 @@ class KafkaWriter:
             deleter.close()
 
     def prune_some(self, before: int) -> int:
-        """Have deleted, by a thread, what lies before the run that holds row `before`; 0, since
-        nothing is to be waited for.
-        """
+        """Request deletion before the run that holds row `before` from a thread, and return 0."""
         self._check_usable()
-        self._deleting.ask(before)
+        self._deleter.ask(before)
         return 0
 
-    def _locked(self) -> LockedError:
+    def _fenced_error(self) -> LockedError:
         return LockedError(
             f"{self._successor()} writes this log now; it can have one writer",
             where=str(self.address),
@@ -345,7 +328,7 @@ class KafkaWriter:
         )
 
     def _successor(self) -> str:
-        """Who wrote at our place, as far as the last messages say."""
+        """Return the writer that took over, according to the last messages."""
         assert self._tail is not None
         try:
             _, high = self._tail.watermarks()
@@ -358,20 +341,20 @@ class KafkaWriter:
         return "another process"
 
     def _check_usable(self) -> None:
-        if self._lost:
-            raise self._locked()
-        if self._failed:
+        if self._is_fenced:
+            raise self._fenced_error()
+        if self._failure:
             raise StorageError(
-                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                f"an earlier write failed and its outcome is unknown: {self._failure}",
                 where=str(self.address),
                 fix="start this process again",
             )
-        if self._waiting is not None:
+        if self._pending is not None:
             raise ValueError("a transaction is open already")
 
     def close(self) -> None:
-        """Let go of the broker, and let the next writer in."""
-        self._deleting.close()
+        """Close the producer and release the lock."""
+        self._deleter.close()
         if self._producer is not None:
             self._producer.purge()
             self._producer.flush(0)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tailorbird.candidates import history
 from tailorbird.candidates.role import CandidatesRole
-from tailorbird.cli.output import Report, console, this_command
 from tailorbird.config import Project
 from tailorbird.config.candidates import wanted_contract
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
@@ -16,6 +15,7 @@ from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
+from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.router import Router, open_router
 
 if TYPE_CHECKING:
@@ -157,9 +157,7 @@ class Roles:
             pass
         self.candidates.publish()
 
-    def drain(
-        self, progress: Report = lambda stage, done, total: None, *, label: str = "route"
-    ) -> None:
+    def drain(self, progress: Progress = no_progress, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
         done = 0
         while True:
@@ -190,13 +188,13 @@ class Roles:
         self.close()
 
 
-def drain(project: Project, clock: Clock, *, progress: Report) -> dict[str, int]:
+def drain(project: Project, clock: Clock, *, progress: Progress) -> dict[str, int]:
     """Bring everything that is in the raw logs into state and lake; counts by what the router
     decided.
 
     Raises:
         LockedError: the roles run elsewhere, and take it from there; or a command is at work that
-            takes nothing, see `tell_routed`.
+            takes nothing.
     """
     with Roles(project, clock) as roles:
         roles.drain(progress)
@@ -205,26 +203,3 @@ def drain(project: Project, clock: Clock, *, progress: Report) -> dict[str, int]
             "duplicates": roles.duplicates,
             "quarantined": roles.quarantined,
         }
-
-
-def tell_routed(routed: dict[str, int] | None, command: str) -> None:
-    """Print what `drain` did of a command's events; None where it was locked out, and nobody can
-    tell by whom.
-    """
-    out = console()
-    if routed is not None:
-        counts = (
-            f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, "
-            f"{routed['quarantined']:,} to quarantine"
-        )
-        out.print(f"Routed {counts}; all in the lake.")
-        return
-    out.print(
-        "Another process is writing the log or the lake. If it is up, or a role, it takes "
-        "the events from here:"
-    )
-    out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
-    out.print(
-        f"After any other command, {command} the same again: what is in the log already is "
-        "routed then."
-    )

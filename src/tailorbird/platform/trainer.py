@@ -27,8 +27,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.cli.models_rollout import look_safely
-from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.config.schemas import applied
 from tailorbird.errors import NotReadyError, TailorbirdError
@@ -37,6 +35,8 @@ from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.loops import Loop
 from tailorbird.monitoring import Trigger, decide
+from tailorbird.platform.canary import advance_canary_safely
+from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.baseline import ensure_champion
@@ -74,7 +74,7 @@ def train_once(
     since: int | None = None,
     quick: bool = False,
     by: str = "train",
-    progress: Report = lambda stage, done, total: None,
+    progress: Progress = no_progress,
 ) -> TrainOutcome:
     """Train a model for a slot on what the lake holds; promote it if it passes the gate.
 
@@ -88,7 +88,11 @@ def train_once(
     if since is not None:
         window, lateness = clock.now() - since, HOUR
     settings = TrainSettings(
-        window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval
+        window_us=window,
+        lateness_us=lateness,
+        quick=quick,
+        retrieval=retrieval,
+        meaning=project.meaning,
     )
     settings = with_tuned(settings, slot, project.root / FILE)
     return outcome_of(
@@ -103,7 +107,7 @@ def run_train(
     settings: TrainSettings,
     *,
     by: str,
-    progress: Report,
+    progress: Progress,
 ) -> TrainReport:
     """`training.train` on a project's folders."""
     paths = project.paths
@@ -114,6 +118,7 @@ def run_train(
         clock=clock,
         by=by,
         owner=project.settings.project.owner,
+        meaning=project.meaning,
     )
     return train(
         project.features,
@@ -151,7 +156,7 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
 
     A training that fails is logged and tried again.
     """
-    canary = Loop("canary", partial(look_safely, project, clock), every_s=CANARY_S)
+    canary = Loop("canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S)
     canary.start()
     try:
         _watch_slots(project, clock, stop)

@@ -1,10 +1,10 @@
-"""Times on the command line; `--as-of`: training and judging as if it were then, for histories that
+"""Moments to train, judge and answer by; `as_of`: training and judging as if it were then, for histories that
 ended long ago.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from tailorbird.cli.output import console
 from tailorbird.config import Project
 from tailorbird.config.log_end import end_of_log
 from tailorbird.errors import UsageError
@@ -14,7 +14,13 @@ from tailorbird.lake import Lake
 LATEST, NOW = "latest", "now"
 
 
-def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
+def clock_as_of(
+    text: str,
+    project: Project,
+    *,
+    settled: bool = True,
+    notify: Callable[[str], None] = lambda note: None,
+) -> Clock:
     """Return the clock to train or judge by; for "" that of the project, or `latest` where its log
     was imported and ended long ago.
 
@@ -22,7 +28,8 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
     Behind the newest event such events have as long to come as has passed since, and none counts
     that takes longer than the allowed lateness. So it is the end of the log and the lateness where
     that has passed, as for a history that ended long ago, and now while events still come.
-    Otherwise it is just behind the newest event.
+    Otherwise it is just behind the newest event. `notify` gets a sentence where the log's end is
+    taken without being asked for.
 
     Raises:
         UsageError: the text is no time.
@@ -38,9 +45,7 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
         clock = project.clock()
         if clock.behind or clock.was_live or not (end.imported and end.ended(machine.now())):
             return clock
-        console(stderr=True).print(
-            f"{end.told(machine.now())}: as of its end; --as-of {NOW} goes by today."
-        )
+        notify(f"{end.told(machine.now())}: as of its end; --as-of {NOW} goes by today.")
     elif not end.record:
         Lake(project.paths.lake).sql(
             "SELECT p FROM events LIMIT 1"

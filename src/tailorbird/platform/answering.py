@@ -1,0 +1,75 @@
+"""Answering a request of a project in this process."""
+
+import msgspec
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError
+from tailorbird.events import SystemClock, to_iso
+from tailorbird.platform.inprocess import open_pipeline
+from tailorbird.platform.moment import clock_of_answers
+from tailorbird.platform.results import Slate
+from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
+
+ATTRIBUTES = ("title", "price", "category")  # that a person reads beside an item
+
+
+def slot_of(project: Project, slot: str, query: str) -> str:
+    """Return the slot that a request without one is for."""
+    if slot:
+        return slot
+    return "search" if query and "search" in project.slots else project.settings.train.slot
+
+
+def request_body(
+    project: Project, *, slot: str, user_id: str, query: str, size: int, explain: bool
+) -> dict[str, object]:
+    """Return the body of a request as a server takes it."""
+    body: dict[str, object] = {
+        "slot": slot_of(project, slot, query),
+        "explain": explain,
+        "attributes": list(ATTRIBUTES),
+    }
+    body |= {"user_id": user_id} if user_id else {}
+    body |= {"size": size} if size else {}
+    body |= {"query": query} if query else {}
+    return body
+
+
+def answer(
+    project: Project,
+    *,
+    slot: str = "",
+    user_id: str = "",
+    query: str = "",
+    size: int = 0,
+    as_of: str = "",
+    explain: bool = False,
+) -> Slate:
+    """Answer as a server would, without logging it. See `Project.recommend`."""
+    body = request_body(
+        project, slot=slot, user_id=user_id, query=query, size=size, explain=explain
+    )
+    # Through JSON, so that a wrong value is refused with the same sentence as a server's.
+    encoded = msgspec.json.encode(body)
+    clock, note = clock_of_answers(as_of, project, SystemClock())
+    with open_pipeline(project, clock, seed=None) as pipeline:
+        if query:
+            response = pipeline.search(decode(encoded, msgspec.json.Decoder(SearchQuery)))
+        else:
+            response = pipeline.answer(decode(encoded, msgspec.json.Decoder(RecommendQuery)))
+    if as_of and response.t > clock.now():
+        moment = to_iso(response.t)[:16].replace("T", " ")
+        note = f"The features hold events up to {moment} UTC: answered as of then."
+    slate = Slate(response, note)
+    require_items(slate, str(project.root))
+    return slate
+
+
+def require_items(slate: Slate, where: str) -> None:
+    """Raise NotReadyError where no item is known yet."""
+    if "index" in slate.response.degraded:
+        raise NotReadyError(
+            "there is nothing to recommend yet: no model, and no item is known",
+            where=where,
+            fix="tailorbird import FORMAT PATH, then tailorbird train",
+        )

@@ -1,0 +1,90 @@
+"""Judge the canary by the log, and advance, promote or end it."""
+
+import logging
+
+import msgspec
+
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.events import Clock, duration
+from tailorbird.lake import Lake
+from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, Verdict, figures, judge
+from tailorbird.registry import Registry
+
+BY = "canary"  # how the judge signs in the registry
+log = logging.getLogger(__name__)
+
+
+def advance_canary(project: Project, clock: Clock) -> str:
+    """Judge the canary by the log, and act on it. Return what was done: `wait`, `advance`,
+    `promote`, `end`, or "" without a canary.
+    """
+    registry = Registry(project.paths.registry, clock=clock)
+    aliases = registry.aliases()
+    if not aliases.canary or not aliases.automatic:
+        return ""
+    verdict = judge_canary(project, registry)
+    log.info(
+        "canary %s at %g: %s, %s", aliases.canary, aliases.share, verdict.action, verdict.reason
+    )
+    if registry.aliases() != aliases:
+        return "wait"  # somebody decided meanwhile
+    if verdict.action == "end":
+        registry.end_canary(by=BY, why=verdict.reason)
+        log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
+    elif verdict.action == "advance":
+        registry.send_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
+    elif verdict.action == "promote":
+        registry.promote(aliases.canary, by=BY, why=verdict.reason)
+    return verdict.action
+
+
+def advance_canary_safely(project: Project, clock: Clock) -> None:
+    """Do as `advance_canary`; where it cannot, it says so in the log."""
+    try:
+        advance_canary(project, clock)
+    except NotReadyError as error:
+        log.info("the canary is not judged: %s", error.message)
+    except TailorbirdError as error:
+        log.error("the canary is not judged: %s", error)
+
+
+def share_since(registry: Registry) -> int:
+    """Return since when the canary has its present share, microseconds. What came before is not
+    compared, see `monitoring.canary`.
+    """
+    aliases = registry.aliases()
+    changes = (
+        entry.at
+        for entry in reversed(registry.audit())
+        if (entry.action, entry.version) == ("canary", aliases.canary)
+    )
+    return next(changes, aliases.canary_at)
+
+
+def judge_canary(project: Project, registry: Registry) -> Verdict:
+    """Compare the canary with the champion by what the log holds since its present share.
+
+    Raises:
+        NotReadyError: there is no canary.
+    """
+    aliases = registry.aliases()
+    if not aliases.canary:
+        raise NotReadyError(
+            "there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"'
+        )
+    lake, since = Lake(project.paths.lake), share_since(registry)
+    events = lake.events(columns=EVENTS, ts_from=since)
+    answers = lake.answers(columns=ANSWERS, ts_from=since)
+    denominators = {name: slot.denominator for name, slot in project.slots.items()}
+    attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
+    canary_, champion = (
+        figures(events, answers, version, denominators=denominators, attribution=attribution)
+        for version in (aliases.canary, aliases.champion)
+    )
+    return judge(
+        canary_,
+        champion,
+        aliases.share,
+        GuardRails(**msgspec.structs.asdict(project.settings.canary)),
+    )

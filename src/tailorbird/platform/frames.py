@@ -1,0 +1,144 @@
+"""Tables and figures as a notebook shows them."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from tailorbird.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    from matplotlib.figure import Figure
+
+SHOWN_ROWS = 20
+
+
+@dataclass(frozen=True, repr=False)
+class Frame:
+    """An Arrow table that prints well. pandas, Polars and DuckDB read it as it is, by the Arrow
+    C stream interface.
+    """
+
+    arrow: pa.Table
+
+    @classmethod
+    def from_rows(cls, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> "Frame":
+        """Make a table of rows."""
+        values = list(rows)
+        return cls(pa.table({name: [row[at] for row in values] for at, name in enumerate(columns)}))
+
+    def __len__(self) -> int:
+        return self.arrow.num_rows
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.arrow.column_names
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        return self.arrow[name]
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.arrow.__arrow_c_stream__(requested_schema)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return it as a pandas DataFrame. Raises UsageError where pandas is not installed."""
+        try:
+            return self.arrow.to_pandas()
+        except ModuleNotFoundError as error:
+            raise UsageError("pandas is not installed", fix="pip install pandas") from error
+
+    def to_polars(self) -> "polars.DataFrame":
+        """Return it as a Polars DataFrame. Raises UsageError where Polars is not installed."""
+        try:
+            import polars
+        except ModuleNotFoundError as error:
+            raise UsageError("Polars is not installed", fix="pip install polars") from error
+        frame = polars.from_arrow(self.arrow)
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts."""
+        return self.arrow.to_pylist()
+
+    def __repr__(self) -> str:
+        cells = [self.columns, *self._cells()]
+        widths = [max(len(row[at]) for row in cells) for at in range(len(self.columns))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+        if len(self) > SHOWN_ROWS:
+            lines.append(f"… {len(self):,} rows")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self._cells()
+        )
+        more = f"<p>{len(self):,} rows</p>" if len(self) > SHOWN_ROWS else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [_cell(value) for value in row.values()]
+            for row in self.arrow.slice(0, SHOWN_ROWS).to_pylist()
+        ]
+
+
+def figures_frame(results: Mapping[str, Mapping[str, float | None]]) -> Frame:
+    """Return the figures of models and baselines, one row each, the best first. `_low` and `_high`
+    are the ends of 95 % intervals over people.
+    """
+    ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
+    names = list(dict.fromkeys(name for _, figures in ranked for name in figures))
+    return Frame.from_rows(
+        ["model", *names],
+        [(model, *(figures.get(name) for name in names)) for model, figures in ranked],
+    )
+
+
+def plot_figures(
+    results: Mapping[str, Mapping[str, float | None]], metric: str = "ndcg_10"
+) -> "Figure":
+    """Draw one metric of models and baselines with its 95 % intervals.
+
+    Raises:
+        UsageError: none of them has the metric.
+    """
+    from matplotlib.figure import Figure
+
+    values = {
+        model: (value, figures.get(f"{metric}_low"), figures.get(f"{metric}_high"))
+        for model, figures in results.items()
+        if (value := figures.get(metric)) is not None
+    }
+    if not values:
+        raise UsageError(f"no model has the metric {metric!r}", where="plot")
+    ranked = sorted(values.items(), key=lambda pair: pair[1][0])
+    figure = Figure(figsize=(7, 0.4 * len(ranked) + 1), layout="constrained")
+    axes = figure.subplots()
+    for at, (_, (value, low, high)) in enumerate(ranked):
+        axes.plot(value, at, "o", color="tab:blue")
+        if low is not None and high is not None:
+            axes.plot([low, high], [at, at], color="tab:blue")
+    axes.set_yticks(range(len(ranked)), [model for model, _ in ranked])
+    axes.set_xlabel(f"{metric}, 95 % interval over people")
+    return figure
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

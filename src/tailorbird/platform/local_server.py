@@ -1,0 +1,70 @@
+"""A project's roles as child processes of a notebook or a test."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tailorbird.client import Client
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError
+
+POLL_S = 0.1
+LOG_LINES = 20
+
+
+@contextmanager
+def run_server(project: Project, *, train: bool, timeout_s: float) -> Iterator[Client]:
+    """Run `tailorbird up` on a free port until the end of the block, and give a client of it."""
+    port = _free_port()
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up"]
+    command += ["--port", str(port), *([] if train else ["--no-train"])]
+    project.paths.run.mkdir(parents=True, exist_ok=True)
+    log = project.paths.run / "local_server.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    key = next(
+        (one for one in project.settings.serve.write_keys if not one.startswith("sha256:")), ""
+    )
+    try:
+        _wait_until_ready(url, process, log, timeout_s)
+        with Client(url, key=key) as client:
+            yield client
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5.0):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(POLL_S)
+    end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    raise NotReadyError(
+        f"the server did not answer within {timeout_s:g} s:\n{end}",
+        where=url,
+        fix="tailorbird doctor says what is missing",
+    )

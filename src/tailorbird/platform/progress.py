@@ -1,0 +1,9 @@
+"""How long calls tell how far they are."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int | None], None]  # stage, done, total or None
+
+
+def no_progress(stage: str, done: int, total: int | None) -> None:
+    """Tell nobody."""

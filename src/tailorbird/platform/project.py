@@ -1,0 +1,377 @@
+"""`tailorbird.Project`: a project as notebooks and pipelines use it. Commands print what it returns."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.config import Project as Declared
+from tailorbird.config import open_project
+from tailorbird.errors import UsageError
+from tailorbird.platform.progress import Progress, no_progress
+from tailorbird.platform.results import EvaluationResult, Slate, TrainResult
+
+if TYPE_CHECKING:
+    from tailorbird.client import Client
+    from tailorbird.experiments.report import Report
+    from tailorbird.platform.create import Created
+    from tailorbird.platform.imports import Imported
+    from tailorbird.platform.registry import RegistryView
+    from tailorbird.platform.tables import FeatureView, LakeView
+    from tailorbird.ranking import Slot
+    from tailorbird.training.tune.run import TuneReport
+    from tailorbird.training.validate.run import ValidationReport
+
+
+class Project:
+    """A project: the folder with tailorbird.toml, features.py and slots.py.
+
+        shop = Project.create("shop", data="clicks.parquet")
+        shop.import_files("clicks.parquet")
+        shop.train(budget="2m")
+        shop.recommend(user_id="42")
+
+    Each call reads the declarations anew, so that an edit of features.py or slots.py counts at once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, folder: str | Path = ".") -> "Project":
+        """Open the project of a folder, or of a folder above it.
+
+        Raises:
+            UsageError: there is none.
+            ConfigError: tailorbird.toml cannot be used.
+            DeclarationError: features.py or slots.py cannot be used; names file and line.
+        """
+        return cls(open_project(Path(folder)).root)
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        data: str | Path | None = None,
+        columns: Sequence[str] = (),
+        ts_format: str = "",
+    ) -> "Project":
+        """Make a project, with declarations proposed from `data` where it is given.
+
+        Args:
+            folder: where to make it.
+            data: a CSV, JSON or Parquet file, or a folder of them.
+            columns: names of the columns of a file whose first line does not have them.
+            ts_format: how times are written, as strptime has it, where day and month cannot be
+                told apart.
+
+        Raises:
+            UsageError: the folder has a project already.
+            AskError: the data leave one thing open; it has the choices.
+        """
+        from tailorbird.platform.create import check_folder, create_project, propose_from
+
+        check_folder(Path(folder))
+        proposal = propose_from(Path(data), columns, ts_format) if data is not None else None
+        project = cls(Path(folder).resolve())
+        project.created = create_project(Path(folder), proposal)
+        return project
+
+    created: "Created | None" = None
+    """What `create` made: `created.proposal.reasons` says why each column is taken as it is."""
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self.declared.settings.project.name
+
+    @property
+    def declared(self) -> Declared:
+        """Everything that its files declare, checked, as they are now."""
+        return open_project(self.root)
+
+    @property
+    def slots(self) -> "dict[str, Slot]":
+        """The slots of slots.py by name."""
+        return self.declared.slots
+
+    @cached_property
+    def lake(self) -> "LakeView":
+        """The tables of the lake."""
+        from tailorbird.platform.tables import LakeView
+
+        return LakeView(self.root)
+
+    @cached_property
+    def features(self) -> "FeatureView":
+        """Feature values for a past time, and for now."""
+        from tailorbird.platform.tables import FeatureView
+
+        return FeatureView(self.root)
+
+    @cached_property
+    def registry(self) -> "RegistryView":
+        """Versions of the ranking model: list, promote, roll back."""
+        from tailorbird.platform.registry import RegistryView
+
+        return RegistryView(self.root)
+
+    def import_files(
+        self,
+        path: str | Path,
+        format: str = "",
+        *,
+        mapping: str | Path | None = None,
+        slot: str = "home",
+        progress: Progress = no_progress,
+    ) -> "Imported":
+        """Import a file or a folder, route its events and load the lake.
+
+        Args:
+            path: a file or a folder; `.gz` and `.zst` are read as they are.
+            format: such as `segment` or `ga4`; by default `mapping` with the project's
+                mapping.toml where it has one, else recognised.
+            mapping: a file that says how columns become events.
+            slot: the slot that imported responses belong to.
+
+        Raises:
+            InputError: the format cannot be recognised, or none of the rows is an event.
+        """
+        from tailorbird.platform.imports import import_files, require_accepted
+
+        default = self.root / "mapping.toml"
+        if mapping is None and format in ("", "mapping") and default.is_file():
+            mapping = default
+        if not format:
+            format = "mapping" if mapping is not None else "auto"
+        file = Path(mapping) if mapping is not None else None
+        imported = import_files(
+            self.declared, Path(path), format, mapping=file, slot=slot, progress=progress
+        )
+        require_accepted(imported, Path(path))
+        return imported
+
+    def train(
+        self,
+        name: str = "",
+        *,
+        promote: bool = True,
+        as_of: str = "",
+        progress: Progress = no_progress,
+        **options: Any,
+    ) -> TrainResult:
+        """Train a model for a slot, or of churn, judge it beside baselines on the last part of the
+        log, and promote it if it passes the gate.
+
+        Args:
+            name: a slot of slots.py or a churn model of churn.py; "" takes `train.slot`.
+            promote: let it go live if it passes the gate.
+            as_of: train as if it were this time, ISO 8601; `latest` is the end of the log.
+            options: see `TrainOptions`, such as `budget="2m"` or `architecture="mmoe"`.
+
+        Raises:
+            UsageError: options that do not exist or do not go together.
+            NotReadyError: the lake is empty, or holds too little to learn from.
+        """
+        from tailorbird.platform.training import train
+
+        return TrainResult(
+            train(
+                self.declared,
+                name,
+                _train_options(options),
+                promote=promote,
+                as_of=as_of,
+                progress=progress,
+            )
+        )
+
+    def evaluate(
+        self,
+        *versions: str,
+        slot: str = "",
+        window: str = "",
+        quick: bool = False,
+        as_of: str = "",
+        progress: Progress = no_progress,
+    ) -> EvaluationResult:
+        """Judge the champion, or the versions named, beside all baselines on the newest part of
+        what the lake holds. Changes nothing.
+
+        Raises:
+            NotReadyError: there is no model to judge.
+        """
+        from tailorbird.platform.training import evaluate
+
+        return EvaluationResult(
+            evaluate(
+                open_project(self.root, applied=True),
+                versions,
+                slot=slot,
+                window=window,
+                quick=quick,
+                as_of=as_of,
+                progress=progress,
+            )
+        )
+
+    def backtest(
+        self,
+        slot: str = "",
+        *,
+        splits: int = 3,
+        variants: bool = True,
+        as_of: str = "",
+        progress: Progress = no_progress,
+        **options: Any,
+    ) -> "ValidationReport":
+        """Train the slot's model at several origins in time and judge it on what follows; look for
+        leaks. Changes nothing.
+
+        Args:
+            splits: origins in time.
+            variants: try less data, fewer columns and unseen people too.
+            options: see `TrainOptions`.
+        """
+        from tailorbird.platform.training import backtest
+
+        return backtest(
+            self.declared,
+            slot,
+            _train_options(options),
+            splits=splits,
+            variants=variants,
+            as_of=as_of,
+            progress=progress,
+        )
+
+    def tune(
+        self,
+        slot: str = "",
+        *,
+        trials: int = 40,
+        splits: int = 3,
+        architectures: Sequence[str] = ("gbdt",),
+        window: str = "",
+        quick: bool = False,
+        seed: int = 7,
+        as_of: str = "",
+        keep: bool = True,
+        progress: Progress = no_progress,
+    ) -> "TuneReport":
+        """Look for better settings than the defaults, on several splits in time.
+
+        Args:
+            trials: of each architecture.
+            keep: write what was chosen to tuned.toml, where `train` takes it.
+        """
+        from dataclasses import replace
+
+        from tailorbird.config.schemas import for_training
+        from tailorbird.events import SystemClock
+        from tailorbird.platform.training import base_settings, keep_tuned, tune
+        from tailorbird.training.tune.run import TuneSettings
+
+        declared = for_training(self.declared, SystemClock()).project
+        base = base_settings(declared, window=window, rows="auto", leave_out=(), quick=quick)
+        settings = TuneSettings(
+            train=replace(base, seed=seed),
+            names=tuple(architectures),
+            trials=trials,
+            splits=splits,
+            seed=seed,
+        )
+        report = tune(declared, slot, settings, as_of=as_of, progress=progress)
+        if keep:
+            keep_tuned(declared, report)
+        return report
+
+    def recommend(
+        self,
+        slot: str = "",
+        *,
+        user_id: str = "",
+        query: str = "",
+        size: int = 0,
+        as_of: str = "",
+        explain: bool = False,
+    ) -> Slate:
+        """Answer as a server would, in this process, without logging it.
+
+        Args:
+            slot: "" takes `train.slot`, or `search` with a query.
+            user_id: "" is a stranger.
+            query: search for this instead of filling the slot.
+            size: "" takes the slot's own.
+            as_of: answer as if it were then; of a log that ended long ago its end by default.
+
+        Raises:
+            QueryError: the server would refuse the request; names the field.
+            NotReadyError: there is nothing to recommend yet.
+        """
+        from tailorbird.platform.answering import answer
+
+        return answer(
+            open_project(self.root, applied=True),
+            slot=slot,
+            user_id=user_id,
+            query=query,
+            size=size,
+            as_of=as_of,
+            explain=explain,
+        )
+
+    def experiment(self, slot: str = "", *, since: str = "") -> "Report":
+        """Report on the experiment of a slot: arms, rates, uplift with its interval, a verdict.
+
+        Args:
+            since: only the last while, such as `14d`.
+
+        Raises:
+            UsageError: the slot runs no experiment.
+        """
+        from tailorbird.platform.experiments import report_experiment
+
+        return report_experiment(self.declared, slot, since=since)
+
+    @contextmanager
+    def local_server(self, *, train: bool = False, timeout_s: float = 60.0) -> "Iterator[Client]":
+        """Run all roles of the project, as `tailorbird up` does, until the end of the block.
+
+            with shop.local_server() as client:
+                client.recommend("home", user_id="42")
+
+        Args:
+            train: also retrain on schedule and when live figures fall.
+            timeout_s: how long it may take to answer first.
+
+        Raises:
+            NotReadyError: it did not answer in time; has the end of its log.
+        """
+        from tailorbird.platform.local_server import run_server
+
+        with run_server(self.declared, train=train, timeout_s=timeout_s) as client:
+            yield client
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.root)!r})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        slots = ", ".join(escape(name) for name in self.slots)
+        return f"<p><b>{escape(self.name)}</b> in {escape(str(self.root))}: slots {slots}</p>"
+
+
+def _train_options(options: dict[str, Any]) -> Any:
+    from tailorbird.errors import nearest
+    from tailorbird.platform.training import TrainOptions
+
+    names = list(TrainOptions.__dataclass_fields__)
+    for name in options:
+        if name not in names:
+            fix = nearest(name, names, f"use one of {', '.join(names)}")
+            raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
+    return TrainOptions(**options)

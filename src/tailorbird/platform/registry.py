@@ -1,0 +1,75 @@
+"""The registry of a project, for notebooks."""
+
+import getpass
+from pathlib import Path
+
+from tailorbird.config import open_project
+from tailorbird.events import SystemClock, to_iso
+from tailorbird.platform.frames import Frame
+from tailorbird.registry import Registry
+
+
+class RegistryView:
+    """Versions of the ranking model, the newest first. Every change is signed and has a reason."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def champion(self) -> str:
+        """The version that answers, "" without one."""
+        return self._registry().aliases().champion
+
+    def versions(self) -> Frame:
+        """Return all versions: when they were made, what they are, and who answers."""
+        return Frame.from_rows(
+            ["version", "created_at", "alias", "heads", "baseline", "ndcg_10"],
+            [
+                (
+                    info.version,
+                    to_iso(info.created_at)[:19],
+                    ", ".join(info.aliases),
+                    ", ".join(info.heads),
+                    info.baseline,
+                    _ndcg(info.metrics),
+                )
+                for info in reversed(self._registry().versions())
+            ],
+        )
+
+    def promote(self, version: str, *, reason: str, by: str = "") -> None:
+        """Make a version the champion: servers swap to it within a second.
+
+        Args:
+            reason: stands in the audit log.
+            by: who decided; the name of this account unless told otherwise.
+        """
+        self._registry().promote(version, by=by or getpass.getuser(), why=reason)
+
+    def rollback(self, *, reason: str, by: str = "") -> str:
+        """Make the champion before this one answer again. Return its version."""
+        return self._registry().rollback(by=by or getpass.getuser(), why=reason)
+
+    def audit(self) -> Frame:
+        """Return who changed what, when and why, the newest first."""
+        return Frame.from_rows(
+            ["at", "action", "version", "by", "reason"],
+            [
+                (to_iso(entry.at)[:19], entry.action, entry.version, entry.by, entry.why)
+                for entry in reversed(self._registry().audit())
+            ],
+        )
+
+    def _registry(self) -> Registry:
+        return Registry(open_project(self._root).paths.registry, clock=SystemClock())
+
+    def __repr__(self) -> str:
+        return repr(self.versions())
+
+    def _repr_html_(self) -> str:
+        return self.versions()._repr_html_()
+
+
+def _ndcg(metrics: dict) -> float | None:
+    figures = metrics.get("results", {}).get("tailorbird", {})
+    return figures.get("ndcg_10") if isinstance(figures, dict) else None

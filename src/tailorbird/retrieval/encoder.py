@@ -1,0 +1,123 @@
+"""Dense vectors of texts by a sentence encoder in ONNX, for search by meaning.
+
+An encoder is a folder with two files, as sentence-transformers and Optimum export them:
+`model.onnx` (inputs `input_ids` and `attention_mask`, perhaps `token_type_ids`) and
+`tokenizer.json` (of the library `tokenizers`, extra `text`). Vectors have unit length, so that
+their product is the cosine.
+
+Source: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019: the mean of the token vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BundleError, UsageError
+
+Floats = npt.NDArray[np.float32]
+
+MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+TOKENS_MAX = 64  # a title and its category are shorter
+BATCH = 64
+
+
+class TextEncoder:
+    """A sentence encoder. Safe to use from several threads.
+
+    Attributes:
+        digest: identifies the encoder: vectors of two encoders cannot be compared.
+    """
+
+    def __init__(self, model: bytes, tokenizer: bytes) -> None:
+        """Load an encoder from the bytes of its two files.
+
+        Raises:
+            UsageError: the extra `text` is not installed.
+            BundleError: a file cannot be read, or the model has other inputs.
+        """
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as error:
+            raise UsageError(
+                "search by meaning needs the library `tokenizers`",
+                fix='pip install "tailorbird[text]"',
+            ) from error
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._tokenizer = Tokenizer.from_buffer(tokenizer)
+        except Exception as error:  # both libraries raise exceptions of their own kinds
+            raise BundleError(
+                f"the text encoder cannot be loaded: {error}",
+                fix=f"export {MODEL} and {TOKENIZER} again, see docs/how-to/search.md",
+            ) from error
+        self._tokenizer.enable_truncation(TOKENS_MAX)
+        self._tokenizer.enable_padding()
+        self._inputs = {one.name for one in self._session.get_inputs()}
+        unexpected = self._inputs - {"input_ids", "attention_mask", "token_type_ids"}
+        if unexpected or "input_ids" not in self._inputs:
+            raise BundleError(
+                f"the text encoder has the inputs {sorted(self._inputs)}",
+                fix="export it with input_ids, attention_mask and, if needed, token_type_ids",
+            )
+        names = [one.name for one in self._session.get_outputs()]
+        self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
+        self.digest = blake2b(model + tokenizer, digest_size=8).hexdigest()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "TextEncoder":
+        """Load the encoder of a folder."""
+        files = {}
+        for name in (MODEL, TOKENIZER):
+            try:
+                files[name] = (folder / name).read_bytes()
+            except OSError as error:
+                raise UsageError(
+                    f"the text encoder has no {name}: {error.strerror or error}",
+                    where=str(folder),
+                    fix="set search.encoder to a folder with both files, see docs/how-to/search.md",
+                ) from error
+        return cls(files[MODEL], files[TOKENIZER])
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """Return the vector of each text, float32 (n, d), of unit length; zeros for an empty text."""
+        lengths = np.array([len(text) for text in texts])
+        order = np.argsort(lengths, kind="stable")  # texts of one length need little padding
+        parts = [
+            self._encode_batch([texts[i] for i in order[start : start + BATCH].tolist()])
+            for start in range(0, len(texts), BATCH)
+        ]
+        if not parts:
+            return np.zeros((0, 0), np.float32)
+        vectors = np.empty((len(texts), parts[0].shape[1]), np.float32)
+        vectors[order] = np.concatenate(parts)
+        vectors[lengths == 0] = 0.0
+        return vectors
+
+    def _encode_batch(self, texts: list[str]) -> Floats:
+        encodings = self._tokenizer.encode_batch(texts)
+        mask = np.array([one.attention_mask for one in encodings], np.int64)
+        values = {
+            "input_ids": np.array([one.ids for one in encodings], np.int64),
+            "attention_mask": mask,
+            "token_type_ids": np.array([one.type_ids for one in encodings], np.int64),
+        }
+        inputs = {name: values[name] for name in self._inputs}
+        output = np.asarray(self._session.run([self._output], inputs)[0], np.float32)
+        if output.ndim == 3:
+            weights = mask[:, :, None].astype(np.float32)
+            output = (output * weights).sum(1) / np.maximum(weights.sum(1), 1.0)
+        norms = np.linalg.norm(output, axis=1, keepdims=True)
+        return output / np.maximum(norms, 1e-9)
+
+
+def encoder_files(files: Mapping[str, bytes]) -> "TextEncoder":
+    """Load an encoder from the files of an index, see `retrieval.index`."""
+    return TextEncoder(files[f"encoder/{MODEL}"], files[f"encoder/{TOKENIZER}"])

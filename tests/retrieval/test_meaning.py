@@ -1,0 +1,88 @@
+"""Search by words and meaning: what shares no word with a query is found, and part numbers still."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.retrieval import shop
+from tests.retrieval.encoder import write_encoder
+
+from tailorbird.errors import BundleError, UsageError
+from tailorbird.retrieval import Index, MeaningSettings, NewItem, build_index, with_items
+from tailorbird.retrieval.encoder import TextEncoder
+
+
+def open_index(folder: Path, settings: MeaningSettings | None) -> Index:
+    build_index(folder, shop.events(), shop.items(), as_of=shop.AS_OF, meaning=settings)
+    return Index.open(folder)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> MeaningSettings:
+    folder = tmp_path_factory.mktemp("encoder")
+    return MeaningSettings(write_encoder(folder), 0.5, folder / "cache" / "vectors.arrow")
+
+
+@pytest.fixture(scope="module")
+def index(settings, tmp_path_factory) -> Index:
+    return open_index(tmp_path_factory.mktemp("meaning") / "index", settings)
+
+
+def hits(index: Index, query: str, n: int = 10) -> list[str]:
+    return [index.ids[row] for row in index.search(query, n).rows.tolist()]
+
+
+def test_an_item_that_shares_no_word_is_found(index, tmp_path):
+    by_words = open_index(tmp_path / "index", None)
+    assert hits(by_words, "anorak") == []
+    assert set(hits(index, "anorak")) == {"coat", "parka"}
+    assert set(hits(index, "headgear")) == {"hat", "cap"}
+
+
+def test_words_come_first_and_nothing_is_added_without_a_meaning(index):
+    assert hits(index, "felt hat")[0] == "hat"
+    assert hits(index, "rain")[0] == "coat"
+    assert hits(index, "zzzz") == []
+    assert hits(index, "") == []
+
+
+def test_hidden_items_are_not_added(index):
+    shown = np.array([name != "parka" for name in index.ids])
+    assert hits(index.only(shown), "anorak") == ["coat"]
+
+
+def test_an_item_that_came_or_changed_is_found_by_its_new_text(index):
+    later = with_items(
+        index,
+        [
+            NewItem("blouson", {"title": "Anorak"}, shop.AS_OF),
+            NewItem("gift", {"title": "Parka voucher"}, shop.AS_OF),
+        ],
+    )
+    assert {"blouson", "gift", "coat", "parka"} == set(hits(later, "jacket"))
+    assert "gift" not in hits(later, "present")
+    assert hits(index, "present") == ["gift"]
+
+
+def test_vectors_are_kept_by_text(settings, index, tmp_path, monkeypatch):
+    encoded: list[str] = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(
+        TextEncoder, "encode", lambda self, texts: encoded.extend(texts) or encode(self, texts)
+    )
+    again = open_index(tmp_path / "again", settings)
+    assert encoded == []
+    assert set(hits(again, "anorak")) == {"coat", "parka"}
+    assert settings.cache is not None
+    settings.cache.write_bytes(b"damaged")
+    assert set(hits(open_index(tmp_path / "anew", settings), "anorak")) == {"coat", "parka"}
+    assert len(encoded) > 1
+
+
+def test_a_folder_without_an_encoder_says_what_is_missing(tmp_path):
+    with pytest.raises(UsageError, match=r"has no model\.onnx"):
+        TextEncoder.from_folder(tmp_path)
+    write_encoder(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"none")
+    with pytest.raises(BundleError, match="cannot be loaded"):
+        TextEncoder.from_folder(tmp_path)

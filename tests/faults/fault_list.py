@@ -109,10 +109,9 @@ FAULTS = (
         "a commit of the lake is torn, empty, changed or missing",
         "The start names table, version and file. The last commit is set aside and its rows "
         "are appended again, if the log still has them; "
-        "damage in the middle stops the lake, and nothing is counted on it. `lake repair` "
-        "makes it anew where there is another copy of what it "
-        "held, with the checksum that it had, or says what is lost. Commits of other "
-        "writers, their checkpoints and hints to checkpoints that are "
+        "corruption in the middle stops the lake, and nothing is counted on it. `lake repair` "
+        "rebuilds the table in a scratch folder, verifies it and swaps it in, or names what has "
+        "no second source. Orphan commits, their checkpoints and hints to checkpoints that are "
         "not there are set aside, by the start and by `lake repair`.",
         (
             "tests/lake/test_check.py::test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again",
@@ -121,12 +120,13 @@ FAULTS = (
             "tests/lake/test_check.py::test_a_lost_data_file_stops_the_role_and_is_named",
             "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable",
             "tests/lake/test_check.py::test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_start",
-            "tests/faults/test_repair.py::test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy",
-            "tests/faults/test_repair.py::test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on",
+            "tests/faults/test_rebuild.py::test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source",
+            "tests/faults/test_rebuild.py::test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on",
+            "tests/faults/test_rebuild.py::test_a_rebuild_that_is_killed_is_completed_by_the_next_one",
         ),
         "Events and refusals whose log was pruned come from the archive, routed again, and "
-        "count only if every byte is the same: not after the "
-        "declarations or a library have changed since, and not where the router's steps "
+        "count only if it gives the events that are left the same position, id, person and "
+        "count: not after declarations have changed that, and not where the router's steps "
         "cannot be told from the commits. Answers' features are "
         "not in the archive. What the start does not mend of a lake in a bucket stays as it "
         "is, unless the bucket keeps versions of its objects, which few do unless told.",
@@ -330,11 +330,10 @@ FAULTS = (
         "bits flip in files at rest",
         "`lake verify` finds each in archive, tables, logs of tables, ledger; a log never "
         "gives a changed block out; no changed model is loaded. "
-        "`lake repair` turns a flipped bit back where the file is small, and else makes the "
-        "file anew from another copy, or says what is lost.",
+        "`lake repair` rebuilds the table or file from a second source, or says what is lost.",
         (
             "tests/lake/test_verify.py::test_a_flipped_bit_in_any_file_is_found",
-            "tests/faults/test_repair.py::test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost",
+            "tests/faults/test_rebuild.py::test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost",
             "tests/stream/test_embedded.py::test_flipped_bytes_never_come_out_as_data",
             "tests/ranking/test_bundle.py::test_every_flipped_byte_is_refused",
         ),

@@ -1,6 +1,4 @@
-"""People are erased from a lake in a bucket as from one on a disk: no object, packed or not, holds
-anything of them.
-"""
+"""An erasure leaves nothing of a person in any object of a bucket."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from tests.faults.roles import make_project
-from tests.faults.test_repair import _router
+from tests.faults.test_rebuild import _router
 from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_merged import imported, merge
 from tests.privacy.test_people import click, people_of, sent
@@ -22,7 +22,7 @@ from tailorbird.events import HOUR
 from tailorbird.features.state import open_state
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.archive import Archive
-from tailorbird.lake.repair.rows import route_archive
+from tailorbird.lake.rebuild.routing import route_archive
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, find_people, look_for
 from tailorbird.serving.door import Door

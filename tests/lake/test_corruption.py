@@ -1,6 +1,4 @@
-"""Whoever reads a table with a file that is damaged or gone is told which, and what mends it: by
-each way of reading, on either storage.
-"""
+"""Every way of reading a table names a corrupt or missing file and its remedy, on any storage."""
 
 import pytest
 
@@ -35,9 +33,9 @@ def lake(home, site):
 
 
 def each_reading_names(lake, path, harms):
-    whole = path.read_bytes()
+    original = path.read_bytes()
     for harm in harms:
-        path.write_bytes(harms[harm](whole))
+        path.write_bytes(harms[harm](original))
         for reading in READS:
             _names(lake, path, reading)
     path.unlink()
@@ -46,10 +44,10 @@ def each_reading_names(lake, path, harms):
 
 
 def _names(lake, path, reading):
-    with pytest.raises(DamageError) as told:
+    with pytest.raises(DamageError) as raised:
         READS[reading](Lake(lake))
-    assert path.name in str(told.value), reading
-    assert ("tailorbird lake repair" in str(told.value)) != str(lake).startswith("s3://"), (
+    assert path.name in str(raised.value), reading
+    assert ("tailorbird lake repair" in str(raised.value)) != str(lake).startswith("s3://"), (
         "which is not for buckets"
     )
 
@@ -70,7 +68,7 @@ def test_the_role_that_puts_files_together_names_the_damaged_one(home, lake):
             _small_files_put_together(role)
 
 
-def test_a_file_that_went_while_it_was_read_is_no_damage(home, lake):
+def test_a_file_deleted_during_a_read_is_not_corruption(home, lake):
     at = versions_of(lake)
     reader = Lake(lake, at={"quarantine": at["quarantine"]})
     assert reader.table("quarantine").num_rows

@@ -1,6 +1,4 @@
-"""`verify` by `deep`: an archived row that says something else than the tables' row of it is found,
-though all checksums are right.
-"""
+"""Deep verify reports archived rows that differ from the tables, even if all checksums match."""
 
 from pathlib import Path
 
@@ -8,7 +6,7 @@ import msgspec
 import pytest
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
-from tailorbird.lake import contents, verify
+from tailorbird.lake import deep_verify, verify
 from tailorbird.lake.archive import Archive
 from tailorbird.platform.roles import Roles
 
@@ -47,7 +45,7 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
     assert archive.rewrite(change) == 1
 
 
-@pytest.mark.parametrize("piece", [1, contents.PIECE_ROWS])
+@pytest.mark.parametrize("piece", [1, deep_verify.PIECE_ROWS])
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -56,10 +54,10 @@ def change_one(site: Site, old: bytes, new: bytes) -> None:
         (b'"broken": ', b'"BROKEN": '),
     ],
 )
-def test_a_row_with_another_content_is_found(
+def test_a_row_with_other_content_is_reported(
     site: Site, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes, piece: int
 ) -> None:
-    monkeypatch.setattr(contents, "PIECE_ROWS", piece)
+    monkeypatch.setattr(deep_verify, "PIECE_ROWS", piece)
     lake = site.project.paths.lake
     report = verify(lake, deep=True)
     account = report.partitions["serve-1"]

@@ -1,9 +1,9 @@
-"""The archive against the tables by what stands in them: each archived row has the event_id, or
-refused the bytes, of the row made of it.
+"""Compare the content of archive and tables: each archived row must have the event_id, or if
+refused the bytes, of the row that was made of it.
 
-`lake.verify` asks for it by `deep`, once files and numbers of rows are right. It goes through the
-archive in pieces, so that what is in memory does not grow with the lake. What an erasure wrote anew
-has other ids on purpose, and is left out.
+`lake.verify` runs it with `deep`, once files and row counts are right. It reads the archive in
+pieces, so memory does not grow with the lake. Rows that an erasure rewrote have other ids on
+purpose and are skipped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from tailorbird.lake.lake import Lake
 from tailorbird.stream import Stored
 
 PIECE_ROWS = 200_000
-UNLINKED = "erased-"  # what the ids of erased people's events begin with, see `privacy.fresh`
+UNLINKED = "erased-"  # prefix of the ids of erased people's events
 _SHOWN_MAX = 5
 
 
@@ -32,15 +32,19 @@ _named = msgspec.json.Decoder(_Named).decode
 _receipt = msgspec.json.Decoder(Receipt).decode
 
 
-def differing(
-    reader: Lake, archive: Archive, told: Callable[[int], None] = lambda size: None
+def content_differences(
+    reader: Lake, archive: Archive, progress: Callable[[int], None] = lambda size: None
 ) -> Iterator[tuple[str, str]]:
-    """Where, and what: for each partition the archived rows whose content is not that of the
-    tables' row.
+    """Yield, for each partition with archived rows that differ from the tables' rows, where and
+    what differs.
     """
     for partition in archive.positions():
         files = [file for file in archive.files if file.partition == partition]
-        rows = [row for piece in _pieces(files) for row in _differing(reader, archive, piece, told)]
+        rows = [
+            row
+            for piece in _pieces(files)
+            for row in _piece_differences(reader, archive, piece, progress)
+        ]
         if rows:
             shown = ", ".join(map(str, rows[:_SHOWN_MAX]))
             yield (
@@ -61,8 +65,8 @@ def _pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
         yield piece
 
 
-def _differing(
-    reader: Lake, archive: Archive, piece: Sequence[Archived], told: Callable[[int], None]
+def _piece_differences(
+    reader: Lake, archive: Archive, piece: Sequence[Archived], progress: Callable[[int], None]
 ) -> Iterator[int]:
     first, end = piece[0].first, piece[-1].end
     where = (
@@ -70,18 +74,18 @@ def _differing(
         & (ds.field("raw_offset") >= first)
         & (ds.field("raw_offset") < end)
     )
-    ids, refused = np.full(end - first, None, object), np.full(end - first, None, object)
-    for table, column, held in (
+    ids, bodies = np.full(end - first, None, object), np.full(end - first, None, object)
+    for table, column, target in (
         ("events", "event_id", ids),
         ("duplicates", "event_id", ids),
-        ("quarantine", "body", refused),
+        ("quarantine", "body", bodies),
     ):
-        _fill(reader, table, column, where, first, held)
+        _fill(reader, table, column, where, first, target)
     for file in piece:
         for stored in archive.read(file):
             if stored.block.kind == "body":
-                yield from _of_block(stored, ids, refused, first)
-        told(file.size)
+                yield from _block_differences(stored, ids, bodies, first)
+        progress(file.size)
 
 
 def _fill(
@@ -90,15 +94,15 @@ def _fill(
     column: str,
     where: ds.Expression,
     first: int,
-    held: npt.NDArray[np.object_],
+    target: npt.NDArray[np.object_],
 ) -> None:
     for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
         rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - first
-        fits = rows < len(held)
-        held[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
+        fits = rows < len(target)
+        target[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
 
 
-def _of_block(
+def _block_differences(
     stored: Stored, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
 ) -> Iterator[int]:
     parts = split(stored.block.payload, _receipt(stored.block.receipt).encoding)
@@ -109,17 +113,17 @@ def _of_block(
         id_, body = ids[row - first], refused[row - first]
         if part == ERASED or body == ERASED:
             continue
-        if (id_ is not None and not _has(part, id_)) or (body is not None and body != part):
+        if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):
             yield row
 
 
-def _has(part: bytes | memoryview, id_: str) -> bool:
+def _names_event(part: bytes | memoryview, id_: str) -> bool:
     try:
-        found = _named(part).event_id
+        event_id = _named(part).event_id
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return (
-        found == id_
+        event_id == id_
         or id_.startswith(UNLINKED)
-        or (isinstance(found, str) and found.startswith(UNLINKED))
+        or (isinstance(event_id, str) and event_id.startswith(UNLINKED))
     )

@@ -120,7 +120,7 @@ def test_a_damaged_version_is_neither_promoted_nor_hidden(registry, bundle):
     assert [info.whole for info in registry.versions()] == [True, False]
 
 
-def test_a_version_swapped_for_another_whole_one_is_found(registry, bundle, tmp_path):
+def test_a_version_swapped_for_another_valid_one_is_detected(registry, bundle, tmp_path):
     registry.add(bundle)
     other = Registry(tmp_path / "other", clock=Clock())
     other.add(make_bundle(tmp_path / "evil", b"evil"))
@@ -223,7 +223,7 @@ registry.promote(registry.add(Path(sys.argv[2])), by="child", why="test")
         "registry.after_alias",
     ],
 )
-def test_killed_at_any_step_it_is_whole_and_goes_on(registry, bundle, site):
+def test_a_kill_at_any_step_leaves_a_valid_registry(registry, bundle, site):
     registry.promote(registry.add(bundle), by="ann", why="first")
     environment = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill"}
     died = subprocess.run(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.training.giveaways import by_order, far_ahead, suspicious
-from tailorbird.training.validate.leaks import too_good
+from tailorbird.training.validate.leaks import find_target_leakage
 
 ROWS = 20_000
 
@@ -16,11 +16,11 @@ def world():
     return rng, label, rng.normal(size=ROWS) + 0.3 * label
 
 
-def told(columns, label):
-    """What training and validation name."""
+def flagged_names(columns, label):
+    """Return the columns that training and validation flag."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
     return set(suspicious(tuple(columns), matrix, label)), {
-        one.what for one in too_good(tuple(columns), matrix, label, "click")
+        one.what for one in find_target_leakage(tuple(columns), matrix, label, "click")
     }
 
 
@@ -31,9 +31,9 @@ def test_a_planted_leak_is_named_whichever_way_it_shows():
     matrix[:, 1] = label + rng.normal(0, 0.1, 5_000)
     matrix[:, 2] = np.where(label, 1.0, np.nan)  # filled in only after the fact
     matrix[:, 3] = -label.astype(np.float32)
-    found = suspicious(["honest", "session_size", "paid_at", "inverse"], matrix, label)
-    assert set(found) == {"session_size", "paid_at", "inverse"}
-    assert "AUC of 1.000" in found["paid_at"]
+    suspects = suspicious(["honest", "session_size", "paid_at", "inverse"], matrix, label)
+    assert set(suspects) == {"session_size", "paid_at", "inverse"}
+    assert "AUC of 1.000" in suspects["paid_at"]
     assert not suspicious(["honest"], matrix[:, :1], np.zeros(5_000))
 
 
@@ -51,17 +51,17 @@ def test_the_answer_in_the_middle_of_a_column_is_named(world):
         ),
         "band": np.where(label, rng.uniform(2.95, 3.05, ROWS), rng.uniform(0, 10, ROWS)),
     }
-    trained, validated = told(columns, label)
+    trained, validated = flagged_names(columns, label)
     assert trained == validated == set(columns) - {"honest"}
 
 
-def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world):
+def test_what_is_far_ahead_is_named_alone_next_to_a_copy_and_with_other_columns(world):
     rng, label, honest = world
     strong = rng.normal(size=ROWS) + 2.4 * label
     assert 0.93 < by_order(strong.astype(np.float32), label) < 0.96
     zero = np.where(label, 0.0, rng.choice([-1, 1], ROWS) * rng.uniform(1, 5, ROWS))
     middle = np.where(label, 4, rng.integers(5, 31, ROWS))
-    for others in (
+    for other_columns in (
         {},
         {"copy": 2 * strong + 0.1 * rng.normal(size=ROWS)},
         {"zero": zero, "middle": middle},
@@ -70,9 +70,9 @@ def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world)
             "honest": honest,
             "weak": rng.normal(size=ROWS) + 0.6 * label,
             "strong": strong,
-            **others,
+            **other_columns,
         }
-        assert told(columns, label)[1] == {"strong", *others}
+        assert flagged_names(columns, label)[1] == {"strong", *other_columns}
 
 
 @pytest.mark.parametrize("positives", [2, 4, 10, 40])

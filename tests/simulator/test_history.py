@@ -139,7 +139,7 @@ def test_people_register_and_are_anonymous_before(logged):
     for row in accepted:
         if row.event.user_id in registered_at and row.event.type == "click" and row.sent_at is None:
             assert row.ts > registered_at[row.event.user_id] - DAY
-    assert history.population.known.sum() > registered_at.__len__()
+    assert history.population.logged_in.sum() > registered_at.__len__()
 
 
 def test_nothing_hidden_is_emitted(logged):

@@ -140,7 +140,7 @@ def test_history_hands_its_people_over(site):
     request = next(
         request for request in live.requests(site.start + 4 * DAY) if request.visitor >= 0
     )
-    assert (request.user_id is not None) == bool(history.population.known[request.visitor])
+    assert (request.user_id is not None) == bool(history.population.logged_in[request.visitor])
     assert live.population is not history.population
 
 

@@ -24,7 +24,7 @@ from tailorbird.ranking.churn_columns import person_columns
 from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import COUNT_MODELS, FitSettings, training_rows
 from tailorbird.training.churn.judge import OURS, Ordered
-from tailorbird.training.churn.labels import Window, build_activity
+from tailorbird.training.churn.labels import Activity, Window, build_activity
 from tailorbird.training.churn.report import plain_cut
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
 from tailorbird.training.churn.train import ChurnSettings, study
@@ -493,8 +493,8 @@ def merge(user, into, at, **more):
     return {"type": "merge", "ts": day(at), "user_id": user, "person": into, **more}
 
 
-def present_at(activity, at):
-    return set(activity.people.decode(activity.as_of(day(at)).present(day(at))))
+def present_at(activity: Activity, at):
+    return set(activity.people.decode(activity.as_of(day(at)).active_people(day(at))))
 
 
 def test_merged_users_are_not_scored_until_the_merge_is_undone():

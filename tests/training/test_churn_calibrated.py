@@ -25,6 +25,7 @@ from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import build_activity
+from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.churn.score import score_everybody
 from tailorbird.training.churn.train import ChurnSettings, study, train_churn
@@ -151,9 +152,9 @@ def off(probability, churned):
 
 
 @pytest.mark.slow
-def test_a_wrong_level_is_mended_in_what_the_gate_judges(report):
+def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     cut = report.last.cut
-    raw = cut.scored.raw[cut.choice.model]
+    raw = cut.scores.raw[cut.choice.model]
     assert cut.choice.table.name != "none"
     assert off(raw, cut.gone) > 0.2
     assert off(cut.probability, cut.gone) < 0.1
@@ -167,7 +168,7 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report):
 
 
 @pytest.mark.slow
-def test_scores_of_the_bundle_are_calibrated(shop, report):
+def test_scores_of_the_bundle_are_calibrated(shop, report: ChurnReport):
     """Compare scores with outcomes after the training, which are in the same lake."""
     bundle = ChurnBundle.load(shop.folder / "registry" / report.version, schema_hash=None)
     assert bundle.calibration.name == report.choice.table.name != "none"

@@ -30,7 +30,7 @@ CHURN = Churn(window="91d", period="7d", recency="since", frequency="bought", ag
 
 
 def cut(bought, **purchases):
-    return SimpleNamespace(bought=bought, scored=SimpleNamespace(purchases=purchases))
+    return SimpleNamespace(bought=bought, scores=SimpleNamespace(purchases=purchases))
 
 
 def cuts(count=PROOFS):
@@ -55,7 +55,7 @@ def test_the_count_that_erred_least_is_taken_regardless_of_its_level():
     over = cuts()
     name, errors = choose_count_model(over, ("usual", "near", "low"), np.ones(PROOFS))
     absolute_errors = {
-        each: np.mean([np.abs(one.scored.purchases[each] - one.bought).mean() for one in over])
+        each: np.mean([np.abs(one.scores.purchases[each] - one.bought).mean() for one in over])
         for each in errors
     }
     assert min(absolute_errors, key=lambda each: absolute_errors[each]) == "low", (
@@ -72,7 +72,7 @@ def test_the_usual_count_is_taken_where_too_few_cuts_are_over():
 
 def test_a_count_that_was_not_there_at_every_cut_is_not_taken():
     over = cuts()
-    del over[0].scored.purchases["near"]
+    del over[0].scores.purchases["near"]
     name, errors = choose_count_model(over, ("usual", "near"), np.ones(PROOFS))
     assert (name, set(errors)) == ("usual", {"usual"})
 
@@ -129,8 +129,8 @@ def learned():
 @pytest.mark.parametrize("name", COUNT_MODELS)
 def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name):
     features, fitted, table, _ = learned
-    assert fitted.counts == COUNT_MODELS
-    expected = fitted.purchases(table, WINDOW)
+    assert fitted.count_models == COUNT_MODELS
+    expected = fitted.expected_purchases(table, WINDOW)
     plan = build_plan(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
     write_churn_bundle(
         tmp_path / "bundle",
@@ -156,7 +156,7 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
 
 def test_counts_are_what_each_model_expects(learned):
     _, fitted, table, customers = learned
-    expected = fitted.purchases(table, WINDOW)
+    expected = fitted.expected_purchases(table, WINDOW)
     np.testing.assert_allclose(
         expected["pareto_nbd"], fit_pareto_nbd(customers).purchases(customers, 91.0), rtol=1e-4
     )

@@ -20,9 +20,10 @@ from tailorbird.registry import Registry, seal
 from tailorbird.stream import Block, open_writer
 from tailorbird.stream.partitions import routed_path
 from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
 from tailorbird.training.churn.train import ChurnSettings, study, train_churn
-from tailorbird.training.churn.walk import feature_horizon, score_people_at
+from tailorbird.training.churn.walk import Cut, feature_horizon, score_people_at
 from tailorbird.training.metrics import log_losses
 
 pytestmark = pytest.mark.slow
@@ -153,7 +154,7 @@ def bundle_of(registry, version):
     return ChurnBundle.load(registry / version, schema_hash=None)
 
 
-def compared(report):
+def compared(report: ChurnReport):
     """The sentence on the incumbent, and the gain that it tells."""
     (reason,) = [reason for reason in report.decision.reasons if "the incumbent" in reason]
     return reason, float(
@@ -161,7 +162,7 @@ def compared(report):
     ) if "log loss" in reason else None
 
 
-def incumbent_notes(report):
+def incumbent_notes(report: ChurnReport):
     return " ".join((*report.decision.reasons, *report.notes))
 
 
@@ -290,7 +291,7 @@ def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
     assert "cannot be learned again as of its own last origin" in incumbent_notes(report)
 
 
-def gain_over(probabilities, cut):
+def gain_over(probabilities, cut: Cut):
     return pytest.approx(
         float((log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()),
         abs=1e-4,

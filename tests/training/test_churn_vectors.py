@@ -27,7 +27,7 @@ from tailorbird.ranking.tower import TOLERANCE
 from tailorbird.registry import Window
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.segments import find_segments, taste_groups
-from tailorbird.training.churn.train import ChurnSettings, study
+from tailorbird.training.churn.train import ChurnSettings, Study, study
 from tailorbird.training.towers import TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def backtest():
     return study(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=SETTINGS)
 
 
-def test_vectors_are_used_if_they_separate_people(backtest):
+def test_vectors_are_used_if_they_separate_people(backtest: Study):
     assert backtest.tower is not None
     assert "are among the columns" in backtest.vectors
     assert backtest.people.columns.numeric[-1] == "user_vector_4"
@@ -120,10 +120,10 @@ def test_vectors_are_used_if_they_separate_people(backtest):
     assert with_auc > without_auc
 
 
-def test_a_bundle_reads_them_as_training_did(backtest, tmp_path):
+def test_a_bundle_reads_them_as_training_did(backtest: Study, tmp_path):
     cut = backtest.cuts[-1]
-    who, origin = cut.scored.person[:50], cut.scored.window.origin
-    table = backtest.people.ahead(origin, who, [origin])[0]
+    who, origin = cut.scores.person[:50], cut.scores.window.origin
+    table = backtest.people.read_projected(origin, who, [origin])[0]
     matrix = cut.fitted.matrix(table)
     plan = ChurnPlan(
         "churn", ("purchase",), 28 * DAY, 0, 0, 7 * DAY, 4, 1 << 60, (Part("trees", "direct"),)
@@ -145,7 +145,9 @@ def test_a_bundle_reads_them_as_training_did(backtest, tmp_path):
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
     assert bundle.read.numeric == backtest.people.columns.numeric[:-4]
-    batch = backtest.people.reading(bundle.read, bundle.space).ahead(origin, who, [origin])[0]
+    batch = backtest.people.with_columns(bundle.read, bundle.space).read_projected(
+        origin, who, [origin]
+    )[0]
     np.testing.assert_allclose(batch.numeric, table.numeric, atol=TOLERANCE)
     people = backtest.activity.people.decode(who)
     past = log().filter(pa.array(log()["ts"].cast(pa.int64()).to_numpy() < origin))
@@ -156,13 +158,15 @@ def test_a_bundle_reads_them_as_training_did(backtest, tmp_path):
         online = bundle.numeric(table.numeric[at : at + 1, :-4], one)
         np.testing.assert_allclose(online[0], table.numeric[at], atol=TOLERANCE)
     probabilities = bundle.score([(table.numeric, table.categorical)]).gone
-    np.testing.assert_allclose(probabilities, cut.fitted.gone(table, [])["trees"], atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, cut.fitted.churn_probabilities(table, [])["trees"], atol=1e-5
+    )
 
 
-def test_groups_by_taste_are_named_by_what_they_choose(backtest):
+def test_groups_by_taste_are_named_by_what_they_choose(backtest: Study):
     cut = backtest.cuts[-1]
-    who, origin = cut.scored.person, cut.scored.window.origin
-    table = backtest.people.ahead(origin, who, [origin])[0]
+    who, origin = cut.scores.person, cut.scores.window.origin
+    table = backtest.people.read_projected(origin, who, [origin])[0]
     groups = taste_groups(backtest.people.space, table.numeric[:, -4:])
     assert sum(mask.sum() for mask in groups.values()) == len(who)
     leaving = np.array([int(name[1:]) % 2 for name in backtest.activity.people.decode(who)])

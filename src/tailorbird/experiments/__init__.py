@@ -2,9 +2,6 @@
 
 `experiments.report` and its dependencies are not imported here, so that the serving path, which
 only assigns, stays light.
-
-`experiments.report` and what it needs are not imported here, so that the serving path, which only
-assigns, stays light.
 """
 
 from tailorbird.experiments.assign import Experiment, assign

@@ -38,8 +38,6 @@ class Counts:
     """One row for each response, and for each item seen, clicked or bought; shapes (n,).
 
     Rows are unordered. `person` and `arm` index `persons` and `arms`. `exposed` marks responses.
-
-    `person` and `arm` are indexes into `persons` and `arms`. `exposed` marks the answers.
     """
 
     ts: Ints

@@ -216,9 +216,6 @@ def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
 
     It computes in doubles, because with hundreds of purchases a float's rounding error is raised to
     that power.
-
-    It reckons in doubles: of hundreds of purchases, what a float's last digit is wrong by is raised
-    to that power.
     """
     m = column_model.model
     numbers = {

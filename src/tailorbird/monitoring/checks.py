@@ -1,7 +1,7 @@
 """Daily data checks: functions of a `Day` that return whether something is wrong, and what.
 
 Each compares the day with itself or with the days before, and returns `none` if there is too little
-data. Limits are next to the checks. They are wide, because nobody reads a check that fails every
+data. Limits are next to the checks. They are wide, because people ignore a check that fails every
 week. `monitoring.amounts` checks event counts.
 """
 
@@ -189,9 +189,6 @@ def check_orphans(day: Day) -> Check:
 
     If another system serves some responses, nothing in an event says which one a click follows, so
     the check fails and says so.
-
-    Where this system gives answers and another one does too, nothing in an event says whose a click
-    follows: that is told, and fails.
     """
     clicks = day.events.filter(
         pc.and_(pc.equal(day.events["type"], "click"), pc.is_valid(day.events["request_id"]))

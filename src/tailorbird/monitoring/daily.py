@@ -170,9 +170,6 @@ def watch(
     Errors are logged and never stop the role. An alert that fails is retried, also after a restart,
     until its day is older than a week. One that was being sent when the role was killed is sent
     twice.
-
-    An alert that does not go out is tried again, also by the role that is started next, until its
-    day is older than a week. One that went out when the role was killed goes out twice.
     """
     last_retry = 0.0
     while not stop.wait(poll_s):

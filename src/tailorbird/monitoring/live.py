@@ -135,9 +135,6 @@ def calibration(
     An item counts once per response, as in training; a click without an impression proves that the
     item was seen.
 
-    An item counts once for each answer, as in training; a click without an impression proves that
-    the item was seen.
-
     Args:
         events: with the columns of `experiments.counts.COLUMNS`.
         answers: with request_id, arm, items and the column named by `head`, one value an item.

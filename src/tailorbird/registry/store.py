@@ -39,7 +39,7 @@ from tailorbird.registry.manifest import (
 from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
-# the resolution of assignments, see `experiments.assign`; a smaller share would select nobody
+# the resolution of assignments, see `experiments.assign`; a smaller share would select no person
 SHARE_MIN = 0.0001
 
 
@@ -58,10 +58,6 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `history` is newest last. `canary` serves `share` of the people since `canary_at`
     (microseconds), and is advanced or ended by its metrics if `automatic`. The scores of `shadow`
     are logged but never served.
-
-    `canary` answers `share` of the people since `canary_at` (microseconds), and is advanced or
-    ended by its figures where `automatic`; the scores of `shadow` are logged beside and shown to
-    nobody.
     """
 
     champion: str = ""
@@ -156,9 +152,6 @@ class Registry:
         """Change files of a version that must not stay as they are, and seal it again.
 
         A crash part-way leaves a version that does not match its manifest; repeat the call.
-
-        Whoever dies on the way leaves a version that does not match its manifest, and has to do it
-        again.
         """
         with self._lock_for_change():
             folder = self.path / version

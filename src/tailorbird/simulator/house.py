@@ -1,6 +1,6 @@
 """The site's policy before Tailorbird: a mixture with known propensities that logged the history.
 
-A list without a query is drawn anew each time:
+A list without a query is drawn independently each time:
 
     with 0.4  the items of the last week's best click rate (smoothed), best first
     with 0.3  a random draw, in random order, from the 100 best

@@ -1,8 +1,6 @@
 """Pictures of the simulated shop: a small SVG per item, from its category and colour.
 
 Nothing is downloaded. The same attributes give the same bytes.
-
-The same attributes give the same text, byte for byte.
 """
 
 from collections.abc import Mapping

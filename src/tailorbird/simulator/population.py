@@ -2,8 +2,6 @@
 
 It is the only state of the simulation. History ends with a population; live traffic continues from
 a copy of it.
-
-History ends with a population; live traffic goes on from a copy of it.
 """
 
 from dataclasses import dataclass, replace
@@ -40,7 +38,7 @@ class Population:
             self,
             satisfaction=self.satisfaction.copy(),
             left=self.left.copy(),
-            known=self.logged_in.copy(),
+            logged_in=self.logged_in.copy(),
         )
 
     def visit_rate(self, users: Users, day: float, weekday: int) -> Floats:

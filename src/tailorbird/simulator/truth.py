@@ -2,9 +2,6 @@
 
 Use it to check experiments, estimates and models. It is not in the emitted events, and no learner
 may read it.
-
-For checking experiments, estimates and models against. Nothing here is in what the site emits, and
-nothing that learns may be given it.
 """
 
 from collections.abc import Mapping, Sequence

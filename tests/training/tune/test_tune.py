@@ -27,7 +27,7 @@ from tailorbird.training.tune.architectures import gbdt_defaults, select_archite
 from tailorbird.training.tune.choose import select_finalists
 from tailorbird.training.tune.fits import FitResult, FitSpec
 from tailorbird.training.tune.page import write_tuning
-from tailorbird.training.tune.run import TuneSettings, tune
+from tailorbird.training.tune.run import TuneReport, TuneSettings, tune
 from tailorbird.training.tune.space import Choices, Range, SearchSpace, overridden
 from tailorbird.training.tune.study import Budget, Search, open_journal
 from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
@@ -66,12 +66,12 @@ def report(shop, tmp_path_factory):
     return tuned(shop, tmp_path_factory.mktemp("out"))
 
 
-def of_trials(report):
+def of_trials(report: TuneReport):
     """Return the parts of trials that do not depend on timing."""
     return [{**one, "seconds": 0} for one in report.plain()["trials"]]
 
 
-def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
+def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report: TuneReport):
     trials = report.trials["gbdt"]
     assert len(trials) == 10
     assert trials[0].default
@@ -90,7 +90,9 @@ def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
             )
 
 
-def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(report):
+def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(
+    report: TuneReport,
+):
     choice = report.choice
     assert choice.reference.trial.default
     assert choice.reference.gain == pytest.approx(0)
@@ -108,7 +110,7 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     assert bool(report.settings) == (choice.taken is not choice.reference)
 
 
-def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report, tmp_path):
+def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: TuneReport, tmp_path):
     for one in report.choice.finalists:
         assert 0 < one.tail.low < one.tail.value < one.tail.high < 1
         fields = one.plain()
@@ -125,7 +127,7 @@ def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report, tmp_
     assert report.choice.reference.tail_gain.value == 0
 
 
-def test_the_test_part_is_not_read(shop, tmp_path, report):
+def test_the_test_part_is_not_read(shop, tmp_path, report: TuneReport):
     """With what training would judge on there or not there, everything comes out the same."""
     border = shop.clock.now() - 2 * DAY
     settings_until = replace(
@@ -150,7 +152,9 @@ def test_the_test_part_is_not_read(shop, tmp_path, report):
     assert origins == sorted(set(origins))
 
 
-def test_the_same_seed_gives_the_same_trials_and_another_seed_does_not(shop, tmp_path, report):
+def test_the_same_seed_gives_the_same_trials_and_another_seed_does_not(
+    shop, tmp_path, report: TuneReport
+):
     again = tuned(shop, tmp_path / "again")
     assert of_trials(again) == of_trials(report)
     assert again.plain()["chosen"] == report.plain()["chosen"]
@@ -265,7 +269,7 @@ def test_a_trial_that_cannot_be_fitted_is_reported_and_the_search_continues(shop
     assert len(report.trials["gbdt"]) == 6
 
 
-def test_every_architecture_is_among_the_last_few(report):
+def test_every_architecture_is_among_the_last_few(report: TuneReport):
     mine = report.trials["gbdt"]
     other_trials = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
     last = select_finalists({"gbdt": mine, "other": other_trials}, 3)
@@ -316,7 +320,7 @@ def test_too_little_data_is_reported(shop, tmp_path):
         tuned(shop, tmp_path, replace(SETTINGS, splits=60))
 
 
-def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_path):
+def test_the_page_has_history_importance_and_parallel_coordinates(report: TuneReport, tmp_path):
     page = write_tuning(tmp_path, report, ["Do this:", "  tailorbird train <home>"])
     text = page.read_text()
     assert "Settings of complete trials" in text

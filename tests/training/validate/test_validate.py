@@ -35,7 +35,13 @@ from tailorbird.training.validate.leaks import (
     imported_back,
 )
 from tailorbird.training.validate.page import write_validation
-from tailorbird.training.validate.run import NAME, ValidateSettings, holm_adjust, validate
+from tailorbird.training.validate.run import (
+    NAME,
+    ValidateSettings,
+    ValidationReport,
+    holm_adjust,
+    validate,
+)
 from tailorbird.training.validate.variants import build_variants, column_groups
 
 pytestmark = pytest.mark.slow
@@ -89,7 +95,9 @@ def with_the_answer(column, share=1.0):
     return made
 
 
-def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(report):
+def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(
+    report: ValidationReport,
+):
     evaluation = report.evaluation
     assert {NAME, "popular:1h", "popular:7d"} <= set(evaluation.figures)
     origins = [name for name in evaluation.slices if name.startswith("from 20")]
@@ -102,7 +110,7 @@ def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(
 
 
 def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_intervals(
-    shop, report, tmp_path
+    shop, report: ValidationReport, tmp_path
 ):
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
@@ -123,7 +131,9 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     assert "| long-tail items |" in card
 
 
-def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unseen_people(report):
+def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unseen_people(
+    report: ValidationReport,
+):
     kinds = {one.other: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["columns that rank keeps"] == "columns"
@@ -138,7 +148,7 @@ def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unse
         assert not one.p > one.adjusted
 
 
-def test_column_groups_hold_every_column_once(shop, report):
+def test_column_groups_hold_every_column_once(shop, report: ValidationReport):
     names = [
         *shop.features.numeric,
         *shop.features.categorical,
@@ -163,7 +173,7 @@ def test_the_ranked_subset_is_tried_only_if_not_empty(shop, keep, tried):
     assert ("columns that rank keeps" in {one.name for one in variants}) == tried
 
 
-def test_the_gap_is_of_rows_that_stand_for_the_same(report):
+def test_the_gap_is_of_rows_that_stand_for_the_same(report: ValidationReport):
     assert {one.head for one in report.gaps} == {"click", "purchase"}
     for one in report.gaps:
         if one.head == "click":
@@ -173,7 +183,7 @@ def test_the_gap_is_of_rows_that_stand_for_the_same(report):
             )  # positives are as frequent in all three
 
 
-def test_an_honest_shop_has_no_leak_but_that_of_the_ranking(report):
+def test_an_honest_shop_has_no_leak_but_that_of_the_ranking(report: ValidationReport):
     assert [one.what for one in report.leaks] == ["device"]
     assert "`features rank` called it too good" in report.leaks[0].why
 
@@ -420,7 +430,9 @@ def test_a_wrong_use_is_reported():
         ValidateSettings(splits=0)
 
 
-def test_the_report_starts_with_a_note_if_another_architecture_is_tuned(shop, report, tmp_path):
+def test_the_report_starts_with_a_note_if_another_architecture_is_tuned(
+    shop, report: ValidationReport, tmp_path
+):
     report = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
     assert (
         report.instead

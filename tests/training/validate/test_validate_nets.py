@@ -14,7 +14,7 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.tuned import TunedSettings, write_tuned
 from tailorbird.training.validate.page import write_validation
-from tailorbird.training.validate.run import NAME, ValidateSettings, validate
+from tailorbird.training.validate.run import NAME, ValidateSettings, ValidationReport, validate
 from tailorbird.training.validate.variants import (
     BOOSTED,
     ITEM_ID_COLUMNS,
@@ -70,11 +70,13 @@ def report(shop, stages):
     )
 
 
-def ours(report):
+def ours(report: ValidationReport):
     return report.evaluation.figures[NAME]
 
 
-def test_all_metrics_are_of_the_net_and_trees_are_a_variant(report, trees, tmp_path):
+def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
+    report: ValidationReport, trees, tmp_path
+):
     assert report.architecture == report.about["architecture"] == "mlp"
     assert report.about["settings"]["mlp"]["epochs"] == 2
     assert not report.instead
@@ -101,7 +103,7 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(report, trees, tmp_p
     assert json.loads(page.with_suffix(".json").read_text())["about"]["architecture"] == "mlp"
 
 
-def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report):
+def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: ValidationReport):
     kinds = {one.other: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["default settings"] == "settings"
@@ -124,7 +126,7 @@ def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report):
     assert not any("left out" in note for note in report.notes)
 
 
-def test_progress_reports_what_is_fitted(report, stages):
+def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert {
         "mlp",
         BOOSTED,

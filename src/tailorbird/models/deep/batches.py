@@ -237,9 +237,6 @@ def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK
 
     Blocks, and therefore all draws, equal those of the same rows in memory: they cross the borders
     of pieces.
-
-    Blocks, and with them every draw, are those that the same rows have in memory: they go over the
-    ends of pieces.
     """
     folder.mkdir(parents=True)
     for number, (heads, blocks) in enumerate(_rechunk(pieces, block_rows)):

@@ -77,9 +77,9 @@ class Top:
 class Retriever(Protocol):
     """A fitted model. It is immutable: `updated` returns another one.
 
-    Promised: a score of 0 or less means "not found" and is never listed; ties are broken by the
-    smaller item code; with `repeats=False` no item of the query's own context is listed. Not
-    promised: scores that can be compared between retrievers.
+    A score of 0 or less is no match and is never listed. Ties are broken by the smaller item code.
+    With `repeats=False` no item of the query's own context is listed. Scores are not comparable
+    between retrievers.
     """
 
     @property

@@ -107,7 +107,7 @@ class FittedModels:
     """The models fitted at an origin.
 
     Attributes:
-        models: by name; `expected_purchases` among them where it could be learned.
+        models: by name; includes `purchases` if there was enough data.
         rows: model → number of training rows.
         pareto_nbd: parameters as stored in a bundle, if the columns are named.
     """

@@ -99,8 +99,6 @@ class Activity:
 
         With 0, activity at any time before the origin counts. Users who are merged into another by
         then are excluded.
-
-        A user who is somebody else by then is nobody to ask about.
         """
         self._require_known(origin)
         is_active = self.ts < origin

@@ -170,11 +170,6 @@ class PeopleFeatures:
         Removed are, for features at an origin: all events that happened or arrived after it; then
         profiles without a time, which are valid from the beginning and may know the future; then
         backdated profiles, see `training.dated_back`.
-
-        Taken away are, for what is computed `at` an origin, all events that happened or came in
-        after it; then profiles without a time, which are valid from the beginning and may know
-        everything; then those of which only the time that they are dated to is known, see
-        `training.dated_back`.
         """
         rng = np.random.default_rng(seed)
         reasons: dict[str, str] = {}

@@ -96,9 +96,6 @@ def taste_groups(
 
     The groups are k-means clusters on directions (`retrieval.directions.centres`), seeded as in
     k-means++.
-
-    k-means on directions (`retrieval.directions.centres`), from centres drawn one after the other,
-    the likelier the farther they are from those before.
     """
     units = users / np.maximum(np.linalg.norm(users, axis=1, keepdims=True), 1e-12)
     if len(units) < TASTE_GROUPS * PEOPLE_MIN or not len(space.index):

@@ -176,9 +176,6 @@ def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window
     Each has at least as long a history before it as it reaches ahead. If the history is too short
     for any, shorter windows start at a third, a half and two thirds of it.
 
-    Where the history is too short for any, shorter ones are taken, at a third, a half and two
-    thirds of it.
-
     Raises:
         NotReadyError: the history is shorter than six periods.
     """
@@ -237,8 +234,6 @@ def build_grid(
 
     Moments go back from the end of the known activity. If there are too many people, they are
     sampled at each moment independently.
-
-    Where they are too many, people are drawn at each moment by themselves.
     """
     period, reach = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
     moments = np.arange(
@@ -276,9 +271,6 @@ def feature_horizon(first: int, known_until: int) -> int:
 
     If the log is shorter than the features' lookback, reading stops before the log would exceed it:
     a model that never saw expired events would not know what their absence means.
-
-    What lies beyond that horizon is forgotten, and a model that never saw anything forgotten would
-    not know what that means.
     """
     return first + HORIZON - DAY if known_until - first < HORIZON else NO_LIMIT
 
@@ -391,11 +383,6 @@ def choose_model(
     after Platt scaling on the cut itself: a level that moves with the season is no merit of a
     candidate, and is left to the calibration.
 
-    With fewer than `PROOFS` of either, nothing is chosen: the blend, as it comes. One or two are a
-    season, and no proof. Candidates are compared by their log loss after a curve of two numbers
-    fitted to the cut itself: a whole level that moves with the season is nobody's merit, and is for
-    the calibration to follow, if it can.
-
     Args:
         half_life: age in windows at which a cut weighs half, as in training; 0 weighs all cuts
             the same.
@@ -431,10 +418,6 @@ def choose_count_model(
     With fewer than `PROOFS` cuts the default is used. Each candidate's total is corrected in each
     cut: if most people buy nothing, an absolute error prefers models that predict too little. The
     level is left to `_purchase_scale`.
-
-    With fewer than `PROOFS` cuts the usual one is taken, the first. Each candidate's total is set
-    right in each cut before: where most people buy nothing, an absolute error prefers whatever says
-    too little, and the level is for `_purchase_scale` to follow.
 
     Args:
         weights: weight of each cut.
@@ -543,10 +526,6 @@ def predict_baselines(
     `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: a different order,
     often better than `bg_nbd`. `recency` and `rfm_logistic` learn from the newest origin whose
     window is finished, or from the middle of the known history if there is none.
-
-    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: another order, often a
-    better one than that of its own P(none), `bg_nbd`. `recency` and `rfm_logistic` learn from the
-    newest origin whose window is over, or from the middle of what is known where none is.
     """
     origin = window.origin - window.gap - window.length
     length = window.length

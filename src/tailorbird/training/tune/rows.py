@@ -165,7 +165,10 @@ class Split:
         """Return the split with some requests of the training and validation parts."""
         served = self.served[watch[self.validation.request]]
         return replace(
-            self, train=self.train.take(train), watch=self.validation.take(watch), served=served
+            self,
+            train=self.train.take(train),
+            validation=self.validation.take(watch),
+            served=served,
         )
 
     def quality(self, value: Floats) -> Floats:
@@ -374,10 +377,6 @@ def encode_splits(
     `settings.requests` bounds the training requests, `judged_max` the holdout requests of a split.
     These are requests with a relevant item, since only they say anything about an order, or a
     uniform sample for metrics of probabilities.
-
-    `settings.requests` bounds what is learned from, `judged_max` the requests each split is judged
-    by: those in which there is something to find, since only they say anything of an order, or, for
-    figures of probabilities, some drawn evenly.
     """
     material, segments = segmented.material, segmented.segments
     data, share = material.data, [len(part) for part in segments]

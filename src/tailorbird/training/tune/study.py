@@ -43,8 +43,6 @@ class Budget:
     """Budget of each architecture: trials and seconds of fits, whichever ends first.
 
     0 is no limit. The first trial, with the defaults, always runs.
-
-    The first trial, with the defaults, is done in any case.
     """
 
     trials: int
@@ -255,9 +253,6 @@ class Search:
 
         Optuna's own median pruner compares the best running mean of a trial with the median, so it
         prunes nothing if the first split is easy.
-
-        Optuna's own median holds the best of a trial's running means against the median: where the
-        first split is easy, nothing goes.
         """
         if self.pruner != "median":
             return running_trial.trial.should_prune()

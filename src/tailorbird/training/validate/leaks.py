@@ -84,10 +84,6 @@ def find_lookahead(
     An event is later if it happened at or after the request's time, or if it was routed after the
     position at which the request's features were read.
 
-    Later is what happened at or after the request's time, and what happened before it but was
-    routed after the position as of which the request's features were read: a profile or a click
-    that came in late is as unknown as one of tomorrow.
-
     Args:
         data: rows of requests; a sample of the requests is checked.
     """
@@ -203,10 +199,6 @@ def find_repeated_events(
     The usual cause is an import that ran twice with other times or ids. If many events share the
     same second of the hour, times are rounded to days or hours, and repeats whole hours apart mean
     nothing.
-
-    Where many events stand at the same place of the hour, as those do that are known by the day or
-    the hour alone, whole hours between two of them say nothing: whatever people do again is then
-    whole days or hours later.
 
     Args:
         interactions_by_type: interactions by event type; a click and the view that it opened are no

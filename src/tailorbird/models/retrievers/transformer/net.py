@@ -55,8 +55,8 @@ class Layer(nn.Module):
 class SequenceNet(nn.Module):
     """Vectors of items, and of sequences at each position.
 
-    `seen_mask` (items + 2,): 0 for items that are shown by their content alone; pad and start are
-    always known.
+    `known` (items + 2,): 0 for items that are embedded by content alone; padding and start are
+    always 1.
     """
 
     known: Tensor

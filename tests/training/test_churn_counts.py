@@ -99,8 +99,8 @@ def learned():
     age = rng.uniform(30, 300, 1_500)
     repeats = rng.poisson(rng.gamma(0.6, 3.0, 1_500)).astype(float)
     recency = np.where(repeats > 0, age * rng.beta(3, 1, 1_500), 0.0)
-    features = {"since": (age - recency) * 86_400, "age": age * 86_400, "bought": repeats + 1}
-    matrix = np.column_stack([features[name] for name in encoder.names]).astype(np.float32)
+    column_values = {"since": (age - recency) * 86_400, "age": age * 86_400, "bought": repeats + 1}
+    matrix = np.column_stack([column_values[name] for name in encoder.names]).astype(np.float32)
     bought, settings = (
         rng.poisson(repeats / 3).astype(float),
         GbdtSettings(trees=10, patience=0, threads=1, objective="poisson"),

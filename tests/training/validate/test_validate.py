@@ -433,13 +433,13 @@ def test_a_wrong_use_is_reported():
 def test_the_report_starts_with_a_note_if_another_architecture_is_tuned(
     shop, report: ValidationReport, tmp_path
 ):
-    report = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
+    other_report = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
     assert (
-        report.instead
+        other_report.instead
         == "All figures are of gbdt, which was asked for, not of dcn, which the slot is tuned to"
     )
-    assert report.plain()["about"]["tuned"] == report.instead
-    page = write_validation(tmp_path, report).read_text()
-    assert page.index(report.instead) < page.index("<h2>")
+    assert other_report.plain()["about"]["tuned"] == other_report.instead
+    page = write_validation(tmp_path, other_report).read_text()
+    assert page.index(other_report.instead) < page.index("<h2>")
     assert not report.instead
     assert report.plain()["about"]["tuned"] == "no"

@@ -113,7 +113,7 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
 def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: TuneReport, tmp_path):
     for one in report.choice.finalists:
         assert 0 < one.tail.low < one.tail.value < one.tail.high < 1
-        fields = one.plain()
+        fields = one.to_dict()
         assert fields["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
         assert (
             fields["gain_long_tail_low"]

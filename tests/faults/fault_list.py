@@ -83,8 +83,8 @@ FAULTS = (
         "the next start and built anew.",
         (
             "chaos: lost",
-            "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
-            "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_not_whole",
+            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
+            "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_detected",
             "tests/stream/test_embedded.py::test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them",
             "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset",
         ),
@@ -194,7 +194,7 @@ FAULTS = (
             "tests/store/test_hedge.py::test_a_replica_that_lags_is_not_believed",
             "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
             "tests/store/test_published.py::test_a_full_server_stops_the_copies_and_not_the_store",
-            "tests/features/test_copies.py::test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended",
+            "tests/features/test_copies.py::test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired",
         ),
         "A stale replica that is promoted is not tried.",
     ),
@@ -206,7 +206,7 @@ FAULTS = (
         (
             "tests/store/test_embedded.py::test_the_map_grows_when_it_is_full_and_the_change_is_run_again",
             "tests/store/test_embedded.py::test_a_dead_reader_does_not_hold_pages_back_for_ever",
-            "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
+            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
         ),
     ),
     Fault(

@@ -96,7 +96,7 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
     rows = Lake(bucket).count("events")
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     assert left_of(copied(bucket, tmp_path / "after"), *needles) == []
     assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []

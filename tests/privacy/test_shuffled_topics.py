@@ -99,7 +99,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
     assert left_of(site.root, *needles) == []

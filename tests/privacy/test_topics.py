@@ -35,7 +35,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import take_in
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import HOUR
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, look_for, unfinished
 from tailorbird.router import open_router
@@ -113,7 +113,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     assert {record["source"] for record in export_person(project, site.users[:1], CLOCK)} == {
         "person",
         "erased",
@@ -153,7 +153,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert not take_in(other)
     assert left_of(elsewhere / "data" / "stream", *site.hashes) == []
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
-    assert StopList.load(other.paths.data).encoded() == project.stopped().encoded()
+    assert SuppressionList.load(other.paths.data).encoded() == project.stopped().encoded()
     open_router(other.stream, other.plan, clock=CLOCK).close()
     marker.mark(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
@@ -213,7 +213,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
 
         done = erase(project, [former[3]], CLOCK)
 
-        assert done.clean, done.searched.found
+        assert done.clean, done.searched.matches
         assert left(site) == []
         assert verify(project.paths.lake).clean
         assert Lake(project.paths.lake).count("events") == count
@@ -287,7 +287,7 @@ from tailorbird.privacy import erase
 
 os.environ["TAILORBIRD_FAULTS"] = sys.argv[2]
 done = erase(open_project(Path(sys.argv[1])), sys.argv[3:], CLOCK)
-assert done.clean, done.searched.found
+assert done.clean, done.searched.matches
 """
 
 

@@ -127,7 +127,7 @@ def show(
 def _as_kept(project: "Project", text: str) -> str:
     """A person's id under which the project keeps it; anything else as it is."""
     from tailorbird.events.contract import ANONYMOUS_PREFIX
-    from tailorbird.privacy.person import hidden
+    from tailorbird.privacy.people import hidden
 
     field, _, value = text.partition(":")
     if not value or field not in ("user", "anonymous"):

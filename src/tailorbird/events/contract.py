@@ -39,7 +39,7 @@ DOOR, BROWSER, BROWSER_IDENTIFY = (
     "browser",
     "browser+identify",
 )  # a client; one whose key everybody can read; see `Receipt`
-# stands in place of a row of somebody whose data were erased, see `events.erased`
+# stands in place of a row of somebody whose data were erased, see `events.suppression`
 ERASED = b'{"erased":true}'
 
 DIGITS = 308  # as many has the first integer that no float may hold; who has fewer bytes has none

@@ -1,8 +1,8 @@
 """What people and sites wrote into an event, as against what says what it is; and an event, or a
 JSON value, without some of that.
 
-Whether a text mentions somebody, others decide: `privacy.mention`, which knows ids, and
-`events.erased`, which knows keyed hashes.
+Whether a text mentions somebody, others decide: `privacy.mentions`, which knows ids, and
+`events.suppression`, which knows keyed hashes.
 
 A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of
 digits, and stretches of words, of as many as ids have. "from user-12 (ord-417650)" may mention

@@ -63,7 +63,8 @@ class ParityReport:
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
         skipped: answers that cannot be compared: of another schema, or degraded so that no features
-            were read, or with features of what was erased since.
+            were read.
+        exempt: answers that may have read what erased people contributed.
         pending: answers that read events which are not among those given: the lake is not yet
             there.
         dropped: values that differ, but are of entities that a cap may have dropped; not among the
@@ -77,6 +78,7 @@ class ParityReport:
     compared_by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
+    exempt: int = 0
     pending: int = 0
     dropped: int = 0
 
@@ -196,6 +198,7 @@ def readable(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
     logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
+    report.skipped = answers.num_rows - logged.num_rows
     if "degraded" in logged.column_names and len(logged):
         changed = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
@@ -208,7 +211,7 @@ def readable(
                 )
             )
         )
-    report.skipped = answers.num_rows - logged.num_rows
+    report.exempt = answers.num_rows - report.skipped - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived

@@ -20,7 +20,9 @@ from tailorbird.lake.lake import Lake
 from tailorbird.stream import Stored
 
 PIECE_ROWS = 200_000
-UNLINKED = "erased-"  # what the ids of erased people's events begin with, see `privacy.fresh`
+UNLINKED = (
+    "erased-"  # what the ids of erased people's events begin with, see `privacy.rewrite_events`
+)
 _SHOWN_MAX = 5
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lock import FileLock
 from tailorbird.router.order import SequencerThread
 from tailorbird.router.route import MEMORY_BYTES
@@ -56,7 +56,7 @@ class Member:
         clock: Clock,
         *,
         session_s: float = SESSION_S,
-        stopped: StopList | None = None,
+        stopped: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._stopped, self._memory_bytes = stopped, memory_bytes // stream.count
@@ -189,7 +189,7 @@ def run_member(
     stop: threading.Event,
     *,
     session_s: float = SESSION_S,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route what is dealt to this process until `stop` is set; the step under way is finished

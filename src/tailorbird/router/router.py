@@ -23,7 +23,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import CONTRACT_VERSION
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import follow, pruned
 from tailorbird.router.arrivals import Arrivals, Body, Gathering
 from tailorbird.router.columns import (
@@ -104,7 +104,7 @@ class Router:
     topics.
 
     Args:
-        stopped: of whom nothing old is taken again, see `events.erased`.
+        stopped: of whom nothing old is taken again, see `events.suppression`.
         memory_bytes: of identities and profiles that are held in memory, about; the rest is read
             from its file.
     Raises:
@@ -118,14 +118,18 @@ class Router:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        stopped: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._stream = stream = share_of(stream)
         self._number, self._count = (
             (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
         )
-        self._plan, self._stopped, self._memory_bytes = plan, stopped or StopList(b""), memory_bytes
+        self._plan, self._stopped, self._memory_bytes = (
+            plan,
+            stopped or SuppressionList(b""),
+            memory_bytes,
+        )
         self._clock, self._contract = clock, Contract(plan)
         self._decided = Decided(
             plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes)
@@ -277,7 +281,7 @@ class Router:
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            payload = self._stopped.without(stored.block.payload, receipt, self._plan)
+            payload = self._stopped.without(stored.block.payload, receipt)
             gathering.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
                 shared=producer in PAST,

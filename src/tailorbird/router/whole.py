@@ -5,7 +5,7 @@ their own, `router.group`.
 from contextlib import ExitStack
 
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.group import member_folder
 from tailorbird.router.order import Sequencer
 from tailorbird.router.route import MEMORY_BYTES
@@ -26,7 +26,7 @@ class WholeRouter:
         plan: RoutePlan,
         *,
         clock: Clock,
-        stopped: StopList | None = None,
+        stopped: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count

@@ -34,9 +34,9 @@ from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import count_rows
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import (
@@ -78,7 +78,7 @@ class Door:
         patience_s: how long `record_answer` waits for room in the queue before it gives an answer
             up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
+        stopped: of whom nothing old is taken again, see `events.suppression`.
         reopen_after_s: how long after a failed commit the log is opened anew.
         lake: which says how far it has these logs; one that ends before that is never begun anew in
             silence, see `stream.held`.
@@ -104,14 +104,14 @@ class Door:
         reopen_after_s: float = 5.0,
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
-        stopped: StopList | None = None,
+        stopped: SuppressionList | None = None,
         lake: Place | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
         self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
-        self._pseudonyms, self._stopped = pseudonyms, stopped or StopList(b"")
+        self._pseudonyms, self._stopped = pseudonyms, stopped or SuppressionList(b"")
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
         self._queue: deque[_Entry] = deque()
         self._records: deque[AnswerRecord] = deque()
@@ -289,7 +289,7 @@ class Door:
                 body, encoding, foreign=bool(format_), types=self._plan.event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        sent, body = body, self._stopped.without(body, receipt, self._plan)
+        sent, body = body, self._stopped.without(body, receipt)
         told, decisions = self._decided(sent, body, receipt, admit)
         if (
             self._log_clock is not None

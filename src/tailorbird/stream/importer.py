@@ -30,8 +30,8 @@ from tailorbird import faults
 from tailorbird.errors import ConfigError, InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
-from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.places import Place
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
@@ -97,14 +97,14 @@ def import_files(
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     lake: Place | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
         pseudonyms: hides the people of every row before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
+        stopped: of whom nothing old is taken again, see `events.suppression`.
         lake: which says how far it has the log; a lost one is begun anew behind that, see
             `stream.held`.
         run_rows: how many rows are sorted in memory at once; the order does not depend on it.
@@ -234,7 +234,7 @@ class _Collecting:
     plan: RoutePlan
     hide: Callable[[bytes], bytes] | None
     ordered_hidden: bool
-    stopped: StopList | None
+    stopped: SuppressionList | None
     runs: Runs
     refused: Refused
     report: ImportReport
@@ -247,7 +247,7 @@ class _Collecting:
         lines = (
             hidden
             if self.stopped is None
-            else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
+            else [self.stopped.line(line, self.receipt) for line in hidden]
         )
         # Checked on a receipt with its own time; `ts` of an accepted row is what the router will
         # find again.

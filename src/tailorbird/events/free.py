@@ -1,16 +1,11 @@
 """What people and sites wrote into an event, as against what says what it is; and an event, or a
 JSON value, without some of that.
 
-Whether a text mentions somebody, others decide: `privacy.mentions`, which knows ids, and
-`events.suppression`, which knows keyed hashes.
-
-A text is taken apart into what may be an id within it (`candidates`): the text itself, runs of
-digits, and stretches of words, of as many as ids have. "from user-12 (ord-417650)" may mention
-"user-12", "ord-417650" and "417650".
+Whether a text mentions somebody, the caller decides, see `privacy.mentions`.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
@@ -20,11 +15,7 @@ THINGS = (
     "request_id",
 )  # ids that a site makes, and may make of somebody's
 WITHIN_MIN = 6  # characters from which on an id is looked for within texts
-LENGTH_MAX = 256  # of what is taken for an id
-WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
-NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
-_WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
+LENGTH_MAX = 256  # digits of what is taken for an id
 
 NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
@@ -34,30 +25,9 @@ _WHO = re.compile(
 Says = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
 
 
-def candidates(text: str, words: Collection[int]) -> Iterator[str]:
-    """What may be an id in a text. `words`: of how many words ids are made.
-
-    >>> sorted(candidates("by user-12", {1}))
-    ['by user-12', 'user-12']
-    """
-    if len(text) <= LENGTH_MAX:
-        yield text
-    spots = [found.span() for found in _WORDS.finditer(text)]
-    for count in words:
-        for (start, _), (_, end) in zip(spots, spots[count - 1 :], strict=False):
-            if WITHIN_MIN <= end - start <= LENGTH_MAX:
-                yield text[start:end]
-    yield from _NUMBERS.findall(text)
-
-
 def is_number(id_: str) -> bool:
     """Whether an id is digits alone."""
     return id_.isascii() and id_.isdigit()
-
-
-def words_of(text: str) -> int:
-    """How many words a text has."""
-    return len(_WORDS.findall(text))
 
 
 def without(value: object, says: Says, is_name: Callable[[str], bool], name: str = "") -> object:
@@ -96,13 +66,6 @@ def of_another(
 def texts_in(value: object) -> Iterable[str]:
     """All texts in a JSON value, the names of fields left out."""
     return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
-
-
-def who_said(value: object) -> Iterator[str]:
-    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields
-    that say who somebody is.
-    """
-    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
 
 
 def said(name: str, value: object) -> str | None:

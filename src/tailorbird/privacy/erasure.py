@@ -199,7 +199,7 @@ class _Erasure:
         faults.at("erase.suppression_key")
         write_private(self._data / FOLDER / FILE, listed)
         durable.replace(self._project.paths.lake / MARK, suppressed.mark())
-        return {"events": self._footprint.types}
+        return {"events by type": self._footprint.types}
 
     def _archive(self) -> dict[str, Any]:
         rewriter = ArchiveRewriter(

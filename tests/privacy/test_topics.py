@@ -180,7 +180,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
             for number, events in enumerate(
                 (
                     [click(f"canary-c{user}", user, f"canary-phone-{user}") for user in former],
-                    [*chain, merge("canary-m-guest", guest, last), click("guest-1", guest)],
+                    [*chain, merge("m-guest", guest, last), click("guest-1", guest)],
                     [click(f"canary-d{user}", user, f"canary-phone-{user}") for user in former],
                     [merge("m-other", guest, other), click("guest-2", guest)],
                 )

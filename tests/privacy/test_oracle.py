@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from tests.faults.roles import make_project
+from tests.faults.test_evolution import item_events, promote
 from tests.privacy.kit import CLOCK, everything, make_site, past, read_values
 from tests.privacy.test_people import click
 
@@ -135,6 +137,54 @@ def test_answers_of_before_are_still_compared(
     assert report.answers >= 4
     assert report.unequal == 0, report.examples
     assert report.exempt == receipt.counts["tables"].get("exempt from parity", 0)
+
+
+FEATURES = """
+from tailorbird.features import attribute, count, distinct, entity
+user, item = entity("user"), entity("item")
+item_clicks_7d = count("item_clicks_7d", item, "click", window="7d")
+item_users = distinct("item_users", item, "click", of="user", window="28d", precision=8)
+user_clicks_7d = count("user_clicks_7d", user, "click", window="7d")
+category = attribute("category", item, "category", kind="categorical")
+"""
+SLOTS = """
+from tailorbird.ranking import Slot
+home = Slot("home", size=12, sources={"popular": 100}, objective={"click": 1.0}, hide_seen=())
+"""
+
+
+@pytest.mark.parametrize(("touched", "exempt"), [("i0", 4), ("i-shown-to-nobody", 0)])
+def test_only_answers_with_a_touched_item_are_exempt(
+    touched: str, exempt: int, tmp_path: Path
+) -> None:
+    """Where states of single items alone count people, all other answers are compared."""
+    root = make_project(tmp_path / "shop").root
+    (root / "features.py").write_text(FEATURES)
+    (root / "slots.py").write_text(SLOTS)
+    project = open_project(root)
+    promote(project, project.features, "model")
+    clicks = [
+        click(f"c{number}", OTHERS[number % 14], item_id=f"i{number % 12}") for number in range(60)
+    ]
+    left = click("left", "leaver-4711", item_id=touched)
+    with (
+        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        Roles(project, CLOCK) as roles,
+    ):
+        door.submit(json.dumps([*item_events(), *clicks, left]).encode())
+        roles.drain()
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        for user in OTHERS[:4]:
+            parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
+        parts.close()
+        door.close()
+        roles.drain()
+    receipt = erase(project, ["leaver-4711"], CLOCK)
+    assert receipt.clean, receipt.searched.matches
+    lake = Lake(project.paths.lake)
+    report = parity(project.features, lake.table("events"), lake.table("answers"))
+    assert (report.answers, report.exempt) == (4 - exempt, exempt)
+    assert report.unequal == 0, report.examples
 
 
 def _by_event(project: Project, columns: list[str]) -> dict[int, dict]:

@@ -23,7 +23,7 @@ from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
 from tailorbird.privacy import erase, export_person, find_people
-from tailorbird.privacy.people import hidden
+from tailorbird.privacy.people import pseudonymise_ids
 from tailorbird.serving.door import Door
 from tailorbird.stream import IMPORTS, open_writer, raw_path
 from tailorbird.stream.importer import import_files
@@ -92,7 +92,7 @@ def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:
     erase(project, ["\x00", "u2\x00"], CLOCK)  # what is no id finds nobody
     assert people_of(project) == Counter([*HOSTILE, "u2", "other"])
     for some in (HOSTILE[:1], HOSTILE[1:]):
-        done = erase(project, hidden(some, None), CLOCK)
+        done = erase(project, pseudonymise_ids(some, None), CLOCK)
         assert done.clean, done.searched.matches
         left = people_of(project)
         assert (left["u2"], left["other"], *(left[user] for user in some)) == (
@@ -147,7 +147,7 @@ def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path
         tmp_path,
         [click("v1", visitor="anonymous-77"), click("v2", visitor="anonymous-778"), friend],
     )
-    done = erase(project, hidden(["anon:anonymous-77"], None), CLOCK)
+    done = erase(project, pseudonymise_ids(["anon:anonymous-77"], None), CLOCK)
     assert done.clean, done.searched.matches
     rows = {
         row["person"]: row
@@ -170,7 +170,7 @@ def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> 
         [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")],
         f'[events]\npseudonym_key = "{"k" * 40}"\n',
     )
-    hidden_id = hidden(["u1-plain"], project.pseudonyms())
+    hidden_id = pseudonymise_ids(["u1-plain"], project.pseudonyms())
     assert people_of(project)[hidden_id[0]] == 1
     done = erase(project, hidden_id, CLOCK)
     assert done.clean
@@ -213,7 +213,7 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
             b"u1-plain",
             b"v1-plain",
             b"v3-plain",
-            hidden(asked, project.pseudonyms())[0].encode(),
+            pseudonymise_ids(asked, project.pseudonyms())[0].encode(),
         )
         == []
     )
@@ -232,7 +232,7 @@ def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
         click("e2", visitor="v2-plain"),
     ]
     project = sent(tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n')
-    user, visitor = hidden(["u1-plain", "anon:v2-plain"], project.pseudonyms())
+    user, visitor = pseudonymise_ids(["u1-plain", "anon:v2-plain"], project.pseudonyms())
     asked = [
         ["user:u1-plain"],
         ["user:u1-plain", "--item", "i1"],

@@ -57,7 +57,7 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     """Yield the records; reads only, and may run beside the roles.
 
     Args:
-        ids: as `people.hidden` gives them.
+        ids: as `people.pseudonymise_ids` gives them.
     """
     lake = Lake(project.paths.lake)
     people = find_people(lake, ids)

@@ -35,10 +35,10 @@ class Footprint(msgspec.Struct):
     Attributes:
         events: each event's subject ("u" or "a", and the id) and event id.
         requests: ids of answers that were given to them.
-        places, refused: where their accepted and their refused rows stand in the raw logs.
+        places, refused_rows: where their accepted and their refused rows stand in the raw logs.
         users: other users whose events or profiles change, so that their features do too.
         items: items of events that change, whose counts may move.
-        described: items whose profile mentions the people.
+        mentioning_items: items whose profile mentions the people.
         attributes: attributes in profiles of others that do, "item.seller" for instance.
         since: time of the first event that changes, microseconds.
         types: number of events by type.
@@ -48,10 +48,10 @@ class Footprint(msgspec.Struct):
     events: list[tuple[str, str, str]] = []
     requests: list[str] = []
     places: list[Place] = []
-    refused: list[Place] = []
+    refused_rows: list[Place] = []
     users: list[str] = []
     items: list[str] = []
-    described: list[str] = []
+    mentioning_items: list[str] = []
     attributes: list[str] = []
     since: int = NEVER
     types: dict[str, int] = {}
@@ -81,7 +81,7 @@ def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footpr
         sessions = set(owned["session_id"].drop_null().to_pylist())
         footprint.requests = _find_requests(lake, people, owned)
         _find_affected(lake, people, mentions, footprint)
-    footprint.refused = find_refused(lake, mentions, sessions, footprint.requests)
+    footprint.refused_rows = find_refused(lake, mentions, sessions, footprint.requests)
     return footprint
 
 
@@ -111,7 +111,7 @@ def _find_affected(lake: Lake, people: People, mentions: Mentions, footprint: Fo
         items.update(rows["item_id"].drop_null().to_pylist())
         items.update(pc.list_flatten(rows["items"]).drop_null().to_pylist())
     profiles = _find_profiles(lake, "user", mentions, footprint, people.users)
-    footprint.described = sorted(_find_profiles(lake, "item", mentions, footprint))
+    footprint.mentioning_items = sorted(_find_profiles(lake, "item", mentions, footprint))
     footprint.users = sorted((users | profiles) - people.persons)
     footprint.items = sorted(items)
 
@@ -155,7 +155,7 @@ def find_refused(
     """Return where refused rows stand that mention the people, or are nobody else's and of their
     sessions or requests.
     """
-    refused: list[Place] = []
+    refused_rows: list[Place] = []
     for batch in lake.batches("quarantine", ["body", *PLACE]) if lake.exists("quarantine") else ():
         rows = pa.Table.from_batches([batch])
         for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
@@ -166,5 +166,5 @@ def find_refused(
                 or (isinstance(row.request_id, str) and row.request_id in requests)
             )
             if mentions.in_body(body) or (is_unnamed and of_theirs):
-                refused.append(place)
-    return refused
+                refused_rows.append(place)
+    return refused_rows

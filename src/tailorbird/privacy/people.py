@@ -98,7 +98,7 @@ def one_of(column: str, values: Collection[str]) -> ds.Expression:
     return ds.field(column).isin(pa.array(sorted(values), pa.string()))
 
 
-def hidden(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
+def pseudonymise_ids(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
     """Return the ids under which people are stored. Raises UsageError for an empty id."""
     stored: list[str] = []
     for one in asked:
@@ -121,7 +121,7 @@ def stored_ids(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[Stor
     With pseudonyms these are two: texts of others, and what was written before there was a key,
     hold the plain id.
     """
-    stored = hidden(asked, pseudonyms)
+    stored = pseudonymise_ids(asked, pseudonyms)
     return list(stored) if pseudonyms is None else list(zip(stored, asked, strict=True))
 
 

@@ -79,7 +79,7 @@ def preview(project: Project, stored: Sequence[StoredId], clock: Clock) -> Previ
         *count_people(stored, people),
         len(people.shared),
         footprint.types,
-        len(footprint.refused),
+        len(footprint.refused_rows),
         first,
         last,
         find_trained_on(project, first, last, clock.now(), clock),

@@ -40,7 +40,7 @@ class ArchiveRewriter:
         types = dict.fromkeys((*plan.event_types, *footprint.types))
         self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(types))
         self._places = frozenset(footprint.places)
-        self._refused = frozenset(footprint.refused)
+        self._refused_rows = frozenset(footprint.refused_rows)
         self.rows = 0
 
     def change(self, file: Archived, stored: Stored) -> Block | None:
@@ -63,7 +63,7 @@ class ArchiveRewriter:
 
     def _row(self, part: bytes, place: Place, receipt: Receipt, may_mention: bool) -> bytes | None:
         """Return the new row; None where it stays."""
-        if place in self._refused:
+        if place in self._refused_rows:
             return None if part == ERASED else ERASED
         whose = whose_of(part)
         if whose is None:

@@ -47,7 +47,10 @@ class TableRewriter:
     ) -> None:
         self._people, self._rewriter, self._mentions = people, rewriter, mentions
         self._footprint, self._sensitivity = footprint, sensitivity
-        self._places, self._refused = frozenset(footprint.places), frozenset(footprint.refused)
+        self._places, self._refused_rows = (
+            frozenset(footprint.places),
+            frozenset(footprint.refused_rows),
+        )
         self._event_ids = frozenset(id_ for _, _, id_ in footprint.events)
         self._hashes = frozenset(hash64s(sorted(people.ids)).view(np.int64).tolist())
         self.counts: Counter[str] = Counter()
@@ -107,7 +110,7 @@ class TableRewriter:
 
     def quarantine(self, rows: pa.Table) -> pa.Table | None:
         """Return refused rows with an empty body in place of theirs."""
-        changed = np.flatnonzero([place in self._refused for place in places(rows)])
+        changed = np.flatnonzero([place in self._refused_rows for place in places(rows)])
         if not len(changed):
             return None
         self.counts["quarantine"] += len(changed)
@@ -201,7 +204,7 @@ class TableRewriter:
             return np.ones(len(rows), bool)
         exempt = np.full(len(rows), sensitivity.beyond_items)
         exempt &= micros(rows["ts"]) >= footprint.since
-        items = {*footprint.described, *(footprint.items if sensitivity.by_item else ())}
+        items = {*footprint.mentioning_items, *(footprint.items if sensitivity.by_item else ())}
         shown = _mask(is_any(pc.list_flatten(rows["items"]), items))
         exempt[np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))[shown]] = True
         exempt |= self._mentions.in_column(rows["query"])

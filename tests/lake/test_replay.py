@@ -16,8 +16,8 @@ from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
-from tailorbird.events.erased import StopList
 from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.refused import Choice, reasons, samples, slices
 from tailorbird.lake.replay import ReplayReport, replay, replayed
@@ -149,7 +149,7 @@ def test_each_row_records_its_origin(site: Site) -> None:
 def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
     site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
     site.load()
-    stopped = StopList(b"").with_people([("u", "gone")], [], site.now, 0)
+    stopped = SuppressionList(b"").with_people([("u", "gone")], site.now)
     dry = site.replay(dry_run=True, stopped=stopped)
     report = site.replay(stopped=stopped)
     assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}

@@ -37,9 +37,9 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     import msgspec
 
     if erased:
-        from tailorbird.cli.lake_privacy import tell_search
+        from tailorbird.cli.lake_privacy import print_search
 
-        tell_search(erased, json)
+        print_search(erased, json)
 
     from tailorbird.config import open_project
     from tailorbird.errors import DamageError

@@ -33,8 +33,8 @@ from tailorbird.events.adapters.record import lines_of
 from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin, Unread, split, unread_of
-from tailorbird.events.erased import StopList
 from tailorbird.events.schema import micros
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.refused import Choice, RowKey, count, places, slices
@@ -110,7 +110,7 @@ def replay(
     *,
     plan: RoutePlan,
     clock: Clock,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     dry_run: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> ReplayReport:
@@ -125,7 +125,7 @@ def replay(
     """
     reader = Lake(lake)
     total = count(reader, choice)
-    report, stopped = ReplayReport(), stopped or StopList(b"")
+    report, stopped = ReplayReport(), stopped or SuppressionList(b"")
     writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
@@ -211,7 +211,7 @@ def _examine(
     place: RowKey,
     before: frozenset[RowKey],
     plan: RoutePlan,
-    stopped: StopList,
+    stopped: SuppressionList,
     report: ReplayReport,
 ) -> _Replayable | None:
     """Return the row as events if all of them are accepted now, else count why not.
@@ -233,7 +233,7 @@ def _examine(
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
         accepted, refusals = check(
-            stopped.without(b"[" + line + b"]", receipt, plan), receipt, plan
+            stopped.without(b"[" + line + b"]", receipt), receipt, plan
         )  # the same check as the router's
         if len(accepted) == 1:
             accepted_lines.append(line)

@@ -34,9 +34,9 @@ from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import count_rows
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import (
@@ -78,7 +78,7 @@ class Door:
         record_timeout_s: how long `record_answer` waits for room in the queue before it gives an
             answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
-        suppression_list: people whose old events are not taken again, see `events.erased`.
+        suppression_list: people whose old events are not taken again, see `events.suppression`.
         reopen_after_s: how long after a failed commit the log is reopened.
         lake: knows how much of these logs it holds. A log that ends before that is never silently
             restarted, see
@@ -105,14 +105,14 @@ class Door:
         reopen_after_s: float = 5.0,
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
-        stopped: StopList | None = None,
+        stopped: SuppressionList | None = None,
         lake: Place | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
         self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
-        self._pseudonyms, self._suppression_list = pseudonyms, stopped or StopList(b"")
+        self._pseudonyms, self._suppression_list = pseudonyms, stopped or SuppressionList(b"")
         self._record_timeout_s, self._reopen_after_s = record_timeout_s, reopen_after_s
         self._queue: deque[_QueueEntry] = deque()
         self._answer_records: deque[AnswerRecord] = deque()
@@ -292,7 +292,7 @@ class Door:
                 body, encoding, foreign=bool(format_), types=self._plan.event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        original_body, body = body, self._suppression_list.without(body, receipt, self._plan)
+        original_body, body = body, self._suppression_list.without(body, receipt)
         sender_decisions, decisions = self._decide(original_body, body, receipt, admit)
         if (
             self._log_clock is not None

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.places import Place
 from tailorbird.serving.door import Door
 from tailorbird.serving.reserve import RESERVE_BYTES
@@ -21,7 +21,7 @@ def first_free(
     prefix: str = "serve",
     pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES,
-    suppression_list: StopList | None = None,
+    suppression_list: SuppressionList | None = None,
     lake: Place | None = None,
     log_clock: LogClock | None = None,
 ) -> Door:

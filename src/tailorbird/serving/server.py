@@ -26,9 +26,9 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.query import live_sources
 from tailorbird.errors import StorageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
 from tailorbird.features.figures import readers_of_routed, whole_figures
@@ -133,7 +133,7 @@ class ServeOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
-    stopped: StopList | None = None
+    stopped: SuppressionList | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES

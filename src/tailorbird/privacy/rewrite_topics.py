@@ -1,9 +1,8 @@
-"""An erasure where the logs are topics: held by one writer each, emptied once the lake has all of
-them, and searched.
+"""An erasure where the logs are topics: each held by one writer, emptied once the lake has all of
+it, and searched.
 
-Other machines have doors, routers and workers of their own. A marker in the cluster keeps those
-from starting that are not running, a writer for each topic fences those that are; whoever starts
-later takes in what was erased (`config.erasures`).
+A marker in the cluster keeps roles of other machines from starting, a writer for each topic fences
+those that run. Whoever starts later takes in what was erased (`config.erasures`).
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
-from tailorbird.events.erased import FOLDER, TAKEN
+from tailorbird.events.suppression import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.emptying import RoutedTopics, hold_routed
 from tailorbird.stream import Block, open_reader, open_writer
@@ -48,9 +47,7 @@ class Topics:
         return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
 
     def behind(self, released: Released) -> list[str]:
-        """The logs of which rows are not in the lake yet. Raises BehindError, as
-        `RoutedTopics.end`.
-        """
+        """Return the logs with rows that are not in the lake yet. Raises BehindError."""
         raw = [
             each.partition
             for some in self.raw.values()
@@ -70,7 +67,7 @@ class Topics:
         ]
 
     def describe(self) -> list[Emptying]:
-        """All topics as they are, to be made again."""
+        """Return how all topics are made again."""
         mine = [
             emptied.describe([each.address for each in some], [each.end() for each in some])
             for some in self._all
@@ -78,7 +75,7 @@ class Topics:
         return [*mine, *self.routed.describe()]
 
     def empty(self, topics: list[Emptying], clock: Clock) -> int:
-        """Empty all of them, and how many there were; what was emptied before stays."""
+        """Empty all topics and return their number; what was emptied before stays."""
         for some in self._all:
             for writer in some:
                 writer.check_alone()
@@ -99,9 +96,9 @@ class Topics:
         )
         return len(topics)
 
-    def tell(self, data: Path, stop: bytes, key: bytes) -> None:
-        """Tell other machines whom nothing old is taken of, and let them in again."""
-        number = emptied.note(self.stream.cluster, stop, key).number
+    def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
+        """Give other machines the suppression list, and let them in again."""
+        number = emptied.note(self.stream.cluster, suppressed, key).number
         write_private(data / FOLDER / TAKEN, b"%d" % number)
         release(self.stream.cluster, data)
 
@@ -113,9 +110,7 @@ class Topics:
 
 @contextmanager
 def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) -> Iterator[Topics]:
-    """All topics, for one writer; `topics` are those of an erasure that was cut short, which may
-    have deleted some.
-    """
+    """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted some."""
     stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
     owner = _owner(data) or marker.new_owner()
     write_private(
@@ -159,20 +154,16 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
         raise
 
 
-def release_left(stream: KafkaStream, data: Path) -> bool:
-    """Let others in again where an erasure of this machine died before it wrote down what it does:
-    it had changed nothing.
+def release_unbegun(stream: KafkaStream, data: Path) -> bool:
+    """Let others in again where an erasure of this machine died before its journal was written.
 
-    Whoever calls it vouches that no erasure is at work here.
-
-    Returns:
-        Whether its marker stood in the cluster. Another machine's is left.
+    No erasure may be at work here. Return whether its marker stood; another machine's is left.
     """
     return not journal_path(data).exists() and release(stream.cluster, data)
 
 
 def release(cluster: Cluster, data: Path) -> bool:
-    """Let others in again, as far as this machine's erasure kept them out. Whether it did."""
+    """Remove this machine's marker; return whether it stood."""
     owner = _owner(data)
     stood = owner is not None and marker.unmark(cluster, owner)
     (data / FOLDER / _MARKED).unlink(missing_ok=True)
@@ -180,9 +171,7 @@ def release(cluster: Cluster, data: Path) -> bool:
 
 
 def _owner(data: Path) -> str | None:
-    """Whose marker this machine's is; an erasure of before markers had owners left nobody's, which
-    whoever asks first takes.
-    """
+    """Return whose marker this machine's is; an empty file is anybody's."""
     try:
         return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
     except FileNotFoundError:
@@ -190,7 +179,7 @@ def _owner(data: Path) -> str | None:
 
 
 def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:
-    """The partitions of a topic, as the project names them."""
+    """Return the partitions of a topic."""
     count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
     if kind == "order":
         return [stream.order(stream.folder)]
@@ -210,10 +199,8 @@ def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:
     return [stream.share(number, stream.folder).routed for number in range(count)]
 
 
-def contents(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
-    """Every message of every topic of the project, whether it counts or not, with its headers; then
-    the blocks of its logs, whole.
-    """
+def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
+    """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
     cluster = stream.cluster
     for name, count in emptied.topics_of(cluster).items():
         for partition in range(count):

@@ -1,6 +1,4 @@
-"""The copies of records in Valkey, of all schemas that ever were: deleted; the workers publish what
-is left when they start.
-"""
+"""The copies of records in Valkey: deleted, of every schema; workers publish the rest again."""
 
 import time
 from collections.abc import Collection
@@ -9,22 +7,21 @@ from tailorbird.errors import LockedError
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, Copies, CopiesAt, open_copies
 
 _CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `store.published`
-_LOOK_S = 0.2
+_INTERVAL_S = 0.2
 
 
-def wipe(at: CopiesAt, names: Collection[str]) -> int:
-    """Delete all records of a project, and under these names those that were written when keys did
-    not name one; how many.
+def delete_copies(at: CopiesAt, names: Collection[str]) -> int:
+    """Delete all records of a project, and those under `names`; return how many.
 
     Raises:
         LockedError: a worker publishes. StorageError: the server cannot be reached, or refuses.
     """
     deadline = time.monotonic() + _CLAIM_S
     count = sum(
-        _wipe(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
+        _delete(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
     )
     for name in names:
-        count += _wipe(
+        count += _delete(
             open_copies(at.url, name, timeout_s=WRITE_TIMEOUT_S, password=at.password),
             at,
             name,
@@ -33,7 +30,7 @@ def wipe(at: CopiesAt, names: Collection[str]) -> int:
     return count
 
 
-def _wipe(copies: Copies, at: CopiesAt, name: str, deadline: float) -> int:
+def _delete(copies: Copies, at: CopiesAt, name: str, deadline: float) -> int:
     try:
         while copies.claimed():
             if time.monotonic() > deadline:
@@ -42,7 +39,7 @@ def _wipe(copies: Copies, at: CopiesAt, name: str, deadline: float) -> int:
                     where=f"the Valkey of project {at.project}",
                     fix="stop the workers of this project, on every machine",
                 )
-            time.sleep(_LOOK_S)
+            time.sleep(_INTERVAL_S)
         return copies.wipe()
     finally:
         copies.close()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from tests.serving import shop
 
-from tailorbird.cli.models_rollout import share_since
+from tailorbird.platform.canary import share_since
 from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.schema import TIME

@@ -49,7 +49,7 @@ from tailorbird.features.state import all_records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.features.worker import run as run_worker
 from tailorbird.router import Router
-from tailorbird.router import run as run_router
+from tailorbird.router import run_router as run_router
 from tailorbird.router.dedup import ENTRY
 from tailorbird.stream import open_writer, raw_path, routed_path
 

@@ -166,7 +166,7 @@ class Floor:
 
 
 def run_floor(site: Site) -> None:
-    listener = bind("127.0.0.1", 0, asked=True)
+    listener = bind("127.0.0.1", 0, is_explicit=True)
     app = Floor(site)
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(

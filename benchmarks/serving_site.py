@@ -44,8 +44,8 @@ from tailorbird.retrieval.vectors import content_of
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.stream import routed_path
 from tailorbird.training.coding import Codes
-from tailorbird.training.matrix import columns_of
-from tailorbird.training.replaying import live_columns
+from tailorbird.training.matrix import bundle_columns
+from tailorbird.training.replaying import select_live_columns
 
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
@@ -108,7 +108,7 @@ class Site:
     @cached_property
     def live(self) -> LiveColumns:
         """Return the bundle's columns from candidate tables, as `train` selects them for the slot."""
-        return live_columns(self.features, SLOTS["home"])
+        return select_live_columns(self.features, SLOTS["home"])
 
     @property
     def contract(self) -> Contract:
@@ -211,7 +211,7 @@ class Site:
 
     def _asked(self, drawn: "EventDraw") -> list[TrainingRequest]:
         reader, tables = Reader(self.state, self.features), self.tables()
-        rng, recent = np.random.default_rng(11), columns_of(self.features).sequences[0]
+        rng, recent = np.random.default_rng(11), bundle_columns(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
         training_requests = []
         for event in rng.choice(chosen, SAMPLED).tolist():
@@ -250,7 +250,7 @@ class Site:
         computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
         keys = np.concatenate([request.rows.categorical for request in training_requests])
         encoder = fit_encoder(
-            columns_of(self.features), keys, computed=computed, candidates=self.live.candidates
+            bundle_columns(self.features), keys, computed=computed, candidates=self.live.candidates
         )
         parts = [
             encoder.encode_request(

@@ -15,7 +15,7 @@ from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
 from tailorbird.health import Health, ProgressEvent, answering
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.stream.lag import LagWatch
@@ -142,7 +142,7 @@ def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_threa
         if len(looks) < 3:
             raise ZeroDivisionError("of a look")
 
-    loop = Loop("watch of nothing", look, every_s=0.01)
+    loop = PeriodicTask("watch of nothing", look, every_s=0.01)
     loop.start()
     poll(lambda: len(looks) > 4)
     loop.stop()
@@ -178,11 +178,11 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
     from tests.faults.test_pruning import CLOCK, send
 
     from tailorbird.router import Router
-    from tailorbird.serving.door import Door
+    from tailorbird.serving.door import EventCollector
 
     monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
     project = make_project(tmp_path / "shop")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         while router.step(12).rows:

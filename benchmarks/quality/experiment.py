@@ -43,7 +43,7 @@ from tailorbird.experiments.statistics import (
     sample_ratio_p,
 )
 from tailorbird.simulator import Site
-from tailorbird.simulator.behaviour import chances
+from tailorbird.simulator.behaviour import list_probabilities
 from tailorbird.simulator.population import new_population
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
@@ -121,7 +121,7 @@ class Shop:
             items = self.lists(rng, taste, requests.user, requests.day, day, treated[requests.user])
             outcome = respond(rng, taste, None, requests, items)
             if expected:
-                worth = chances(taste, requests.user, items, requests.day)
+                worth = list_probabilities(taste, requests.user, items, requests.day)
                 list_clicks, list_seen = worth.click.sum(axis=1), worth.seen.sum(axis=1)
             else:
                 list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen

@@ -22,7 +22,7 @@ from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, folder_of
 from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.layout import layout
+from tailorbird.models.deep.layout import build_layout
 from tailorbird.simulator import Site
 from tailorbird.training.metrics import auc, log_loss
 from tailorbird.training.position import Examination, click_weights, estimate_examination
@@ -158,7 +158,7 @@ def _scores(
         np.float32
     )
     weight = click_weights(examined, rows["position"], rows["click"]) if way == "weights" else None
-    of_columns = layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
+    of_columns = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
     parameters = {"threads": 1, "epochs": 3, "rate": 3e-3}
     model = fit_net(
         "mlp",

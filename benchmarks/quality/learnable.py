@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.learnable_taste import Rows, Taste, infer_taste, told, untold, worth
+from benchmarks.quality.learnable_taste import (
+    Rows,
+    Taste,
+    infer_taste,
+    known_taste,
+    unknown_taste,
+    worth,
+)
 from benchmarks.quality.running import environment
 from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, worth_of
 from tailorbird.events import DAY
@@ -30,7 +37,7 @@ from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints
 from tailorbird.training.bootstrap import Bootstrap
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 
 LENGTHS = (7, 14, 30)
 QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0
@@ -77,7 +84,7 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
     found = {}
     for days in lengths:
         each = [
-            kept_arrays(
+            load_or_make_arrays(
                 keep,
                 f"{days} {seed} {questions}",
                 partial(measure_rewards, SEED + seed, days, questions),
@@ -110,7 +117,7 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
 def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     """True expected reward of each question's list, by who made it."""
     site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
-    seen, asked, requests, query = lived(site, days)
+    seen, asked, requests, query = simulate_days(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]
     some = np.sort(
@@ -121,9 +128,9 @@ def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArr
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
     item = np.concatenate(lists)
     learned = infer_taste(site, seen, asked, user, day)
-    lasting = told(site, user, np.zeros_like(learned.urge))
+    lasting = known_taste(site, user, np.zeros_like(learned.urge))
     knowing: dict[str, Taste] = {
-        "kind": untold(site, user),
+        "kind": unknown_taste(site, user),
         "learner": learned,
         "lasting": infer_taste(site, seen, asked, user, day, taste=lasting),
     }
@@ -153,7 +160,7 @@ def _popular(seen: Rows, t: float, count: int) -> Floats:
     return np.bincount(seen["item"][newest], minlength=count).astype(np.float64)
 
 
-def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
+def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
     """Days of the site under its own policy: what was seen and searched, by user and day; all
     requests, and which were searches.
     """

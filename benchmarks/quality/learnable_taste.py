@@ -43,14 +43,14 @@ class Taste:
     urge: Floats
 
 
-def told(site: Site, user: Ints, urge: Floats) -> Taste:
+def known_taste(site: Site, user: Ints, urge: Floats) -> Taste:
     """The lasting tastes as they are."""
     era = site.taste.eras[0]
     own = era.own[:, user].transpose(1, 0, 2)
     return Taste(own, np.zeros_like(own), era.style[user], urge)
 
 
-def untold(site: Site, user: Ints) -> Taste:
+def unknown_taste(site: Site, user: Ints) -> Taste:
     """Nothing of the person."""
     n, categories, styles = (
         len(user),

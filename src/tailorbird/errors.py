@@ -106,7 +106,7 @@ class LagError(NotReadyError):
     """
 
 
-def nearest(
+def suggest_name(
     name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6
 ) -> str:
     """How to mend a name that is not known: the known one that is most like it, behind `owner`;

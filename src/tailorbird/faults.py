@@ -65,7 +65,7 @@ def at(site: str) -> None:
         time.sleep(float(fault.argument))
 
 
-def cut(site: str) -> bool:
+def is_disabled(site: str) -> bool:
     """Whether a test switched the safety measure at `site` off, to show that the checks notice."""
     fault = _configured_faults().get(site)
     return fault is not None and fault.action == "cut"

@@ -18,7 +18,7 @@ RETRY_S = 1.0  # after a failure, or as long as it rests anyway, if that is long
 log = logging.getLogger(__name__)
 
 
-class Loop:
+class PeriodicTask:
     """Calls `look` again and again in a thread.
 
     Args:
@@ -97,7 +97,7 @@ class Loop:
             log.exception("%s could not let go of what failed", self.name)
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """End the process at once, after everything was flushed.
 
     The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate

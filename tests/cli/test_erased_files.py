@@ -19,7 +19,7 @@ from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.files import find_scratch, made_by
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
 # Every kind of file that a command writes below a project's data, and what an erasure does with it.
@@ -91,7 +91,7 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
     )
     project = open_project(root)
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         for user in (LEAVER, OTHER):

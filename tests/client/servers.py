@@ -20,7 +20,7 @@ from tests.serving.test_app import Prompt
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
@@ -132,7 +132,7 @@ def serving(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     trouble = Trouble()
-    with Door(folder, producer, RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, producer, RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(),
             door,

@@ -31,7 +31,7 @@ from tailorbird.features.request import Rows
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole, run, verify
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 
 NOW = SystemClock().now()
 YEAR = 365 * DAY
@@ -67,7 +67,7 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     door_clock, router_clock, worker_clock, lake_clock = (Wrong(*offsets) for offsets in clocks)
     sent, set_back = [], []
     for run_ in range(3):  # each role starts again between two runs
-        with Door(project.paths.stream, "serve-1", project.plan, door_clock) as door:
+        with EventCollector(project.paths.stream, "serve-1", project.plan, door_clock) as door:
             for number in range(10):
                 event = {
                     "event_id": f"t{run_}-{number}",
@@ -127,7 +127,7 @@ class Site:
 
     def __init__(self, folder) -> None:
         self.project, self.clock = make_project(folder), Set()
-        self.doors: dict[str, Door] = {}
+        self.doors: dict[str, EventCollector] = {}
         self._sent = 0
         self.start()
 
@@ -144,9 +144,9 @@ class Site:
             role.close()
         self.doors = {}
 
-    def door(self, producer: str = "serve-1", clock: Set | None = None) -> Door:
+    def door(self, producer: str = "serve-1", clock: Set | None = None) -> EventCollector:
         if producer not in self.doors:
-            self.doors[producer] = Door(
+            self.doors[producer] = EventCollector(
                 self.project.paths.stream, producer, self.project.plan, clock or self.clock
             )
         return self.doors[producer]

@@ -25,7 +25,7 @@ from tests.faults.roles import Up, make_project, until
 from tests.serving import shop
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import active_schemas, answering, settle
+from tailorbird.config.schemas import active_schemas, champion_features, settle
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import JoinedEvents
@@ -38,7 +38,7 @@ from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head, Registry
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
@@ -143,7 +143,7 @@ class Live:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.door = Door(project.paths.stream, "serve-1", project.plan, CLOCK)
+        self.door = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
         assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
         self.roles = Roles(project, CLOCK)
         self.roles.step()
@@ -284,7 +284,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     assert (
         min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
     )
-    assert answering(changed).schema_hash == project.features.schema_hash, (
+    assert champion_features(changed).schema_hash == project.features.schema_hash, (
         "what is held against the lake all the time"
     )
     assert [one.schema_hash for one in active_schemas(changed)] == [

@@ -22,7 +22,7 @@ from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 
 from tailorbird.cli.lake_repair import _router
 from tailorbird.config import open_project
-from tailorbird.config.schemas import released
+from tailorbird.config.schemas import releasable_offset
 from tailorbird.errors import DamageError, LockedError, TailorbirdError
 from tailorbird.lake import Lake, LakeRole, delta, verify
 from tailorbird.lake.idle import prune_idle
@@ -79,7 +79,7 @@ def base(
                 role.vacuum(keep_us=0)
                 role.publish()
             with Router(project.stream, project.plan, clock=CLOCK) as router:
-                assert router.prune(released(project))
+                assert router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
     assert verify(project.paths.lake, deep=True).clean
     return request.param, folder
@@ -664,7 +664,7 @@ def test_skipped_rows_are_recovered(base, tmp_path: Path) -> None:
         with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
             role.publish()
         with Router(project.stream, project.plan, clock=CLOCK) as router:
-            assert router.prune(released(project))
+            assert router.prune(releasable_offset(project))
     plan = _rebuilder(project).plan()
     assert not plan.unrecoverable, plan.unrecoverable
     source = "the routed log" if logs == "kept" else "the archive, routed again"

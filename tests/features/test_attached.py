@@ -13,7 +13,7 @@ from tailorbird.events import HOUR, SECOND, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, distinct, entity, last
 from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, backfill, event_columns
-from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.explain import explain
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import unequal
@@ -22,7 +22,7 @@ from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import routed_path
 
 NOW = 1_764_072_000_000_000
@@ -65,7 +65,7 @@ class Site:
 
     def send(self, events):
         with (
-            Door(self.stream, "serve-1", self.plan, self.clock) as door,
+            EventCollector(self.stream, "serve-1", self.plan, self.clock) as door,
             Router(self.stream, self.plan, clock=self.clock) as router,
         ):
             for start in range(0, len(events), 10):
@@ -215,18 +215,18 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
     always, late = sites
     with always.worker() as worker:
         assert not worker.needs_history()
-        follow(worker, always.lake())
+        catch_up(worker, always.lake())
         assert (worker.position.p, worker.waits_for_lake) == (320, False)
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
-        follow(worker, late.lake())
+        catch_up(worker, late.lake())
         assert (worker.position.p, worker.waits_for_lake) == (200, True), (
             "what the lake has, and not what the log lacks"
         )
-        assert not lake_is_ahead(worker, late.lake())
+        assert not is_lake_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
-        follow(worker, late.lake())
+        catch_up(worker, late.lake())
         assert (worker.position.p, worker.waits_for_lake) == (320, False)
     assert late.records() == always.records()
     reads = []

@@ -10,7 +10,7 @@ from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.features.backfill import Requests, backfill, event_columns
 from tailorbird.features.bounded import affordable_columns, backfill_on_disk, read_required_events
-from tailorbird.features.sampled import wanted
+from tailorbird.features.sampled import required_events
 from tailorbird.lake import Lake, LakeRole
 
 ITEM, EVERYONE = entity("item"), entity()
@@ -85,7 +85,7 @@ def of(*names: str) -> FeatureSet:
 
 def test_an_event_that_shows_several_items_is_loaded_for_the_requested_ones(lake, requests):
     features = of("clicked", "shown")
-    expected = lake.table("events", event_columns(features), wanted(features, requests))
+    expected = lake.table("events", event_columns(features), required_events(features, requests))
     events = read_required_events(lake, features, requests, rows_max=10)
     assert expected.num_rows > SEEN
     assert events is not None

@@ -23,7 +23,12 @@ from tailorbird.features import FeatureSet, ReadRequest
 from tailorbird.features.backfill import backfill
 from tailorbird.features.figures import figures_by_schema, read_schema_figures, routed_log_offsets
 from tailorbird.features.keypart import KeyPart, all_parts
-from tailorbird.features.positions import joined, newest, positions_of, widen_positions
+from tailorbird.features.positions import (
+    newest_positions,
+    positions_of,
+    stack_positions,
+    widen_positions,
+)
 from tailorbird.features.read import Reader
 from tailorbird.features.schemas import prune
 from tailorbird.features.shards import backfill_to
@@ -189,7 +194,7 @@ def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
     )
     p = positions_of(answers)
     assert p.shape == (3, 6)
-    assert newest(p).tolist() == [9, 8, 6]
+    assert newest_positions(p).tolist() == [9, 8, 6]
     for text in ("u1", "i7", "x"):
         assert p[:, hash64(text) % 6].tolist() == [
             9,
@@ -198,4 +203,4 @@ def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
         ]
     assert positions_of(answers.slice(0, 1)).tolist() == [9]
     assert positions_of(answers.drop_columns(["positions"])).tolist() == [9, 8, 6]
-    assert widen_positions(joined([3, 4]), 2).tolist() == [[3, 3], [4, 4]]
+    assert widen_positions(stack_positions([3, 4]), 2).tolist() == [[3, 3], [4, 4]]

@@ -27,13 +27,13 @@ from tailorbird.features.sampled import (
     draw_sample,
     read_sample,
     requests_of,
+    required_events,
     unselective_columns,
-    wanted,
 )
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.serving.metrics import Metrics
-from tailorbird.stream import Block, answers_path, open_writer
+from tailorbird.stream import Block, open_writer, response_log_path
 
 PROFILE = '{"category":"c1"}'
 USER, ITEM = entity("user"), entity("item")
@@ -93,7 +93,7 @@ class Shop:
         ) as worker:
             worker.step()
         self.reader = Reader(folder / "state", FEATURES)
-        self.answers = open_writer(answers_path(folder, "serve-1"), partition="serve-1")
+        self.answers = open_writer(response_log_path(folder, "serve-1"), partition="serve-1")
 
     def answer(self, number: int, *, wrong: bool = False, person: str = "u1") -> None:
         items = ["i0", "i1", "i2"]
@@ -152,7 +152,8 @@ def sampled(shop: Shop, lake: Lake, reader: Reader):
         FEATURES,
         reads,
         History(
-            FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))
+            FEATURES,
+            lake.table("events", event_columns(FEATURES), required_events(FEATURES, requests)),
         ).rows(requests),
     )
 
@@ -202,7 +203,7 @@ def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
     )
     drawn = draw_sample(lake, 1, now=shop.now)
     requests = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
-    filtered = lake.table("events", where=wanted(alone, requests))
+    filtered = lake.table("events", where=required_events(alone, requests))
     assert set(filtered["person"].to_pylist()) == {drawn.requests[0].person, None}
     assert set(
         filtered.filter(np.equal(filtered["type"].to_numpy(zero_copy_only=False), "item"))[
@@ -210,9 +211,9 @@ def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
         ].to_pylist()
     ) == set(drawn.items[0])
     assert (
-        lake.rows("events", wanted(alone, requests))
+        lake.rows("events", required_events(alone, requests))
         == filtered.num_rows
-        < lake.rows("events", wanted(FEATURES, requests))
+        < lake.rows("events", required_events(FEATURES, requests))
     )
 
 

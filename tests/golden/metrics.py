@@ -11,11 +11,11 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from tests.golden.site import Recorded
 
-from tailorbird.candidates.query import group_of
+from tailorbird.candidates.query import table_group
 from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import CopiesFigures, Figures, Kind
 from tailorbird.health import ProgressEvent
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.collectors import ScoresCollector, role_metrics
 from tailorbird.serving.decisions import CollectorFigures
 from tailorbird.serving.metrics import Metrics
@@ -73,8 +73,8 @@ def _of_server() -> bytes:
     told.watch_features(lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE))
     told.watch_workers(lambda: [_worker()])
     told.watch_copies(lambda: _ONE)
-    told.watch_candidates(lambda: {group_of("popular"): 1}, ["popular"])
-    told.watch_threads(lambda: [Loop("example", lambda: None, every_s=1.0)])
+    told.watch_candidates(lambda: {table_group("popular"): 1}, ["popular"])
+    told.watch_threads(lambda: [PeriodicTask("example", lambda: None, every_s=1.0)])
     lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)
     told.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]
     return told.text()

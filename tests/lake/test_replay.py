@@ -19,14 +19,14 @@ from tailorbird.events.contract import Origin
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.refused import Choice, reasons, samples, slices
+from tailorbird.lake.refused import QuarantineFilter, reasons, samples, slices
 from tailorbird.lake.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 OLD, MENDED = RoutePlan(), RoutePlan(event_types=(*EVENT_TYPES, "video_played"))
-PLAYED = Choice(("unknown_type",))
+PLAYED = QuarantineFilter(("unknown_type",))
 
 
 def played(number: int, **more: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Site:
         return +counts
 
     def replay(
-        self, choice: Choice = PLAYED, plan: RoutePlan = MENDED, **more: Any
+        self, choice: QuarantineFilter = PLAYED, plan: RoutePlan = MENDED, **more: Any
     ) -> ReplayReport:
         return replay(
             self.lake,
@@ -215,10 +215,10 @@ def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_repla
 
 
 def test_only_what_is_chosen_is_sent(site: Site) -> None:
-    assert site.replay(Choice(("unknown_type",), since=NOW + SECOND)).sent == 1
-    assert site.replay(Choice(("bad_id",))).examined == 0
-    assert site.replay(Choice(path="$.properties")).examined == 0
-    assert site.replay(Choice(path="$.type")).sent == 2
+    assert site.replay(QuarantineFilter(("unknown_type",), since=NOW + SECOND)).sent == 1
+    assert site.replay(QuarantineFilter(("bad_id",))).examined == 0
+    assert site.replay(QuarantineFilter(path="$.properties")).examined == 0
+    assert site.replay(QuarantineFilter(path="$.type")).sent == 2
 
 
 def test_what_an_adapter_could_not_read_is_read_again_by_it(
@@ -234,11 +234,11 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(
     }
     site.post(track, {**track, "messageId": "m2", "properties": {}}, format_="segment")
     site.load()
-    assert site.replay(Choice(("missing",))).refused == {"missing": 2}
+    assert site.replay(QuarantineFilter(("missing",))).refused == {"missing": 2}
     monkeypatch.setattr(
         "tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article")
     )  # the adapter, mended
-    report = site.replay(Choice(("missing",)))
+    report = site.replay(QuarantineFilter(("missing",)))
     assert (report.sent, report.refused) == (1, {"missing": 1})
     assert site.load() == {"accepted": 1}
     ((event_id, item),) = [
@@ -272,7 +272,7 @@ def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
         receipt = msgspec.json.encode(Receipt(NOW, "door", "ndjson", "gorse"))
         writer.append([Block("body", 1, msgspec.json.encode({"unread": unread}), receipt)])
     site.load()
-    assert site.replay(Choice(("missing",))).sent == 1
+    assert site.replay(QuarantineFilter(("missing",))).sent == 1
     site.load()
     assert [one["item_id"] for one in site.events("item_id")] == ["i"]
 
@@ -315,7 +315,7 @@ def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that
                 ]
             )
     site.load()
-    assert site.replay(Choice(("missing",))).sent == 2
+    assert site.replay(QuarantineFilter(("missing",))).sent == 2
     site.load()
     received = {
         one["user_id"]: int(one["received_at"].timestamp() * SECOND)
@@ -330,7 +330,7 @@ def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> Non
         two = b",".join(msgspec.json.encode(played(number, type="click")) for number in (1, 2))
         writer.append([Block("body", 1, two, msgspec.json.encode(Receipt(NOW)))])
     site.load()
-    assert site.replay(Choice(("malformed_json",))).refused == {"malformed_json": 1}
+    assert site.replay(QuarantineFilter(("malformed_json",))).refused == {"malformed_json": 1}
 
 
 @pytest.mark.parametrize("rows_max", [1, 2, 3, 7, 100])
@@ -354,7 +354,7 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
-    (summaries,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
+    (summaries,) = reasons(Lake(site.lake), QuarantineFilter(), replayed(site.stream))
     assert (
         summaries.code,
         summaries.rows,
@@ -363,7 +363,7 @@ def test_reasons_have_counts_times_and_fields(site: Site) -> None:
         summaries.last,
     ) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
     assert summaries.paths == {"$.type": 4}
-    assert [row["raw_offset"] for row in samples(Lake(site.lake), Choice(), 2)] == [3, 3]
+    assert [row["raw_offset"] for row in samples(Lake(site.lake), QuarantineFilter(), 2)] == [3, 3]
 
 
 CHILD = """
@@ -412,10 +412,10 @@ def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(
         command, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    after = site.replay(Choice())
+    after = site.replay(QuarantineFilter())
     assert after.before + after.accepted == 12
     assert site.load(MENDED) == {"accepted": 12}  # none was sent twice either
-    assert site.replay(Choice()).sent == 0
+    assert site.replay(QuarantineFilter()).sent == 0
     table = Lake(site.lake).events(["event_id", "raw_partition"])
     assert sorted(table.column("event_id").to_pylist()) == sorted(
         f"e{number}" for number in range(12)

@@ -14,8 +14,8 @@ from tailorbird.errors import ConfigError, LockedError, StorageError
 from tailorbird.events import DAY, SECOND, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.lake import Lake, LakeRole, compaction, delta, tails, verify, version_at
 from tailorbird.lake.ledger import Ledger
-from tailorbird.places import place_of
-from tailorbird.serving.door import Door
+from tailorbird.places import open_storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import read_released
 
@@ -286,7 +286,7 @@ def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkey
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("tailorbird.places.RETRIES", 0)
     with pytest.raises(StorageError) as caught:
-        open_role(tmp_path, place_of(str(bucket), tmp_path))
+        open_role(tmp_path, open_storage(str(bucket), tmp_path))
     assert str(bucket) in str(caught.value)
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value.__cause__)
@@ -302,7 +302,7 @@ def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkey
 )
 def test_an_address_that_cannot_keep_a_lake_is_refused(tmp_path, address, environ, message):
     with pytest.raises(ConfigError, match=message):
-        place_of(address, tmp_path, environ)
+        open_storage(address, tmp_path, environ)
 
 
 def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
@@ -310,10 +310,10 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("tailorbird.places.RETRIES", 0)
-    place = place_of(str(bucket), tmp_path)
+    place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)
-    with Door(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
         Pruner(door, place).look()
         assert (
             door.submit(

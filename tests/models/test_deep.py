@@ -16,9 +16,9 @@ from tailorbird.errors import UsageError  # noqa: E402
 from tailorbird.models.architectures import DEEP, fit, fit_net  # noqa: E402
 from tailorbird.models.deep.batches import Rows, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
-from tailorbird.models.deep.layout import layout  # noqa: E402
+from tailorbird.models.deep.layout import build_layout  # noqa: E402
 from tailorbird.models.deep.model import initialise_net  # noqa: E402
-from tailorbird.models.deep.parameters import settled  # noqa: E402
+from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.export import INPUT, OUTPUT, TOLERANCE  # noqa: E402
 from tailorbird.ranking.onnx_check import check_onnx  # noqa: E402
 
@@ -59,7 +59,7 @@ def test_each_architecture_learns(architecture: str) -> None:
 
 
 def test_the_reference_net_is_as_documented() -> None:
-    parameters = settled("mlp", {})
+    parameters = resolve_parameters("mlp", {})
     layers = initialise_net(LAYOUT, world(500), ["click"], parameters, 7).parts[0].layers
     assert [str(layer).partition("(")[0] for layer in layers] == [
         "Linear",
@@ -104,8 +104,10 @@ def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: 
 )
 def test_layers_without_a_width_are_refused(given: dict) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
-        settled("mmoe", given)
-    assert settled("mmoe", {"tower": []}).tower == (), "a head may read the experts at once"
+        resolve_parameters("mmoe", given)
+    assert resolve_parameters("mmoe", {"tower": []}).tower == (), (
+        "a head may read the experts at once"
+    )
 
 
 @pytest.mark.slow
@@ -174,7 +176,7 @@ def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
 
     rows, later = visits(12_000), visits(4_000)
     parameters = {"rate": 1e-2, "epochs": 4, "dropout": 0.0, "threads": 1}
-    of_ids = layout(["person"], {"person": 6_002})
+    of_ids = build_layout(["person"], {"person": 6_002})
     curve = fit("mlp", parameters, of_ids, rows, later).curve
     assert curve["train"][3] < curve["train"][0] - 0.05
     assert curve["validation"][3] > curve["validation"][0] + 0.05

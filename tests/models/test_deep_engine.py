@@ -22,8 +22,8 @@ from tests.models.deep import LAYOUT, world  # noqa: E402
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import PartRows, epoch_batches, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import FILE, weights  # noqa: E402
-from tailorbird.models.deep.logs import EventLog, grouped, log_to_mlflow  # noqa: E402
-from tailorbird.models.deep.model import Deep  # noqa: E402
+from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
+from tailorbird.models.deep.model import DeepModel  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
 
 
@@ -34,7 +34,7 @@ def parts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def same_bits(one: Deep, other: Deep) -> bool:
+def same_bits(one: DeepModel, other: DeepModel) -> bool:
     one_weights, other_weights = weights(one.net), weights(other.net)
     return one_weights.keys() == other_weights.keys() and all(
         np.array_equal(one_weights[name], other_weights[name]) for name in one_weights
@@ -197,7 +197,7 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_file_loader", reason="needs tensorboard"
     )
     log = EventLog(tmp_path / "logs", now=lambda: 1_700_000_000.5)
-    log.scalars(1, grouped({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
+    log.scalars(1, group_tags({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
     log.scalars(300, {"loss/train": 0.125})
     version, first, second = loader.EventFileLoader(str(log.path)).Load()
     assert version.file_version == "brain.Event:2"

@@ -16,15 +16,15 @@ from tailorbird.errors import DamageError, UsageError  # noqa: E402
 from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
-from tailorbird.models.deep.parameters import settled  # noqa: E402
+from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.deep.warm import (  # noqa: E402
-    Warm,
-    begin,
+    WarmState,
     clear_series,
     load_warm,
     read_newest_meta,
     save_warm,
     series_name,
+    warm_start,
 )
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
@@ -33,9 +33,9 @@ OLD = np.arange(100, 148, dtype=np.uint64)  # 48 ids behind missing and unknown
 ITEMS = np.arange(500, 530, dtype=np.uint64)  # 30 of 40 codes; 8 are buckets
 
 
-def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
+def state(layout: Layout = LAYOUT, until: int = 1) -> WarmState:
     model = fit_net("mmoe", SMALL, layout, world(2_000), world(500, seed=1)).deep
-    return Warm(
+    return WarmState(
         "mmoe",
         model.parameters,
         model.heads,
@@ -58,7 +58,7 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
     assert warm is not None
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
-    start = begin(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
+    start = warm_start(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
     assert (start.new, start.gone) == (1, 46)
     old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new, old[[0, 1, 2 + 47, 2, 1]])
@@ -79,26 +79,26 @@ def new_codes(start) -> np.ndarray:
 
 def test_nets_of_another_shape_are_of_another_series() -> None:
     heads = ("click", "buy")
-    mine = series_name("mmoe", settled("mmoe", {}), LAYOUT, heads)
+    mine = series_name("mmoe", resolve_parameters("mmoe", {}), LAYOUT, heads)
     assert (
         series_name(
             "mmoe",
-            settled("mmoe", {"rate": 0.1, "epochs": 3}),
+            resolve_parameters("mmoe", {"rate": 0.1, "epochs": 3}),
             replace(LAYOUT, codes={PLACE: 7}),
             heads,
         )
         == mine
     )
     other_series = [
-        series_name("shared", settled("mmoe", {}), LAYOUT, heads),
-        series_name("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
+        series_name("shared", resolve_parameters("mmoe", {}), LAYOUT, heads),
+        series_name("mmoe", resolve_parameters("mmoe", {"hidden": [8]}), LAYOUT, heads),
         series_name(
             "mmoe",
-            settled("mmoe", {}),
+            resolve_parameters("mmoe", {}),
             replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])),
             heads,
         ),
-        series_name("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
+        series_name("mmoe", resolve_parameters("mmoe", {}), LAYOUT, heads[::-1]),
     ]
     assert len({mine, *other_series}) == 5
 
@@ -119,7 +119,7 @@ def test_it_begins_where_the_last_one_ended() -> None:
     """One epoch from warm weights is better than one from scratch."""
     rows, later = world(6_000, seed=5), world(3_000, seed=6)
     first = fit_net("dcn", {**SMALL, "epochs": 4, "rate": 3e-3}, LAYOUT, world(10_000), later).deep
-    warm = Warm(
+    warm = WarmState(
         "dcn",
         first.parameters,
         first.heads,
@@ -128,7 +128,7 @@ def test_it_begins_where_the_last_one_ended() -> None:
         weights(first.net),
         1,
     )
-    start = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
+    start = warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
     ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, start.layout, rows, later, begin=start.weights)
     scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
     assert ours.curve["validation"][0] < scratch.curve["validation"][0] - 0.01
@@ -155,8 +155,8 @@ def test_other_columns_or_heads_are_refused() -> None:
     warm = state()
     keys = {PLACE: OLD, 8: ITEMS}
     with pytest.raises(UsageError, match="the columns have changed"):
-        begin(warm, replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), keys, warm.heads)
+        warm_start(warm, replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), keys, warm.heads)
     with pytest.raises(UsageError, match="the heads have changed"):
-        begin(warm, LAYOUT, keys, ("click",))
+        warm_start(warm, LAYOUT, keys, ("click",))
     with pytest.raises(UsageError, match="other buckets"):
-        begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS[:20]}, warm.heads)
+        warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS[:20]}, warm.heads)

@@ -19,8 +19,8 @@ from tailorbird.monitoring.canary import (
     SHARES,
     GuardRails,
     VersionFigures,
-    figures,
-    judge,
+    decide_canary,
+    measure_version,
 )
 from tailorbird.platform.canary import share_since
 from tailorbird.registry import Registry
@@ -56,15 +56,17 @@ def test_guard_rails_are_set_in_the_projects_file():
     assert GuardRails(**msgspec.structs.asdict(CanarySection())) == GUARD_RAILS
     slow = version("v0002", latency=8.0)
     assert (
-        judge(slow, CHAMPION, 0.05).action,
-        judge(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
+        decide_canary(slow, CHAMPION, 0.05).action,
+        decide_canary(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
     ) == ("end", "advance")
 
 
 def test_one_that_is_as_good_continues_step_by_step_to_everyone():
     share, taken = SHARES[0], []
     while share < 1:
-        verdict = judge(version("v0002", answers=40_000), version("v1", answers=40_000), share)
+        verdict = decide_canary(
+            version("v0002", answers=40_000), version("v1", answers=40_000), share
+        )
         taken.append(verdict.action)
         share = verdict.share
     assert taken == ["advance", "advance", "advance", "promote"]
@@ -100,30 +102,32 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     ],
 )
 def test_one_that_is_worse_is_ended_and_the_reason_reported(canary, reason):
-    verdict = judge(canary, CHAMPION, 0.05)
+    verdict = decide_canary(canary, CHAMPION, 0.05)
     assert (verdict.action, verdict.share) == ("end", 0.0)
     assert reason in verdict.reason
 
 
 def test_one_that_no_server_serves_is_reported():
     unserved = VersionFigures("v0002", 0, 0, 0, float("nan"), Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0))
-    assert "0 answers of the canary's at 5%" in judge(unserved, CHAMPION, 0.05).reason, (
+    assert "0 answers of the canary's at 5%" in decide_canary(unserved, CHAMPION, 0.05).reason, (
         "the champion has 4,000, of which 200 would be its"
     )
-    verdict = judge(unserved, CHAMPION, 0.2)
+    verdict = decide_canary(unserved, CHAMPION, 0.2)
     assert verdict.action == "wait"
     assert "servers refuse it, or wait for its features" in verdict.reason
 
 
 def test_it_waits_for_missing_data():
     assert (
-        judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
+        decide_canary(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
         == "wait"
     )
     few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))
-    assert judge(few, CHAMPION, 0.05).action == "wait"
+    assert decide_canary(few, CHAMPION, 0.05).action == "wait"
     slow_but_few = version("v0002", failed=3)
-    assert judge(slow_but_few, CHAMPION, 0.05).action != "end", "three of 4,000 may be chance"
+    assert decide_canary(slow_but_few, CHAMPION, 0.05).action != "end", (
+        "three of 4,000 may be chance"
+    )
 
 
 def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_checks():
@@ -131,7 +135,7 @@ def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_chec
     for _ in range(100):
         clicks = [draw.binomial(10, 0.1, 6_000).astype(float) for _ in range(2)]
         for users in range(300, 6_000, 300):
-            verdict = judge(
+            verdict = decide_canary(
                 *(
                     version_of(name, x[:users])
                     for name, x in zip(("v0002", "v0001"), clicks, strict=True)
@@ -211,7 +215,9 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
             events.schema.get_field_index(name), name, events[name].cast(pa.string())
         )
     by_slot = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
-    canary, champion = (figures(events, answers, name, **by_slot) for name in ("v0002", "v0001"))
+    canary, champion = (
+        measure_version(events, answers, name, **by_slot) for name in ("v0002", "v0001")
+    )
     assert (canary.answers, canary.failed, canary.not_finite) == (2, 1, 1)
     assert (canary.clicks.x, canary.clicks.y) == (1.0, 2.0)
     assert (champion.answers, champion.failed, champion.clicks.y) == (1, 0, 1.0)

@@ -347,7 +347,7 @@ def test_without_days_before_shifts_are_not_judged(good):
 def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
     folder = tmp_path / "checks"
     for day in (LAST - 1, LAST):
-        page = daily.keep(
+        page = daily.save_report(
             folder,
             daily.run_day(
                 good,
@@ -357,7 +357,7 @@ def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
                 lambda number: [Check("features", "failed", 1, 0, "<b>")],
             ),
         )
-    assert [report.day for report in daily.history(folder)] == ["2024-10-12", "2024-10-11"]
+    assert [report.day for report in daily.read_reports(folder)] == ["2024-10-12", "2024-10-11"]
     text = page.read_text()
     assert "2024-10-11" in text
     assert "&lt;b&gt;" in text
@@ -373,19 +373,19 @@ def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
 
 def test_a_day_checked_by_hand_in_progress_is_checked_again_when_it_is_over(tmp_path, good):
     folder = tmp_path / "checks"
-    daily.keep(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS))
+    daily.save_report(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS))
     assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
-    daily.keep(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS))
+    daily.save_report(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS))
     assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
 
 
 def test_a_run_by_hand_uses_no_alert_from_the_schedule(tmp_path):
-    assert daily.owed(tmp_path, FAILING, "a-program")
-    assert not daily.owed(tmp_path, FAILING, ""), "nobody is to be told"
+    assert daily.is_alert_due(tmp_path, FAILING, "a-program")
+    assert not daily.is_alert_due(tmp_path, FAILING, ""), "nobody is to be told"
     for untold in (True, False):
-        daily.keep(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
-        assert daily.owed(tmp_path, FAILING, "a-program") is untold
-    assert not daily.owed(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
+        daily.save_report(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
+        assert daily.is_alert_due(tmp_path, FAILING, "a-program") is untold
+    assert not daily.is_alert_due(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
 
 
 FAILING = daily.DayReport(
@@ -399,15 +399,15 @@ def test_a_command_is_alerted_of_a_failure(tmp_path):
         f'{sys.executable} -c "import sys; open({str(alert_file)!r}, '
         "'w').write(sys.stdin.read())\""
     )
-    assert daily.alert(command, FAILING) == ""
+    assert daily.send_alert(command, FAILING) == ""
     assert msgspec.json.decode(alert_file.read_bytes(), type=daily.DayReport) == FAILING
     alert_file.unlink()
-    assert daily.alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
+    assert daily.send_alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
     assert not alert_file.exists(), "nothing failed"
-    assert "status 3; it is started without a shell" in daily.alert(
+    assert "status 3; it is started without a shell" in daily.send_alert(
         f'{sys.executable} -c "raise SystemExit(3)"', FAILING
     )
-    assert "did not go out" in daily.alert("no-such-program-anywhere", FAILING)
+    assert "did not go out" in daily.send_alert("no-such-program-anywhere", FAILING)
 
 
 def test_a_url_is_alerted_of_a_failure():
@@ -426,13 +426,14 @@ def test_a_url_is_alerted_of_a_failure():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         assert (
-            daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING) == ""
+            daily.send_alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
+            == ""
         )
     finally:
         server.shutdown()
         server.server_close()
     assert msgspec.json.decode(got[0])["checks"][0]["told"] == "a row is missing"
-    failed = daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
+    failed = daily.send_alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
     assert failed
     assert "secret" not in failed
 
@@ -441,7 +442,7 @@ def test_a_url_is_alerted_of_a_failure():
 def test_the_schedule_checks_yesterday_and_missed_days_once_and_alerts(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
-        daily.keep(
+        daily.save_report(
             tmp_path / "checks",
             daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY + HOUR), ROWS, []),
         )
@@ -460,7 +461,7 @@ def test_the_schedule_checks_yesterday_and_missed_days_once_and_alerts(tmp_path)
         if (
             alert_file.exists()
             and alert_file.read_text()
-            and len(daily.history(tmp_path / "checks")) == 7
+            and len(daily.read_reports(tmp_path / "checks")) == 7
         ):
             break
         waited.wait(0.05)
@@ -470,7 +471,7 @@ def test_the_schedule_checks_yesterday_and_missed_days_once_and_alerts(tmp_path)
     assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == [
         "gaps"
     ]
-    assert [report.day for report in daily.history(tmp_path / "checks")] == [
+    assert [report.day for report in daily.read_reports(tmp_path / "checks")] == [
         f"2024-10-{day:02}" for day in range(12, 5, -1)
     ]
 
@@ -550,14 +551,17 @@ def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
         good,
         folder,
         "no-such-program-anywhere",
-        lambda: any(report.untold for report in daily.history(folder)),
+        lambda: any(report.untold for report in daily.read_reports(folder)),
     )
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
     )
     watched(
-        good, folder, command, lambda: not any(report.untold for report in daily.history(folder))
+        good,
+        folder,
+        command,
+        lambda: not any(report.untold for report in daily.read_reports(folder)),
     )
     assert "2024-10-13" in {
         msgspec.json.decode(line, type=daily.DayReport).day
@@ -582,7 +586,7 @@ def test_an_alert_is_sent_though_the_role_is_killed_while_it_does(tmp_path, good
     kills = f'{sys.executable} -c "import os; os.kill(os.getppid(), 9)"'
     role = [sys.executable, "-c", _WATCH, str(good.path), str(folder), kills]
     assert subprocess.run(role, env=environment(), timeout=120, check=False).returncode == -9
-    assert [report.day for report in daily.history(folder)] == ["2024-10-13"]
+    assert [report.day for report in daily.read_reports(folder)] == ["2024-10-13"]
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
@@ -591,7 +595,9 @@ def test_an_alert_is_sent_though_the_role_is_killed_while_it_does(tmp_path, good
         good,
         folder,
         command,
-        lambda: alert_file.exists() and not any(report.untold for report in daily.history(folder)),
+        lambda: (
+            alert_file.exists() and not any(report.untold for report in daily.read_reports(folder))
+        ),
     )
     assert "2024-10-13" in {
         msgspec.json.decode(line, type=daily.DayReport).day
@@ -609,8 +615,9 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         (LAST - 9, (LAST + 1) * DAY + 2 * HOUR),
     ):
         report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
-        daily.keep(
-            folder, msgspec.structs.replace(report, untold=daily.owed(folder, report, "a-program"))
+        daily.save_report(
+            folder,
+            msgspec.structs.replace(report, untold=daily.is_alert_due(folder, report, "a-program")),
         )
     command = (
         f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
@@ -621,7 +628,9 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
         good,
         folder,
         command,
-        lambda: not any(report.untold for report in daily.history(folder) if report.day == last),
+        lambda: (
+            not any(report.untold for report in daily.read_reports(folder) if report.day == last)
+        ),
     )
     days = {
         msgspec.json.decode(line, type=daily.DayReport).day

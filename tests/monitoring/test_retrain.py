@@ -13,7 +13,7 @@ from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
-from tailorbird.monitoring import Trigger, decide, decide_from_steps
+from tailorbird.monitoring import Trigger, decide_from_steps, decide_retrain
 from tailorbird.monitoring.retrain import Step, scan_threshold
 
 TRIGGER = Trigger("home", "model", "popular", false_alarm=0.05, periods_max=30)
@@ -141,7 +141,7 @@ def routed(rates_by_day, people=120, seed=0):
 
 def watch(events, control="popular", **more):
     trigger = Trigger("home", "model", control, experiment="test", period=6 * HOUR, **more)
-    return decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
+    return decide_retrain(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
 
 
 def test_a_fallen_lift_in_events_triggers_retraining():
@@ -167,7 +167,7 @@ def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_
 def test_only_periods_that_have_ended_are_judged():
     events = routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.02}] * 2)
     trigger = Trigger("home", "model", "popular", period=DAY, clicks_min=10)
-    early = decide(
+    early = decide_retrain(
         events,
         trigger,
         reference_from=START,
@@ -175,7 +175,7 @@ def test_only_periods_that_have_ended_are_judged():
         until=START + 4 * DAY - HOUR,
     )
     assert early.periods == 0
-    later = decide(
+    later = decide_retrain(
         events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY
     )
     assert later.periods == 1
@@ -190,4 +190,4 @@ def test_thin_periods_are_joined():
 
 def test_a_reference_that_ends_before_it_begins_is_refused():
     with pytest.raises(UsageError, match="ends after it begins"):
-        decide(routed([]), TRIGGER, reference_from=START, reference_to=START)
+        decide_retrain(routed([]), TRIGGER, reference_from=START, reference_to=START)

@@ -33,7 +33,7 @@ from tailorbird.features.worker import FeatureWorker
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import People, SearchReport, search_project
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.score_log import KIND, Scored, encode_scores
 from tailorbird.stream import Block, open_reader, open_writer, scores_path
@@ -117,7 +117,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     history.write_text("\n".join(json.dumps(event) for event in past(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps(item_events()).encode())

@@ -19,7 +19,7 @@ from tests.stream.brokers import broker, needs_kafka
 
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
-from tailorbird.places import place_of
+from tailorbird.places import open_storage
 from tailorbird.privacy import erase
 
 pytestmark = [needs_kafka, needs_valkey, pytest.mark.slow]
@@ -74,7 +74,7 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
 ) -> None:
     project, (user, other) = site.project, site.users
     publish(site)
-    bucket = place_of(f"s3://{BUCKET}/shop/lake", Path())
+    bucket = open_storage(f"s3://{BUCKET}/shop/lake", Path())
     assert not (project.paths.data / "lake").exists()
     asking = (
         tmp_path / "asking" / "shop"

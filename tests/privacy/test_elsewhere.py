@@ -28,7 +28,7 @@ from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_writer, raw_path
 
 COMPARED = [
@@ -97,7 +97,7 @@ def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
 
 def more(project: Project, event: dict) -> None:
     with (
-        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps(event).encode())

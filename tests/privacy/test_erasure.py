@@ -26,7 +26,7 @@ from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 
 pytestmark = pytest.mark.slow
 OTHERS = [f"other-user-{number:03d}" for number in range(24)]
@@ -133,7 +133,9 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
     assert erase(project, [user], CLOCK).clean
     assert left_of(root, user.encode()) == []
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+        EventCollector(
+            project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        ) as door,
         Roles(project, CLOCK) as roles,
     ):
         clicks = [

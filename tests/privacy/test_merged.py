@@ -14,7 +14,7 @@ from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream.importer import import_files
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
     assert Lake(project.paths.lake).events(["type"])["type"].to_pylist().count("merge") == 4
     assert verify(project.paths.lake).clean
     old = {**merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
     ) as door:
         door.submit(
@@ -104,7 +104,7 @@ def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: 
     assert people_of(project) == {"frank-6": 2, "grace-7": 2}
     assert erase(project, ["grace-7"], CLOCK).clean
     assert verify(project.paths.lake).clean
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
     ) as door:
         door.submit(json.dumps(click("e3", "ellen-5")).encode())

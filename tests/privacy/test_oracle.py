@@ -22,7 +22,7 @@ from tailorbird.lake import Lake
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream.importer import import_files
 
@@ -58,7 +58,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     history.unlink()
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         roles.drain()
@@ -168,7 +168,7 @@ def test_only_answers_with_a_touched_item_are_exempt(
     ]
     left = click("left", "leaver-4711", item_id=touched)
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps([*item_events(), *clicks, left]).encode())

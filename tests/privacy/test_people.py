@@ -16,7 +16,7 @@ from tests.faults.roles import make_project, until
 from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, left_of, make_site
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.erasures import READ_LOCK, reading
+from tailorbird.config.erasures import READ_LOCK, hold_off_erasures
 from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
@@ -24,7 +24,7 @@ from tailorbird.lock import FileLock
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.privacy.people import pseudonymise_ids
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import IMPORTS, open_writer, raw_path
 from tailorbird.stream.importer import import_files
 
@@ -50,7 +50,7 @@ def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
     if settings:
         (root / "tailorbird.toml").write_text(settings)
     project = open_project(root)
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
     ) as door:
         told = door.submit(json.dumps(events).encode())
@@ -125,7 +125,7 @@ def test_a_shared_device_is_erased_whole(tmp_path: Path) -> None:
     assert left_of(project.root, b"anna-7755", b"tablet-1") == []
     assert people_of(project)["bert-8866"] == 2
     assert sum(people_of(project).values()) == 7
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
     ) as door:
         late = [click("e1", visitor="tablet-1", ts=CLOCK.now() - HOUR), click("e5", "bert-8866")]
@@ -187,7 +187,7 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
     project = sent(tmp_path, events)
     (project.root / "tailorbird.toml").write_text(f'[events]\npseudonym_key = "{"k" * 40}"\n')
     project = open_project(project.root)
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()
     ) as door:
         door.submit(json.dumps(click("e4", "u1-plain")).encode())
@@ -282,7 +282,7 @@ def test_all_that_is_held_is_told(shop: Site) -> None:
 
 def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
     project = shop.project
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         door.submit(json.dumps(click("waits", shop.users[1])).encode())
     waiting = [
         record
@@ -322,7 +322,7 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
     commands = [["-C", str(shop.root), *words] for words in commands]
     for folder in folders:
         folder.mkdir()
-    with reading(data), reading(data):
+    with hold_off_erasures(data), hold_off_erasures(data):
         (alone,) = run(shop.root, [["erase", user, "--yes"]], tmp_path / "alone")
     refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
     erasing = FileLock(data / "run" / READ_LOCK)
@@ -527,7 +527,7 @@ def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path
         click("e3", "bert-88", **about),
         click("e4", "anna-7755"),
     ]
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         door.submit(json.dumps(rows).encode())
     waiting = list(export_person(project, ["anna-7755"], CLOCK))
     with Roles(project, CLOCK) as roles:
@@ -667,7 +667,7 @@ def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
         (root / "tailorbird.toml").write_text(f'[project]\ndata = "{elsewhere}"\n')
     project = open_project(root)
     with (
-        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())

@@ -17,7 +17,7 @@ from tailorbird.events import HOUR
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.score_log import ScoreFeed, scores_address
 from tailorbird.serving.scoring import ScoreRole
 
@@ -39,7 +39,9 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
         if not begun:
             role.step()  # begins where the routed log ends
         with (
-            Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+            EventCollector(
+                project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+            ) as door,
             Roles(project, CLOCK) as roles,
         ):
             events = [

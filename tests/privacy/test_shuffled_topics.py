@@ -13,10 +13,10 @@ from tests.privacy.test_topics import on
 from tests.stream.brokers import broker, needs_kafka
 
 from tailorbird.config import Project
-from tailorbird.config.schemas import required_offsets, shuffled, worker_log
+from tailorbird.config.schemas import required_offsets, shuffled_logs, worker_log
 from tailorbird.errors import LockedError
 from tailorbird.features.erase import remake_state
-from tailorbird.features.keypart import WHOLE, all_parts
+from tailorbird.features.keypart import ALL_KEYS, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
@@ -24,7 +24,7 @@ from tailorbird.lake import verify
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.router import open_router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import Address, Block, open_reader, open_writer
 
 pytestmark = needs_kafka
@@ -87,7 +87,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         for name, data in in_topics(project)
         if CANARY in data
     } >= {f"{features.schema_hash}-{count}" for count in (WORKERS, 3)}
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     ends = [rows_of(log)[1] for log in logs]
     (tmp_path / "other-machine").mkdir()
     elsewhere = type(project.stream)(project.stream.cluster, tmp_path / "other-machine").shuffled(
@@ -111,7 +111,9 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it
     # alone.
-    with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+    with EventCollector(
+        project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+    ) as door:
         again = [
             {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
         ]
@@ -152,7 +154,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         project.routed,
         clock=CLOCK,
         entities_max=1_000_000,
-        part=WHOLE,
+        part=ALL_KEYS,
     )
     assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
     assert verify(project.paths.lake).clean

@@ -15,11 +15,11 @@ from tailorbird.events import DAY, HOUR, Receipt
 from tailorbird.events.contract import ERASED
 from tailorbird.events.suppression import FILE, KEY_FILE, MARK, SuppressionList
 from tailorbird.lake import Lake, verify
-from tailorbird.lake.refused import Choice
+from tailorbird.lake.refused import QuarantineFilter
 from tailorbird.lake.replay import replay
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream.importer import import_files
 
 AT = 1_795_000_000_000_000
@@ -51,7 +51,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
     site, _ = erased
     project = site.project
     before = Lake(project.paths.lake).count("events")
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
     ) as door:
         sent = [
@@ -69,7 +69,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
         bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
         told = [door.submit(*body) for body in bodies]
         assert set(door.figures().refused) == {"erased"}, "which only the operator is told"
-    with Door(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
         assert told == [door.submit(*body) for body in bodies], (
             "nobody can ask whether somebody was erased"
         )
@@ -90,7 +90,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
     replay(
         project.paths.lake,
         project.paths.stream,
-        Choice(("erased", "unknown_type")),
+        QuarantineFilter(("erased", "unknown_type")),
         plan=project.plan,
         clock=CLOCK,
     )

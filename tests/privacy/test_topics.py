@@ -40,7 +40,7 @@ from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person, is_unfinished
 from tailorbird.router import open_router
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import Block, open_writer, sqlite
 from tailorbird.stream.kafka import emptied, marker
 
@@ -126,7 +126,9 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert states(project) == rebuilt_states(project)
 
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+        EventCollector(
+            project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        ) as door,
         Roles(project, CLOCK) as roles,
     ):
         old = [{**event, "ts": event.get("ts", 1)} for event in present(site.users[0])]
@@ -150,11 +152,11 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
     assert SuppressionList.load(other.paths.data).encoded() == project.stopped().encoded()
     open_router(other.stream, other.plan, clock=CLOCK).close()
-    marker.mark(project.stream.cluster, "here")
+    marker.set_marker(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
         apply_remote_erasures(other)
     with pytest.raises(NotReadyError, match="another erasure"):
-        marker.mark(project.stream.cluster, "there")
+        marker.set_marker(project.stream.cluster, "there")
     assert marker.clear_marker(project.stream.cluster, "here")
     ours, theirs = (sorted(map(tables, each.stream.index_paths())) for each in (project, other))
     assert ours == theirs, "a router that starts elsewhere has the same tables"
@@ -174,7 +176,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         ]
         guest, other = "guest-of-many", "other-user-003"
         with (
-            Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+            EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
             Roles(project, CLOCK) as roles,
         ):
             for number, events in enumerate(
@@ -214,7 +216,9 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         assert Lake(project.paths.lake).count("events") == count
         assert states(project) == rebuilt_states(project)
         with (
-            Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+            EventCollector(
+                project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+            ) as door,
             Roles(project, CLOCK) as roles,
         ):
             door.submit(
@@ -255,7 +259,7 @@ def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
         project = site.project
         stream = type(project.stream)(project.stream.cluster, tmp_path / "other-machine")
         stream.folder.mkdir()
-        with Door(stream, "serve-1", project.plan, CLOCK) as door:
+        with EventCollector(stream, "serve-1", project.plan, CLOCK) as door:
             assert door.submit(json.dumps(present("other-user-001")).encode())
             with pytest.raises(NotReadyError, match="not yet in the lake"):
                 erase(project, site.users, CLOCK)
@@ -353,8 +357,8 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
         assert not isinstance(project.stream, Path)
         cluster = project.stream.cluster
         assert run(project, "erase.marked=kill", user) == -9
-        emptied.delete(cluster, cluster.marker)
-        marker.mark(cluster, "another")
+        emptied.delete_topic(cluster, cluster.marker)
+        marker.set_marker(cluster, "another")
         for _ in range(2):
             told = erase_command(project, user)
             assert (

@@ -16,13 +16,13 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.config import open_project
 from tailorbird.events import RoutePlan
-from tailorbird.router.deciding import find_outdated_routers, noted
+from tailorbird.router.deciding import find_outdated_routers, register_router
 
 
 def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) -> None:
     plan = RoutePlan()
     more = msgspec.structs.replace(plan, event_types=(*plan.event_types, "video_played"))
-    with noted(tmp_path, plan):
+    with register_router(tmp_path, plan):
         assert find_outdated_routers(tmp_path, more) == [os.getpid()]
         assert (
             find_outdated_routers(
@@ -71,9 +71,9 @@ def test_nothing_is_sent_to_be_refused_again(tmp_path: Path) -> None:
     toml = project.root / "tailorbird.toml"
     toml.write_text(re.sub(r"(?m)^types = .*$", 'types = ["video_played"]', toml.read_text()))
     replay = ("-C", project.root, "lake", "replay", "--reason", "unknown_type")
-    with noted(project.paths.run, before):
+    with register_router(project.paths.run, before):
         refused = tailorbird(*replay)
         assert refused.returncode != 0
         assert "stop `tailorbird up`, start it again" in refused.stderr
-    with noted(project.paths.run, open_project(project.root).plan):
+    with register_router(project.paths.run, open_project(project.root).plan):
         assert tailorbird(*replay).returncode == 0

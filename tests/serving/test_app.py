@@ -17,7 +17,7 @@ from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter, require_safe_bind
 from tailorbird.serving.app import ROUTES, create_app, route
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.messages import (
@@ -121,7 +121,7 @@ class PromptChurn:
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(
             Prompt(),
             door,
@@ -548,7 +548,7 @@ def test_segments_libraries_work_unchanged(client, kind):
 
 
 def test_segments_key_is_that_of_basic_authorisation(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         keys = Keys(write=[READ_KEY])
         with TestClient(
             create_app(Service(Prompt(), door, keys=keys)), base_url="http://127.0.0.1:8642"

@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check
 from tailorbird.serving.access import require_safe_bind
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
@@ -59,7 +59,7 @@ INVENTED = [
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(Prompt(), door)
 
 

@@ -13,10 +13,10 @@ from tests.serving.test_app import Prompt
 from tailorbird.errors import UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SystemClock
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.lake.replay import Choice, replay
+from tailorbird.lake.replay import QuarantineFilter, replay
 from tailorbird.router import Router
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys
@@ -46,7 +46,7 @@ def site(tmp_path_factory):
         | ({"origin": ORIGIN} if name in BROWSERS else {})
         for name, (token, _) in keys.items()
     }
-    with Door(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
+    with EventCollector(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
         service = Service(Prompt(), door, Keys(file=file))
         app = create_app(service, gorse_routes(service, "home"))
         with TestClient(app, base_url="http://127.0.0.1") as client:
@@ -155,7 +155,7 @@ def test_nor_are_the_routes_of_gorse(site, holder, path, body):
 def test_what_was_refused_is_kept_and_no_replay_lets_it_in(tmp_path):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     rows = [event(name) for name in TYPES]
-    with Door(stream, "serve-1", PLAN, SystemClock()) as door:
+    with EventCollector(stream, "serve-1", PLAN, SystemClock()) as door:
         door.submit(msgspec.json.encode(rows), source="browser")
     with Router(stream, PLAN, clock=SystemClock()) as router:
         assert router.step().quarantined == len(NEVER) + 1
@@ -167,7 +167,9 @@ def test_what_was_refused_is_kept_and_no_replay_lets_it_in(tmp_path):
     assert {json.loads(row["body"])["event_id"] for row in quarantined} == {
         f"{name}-0" for name in (*NEVER, "identify")
     }
-    report = replay(lake, stream, Choice(reasons=("browser_key",)), plan=PLAN, clock=SystemClock())
+    report = replay(
+        lake, stream, QuarantineFilter(reasons=("browser_key",)), plan=PLAN, clock=SystemClock()
+    )
     assert (report.examined, report.sent, report.refused) == (
         len(NEVER) + 1,
         0,

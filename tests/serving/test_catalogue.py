@@ -11,7 +11,7 @@ from tailorbird.events import MINUTE, SECOND, RoutePlan, SystemClock
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.router import Router
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import routed_path
 
 
@@ -114,7 +114,7 @@ class Site:
     def __init__(self, folder):
         self.clicks = 0
         clock, plan = SystemClock(), RoutePlan()
-        self.collector = Door(folder, "serve-1", plan, clock)
+        self.collector = EventCollector(folder, "serve-1", plan, clock)
         self.router = Router(folder, plan, clock=clock)
         self.catalogue = Catalogue(routed_path(folder))
 

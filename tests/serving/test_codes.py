@@ -16,7 +16,7 @@ from tailorbird.events import RoutePlan, SystemClock, contract
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
@@ -53,7 +53,7 @@ def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
 @pytest.mark.parametrize("code", BAD)
 def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> None:
     body = BAD[code] if isinstance(BAD[code], bytes) else msgspec.json.encode(BAD[code])
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         service, headers = Service(Prompt(), door), {}
         if code == "browser_key":
             token, _ = create_key(

@@ -13,7 +13,7 @@ from tests.stream.brokers import OPTIONS, needs_kafka
 from tailorbird.errors import DamageError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.decisions import BusyError, ClosedError
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader
 from tailorbird.stream.lag import LagMeter
 from tailorbird.stream.released import FILE
@@ -43,7 +43,7 @@ def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
 
 
 def door_on(stream, **settings):
-    return Door(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
+    return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
 
 
 def click(event_id, anonymous_id="a1"):

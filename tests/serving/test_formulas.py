@@ -15,7 +15,7 @@ from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry, read_formulas
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.formulas import LiveFormulas, set_formula
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import RecommendQuery
@@ -93,7 +93,9 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
 def test_an_admin_changes_it_over_http(registry, tmp_path, features):
     formulas = LiveFormulas(registry, SLOTS)
     pipeline = pipeline_of(registry, features, None, formulas)
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(shop.NOW)) as door:
+    with EventCollector(
+        tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(shop.NOW)
+    ) as door:
         service = Service(pipeline, door, formulas=formulas)
         client = TestClient(create_app(service), base_url="http://localhost")
         put = client.put("/v1/formulas/home", json={"formula": "2*click", "why": "a try"})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from benchmarks.freshness import Found, clicked, measured
+from benchmarks.freshness import Latencies, clicked, measured
 
 REFLECTED_AFTER_S = 0.3
 
@@ -81,7 +81,7 @@ def test_an_answer_that_only_lacks_what_it_knows_of_people_does_not_count(port: 
 
 
 def test_the_share_of_the_worst_is_told() -> None:
-    summary = Found(ms=[float(n) for n in range(1, 101)], asked=[2] * 100).plain()
+    summary = Latencies(ms=[float(n) for n in range(1, 101)], asked=[2] * 100).plain()
     assert (summary["p50_ms"], summary["p99_ms"], summary["max_ms"]) == (50.5, 99.0, 100.0)
 
 

@@ -20,7 +20,7 @@ from tests.serving import shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check, contract
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
@@ -111,7 +111,7 @@ def stream(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(stream, features, bundle):
     clock = SystemClock()
-    with Door(stream, "serve-1", RoutePlan(), clock) as door:
+    with EventCollector(stream, "serve-1", RoutePlan(), clock) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
             bundles=FixedBundle(bundle),

@@ -13,10 +13,10 @@ from tests.serving import shop
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
-from tailorbird.serving.gorse import RecentAnswers, gorse_routes, hiding
+from tailorbird.serving.door import EventCollector
+from tailorbird.serving.gorse import RecentAnswers, gorse_routes, with_hidden_rule
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
@@ -36,9 +36,9 @@ class Site:
 
     def __init__(self, folder, features, bundle, keys: Keys) -> None:
         self.folder = folder
-        self.collector = Door(folder, "serve-1", RoutePlan(), SystemClock())
+        self.collector = EventCollector(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
-            slots=hiding(shop.slots(), "home"),
+            slots=with_hidden_rule(shop.slots(), "home"),
             bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features, None)),
             answers=self.collector,
@@ -61,7 +61,7 @@ class Site:
                 row
                 for stored in reader.read(0)
                 if stored.block.kind == "events"
-                for row in table(stored.block).to_pylist()
+                for row in to_table(stored.block).to_pylist()
             ]
 
     def close(self) -> None:

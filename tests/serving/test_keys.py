@@ -15,7 +15,7 @@ from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.access import require_safe_bind
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys, revoke_key
 from tailorbird.serving.keys import AccessError, Caller, Keys
@@ -179,7 +179,7 @@ def test_a_public_bind_is_safe_with_a_file_of_keys(file, clock):
 
 @pytest.fixture
 def client(tmp_path, file, clock):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door, Keys(file=file, clock=clock))
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             yield client

@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.app import create_app
 from tailorbird.serving.body import MEMBERS_MAX, Budget
-from tailorbird.serving.door import QUEUE_BYTES_MAX, Door
+from tailorbird.serving.door import QUEUE_BYTES_MAX, EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import Limits, create_key
 from tailorbird.serving.keys import Caller, Keys
@@ -67,7 +67,7 @@ def make(tmp_path, seconds):
         origins = ["https://shop.example"] if page else []
         scopes = ["write"] if page else ["read", "write"]
         token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
-        door = Door(
+        door = EventCollector(
             tmp_path,
             f"serve-{len(open_doors)}",
             RoutePlan(),
@@ -637,7 +637,9 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
             free.set()
             return await asyncio.gather(*done, *waiting)
 
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue) as door:
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue
+    ) as door:
         service = Service(Prompt(), door, budget=Budget(bodies))
         tracemalloc.start()
         try:

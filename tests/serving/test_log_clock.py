@@ -9,7 +9,7 @@ import pytest
 
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, to_iso
 from tailorbird.events.log_clock import LogClock
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, raw_path
 
 TODAY = 1_800_000_000_000_000
@@ -39,7 +39,9 @@ def test_the_first_event_of_today_ends_the_time_of_the_log(
 ) -> None:
     clock = LogClock(tmp_path, SimulatedClock(TODAY))
     clock.set_back(LAG)
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock) as door:
+    with EventCollector(
+        tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock
+    ) as door:
         assert [each.accepted for each in door.submit(click(1))] == [True]
         assert [each.accepted for each in door.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))] == [
             False

@@ -11,7 +11,7 @@ from tests.serving.test_app import Prompt
 from tailorbird.errors import BundleError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
@@ -36,7 +36,7 @@ def written(request):
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(Prompt(), door, requests=RequestLog(every=True))
 
 

@@ -14,15 +14,15 @@ from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
-from tailorbird.stream import answers_path, open_reader, routed_path
+from tailorbird.stream import open_reader, response_log_path, routed_path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +41,9 @@ class Loop:
         plan = RoutePlan(
             user_attributes=features.user_attributes, item_attributes=features.item_attributes
         )
-        self.collector = Door(folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms)
+        self.collector = EventCollector(
+            folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms
+        )
         self.router = Router(folder / "stream", plan, clock=self.clock)
         self.worker = FeatureWorker(
             routed_path(folder / "stream"), folder / "state", features, clock=self.clock
@@ -81,7 +83,7 @@ class Loop:
         with open_reader(routed_path(self.folder / "stream")) as reader:
             for stored in reader.read(self.published):
                 if stored.block.kind == "events":
-                    self.live.follow(table(stored.block))
+                    self.live.follow(to_table(stored.block))
                 self.published = stored.end
 
     def routed(self):
@@ -90,7 +92,7 @@ class Loop:
                 row
                 for stored in reader.read(0)
                 if stored.block.kind == "events"
-                for row in table(stored.block).to_pylist()
+                for row in to_table(stored.block).to_pylist()
             ]
 
     def close(self) -> None:
@@ -140,7 +142,7 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     loop.settle()
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     loop.collector.close()
-    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+    with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         [record] = [
             record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
         ]
@@ -203,7 +205,7 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
         == 2
     )
     loop.collector.close()
-    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+    with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         records = [
             record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
         ]

@@ -11,7 +11,7 @@ from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
@@ -135,7 +135,7 @@ def site(tmp_path_factory):
     }
     headers["browser"]["origin"] = "https://shop.example"
     (folder / "v0001.html").write_text("<!doctype html>")
-    with Door(folder, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(),
             door,

@@ -24,7 +24,7 @@ from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import Block, StoredBlock
-from tailorbird.training.rescored import COLUMNS, ITEM_COLUMNS, ScoreReport, rescored
+from tailorbird.training.rescored import COLUMNS, ITEM_COLUMNS, ScoreReport, rescore_answers
 
 LATE = {"title": "Late coat", "price": 39.0, "stock": 5, "category": "coats"}
 
@@ -112,7 +112,7 @@ def put(rows: pa.Table, name: str, values: list) -> pa.Table:
 
 
 def test_every_score_has_the_same_bits(logged, bundle):
-    report = rescored(bundle, [logged], CATALOGUE)
+    report = rescore_answers(bundle, [logged], CATALOGUE)
     assert (report.answers, report.unequal, report.other_bits, report.skipped) == (3, 0, 0, 0)
     assert report.scores + report.moved == sum(len(items) for items in logged["items"].to_pylist())
     assert report.scores > 10
@@ -124,7 +124,7 @@ def test_one_that_was_logged_otherwise_is_told(logged, bundle):
     values = logged["values"].to_pylist()
     values[1][2] *= 1.01
     values[0][0] = float(np.nextafter(values[0][0], 1))
-    report = rescored(bundle, [put(logged, "values", values)], CATALOGUE)
+    report = rescore_answers(bundle, [put(logged, "values", values)], CATALOGUE)
     place = (logged["request_id"][1].as_py(), logged["items"][1].as_py()[2])
     assert (report.unequal, report.other_bits) == (1, 1)
     assert [(one.request_id, one.item) for one in report.examples] == [place]
@@ -133,14 +133,14 @@ def test_one_that_was_logged_otherwise_is_told(logged, bundle):
 def test_other_features_give_other_scores(logged, bundle):
     numeric = logged["numeric"].to_pylist()
     numeric[0] = [value + 1 for value in numeric[0]]
-    assert rescored(bundle, [put(logged, "numeric", numeric)], CATALOGUE).unequal > 0
+    assert rescore_answers(bundle, [put(logged, "numeric", numeric)], CATALOGUE).unequal > 0
 
 
 def test_what_was_read_live_is_taken_from_the_log(logged, bundle):
     live = logged["live"].to_pylist()
     assert [len(row) for row in live] == [4 * len(items) for items in logged["items"].to_pylist()]
     live[0] = [value + 1 for value in live[0]]
-    assert rescored(bundle, [put(logged, "live", live)], CATALOGUE).unequal > 0
+    assert rescore_answers(bundle, [put(logged, "live", live)], CATALOGUE).unequal > 0
 
 
 def test_items_of_which_no_profile_tells_are_left_out(features, bundle):
@@ -149,38 +149,44 @@ def test_items_of_which_no_profile_tells_are_left_out(features, bundle):
         features, bundle, NewItem("late", LATE, ADDED_AT), NewItem("bare", {}, ADDED_AT)
     )
     assert "bare" in logged["items"].to_pylist()[0]
-    report = rescored(bundle, [logged], CATALOGUE)
+    report = rescore_answers(bundle, [logged], CATALOGUE)
     assert (report.answers, report.unequal, report.other_bits, report.moved) == (3, 0, 0, 2)
 
 
 def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
-    all_rescored = rescored(bundle, [logged], CATALOGUE)
+    all_rescored = rescore_answers(bundle, [logged], CATALOGUE)
     moved = pa.concat_tables(
         [CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)]
     )  # u2 looked at it
-    report = rescored(bundle, [logged], moved)
+    report = rescore_answers(bundle, [logged], moved)
     assert report.answers == all_rescored.answers - 1
     assert report.unequal == 0
     assert report.moved > len(logged["items"][1])
 
 
 def test_an_item_is_scored_as_it_was_at_the_time(logged, bundle):
-    then = rescored(
+    then = rescore_answers(
         bundle,
         [logged],
         pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]),
     )
-    assert then == rescored(bundle, [logged], CATALOGUE)
+    assert then == rescore_answers(bundle, [logged], CATALOGUE)
 
 
 def test_what_cannot_be_told_is_counted(logged, bundle):
     nothing = [[]] * 3
-    assert rescored(bundle, [put(logged, "values", nothing)], CATALOGUE) == ScoreReport(skipped=3)
-    assert rescored(bundle, [put(logged, "values", [None] * 3)], CATALOGUE) == ScoreReport(
+    assert rescore_answers(bundle, [put(logged, "values", nothing)], CATALOGUE) == ScoreReport(
         skipped=3
     )
-    assert rescored(bundle, [put(logged, "degraded", [["erased"]] * 3)], CATALOGUE).skipped == 3
-    assert rescored(bundle, [put(logged, "model", ["v9999"] * 3)], CATALOGUE) == ScoreReport()
+    assert rescore_answers(bundle, [put(logged, "values", [None] * 3)], CATALOGUE) == ScoreReport(
+        skipped=3
+    )
+    assert (
+        rescore_answers(bundle, [put(logged, "degraded", [["erased"]] * 3)], CATALOGUE).skipped == 3
+    )
+    assert (
+        rescore_answers(bundle, [put(logged, "model", ["v9999"] * 3)], CATALOGUE) == ScoreReport()
+    )
 
 
 def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
@@ -204,15 +210,15 @@ def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
         CATALOGUE,
         *(item(aside, shop.NOW + seconds * 1_000_000, price=seconds) for seconds in (50, 150)),
     ]
-    expected = rescored(bundle, [of_coats], CATALOGUE)
+    expected = rescore_answers(bundle, [of_coats], CATALOGUE)
     assert (
-        rescored(
+        rescore_answers(
             bundle, [of_coats.slice(place, 1) for place in range(3)], pa.concat_tables(changes)
         )
         == expected
     )
     assert overlaid == [1, 1], "for what was new, in each comparison"
-    rescored(
+    rescore_answers(
         bundle,
         [of_coats],
         pa.concat_tables([*changes, item(shown[0], shop.NOW + 150_000_000, price=1)]),

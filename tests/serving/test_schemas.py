@@ -13,11 +13,11 @@ from tests.serving import shop
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, entity
-from tailorbird.features.schemas import apply, keep
+from tailorbird.features.schemas import apply, save_declarations
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import Schemas
@@ -48,7 +48,7 @@ class Site:
     def __init__(self, folder) -> None:
         self.folder, self.state = folder, folder / "state"
         self.clock, self.plan = SimulatedClock(shop.NOW), RoutePlan()
-        self.collector = Door(folder / "stream", "serve-1", self.plan, self.clock)
+        self.collector = EventCollector(folder / "stream", "serve-1", self.plan, self.clock)
         self.workers: list[FeatureWorker] = []
 
     def send(self, number: int) -> None:
@@ -171,7 +171,7 @@ def test_a_bundle_without_declarations_is_given_those_that_are_kept(
     assert schemas.complete(replace(bundle, features=None)).features == features
     with pytest.raises(BundleError, match="whose declarations are not here"):
         schemas.complete(replace(other_bundle, features=None))
-    keep(site.state, other)
+    save_declarations(site.state, other)
     assert schemas.complete(replace(other_bundle, features=None)).features == other
 
 

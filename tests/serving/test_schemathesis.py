@@ -26,7 +26,7 @@ from tests.serving.test_app import PromptChurn, PromptFormulas, PromptScores
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import OPERATIONS, create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
@@ -46,7 +46,9 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory, features, bundle):
-    with Door(tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(
+        tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()
+    ) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
             bundles=FixedBundle(bundle),

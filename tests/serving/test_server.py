@@ -717,11 +717,11 @@ def test_one_address_cannot_take_all_connections(start):
 
 
 def test_a_taken_port_is_one_sentence_or_the_next_one():
-    with bind("127.0.0.1", 0, asked=True) as taken:
+    with bind("127.0.0.1", 0, is_explicit=True) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} is in use"):
-            bind("127.0.0.1", port, asked=True)
-        with bind("127.0.0.1", port, asked=False) as other:
+            bind("127.0.0.1", port, is_explicit=True)
+        with bind("127.0.0.1", port, is_explicit=False) as other:
             assert other.getsockname()[1] > port
     with pytest.raises(UsageError, match="cannot bind"):
-        bind("192.0.2.1", 0, asked=True)
+        bind("192.0.2.1", 0, is_explicit=True)

@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def questions(site: Site) -> list[serving_peers.Question]:
-    return serving_peers.prepared(site, site.requests(QUESTIONS), site.folder / "peers")
+    return serving_peers.prepare_peers(site, site.requests(QUESTIONS), site.folder / "peers")
 
 
 @pytest.mark.slow
@@ -69,7 +69,7 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
                 ):
                     matrix[row, place[column]] = value
         scores = np.sort(np.asarray(model.predict(matrix)))[::-1][: serving_peers.SHOWN]
-        serving_peers.checked(
+        serving_peers.check_scores(
             json.dumps({"items": [{"score": score} for score in scores.tolist()]}).encode(),
             question,
         )
@@ -79,14 +79,14 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
 def test_an_answer_with_other_scores_is_refused(questions: list[serving_peers.Question]) -> None:
     wrong = [{"score": score + 0.001} for score in questions[0].scores.tolist()]
     with pytest.raises(AssertionError, match=r"the peer's scores differ by 0\.001"):
-        serving_peers.checked(json.dumps({"items": wrong}).encode(), questions[0])
+        serving_peers.check_scores(json.dumps({"items": wrong}).encode(), questions[0])
 
 
 def test_without_an_environment_it_says_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAILORBIRD_PEERS", str(tmp_path))
-    assert all(why.endswith("make peers") for why in serving_peers.stores().values())
+    assert all(why.endswith("make peers") for why in serving_peers.store_problems().values())
     assert [each.partition("==")[0] for each in requirements(f"{SERVING}.txt")] == [
         "feast[redis]",
         "lightgbm",
@@ -101,12 +101,14 @@ def test_without_an_environment_it_says_how_to_make_one(
 def test_the_peer_scores_as_we_do(
     site: Site, questions: list[serving_peers.Question], kind: str
 ) -> None:
-    from benchmarks.serving import Connection, posted
+    from benchmarks.serving import Connection, to_request
 
-    if why := serving_peers.stores()[kind]:
+    if why := serving_peers.store_problems()[kind]:
         pytest.skip(why)
-    with serving_peers.answering(kind, site.folder / "peers") as port:
+    with serving_peers.run_peer(kind, site.folder / "peers") as port:
         connection = Connection(port)
         for question in questions:
-            serving_peers.checked(connection.ask(posted("/recommend", question.body))[1], question)
+            serving_peers.check_scores(
+                connection.ask(to_request("/recommend", question.body))[1], question
+            )
         connection.close()

@@ -18,7 +18,7 @@ from tests.serving.test_app import Prompt
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.listening import LimitedHttpProtocol
 from tailorbird.serving.messages import Answer, RecommendQuery
@@ -156,7 +156,7 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
         )
@@ -216,7 +216,7 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
 def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(
     tmp_path: Path,
 ) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1)
         served.heap()
@@ -239,7 +239,7 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     ids=["many", "one", "last"],
 )
 def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.2)
         served.hang_up()
@@ -256,7 +256,7 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> 
 
 @pytest.mark.slow
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.5)
         with served.another() as peer:
@@ -274,7 +274,7 @@ def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
     """Unread refusals would accumulate in the server's memory."""
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         served = Served(service, EarlyRefusal(service))
         served.heap()
@@ -326,7 +326,7 @@ def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
 def test_what_two_programs_might_read_differently_is_left_to_the_parser(
     tmp_path: Path, doubtful: bytes
 ) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
         while not service.shedder.is_full():
             service.shedder.admit("answer")

@@ -17,7 +17,7 @@ from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, add_sequence_source
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.vectors import largest
+from tailorbird.retrieval.vectors import largest_indices
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
@@ -206,4 +206,7 @@ def test_a_share_comes_from_vectors_unless_the_slot_says_otherwise_or_asks_nothi
 def test_the_largest_are_the_largest(size):
     values = np.random.default_rng(size).integers(0, 50, size).astype(np.float32)  # many ties
     for n in (0, 1, 5, 100):
-        assert largest(values, n).tolist() == np.lexsort((np.arange(size), -values))[:n].tolist()
+        assert (
+            largest_indices(values, n).tolist()
+            == np.lexsort((np.arange(size), -values))[:n].tolist()
+        )

@@ -19,11 +19,11 @@ from tailorbird.errors import (
 )
 from tailorbird.stream import (
     Block,
-    answers_path,
     open_reader,
     open_writer,
     raw_logs,
     raw_path,
+    response_log_path,
     response_logs,
     routed_path,
     set_aside_files,
@@ -489,7 +489,7 @@ def test_files_are_found_by_their_producers(tmp_path):
     for path in (
         raw_path(tmp_path, "b"),
         raw_path(tmp_path, "a-1"),
-        answers_path(tmp_path, "b"),
+        response_log_path(tmp_path, "b"),
         routed_path(tmp_path),
     ):
         open_writer(path, partition="x").close()

@@ -17,7 +17,7 @@ from tailorbird.features.figures import routed_log_offsets
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, raw_path
 from tailorbird.stream.importer import import_files
 from tailorbird.stream.lag import LagMeter
@@ -38,7 +38,7 @@ def send(project, *ids: str) -> int:
     """Each in a body of its own, through a door that is opened and closed; how many files stand
     beside its logs.
     """
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, lake=project.paths.lake
     ) as door:
         for event_id in ids:

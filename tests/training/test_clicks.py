@@ -11,7 +11,7 @@ from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
-from tailorbird.candidates.query import RequestLists, group_of
+from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.candidates.replay import EVERY_US
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
@@ -28,7 +28,7 @@ from tailorbird.training.clicks import (
 from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.happened import OutcomeIndex
-from tailorbird.training.replaying import Replay, concat_slates, live_columns
+from tailorbird.training.replaying import Replay, concat_slates, select_live_columns
 
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
@@ -41,7 +41,7 @@ def draw_chunks(
     events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]
 ) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
-    replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
+    replay = Replay(events, FEATURES, slot, items, select_live_columns(FEATURES, slot), **more)
     return draw_requests(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
@@ -261,7 +261,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
             served.asked |= {
                 name: of_group.of(name)
                 for name in columns.candidates.sources
-                if group_of(name) in (group, "")
+                if table_group(name) in (group, "")
             }
         owed, listed = 0, []
         for name, limit in SOURCES.items():

@@ -20,7 +20,7 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
-from tailorbird.ranking.targets import is_amount, item_probability_heads, of_items
+from tailorbird.ranking.targets import is_amount, item_heads, item_probability_heads
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.amounts import compute_amount_figures
@@ -45,7 +45,7 @@ NOW = 1_000 * MINUTE
 def test_it_is_an_amount_of_items_and_no_chance():
     heads = ["click", "dwell_s", "dwell_30s", "return_7d"]
     assert [head for head in heads if is_amount(head)] == ["dwell_s"]
-    assert of_items(heads) == ["click", "dwell_s", "dwell_30s"]
+    assert item_heads(heads) == ["click", "dwell_s", "dwell_30s"]
     assert item_probability_heads(heads) == ["click", "dwell_30s"]
     assert Slot("home", formula=FORMULA).objective == {
         "click": 1.0,

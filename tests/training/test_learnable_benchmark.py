@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from benchmarks.quality.learnable import lived, measure_rewards
+from benchmarks.quality.learnable import measure_rewards, simulate_days
 
 pytest.importorskip("torch", reason="needs the extra deep")
-from benchmarks.quality.learnable_taste import infer_taste, told, untold
+from benchmarks.quality.learnable_taste import infer_taste, known_taste, unknown_taste
 
 from tailorbird.simulator import Site
 
@@ -21,7 +21,7 @@ def site():
 
 @pytest.fixture(scope="module")
 def log(site):
-    return lived(site, DAYS)
+    return simulate_days(site, DAYS)
 
 
 def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
@@ -33,7 +33,7 @@ def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
     user, day = np.array([int(seen["user"][0])]), np.array([seen["day"][0]])
     nothing = infer_taste(site, seen, searches, user, day)
     np.testing.assert_allclose(nothing.own, 0.0, atol=1e-2)
-    np.testing.assert_allclose(nothing.variance, untold(site, user).variance, rtol=1e-4)
+    np.testing.assert_allclose(nothing.variance, unknown_taste(site, user).variance, rtol=1e-4)
 
 
 def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
@@ -45,13 +45,13 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
         for angle in [site.users.drift[user] * DAYS]
         for taste in (
             infer_taste(site, seen, searches, user, day),
-            told(site, user, np.zeros((60, 12))),
+            known_taste(site, user, np.zeros((60, 12))),
         )
     )
     assert np.corrcoef(estimated.ravel(), true.ravel())[0, 1] > 0.4
     assert (
         infer_taste(site, seen, searches, user, day).variance
-        <= untold(site, user).variance * (1 + 1e-6)
+        <= unknown_taste(site, user).variance * (1 + 1e-6)
     ).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tailorbird.errors import UsageError
 from tailorbird.ranking import Explore, Slot
-from tailorbird.ranking.exploration import choose, draw_uniform_slate
+from tailorbird.ranking.exploration import draw_slate, draw_uniform_slate
 from tailorbird.training.position import click_weights, estimate_examination
 
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
@@ -47,7 +47,7 @@ def explored(explores, answers, *, size=6, candidates=14, seed=0, see=None):
         choice = (
             draw_uniform_slate(candidates, size, rng)
             if explore is None
-            else choose(order, size, explore, rng, quality)
+            else draw_slate(order, size, explore, rng, quality)
         )
         seen = size if see is None else int(rng.integers(see, size + 1))
         clicked = rng.random(seen) < EXAMINED[:seen] * quality[choice.items[:seen]]

@@ -9,7 +9,7 @@ import pytest
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import load_features
 from tailorbird.lake import Lake, LakeRole, verify, versions_of
-from tailorbird.lake.versions import from_manifest, plain
+from tailorbird.lake.versions import from_manifest, to_manifest
 from tailorbird.ranking import Slot
 from tailorbird.router import Router
 from tailorbird.simulator import Site
@@ -68,7 +68,7 @@ class Shop:
 @pytest.mark.parametrize("sort", ["position", "person"])
 def test_after_loads_compaction_and_vacuum_the_set_is_the_same(tmp_path, sort):
     shop = Shop(tmp_path)
-    now, noted = shop.clock.now(), plain(versions_of(shop.lake))
+    now, noted = shop.clock.now(), to_manifest(versions_of(shop.lake))
     first = shop.drawn(Lake(shop.lake), now)
     shop.load(1)
     with LakeRole(shop.stream, shop.lake, clock=shop.clock, sort=sort) as role:

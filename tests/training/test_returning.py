@@ -14,7 +14,7 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.targets import Return, of_items, parse_return
+from tailorbird.ranking.targets import Return, item_heads, parse_return
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import dataset_from_answers
 from tailorbird.training.returning import PresenceIndex
@@ -47,7 +47,7 @@ def test_a_head_name_has_window_and_gap():
     assert parse_return("return_7d") == Return(gap=DAY, until=7 * DAY)
     assert parse_return("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
     assert parse_return("returned") is None
-    assert of_items(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
+    assert item_heads(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
     with pytest.raises(DeclarationError, match="return_1d has nothing between its gap and its end"):
         parse_return("return_1d")
     with pytest.raises(DeclarationError, match="no head of the objective tells items apart"):

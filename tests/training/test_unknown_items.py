@@ -9,8 +9,8 @@ from tests.ranking import world
 from tailorbird.events import hash64s
 from tailorbird.features.transforms import hashing, transform
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.layout import layout
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.layout import build_layout as build_deep_layout
+from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.ranking.encoders import Encoder, Ragged
 from tailorbird.training.architecture import add_net_columns, build_layout
 from tailorbird.training.target import LabelledRows
@@ -91,7 +91,7 @@ def test_items_unseen_in_training_get_the_unknown_code(architecture, rare, index
     )
     labels = {"click": (shop.rng.random(ROWS) < truth).astype(np.float32)}
     validation_labels = {"click": (shop.rng.random(LATER) < validation_truth).astype(np.float32)}
-    parameters = settled(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
+    parameters = resolve_parameters(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
     net = fit_deep(
         architecture,
         parameters,
@@ -129,8 +129,8 @@ def test_values_of_rare_hash_buckets_get_the_unknown_code():
     rows = Rows(output.apply(keys[maker])[:, None].astype(np.float32), {"click": labels})
     net = fit_deep(
         "dcn",
-        settled("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
-        layout(["maker"], {"maker": output.size}),
+        resolve_parameters("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
+        build_deep_layout(["maker"], {"maker": output.size}),
         rows,
         Rows(rows.matrix[:0], {"click": labels[:0]}),
         seed=1,

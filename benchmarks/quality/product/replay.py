@@ -24,7 +24,7 @@ from tailorbird.events import HOUR, MINUTE, Context, Event, Receipt, SimulatedCl
 from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
 SIZE = 20
@@ -135,7 +135,7 @@ class Site:
         self._next_lake = log.cut.at + LAKE_EVERY
         project = open_project(root)
         self._roles = Roles(project, self._clock)
-        self._collector = Door(
+        self._collector = EventCollector(
             project.paths.stream, "live", project.plan, self._clock, pseudonyms=project.pseudonyms()
         )
         self.parts = InProcessServer(project, self._clock, door=None, seed=seed)

@@ -23,7 +23,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from tailorbird.errors import DeclarationError, UsageError, nearest
+from tailorbird.errors import DeclarationError, UsageError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE, parse_duration
 
 VERSION = 1  # version of the folds; a change rebuilds all tables
@@ -180,7 +180,7 @@ def parse_source(name: str) -> Source:
     """
     kind, *rest = name.split(":")
     if kind not in KINDS:
-        fix = nearest(kind, KINDS, f"use one of {', '.join(KINDS)}")
+        fix = suggest_name(kind, KINDS, f"use one of {', '.join(KINDS)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(rest) != 1 or not _LIST.fullmatch(rest[0]):

@@ -64,11 +64,11 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
             fix="name another day by --day",
         )
     target = project.settings.checks.alert
-    told = daily.alert(target, report) if alert else ""
-    untold = bool(told) if alert else daily.owed(project.paths.checks, report, target)
-    page = daily.keep(project.paths.checks, msgspec.structs.replace(report, untold=untold))
+    told = daily.send_alert(target, report) if alert else ""
+    untold = bool(told) if alert else daily.is_alert_due(project.paths.checks, report, target)
+    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=untold))
     if out is not None:
-        page = write_page(out, daily.history(project.paths.checks))
+        page = write_page(out, daily.read_reports(project.paths.checks))
     if json:
         print_json({**msgspec.to_builtins(report), "page": str(page), "alert": told})
     else:

@@ -15,8 +15,8 @@ from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import StorageError, TailorbirdError, nearest
-from tailorbird.places import Place
+from tailorbird.errors import StorageError, TailorbirdError, suggest_name
+from tailorbird.places import Storage
 from tailorbird.platform.servers import running_servers
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.retrieval import Index
-    from tailorbird.serving.shaping import RARE, Shaping
+    from tailorbird.serving.shaping import RARE_ATTRIBUTES, Shaping
 
     try:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
@@ -258,8 +258,8 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     known = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
-        for name in sorted(shaping.asks - {*known, *RARE}):
-            fix = nearest(
+        for name in sorted(shaping.asks - {*known, *RARE_ATTRIBUTES}):
+            fix = suggest_name(
                 name,
                 known,
                 f"use one of {', '.join(known) or 'none: no item has any'}",
@@ -307,7 +307,7 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
-def _items_of_lake(lake: Place) -> "Index":
+def _items_of_lake(lake: Storage) -> "Index":
     """The newest of what the lake knows of each item, as far as a look at it reaches."""
     import json
 
@@ -432,9 +432,9 @@ def _erasure(project: "Project") -> Iterator[Finding]:
     try:
         require_finished(project.paths.data)
         if not isinstance(project.stream, Path):
-            from tailorbird.stream.kafka.emptied import last
+            from tailorbird.stream.kafka.emptied import last_erasure
 
-            last(project.stream.cluster)
+            last_erasure(project.stream.cluster)
         project.stopped()
     except StorageError:
         return  # that the cluster does not answer is told below

@@ -32,11 +32,11 @@ def dated_ahead(project: "Project") -> Iterator[Finding]:
     as of then.
     """
     from tailorbird.events import SystemClock, to_iso
-    from tailorbird.features.keypart import WHOLE, all_parts
+    from tailorbird.features.keypart import ALL_KEYS, all_parts
     from tailorbird.features.state import read_local_position
 
     newest = 0
-    for part in all_parts(project.workers) if project.workers > 1 else (WHOLE,):
+    for part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
         with suppress(TailorbirdError):  # none yet, or one that others complain of
             newest = max(
                 newest, read_local_position(project.paths.state, project.features, part).newest

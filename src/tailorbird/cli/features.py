@@ -57,7 +57,7 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
-    from tailorbird.features.idle import tallies, together
+    from tailorbird.features.idle import merge_tallies, tallies
     from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import count_aliases, open_state
 
@@ -75,7 +75,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
             )
         finally:
             store.close()
-    found = together(parts)
+    found = merge_tallies(parts)
     widths = {one.entity.name: one.reading_bytes for one in project.features.layout.entities}
     kinds = [
         {

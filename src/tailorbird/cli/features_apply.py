@@ -52,10 +52,10 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
 
     project = open_project()
     before = _applied(project)
-    found = planning.compare(before, project.features)
+    found = planning.compare_sets(before, project.features)
     same = found.before == found.after
     counted = (
-        planning.counted(project.paths.state, before, project.workers)
+        planning.read_tallies(project.paths.state, before, project.workers)
         if before is not None
         else None
     )
@@ -98,7 +98,7 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     from tailorbird.config.schemas import find_schema, is_running
     from tailorbird.events import SystemClock
     from tailorbird.features import schemas
-    from tailorbird.features.plan import compare
+    from tailorbird.features.plan import compare_sets
 
     project = open_project(applied=back)
     before = schemas.read_applied(project.paths.state).schema
@@ -108,7 +108,7 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     else:
         features = project.features
         if features.schema_hash != before and not json:
-            _tell_changes(compare(_applied(project), features))
+            _tell_changes(compare_sets(_applied(project), features))
         if features.schema_hash != before:
             _agree(yes, f"Apply schema {features.schema_hash}?")
         schemas.apply(project.paths.state, features, at=SystemClock().now())
@@ -251,7 +251,7 @@ def _build_part(
     project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
 ) -> int:
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -269,7 +269,7 @@ def _build_part(
         return _follow(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
-        if worker.needs_history() and lake_is_ahead(worker, lake):
+        if worker.needs_history() and is_lake_ahead(worker, lake):
             build_from_lake(
                 worker,
                 lake,
@@ -277,7 +277,7 @@ def _build_part(
                 progress=lambda done, total: progress("from the lake", done, total),
             )
         end = _log_end(project)
-        follow(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
+        catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()
         return worker.position.p
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tailorbird.cli.limits import size_of
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, nearest
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, suggest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,14 +151,14 @@ def _asked(
     run.
     """
     from tailorbird.features.asked import (
-        Asked,
+        BackfillInputs,
         read_backfill_inputs,
         requests_of_file,
         write_backfill_inputs,
     )
-    from tailorbird.features.shards import inputs_of
+    from tailorbird.features.shards import hash_inputs
     from tailorbird.lake import Lake
-    from tailorbird.lake.versions import from_manifest, plain, versions_of
+    from tailorbird.lake.versions import from_manifest, to_manifest, versions_of
 
     path = project.paths.lake
     before = read_backfill_inputs(out, lock=_LOCK)
@@ -172,7 +172,9 @@ def _asked(
         if file is not None
         else _of_answers(lake, since, to)
     )
-    asked = Asked(inputs_of(wanted, _version(int(wanted.p.max(initial=0)))), plain(lake.at or {}))
+    asked = BackfillInputs(
+        hash_inputs(wanted, _version(int(wanted.p.max(initial=0)))), to_manifest(lake.at or {})
+    )
     if before is None:
         write_backfill_inputs(out, asked)
     elif asked.inputs != before.inputs:
@@ -192,7 +194,7 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
     import pyarrow.compute as pc
 
     from tailorbird.features.recompute import requests_of
-    from tailorbird.platform.moment import time_of
+    from tailorbird.platform.moment import parse_time
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError(
@@ -202,7 +204,9 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
         )
     columns = ["ts", "p", "positions", "person", "items", "request_id", *_KNOWN_BY]
     answers = lake.answers(
-        columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None
+        columns,
+        parse_time(since, "--from") if since else None,
+        parse_time(to, "--to") if to else None,
     )
     # An answer may be in the lake before the events that it knew.
     complete = pc.and_(
@@ -230,7 +234,7 @@ def _write_rows(
     import pyarrow.parquet as pq
 
     from tailorbird.features.parts import read_manifest, read_parts
-    from tailorbird.features.positions import newest
+    from tailorbird.features.positions import newest_positions
 
     manifest = read_manifest(out / WORK)
     held = {
@@ -243,7 +247,7 @@ def _write_rows(
         "request_id": ids,
         "person": wanted.person,
         "ts": moments,
-        "p": pa.array(newest(wanted.p)),
+        "p": pa.array(newest_positions(wanted.p)),
     }
     known = {
         name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one)
@@ -325,5 +329,5 @@ def _write_texts(
 def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:
     for name in only:
         if name not in declared:
-            fix = nearest(name, declared, f"{this_command()} features list")
+            fix = suggest_name(name, declared, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)

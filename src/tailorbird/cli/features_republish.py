@@ -61,7 +61,7 @@ def _republish_part(
     project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
 ) -> dict[str, int]:
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -84,7 +84,7 @@ def _republish_part(
         ) from error
     with worker:
         lake = Lake(paths.lake)
-        if worker.needs_history() and lake_is_ahead(worker, lake):
+        if worker.needs_history() and is_lake_ahead(worker, lake):
             build_from_lake(
                 worker,
                 lake,
@@ -92,6 +92,6 @@ def _republish_part(
                 progress=lambda rows, total: progress("from the lake", rows, total),
             )
         if lake.exists("events"):
-            follow(worker, lake, progress=lambda stage, p: progress(stage, p, None))
+            catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, None))
         records = worker.republish(lambda copied: progress("copied", copied, None))
         return {"records": records, "p": worker.position.p}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.features.recompute import Difference, ParityReport
-    from tailorbird.features.sampled import Asked
+    from tailorbird.features.sampled import SampledRead
     from tailorbird.lake import Lake
 
 _PART = 250  # people that are read and compared at a time
@@ -162,10 +162,10 @@ def _of_schema(
     from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
     from tailorbird.features.recompute import (
         Exemptions,
+        comparable_answers,
         compare_answers,
         empty_report,
         parity,
-        readable,
         requests_of,
     )
 
@@ -174,7 +174,7 @@ def _of_schema(
         chosen["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = readable(features, known, rows, report)
+    sample = comparable_answers(features, known, rows, report)
     if not sample.num_rows:
         return report
     tell = partial(progress, "logged answers")
@@ -247,7 +247,7 @@ def _sampled(
 def _compare_sample(
     project: "Project",
     lake: "Lake",
-    asked: "list[Asked]",
+    asked: "list[SampledRead]",
     memory_bytes: int,
     report: "ParityReport",
 ) -> None:

@@ -114,12 +114,12 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     slot:
         of slots.py
     """
-    from tailorbird.ranking.formula import told
+    from tailorbird.ranking.formula import format_formula
     from tailorbird.serving.formulas import set_formula
 
     project, registry = open_registry()
     declared = project.slot(slot)
     change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
     console().print(
-        f"{change.version}: slot {slot} orders by its own formula again: {told(declared.objective)}"
+        f"{change.version}: slot {slot} orders by its own formula again: {format_formula(declared.objective)}"
     )

@@ -9,7 +9,7 @@ from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.lake.refused import Choice
+    from tailorbird.lake.refused import QuarantineFilter
     from tailorbird.lake.replay import ReplayReport
 
 _BODY_SHOWN = 160
@@ -236,20 +236,24 @@ def _require_new_routers(project: "Project") -> None:
         )
 
 
-def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":
-    from tailorbird.lake.refused import Choice
-    from tailorbird.platform.moment import time_of
+def _choice(reason: list[str] | None, path: str, since: str) -> "QuarantineFilter":
+    from tailorbird.lake.refused import QuarantineFilter
+    from tailorbird.platform.moment import parse_time
 
-    return Choice(tuple(reason or ()), path, time_of(since, "--since") if since else None)
+    return QuarantineFilter(
+        tuple(reason or ()), path, parse_time(since, "--since") if since else None
+    )
 
 
-def _check_reasons(project: "Project", choice: "Choice") -> None:
+def _check_reasons(project: "Project", choice: "QuarantineFilter") -> None:
     """Raise UsageError for a reason that no row was refused for, if any row was refused."""
     from tailorbird.lake import Lake, refused
 
     known_reasons = [
         reason_count.code
-        for reason_count in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
+        for reason_count in refused.reasons(
+            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
+        )
     ]
     unknown = [reason for reason in choice.reasons if reason not in known_reasons]
     if known_reasons and unknown:

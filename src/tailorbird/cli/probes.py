@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from tailorbird.health import Health, ProgressEvent, answering
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -36,7 +36,7 @@ def probes(
     host: str,
     port: int,
     more: "Callable[[], list[Collector]]" = list,
-    loops: Sequence[Loop] = (),
+    loops: Sequence[PeriodicTask] = (),
 ) -> Iterator[None]:
     """Answer as long as the block lasts, if `port` is not 0; `more` gives further figures of the
     role, `loops` are its threads.

@@ -111,7 +111,7 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     """The page, where what draws pages is installed."""
     if find_spec("matplotlib") is None:
         return None
-    from tailorbird.training.page import table, write_page
+    from tailorbird.training.page import render_table, write_page
 
     text = (
         f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "
@@ -123,7 +123,7 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     return write_page(
         path,
         f"Wishes of slot {slot}",
-        [text, table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
+        [text, render_table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
     )
 
 

@@ -14,7 +14,7 @@ from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.probes import probes
 from tailorbird.errors import UsageError
 from tailorbird.health import ProgressEvent
-from tailorbird.loops import Loop, leave
+from tailorbird.loops import PeriodicTask, exit_process
 from tailorbird.platform.supervisor import die_with_parent
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     slots = project.slots
     if settings.gorse_slot:
         from tailorbird.cli.check import require_gorse_slot
-        from tailorbird.serving.gorse import gorse_routes, hiding
+        from tailorbird.serving.gorse import gorse_routes, with_hidden_rule
 
         require_gorse_slot(project)
         more.append(partial(gorse_routes, slot=settings.gorse_slot))
-        slots = hiding(slots, settings.gorse_slot)
+        slots = with_hidden_rule(slots, settings.gorse_slot)
     more.append(
         partial(
             home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports
@@ -106,10 +106,10 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     """
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.config.schemas import active_schemas, released, route_plan_for
+    from tailorbird.config.schemas import active_schemas, releasable_offset, route_plan_for
     from tailorbird.events import SECOND, parse_duration
-    from tailorbird.router import run
-    from tailorbird.router.deciding import noted
+    from tailorbird.router import run_router
+    from tailorbird.router.deciding import register_router
 
     stop = _begin()
     project = open_project(applied=True)
@@ -124,7 +124,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
 
         session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
-            noted(project.paths.run, plan),
+            register_router(project.paths.run, plan),
             probes("router", project, stop, host=health_host, port=health_port),
         ):
             run_member(
@@ -138,15 +138,15 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
             )
         return
     with (
-        noted(project.paths.run, plan),
+        register_router(project.paths.run, plan),
         probes("router", project, stop, host=health_host, port=health_port),
     ):
-        run(
+        run_router(
             project.stream,
             plan,
             project.clock(),
             stop,
-            released=partial(released, project),
+            released=partial(releasable_offset, project),
             stopped=project.stopped(),
             memory_bytes=memory,
         )
@@ -217,12 +217,12 @@ def worker(
         from_lake = False
         while not stop.is_set():
             if worker.needs_history():
-                from tailorbird.features.bootstrap import build_from_lake, lake_is_ahead
+                from tailorbird.features.bootstrap import build_from_lake, is_lake_ahead
                 from tailorbird.lake import Lake
 
                 from_lake = True
                 reader = Lake(project.paths.lake)
-                if not lake_is_ahead(
+                if not is_lake_ahead(
                     worker, reader
                 ):  # events lack an attribute, and are about to be in the lake
                     stop.wait(LAKE_POLL_S)
@@ -230,7 +230,7 @@ def worker(
                 build_from_lake(worker, reader, stop)
             worker.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def shuffle(
@@ -251,13 +251,13 @@ def shuffle(
         of which schema, as `tailorbird features plan` names it; the applied one unless told
             otherwise
     """
-    from tailorbird.config.schemas import required_offsets, shuffled
+    from tailorbird.config.schemas import required_offsets, shuffled_logs
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
     stop = _begin()
     project, features = _schema(schema)
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     if not logs:
         if project.workers == 1:
             raise UsageError(
@@ -413,7 +413,7 @@ def candidates(
                 build_from_lake(role, tables, stop)
             role.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -427,7 +427,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     """
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.config.schemas import answering
+    from tailorbird.config.schemas import champion_features
     from tailorbird.events import parse_duration
     from tailorbird.features import watch
     from tailorbird.lake import run
@@ -442,7 +442,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         parse_duration(settings.history),
     )
     compared = (
-        partial(answering, project),
+        partial(champion_features, project),
         project.paths.lake,
         project.paths.state,
         project.paths.run,
@@ -450,17 +450,19 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         stop,
     )
     loops = [
-        Loop("features", partial(watch.run, *compared, workers=project.workers), every_s=60.0),
-        Loop("checks", partial(_check_days, project, stop), every_s=60.0),
+        PeriodicTask(
+            "features", partial(watch.run, *compared, workers=project.workers), every_s=60.0
+        ),
+        PeriodicTask("checks", partial(_check_days, project, stop), every_s=60.0),
     ]
     if not isinstance(project.stream, Path):
-        from tailorbird.config.schemas import released
+        from tailorbird.config.schemas import releasable_offset
         from tailorbird.router.retention import EVERY_S, Retention
 
         loops.append(
-            Loop(
+            PeriodicTask(
                 "retention",
-                Retention(project.stream, partial(released, project)).tend,
+                Retention(project.stream, partial(releasable_offset, project)).tend,
                 every_s=EVERY_S,
                 first=False,
             )
@@ -478,7 +480,7 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
             keep_us=keep,
             sort=settings.sort,
         )
-    leave(0)
+    exit_process(0)
 
 
 def _figures(project: "Project") -> "list[Collector]":

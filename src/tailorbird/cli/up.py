@@ -64,7 +64,7 @@ def up(
         from tailorbird.serving.listening import bind
 
         bind(
-            project.settings.serve.host, port, asked=True
+            project.settings.serve.host, port, is_explicit=True
         ).close()  # taken: said here, rather than by a role that starts again and again
     project.paths.run.mkdir(parents=True, exist_ok=True)
     try:
@@ -206,7 +206,7 @@ def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "l
     """The workers of a schema, and the shuffle that writes for them where there is one; those of
     `of` have short names.
     """
-    from tailorbird.config.schemas import shuffled
+    from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.supervisor import Role
 
     schema, told = (
@@ -221,7 +221,7 @@ def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "l
     if project.workers == 1:
         return [role("worker")]
     workers = [role("worker", str(number)) for number in range(project.workers)]
-    return [role("shuffle"), *workers] if shuffled(project, features) else workers
+    return [role("shuffle"), *workers] if shuffled_logs(project, features) else workers
 
 
 def _routers(project: "Project") -> int:

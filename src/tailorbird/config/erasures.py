@@ -38,7 +38,7 @@ def apply_remote_erasures(project: Project) -> bool:
     from tailorbird.router.retention import FILE as ITEMS
     from tailorbird.stream.kafka import emptied
 
-    erasure = emptied.last(project.stream.cluster)
+    erasure = emptied.last_erasure(project.stream.cluster)
     if erasure is None or erasure.number <= taken(project):
         return False
     folder = project.paths.data / FOLDER
@@ -60,7 +60,7 @@ def apply_remote_erasures(project: Project) -> bool:
 
 
 @contextmanager
-def reading(data: Path, *, make: bool = False) -> Iterator[None]:
+def hold_off_erasures(data: Path, *, make: bool = False) -> Iterator[None]:
     """Keep erasures away from a project's data until the end of the block, which writes what it
     read, or what came in, where an erasure that is through would not look any more.
 

@@ -173,7 +173,7 @@ def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
     return found
 
 
-def answering(project: Project) -> FeatureSet:
+def champion_features(project: Project) -> FeatureSet:
     """The schema that answers are read with: the champion's; the applied one without a champion, or
     where its declarations are not here.
     """
@@ -212,7 +212,7 @@ def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     )
 
 
-def released(project: Project) -> int:
+def releasable_offset(project: Project) -> int:
     """Below which row neither the lake, nor a worker of an active schema, nor the score role needs
     the routed log.
     """
@@ -226,7 +226,7 @@ def released(project: Project) -> int:
     return min(marks)
 
 
-def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
+def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
     """The logs that a shuffle writes for the workers of a schema; none where they read the routed
     log themselves.
 
@@ -240,7 +240,7 @@ def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
 
 def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
     """What the worker of a part reads."""
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     return logs[part.number] if logs else project.routed
 
 

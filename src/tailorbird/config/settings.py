@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailorbird.errors import ConfigError, UsageError, nearest
+from tailorbird.errors import ConfigError, UsageError, suggest_name
 from tailorbird.events import parse_duration
 
 ENV_PREFIX = "TAILORBIRD_"
@@ -665,7 +665,7 @@ def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None
 
 
 def _unknown(what: str, name: str, known: list[str], where: str) -> ConfigError:
-    hint = nearest(name, known, f"known: {', '.join(known)}", cutoff=0.5)
+    hint = suggest_name(name, known, f"known: {', '.join(known)}", cutoff=0.5)
     return ConfigError(f"unknown {what} {name}; {hint}", where=where)
 
 

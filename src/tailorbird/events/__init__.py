@@ -16,7 +16,7 @@ from tailorbird.events.clock import (
 from tailorbird.events.contract import (
     BROWSER,
     BROWSER_IDENTIFY,
-    DOOR,
+    COLLECTOR,
     Accepted,
     Receipt,
     Refusal,
@@ -31,8 +31,8 @@ __all__ = [
     "BACKWARD_TOLERANCE",
     "BROWSER",
     "BROWSER_IDENTIFY",
+    "COLLECTOR",
     "DAY",
-    "DOOR",
     "EVENT_TYPES",
     "HOUR",
     "MINUTE",

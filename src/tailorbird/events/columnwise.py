@@ -25,8 +25,8 @@ from tailorbird.events.contract import (
     Refusal,
     check,
     check_row,
-    resolve,
-    split,
+    resolve_times,
+    split_body,
     to_micros,
 )
 from tailorbird.events.envelope import Answer, Event
@@ -64,7 +64,7 @@ class _Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
     utc_offset_min: Annotated[int, msgspec.Meta(ge=-840, le=840)] | None = None
 
 
-class Fields(NamedTuple):
+class EventColumns(NamedTuple):
     """The columns of events, all of the same length, in the order of the fields of `Event`."""
 
     event_id: Sequence[str]
@@ -84,12 +84,12 @@ class Fields(NamedTuple):
     answer: Sequence[Answer | None]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple]) -> "Fields":
+    def of(cls, rows: Sequence[tuple]) -> "EventColumns":
         """Transpose tuples of all fields into columns."""
         return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
 
 
-assert Fields._fields == Event.__struct_fields__
+assert EventColumns._fields == Event.__struct_fields__
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class CheckedBatch:
 
     bodies: Sequence[int]
     rows: Sequence[int]
-    fields: Fields
+    fields: EventColumns
     ts: Sequence[int]
     ts_original: Sequence[int | None]
     sent_at: Sequence[int | None]
@@ -147,7 +147,7 @@ class Contract:
         )
 
 
-_UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
+_UNTRUSTED = (contract.COLLECTOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,12 +244,12 @@ class _Batch:
     def _rows(self, number: int) -> Sequence[bytes | memoryview]:
         if (rows := self._rows_by_body.get(number)) is None:
             body, receipt = self._bodies[number]
-            rows = self._rows_by_body[number] = split(body, receipt.encoding)
+            rows = self._rows_by_body[number] = split_body(body, receipt.encoding)
         return rows
 
     def check_rows(self) -> CheckedBatch:
         """Run the column tests, then the contract itself on the rows that they do not clear."""
-        fields = Fields.of(self._decoded)
+        fields = EventColumns.of(self._decoded)
         suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
         times = self._times(fields, suspects)
         if not suspects and not self._undecoded:
@@ -284,7 +284,7 @@ class _Batch:
         accepted.sort(key=itemgetter(0, 1))
         return _to_columns(accepted, refused)
 
-    def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
+    def _times(self, fields: EventColumns, suspects: set[int]) -> "_EventTimes":
         """Resolve ts, ts_original, sent_at and received_at of each row.
 
         Rows without a valid time are added to `suspects`.
@@ -301,7 +301,7 @@ class _Batch:
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )
             moments = [
-                resolve(at, sent, stated, receipt, timeless=timeless)
+                resolve_times(at, sent, stated, receipt, timeless=timeless)
                 for at, sent, stated, receipt, timeless in rows
             ]
             ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
@@ -336,11 +336,11 @@ def _to_columns(
     accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]
 ) -> CheckedBatch:
     if not accepted:
-        return CheckedBatch((), (), Fields.of(()), (), (), (), (), refused)
+        return CheckedBatch((), (), EventColumns.of(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
     events, ts, ts_original, sent_at, received_at = zip(*rest, strict=True)
     return CheckedBatch(
-        bodies, rows, Fields.of(events), ts, ts_original, sent_at, received_at, refused
+        bodies, rows, EventColumns.of(events), ts, ts_original, sent_at, received_at, refused
     )
 
 
@@ -361,7 +361,7 @@ def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> Checke
     return CheckedBatch(
         bodies,
         numbers,
-        Fields(*picked),
+        EventColumns(*picked),
         ts,
         ts_original,
         sent_at,
@@ -370,7 +370,7 @@ def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> Checke
     )
 
 
-def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
+def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> set[int]:
     """Return the rows that the column tests do not clear, times aside.
 
     No body of theirs is longer than `body_bytes_max`.
@@ -391,7 +391,7 @@ def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[in
     return suspects
 
 
-def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
+def _without_subject(fields: EventColumns, types: set[str]) -> Iterable[int]:
     users = fields.user_id
     if None in users or "identify" in types:
         for row, (type_, user, visitor) in enumerate(
@@ -418,7 +418,7 @@ def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
         )
 
 
-def _without_item(fields: Fields, types: set[str]) -> Iterable[int]:
+def _without_item(fields: EventColumns, types: set[str]) -> Iterable[int]:
     if None in fields.item_id and not types.isdisjoint(_NEED_ITEM):
         yield from (
             row
@@ -433,7 +433,7 @@ def _without_item(fields: Fields, types: set[str]) -> Iterable[int]:
         )
 
 
-def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
+def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
     if "answer" not in types:
         return
     for row, (type_, answer, items) in enumerate(
@@ -516,7 +516,7 @@ def _is_bad(properties: dict[str, Any]) -> bool:
     )
 
 
-def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]:
+def _rule_breakers(fields: EventColumns, type_: str, plan: RoutePlan) -> Iterable[int]:
     rules = plan.rules[type_]
     rows = [row for row, event_type in enumerate(fields.type) if event_type == type_]
     property_rows = [fields.properties[row] or {} for row in rows]

@@ -32,7 +32,7 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
-DOOR, BROWSER, BROWSER_IDENTIFY = (
+COLLECTOR, BROWSER, BROWSER_IDENTIFY = (
     "door",
     "browser",
     "browser+identify",
@@ -85,7 +85,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     received_at: int
-    source: str = DOOR
+    source: str = COLLECTOR
     encoding: str = "json"
     format: str = ""
     origins: list[Origin] = []
@@ -155,7 +155,7 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     """
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
-    for row, raw in enumerate(split(body, receipt.encoding)):
+    for row, raw in enumerate(split_body(body, receipt.encoding)):
         verdict = check_row(row, raw, receipt, plan)
         if isinstance(verdict, Accepted):
             accepted.append(verdict)
@@ -174,7 +174,7 @@ def check_row(
         return Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw))
 
 
-def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
+def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     """Split a body into rows.
 
     A body that cannot be split is one row, which `check` then refuses.
@@ -279,7 +279,7 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
     )
     ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
     sent_at = None if event.sent_at is None else to_micros(event.sent_at, "$.sent_at")
-    ts, received_at = resolve(
+    ts, received_at = resolve_times(
         ts_original, sent_at, stated_received_at, receipt, timeless=event.timeless
     )
     if event.timeless:
@@ -305,7 +305,7 @@ def _sendable(plan: RoutePlan) -> list[str]:
     return [type_ for type_ in plan.event_types if type_ != "answer"]
 
 
-def resolve(
+def resolve_times(
     ts: int | None,
     sent_at: int | None,
     stated_received_at: int | None,
@@ -366,7 +366,7 @@ def _check_id(value: str, path: str) -> None:
 def _check_owner(event: Event, receipt: Receipt) -> None:
     if receipt.source in TRUSTED:
         return
-    if receipt.source != DOOR:
+    if receipt.source != COLLECTOR:
         _check_browser(event, receipt)
     if event.received_at is not None:
         raise ContractViolation(

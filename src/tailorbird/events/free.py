@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
-THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
+SITE_IDS = (
+    "event_id",
+    "session_id",
+    "request_id",
+)  # ids made by the site, possibly from a user's id
 EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
 LENGTH_MAX = 256  # maximum length of an id
 
-NAME = "\0name"  # see `leaves`
+FIELD_NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
 )  # names of identifying fields, native and foreign
@@ -26,22 +30,22 @@ def is_number(id_: str) -> bool:
     return id_.isascii() and id_.isdigit()
 
 
-def without(
+def redact(
     value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = ""
 ) -> object:
     """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
-        return [without(element, mentions, is_name, name) for element in value]
+        return [redact(element, mentions, is_name, name) for element in value]
     if isinstance(value, dict):
         return {
-            name: without(member, mentions, is_name, name)
+            name: redact(member, mentions, is_name, name)
             for name, member in value.items()
             if not is_name(name)
         }
     return None if mentions(name, value) else value
 
 
-def of_another(
+def redact_event(
     event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Return an accepted event without what it says about anyone but its own subject."""
@@ -55,16 +59,16 @@ def of_another(
                 for name, member in fields.items()
             }
     if "properties" in event:
-        redacted["properties"] = without(event["properties"], mentions, is_name)
+        redacted["properties"] = redact(event["properties"], mentions, is_name)
     return redacted
 
 
 def texts_in(value: object) -> Iterable[str]:
     """Yield all texts in a JSON value, field names excluded."""
-    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != NAME)
+    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != FIELD_NAME)
 
 
-def said(name: str, value: object) -> str | None:
+def identifying_text(name: str, value: object) -> str | None:
     """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
@@ -77,7 +81,7 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
     while stack:
         name, node = stack.pop()
         if isinstance(node, dict):
-            stack.extend((NAME, field) for field in node)
+            stack.extend((FIELD_NAME, field) for field in node)
             stack.extend(
                 (name if _WHO.search(name) else field, inner) for field, inner in node.items()
             )

@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract import ERASED, Receipt, parse_unread, split
+from tailorbird.events.contract import ERASED, Receipt, parse_unread, split_body
 from tailorbird.events.free import as_text, texts_in
 from tailorbird.events.plan import MERGED_INTO
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "suppression.json", "suppression.key"
@@ -130,7 +130,7 @@ class SuppressionList:
             )
         return cls(key, listed)
 
-    def require_marked(self, lake: Place, data: Path) -> None:
+    def require_marked(self, lake: Storage, data: Path) -> None:
         """Raise DamageError where the lake knows of more erased ids than are listed here.
 
         Does nothing where the lake cannot be asked.
@@ -194,7 +194,7 @@ class SuppressionList:
         """Return the body with `ERASED` in place of each row that is dropped."""
         if not self._listed.people and not self._listed.shared:
             return body
-        parts = [bytes(part) for part in split(body, receipt.encoding)]
+        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
         drops = [self.drops(part, receipt) for part in parts]
         if not any(drops):
             return body

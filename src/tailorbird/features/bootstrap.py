@@ -64,7 +64,7 @@ def build_from_lake(
     return True
 
 
-def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
+def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     """Return whether the lake has more than the worker has applied, or the log cannot be continued.
 
     Until then a worker that lacks an attribute waits.
@@ -76,7 +76,7 @@ def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     )
 
 
-def follow(
+def catch_up(
     worker: FeatureWorker,
     lake: Lake,
     *,
@@ -90,7 +90,7 @@ def follow(
     while True:
         while (report := worker.step()).rows:
             progress("from the log", report.p)
-        if not worker.waits_for_lake or not lake_is_ahead(worker, lake):
+        if not worker.waits_for_lake or not is_lake_ahead(worker, lake):
             return
         build_from_lake(
             worker,

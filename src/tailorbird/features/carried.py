@@ -25,7 +25,7 @@ from tailorbird.features.extracts import Extract, tile_values
 from tailorbird.features.hashing import identities
 from tailorbird.features.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
 from tailorbird.features.records import Frames, sources_of
-from tailorbird.features.sketch import places
+from tailorbird.features.sketch import registers_and_ranks
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -216,7 +216,7 @@ def _retained_events(
             )
             tile = ts // sketch.hop
             late = np.flatnonzero(tile >= t // sketch.hop - reach)
-            register, rank = places(value[late].view(np.uint64), sketch.precision)
+            register, rank = registers_and_ranks(value[late].view(np.uint64), sketch.precision)
             retained.append(late[_largest_events(rank, key[late], tile[late], register)])
     return retained
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import Clock
-from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.declare import Amount, Entity
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.layout import EntityLayout
 from tailorbird.features.state import state_folder
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import Address
 
 _PERSONAL = ("user", "session")  # an entity with one of these fields is one person's
@@ -86,12 +86,12 @@ def _names(layout: EntityLayout) -> Iterator[str]:
 def remake_state(
     state: Path,
     features: FeatureSet,
-    lake: Place,
+    lake: Storage,
     routed: Address,
     *,
     clock: Clock,
     entities_max: int,
-    part: KeyPart = WHOLE,
+    part: KeyPart = ALL_KEYS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Delete the state of a schema, or a part of it, and build it from the lake; return how many
@@ -107,9 +107,9 @@ def remake_state(
         routed, state, features, clock=clock, entities_max=entities_max, part=part
     ) as worker:
         tables = Lake(lake)
-        if worker.needs_history() and lake_is_ahead(worker, tables):
+        if worker.needs_history() and is_lake_ahead(worker, tables):
             build_from_lake(worker, tables, threading.Event(), progress=progress)
-        follow(worker, tables)
+        catch_up(worker, tables)
         if not worker.position.ready:
             raise NotReadyError(
                 "the state could not be built",

@@ -62,7 +62,7 @@ class KeyPart:
         return f"{schema}.{self.name}" if self.name else schema
 
 
-WHOLE = KeyPart()
+ALL_KEYS = KeyPart()
 
 
 def part_numbers(keys: Keys, count: int) -> npt.NDArray[np.intp]:

@@ -25,7 +25,7 @@ from tailorbird.features.codec import short_location
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.idle import Tally, tallies, together
+from tailorbird.features.idle import Tally, merge_tallies, tallies
 from tailorbird.features.keypart import KeyPart, all_parts
 from tailorbird.features.state import open_state, read_position
 from tailorbird.features.worker import FeatureWorker
@@ -119,7 +119,7 @@ class Measured:
         return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
 
 
-def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
+def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     """Return what changes from one set to another."""
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
@@ -167,11 +167,11 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     )
 
 
-def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
+def read_tallies(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
     """Return the tallies of a schema's state, or None if there is no state or it is being built."""
     tallies_by_part = [_read_part_tallies(state, features, part) for part in all_parts(workers)]
     available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
-    return together(available) if len(available) == len(tallies_by_part) else None
+    return merge_tallies(available) if len(available) == len(tallies_by_part) else None
 
 
 def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
@@ -208,7 +208,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
                     seconds.append(time.perf_counter() - start)
 
             worker.bootstrap(timed, newest)
-        sample_tallies = counted(Path(folder), features) or {}
+        sample_tallies = read_tallies(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
     rates = np.array(
         [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]

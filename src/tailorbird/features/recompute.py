@@ -129,7 +129,7 @@ def parity(
     """
     report = empty_report(features)
     newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
-    logged = readable(features, newest, answers, report)
+    logged = comparable_answers(features, newest, answers, report)
     if not logged.num_rows:
         return report
     history = History(features, events, only=only)
@@ -184,7 +184,7 @@ class Exemptions:
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
-def readable(
+def comparable_answers(
     features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
 ) -> pa.Table:
     """Return the responses comparable with a lake that is complete up to `newest`; count the

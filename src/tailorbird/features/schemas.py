@@ -83,7 +83,7 @@ def load_declarations(state: Path, schema: str) -> FeatureSet:
         ) from None
 
 
-def keep(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
+def save_declarations(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
     """Write the declarations beside the state that is, or will be, built by them.
 
     Args:
@@ -102,7 +102,7 @@ def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
     The worker that is started next builds its state.
     """
     with _lock_applied(state):
-        keep(state, features, overwrite=True)
+        save_declarations(state, features, overwrite=True)
         before = read_applied(state)
         left = tuple(schema for schema in before.left if schema != features.schema_hash)
         if before.schema == features.schema_hash and left == before.left:

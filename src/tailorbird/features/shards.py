@@ -53,7 +53,7 @@ __all__ = [
     "Part",
     "backfill_to",
     "definitions",
-    "inputs_of",
+    "hash_inputs",
     "read_manifest",
     "read_parts",
 ]
@@ -487,10 +487,10 @@ def _make_manifest(requests: Requests, events: Events, version: str, rows_max: i
     events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
     )
-    return Manifest(inputs_of(requests, events_name), cuts.tolist(), row_cuts.tolist())
+    return Manifest(hash_inputs(requests, events_name), cuts.tolist(), row_cuts.tolist())
 
 
-def inputs_of(requests: Requests, version: str) -> str:
+def hash_inputs(requests: Requests, version: str) -> str:
     """Return a hash of the requests and events' name, which identifies a folder's inputs."""
     return _hash(version, *_request_bytes(requests))
 

@@ -28,9 +28,15 @@ from tailorbird.features.bounded import affordable_columns, read_required_events
 from tailorbird.features.compared import ParityTotals, read_parity_totals, write_parity_totals
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import read_schema_figures
-from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
+from tailorbird.features.recompute import (
+    ParityReport,
+    comparable_answers,
+    empty_report,
+    parity,
+    requests_of,
+)
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import read_released
 
 INTERVAL_US = 1 * MINUTE
@@ -64,7 +70,7 @@ def compare_recent(
     logged = lake.table("answers", where=where)
     complete_to = read_released(lake.path).of_routed() - 1
     report = empty_report(features)
-    sample = readable(features, complete_to, logged, report)
+    sample = comparable_answers(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
         sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))
@@ -123,7 +129,7 @@ def add_report(
 
 def run_comparison(
     features: FeatureSet,
-    lake: Place,
+    lake: Storage,
     state: Path,
     folder: Path,
     now: int,
@@ -163,7 +169,7 @@ def run_comparison(
 
 def run(
     features: Callable[[], FeatureSet],
-    lake: Place,
+    lake: Storage,
     state: Path,
     folder: Path,
     clock: Clock,

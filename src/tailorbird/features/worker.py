@@ -32,10 +32,10 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import TextHashCache
 from tailorbird.features.figures import CopiesFigures, Figures, Kind, read_figures, write_figures
 from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, SweepReport, read_tally, tallies
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.receipts import events_of, is_only_in_lake
 from tailorbird.features.renewing import RenewalQueue, renew
-from tailorbird.features.schemas import keep
+from tailorbird.features.schemas import save_declarations
 from tailorbird.features.stacks import find_one_row_entities
 from tailorbird.features.starting import StartMarker
 from tailorbird.features.state import (
@@ -105,7 +105,7 @@ class FeatureWorker:
         clock: Clock,
         copies: CopyTarget | None = None,
         entities_max: int = ENTITIES_MAX,
-        part: KeyPart = WHOLE,
+        part: KeyPart = ALL_KEYS,
     ) -> None:
         self.features, self.part = features, part
         self._routed = routed
@@ -114,7 +114,7 @@ class FeatureWorker:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "worker")
         try:
-            keep(state, features)
+            save_declarations(state, features)
             self._start_marker = StartMarker(folder)
             self._start_marker.begin()
             self._store = _store(state, features, part, copies)

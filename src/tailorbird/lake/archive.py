@@ -25,7 +25,7 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake import durable
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20
@@ -77,7 +77,7 @@ class Archive:
 
     def __init__(
         self,
-        path: Place,
+        path: Storage,
         *,
         clock: Clock | None = None,
         writer: bool = False,
@@ -223,13 +223,13 @@ class Archive:
         faults.at("archive.after_manifest")
         self._add_line(line)
 
-    def unreferenced_files(self) -> list[Place]:
+    def unreferenced_files(self) -> list[Storage]:
         """Return the files without a line in the manifest, left by crashes.
 
         None can get a line any more, because the manifest has later rows.
         """
         named = {file.file for file in self.files}
-        needless: list[Place] = []
+        needless: list[Storage] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
                 first = path.name.partition(".")[0]
@@ -275,7 +275,7 @@ class Archive:
             self.files = lines
         faults.at("erase.archive_manifest")
         named = {line.file for line in lines}
-        stored_files: list[Place] = list(self.path.glob("*/*.blocks.zst"))
+        stored_files: list[Storage] = list(self.path.glob("*/*.blocks.zst"))
         needless = [path for path in stored_files if f"{path.parent.name}/{path.name}" not in named]
         for path in needless:
             with durable.disk_errors(path):

@@ -38,7 +38,7 @@ from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import unreadable
 from tailorbird.lake.tables import TABLES, TableSpec
 from tailorbird.lake.vacuum import KEEP_US, unreferenced_files
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 _REPAIR = (
     "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "
@@ -57,10 +57,10 @@ class Recovery:
 
 
 def check_table(
-    path: Place,
+    path: Storage,
     spec: TableSpec,
     ledger: Ledger,
-    aside: Place,
+    aside: Storage,
     clock: Clock,
     *,
     may_replay: Callable[[dict[str, int]], bool],
@@ -97,7 +97,7 @@ def check_table(
     return recoveries
 
 
-def ledger_is_lost(lake: Place) -> bool:
+def ledger_is_lost(lake: Storage) -> bool:
     """Return whether tables have rows and there is no ledger.
 
     A new ledger would have the newest commit of each table only.
@@ -107,13 +107,13 @@ def ledger_is_lost(lake: Place) -> bool:
     )
 
 
-def commit_corruption(path: Place, version: int, line: Line) -> str | None:
+def commit_corruption(path: Storage, version: int, line: Line) -> str | None:
     """Return what is corrupt in a commit file that the ledger knows, or None."""
     return _commit_corruption(path, version, line)
 
 
 @contextmanager
-def opening_errors(lake: Place, table: str) -> Iterator[None]:
+def opening_errors(lake: Storage, table: str) -> Iterator[None]:
     """Name the file of the log to blame when opening a table within fails.
 
     Raises:
@@ -139,7 +139,7 @@ def opening_errors(lake: Place, table: str) -> Iterator[None]:
         raise
 
 
-def log_corruptions(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[Place, str]]:
+def log_corruptions(path: Storage, table: str, ledger: Ledger) -> Iterator[tuple[Storage, str]]:
     """Yield the corrupt files of a table's log that the ledger knows, and what is corrupt."""
     begin = ledger.log_begin(table)
     for version, line in sorted(ledger.commits(table).items()):
@@ -156,7 +156,7 @@ def log_corruptions(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[P
 
 
 def _set_orphans_aside(
-    path: Place, spec: TableSpec, ledger: Ledger, aside: Place
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
 ) -> list[Recovery]:
     """Set orphan commits at the end of the log aside, which readers would believe."""
     commits = ledger.commits(spec.name)
@@ -178,7 +178,7 @@ def _set_orphans_aside(
     ]
 
 
-def _commit_corruption(path: Place, version: int, line: Line | None) -> str | None:
+def _commit_corruption(path: Storage, version: int, line: Line | None) -> str | None:
     file = commit_path(path, version)
     if not file.exists():
         return "is missing"
@@ -191,13 +191,13 @@ def _commit_corruption(path: Place, version: int, line: Line | None) -> str | No
 
 
 def _recover_last(
-    path: Place,
+    path: Storage,
     spec: TableSpec,
     version: int,
     newest: int,
     commits: dict[int, Line],
     ledger: Ledger,
-    aside: Place,
+    aside: Storage,
     clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
 ) -> Recovery:
@@ -252,7 +252,7 @@ def _replay_positions(line: Line, commits: dict[int, Line]) -> dict[str, int]:
     return {log: earlier.get(log, 0) for log in line.positions}
 
 
-def enter_commits(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Enter the complete commits after the last one of a table that the ledger knows.
 
     Raises:
@@ -267,7 +267,7 @@ def enter_commits(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) ->
 
 
 def _enter_commit(
-    path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
+    path: Storage, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
 ) -> Recovery:
     """Enter a complete commit into the ledger; its data was synced before it was committed."""
     file = commit_path(path, version)
@@ -310,7 +310,7 @@ def _enter_commit(
     )
 
 
-def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
+def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
     for file in ledger.files(spec.name).values():
         target = path / file.path
         try:
@@ -323,7 +323,7 @@ def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
 
 
 def _set_checkpoints_aside(
-    path: Place, spec: TableSpec, ledger: Ledger, aside: Place
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
 ) -> list[Recovery]:
     """Set aside checkpoints that the ledger does not vouch for.
 
@@ -335,7 +335,7 @@ def _set_checkpoints_aside(
     checkpoints = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
     vouched: set[int] = set()
-    unvouched: list[tuple[int, Place]] = []
+    unvouched: list[tuple[int, Storage]] = []
     findings: list[Recovery] = []
     for file in sorted(log.iterdir()):
         match = foreign.CHECKPOINT.match(file.name)

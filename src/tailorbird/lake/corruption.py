@@ -14,7 +14,7 @@ import pyarrow as pa
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 _REMEDY = "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it"
 _OF_BUCKET = (
@@ -22,7 +22,7 @@ _OF_BUCKET = (
 )
 
 
-def corrupt_file(message: str, place: Place) -> DamageError:
+def corrupt_file(message: str, place: Storage) -> DamageError:
     """Return the error about a corrupt file of a table, with the remedy for its kind of storage."""
     return DamageError(
         message, where=str(place), fix=_OF_BUCKET if isinstance(place, ObjectPath) else _REMEDY
@@ -38,7 +38,7 @@ class FileRecord(Protocol):
     def sha256(self) -> str: ...
 
 
-def file_corruption(path: Place, file: FileRecord) -> str | None:
+def file_corruption(path: Storage, file: FileRecord) -> str | None:
     """Return what is corrupt in a file by its record in ledger or manifest, or None. Reads it."""
     if not path.is_file():
         return "is missing"
@@ -49,7 +49,7 @@ def file_corruption(path: Place, file: FileRecord) -> str | None:
 
 
 @contextmanager
-def reading_errors(lake: Place, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
+def reading_errors(lake: Storage, table: str, paths: Callable[[], Iterable[str]]) -> Iterator[None]:
     """Name the file to blame when reading data files within fails.
 
     Args:
@@ -68,7 +68,7 @@ def reading_errors(lake: Place, table: str, paths: Callable[[], Iterable[str]]) 
 
 
 def blamed_file(
-    lake: Place, table: str, paths: Iterable[str], message: str
+    lake: Storage, table: str, paths: Iterable[str], message: str
 ) -> TailorbirdError | None:
     """Return the error about the first corrupt file, or None. Files that `message` names are
     checked first.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.dataset as ds
 
-from tailorbird.events.contract import ERASED, Receipt, split
+from tailorbird.events.contract import ERASED, Receipt, split_body
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.lake import Lake
 from tailorbird.stream import StoredBlock
@@ -105,7 +105,7 @@ def _fill(
 def _block_differences(
     stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
 ) -> Iterator[int]:
-    parts = split(stored.block.payload, _receipt(stored.block.receipt).encoding)
+    parts = split_body(stored.block.payload, _receipt(stored.block.receipt).encoding)
     if len(parts) != stored.block.rows:
         yield stored.offset
         return

@@ -42,7 +42,7 @@ from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.tables import TableSpec, aligned
 from tailorbird.lake.vacuum import FILE_PREFIX, VacuumReport
-from tailorbird.places import ObjectPath, Place, client_options
+from tailorbird.places import ObjectPath, Storage, client_options
 
 COMMIT_INFO = "tailorbird"  # our key in the commit info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
@@ -66,17 +66,17 @@ class CommitInfo(msgspec.Struct, frozen=True):
     token: str = ""  # identifies the commit to its writer if the reply was lost
 
 
-def commit_path(table: Place, version: int) -> Place:
+def commit_path(table: Storage, version: int) -> Storage:
     """Return the path of a commit file."""
     return table / "_delta_log" / f"{version:020d}.json"
 
 
-def checkpoint_path(table: Place, version: int) -> Place:
+def checkpoint_path(table: Storage, version: int) -> Storage:
     """Return the path of a checkpoint."""
     return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
 
 
-def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Create an empty table durably."""
     durable.make_folder(path)
     with durable.disk_errors(path):
@@ -95,7 +95,7 @@ def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> 
 
 
 def record_commit(
-    path: Place,
+    path: Storage,
     table: str,
     version: int,
     ledger: Ledger,
@@ -134,7 +134,7 @@ class DurableTable:
         DamageError: the table has deletion vectors, or columns that this version does not write.
     """
 
-    def __init__(self, path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
         self.path = path
         self.spec = spec
         self._ledger = ledger
@@ -333,7 +333,7 @@ class DurableTable:
     ) -> tuple[list[File], list[AddAction | RemoveAction]]:
         files: list[File] = []
         actions: list[AddAction | RemoveAction] = []
-        folders: set[Place] = set()
+        folders: set[Storage] = set()
         for value, part in split_by_partition(rows, self.spec):
             folder = (
                 f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/"
@@ -509,7 +509,7 @@ class DurableTable:
         )  # A handle that is only updated gets slower with each commit.
 
 
-def read_back(lake: Place, line: Line) -> None:
+def read_back(lake: Storage, line: Line) -> None:
     """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
     if line.kind != "commit":
         return

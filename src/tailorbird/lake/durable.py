@@ -17,12 +17,12 @@ from pathlib import Path
 
 from tailorbird import faults
 from tailorbird.errors import StorageError, TailorbirdError
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 _CHUNK = 1 << 20
 
 
-def write_new(path: Place, data: bytes | memoryview) -> None:
+def write_new(path: Storage, data: bytes | memoryview) -> None:
     """Write a new file and sync it. Sync its folder with `sync_folder`, once for many files."""
     if isinstance(path, ObjectPath):
         return _put_new(path, data)
@@ -42,7 +42,7 @@ def link(path: Path, target: Path) -> None:
     sync_file(target)
 
 
-def replace(path: Place, data: bytes) -> None:
+def replace(path: Storage, data: bytes) -> None:
     """Replace a file atomically, and sync file and folder."""
     if isinstance(path, ObjectPath):
         with disk_errors(path):
@@ -69,7 +69,7 @@ def append(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def sync_file(path: Place) -> None:
+def sync_file(path: Storage) -> None:
     """Sync a file that a library wrote."""
     if isinstance(path, ObjectPath):
         return
@@ -81,12 +81,12 @@ def sync_file(path: Place) -> None:
             os.close(handle)
 
 
-def sync_folder(folder: Place) -> None:
+def sync_folder(folder: Storage) -> None:
     """Make the names in a folder durable."""
     sync_file(folder)
 
 
-def make_folder(folder: Place) -> None:
+def make_folder(folder: Storage) -> None:
     """Create a folder and its parents durably."""
     if isinstance(folder, ObjectPath):
         return
@@ -98,7 +98,7 @@ def make_folder(folder: Place) -> None:
         sync_folder(missing_folder.parent)
 
 
-def move_aside(path: Place, folder: Place) -> Place:
+def move_aside(path: Storage, folder: Storage) -> Storage:
     """Move a file or folder into `folder` under a free name, and sync both folders.
 
     Returns:
@@ -117,7 +117,7 @@ def move_aside(path: Place, folder: Place) -> Place:
     return target
 
 
-def sha256_of(path: Place) -> str:
+def sha256_of(path: Storage) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     if isinstance(path, ObjectPath):
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -129,7 +129,7 @@ def sha256_of(path: Place) -> str:
 
 
 @contextmanager
-def disk_errors(path: Place) -> Iterator[None]:
+def disk_errors(path: Storage) -> Iterator[None]:
     """Turn errors of the disk or the object storage into StorageError."""
     if isinstance(path, ObjectPath):
         with _storage_errors(path):
@@ -146,7 +146,7 @@ def disk_errors(path: Place) -> Iterator[None]:
 
 
 def _sync(handle: int) -> None:
-    if not faults.cut("lake.sync"):
+    if not faults.is_disabled("lake.sync"):
         os.fsync(handle)
 
 

@@ -26,9 +26,9 @@ from tailorbird.events.clock import DAY
 from tailorbird.events.schema import QUARANTINE, ROUTED, number_rows
 from tailorbird.lake.ledger import Line
 from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
-from tailorbird.stream import PAST, StoredBlock
+from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
-PAST_PARTITIONS = (*PAST, "raw-import")
+PAST_PARTITIONS = (*HISTORICAL_PRODUCERS, "raw-import")
 ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
 
 KEY_COLUMNS = (

@@ -19,7 +19,7 @@ import msgspec
 from tailorbird.lake import durable
 from tailorbird.lake.delta import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.ledger import Line
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 HINT = "_last_checkpoint"
@@ -41,13 +41,13 @@ _BY_HAND = (
 class Orphan:
     """A file of a table's log that readers believe and nothing vouches for, and its remedy."""
 
-    file: Place
+    file: Storage
     version: int
     what: str
     remedy: str
 
 
-def versions(path: Place) -> list[int]:
+def versions(path: Storage) -> list[int]:
     """Return the versions with a commit file in the log of a table."""
     log = path / "_delta_log"
     names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
@@ -91,7 +91,7 @@ def unknown_commit_fault(data: bytes, version: int) -> str | None:
     return None if is_complete and has_effect else "is incomplete"
 
 
-def orphan_commits(path: Place, commits: Mapping[int, Line]) -> list[tuple[int, str]]:
+def orphan_commits(path: Storage, commits: Mapping[int, Line]) -> list[tuple[int, str]]:
     """Return the commits after the ledger's last, from the first orphan on, and what is wrong.
 
     A complete commit of our own that the ledger does not know was made just now, or before a crash.
@@ -117,7 +117,7 @@ def are_all_foreign(commits: list[tuple[int, str]]) -> bool:
     return all(fault == FOREIGN for _, fault in commits)
 
 
-def remedy(path: Place, *, at_start: bool) -> str:
+def remedy(path: Storage, *, at_start: bool) -> str:
     """Return the remedy for orphans in the log of a table.
 
     Args:
@@ -128,7 +128,7 @@ def remedy(path: Place, *, at_start: bool) -> str:
     return "the lake role sets it aside when it starts" if at_start else _BY_HAND
 
 
-def find_orphans(path: Place, own_commits: Mapping[int, Line]) -> list[Orphan]:
+def find_orphans(path: Storage, own_commits: Mapping[int, Line]) -> list[Orphan]:
     """Return the orphans in the log of a table, and the hint to one.
 
     Set them aside from the last to the first, so that a crash in between hides none of the rest.
@@ -188,7 +188,7 @@ def find_orphans(path: Place, own_commits: Mapping[int, Line]) -> list[Orphan]:
     return orphans
 
 
-def hinted_version(hint: Place) -> int | None:
+def hinted_version(hint: Storage) -> int | None:
     """Return the version of the checkpoint that the hint names, or None if it cannot be read."""
     try:
         version = json.loads(hint.read_bytes())["version"]
@@ -197,7 +197,7 @@ def hinted_version(hint: Place) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def set_aside(file: Place, named: Collection[str], folder: Place) -> Place:
+def set_aside(file: Storage, named: Collection[str], folder: Storage) -> Storage:
     """Move an orphan into `folder`, after the data files that an orphan commit brought.
 
     The role would delete those, because no commit of the ledger names them.
@@ -213,7 +213,7 @@ def set_aside(file: Place, named: Collection[str], folder: Place) -> Place:
     return durable.move_aside(file, folder)
 
 
-def data_files(file: Place, named: Collection[str]) -> list[str]:
+def data_files(file: Storage, named: Collection[str]) -> list[str]:
     """Return the data files that an orphan commit brought, except those that our commits name."""
     if (
         not _COMMIT.match(file.name)
@@ -224,7 +224,7 @@ def data_files(file: Place, named: Collection[str]) -> list[str]:
     return [path for path in _added(data) if path not in named and (table / path).is_file()]
 
 
-def brought(folder: Place) -> set[Place]:
+def brought(folder: Storage) -> set[Storage]:
     """Return the data files that `set_aside` moved into a folder with an orphan commit.
 
     The lake never had their rows.

@@ -28,7 +28,7 @@ from tailorbird.lake.opening import delta_table
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.versions import TableVersion, rows_of, versions_of
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 _EPOCH = date(1970, 1, 1)
 
@@ -47,7 +47,7 @@ class Lake:
         DamageError: a file of the table is corrupt or missing; names it.
     """
 
-    def __init__(self, path: Place, *, at: Mapping[str, TableVersion] | None = None) -> None:
+    def __init__(self, path: Storage, *, at: Mapping[str, TableVersion] | None = None) -> None:
         self.path = path
         self.at = at
         self._open: dict[str, DeltaTable] = {}
@@ -228,7 +228,7 @@ def _paths(table: DeltaTable) -> list[str]:
     return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
-def _any_commit(log: Place) -> bool:
+def _any_commit(log: Storage) -> bool:
     """Return whether a log that no longer begins at 0 has a commit."""
     return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 

@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.lake import durable
 from tailorbird.lock import FileLock
-from tailorbird.places import ObjectPath, Place, StaleError
+from tailorbird.places import ObjectPath, StaleError, Storage
 
 LEASE_US = 60 * SECOND
 
@@ -35,7 +35,7 @@ class _Holder(msgspec.Struct):
     until: int
 
 
-def acquire_writer_lock(path: Place, clock: Clock) -> WriterLock:
+def acquire_writer_lock(path: Storage, clock: Clock) -> WriterLock:
     """Become the only writer of the lake with its ledger at `path`. Raises LockedError."""
     if isinstance(path, ObjectPath):
         return Lease(path.with_name(path.name + ".lease"), clock)

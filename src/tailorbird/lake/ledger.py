@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 ORIGIN = "tailorbird ledger 1"
 
@@ -60,7 +60,7 @@ class Ledger:
         DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: Place, *, writer: bool = False) -> None:
+    def __init__(self, path: Storage, *, writer: bool = False) -> None:
         self._file = ChainedFile(path, ORIGIN, writer=writer)
         self.lines: list[Line] = []
         for number, body in enumerate(self._file.bodies):
@@ -68,7 +68,7 @@ class Ledger:
         self._file.bodies.clear()
 
     @classmethod
-    def write(cls, path: Place, lines: Sequence[Line]) -> "Ledger":
+    def write(cls, path: Storage, lines: Sequence[Line]) -> "Ledger":
         """Write a ledger of these lines, numbered again, and open it for appending."""
         ChainedFile(path, ORIGIN, writer=True).replace(
             _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)

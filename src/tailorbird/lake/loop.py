@@ -7,8 +7,8 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.role import ROWS_MAX, LakeReport, LakeRole
 from tailorbird.lake.vacuum import KEEP_US
-from tailorbird.places import Place
-from tailorbird.stream import Stream, folder_of
+from tailorbird.places import Storage
+from tailorbird.stream import Stream, local_folder
 
 COMMIT_EVERY_US = 1 * SECOND
 PRUNE_EVERY_US = 1 * MINUTE
@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 def run(
     stream: Stream,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     stop: threading.Event,
     *,
@@ -54,7 +54,7 @@ def run(
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:
-                prune_idle(folder_of(stream), lake, clock, idle_us=idle_us)
+                prune_idle(local_folder(stream), lake, clock, idle_us=idle_us)
                 prune_due = now + prune_every_us
             if now >= upkeep_due and role.pending() < rows_max:
                 role.upkeep()

@@ -7,10 +7,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
-from tailorbird.places import ObjectPath, Place, client_options
+from tailorbird.places import ObjectPath, Storage, client_options
 
 
-def delta_table(path: Place, version: int | None = None) -> DeltaTable:
+def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
     """Open the table at `path`, at a version or the latest.
 
     Raises:
@@ -23,7 +23,7 @@ def delta_table(path: Place, version: int | None = None) -> DeltaTable:
 
 
 @contextmanager
-def delta_errors(path: Place) -> Iterator[None]:
+def delta_errors(path: Storage) -> Iterator[None]:
     """Turn errors of deltalake about the tables at `path` into DamageError or StorageError."""
     try:
         yield
@@ -31,7 +31,7 @@ def delta_errors(path: Place) -> Iterator[None]:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Place, error: DeltaError) -> TailorbirdError:
+def unreadable(path: Storage, error: DeltaError) -> TailorbirdError:
     """Return the error about a table that deltalake cannot use, where no file is to blame."""
     message = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(path, ObjectPath):

@@ -20,8 +20,8 @@ import msgspec
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
-from tailorbird.places import Place
-from tailorbird.stream.released import FILE, sealed, unseal
+from tailorbird.places import Storage
+from tailorbird.stream.released import FILE, seal, unseal
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,7 +35,7 @@ class Positions(msgspec.Struct, forbid_unknown_fields=True):
     safe: dict[str, int] = {}
 
 
-def load_positions(lake: Place) -> Positions:
+def load_positions(lake: Storage) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
     path = lake / FILE
     try:
@@ -50,7 +50,7 @@ def load_positions(lake: Place) -> Positions:
         ) from error
 
 
-def no_ledger(lake: Place) -> NotReadyError:
+def no_ledger(lake: Storage) -> NotReadyError:
     """Return the error about a missing ledger: there is no lake yet, or the ledger was lost."""
     if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError(
@@ -63,7 +63,7 @@ def no_ledger(lake: Place) -> NotReadyError:
     )
 
 
-def ledger_lost(lake: Place) -> str:
+def ledger_lost(lake: Storage) -> str:
     """Return the remedy for a lost ledger."""
     if not isinstance(lake, Path):
         return (
@@ -76,16 +76,16 @@ def ledger_lost(lake: Place) -> str:
     )
 
 
-def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:
+def positions_lost(lake: Storage, ledger: Ledger, archived: Mapping[str, int]) -> bool:
     """Return whether the file was lost: the role writes it before the first row of any log."""
     return not (lake / FILE).exists() and (
         bool(archived) or any(line.positions for line in ledger.lines)
     )
 
 
-def store_positions(lake: Place, positions: Positions) -> None:
+def store_positions(lake: Storage, positions: Positions) -> None:
     """Replace the file durably."""
-    durable.replace(lake / FILE, sealed(msgspec.to_builtins(positions)))
+    durable.replace(lake / FILE, seal(msgspec.to_builtins(positions)))
 
 
 def beyond_logs(
@@ -108,7 +108,7 @@ def beyond_logs(
                 yield table, log, position, end
 
 
-def safe_positions(lake: Place) -> dict[str, int]:
+def safe_positions(lake: Storage) -> dict[str, int]:
     """Return for each log the position below which the lake no longer needs it.
 
     A log that is not named is needed entirely.

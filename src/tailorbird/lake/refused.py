@@ -13,13 +13,13 @@ from tailorbird.events.schema import TIME, micros
 from tailorbird.lake.lake import Lake
 
 SLICE_ROWS = 10_000
-PLACE = ("raw_partition", "raw_offset", "raw_row")
+ROW_KEY_COLUMNS = ("raw_partition", "raw_offset", "raw_row")
 
 RowKey = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Choice:
+class QuarantineFilter:
     """A selection of refused rows.
 
     Attributes:
@@ -65,9 +65,11 @@ class Reason:
     paths: dict[str, int] = field(default_factory=dict)
 
 
-def reasons(lake: Lake, choice: Choice, replayed: frozenset[RowKey]) -> list[Reason]:
+def reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -> list[Reason]:
     """Return the reasons among the selected rows, most frequent first."""
-    table = lake.table("quarantine", ["code", "path", "received_at", *PLACE], choice.filter())
+    table = lake.table(
+        "quarantine", ["code", "path", "received_at", *ROW_KEY_COLUMNS], choice.filter()
+    )
     summaries: list[Reason] = []
     for code in pc.unique(table.column("code")).to_pylist():
         rows = table.filter(pc.equal(table.column("code"), code))
@@ -91,7 +93,7 @@ def reasons(lake: Lake, choice: Choice, replayed: frozenset[RowKey]) -> list[Rea
     return sorted(summaries, key=lambda reason: (-reason.rows, reason.code))
 
 
-def samples(lake: Lake, choice: Choice, limit: int) -> list[dict[str, Any]]:
+def samples(lake: Lake, choice: QuarantineFilter, limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` of the selected rows, the newest first."""
     table = lake.table("quarantine", where=choice.filter()).sort_by(
         [("received_at", "descending"), ("raw_offset", "descending")]
@@ -99,7 +101,7 @@ def samples(lake: Lake, choice: Choice, limit: int) -> list[dict[str, Any]]:
     return table.slice(0, max(0, limit)).to_pylist()
 
 
-def slices(lake: Lake, choice: Choice, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
+def slices(lake: Lake, choice: QuarantineFilter, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
     """Yield the selected rows in order of receipt, in slices of about `rows_max`.
 
     Rows of one body stay together.
@@ -114,7 +116,7 @@ def slices(lake: Lake, choice: Choice, rows_max: int = SLICE_ROWS) -> Iterator[p
         if number + 1 < len(starts):
             parts.append(~_at_or_after(*starts[number + 1]))
         yield lake.table("quarantine", where=_conjunction(parts)).sort_by(
-            [(name, "ascending") for name in ("received_at", *PLACE)]
+            [(name, "ascending") for name in ("received_at", *ROW_KEY_COLUMNS)]
         )
 
 
@@ -126,14 +128,14 @@ def _at_or_after(received_at: int, offset: int) -> ds.Expression:
     )
 
 
-def count(lake: Lake, choice: Choice) -> int:
+def count(lake: Lake, choice: QuarantineFilter) -> int:
     """Return the number of selected rows."""
     return lake.table("quarantine", ["code"], choice.filter()).num_rows
 
 
 def places(rows: pa.Table) -> list[RowKey]:
     """Return the partition, offset and row number of each row in the raw logs."""
-    return list(zip(*(rows.column(name).to_pylist() for name in PLACE), strict=True))
+    return list(zip(*(rows.column(name).to_pylist() for name in ROW_KEY_COLUMNS), strict=True))
 
 
 def _conjunction(parts: Sequence[ds.Expression]) -> ds.Expression | None:

@@ -32,15 +32,15 @@ from tailorbird.events.adapters import CONVERTERS
 from tailorbird.events.adapters.record import record_to_lines
 from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract import Origin, Unread, parse_unread, split
+from tailorbird.events.contract import Origin, Unread, parse_unread, split_body
 from tailorbird.events.schema import micros
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.refused import Choice, RowKey, count, places, slices
-from tailorbird.places import Place as LakePlace
+from tailorbird.lake.refused import QuarantineFilter, RowKey, count, places, slices
+from tailorbird.places import Storage as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 
 BODY_ROWS = 1_000
 BODY_BYTES = 4 << 20
@@ -106,7 +106,7 @@ class _Replayable:
 def replay(
     lake: LakePlace,
     stream: Path,
-    choice: Choice,
+    choice: QuarantineFilter,
     *,
     plan: RoutePlan,
     clock: Clock,
@@ -190,7 +190,9 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
     while True:
         try:
             writer = open_writer(
-                raw_path(stream, REPLAYS), partition=REPLAYS, held=held(stream, REPLAYS, lake)
+                raw_path(stream, REPLAYS),
+                partition=REPLAYS,
+                held=read_expected_ends(stream, REPLAYS, lake),
             )
             break
         except LockedError:
@@ -266,7 +268,7 @@ def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
         or (unread.code, unread.path) != (row["code"], row["path"])
         or unread.format not in converters
     ):
-        return [bytes(line) for line in split(body, "json")], ""
+        return [bytes(line) for line in split_body(body, "json")], ""
     return record_to_lines(
         unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True
     ), unread.format

@@ -32,8 +32,8 @@ from tailorbird.lake.positions import ledger_lost, load_positions, store_positio
 from tailorbird.lake.rewriting import Rewriting
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.vacuum import KEEP_US, VacuumReport
-from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import PAST, Address, LogReader, Stream
+from tailorbird.places import ObjectPath, Storage
+from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream
 from tailorbird.stream.released import FILE
 
 ROWS_MAX = 250_000  # per commit, about 200 MB in memory
@@ -80,7 +80,7 @@ class LakeRole:
     def __init__(
         self,
         stream: Stream,
-        lake: Place,
+        lake: Storage,
         *,
         clock: Clock,
         archive_bytes: int = BYTES_MAX,
@@ -411,9 +411,9 @@ class LakeRole:
         if (
             not isinstance(self._stream, Path) and self._stream.count > 1
         ):  # The rows of a log that several routers share do not show how far all have read.
-            ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(
-                blocks, self._positions.taken
-            )
+            ends = {
+                name: end for name, end in ends.items() if name not in HISTORICAL_PRODUCERS
+            } | etl.taken_by_all(blocks, self._positions.taken)
         for partition, row in ends.items():
             self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.lake import durable
-from tailorbird.places import ObjectPath, Place, StaleError
+from tailorbird.places import ObjectPath, StaleError, Storage
 
 END_BYTES = 256 << 10
 
@@ -33,7 +33,7 @@ class Tail(Protocol):
         ...
 
 
-def open_tail(path: Place) -> Tail:
+def open_tail(path: Storage) -> Tail:
     """Open the file at `path`; an absent file is empty."""
     return _ObjectTail(path) if isinstance(path, ObjectPath) else _FileTail(path)
 

@@ -19,7 +19,7 @@ from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 FILE_PREFIX = "part-"
 KEEP_US = 7 * DAY  # how long an earlier reader finds its files, unless `lake.history` is set
@@ -41,8 +41,8 @@ class VacuumReport:
 
 
 def unreferenced_files(
-    path: Place, table: str, ledger: Ledger, now: int, keep_us: int
-) -> list[Place]:
+    path: Storage, table: str, ledger: Ledger, now: int, keep_us: int
+) -> list[Storage]:
     """Return the data files that no commit names, or that were replaced so long ago that no reader
     needs them.
 
@@ -62,14 +62,14 @@ def unreferenced_files(
     ]
 
 
-def _data_files(path: Place) -> list[tuple[Place, str]]:
-    files: list[tuple[Place, str]] = [
+def _data_files(path: Storage) -> list[tuple[Storage, str]]:
+    files: list[tuple[Storage, str]] = [
         (file, relative_path(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")
     ]
     return sorted(files, key=lambda each: each[1])
 
 
-def relative_path(file: Place, folder: Place) -> str:
+def relative_path(file: Storage, folder: Storage) -> str:
     """Return the path of a file below a folder of the same storage."""
     return str(file)[len(str(folder)) + 1 :]
 
@@ -93,7 +93,7 @@ def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
 
 
 def vacuum(
-    path: Place,
+    path: Storage,
     table: str,
     ledger: Ledger,
     now: int,
@@ -133,14 +133,14 @@ def vacuum(
     return report
 
 
-def _checkpoint_matches(path: Place, table: str, ledger: Ledger, version: int) -> bool:
+def _checkpoint_matches(path: Storage, table: str, ledger: Ledger, version: int) -> bool:
     """Return whether the checkpoint with which the log would begin is intact."""
     expected = ledger.checkpoints(table)[version].files[0]
     file = path / "_delta_log" / expected.path
     return file.exists() and durable.sha256_of(file) == expected.sha256
 
 
-def _log_files(path: Place) -> list[tuple[Place, int]]:
+def _log_files(path: Storage) -> list[tuple[Storage, int]]:
     log = path / "_delta_log"
     names = sorted(entry.name for entry in log.iterdir())
     return [(log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))]

@@ -39,7 +39,7 @@ from tailorbird.lake.positions import (
     positions_lost,
 )
 from tailorbird.lake.tables import TABLES
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
@@ -121,7 +121,7 @@ class VerifyReport:
 
 
 def verify(
-    lake: Place,
+    lake: Storage,
     *,
     stream: "Stream | None" = None,
     deep: bool = False,
@@ -189,7 +189,7 @@ def verify(
     return report
 
 
-def table_faults(lake: Place, name: str, ledger: Ledger) -> list[Fault]:
+def table_faults(lake: Storage, name: str, ledger: Ledger) -> list[Fault]:
     """Return what is corrupt in one table: its commits, checkpoints and data files, and what Delta
     reads of it.
     """
@@ -199,7 +199,7 @@ def table_faults(lake: Place, name: str, ledger: Ledger) -> list[Fault]:
 
 
 def _check_table(
-    lake: Place,
+    lake: Storage,
     name: str,
     ledger: Ledger,
     reader: Lake,
@@ -264,7 +264,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
 
 
 def _check_archive(
-    lake: Place,
+    lake: Storage,
     ledger: Ledger,
     positions: Positions,
     report: VerifyReport,

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.tables import TABLES
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 BY_P = ("events", "users", "items")  # rows with their position in the routed log
 _ROUTED = "routed"
@@ -30,7 +30,7 @@ class TableVersion(msgspec.Struct, frozen=True):
     positions: dict[str, int] = {}
 
 
-def versions_of(lake: Place) -> dict[str, TableVersion]:
+def versions_of(lake: Storage) -> dict[str, TableVersion]:
     """Return the latest version of each table in the ledger. Raises DamageError."""
     ledger = Ledger(lake / "ledger.jsonl")
     return {
@@ -40,7 +40,7 @@ def versions_of(lake: Place) -> dict[str, TableVersion]:
     }
 
 
-def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]:
+def version_at(lake: Storage, table: str, version: int) -> dict[str, TableVersion]:
     """Return the given version of a table.
 
     Raises:
@@ -86,7 +86,7 @@ def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
     return TableVersion(version, positions)
 
 
-def plain(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
+def to_manifest(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     """Convert versions to JSON for a manifest."""
     return {
         name: {"version": each.version, "positions": dict(each.positions)}

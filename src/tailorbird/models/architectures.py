@@ -27,7 +27,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ class Ranker(Protocol):
         ...
 
 
-def available(architecture: str) -> bool:
+def is_available(architecture: str) -> bool:
     """Return whether an architecture's dependencies are installed."""
     return architecture == "gbdt" or find_spec("torch") is not None
 
@@ -146,14 +146,14 @@ def fit_net(
         processes: number of processes that share each batch, see `models.deep.parallel`; with
             several, `on_epoch` is called for all epochs at the end, and cannot stop training.
     """
-    if not available(architecture):
+    if not is_available(architecture):
         raise UsageError(
             f"{architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
         )
     from tailorbird.models.deep.loop import Run
     from tailorbird.models.deep.model import fit_deep
-    from tailorbird.models.deep.parameters import settled
+    from tailorbird.models.deep.parameters import resolve_parameters
 
     if processes > 1:
         from tailorbird.models.deep.parallel import fit_parallel
@@ -184,7 +184,7 @@ def fit_net(
     return Net(
         fit_deep(
             architecture,
-            settled(architecture, parameters),
+            resolve_parameters(architecture, parameters),
             layout,
             rows,
             validation,
@@ -209,7 +209,7 @@ def _process_folder(checkpoint: Path | None) -> Iterator[Path]:
 class Net:
     """A net as a ranker."""
 
-    deep: "Deep"
+    deep: "DeepModel"
 
     @property
     def architecture(self) -> str:

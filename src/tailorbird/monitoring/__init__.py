@@ -1,13 +1,13 @@
 """Monitoring of live traffic: metrics by time, arm and slot, and the decision to retrain."""
 
 from tailorbird.monitoring.live import PeriodFigures, figures_by_period
-from tailorbird.monitoring.retrain import Decision, Trigger, decide, decide_from_steps
+from tailorbird.monitoring.retrain import Decision, Trigger, decide_from_steps, decide_retrain
 
 __all__ = [
     "Decision",
     "PeriodFigures",
     "Trigger",
-    "decide",
     "decide_from_steps",
+    "decide_retrain",
     "figures_by_period",
 ]

@@ -78,7 +78,7 @@ class VersionFigures:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CanaryVerdict:
     """The decision on a canary.
 
     `action` is wait, advance (to `share`), promote, or end; `reason` is for the registry's log.
@@ -92,7 +92,7 @@ class Verdict:
     uplift: Interval
 
 
-def figures(
+def measure_version(
     events: pa.Table,
     answers: pa.Table,
     version: str,
@@ -133,9 +133,9 @@ def figures(
     )
 
 
-def judge(
+def decide_canary(
     canary: VersionFigures, champion: VersionFigures, share: float, rails: GuardRails = GUARD_RAILS
-) -> Verdict:
+) -> CanaryVerdict:
     """Decide on a canary that serves `share` of the people."""
     level = 1.0 - (1.0 - rails.level) / len(SHARES)
     uplift = (
@@ -144,8 +144,8 @@ def judge(
         else NO_ESTIMATE
     )
 
-    def verdict(action: str, reason: str, new_share: float = share) -> Verdict:
-        return Verdict(action, reason, new_share, canary, champion, uplift)
+    def verdict(action: str, reason: str, new_share: float = share) -> CanaryVerdict:
+        return CanaryVerdict(action, reason, new_share, canary, champion, uplift)
 
     if canary.not_finite:
         return verdict(

@@ -30,7 +30,7 @@ from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.whole import atomic_write
 
 PAGE = "index.html"
@@ -83,16 +83,16 @@ def run_day(
     )
 
 
-def keep(folder: Path, report: DayReport) -> Path:
+def save_report(folder: Path, report: DayReport) -> Path:
     """Store the report, rebuild the page, and return the page's path."""
     atomic_write(
         folder / f"{report.day}.json",
         msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
     )
-    return write_page(folder / PAGE, history(folder))
+    return write_page(folder / PAGE, read_reports(folder))
 
 
-def history(folder: Path) -> list[DayReport]:
+def read_reports(folder: Path) -> list[DayReport]:
     """Return the stored reports, newest first; unreadable ones are skipped."""
     reports = []
     for path in sorted(folder.glob("*.json"), reverse=True) if folder.is_dir() else []:
@@ -104,7 +104,7 @@ def history(folder: Path) -> list[DayReport]:
     return reports
 
 
-def alert(target: str, report: DayReport) -> str:
+def send_alert(target: str, report: DayReport) -> str:
     """Send an alert for a failed day; return why it failed, or "".
 
     There is nothing to send if no check failed.
@@ -134,7 +134,7 @@ def alert(target: str, report: DayReport) -> str:
 def days_due(folder: Path, now: int, after_us: int) -> list[int]:
     """Return the last days, newest first, that ended `after_us` ago and lack a complete report."""
     newest = (now - after_us) // DAY - 1
-    written_at = {report.day: report.at for report in history(folder)}
+    written_at = {report.day: report.at for report in read_reports(folder)}
     return [
         number
         for number in range(newest, newest - CATCH_UP_DAYS, -1)
@@ -142,9 +142,9 @@ def days_due(folder: Path, now: int, after_us: int) -> list[int]:
     ]
 
 
-def owed(folder: Path, report: DayReport, target: str) -> bool:
+def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
     """Return whether the schedule still has to alert for a report made by hand."""
-    earlier = next((one for one in history(folder) if one.day == report.day), None)
+    earlier = next((one for one in read_reports(folder) if one.day == report.day), None)
     return bool(target and report.failed) and (earlier is None or earlier.untold)
 
 
@@ -153,7 +153,7 @@ def _name(number: int) -> str:
 
 
 def watch(
-    lake: Place,
+    lake: Storage,
     folder: Path,
     clock: Clock,
     stop: threading.Event,
@@ -182,11 +182,11 @@ def watch(
                 report = run_day(Lake(lake), number, clock.now(), wanted, further)
                 if report.has_content:
                     due_alert = bool(target and report.failed)
-                    keep(
+                    save_report(
                         folder, msgspec.structs.replace(report, untold=due_alert)
                     )  # stored first, so that a crash leads to a retry
                     if not _alert_and_log(target, report) and due_alert:
-                        keep(folder, report)
+                        save_report(folder, report)
             except NotReadyError:
                 break
             except (TailorbirdError, OSError, ValueError) as error:
@@ -197,18 +197,18 @@ def watch(
 
 def _retry_alerts(folder: Path, target: str, now: int) -> None:
     """Retry alerts of the last days; a day in progress alerts once it is complete."""
-    for report in history(folder):
+    for report in read_reports(folder):
         if not _name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
             continue
-        if report.untold and not (error := alert(target, report)):
+        if report.untold and not (error := send_alert(target, report)):
             log.info("the alert of %s went out", report.day)
-            keep(folder, msgspec.structs.replace(report, untold=False))
+            save_report(folder, msgspec.structs.replace(report, untold=False))
         elif report.untold:
             log.error("%s", error)
 
 
 def _alert_and_log(target: str, report: DayReport) -> str:
-    if error := alert(target, report):
+    if error := send_alert(target, report):
         log.error("%s", error)
     for check in report.failed:
         log.error("check %s of %s failed: %s", check.name, report.day, check.told)

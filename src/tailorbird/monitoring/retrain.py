@@ -98,7 +98,7 @@ class Decision:
     false_alarm: float
 
 
-def decide(
+def decide_retrain(
     events: pa.Table,
     trigger: Trigger,
     *,

@@ -8,7 +8,14 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
-from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, Verdict, figures, judge
+from tailorbird.monitoring.canary import (
+    ANSWERS,
+    EVENTS,
+    CanaryVerdict,
+    GuardRails,
+    decide_canary,
+    measure_version,
+)
 from tailorbird.registry import Registry
 
 BY = "canary"  # how the judge signs in the registry
@@ -62,7 +69,7 @@ def share_since(registry: Registry) -> int:
     return next(changes, aliases.canary_at)
 
 
-def judge_canary(project: Project, registry: Registry) -> Verdict:
+def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
     """Compare the canary with the champion by what the log holds since its present share.
 
     Raises:
@@ -79,10 +86,12 @@ def judge_canary(project: Project, registry: Registry) -> Verdict:
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
     canary_, champion = (
-        figures(events, answers, version, denominators=denominators, attribution=attribution)
+        measure_version(
+            events, answers, version, denominators=denominators, attribution=attribution
+        )
         for version in (aliases.canary, aliases.champion)
     )
-    return judge(
+    return decide_canary(
         canary_,
         champion,
         aliases.share,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.config import Project
-from tailorbird.config.erasures import apply_remote_erasures, reading
+from tailorbird.config.erasures import apply_remote_erasures, hold_off_erasures
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
 from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
@@ -72,7 +72,7 @@ def import_files(
         format_ = recognised_format(path)
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
     # A person who is erased meanwhile would be missing from the list that the files are read with.
-    with reading(project.paths.data, make=True):
+    with hold_off_erasures(project.paths.data, make=True):
         apply_remote_erasures(project)
         report = import_into_log(
             project.paths.stream,

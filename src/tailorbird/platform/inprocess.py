@@ -16,7 +16,7 @@ from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
@@ -46,7 +46,7 @@ class InProcessServer:
         project: Project,
         clock: Clock,
         *,
-        door: Door | None,
+        door: EventCollector | None,
         seed: int | None,
         hide: bool = True,
         copies: CopyTarget | None = None,
@@ -83,7 +83,9 @@ class InProcessServer:
         """Another pipeline over the same parts, with slots of its own, that logs nothing."""
         return self._pipeline(slots, None, seed)
 
-    def _pipeline(self, slots: Mapping[str, Slot], door: Door | None, seed: int | None) -> Pipeline:
+    def _pipeline(
+        self, slots: Mapping[str, Slot], door: EventCollector | None, seed: int | None
+    ) -> Pipeline:
         return Pipeline(
             slots=slots,
             bundles=self.bundles,

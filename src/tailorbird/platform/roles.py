@@ -11,7 +11,7 @@ from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
 from tailorbird.config.schemas import ActiveWatch, active_schemas, route_plan_for, settle
 from tailorbird.events import Clock, RoutePlan, parse_duration
-from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.keypart import KeyPart, all_parts
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
@@ -98,7 +98,7 @@ class Roles:
             )
             self.workers[key] = worker
             lake = Lake(paths.lake)
-            if worker.needs_history() and lake_is_ahead(
+            if worker.needs_history() and is_lake_ahead(
                 worker, lake
             ):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())
@@ -151,7 +151,7 @@ class Roles:
 
     def _follow(self) -> None:
         for worker in self.workers.values():
-            follow(worker, Lake(self._project.paths.lake))
+            catch_up(worker, Lake(self._project.paths.lake))
         self._take_history()
         while self.candidates.step():
             pass

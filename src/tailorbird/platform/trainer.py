@@ -33,8 +33,8 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.loops import Loop
-from tailorbird.monitoring import Trigger, decide
+from tailorbird.loops import PeriodicTask
+from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.ranking import Slot
@@ -156,7 +156,9 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
 
     A training that fails is logged and tried again.
     """
-    canary = Loop("canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S)
+    canary = PeriodicTask(
+        "canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S
+    )
     canary.start()
     try:
         _watch_slots(project, clock, stop)
@@ -230,7 +232,7 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
     )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
-    decision = decide(
+    decision = decide_retrain(
         events,
         trigger,
         reference_from=start,

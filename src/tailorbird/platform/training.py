@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import for_training
-from tailorbird.errors import NotReadyError, UsageError, nearest
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
 from tailorbird.events import SECOND, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
@@ -510,16 +510,16 @@ def known_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]
     if wrong := [
         name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = nearest(wrong[0], columns, "tailorbird features list")
+        fix = suggest_name(wrong[0], columns, "tailorbird features list")
         raise UsageError(f"there is no column {wrong[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 
 
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of a net. Raises UsageError where the architecture has none of a name."""
-    from tailorbird.models.deep.parameters import DEFAULTS, settled
+    from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
 
-    settled(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
+    resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
     return dict(parameters)
 
 

@@ -61,7 +61,7 @@ from tailorbird.privacy.search import Progress, SearchReport, is_below, search_p
 from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
 from tailorbird.registry import Registry
 from tailorbird.router.erase import ErasedCounts
-from tailorbird.router.erase import erase as erase_router
+from tailorbird.router.erase import erase_from_file as erase_router
 from tailorbird.stream import read_released, sqlite
 from tailorbird.stream.importer import erase_paths
 

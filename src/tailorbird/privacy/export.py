@@ -26,14 +26,14 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
-from tailorbird.events.contract import split
+from tailorbird.events.contract import split_body
 from tailorbird.events.suppression import whose_of
 from tailorbird.features import FeatureSet
 from tailorbird.features.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.lake import Lake
 from tailorbird.lake.positions import load_positions
-from tailorbird.lake.refused import PLACE
+from tailorbird.lake.refused import ROW_KEY_COLUMNS
 from tailorbird.lake.tables import TABLES
 from tailorbird.privacy.footprint import TEXTS, THINGS, find_refused
 from tailorbird.privacy.mentions import Mentions, attribute_names
@@ -84,7 +84,9 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
     sessions = {row["session_id"] for row in events}
     refused = set(find_refused(lake, mentions, sessions, {row["request_id"] for row in events}))
     for row in _rows(lake, "quarantine"):
-        if tuple(row[name] for name in PLACE) in refused and _may_read(row["body"], people):
+        if tuple(row[name] for name in ROW_KEY_COLUMNS) in refused and _may_read(
+            row["body"], people
+        ):
             yield {**row, "source": "refused"}
     for row in _rows(lake, "duplicates", one_of("event_id", {one["event_id"] for one in events})):
         yield {"source": "repeat", **row}
@@ -202,7 +204,7 @@ def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]
                     if stored.block.kind != "body":
                         continue
                     encoding = _receipt(stored.block.receipt).encoding
-                    rows = [bytes(row) for row in split(stored.block.payload, encoding)]
+                    rows = [bytes(row) for row in split_body(stored.block.payload, encoding)]
                     for number, row in enumerate(rows, stored.offset):
                         if number >= routed.get(producer, 0) and mentions.in_body(row):
                             yield producer, row

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tailorbird.events.schema import micros
 from tailorbird.events.suppression import subject_of, whose_of
 from tailorbird.lake import Lake
-from tailorbird.lake.refused import PLACE, places
+from tailorbird.lake.refused import ROW_KEY_COLUMNS, places
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People, is_any, one_of
 
@@ -156,7 +156,9 @@ def find_refused(
     sessions or requests.
     """
     refused_rows: list[Place] = []
-    for batch in lake.batches("quarantine", ["body", *PLACE]) if lake.exists("quarantine") else ():
+    for batch in (
+        lake.batches("quarantine", ["body", *ROW_KEY_COLUMNS]) if lake.exists("quarantine") else ()
+    ):
         rows = pa.Table.from_batches([batch])
         for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
             row = whose_of(body)

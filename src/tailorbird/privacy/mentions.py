@@ -17,12 +17,12 @@ from tailorbird.events import free
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.free import (
     EMBEDDED_ID_LENGTH_MIN,
-    NAME,
-    THINGS,
+    FIELD_NAME,
+    SITE_IDS,
     as_text,
+    identifying_text,
     is_number,
     leaves,
-    said,
 )
 from tailorbird.events.plan import RoutePlan
 from tailorbird.privacy.matching import IdMatcher
@@ -107,13 +107,13 @@ class Mentions:
 
     def of_another(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return an event of somebody else, as it came in, without mentions."""
-        event = free.of_another(event, self._says, self._is_name)
-        things = {name: event[name] for name in THINGS if isinstance(event.get(name), str)}
+        event = free.redact_event(event, self._says, self._is_name)
+        things = {name: event[name] for name in SITE_IDS if isinstance(event.get(name), str)}
         return event | {name: self.renamed(id_) for name, id_ in things.items()}
 
     def without(self, value: object) -> object:
         """Return a JSON value with null for each mention, without fields named after an id."""
-        return free.without(value, self._says, self._is_name)
+        return free.redact(value, self._says, self._is_name)
 
     def rewritten(self, text: str) -> str | None:
         """Return a JSON text `without` mentions; None where it has none."""
@@ -124,11 +124,11 @@ class Mentions:
         return None if new == value else msgspec.json.encode(new, order="sorted").decode()
 
     def _says(self, name: str, value: object) -> bool:
-        if name == NAME:
+        if name == FIELD_NAME:
             return isinstance(value, str) and self._is_name(value)
         if not isinstance(value, str) and name not in NUMBERS and as_text(value) in self._numbers:
             return True
-        text = said(name, value)
+        text = identifying_text(name, value)
         return text is not None and self.in_text(text)
 
     def _is_name(self, name: str) -> bool:

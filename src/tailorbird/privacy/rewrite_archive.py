@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
-from tailorbird.events.contract import ERASED, split
+from tailorbird.events.contract import ERASED, split_body
 from tailorbird.events.plan import MERGED_INTO
 from tailorbird.events.suppression import Whose, joined, subject_of, whose_of
 from tailorbird.lake.archive import Archived
@@ -48,7 +48,7 @@ class ArchiveRewriter:
         if stored.block.kind != "body":
             return None
         receipt, body = _receipt(stored.block.receipt), stored.block.payload
-        parts = [bytes(part) for part in split(body, receipt.encoding)]
+        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
         may_mention = self._mentions.may_be_in(body)
         new = [
             self._row(part, (file.partition, stored.offset, row), receipt, may_mention)

@@ -98,7 +98,7 @@ class Topics:
 
     def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
         """Give other machines the suppression list, and let them in again."""
-        number = emptied.note(self.stream.cluster, suppressed, key).number
+        number = emptied.record_erasure(self.stream.cluster, suppressed, key).number
         write_private(data / FOLDER / TAKEN, b"%d" % number)
         release(self.stream.cluster, data)
 
@@ -119,7 +119,7 @@ def hold_topics(
         data / FOLDER / _MARKED, owner.encode()
     )  # first: a marker that nobody here knows of would keep all out
     try:
-        marker.mark(stream.cluster, owner)
+        marker.set_marker(stream.cluster, owner)
     except NotReadyError:
         (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
         raise
@@ -206,7 +206,7 @@ def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
     cluster = stream.cluster
     for name, count in emptied.list_topics(cluster).items():
         for partition in range(count):
-            for offset, headers, value in emptied.messages(cluster, name, partition):
+            for offset, headers, value in emptied.read_messages(cluster, name, partition):
                 yield (
                     f"{name}, partition {partition}, offset {offset}",
                     Block("", 1, b"\n".join((*headers.values(), value))),

@@ -30,7 +30,7 @@ from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.events.tables.files import DAMAGED
 from tailorbird.lake import Lake
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 from tailorbird.privacy.files import local_roots
 from tailorbird.privacy.matching import IdMatcher, StringMatcher
 from tailorbird.privacy.mentions import attribute_names
@@ -133,7 +133,7 @@ def search_project(
     project: Project,
     people: People,
     *,
-    skip: Collection[Place] = (),
+    skip: Collection[Storage] = (),
     progress: Progress = lambda stage, done, total: None,
 ) -> SearchReport:
     """Search all that a project has: its folder, its data, its lake, its topics."""
@@ -161,7 +161,7 @@ def search_project(
     return report
 
 
-def roots_of(project: Project) -> list[Place]:
+def roots_of(project: Project) -> list[Storage]:
     """Return where a project keeps things: on this machine, and its lake where that is elsewhere."""
     lake, local = project.paths.lake, local_roots(project)
     is_local = isinstance(lake, Path) and any(folder in lake.parents for folder in local)
@@ -187,10 +187,10 @@ def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str
 
 
 def search(
-    roots: Sequence[Place],
+    roots: Sequence[Storage],
     needles: Needles,
     *,
-    skip: Collection[Place] = (),
+    skip: Collection[Storage] = (),
     on_read: Callable[[int], None] = lambda size: None,
 ) -> SearchReport:
     """Search all files below some folders, or objects below a prefix; `skip` some of them."""
@@ -216,7 +216,7 @@ def search(
     return report
 
 
-def is_below(path: str, folders: Sequence[Place]) -> bool:
+def is_below(path: str, folders: Sequence[Storage]) -> bool:
     """Return whether a file is in one of these folders."""
     return any(path.startswith(f"{str(folder).rstrip('/')}/") for folder in folders)
 
@@ -246,7 +246,7 @@ def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple
         yield "message", payload
 
 
-def _redacted(path: Place, root: Place, needles: Needles) -> str:
+def _redacted(path: Storage, root: Storage, needles: Needles) -> str:
     """Return a path below its root, without names that hold an id."""
     parts = str(path).removeprefix(str(root)).strip("/").split("/")
     return "/".join(
@@ -255,11 +255,11 @@ def _redacted(path: Place, root: Place, needles: Needles) -> str:
     )
 
 
-def _is_file(path: Place) -> bool:
+def _is_file(path: Storage) -> bool:
     return isinstance(path, ObjectPath) or (path.is_file() and not path.is_symlink())
 
 
-def _contents(path: Place, overlap: int) -> Iterator[tuple[str, bytes]]:
+def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
     """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
     source: str | pa.BufferReader
     try:

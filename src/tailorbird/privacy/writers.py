@@ -18,7 +18,7 @@ from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
 from tailorbird.lake import LakeRole
 from tailorbird.lock import FileLock
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import (
     EmbeddedWriter,
     open_reader,
@@ -169,12 +169,12 @@ def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) 
         )
 
 
-def find_set_aside(lake: Place) -> list[Place]:
+def find_set_aside(lake: Storage) -> list[Storage]:
     """Return the files of the lake that were moved away."""
     return [path for path in (lake / "set-aside").rglob("*") if path.is_file()]
 
 
-def _require_readable(stream: Path, lake: Place) -> None:
+def _require_readable(stream: Path, lake: Storage) -> None:
     """Raise UsageError where files were set aside: nobody can tell whose rows are in them."""
     rows = [path for path in find_set_aside(lake) if not LOG_FILE.match(path.name)]
     files = [*rows, *stream.glob("*.damaged-*")]

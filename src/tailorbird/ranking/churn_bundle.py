@@ -334,7 +334,7 @@ class ChurnBundle:
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
         ] + [np.exp(log) for log in logs.values()]
-        return self.calibration.apply(together(probabilities)), raw
+        return self.calibration.apply(average_log_odds(probabilities)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
@@ -397,7 +397,7 @@ def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
     return Space(tower, Index.bare(ids, vectors))
 
 
-def together(probabilities: Sequence[Floats]) -> Floats:
+def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
     """Average probabilities in log-odds; a single one is returned unchanged."""
     if len(probabilities) == 1:
         return probabilities[0]

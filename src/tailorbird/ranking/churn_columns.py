@@ -6,7 +6,7 @@ among them.
 
 from collections.abc import Sequence
 
-from tailorbird.errors import DeclarationError, NotReadyError, nearest
+from tailorbird.errors import DeclarationError, NotReadyError, suggest_name
 from tailorbird.features import FeatureSet
 from tailorbird.features.layout import Step
 from tailorbird.ranking.churn import Churn
@@ -97,7 +97,7 @@ def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
             )
         else:
             wrong = f"{role}={name!r} is no column of features.py"
-            fix = nearest(
+            fix = suggest_name(
                 name,
                 columns.numeric,
                 f"add to features.py: {_declaration(churn, role, name)}",

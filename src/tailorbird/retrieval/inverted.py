@@ -54,7 +54,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Looked:
+class ProbeResult:
     """What was found near one person so far: rows and products (m,), the lists in their order, how
     many of these were looked into, and log Σ exp of the products of all items.
     """
@@ -99,7 +99,7 @@ class Inverted:
     def _beside(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, among: Matrix) -> Looked:
+    def look(self, user: Matrix, among: Matrix) -> ProbeResult:
         """Look into as many lists as was measured to be enough.
 
         Args:
@@ -128,9 +128,9 @@ class Inverted:
             if np.isfinite(most)
             else 0.0
         )
-        return Looked(rows, products, order, self.measured.lists, total)
+        return ProbeResult(rows, products, order, self.measured.lists, total)
 
-    def further(self, looked: Looked, user: Matrix) -> Looked | None:
+    def further(self, looked: ProbeResult, user: Matrix) -> ProbeResult | None:
         """As many lists again; None where all were looked into."""
         more = looked.order[looked.lists : 2 * looked.lists]
         if not more.size:

@@ -194,7 +194,7 @@ class ItemVectors:
         return found
 
 
-def largest(values: Matrix, n: int) -> Rows:
+def largest_indices(values: Matrix, n: int) -> Rows:
     """Where the `n` largest are, the largest first, ties by place. Exact.
 
     The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tailorbird.events import ROUTED, Answer, Context, Receipt
 from tailorbird.events.columnwise import CheckedBatch, Contract, some
-from tailorbird.events.parts import own_rows
+from tailorbird.events.parts import partition_rows
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.router import enrich
 from tailorbird.router.columns import RefusedRow
@@ -209,7 +209,9 @@ class ArrivalsBuilder:
     def _check(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
         checked = self._contract.check([(body.payload, body.receipt) for body in bodies])
         if count > 1:
-            checked = some(checked, own_rows(checked.fields, number, count), refused=number == 0)
+            checked = some(
+                checked, partition_rows(checked.fields, number, count), refused=number == 0
+            )
         for body_index, refusal in checked.refused:
             body = bodies[body_index]
             self._refused.append(

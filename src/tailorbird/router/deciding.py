@@ -26,7 +26,7 @@ def digest_rules(plan: RoutePlan) -> str:
 
 
 @contextmanager
-def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
+def register_router(folder: Path, plan: RoutePlan) -> Iterator[None]:
     """Register this process as a router of this plan for the duration of the block."""
     path = folder / f"router-{os.getpid()}.plan"
     lock = FileLock(path)

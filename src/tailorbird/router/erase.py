@@ -49,7 +49,7 @@ class Mentions(Protocol):
         ...
 
 
-def erase(
+def erase_from_file(
     log: EmbeddedWriter,
     before: int,
     *,

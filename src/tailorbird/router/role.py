@@ -23,7 +23,7 @@ KEEP_ROWS = 200_000
 log = logging.getLogger(__name__)
 
 
-def run(
+def run_router(
     stream: Stream,
     plan: RoutePlan,
     clock: Clock,

@@ -43,7 +43,7 @@ class RouterMemory:
     ) -> None:
         share = bytes_max // 4
         self.seen = dedup.DedupIndex(connection, plan.dedup_us)
-        self.identity = identity.Identity(connection, share)
+        self.identity = identity.IdentityHistory(connection, share)
         self.merges = identity.MergeHistory(connection, share)
         self.users = catalogue.ProfileHistory(connection, "user", plan.user_attributes, share)
         self.items = catalogue.ProfileHistory(connection, "item", plan.item_attributes, share)

@@ -37,7 +37,7 @@ from tailorbird.router.follow import ProfileFollower
 from tailorbird.router.merge import LogBatch, merge_by_receipt
 from tailorbird.router.route import MEMORY_BYTES, RouterMemory, route
 from tailorbird.stream import (
-    PAST,
+    HISTORICAL_PRODUCERS,
     Block,
     EmbeddedWriter,
     LogReader,
@@ -182,7 +182,7 @@ class Router:
         faults.at("router.after_read")
         first_entries = (
             {}
-            if faults.cut("router.dedup")
+            if faults.is_disabled("router.dedup")
             else self._memory.seen.find_duplicates(arrivals.entries)
         )
         first_p = self._log.end()
@@ -204,7 +204,11 @@ class Router:
             self._memory.save(
                 connection,
                 newest,
-                [source.id for source in self._sources.values() if source.producer in PAST],
+                [
+                    source.id
+                    for source in self._sources.values()
+                    if source.producer in HISTORICAL_PRODUCERS
+                ],
             )
             if self._profile_follower is not None:
                 self._profile_follower.save(connection)
@@ -291,7 +295,7 @@ class Router:
             payload = self._suppression_list.without(stored.block.payload, receipt)
             builder.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
-                shared=producer in PAST,
+                shared=producer in HISTORICAL_PRODUCERS,
             )
         return builder.build(), offsets, newest
 
@@ -383,7 +387,7 @@ class Router:
 
         The rows do not tell it, since other routers have some of them.
         """
-        shared = {name: offset for name, offset in offsets.items() if name in PAST}
+        shared = {name: offset for name, offset in offsets.items() if name in HISTORICAL_PRODUCERS}
         return (
             [progress_block(self._number, self._count, shared)]
             if shared and self._count > 1

@@ -29,7 +29,7 @@ from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
 from tailorbird.stream.kafka.snapshots import (
-    Newest,
+    LatestSnapshot,
     Snapshot,
     SnapshotThread,
     restore_snapshot,
@@ -84,7 +84,7 @@ class RoutedTopic:
                 address, partition="routed", first=first
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
-            newest = Newest(snapshots).look()
+            newest = LatestSnapshot(snapshots).look()
             self._restore_snapshot(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
@@ -193,7 +193,7 @@ class RoutedTopic:
 
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
-        if Newest(address).look() is None:
+        if LatestSnapshot(address).look() is None:
             take_snapshot(self.path, address, _position)
 
     def append_first_row(self) -> None:

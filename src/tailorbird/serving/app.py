@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tailorbird.errors import NotReadyError, nearest
+from tailorbird.errors import NotReadyError, suggest_name
 from tailorbird.events import Event
 from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
@@ -485,7 +485,7 @@ def _suggest_fix(path: str, error: HTTPException) -> str:
         )
     if error.status_code != 404:
         return ""
-    return nearest(
+    return suggest_name(
         path,
         [*(served_path for served_path, _ in ROUTES), *segment.handlers()],
         "/docs lists the routes",

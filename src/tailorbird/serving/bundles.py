@@ -25,7 +25,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.registry import Registry
 from tailorbird.whole import FileStamp, stamp
 
@@ -133,7 +133,7 @@ class BundleHolder(Generic[B]):
         self.is_fallback = False
         self._aliases_stamp: FileStamp | None = None
         self._problem = ""
-        self.loop = Loop(
+        self.loop = PeriodicTask(
             "bundles" if name == "champion" else name, self.tick, every_s=poll_s, first=False
         )
 

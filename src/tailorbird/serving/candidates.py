@@ -30,7 +30,7 @@ from tailorbird.candidates.session_knn.sessions import Sessions
 from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import Clock
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopyTarget
@@ -83,7 +83,7 @@ class LiveTables:
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
-        self.loop = Loop("candidates", self.look, every_s=poll_s)
+        self.loop = PeriodicTask("candidates", self.look, every_s=poll_s)
 
     def start(self) -> None:
         self.look()

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from tailorbird.candidates.contract import INTERESTS
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, hash64s, micros
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
@@ -65,7 +65,7 @@ class Catalogue:
         self._overlays: tuple[_Overlay, ...] = ()
         self.warm_index: Callable[[Index], None] = _no_warm_up
         self._overlay_lock = threading.Lock()
-        self.loop = Loop("catalogue", self._tick, every_s=poll_s, failed=self._restart)
+        self.loop = PeriodicTask("catalogue", self._tick, every_s=poll_s, failed=self._restart)
 
     def start(self) -> None:
         """Follow the log in a thread until `stop`."""
@@ -142,11 +142,11 @@ class Catalogue:
             with reader.snapshot() as connection:
                 yield connection, reader.start()
             return
-        from tailorbird.stream.kafka.logs import items_of
-        from tailorbird.stream.kafka.snapshots import Newest, load
+        from tailorbird.stream.kafka.logs import item_summary_log
+        from tailorbird.stream.kafka.snapshots import LatestSnapshot, load_snapshot
 
-        address, start = items_of(self._routed), reader.start()
-        newest = Newest(address).look()
+        address, start = item_summary_log(self._routed), reader.start()
+        newest = LatestSnapshot(address).look()
         if newest is None or newest.position < start:
             if start > 1:
                 log.error(
@@ -156,7 +156,7 @@ class Catalogue:
                 )
             yield None, start
             return
-        with closing(load(address, newest)) as connection:
+        with closing(load_snapshot(address, newest)) as connection:
             yield connection, newest.position
 
     @property

@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tailorbird.candidates.query import group_of
+from tailorbird.candidates.query import table_group
 from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
 from tailorbird.health import ProgressEvent
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.decisions import CollectorFigures
 from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.score_log import ScoreFigures
@@ -103,7 +103,7 @@ class CandidatesCollector(Collector):
         age = GaugeMetricFamily("tailorbird_candidates_age_seconds", text, labels=["source"])
         ages = self._ages()
         for name in self._sources:
-            if (group := group_of(name)) in ages:
+            if (group := table_group(name)) in ages:
                 age.add_metric([name], ages[group] / 1e6)
         yield age
 
@@ -248,7 +248,7 @@ class LagCollector(Collector):
 
 
 class ThreadsCollector(Collector):
-    def __init__(self, loops: Callable[[], Iterable[Loop]]) -> None:
+    def __init__(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
         self._loops = loops
 
     def collect(self) -> Iterable[Metric]:

@@ -7,7 +7,7 @@ import msgspec
 
 from tailorbird.errors import StorageError
 from tailorbird.events import Receipt, Refusal
-from tailorbird.events.columnwise import Contract, Fields
+from tailorbird.events.columnwise import Contract, EventColumns
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,7 +102,7 @@ class AdmissionCheck(Protocol):
         """Charge the total number of rows to the sender, each row once, before they are parsed."""
         ...
 
-    def check_events(self, accepted: Fields) -> None:
+    def check_events(self, accepted: EventColumns) -> None:
         """Check the events that satisfy the contract."""
         ...
 

@@ -37,7 +37,7 @@ from tailorbird.events.contract import count_rows
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import (
     AdmissionCheck,
@@ -52,7 +52,7 @@ from tailorbird.serving.decisions import (
 from tailorbird.serving.door_logs import CollectorLogs
 from tailorbird.serving.receipt_times import ReceiptTimes
 from tailorbird.serving.reserve import RESERVE_BYTES, DiskReserve
-from tailorbird.stream import Block, Stream, folder_of, raw_names
+from tailorbird.stream import Block, Stream, local_folder, raw_log_names
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
 BATCH_BYTES_MAX = 8 << 20
@@ -70,7 +70,7 @@ class _QueueEntry:
     done: "Future[None] | None"  # None: an answer, which nobody waits for
 
 
-class Door:
+class EventCollector:
     """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`.
     Thread-safe.
 
@@ -106,7 +106,7 @@ class Door:
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
         stopped: SuppressionList | None = None,
-        lake: Place | None = None,
+        lake: Storage | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
@@ -116,7 +116,7 @@ class Door:
         self._record_timeout_s, self._reopen_after_s = record_timeout_s, reopen_after_s
         self._queue: deque[_QueueEntry] = deque()
         self._answer_records: deque[AnswerRecord] = deque()
-        self.raw_names = raw_names(stream, producer)
+        self.raw_names = raw_log_names(stream, producer)
         self._prunes: list[tuple[Sequence[int], int]] = []
         self._queue_bytes = self._events_waiting = self._writable_records = 0
         self._oldest_answer = 0.0  # monotonic time of the oldest waiting answer
@@ -128,7 +128,7 @@ class Door:
         self._failed_at = 0.0
         self._is_superseded = False
         self._closing = False
-        folder = folder_of(stream)
+        folder = local_folder(stream)
         folder.mkdir(parents=True, exist_ok=True)
         self._reserve = DiskReserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
         self._logs = CollectorLogs.open(stream, producer, lake)
@@ -261,7 +261,7 @@ class Door:
         self._logs.close()
         self._answer_count.close()
 
-    def __enter__(self) -> "Door":
+    def __enter__(self) -> "EventCollector":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -457,7 +457,7 @@ class Door:
         return prune(before if len(before) > 1 else before[0])
 
     def _commit(self, entries: list[_QueueEntry]) -> None:
-        acknowledge_early = faults.cut(
+        acknowledge_early = faults.is_disabled(
             "door.sync_before_ack"
         )  # a fault that the durability test must detect
         if acknowledge_early:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import (
     Stream,
     open_writer,
@@ -15,7 +15,7 @@ from tailorbird.stream import (
     response_log_address,
     set_aside_files,
 )
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 
 if TYPE_CHECKING:
     from tailorbird.stream import EmbeddedWriter
@@ -34,14 +34,14 @@ class CollectorLogs:
     """
 
     stream: Stream
-    lake: Place | None
+    lake: Storage | None
     producer: str
     raw: "EmbeddedWriter | KafkaWriter | KeyedWriter"
     answers: "EmbeddedWriter | KafkaWriter"
     set_aside: int
 
     @classmethod
-    def open(cls, stream: Stream, producer: str, lake: Place | None = None) -> "CollectorLogs":
+    def open(cls, stream: Stream, producer: str, lake: Storage | None = None) -> "CollectorLogs":
         """Open both logs, provided that they reach what router and `lake` hold of them.
 
         Raises:
@@ -52,7 +52,7 @@ class CollectorLogs:
             raw_address(stream, producer),
             response_log_address(stream, producer),
         )
-        required_offsets = held(stream, producer, lake)
+        required_offsets = read_expected_ends(stream, producer, lake)
         raw = open_writer(raw_path, partition=producer, held=required_offsets)
         try:
             answers = open_writer(answers_path, partition=producer, held=required_offsets)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tailorbird.candidates.query import source_of
 from tailorbird.errors import DeclarationError
 from tailorbird.events import hash64s
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.serving.parts import Lists
 from tailorbird.whole import FileStamp, stamp
@@ -35,7 +35,7 @@ class LiveLists:
         self._loaded_stamp: FileStamp | None = None
         self._latest_stamp = stamp(path)
         self.keys: Lists = {}
-        self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
+        self.loop = PeriodicTask("lists", self.look, every_s=poll_s, first=False)
         self.look()
 
     def look(self) -> bool:

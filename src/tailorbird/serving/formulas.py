@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.ranking.formula import (
+    format_formula,
     missing_heads,
     parse_formula,
     require_heads,
     require_items,
-    told,
 )
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
@@ -38,7 +38,7 @@ class Formula:
 
     @property
     def text(self) -> str:
-        return told(self.weights)
+        return format_formula(self.weights)
 
 
 class DeclaredFormulas:
@@ -63,7 +63,7 @@ class LiveFormulas:
         self._registry, self._slots = registry, slots
         self._file_stamp: FileStamp | None = None
         self._overrides: Mapping[str, Formula] = {}
-        self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
+        self.loop = PeriodicTask("formulas", self.look, every_s=poll_s, first=False)
 
     def formula_for(self, slot: Slot) -> Formula:
         """Return the formula in force for a slot."""
@@ -155,9 +155,9 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
         described.append(
             SlotFormula(
                 slot=slot.name,
-                formula=told(weights),
+                formula=format_formula(weights),
                 version="" if change is None else change.version,
-                declared=told(slot.objective),
+                declared=format_formula(slot.objective),
                 by="" if change is None else change.by,
                 why="" if change is None else change.why,
                 at=0 if change is None else change.at,

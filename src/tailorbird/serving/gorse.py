@@ -106,7 +106,7 @@ class RecentAnswers:
             )
 
 
-def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
+def with_hidden_rule(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
     """Return the slots, with a rule against `IsHidden` items on that of Gorse's clients."""
     return {
         **slots,

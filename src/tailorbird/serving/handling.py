@@ -25,7 +25,7 @@ from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
 from tailorbird.serving.decisions import Decision
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
 from tailorbird.serving.limits import Admission, Limiter, LimitError, client_address, is_public
@@ -94,7 +94,7 @@ class Service:
     """
 
     pipeline: AnswerPipeline
-    collector: Door
+    collector: EventCollector
     keys: Keys = field(default_factory=Keys)
     perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))
     metrics: Metrics = field(default_factory=Metrics)

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events import BROWSER, BROWSER_IDENTIFY, DOOR, Clock, SystemClock
+from tailorbird.events import BROWSER, BROWSER_IDENTIFY, COLLECTOR, Clock, SystemClock
 from tailorbird.serving.keyfile import (
     ADMIN,
     NO_LIMITS,
@@ -66,7 +66,7 @@ class Caller:
     def source(self) -> str:
         """The source in receipts of their events, by which the contract refuses some types."""
         if not self.public:
-            return DOOR
+            return COLLECTOR
         return BROWSER_IDENTIFY if self.identify else BROWSER
 
 

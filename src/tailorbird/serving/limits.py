@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import chain
 
 from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events.columnwise import Fields
+from tailorbird.events.columnwise import EventColumns
 from tailorbird.events.contract import NEEDS_ITEM
 from tailorbird.serving.keyfile import READ, WRITE
 from tailorbird.serving.keys import Caller
@@ -220,7 +220,7 @@ class Limiter:
             for bucket, _ in self._buckets_for(caller, WRITE, address, self._monotonic()):
                 bucket.take(-charged)
 
-    def check_events(self, caller: Caller, address: str, accepted: Fields) -> None:
+    def check_events(self, caller: Caller, address: str, accepted: EventColumns) -> None:
         """Raise LimitError if these events name too many people and items, or contain too many
         clicks.
         """
@@ -264,7 +264,9 @@ class Limiter:
     def _address_bucket(self, address: str, now: float) -> Bucket:
         return _bucket_of(self._addresses, address, Bucket(self.server.address_events_per_s, now))
 
-    def _take_clicks(self, caller: Caller, accepted: Fields, address: str, now: float) -> None:
+    def _take_clicks(
+        self, caller: Caller, accepted: EventColumns, address: str, now: float
+    ) -> None:
         """Charge the events that forgers are after.
 
         A page whose address has sent too many may still report views.
@@ -287,7 +289,7 @@ class Limiter:
             )
         bucket.take(count)
 
-    def _require_few_ids(self, caller: Caller, accepted: Fields, now: float) -> None:
+    def _require_few_ids(self, caller: Caller, accepted: EventColumns, now: float) -> None:
         ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
         if not ids_max or not caller.id:
             return
@@ -329,7 +331,7 @@ class Admission:
             self._limiter.charge(self._caller, self._address, count, self._charged)
             self._charged = count
 
-    def check_events(self, accepted: Fields) -> None:
+    def check_events(self, accepted: EventColumns) -> None:
         self._limiter.check_events(self._caller, self._address, accepted)
 
     def refund(self) -> None:

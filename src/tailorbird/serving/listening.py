@@ -44,14 +44,14 @@ HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers and proxies nee
 PIPELINED_MAX = 64  # queued requests of a connection
 
 
-def bind(host: str, port: int, *, asked: bool) -> socket.socket:
+def bind(host: str, port: int, *, is_explicit: bool) -> socket.socket:
     """Open a listening socket; use the next free port if this one is busy and was not requested
     explicitly.
 
     Raises:
         UsageError: the port is taken, or the address is not ours.
     """
-    ports = [port] if asked or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
+    ports = [port] if is_explicit or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for number in ports:
         listener = socket.socket(family, socket.SOCK_STREAM)

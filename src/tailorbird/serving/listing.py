@@ -3,7 +3,7 @@
 import numpy as np
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.item_knn.query import similar
+from tailorbird.candidates.item_knn.query import item_neighbours
 from tailorbird.candidates.protocol import CandidateTables, RankedList
 from tailorbird.candidates.query import WEEK
 from tailorbird.events.keys import hash64
@@ -48,7 +48,7 @@ def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int
     of all.
     """
     row = int(index.find_ids([item_id])[0])
-    related, scores = _visible_rows(index, similar(tables, int(index.keys[row])))
+    related, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
     filler, _ = _visible_rows(index, tables.board(WEEK).items)
     category_code = index.category.codes[row]
     filler = filler[

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.collectors import (
     BreakerCollector,
     CandidatesCollector,
@@ -190,7 +190,7 @@ class Metrics:
         """Export the age of the tables that candidate sources read."""
         self.registry.register(CandidatesCollector(ages, sources))
 
-    def watch_threads(self, loops: Callable[[], Iterable[Loop]]) -> None:
+    def watch_threads(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
         """Export the unexpected failures of threads."""
         self.registry.register(ThreadsCollector(loops))
 

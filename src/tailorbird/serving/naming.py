@@ -7,8 +7,8 @@ from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.places import Place
-from tailorbird.serving.door import Door
+from tailorbird.places import Storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.stream import Stream
 
@@ -22,9 +22,9 @@ def open_collector(
     pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES,
     suppression_list: SuppressionList | None = None,
-    lake: Place | None = None,
+    lake: Storage | None = None,
     log_clock: LogClock | None = None,
-) -> Door:
+) -> EventCollector:
     """Open the collector of the first producer `serve-1`, `serve-2`, … that no live process holds.
 
     With Kafka, the name starts with that of this machine.
@@ -33,7 +33,7 @@ def open_collector(
         prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
-            return Door(
+            return EventCollector(
                 stream,
                 f"{prefix}-{number}",
                 plan,

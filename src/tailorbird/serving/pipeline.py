@@ -30,7 +30,7 @@ from tailorbird.experiments.assign import assign
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
-from tailorbird.ranking.exploration import Choice
+from tailorbird.ranking.exploration import Slate
 from tailorbird.retrieval import Index
 from tailorbird.serving.explain import select_rows
 from tailorbird.serving.formulas import DeclaredFormulas
@@ -508,7 +508,7 @@ class Pipeline:
         request: Request,
         answer: Answer,
         shown: Candidates,
-        choice: Choice,
+        choice: Slate,
         rows: Rows | None,
         scores: Scores | None,
     ) -> None:

@@ -8,9 +8,9 @@ answers once they are in theirs. Without a readable file, nothing is deleted.
 import logging
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.loops import Loop
-from tailorbird.places import Place
-from tailorbird.serving.door import Door
+from tailorbird.loops import PeriodicTask
+from tailorbird.places import Storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import read_released
 
 EVERY_S = 30.0
@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 class Pruner:
     """Prunes a collector's logs every half minute, in a thread."""
 
-    def __init__(self, collector: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, collector: EventCollector, lake: Storage, *, every_s: float = EVERY_S
+    ) -> None:
         self._collector, self._lake = collector, lake
-        self.loop = Loop("pruner", self.look, every_s=every_s, first=False)
+        self.loop = PeriodicTask("pruner", self.look, every_s=every_s, first=False)
 
     def start(self) -> None:
         self.loop.start()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from tailorbird.candidates.query import RequestLists, group_of
+from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
@@ -16,8 +16,8 @@ from tailorbird.features import Rows
 from tailorbird.features.request import pack_sequences
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
-from tailorbird.ranking.exploration import Choice
-from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, reasons
+from tailorbird.ranking.exploration import Slate
+from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.explain import Adjustment, explanations
@@ -32,7 +32,7 @@ def build_answer(
     request: Request,
     shown: Candidates,
     values: Floats,
-    choice: Choice,
+    choice: Slate,
     rows: Rows | None,
     scores: Scores | None,
     adjustments: Sequence[Adjustment] = (),
@@ -106,7 +106,7 @@ def build_log_entry(
     request: Request,
     answer: Answer,
     shown: Candidates,
-    choice: Choice,
+    choice: Slate,
     rows: Rows | None,
     schema_hash: str,
     scores: Scores | None,
@@ -189,11 +189,13 @@ def _positions(lists: RequestLists) -> list[int]:
     none.
     """
     epochs = lists.tables.epochs
-    return [epochs[group].p if (group := group_of(name)) in epochs else 0 for name in lists.asked]
+    return [
+        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.asked
+    ]
 
 
 def reasons_for(
-    request: Request, shown: Candidates, choice: Choice, *, ranked: bool
+    request: Request, shown: Candidates, choice: Slate, *, ranked: bool
 ) -> list[Reason]:
     """Return the reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
@@ -239,7 +241,9 @@ def reasons_for(
         "explored": explored,
         "otherwise": otherwise,
     }
-    indexed_reasons = reasons(request.index, shown.rows[indexed], sources, request.lists, **options)
+    indexed_reasons = explain_items(
+        request.index, shown.rows[indexed], sources, request.lists, **options
+    )
     by_position = dict(zip(indexed.tolist(), indexed_reasons, strict=True))
     return [by_position.get(position, otherwise) for position in range(len(shown))]
 

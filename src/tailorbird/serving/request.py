@@ -17,7 +17,7 @@ from tailorbird.features import ReadRequest
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.tower import Asked
+from tailorbird.ranking.tower import UserQuery
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.columns import is_boolean
 from tailorbird.serving.formulas import Formula
@@ -59,7 +59,7 @@ class Request:
     live: Matrix | None = None  # live columns of the scored candidates
     recent: Recent | None = None
     sequences: Mapping[str, Recent] = field(default_factory=dict)
-    vector: Asked | None = None  # of the person, if retrieval computed it
+    vector: UserQuery | None = None  # of the person, if retrieval computed it
     user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
     may_score: bool = True  # whether the bundle's model may score

@@ -32,7 +32,7 @@ from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_parity_totals
 from tailorbird.features.figures import figures_by_schema, routed_log_offsets
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -43,7 +43,7 @@ from tailorbird.serving.bundles import probe_in_child
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.churn import ChurnModels
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
@@ -137,7 +137,7 @@ class ServeOptions:
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES
-    lake: Place | None = None
+    lake: Storage | None = None
     probe: bool = True
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S
@@ -211,7 +211,7 @@ def run(
         # Listen only once requests can be answered: a client that connects to a starting server
         # waits, while another server would answer at once.
         listener = stack.enter_context(
-            bind(options.host, options.port, asked=options.is_port_explicit)
+            bind(options.host, options.port, is_explicit=options.is_port_explicit)
         )
         url = stack.enter_context(_address_file(options, listener, collector.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
@@ -234,7 +234,7 @@ def run(
 
 
 def _assemble(
-    options: ServeOptions, collector: Door, keys: Keys, clock: Clock, stack: ExitStack
+    options: ServeOptions, collector: EventCollector, keys: Keys, clock: Clock, stack: ExitStack
 ) -> tuple[Service, list[BackgroundTask]]:
     """Create the service and its background tasks, to be started in this order.
 
@@ -330,7 +330,9 @@ def _assemble(
     return service, [tables, rollout, formulas, churn, catalogue, *background, warming]
 
 
-def _build_metrics(options: ServeOptions, collector: Door) -> tuple[Metrics, LagWatch | None]:
+def _build_metrics(
+    options: ServeOptions, collector: EventCollector
+) -> tuple[Metrics, LagWatch | None]:
     """Create the metrics, and the watch of log readers' lag.
 
     None without a lake, whose position is part of the lag.

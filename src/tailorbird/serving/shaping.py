@@ -44,7 +44,7 @@ class _SlotView:
     view: Index
 
 
-RARE = {"is_hidden"}  # attributes that few items or none have
+RARE_ATTRIBUTES = {"is_hidden"}  # attributes that few items or none have
 
 
 class Shaping:
@@ -106,7 +106,7 @@ class Shaping:
         with self._view_lock:
             if (view := self._view_of(index)) is not None:
                 return view
-            if missing := sorted(self.asks - index.attributes.keys() - RARE):
+            if missing := sorted(self.asks - index.attributes.keys() - RARE_ATTRIBUTES):
                 log.warning(
                     "slot %s asks for %s, which no item has", self.slot.name, ", ".join(missing)
                 )

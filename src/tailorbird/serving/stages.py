@@ -22,12 +22,12 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
-from tailorbird.ranking.exploration import Choice, choose, draw_uniform_slate
+from tailorbird.ranking.exploration import Slate, draw_slate, draw_uniform_slate
 from tailorbird.ranking.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.slot import SOURCES
 from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
-from tailorbird.retrieval.synonyms import Synonyms, Words
+from tailorbird.retrieval.synonyms import Phrase, Synonyms
 from tailorbird.serving.explain import Adjustment
 from tailorbird.serving.finding import CandidateFinder, check_tables, sources_for, with_newest
 from tailorbird.serving.lastknown import StaleFeatureCache
@@ -188,7 +188,7 @@ class Stages:
             else NOTHING
         )
 
-    def _synonyms_of(self, request: Request) -> Sequence[Words]:
+    def _synonyms_of(self, request: Request) -> Sequence[Phrase]:
         """Return synonyms of the words in the query."""
         return (
             () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
@@ -348,11 +348,11 @@ class Stages:
             )
         return np.where(candidates.rows >= 0, values, 0.0)
 
-    def choose(self, request: Request, candidates: Candidates, values: Floats, size: int) -> Choice:
+    def choose(self, request: Request, candidates: Candidates, values: Floats, size: int) -> Slate:
         """Choose the items and order of an answer."""
         slot = request.slot
         if not len(candidates):
-            return Choice(np.zeros(0, np.intp), np.zeros(0))
+            return Slate(np.zeros(0, np.intp), np.zeros(0))
         if request.policy == "random":
             with self._rng_lock:
                 return draw_uniform_slate(len(candidates), size, self._rng)
@@ -368,7 +368,7 @@ class Stages:
         if shape.diversity is not None:
             policy.record(time.perf_counter() - start)
         with self._rng_lock:
-            return choose(order, size, slot.explore, self._rng, values, bounds)
+            return draw_slate(order, size, slot.explore, self._rng, values, bounds)
 
     def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
         """Return the values after the slot's boosts."""

@@ -4,7 +4,7 @@ Start at `Site`.
 """
 
 from tailorbird.simulator.history import History
-from tailorbird.simulator.live import Live, Outbox, Request
+from tailorbird.simulator.live import LiveTraffic, Outbox, Request
 from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
 from tailorbird.simulator.site import Site
@@ -18,7 +18,7 @@ __all__ = [
     "Expected",
     "History",
     "InjectedCounts",
-    "Live",
+    "LiveTraffic",
     "Outbox",
     "Population",
     "Request",

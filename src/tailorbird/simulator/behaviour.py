@@ -60,7 +60,7 @@ _ATTENTION = _attention_table()
 assert len(DEPTH_CHANCES) == len(ATTENTION_LOST) == len(DEVICES)
 
 
-def chances(
+def list_probabilities(
     taste: Taste, user: Ints, items: Ints, day: Floats, relevance: Floats | float = 0.0
 ) -> ListProbabilities:
     """Return the probabilities of each item of each list.

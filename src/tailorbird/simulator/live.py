@@ -105,7 +105,7 @@ class Outbox:
         return due
 
 
-class Live:
+class LiveTraffic:
     """Live traffic from `start` on; see the module.
 
     The same responses give the same visitors, however the calls are spaced.
@@ -273,7 +273,7 @@ class Live:
         items = np.array([[int(item[1:]) for item in shown[: behaviour.POSITIONS_MAX]]])
         user_index, day = np.array([user]), np.array([(ts - self._site_start) / DAY])
         relevance = self._search_box.relevance(request.query, items) if request.query else 0.0
-        chances = behaviour.chances(self._taste, user_index, items, day, relevance)
+        chances = behaviour.list_probabilities(self._taste, user_index, items, day, relevance)
         seen = int(
             behaviour.draw_seen(rng, self._taste.users.device[user_index], items.shape[1])[0]
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from tailorbird.events import DAY
 from tailorbird.simulator.history import History
-from tailorbird.simulator.live import Live
+from tailorbird.simulator.live import LiveTraffic
 from tailorbird.simulator.population import Population, new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste, first_era, next_era
@@ -95,13 +95,13 @@ class Site:
         *,
         dirt: Dirt | None = None,
         prefix: str = "l",
-    ) -> Live:
+    ) -> LiveTraffic:
         """Return live traffic from `start` on, with the users as history left them.
 
         `prefix` keeps the ids of several live runs apart.
         """
         state = new_population(self.users) if population is None else population.copy()
-        return Live(
+        return LiveTraffic(
             self.seed,
             self.start,
             start,

@@ -137,7 +137,7 @@ def respond(
         for row, query in enumerate(requests.query):
             if query:
                 relevance[row] = search_box.relevance(query, items[row])
-    chances = behaviour.chances(taste, requests.user, items, requests.day, relevance)
+    chances = behaviour.list_probabilities(taste, requests.user, items, requests.day, relevance)
     seen = behaviour.draw_seen(rng, taste.users.device[requests.user], k)
     seen = np.minimum(seen, (items >= 0).sum(axis=1))
     click = behaviour.draw_bernoulli(rng, chances.click_if_seen) & (np.arange(k) < seen[:, None])

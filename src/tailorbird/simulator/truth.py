@@ -57,7 +57,7 @@ class Truth:
             if query:
                 relevance[row] = self._search_box.relevance(query, items[row])
         is_item = items >= 0
-        chances = behaviour.chances(
+        chances = behaviour.list_probabilities(
             self._taste, visitor_numbers(users), items, self._days(at), relevance
         )
         return Expected(

@@ -31,7 +31,7 @@ from tailorbird.stream.reading import (
     TABLES,
     check_format,
     damaged_block_error,
-    fitting,
+    decode_block,
     head_row,
     last_block,
     log_row,
@@ -231,7 +231,7 @@ class EmbeddedWriter:
             previous = log_row(self.connection)[3]
         damaged_from: int | None = None
         for row in rows:
-            is_intact = fitting(row, previous) is not None
+            is_intact = decode_block(row, previous) is not None
             previous = row[3]
             if is_intact and damaged_from is not None:
                 raise damaged_block_error(self.path, damaged_from)

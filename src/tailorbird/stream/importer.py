@@ -29,9 +29,9 @@ from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.events.suppression import SuppressionList
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
 from tailorbird.stream.runs import ExternalSort, RefusedLines
@@ -95,7 +95,7 @@ def import_files(
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
     stopped: SuppressionList | None = None,
-    lake: Place | None = None,
+    lake: Storage | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
@@ -197,14 +197,16 @@ def erase_paths(log: EmbeddedWriter) -> None:
             connection.execute("UPDATE import SET path = ''")
 
 
-def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
+def _open_log(stream: Path, lake: Storage | None) -> EmbeddedWriter:
     """Open the log of imports; wait while the lake role prunes it."""
     path = raw_path(stream, PRODUCER)
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
             return open_writer(
-                path, partition=PRODUCER, expected_end=held(stream, PRODUCER, lake)[path.stem]
+                path,
+                partition=PRODUCER,
+                expected_end=read_expected_ends(stream, PRODUCER, lake)[path.stem],
             )
         except LockedError:
             if time.monotonic() > deadline:

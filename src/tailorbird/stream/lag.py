@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.loops import Loop
-from tailorbird.places import Place
+from tailorbird.loops import PeriodicTask
+from tailorbird.places import Storage
 from tailorbird.stream.held import router_positions
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import (
@@ -95,7 +95,7 @@ class LagMeter:
     def __init__(
         self,
         stream: Stream,
-        lake: Place,
+        lake: Storage,
         reader_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",
@@ -214,7 +214,7 @@ class LagWatch:
         self._meter = meter
         self.lags: list[Lag] = []
         self.measured_at = 0.0
-        self.loop = Loop("lag", self._measure, every_s=every_s, failed=meter.close)
+        self.loop = PeriodicTask("lag", self._measure, every_s=every_s, failed=meter.close)
 
     def start(self) -> None:
         self.loop.start()

@@ -15,7 +15,7 @@ from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # producer of imported files
 REPLAYS = "replay"  # producer of refused events that are sent again
-PAST = (
+HISTORICAL_PRODUCERS = (
     IMPORTS,
     REPLAYS,
     # Their events were received before, so the merge by time of receipt does not wait for them.
@@ -37,7 +37,7 @@ def raw_path(stream: Path, producer: str) -> Path:
     return stream / f"raw-{check_producer_name(producer)}.db"
 
 
-def answers_path(stream: Path, producer: str) -> Path:
+def response_log_path(stream: Path, producer: str) -> Path:
     """Return the path of the response log of `producer`."""
     return stream / f"answers-{check_producer_name(producer)}.db"
 
@@ -95,7 +95,11 @@ def raw_address(stream: Stream, producer: str) -> RawAddress:
 
 def response_log_address(stream: Stream, producer: str) -> "Path | KafkaLog":
     """Return the address of the response log of `producer`."""
-    return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
+    return (
+        response_log_path(stream, producer)
+        if isinstance(stream, Path)
+        else stream.answers(producer)
+    )
 
 
 def routed_address(stream: Stream) -> Address:
@@ -103,7 +107,7 @@ def routed_address(stream: Stream) -> Address:
     return routed_path(stream) if isinstance(stream, Path) else stream.routed
 
 
-def raw_names(stream: Stream, producer: str) -> list[str]:
+def raw_log_names(stream: Stream, producer: str) -> list[str]:
     """Return the names of the raw log of `producer` in the lake, one for each partition."""
     return (
         [producer]
@@ -127,7 +131,7 @@ def index_paths(stream: Stream) -> list[Path]:
     return [routed_path(stream)] if isinstance(stream, Path) else stream.index_paths()
 
 
-def folder_of(stream: Stream) -> Path:
+def local_folder(stream: Stream) -> Path:
     """Return the local folder for files that belong to the logs."""
     return stream if isinstance(stream, Path) else stream.folder
 

@@ -119,7 +119,7 @@ class EmbeddedReader:
         for row in self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
         ):
-            block = fitting(row, previous)
+            block = decode_block(row, previous)
             if block is None:
                 raise damaged_block_error(self.path, row[0])
             bytes_max -= len(block.payload)
@@ -236,7 +236,7 @@ def check_format(path: Path, version: int) -> None:
         )
 
 
-def fitting(row: tuple, previous: int) -> Block | None:
+def decode_block(row: tuple, previous: int) -> Block | None:
     """Decode a row of `COLUMNS`; None if it does not match the chain after the sum `previous`.
 
     Flipped bits may change even the types of values.

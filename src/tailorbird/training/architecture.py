@@ -19,9 +19,9 @@ from tailorbird.models.architectures import (
     ARCHITECTURES,
     HeadFile,
     Net,
-    available,
     fit_net,
     head_sample,
+    is_available,
 )
 from tailorbird.models.deep.batches import Blocks, PartRows, Rows, RowSubset, single_class_problem
 from tailorbird.models.deep.layout import Bag, History, Layout
@@ -48,7 +48,7 @@ from tailorbird.training.pieces import sample_blocks
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ class HeadModel(Protocol):
 class NetHead:
     """One head of a net."""
 
-    net: "Deep"
+    net: "DeepModel"
     head: str
     column_importance: Mapping[
         str, float
@@ -230,8 +230,8 @@ def allows_net(settings: TrainSettings) -> bool:
             fix=f"use one of {', '.join(ARCHITECTURE_CHOICES)}",
         )
     if settings.architecture == AUTO:
-        return available("dcn")
-    if not available(settings.architecture):
+        return is_available("dcn")
+    if not is_available(settings.architecture):
         raise UsageError(
             f"{settings.architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
@@ -534,7 +534,7 @@ def _fit_net(
 
 
 def _save_warm_start(
-    deep: "Deep",
+    deep: "DeepModel",
     validation: Rows,
     keys: dict[int, npt.NDArray[np.uint64]],
     until: int,
@@ -566,7 +566,7 @@ def _save_warm_start(
     )
 
 
-def check_convergence(deep: "Deep") -> None:
+def check_convergence(deep: "DeepModel") -> None:
     """Raise if the training of a net diverged.
 
     Raises:

@@ -85,7 +85,7 @@ class CalibrationChoice:
         }
 
 
-def choose(
+def choose_calibration(
     raw: Floats,
     label: npt.NDArray,
     period: Ints,
@@ -224,7 +224,7 @@ def choose_head_calibration(
             label_period=label_period,
         )
     is_probability = is_probability or return_target is not None
-    return choose(
+    return choose_calibration(
         raw[is_labelled],
         validation.labels[head][is_labelled],
         periods,

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
 from tailorbird.features.positions import positions_of, widen_positions
-from tailorbird.ranking.targets import is_amount, of_items
+from tailorbird.ranking.targets import is_amount, item_heads
 from tailorbird.training.coding import Codes, head_mask, human_mask, seconds_viewed
 from tailorbird.training.returning import PresenceIndex, censor_labels, return_targets
 
@@ -140,7 +140,7 @@ class Dataset:
         Returning is left out, since it is the same for all rows of a request.
         """
         gain = np.zeros(self.rows)
-        for head in of_items(objective):
+        for head in item_heads(objective):
             if head in self.labels:
                 gain += objective[head] * self.labels[head]
         return gain
@@ -286,7 +286,7 @@ def dataset_from_answers(
     )
     labels = {
         head: _head_label(matcher, events, head, request_ids, people, items)
-        for head in of_items(heads)
+        for head in item_heads(heads)
     }
     is_seen = np.ones(base.rows, bool)
     if denominator == "impression":
@@ -304,7 +304,7 @@ def dataset_from_answers(
     }
     labels |= {
         head: _head_label(matcher, events, head, request_ids, people, items)
-        for head in of_items(extra_heads)
+        for head in item_heads(extra_heads)
         if head not in labels
     }
     if returning := return_targets((*heads, *extra_heads)):

@@ -36,7 +36,7 @@ CHANGED_SHARE_MIN = 0.01
 _IDS = {"user": "user_id", "item": "item_id"}
 
 
-def dated_back(
+def find_backdated_profiles(
     events: pa.Table, entity: str = "user"
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     """Find backdated profiles in imports without an arrival time.
@@ -119,7 +119,7 @@ def describe_backdated_profiles(
         )
         checks = [
             (
-                dated_back(profiles, entity),
+                find_backdated_profiles(profiles, entity),
                 f"are the one that was imported of their {entity}, and nobody said when it came in",
             )
         ]
@@ -145,7 +145,9 @@ def describe_backdated_profiles(
     return warnings
 
 
-def without(texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]) -> pa.Array:
+def drop_attributes(
+    texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]
+) -> pa.Array:
     """Return profiles as JSON; the given rows lose the named attributes."""
     cleaned: dict[str | None, str | None] = {None: None}
     originals = texts.filter(pa.array(rows)).to_pylist()

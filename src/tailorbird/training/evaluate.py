@@ -17,7 +17,7 @@ from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.live import LiveColumns
@@ -26,7 +26,7 @@ from tailorbird.registry import Registry
 from tailorbird.training.clicks import DrawnRequests, describe_sources, draw_candidates
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.judge import Evaluation, Evaluator, shares
+from tailorbird.training.judge import Evaluation, Evaluator, interaction_shares
 from tailorbird.training.matrix import FeatureChunk, encode_rows, iterate_features_from
 from tailorbird.training.replaying import Replay, Slates
 from tailorbird.training.rows import Material, load_material
@@ -66,7 +66,9 @@ def evaluate_scorers(
         as_of: start of the test part, at which popularity, novelty and the long tail are taken.
     """
     model = next(iter(scorers))
-    evaluator = Evaluator(material.history, shares(material.history, as_of), objective, seed=seed)
+    evaluator = Evaluator(
+        material.history, interaction_shares(material.history, as_of), objective, seed=seed
+    )
     past = History(features, material.events)
     report_progress = partial(progress, "judge")
     positives = recalled = candidates = 0
@@ -179,7 +181,7 @@ def evaluate(
     slot: Slot,
     versions: tuple[str, ...] = (),
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     settings: TrainSettings | None = None,

@@ -19,7 +19,7 @@ from tailorbird.models.deep.batches import PartRows
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.live import NO_LIVE_COLUMNS, LiveColumns
-from tailorbird.ranking.targets import of_items, parse_return
+from tailorbird.ranking.targets import item_heads, parse_return
 from tailorbird.training.architecture import (
     FitInputs,
     HeadModel,
@@ -34,7 +34,7 @@ from tailorbird.training.leakage import ahead_notes, find_leakage
 from tailorbird.training.matrix import FeatureChunk, encode_rows, iterate_features
 from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, sample_blocks, write_matrix_files
 from tailorbird.training.position import click_weights, estimate_examination
-from tailorbird.training.prepared import learn_encoder, stack, training_labels
+from tailorbird.training.prepared import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.target import LabelledRows
 
@@ -138,7 +138,7 @@ def fit(
     """
     weight_note = ""
     if settings.position == "weights":
-        parts, weight_note = _weight_clicks(parts, of_items(objective)[0])
+        parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
     position = position and settings.position == "column"
     progress("features", 0, 2)
     labels = training_labels(parts.train, settings)
@@ -151,9 +151,9 @@ def fit(
         )
         progress("features", 1, 2)
         validation = list(iterate_features(parts.validation, features, events))
-        shown = stack(validation, encoder, series, position=position, live=parts.live)
+        shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
         served = (
-            stack(validation, encoder, series, position=False, live=parts.live)
+            stack_matrices(validation, encoder, series, position=False, live=parts.live)
             if position
             else shown
         )
@@ -268,7 +268,7 @@ def _encode_training_rows(
         encoder = add_net_columns(encoder, train, series)
     if folder is None:
         return encoder, _TrainingRows(
-            stack(
+            stack_matrices(
                 pieces.chunks, encoder, series, position=position, learned=time_encodings, live=live
             )
         )
@@ -345,7 +345,7 @@ def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
         train.position, train.labels[head] > 0, train.propensity, train.request
     )
     positive = np.logical_or.reduce(
-        [train.labels[head_name] > 0 for head_name in of_items(train.labels)]
+        [train.labels[head_name] > 0 for head_name in item_heads(train.labels)]
     )
     weight = train.weight * click_weights(examined, train.position, positive)
     chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)

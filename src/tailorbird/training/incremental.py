@@ -19,13 +19,13 @@ from tailorbird.events import DAY, Clock, SystemClock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.models.architectures import OnEpoch
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.logs import EventLog, grouped, log_to_mlflow
+from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
     from tailorbird.models.deep.parameters import DeepParameters
     from tailorbird.models.deep.warm import Meta
 
@@ -49,7 +49,7 @@ def open_working_folder(
     if work is None or settings.architecture == "gbdt":
         yield None, settings
         return
-    with alone(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
+    with exclusive(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
         yield _prepare_folders(work, features, slot, settings, clock)
 
 
@@ -103,10 +103,10 @@ def begin_training(
     fresh = WarmStart(layout, parameters)
     if not settings.incremental or settings.warm is None:
         return fresh
-    from tailorbird.models.deep.parameters import settled
-    from tailorbird.models.deep.warm import begin, load_warm, series_name
+    from tailorbird.models.deep.parameters import resolve_parameters
+    from tailorbird.models.deep.warm import load_warm, series_name, warm_start
 
-    settled_parameters = settled(architecture, parameters)
+    settled_parameters = resolve_parameters(architecture, parameters)
     series = settings.warm / series_name(architecture, settled_parameters, layout, heads)
     warm = load_warm(series, before=until)
     if warm is None:
@@ -118,7 +118,7 @@ def begin_training(
             ),
         )
     try:
-        start = begin(warm, layout, keys, heads)
+        start = warm_start(warm, layout, keys, heads)
     except UsageError as error:
         return start_from_scratch(layout, parameters, error.message)
     summary = (
@@ -191,18 +191,20 @@ def start_from_scratch(layout: Layout, parameters: dict[str, Any], why: str) -> 
     )
 
 
-def save_state(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
+def save_state(
+    deep: "DeepModel", keys: Mapping[int, Keys], until: int, settings: TrainSettings
+) -> str:
     """Save the weights for the next training and log to MLflow; return a warning or ""."""
     if settings.warm is not None:
         from tailorbird.models.deep.checkpoint import weights
-        from tailorbird.models.deep.warm import Warm, clear_series, save_warm, series_name
+        from tailorbird.models.deep.warm import WarmState, clear_series, save_warm, series_name
 
         series = settings.warm / series_name(
             deep.architecture, deep.parameters, deep.layout, deep.heads
         )
         save_warm(
             series,
-            Warm(
+            WarmState(
                 deep.architecture,
                 deep.parameters,
                 deep.heads,
@@ -234,4 +236,4 @@ def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
     if folder is None:
         return None
     log = EventLog(folder)
-    return lambda epoch, figures: log.scalars(epoch, grouped(figures))
+    return lambda epoch, figures: log.scalars(epoch, group_tags(figures))

@@ -23,7 +23,7 @@ from tailorbird.models.interactions import History
 from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
 from tailorbird.training.amounts import AmountFigures, compute_amount_figures
-from tailorbird.training.bootstrap import Bootstrap, Interval, flat, round_finite
+from tailorbird.training.bootstrap import Bootstrap, Interval, flatten_intervals, round_finite
 from tailorbird.training.cold import STEP_LABELS, ColdStartStep, assign_steps, cold_start_curve
 from tailorbird.training.dataset import Dataset, MissedPositives
 from tailorbird.training.replaying import Slates
@@ -109,12 +109,17 @@ class Evaluation:
     def plain(self) -> dict[str, Any]:
         """Return the evaluation as JSON; each interval adds `_low` and `_high` keys."""
         return {
-            "results": {name: flat(figures) for name, figures in self.figures.items()},
-            "differences": {name: flat({PRIMARY: gain}) for name, gain in self.differences.items()},
+            "results": {name: flatten_intervals(figures) for name, figures in self.figures.items()},
+            "differences": {
+                name: flatten_intervals({PRIMARY: gain}) for name, gain in self.differences.items()
+            },
             "slices": {
                 name: {
                     "requests": count,
-                    **{model: flat({PRIMARY: figure}) for model, figure in figures.items()},
+                    **{
+                        model: flatten_intervals({PRIMARY: figure})
+                        for model, figure in figures.items()
+                    },
                 }
                 for name, (count, figures) in self.slices.items()
             },
@@ -425,7 +430,7 @@ def _score_slate(
     )
 
 
-def shares(history: History, before: int) -> Floats:
+def interaction_shares(history: History, before: int) -> Floats:
     """Return the share of interactions of each item before a moment, shape (items,)."""
     earlier = history.interactions.before(before)
     count = np.bincount(earlier.item[earlier.item >= 0], minlength=earlier.items).astype(np.float64)
@@ -490,7 +495,7 @@ def _head_figures(
 
 
 def _head_to_dict(head: HeadFigures) -> dict[str, Any]:
-    figures = flat(
+    figures = flatten_intervals(
         {"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error}
     )
     scalars = {

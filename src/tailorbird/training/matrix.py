@@ -130,7 +130,7 @@ def required_columns(features: FeatureSet) -> list[str]:
     return [name for name in ROUTED.names if name in needed]
 
 
-def columns_of(features: FeatureSet) -> Columns:
+def bundle_columns(features: FeatureSet) -> Columns:
     """Return the columns of a feature set as a bundle names them."""
     return Columns(features.numeric, features.categorical, features.sequences)
 

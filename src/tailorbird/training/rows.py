@@ -22,7 +22,7 @@ from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.targets import is_amount, item_probability_heads, of_items
+from tailorbird.ranking.targets import is_amount, item_heads, item_probability_heads
 from tailorbird.training.before_looks import MOVED_KEY, move_before_visits
 from tailorbird.training.clicks import Scheme, draw_requests, infer_scheme
 from tailorbird.training.coding import (
@@ -144,7 +144,7 @@ class Material:
         """Return the outcomes of all heads but the one that requests are drawn for."""
         extra_heads = [
             head
-            for head in of_items(self.heads)
+            for head in item_heads(self.heads)
             if self.scheme is not None and head != self.scheme.type
         ]
         return {head: self._outcome_index(head) for head in extra_heads}
@@ -382,7 +382,7 @@ def _has_answers(events: pa.Table, slot: Slot) -> bool:
 def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
     """Return the number of responses with an outcome that counts in the slot's objective."""
     has_outcome = np.logical_or.reduce(
-        [shown.labels[head] > 0 for head in of_items(slot.objective)]
+        [shown.labels[head] > 0 for head in item_heads(slot.objective)]
     )
     return len(np.unique(shown.request[has_outcome]))
 

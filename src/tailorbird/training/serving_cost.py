@@ -220,7 +220,7 @@ class _Lanes:
     def lane(self, spot: Spot) -> Int64s:
         return self._readings[spot.entity][:, spot.lane]
 
-    def known(self, entity: int) -> Bools:
+    def is_present(self, entity: int) -> Bools:
         return np.ones(1, np.bool_)
 
     def run_values(self, step: Step) -> npt.NDArray:

@@ -26,8 +26,8 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.training.completing import training_rows
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import build_series
-from tailorbird.training.matrix import columns_of, encode_rows, iterate_features
-from tailorbird.training.replaying import Replay, live_columns
+from tailorbird.training.matrix import bundle_columns, encode_rows, iterate_features
+from tailorbird.training.replaying import Replay, select_live_columns
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
@@ -191,7 +191,7 @@ def gather_signal_rows(
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live = live_columns(features, slot)
+    live = select_live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
     train_requests = split.train[series.place_of(start) >= 0]
     all_requests = np.ones(data.requests, bool)
@@ -213,7 +213,7 @@ def gather_signal_rows(
         if encoder is None:
             categorical = np.concatenate([piece.rows.categorical for piece in pieces])
             encoder = fit_encoder(
-                columns_of(features),
+                bundle_columns(features),
                 categorical,
                 similarities=features.similarities,
                 candidates=live.candidates,

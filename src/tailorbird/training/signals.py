@@ -23,13 +23,13 @@ from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.importance import Permuter, gain_fits, quality
 from tailorbird.training.information import ColumnInformation, find_leaks, measure_information
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.redundancy import Clusters, find_clusters
-from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.rows import Rows
 from tailorbird.training.serving_cost import (
     Cost,
@@ -127,7 +127,7 @@ def rank_signals(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     out: Path,
     target: str = "",
@@ -161,7 +161,7 @@ def rank_signals(
         "target": target,
         "lake": str(lake),
     }
-    with alone(out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"):
+    with exclusive(out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"):
         unfinished = UnfinishedRun(out / UNFINISHED_FOLDER, fingerprint, clock.now())
         try:
             parts = _load_parts(features, slot, target, Lake(lake), settings, unfinished, progress)

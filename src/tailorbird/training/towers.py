@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import available
+from tailorbird.models.architectures import is_available
 from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.ranking.tower import TOLERANCE, OnnxNet, Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
@@ -102,7 +102,7 @@ def find_sequence(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
 
 def explain_missing_tower(features: FeatureSet) -> str:
     """Return why no tower is available, "" if one is."""
-    if not available("dcn"):
+    if not is_available("dcn"):
         return "a tower needs torch, which is not installed: pip install 'tailorbird[deep]'"
     return (
         ""

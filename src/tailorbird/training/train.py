@@ -24,9 +24,9 @@ from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.lake.versions import plain
+from tailorbird.lake.versions import to_manifest
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.live import LiveColumns
@@ -57,7 +57,7 @@ from tailorbird.training.gate import (
 from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation, K
-from tailorbird.training.replaying import Replay, live_columns
+from tailorbird.training.replaying import Replay, select_live_columns
 from tailorbird.training.resuming import UnfinishedRun
 from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
@@ -65,7 +65,7 @@ from tailorbird.training.sampling import thin
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
 from tailorbird.training.trees import export_trees
-from tailorbird.training.watch import Watch
+from tailorbird.training.watch import StageTimer
 
 MODEL_NAME = "tailorbird"
 
@@ -74,7 +74,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -127,7 +127,7 @@ def train(
 def _train(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None,
@@ -140,7 +140,7 @@ def _train(
     progress: Progress,
 ) -> TrainReport:
     now = clock.now() if unfinished is None else unfinished.now
-    timer = Watch(progress)
+    timer = StageTimer(progress)
     store = Registry(registry, clock=clock)
 
     timer.tell("read", 0, 1)
@@ -157,7 +157,7 @@ def _train(
     series = retrieval.series
     rivals = _load_rivals(store, bundle, features, slot)
     plan = _CandidatePlan(
-        live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
+        select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
     parts, dropped = _build_parts(material, features, data, split, plan, settings, timer)
     fitted = fit(
@@ -314,7 +314,7 @@ def _choose_retrieval(
     slot: Slot,
     split: Split,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> RetrievalChoice:
     """Build the indexes over time, with vectors if requested and better."""
     moments = index_moments(material.data, split, settings)
@@ -389,7 +389,7 @@ def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
 
     `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
     """
-    return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
+    return {"lake": to_manifest(source.at or {}), "rows_digest": data.digest()}
 
 
 def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
@@ -419,7 +419,7 @@ def _build_parts(
     split: Split,
     plan: _CandidatePlan,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> tuple[Parts, int]:
     """Return the rows of the three parts, and the number of training requests left out.
 
@@ -497,7 +497,7 @@ def _evaluate_rivals(
     slot: Slot,
     test_from: int,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> Evaluation:
     """Evaluate the new model, its rivals and all baselines on the test part."""
     live = merge_live_columns(

@@ -21,7 +21,7 @@ from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageErro
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Slot
-from tailorbird.training.resuming import alone
+from tailorbird.training.resuming import exclusive
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.architectures import gbdt_defaults, select_architectures
 from tailorbird.training.tune.choose import select_finalists
@@ -463,7 +463,7 @@ def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
     with (
-        alone(tmp_path / "lock", ""),
+        exclusive(tmp_path / "lock", ""),
         pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"),
     ):
         tuned(shop, tmp_path)

@@ -33,7 +33,7 @@ from tailorbird.experiments.report import experiment_report
 from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide, figures_by_period
+from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
@@ -199,7 +199,7 @@ class Story:
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
             events = lake.events(COLUMNS, ts_from=opened)
-            decision = decide(
+            decision = decide_retrain(
                 events, trigger, reference_from=opened, reference_to=shifted, until=clock.now()
             )
             if decision.retrain or clock.now() >= until:

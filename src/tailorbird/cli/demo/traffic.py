@@ -17,10 +17,10 @@ from tailorbird.experiments import Experiment
 from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.simulator import Live, Outbox, Population, Request, Site
+from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
 PRODUCER = "live"
 
@@ -57,11 +57,11 @@ class Traffic:
     ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._door = Door(
+        self._door = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
         self.parts = InProcessServer(project, clock, door=self._door, seed=seed)
-        self.live: Live = site.live(clock.now(), population, prefix="l")
+        self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
         self.requests = 0

@@ -22,7 +22,7 @@ from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake import durable
 from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
-from tailorbird.stream.reading import COLUMNS, fitting, head_row
+from tailorbird.stream.reading import COLUMNS, decode_block, head_row
 
 _DRAFT, _COMPLETE = "draft-of-", "rebuilt-"
 _SIDE_FILES = ("-wal", "-shm")
@@ -96,7 +96,7 @@ def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
                 head = head_row(connection)
                 end = head[0] if head is not None else 0
                 for row in connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset"):
-                    block = fitting(row, previous)
+                    block = decode_block(row, previous)
                     if block is not None:
                         blocks.append(StoredBlock(row[0], block))
                     previous = row[3]

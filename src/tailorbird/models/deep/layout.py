@@ -119,7 +119,7 @@ class Layout:
         )
 
 
-def layout(
+def build_layout(
     columns: Sequence[str], sizes: Mapping[str, int], *, position: str = "position"
 ) -> Layout:
     """Return the layout of a matrix of numbers and codes alone.

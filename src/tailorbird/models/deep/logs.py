@@ -49,7 +49,7 @@ class EventLog:
             file.write(length + _checksum(length) + event + _checksum(event))
 
 
-def grouped(figures: Mapping[str, float]) -> dict[str, float]:
+def group_tags(figures: Mapping[str, float]) -> dict[str, float]:
     """Return tags that show training and validation of a head in one chart.
 
     `train_click` becomes `click/train`.

@@ -23,7 +23,7 @@ SCALE_ROWS = 65_536  # rows from which scales and cut points are learned
 
 
 @dataclass(frozen=True)
-class Deep:
+class DeepModel:
     """A fitted net of one or several heads.
 
     Attributes:
@@ -84,7 +84,7 @@ def fit_deep(
     seed: int,
     run: Run | None = None,
     initial_weights: Mapping[str, npt.NDArray] | None = None,
-) -> Deep:
+) -> DeepModel:
     """Train a net for all heads of the rows.
 
     Args:
@@ -101,7 +101,7 @@ def fit_deep(
     if initial_weights is not None:
         load_weights(net, initial_weights)
     trained = train_net(net, rows, validation, parameters, seed, run or Run())
-    return Deep(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
+    return DeepModel(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
 
 
 def initialise_net(

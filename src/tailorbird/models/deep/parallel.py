@@ -32,12 +32,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tailorbird.errors import LockedError, TailorbirdError, UsageError
-from tailorbird.lock import take
+from tailorbird.lock import acquire
 from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run
-from tailorbird.models.deep.model import Deep, fit_deep
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.model import DeepModel, fit_deep
+from tailorbird.models.deep.parameters import resolve_parameters
 
 POLL_S = 0.05
 # time within which the members of a killed run notice it, even while they load torch
@@ -94,7 +94,7 @@ def fit_parallel(
     checkpoint_steps: int = 500,
     progress: ProgressCallback | None = None,
     initial_weights: Mapping[str, npt.NDArray] | None = None,
-) -> Deep:
+) -> DeepModel:
     """Train on several processes.
 
     Args:
@@ -108,7 +108,7 @@ def fit_parallel(
         LockedError: another run still uses the folder.
         TailorbirdError: a process failed; the others were stopped too.
     """
-    _check_processes(settled(architecture, parameters).shards, processes)
+    _check_processes(resolve_parameters(architecture, parameters).shards, processes)
     job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
     with _lock_folder(folder) as lock:
         _write_job(folder, job, rows, validation, initial_weights)
@@ -137,7 +137,7 @@ def _lock_folder(folder: Path) -> Iterator[int]:
     deadline = time.monotonic() + EXIT_TIMEOUT_S
     while True:
         try:
-            lock = take(folder / LOCK, busy)
+            lock = acquire(folder / LOCK, busy)
             break
         except LockedError:
             if time.monotonic() >= deadline:
@@ -225,7 +225,7 @@ def _wait_for_all(
         )
 
 
-def _fit_job(job: Job, folder: Path, peers: Peers) -> Deep:
+def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
     rows, validation = PartRows.open(folder / ROWS), PartRows.open(folder / WATCHED)
     report_progress = _progress_writer(folder / PROGRESS) if peers.rank == 0 else None
     run = Run(
@@ -238,7 +238,7 @@ def _fit_job(job: Job, folder: Path, peers: Peers) -> Deep:
     if (folder / BEGIN).exists():
         with np.load(folder / BEGIN, allow_pickle=False) as archive:
             initial_weights = dict(archive)
-    parameters = settled(job.architecture, job.parameters)
+    parameters = resolve_parameters(job.architecture, job.parameters)
     return fit_deep(
         job.architecture,
         parameters,

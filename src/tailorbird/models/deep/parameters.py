@@ -138,7 +138,7 @@ DEFAULTS: Mapping[str, DeepParameters] = {
 }
 
 
-def settled(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
+def resolve_parameters(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
     """Return the architecture's default parameters with overrides.
 
     Raises:

@@ -62,7 +62,7 @@ class Meta(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Warm:
+class WarmState:
     """The saved state of a training.
 
     Attributes:
@@ -120,7 +120,7 @@ def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
         path.unlink()
 
 
-def save_warm(folder: Path, warm: Warm, *, keep: int = STATES_MAX) -> Path:
+def save_warm(folder: Path, warm: WarmState, *, keep: int = STATES_MAX) -> Path:
     """Save a state, and keep the newest `keep` of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
@@ -139,7 +139,7 @@ def save_warm(folder: Path, warm: Warm, *, keep: int = STATES_MAX) -> Path:
     return path
 
 
-def load_warm(folder: Path, before: int | None = None) -> Warm | None:
+def load_warm(folder: Path, before: int | None = None) -> WarmState | None:
     """Return the newest state of a folder, or None.
 
     Args:
@@ -166,7 +166,7 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
         ) from error
     keys = {int(name[2:]): value for name, value in arrays.items() if name.startswith("k/")}
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w/")}
-    return Warm(
+    return WarmState(
         meta.architecture,
         meta.parameters,
         meta.heads,
@@ -191,8 +191,8 @@ def read_newest_meta(folder: Path) -> Meta | None:
     return None
 
 
-def begin(
-    warm: Warm, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]
+def warm_start(
+    warm: WarmState, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]
 ) -> WarmStart:
     """Return the old weights, remapped for a net over the new rows.
 

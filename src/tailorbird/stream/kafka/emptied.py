@@ -100,7 +100,7 @@ def empty(logs: list[KafkaLog], was: TopicSpec) -> None:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
-        delete(logs[0].cluster, logs[0].name)
+        delete_topic(logs[0].cluster, logs[0].name)
     begin(logs, was)
 
 
@@ -125,7 +125,7 @@ def erasure_log(cluster: Cluster) -> KafkaLog:
     return KafkaLog(cluster, _KIND, _KIND)
 
 
-def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
+def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Append an erasure to the log of erasures."""
     with KafkaWriter(erasure_log(cluster), first=1) as writer:
         erasure = Erasure(writer.end(), stop, key)
@@ -133,7 +133,7 @@ def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     return erasure
 
 
-def last(cluster: Cluster) -> Erasure | None:
+def last_erasure(cluster: Cluster) -> Erasure | None:
     """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -184,7 +184,7 @@ def log_end(log: KafkaLog, there: Collection[str]) -> int:
         return 0
 
 
-def messages(
+def read_messages(
     cluster: Cluster, name: str, partition: int
 ) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
     """Yield offset, headers with the key, and value of every message of a partition."""
@@ -236,7 +236,7 @@ def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
     return True
 
 
-def delete(cluster: Cluster, name: str) -> None:
+def delete_topic(cluster: Cluster, name: str) -> None:
     """Delete a topic, if it exists, and wait until it is gone. Raises StorageError."""
     admin = cluster.admin()
     with errors(cluster, admin):

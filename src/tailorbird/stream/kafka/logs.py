@@ -19,7 +19,7 @@ from pathlib import Path
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
-from tailorbird.stream.partitions import PAST, check_producer_name, raw_logs
+from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between listings of topics
 _INDEX = "routed-index"
@@ -105,7 +105,7 @@ class KafkaStream:
     @property
     def items(self) -> KafkaLog:
         """The topic of the item summary of deleted rows, see `router.retention`."""
-        return items_of(self.routed)
+        return item_summary_log(self.routed)
 
     def producers(self) -> list[str]:
         """List the producers with topics, in order, without a cache."""
@@ -153,7 +153,9 @@ class KafkaStream:
 
     def _historical_logs(self) -> dict[str, Path]:
         return {
-            producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST
+            producer: path
+            for producer, path in raw_logs(self.folder).items()
+            if producer in HISTORICAL_PRODUCERS
         }
 
     def _producers(self, kind: str) -> list[str]:
@@ -167,7 +169,7 @@ class KafkaStream:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
 
 
-def items_of(routed: KafkaLog | MergedLog) -> KafkaLog:
+def item_summary_log(routed: KafkaLog | MergedLog) -> KafkaLog:
     """Return the topic of the item summary of deleted rows."""
     cluster = routed.order.cluster if isinstance(routed, MergedLog) else routed.cluster
     return KafkaLog(cluster, "items", "items")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tailorbird.events import to_iso
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.card import NOBODY
+from tailorbird.training.card import NO_OWNER
 from tailorbird.training.churn.judge import CutMetrics
 from tailorbird.training.churn.walk import Choice
 from tailorbird.training.gate import Decision
@@ -45,7 +45,7 @@ def churn_card(
         f"# Churn model {churn.name}",
         f"Trained by {by}. Gone means: {about['definition']}.",
         "## Owner",
-        about.get("owner") or NOBODY,
+        about.get("owner") or NO_OWNER,
         "## Data",
         f"{about['people']:,} people from {text['from']} to {text['to']}; "
         f"{about['asked_now']:,} are asked about now.",

@@ -32,7 +32,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn_bundle import together
+from tailorbird.ranking.churn_bundle import average_log_odds
 from tailorbird.ranking.encoders import Encoder, fit_encoder
 from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
@@ -149,7 +149,7 @@ class FittedModels:
                     )
             probabilities |= {name: np.exp(logs) for name, logs in log_survival.items()}
         if len(probabilities) > 1:
-            probabilities[BLEND] = together(list(probabilities.values()))
+            probabilities[BLEND] = average_log_odds(list(probabilities.values()))
         return probabilities
 
     @property

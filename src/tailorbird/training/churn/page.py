@@ -14,7 +14,7 @@ from tailorbird.training import page
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.churn.contact import ContactCurve
 from tailorbird.training.churn.judge import OURS, CutMetrics
-from tailorbird.training.page import OTHERS, picture, plain, table
+from tailorbird.training.page import MUTED_COLOUR, clean_axes, render_table, to_svg
 
 if TYPE_CHECKING:
     from tailorbird.training.churn.report import ChurnReport
@@ -33,10 +33,10 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         _contact(report.curve, churn, len(last.cut.gone)),
         "<h2>Are the probabilities right?</h2>",
         page.calibration_table(["people with", "people", "predicted", "gone"], last.slices),
-        picture(page.reliability_chart(last.calibration, 1, "P(gone)", "gone")),
+        to_svg(page.reliability_chart(last.calibration, 1, "P(gone)", "gone")),
         "<h2>What was learned</h2>",
         f"<p>{escape(report.choice.description)}</p>",
-        picture(page.importance(report.importance, "Share of what was learned, by column")),
+        to_svg(page.importance_chart(report.importance, "Share of what was learned, by column")),
     ]
     return page.write_page(path, f"{report.version} · {churn.name}", parts)
 
@@ -76,7 +76,7 @@ def _figures(last: CutMetrics) -> str:
         "At the last origin, by what was known then; 95 % intervals from resampling people. "
         "log loss: less is better."
     )
-    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table(['', *SHOWN], rows)}"
+    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{render_table(['', *SHOWN], rows)}"
 
 
 def _origins(figures: Sequence[CutMetrics]) -> str:
@@ -104,7 +104,9 @@ def _origins(figures: Sequence[CutMetrics]) -> str:
             )
         )
     header = ["origin", "people", "model", "AUC", "best baseline", "log loss", "best baseline"]
-    return f"<h2>Origin after origin</h2>{table(header, rows)}{picture(_auc_by_origin(figures))}"
+    return (
+        f"<h2>Origin after origin</h2>{render_table(header, rows)}{to_svg(_auc_by_origin(figures))}"
+    )
 
 
 def _contact(curve: ContactCurve, churn: Churn, people: int) -> str:
@@ -124,7 +126,7 @@ def _contact(curve: ContactCurve, churn: Churn, people: int) -> str:
     caution = (
         "That share is what you said, not what was found: measure it by leaving some of them alone."
     )
-    pictures = picture(_lift(curve)) + picture(_value(curve))
+    pictures = to_svg(_lift(curve)) + to_svg(_value(curve))
     return f"<h2>Whom to contact</h2><p>{advice}</p><p class='soft'>{caution}</p>{pictures}"
 
 
@@ -133,7 +135,7 @@ def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
     axes = figure.subplots()
     days = [to_iso(each.cut.scores.window.origin)[2:10] for each in figures]
     for position, name in enumerate(figures[0].results):
-        colour = page.OURS if name == OURS else COLOURS[position % len(COLOURS)]
+        colour = page.HIGHLIGHT_COLOUR if name == OURS else COLOURS[position % len(COLOURS)]
         axes.plot(
             days,
             [each.results[name]["auc"].value for each in figures],
@@ -144,33 +146,33 @@ def _auc_by_origin(figures: Sequence[CutMetrics]) -> Figure:
         )
     axes.set_title("AUC by origin", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _lift(curve: ContactCurve) -> Figure:
     figure = Figure(figsize=(4.4, 3.6), layout="constrained")
     axes = figure.subplots()
     share = np.arange(1, len(curve.recall) + 1) / len(curve.recall)
-    axes.plot(share, curve.recall, color=page.OURS)
-    axes.plot([0, 1], [0, 1], color=OTHERS, linewidth=1)
+    axes.plot(share, curve.recall, color=page.HIGHLIGHT_COLOUR)
+    axes.plot([0, 1], [0, 1], color=MUTED_COLOUR, linewidth=1)
     axes.set_xlabel("share of people contacted")
     axes.set_ylabel("share of all who leave")
     axes.set_title("Lift curve", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _value(curve: ContactCurve) -> Figure:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     k = np.arange(1, len(curve.expected) + 1)
-    axes.plot(k, curve.expected, color=page.OURS, label="expected")
-    axes.plot(k, curve.realised, color=OTHERS, label="by who left")
+    axes.plot(k, curve.expected, color=page.HIGHLIGHT_COLOUR, label="expected")
+    axes.plot(k, curve.realised, color=MUTED_COLOUR, label="by who left")
     if curve.best:
-        axes.axvline(curve.best, color=OTHERS, linewidth=0.8, linestyle="--")
+        axes.axvline(curve.best, color=MUTED_COLOUR, linewidth=0.8, linestyle="--")
     axes.set_xlabel("people contacted")
     axes.set_title("Value of contacting the first k", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _cell(interval: Interval | None) -> str:

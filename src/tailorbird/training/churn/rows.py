@@ -26,7 +26,7 @@ from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
-from tailorbird.training.dated_back import PROFILE_COLUMNS, dated_back, without
+from tailorbird.training.dated_back import PROFILE_COLUMNS, drop_attributes, find_backdated_profiles
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -116,7 +116,7 @@ class PeopleFeatures:
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
-        self._is_backdated, self._undated = dated_back(events)
+        self._is_backdated, self._undated = find_backdated_profiles(events)
         # Positions follow arrival, not log order: an import is written in order of event time,
         # including its late events. A profile without a time is valid from the beginning, whenever
         # it was loaded.
@@ -221,7 +221,7 @@ class PeopleFeatures:
             if column in events.column_names and (column != "properties" or names is not None):
                 column_index, texts = events.column_names.index(column), events[column]
                 replacement = (
-                    without(texts, rows, names)
+                    drop_attributes(texts, rows, names)
                     if names is not None
                     else pc.if_else(pa.array(rows), pa.scalar(None, pa.string()), texts)
                 )

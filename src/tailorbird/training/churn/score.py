@@ -8,7 +8,7 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnBundle
 from tailorbird.ranking.churn_columns import duration_columns
@@ -42,7 +42,7 @@ def score_people(
     bundle: ChurnBundle,
     churn: Churn,
     *,
-    lake: Place,
+    lake: Storage,
     now: int,
     reasons: int = 0,
     progress: Progress = lambda stage, done, total: None,

@@ -17,7 +17,7 @@ from tailorbird.ranking.churn import Contact
 from tailorbird.ranking.churn_reasons import format_column_value
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval.directions import spherical_kmeans
-from tailorbird.retrieval.vectors import largest
+from tailorbird.retrieval.vectors import largest_indices
 
 Floats = npt.NDArray[np.float64]
 SEGMENTS_MAX = 10
@@ -112,7 +112,7 @@ def taste_groups(
     groups: dict[str, npt.NDArray[np.bool_]] = {}
     for group in range(TASTE_GROUPS):
         items = sorted(
-            space.index.ids[row] for row in largest(beyond[:, group], NAMING_ITEMS).tolist()
+            space.index.ids[row] for row in largest_indices(beyond[:, group], NAMING_ITEMS).tolist()
         )
         name = f"like those who choose {', '.join(items)}"
         groups[name] = groups.get(name, np.zeros(len(users), bool)) | (

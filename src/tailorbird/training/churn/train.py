@@ -22,7 +22,7 @@ from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import TOLERANCE, score_onnx
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part, space_files, write_churn_bundle
 from tailorbird.ranking.churn_columns import churn_columns
@@ -72,7 +72,7 @@ from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.towers import TowerLearner, TowerSettings
 from tailorbird.training.trees import export_trees
-from tailorbird.training.watch import Watch
+from tailorbird.training.watch import StageTimer
 
 JUDGED_MAX = 6
 PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
@@ -267,7 +267,7 @@ def train_churn(
     features: FeatureSet,
     churn: Churn,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -287,7 +287,7 @@ def train_churn(
     Raises:
         LeakError, NotReadyError: see `run_backtest`.
     """
-    watch = Watch(progress)
+    watch = StageTimer(progress)
     now, store = clock.now(), Registry(registry, clock=clock)
     watch.tell("read", 0, 1)
     source = Lake(lake).pinned()

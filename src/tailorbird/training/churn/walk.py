@@ -32,7 +32,7 @@ from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.rfm import fit_rfm
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.calibrate import CalibrationChoice, choose
+from tailorbird.training.calibrate import CalibrationChoice, choose_calibration
 from tailorbird.training.churn.fit import (
     BLEND,
     DIRECT,
@@ -462,7 +462,7 @@ def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> Cal
     raw = np.concatenate([cut.scores.raw[name] for cut in finished])
     churned = np.concatenate([cut.gone for cut in finished])
     after = np.array([_first_after(finished, cut) for cut in finished])
-    return choose(
+    return choose_calibration(
         raw,
         churned,
         np.repeat(np.arange(len(finished)), sizes),

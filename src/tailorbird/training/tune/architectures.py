@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.architectures import DEEP, Forests, Ranker, available, fit_net
+from tailorbird.models.architectures import DEEP, Forests, Ranker, fit_net, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.training.architecture import QUICK_EPOCHS
-from tailorbird.training.calibrate import assign_periods, choose
+from tailorbird.training.calibrate import assign_periods, choose_calibration
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.rows import Split
 from tailorbird.training.tune.space import Choices, Range, SearchSpace, Value
@@ -164,7 +164,7 @@ def _calibrate_heads(
     watch = split.validation
     periods = assign_periods(watch.t[watch.request])
     return {
-        head: choose(
+        head: choose_calibration(
             raw[head], watch.labels[head], periods, watch.weight, probability=probability
         ).calibration
         for head in raw
@@ -253,7 +253,7 @@ def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
         raise UsageError(
             f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
         )
-    if uninstalled := [name for name in names if not available(name)]:
+    if uninstalled := [name for name in names if not is_available(name)]:
         raise UsageError(
             f"{uninstalled[0]} needs torch, which is not installed",
             where="--architectures",

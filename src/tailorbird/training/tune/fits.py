@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import StorageError
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.architectures import ARCHITECTURES, FitRequest
 from tailorbird.training.tune.rows import Split
@@ -91,7 +91,7 @@ class FitRunner:
     def split(self, preset: str, number: int) -> Split:
         name = split_name(preset, number)
         if name not in self.splits:
-            self.splits[name] = Split.from_arrays(kept_arrays(self.folder, name, _missing))
+            self.splits[name] = Split.from_arrays(load_or_make_arrays(self.folder, name, _missing))
         return self.splits[name]
 
     def run(self, fit: FitSpec) -> FitResult:
@@ -110,7 +110,7 @@ class FitRunner:
                 "seconds": np.array(time.monotonic() - started),
             }
 
-        cached = kept_arrays(self.folder, fit.name, make)
+        cached = load_or_make_arrays(self.folder, fit.name, make)
         return FitResult(cached["quality"], cached["tail"], float(cached["seconds"]))
 
 

@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.page import (
-    OTHERS,
-    OURS,
-    importance,
-    picture,
-    plain,
+    HIGHLIGHT_COLOUR,
+    MUTED_COLOUR,
+    clean_axes,
+    importance_chart,
+    render_table,
     splits_table,
-    table,
+    to_svg,
     write_page,
 )
 from tailorbird.training.tune.choose import Finalist
@@ -111,7 +111,7 @@ def _finalists(report: TuneReport) -> str:
     )
     return (
         "<h2>The last few</h2><p "
-        f"class='soft'>{intro}</p>{table(header, rows)}{picture(_cells(report.choice.finalists))}"
+        f"class='soft'>{intro}</p>{render_table(header, rows)}{to_svg(_cells(report.choice.finalists))}"
     )
 
 
@@ -139,15 +139,15 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
             )
     axes.set_yticks(range(len(finalists)), [one.name for one in reversed(finalists)])
     axes.set_title("NDCG@10 by split (colour) and seed", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _pictures(trials: Sequence[Trial], report: TuneReport, name: str) -> list[str]:
-    pictures = [picture(_history(trials))]
+    pictures = [to_svg(_history(trials))]
     if shares := report.importance[name]:
-        pictures.append(picture(importance(shares, "What the trials differ by (PED-ANOVA)")))
+        pictures.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(one.state == "complete" for one in trials) > 1:
-        pictures.append(picture(_parallel(trials, report.spaces[name])))
+        pictures.append(to_svg(_parallel(trials, report.spaces[name])))
     return pictures
 
 
@@ -159,19 +159,23 @@ def _history(trials: Sequence[Trial]) -> Figure:
         reached = float(np.mean(one.figures)) if one.figures else np.nan
         best = max(best, one.value) if one.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
-        style = {"complete": ("o", OURS), "pruned": ("x", OTHERS), "failed": ("v", _LOST)}[
-            one.state
-        ]
+        style = {
+            "complete": ("o", HIGHLIGHT_COLOUR),
+            "pruned": ("x", MUTED_COLOUR),
+            "failed": ("v", _LOST),
+        }[one.state]
         axes.plot([place], [reached], style[0], color=style[1], markersize=4)
-    axes.plot(range(len(line)), line, color=OURS, linewidth=1)
+    axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
     default = next((one for one in trials if one.default and np.isfinite(one.value)), None)
     if default is not None:
-        axes.axhline(default.value, color=OTHERS, linewidth=0.8, linestyle="--", label="defaults")
+        axes.axhline(
+            default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
+        )
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("NDCG@10, mean over the splits that were fitted; × given up early", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
@@ -202,15 +206,15 @@ def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
         )
         for height, label in ends:
             axes.text(place + 0.04, height, label, fontsize=7, va="center")
-        axes.axvline(place, color=OTHERS, linewidth=0.8)
-    axes.axvline(len(names), color=OTHERS, linewidth=0.8)
+        axes.axvline(place, color=MUTED_COLOUR, linewidth=0.8)
+    axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
     for height, value in ((0.0, low), (1.0, high)):
         axes.text(len(names) + 0.04, height, f"{value:.4f}", fontsize=7, va="center")
     axes.set_xticks(range(len(names) + 1), [*names, "ndcg_10"])
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) + 0.5)
     axes.set_title("Settings of complete trials", fontsize=10)
-    figure = plain(figure)
+    figure = clean_axes(figure)
     axes.spines[["left", "bottom"]].set_visible(False)
     return figure
 
@@ -251,7 +255,7 @@ def _best(trials: Sequence[Trial], space: SearchSpace) -> str:
                 one.default,
             )
         )
-    return table(["trial", "ndcg_10", *names, "seconds"], rows)
+    return render_table(["trial", "ndcg_10", *names, "seconds"], rows)
 
 
 def _shown(value: Value) -> str:
@@ -276,4 +280,4 @@ def _facts(about: Mapping[str, Any]) -> str:
         "not tuned": about["untuned"],
     }
     rows = [([escape(name), escape(str(value))], False) for name, value in facts.items() if value]
-    return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{table(['', ''], rows)}"
+    return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{render_table(['', ''], rows)}"

@@ -30,16 +30,16 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import item_probability_heads
 from tailorbird.training import metrics
 from tailorbird.training.architecture import add_net_columns, build_layout
-from tailorbird.training.completing import Judged, training_rows
-from tailorbird.training.completing import judged as judged_rows
+from tailorbird.training.completing import EvaluationRows, training_rows
+from tailorbird.training.completing import evaluation_rows as judged_rows
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.fit import POSITIVES_MIN
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.judge import K, long_tail_mask, shares
+from tailorbird.training.judge import K, interaction_shares, long_tail_mask
 from tailorbird.training.matrix import FeatureChunk, iterate_features
 from tailorbird.training.pieces import Pieces
-from tailorbird.training.prepared import learn_encoder, stack
-from tailorbird.training.replaying import Replay, live_columns
+from tailorbird.training.prepared import learn_encoder, stack_matrices
+from tailorbird.training.replaying import Replay, select_live_columns
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
@@ -318,7 +318,7 @@ def segment_requests(
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live, baselines = live_columns(features, slot), default_baselines(slot.sources)
+    live, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
     return SegmentedRequests(
         material,
         segments,
@@ -357,7 +357,7 @@ class _SegmentFeatures:
 
     learned: Dataset
     learned_pieces: list[FeatureChunk]
-    judged: "Judged | None"
+    judged: "EvaluationRows | None"
     judged_pieces: list[FeatureChunk]
 
 
@@ -371,7 +371,7 @@ def encode_splits(
     progress: Progress,
     evenly: bool = False,
     nets: bool = False,
-) -> list[tuple[Split, Judged]]:
+) -> list[tuple[Split, EvaluationRows]]:
     """Encode every split, and return it with its holdout requests.
 
     `settings.requests` bounds the training requests, `judged_max` the holdout requests of a split.
@@ -414,7 +414,7 @@ def encode_splits(
         progress("encode", number - 2, len(segments) - 2)
         judged = segment_features[number].judged
         assert judged is not None
-        tail = long_tail_mask(shares(material.history, segmented.borders[number - 1]))[
+        tail = long_tail_mask(interaction_shares(material.history, segmented.borders[number - 1]))[
             judged.rows.item
         ]
         past, watch = segment_features[: number - 1], segment_features[number - 1]
@@ -479,15 +479,15 @@ def _encode_split(
             learned[0], item=np.concatenate([part.item for part in learned])
         )  # only its items are read
         encoder = add_net_columns(encoder, all_items, series)
-    train = stack(pieces, encoder, series, position=position, learned=in_time, live=live)
-    shown = stack(validation.learned_pieces, encoder, series, position=position, live=live)
+    train = stack_matrices(pieces, encoder, series, position=position, learned=in_time, live=live)
+    shown = stack_matrices(validation.learned_pieces, encoder, series, position=position, live=live)
     served = (
-        stack(validation.learned_pieces, encoder, series, position=False, live=live)
+        stack_matrices(validation.learned_pieces, encoder, series, position=False, live=live)
         if position
         else shown
     )
     assert holdout.judged is not None
-    judged = stack(holdout.judged_pieces, encoder, series, position=False, live=live)
+    judged = stack_matrices(holdout.judged_pieces, encoder, series, position=False, live=live)
     offsets = np.concatenate(
         [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]
     ).astype(np.int64)

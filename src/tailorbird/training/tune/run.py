@@ -20,10 +20,10 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import is_amount
-from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tune.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tune.choose import Choice, choose_finalist, select_finalists
@@ -148,7 +148,7 @@ def tune(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     out: Path,
     settings: TuneSettings = TuneSettings(),
@@ -172,7 +172,7 @@ def tune(
         (one, (spaces or {}).get(one.name) or one.full_space())
         for one in select_architectures(settings.names)
     ]
-    with alone(out / "lock", f"slot {slot.name} is tuned"):
+    with exclusive(out / "lock", f"slot {slot.name} is tuned"):
         return _tune(
             features,
             slot,
@@ -189,7 +189,7 @@ def tune(
 def _tune(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     folder: Path,
     settings: TuneSettings,
@@ -295,7 +295,7 @@ def _tune(
 def _study_key(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     settings: TuneSettings,
     search_spaces: Sequence[tuple[Architecture, SearchSpace]],
 ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.errors import ConfigError, nearest
+from tailorbird.errors import ConfigError, suggest_name
 
 FILE = "tune.toml"  # in the project's folder
 Value = str | int | float | bool
@@ -175,7 +175,7 @@ def _convert_value(value: Any, default: Value, name: str, where: str) -> Value:
 
 
 def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
-    return nearest(name, valid_names, f"use one of {', '.join(valid_names)}")
+    return suggest_name(name, valid_names, f"use one of {', '.join(valid_names)}")
 
 
 def _where(path: Path, text: str, section: str, key: str = "") -> str:

@@ -28,7 +28,7 @@ import msgspec
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.models.architectures import DEEP
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import AUTO, TrainSettings
 from tailorbird.whole import atomic_write
@@ -159,7 +159,7 @@ def apply_tuned(
     ):  # another architecture was requested
         return settings
     try:
-        settled(tuned.architecture, tuned.settings)
+        resolve_parameters(tuned.architecture, tuned.settings)
     except UsageError as error:
         raise ConfigError(error.message, where=where, fix=error.fix) from None
     return replace(

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tailorbird.models.architectures import Net
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.training.architecture import auto_net_architecture, check_convergence, ndcg_gain
 from tailorbird.training.settings import AUTO, TrainSettings
 from tailorbird.training.tune.architectures import (
@@ -68,5 +68,5 @@ def resolved_settings(name: str, request: FitRequest) -> dict[str, Any]:
     return (
         asdict(request.train.gbdt)
         if name == TREES
-        else asdict(settled(name, net_settings(request)))
+        else asdict(resolve_parameters(name, net_settings(request)))
     )

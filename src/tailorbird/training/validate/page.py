@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.page import (
-    OTHERS,
-    OURS,
+    HIGHLIGHT_COLOUR,
+    MUTED_COLOUR,
     calibration_table,
-    picture,
-    plain,
+    clean_axes,
+    render_table,
     splits_table,
-    table,
+    to_svg,
     write_page,
 )
 from tailorbird.training.validate.run import NAME, ComparisonTest, ValidationReport
@@ -85,7 +85,7 @@ def _figures(report: ValidationReport) -> str:
         "it alone. "
         "95 % intervals from resampling people."
     )
-    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table(['', *names], rows)}"
+    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{render_table(['', *names], rows)}"
 
 
 def _tests(report: ValidationReport) -> str:
@@ -105,10 +105,10 @@ def _tests(report: ValidationReport) -> str:
     ]
     header = ["against", "kind", f"gain of {NAME} in {PRIMARY}", "p", "p, Holm", "verdict"]
     intro = "Paired over the same requests. The last p is adjusted for how many tests there are."
-    drawn = picture(_gains(report.tests)) + (picture(_curve(report)) if report.curve else "")
+    drawn = to_svg(_gains(report.tests)) + (to_svg(_curve(report)) if report.curve else "")
     return (
         "<h2>Against others, and against itself</h2><p "
-        f"class='soft'>{intro}</p>{table(header, rows)}{drawn}"
+        f"class='soft'>{intro}</p>{render_table(header, rows)}{drawn}"
     )
 
 
@@ -116,7 +116,13 @@ def _gains(tests: Sequence[ComparisonTest]) -> Figure:
     figure = Figure(figsize=(6.4, 0.26 * len(tests) + 0.9), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(reversed(tests)):
-        colour = OURS if one.verdict == "ahead" else _LEAK if one.verdict == "behind" else OTHERS
+        colour = (
+            HIGHLIGHT_COLOUR
+            if one.verdict == "ahead"
+            else _LEAK
+            if one.verdict == "behind"
+            else MUTED_COLOUR
+        )
         axes.plot(
             [one.gain.low, one.gain.high],
             [place, place],
@@ -125,10 +131,10 @@ def _gains(tests: Sequence[ComparisonTest]) -> Figure:
             solid_capstyle="round",
         )
         axes.plot([one.gain.value], [place], "o", color=colour, markersize=4)
-    axes.axvline(0, color=OTHERS, linewidth=0.8)
+    axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(tests)), [one.other for one in reversed(tests)])
     axes.set_title(f"What {NAME} gains in {PRIMARY}; green after Holm", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _curve(report: ValidationReport) -> Figure:
@@ -142,7 +148,7 @@ def _curve(report: ValidationReport) -> Figure:
         [one.value for one in values],
         np.maximum(spread, 0),
         fmt="o-",
-        color=OURS,
+        color=HIGHLIGHT_COLOUR,
         markersize=4,
         linewidth=1,
     )
@@ -152,7 +158,7 @@ def _curve(report: ValidationReport) -> Figure:
     )
     axes.set_xlabel("share of the requests that were learned from")
     axes.set_title(f"Learning curve: {PRIMARY}", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _slices(report: ValidationReport) -> str:
@@ -175,7 +181,7 @@ def _slices(report: ValidationReport) -> str:
     )
     return (
         "<h2>For whom, of what, and when</h2><p "
-        f"class='soft'>{intro}</p>{table(['slice', 'requests', NAME, best or '–'], rows)}"
+        f"class='soft'>{intro}</p>{render_table(['slice', 'requests', NAME, best or '–'], rows)}"
     )
 
 
@@ -199,7 +205,7 @@ def _gaps(report: ValidationReport) -> str:
         "What was learned from, what early stopping and calibration watched, and what came "
         "after both."
     )
-    return f"<h2>Over-fit gap</h2><p class='soft'>{intro}</p>{table(header, rows)}"
+    return f"<h2>Over-fit gap</h2><p class='soft'>{intro}</p>{render_table(header, rows)}"
 
 
 def _heads(report: ValidationReport) -> str:
@@ -212,12 +218,12 @@ def _heads(report: ValidationReport) -> str:
         }
         rows = [([label, _cell(figure)], False) for label, figure in figures.items()]
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
-        parts.append(f"<h3>{escape(name)}</h3>{table(['figure', 'value'], rows)}")
+        parts.append(f"<h3>{escape(name)}</h3>{render_table(['figure', 'value'], rows)}")
         if head.slices:
             parts.append(calibration_table(["slice", "rows", "predicted", "happened"], head.slices))
     for name, amount in report.evaluation.amounts.items():
         cells = [([label, value], False) for label, value in amount.cells().items()]
-        parts.append(f"<h3>{escape(name)}</h3>{table(['figure', 'value'], cells)}")
+        parts.append(f"<h3>{escape(name)}</h3>{render_table(['figure', 'value'], cells)}")
     return f"<h2>Probabilities and amounts</h2>{''.join(parts)}"
 
 
@@ -228,7 +234,7 @@ def _facts(report: ValidationReport) -> str:
     ]
     return (
         "<h2>What to "
-        f"know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], rows)}"
+        f"know</h2>{splits_table('origin', report.about['splits'])}{render_table(['', ''], rows)}"
     )
 
 

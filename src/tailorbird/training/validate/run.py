@@ -19,13 +19,13 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
 from tailorbird.training.architecture import allows_net
-from tailorbird.training.bootstrap import Interval, flat
-from tailorbird.training.completing import Judged
-from tailorbird.training.judge import PRIMARY, Evaluation, Evaluator, shares
+from tailorbird.training.bootstrap import Interval, flatten_intervals
+from tailorbird.training.completing import EvaluationRows
+from tailorbird.training.judge import PRIMARY, Evaluation, Evaluator, interaction_shares
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tune.architectures import CalibratedModel, FitRequest
 from tailorbird.training.tune.rows import (
@@ -114,7 +114,7 @@ class ComparisonTest:
         return {
             "other": self.other,
             "kind": self.kind,
-            **flat({"gain": self.gain}),
+            **flatten_intervals({"gain": self.gain}),
             **chances,
             "verdict": self.verdict,
         }
@@ -179,7 +179,8 @@ class ValidationReport:
     def plain(self) -> dict[str, Any]:
         """Return the report as JSON."""
         curve = [
-            {"share": share, **flat({PRIMARY: figure})} for share, figure in self.curve.items()
+            {"share": share, **flatten_intervals({PRIMARY: figure})}
+            for share, figure in self.curve.items()
         ]
         tables = {
             "tests": [one.to_dict() for one in self.tests],
@@ -204,7 +205,7 @@ def validate(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     settings: ValidateSettings = ValidateSettings(),
     signals: Mapping[str, Any] | None = None,
@@ -247,7 +248,7 @@ def validate(
     models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
     evaluator = Evaluator(
         segmented.material.history,
-        shares(segmented.material.history, 0),
+        interaction_shares(segmented.material.history, 0),
         slot.objective,
         seed=settings.seed,
     )
@@ -256,7 +257,9 @@ def validate(
         origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
         gaps += _gaps(origin, split, model)
         heads = model.probabilities(split.holdout.matrix)
-        evaluator.as_of(shares(segmented.material.history, segmented.borders[number + 1]))
+        evaluator.as_of(
+            interaction_shares(segmented.material.history, segmented.borders[number + 1])
+        )
         evaluator.add(
             judged.rows, {**scores[number], **judged.values}, heads, judged.slates, named=origin
         )
@@ -297,7 +300,7 @@ def validate(
 
 
 def _fit_origins_and_variants(
-    splits: Sequence[tuple[Split, Judged]],
+    splits: Sequence[tuple[Split, EvaluationRows]],
     variants: Sequence[Variant],
     request: FitRequest,
     progress: Progress,
@@ -333,7 +336,7 @@ def _fit_origins_and_variants(
 
 def _fit_each_origin(
     label: str,
-    splits: Sequence[tuple[Split, Judged]],
+    splits: Sequence[tuple[Split, EvaluationRows]],
     fit: Callable[[Split], FitOutput],
     progress: Progress,
 ) -> list[FitOutput]:
@@ -368,7 +371,7 @@ def _describe_auto_choice(architecture: str, fitted: Sequence[str], *, nets: boo
 
 
 def _find_leaks(
-    splits: Sequence[tuple[Split, Judged]],
+    splits: Sequence[tuple[Split, EvaluationRows]],
     segmented: SegmentedRequests,
     features: FeatureSet,
     seed: int,

@@ -267,7 +267,7 @@ def list_theirs(
         }
         job |= {"repeats": case.data_set.repeats}
         (folder / "job.json").write_text(json.dumps(job))
-        asking.run(asking.HERE / "esasrec.py", folder)
+        asking.run_script(asking.HERE / "esasrec.py", folder)
         said = dict(np.load(folder / "said.npz"))
     popular = _popular(case, rows, offsets)
     empty = (said["item"] < 0).all(axis=2)
@@ -365,7 +365,7 @@ def compare(
 
 def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
     """Return figures of all sets that the command line asks for."""
-    versions, failed = asking.found((NAME,))
+    versions, failed = asking.find_peers((NAME,))
     if failed or not versions:
         print(
             f"skipped: {NAME} does not load: {failed.get(NAME, 'it is not installed')}; make peers",

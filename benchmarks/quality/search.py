@@ -1,7 +1,8 @@
 """Does search find? Graded queries over the products of a shop: BM25 as the product serves it,
 vectors, both fused, and re-ranked.
 
-    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json] [--small]
+    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json]
+    [--small]
 
     tailorbird  BM25: `retrieval.text`, as /v1/search asks it: fields weighed by hand, stems, one typing error where little is found
     vectors     latent semantic analysis (TF-IDF of words, 128 components) of the same texts, by cosine

@@ -34,7 +34,8 @@ def section(result: dict[str, Any]) -> str:
     parts = [
         "## search",
         result["title"],
-        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with `--wands FOLDER` on one's own copy "
+        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with "
+        "`--wands FOLDER` on one's own copy "
         "of WANDS",
     ]
     for name, case in result["cases"].items():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.cli import trainer
+from tailorbird.platform import trainer
 from tailorbird.config.project import Paths
 from tailorbird.config.settings import Settings, TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock

@@ -57,7 +57,7 @@ class Trouble:
                 )
                 await send({"type": "http.response.body", "body": b""})
             elif what == "lost":
-                await app(scope, receive, _nobody)
+                await app(scope, receive, _discard)
                 await send(
                     {
                         "type": "http.response.start",
@@ -85,7 +85,7 @@ class Trouble:
         return troubled
 
 
-async def _nobody(message: Message) -> None:
+async def _discard(message: Message) -> None:
     """Hears the answer instead of the client."""
 
 

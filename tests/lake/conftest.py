@@ -1,6 +1,4 @@
-"""Logs as door, router and server would write them, small and made by hand, for the tests of the
-lake.
-"""
+"""Small logs as collector, router and server write them, for the tests of the lake."""
 
 import os
 import sys

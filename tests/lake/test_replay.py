@@ -1,6 +1,4 @@
-"""Replay of what was refused: taken once, with its first time of receipt and its origin; whatever
-dies, and however often.
-"""
+"""Refused rows are replayed once, with their first time of receipt and origin, despite crashes."""
 
 import os
 import signal
@@ -18,8 +16,8 @@ from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
-from tailorbird.events.erased import StopList
 from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.refused import Choice, reasons, samples, slices
 from tailorbird.lake.replay import ReplayReport, replay, replayed
@@ -129,7 +127,7 @@ def test_what_is_accepted_now_is_taken_with_its_first_time_of_receipt(site: Site
     assert verify(site.lake).clean
 
 
-def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
+def test_each_row_records_its_origin(site: Site) -> None:
     site.replay()
     origins: dict[str, Origin] = {}
     with open_reader(raw_path(site.stream, REPLAYS)) as reader:
@@ -148,10 +146,10 @@ def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
     assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
 
 
-def test_what_is_of_erased_people_is_told_as_refused_and_not_sent(site: Site) -> None:
+def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
     site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
     site.load()
-    stopped = StopList(b"").with_people([("u", "gone")], [], site.now, 0)
+    stopped = SuppressionList(b"").with_people([("u", "gone")], site.now)
     dry = site.replay(dry_run=True, stopped=stopped)
     report = site.replay(stopped=stopped)
     assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}
@@ -168,7 +166,7 @@ def test_a_second_replay_sends_nothing(site: Site) -> None:
     assert (site.replay().sent, site.load(MENDED)) == (0, {})
 
 
-def test_a_dry_run_says_what_would_be_and_does_nothing(site: Site) -> None:
+def test_a_dry_run_only_reports(site: Site) -> None:
     report = site.replay(dry_run=True)
     assert (report.accepted, report.refused) == (3, {"bad_time": 1})
     assert not raw_path(site.stream, REPLAYS).exists()
@@ -252,7 +250,7 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(
 def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
     tmp_path: Path,
 ) -> None:
-    """Which is no webhook's: Gorse's clients write through routes of their own."""
+    """Gorse's clients write through routes of their own, without a webhook."""
     site = Site(tmp_path)
     record = {
         "FeedbackType": "click",
@@ -356,15 +354,15 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
-    (found,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
-    assert (found.code, found.rows, found.replayed, found.first, found.last) == (
-        "unknown_type",
-        4,
-        3,
-        NOW,
-        NOW + SECOND,
-    )
-    assert found.paths == {"$.type": 4}
+    (summaries,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
+    assert (
+        summaries.code,
+        summaries.rows,
+        summaries.replayed,
+        summaries.first,
+        summaries.last,
+    ) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
+    assert summaries.paths == {"$.type": 4}
     assert [row["raw_offset"] for row in samples(Lake(site.lake), Choice(), 2)] == [3, 3]
 
 
@@ -377,7 +375,8 @@ from tailorbird.lake import refused
 from tailorbird.lake.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
 refused.slices.__defaults__ = (3,)  # many small transactions
-replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=SimulatedClock(1_764_072_000_000_000))
+clock = SimulatedClock(1_764_072_000_000_000)
+replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=clock)
 """
 SITES = [
     "stream.before_append",

@@ -58,23 +58,23 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
     assert warm is not None
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
-    begun = begin(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
-    assert (begun.new, begun.gone) == (1, 46)
-    old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, begun.weights))
+    start = begin(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
+    assert (start.new, start.gone) == (1, 46)
+    old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new, old[[0, 1, 2 + 47, 2, 1]])
-    old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, begun.weights))
+    old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new[2:32], old[2:32][::-1])
     np.testing.assert_array_equal(new[32:], old[32:])
     model = fit_net(
-        "mmoe", {**SMALL, "rate": 1e-9}, begun.layout, world(500), world(100), begin=begun.weights
+        "mmoe", {**SMALL, "rate": 1e-9}, start.layout, world(500), world(100), begin=start.weights
     )
     np.testing.assert_allclose(
-        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(begun), atol=1e-5
+        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(start), atol=1e-5
     )
 
 
-def new_codes(begun) -> np.ndarray:
-    return begun.weights["parts.0.fields.codes.0.weight"]
+def new_codes(start) -> np.ndarray:
+    return start.weights["parts.0.fields.codes.0.weight"]
 
 
 def test_nets_of_another_shape_are_of_another_series() -> None:
@@ -89,7 +89,7 @@ def test_nets_of_another_shape_are_of_another_series() -> None:
         )
         == mine
     )
-    others = [
+    other_series = [
         series_of("shared", settled("mmoe", {}), LAYOUT, heads),
         series_of("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
         series_of(
@@ -100,10 +100,10 @@ def test_nets_of_another_shape_are_of_another_series() -> None:
         ),
         series_of("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
     ]
-    assert len({mine, *others}) == 5
+    assert len({mine, *other_series}) == 5
 
 
-def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
+def test_the_series_that_were_trained_last_are_stored(tmp_path: Path) -> None:
     for series, until in (("a", 3), ("b", 1), ("c", 2)):
         (tmp_path / series).mkdir()
         (tmp_path / series / f"{until:020}.npz").touch()
@@ -128,13 +128,13 @@ def test_it_begins_where_the_last_one_ended() -> None:
         weights(first.net),
         1,
     )
-    begun = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
-    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, begun.layout, rows, later, begin=begun.weights)
+    start = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
+    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, start.layout, rows, later, begin=start.weights)
     scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
     assert ours.curve["validation"][0] < scratch.curve["validation"][0] - 0.01
 
 
-def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+def test_only_the_newest_states_are_stored_and_a_damaged_one_is_reported(tmp_path: Path) -> None:
     warm = state()
     for until in (5, 1, 4, 2, 3):
         save_warm(tmp_path, replace(warm, trained_until=until), keep=3)

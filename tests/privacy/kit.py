@@ -4,6 +4,7 @@ one word finds what is left of them.
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -25,10 +26,13 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
 from tailorbird.features.erase import is_personal
+from tailorbird.features.read import Reader
+from tailorbird.features.request import ReadRequest
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.platform.inprocess import InProcess
 from tailorbird.platform.roles import Roles
+from tailorbird.privacy import People, SearchReport, search_project
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.score_log import KIND, Scored, encode_scores
@@ -305,12 +309,37 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
     return found
 
 
-def without_flats(found: dict[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
-    """States but for those of the items that are some canary's to sell: an attribute of theirs
-    goes.
-    """
-    flats = {("item", hash64(f"flat-{number:03d}")) for number in range(100)}
-    return {key: state for key, state in found.items() if key not in flats}
+def find_ids(project: Project, ids: Sequence[str]) -> SearchReport:
+    """Search a project for users, or for visitors as anon:ID."""
+    devices = frozenset(one.removeprefix("anon:") for one in ids if one.startswith("anon:"))
+    users = frozenset(one for one in ids if not one.startswith("anon:"))
+    return search_project(project, People(users, devices))
+
+
+# What the erased contributed to: counts of different people, sessions and texts, values that are
+# told apart by texts, and the last or first value of an item, which events of one time decide.
+MOVING = re.compile(
+    "item_users|item_sessions|everyone_users|item_last_price|item_phone|device_clicks"
+    "|(country|age)_.*|expected_ctr"
+)
+
+
+def read_values(
+    project: Project, people: Sequence[str], items: Sequence[str], now: int
+) -> dict[tuple[str, str, str], float | None]:
+    """Return by person, item and name the feature values that an erasure must not move."""
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
+    try:
+        values: dict[tuple[str, str, str], float | None] = {}
+        for person in people:
+            rows = reader.read(ReadRequest(person=person, now=now), items)
+            for item, row in zip(items, rows.numeric, strict=True):
+                for name, value in zip(project.features.numeric, row, strict=True):
+                    if not MOVING.fullmatch(name):
+                        values[person, item, name] = None if np.isnan(value) else float(value)
+        return values
+    finally:
+        reader.close()
 
 
 def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
@@ -452,7 +481,7 @@ def erase(root, users):
     project, clock = open_project(root), SystemClock()
     drain(project, clock, progress=lambda stage, done, total: None)
     done = erase(project, users, clock)
-    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.found]]))
+    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.matches]]))
 
 def child(armed, root, users):
     pid = os.fork()

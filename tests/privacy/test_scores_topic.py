@@ -81,7 +81,7 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     assert canaries_in(project) == 0
     assert left(site) == []
     assert people_in(project) == set(), (

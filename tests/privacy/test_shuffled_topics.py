@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present
+from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site, present
 from tests.privacy.test_topics import on
 from tests.stream.brokers import broker, needs_kafka
 
@@ -22,7 +22,7 @@ from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import verify
 from tailorbird.platform.roles import Roles
-from tailorbird.privacy import erase, look_for
+from tailorbird.privacy import erase
 from tailorbird.router import open_router
 from tailorbird.serving.door import Door
 from tailorbird.stream import Address, Block, open_reader, open_writer
@@ -99,7 +99,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
     assert left_of(site.root, *needles) == []
@@ -156,7 +156,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
     )
     assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
     assert verify(project.paths.lake).clean
-    assert look_for(project, site.users).found == []
+    assert find_ids(project, site.users).matches == []
 
 
 def routed_only(project: Project) -> None:

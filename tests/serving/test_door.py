@@ -212,7 +212,7 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
         "statvfs",
         lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
     )
-    monkeypatch.setattr(reserve, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(reserve, "CHECK_INTERVAL_S", 0.0)
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         door.submit(body(click(1)))
         free[0] = reserve.RESERVE_BYTES - 1

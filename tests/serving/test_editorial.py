@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import SimulatedClock
@@ -64,8 +64,8 @@ def of_list(answer):
 
 
 def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
-    kept = Kept()
-    answer = ask(answers=kept)
+    answer_log = AnswerRecorder()
+    answer = ask(answers=answer_log)
     assert of_list(answer) == {"i30", "i31", "i32"}, (
         "i33 is out of stock, i35 denied, and one nobody knows"
     )
@@ -73,7 +73,7 @@ def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
     assert {item.reason_code for item in answer.items if item.source == "editorial:summer"} == {
         "editorial"
     }
-    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (
+    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
         ["editorial:summer", "popular"],
         [3, 2],
     )

@@ -79,13 +79,15 @@ def explained(folder, features):
 
 def test_contributions_of_trees_add_up_to_the_value(fitted, features):
     for item in explained(written(fitted, features, "bundle"), features):
-        told = item.explanation
-        assert told.method == "tree_shap"
-        assert told.base + sum(told.contributions.values()) + told.rest == pytest.approx(
-            item.score, abs=1e-6
+        explanation = item.explanation
+        assert explanation.method == "tree_shap"
+        assert explanation.base + sum(
+            explanation.contributions.values()
+        ) + explanation.rest == pytest.approx(item.score, abs=1e-6)
+        assert item.score == pytest.approx(
+            sum(FORMULA[head] * p for head, p in explanation.heads.items())
         )
-        assert item.score == pytest.approx(sum(FORMULA[head] * p for head, p in told.heads.items()))
-        assert len(told.contributions) <= 8
+        assert len(explanation.contributions) <= 8
 
 
 def test_where_a_head_is_no_forest_columns_are_taken_out(fitted, features):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 from tests.training.routed import event
 
 from tailorbird.events import HOUR, SimulatedClock
@@ -29,12 +29,12 @@ from tailorbird.training.rescored import COLUMNS, ITEM_COLUMNS, ScoreReport, res
 LATE = {"title": "Late coat", "price": 39.0, "stock": 5, "category": "coats"}
 
 
-def item(item_id: str, known_since: int, **attributes) -> pa.Table:
+def item(item_id: str, recorded_at: int, **attributes) -> pa.Table:
     """A version of an item as the lake has it."""
     row = {
         "id": item_id,
-        "valid_from": known_since,
-        "received_at": known_since,
+        "valid_from": recorded_at,
+        "received_at": recorded_at,
         "attributes": json.dumps(attributes),
         "timeless": False,
         "p": 1,
@@ -43,8 +43,8 @@ def item(item_id: str, known_since: int, **attributes) -> pa.Table:
     return pa.Table.from_pylist([row], schema)
 
 
-CAME = shop.NOW - HOUR
-CATALOGUE = item("late", CAME, **LATE)
+ADDED_AT = shop.NOW - HOUR
+CATALOGUE = item("late", ADDED_AT, **LATE)
 HOME = Slot(
     "home",
     size=50,
@@ -71,11 +71,11 @@ def logged(features, bundle):
     """The lake's rows of answers to three people, with a boost and a search, over an index that
     knows a later item.
     """
-    return answered(features, bundle, NewItem("late", LATE, CAME))
+    return answered(features, bundle, NewItem("late", LATE, ADDED_AT))
 
 
 def answered(features, bundle, *items):
-    kept, later = Kept(), with_items(bundle.index, items)
+    answer_log, later = AnswerRecorder(), with_items(bundle.index, items)
     live = shop.Live(
         events=shop.log(
             event("click", shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)
@@ -88,7 +88,7 @@ def answered(features, bundle, *items):
         readings=OneSchema(
             features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
         ),
-        answers=kept,
+        answers=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=overlay,
@@ -97,7 +97,7 @@ def answered(features, bundle, *items):
     for user in ("u1", "u2"):
         pipeline.answer(RecommendQuery(slot="home", user_id=user))
     pipeline.search(SearchQuery(slot="home", user_id="u3", query="coats"))
-    return table(kept.records)
+    return table(answer_log.records)
 
 
 def table(records) -> pa.Table:
@@ -145,19 +145,21 @@ def test_what_was_read_live_is_taken_from_the_log(logged, bundle):
 
 def test_items_of_which_no_profile_tells_are_left_out(features, bundle):
     """A server knows of them, and since when, by what people do."""
-    logged = answered(features, bundle, NewItem("late", LATE, CAME), NewItem("bare", {}, CAME))
+    logged = answered(
+        features, bundle, NewItem("late", LATE, ADDED_AT), NewItem("bare", {}, ADDED_AT)
+    )
     assert "bare" in logged["items"].to_pylist()[0]
     report = rescored(bundle, [logged], CATALOGUE)
     assert (report.answers, report.unequal, report.other_bits, report.moved) == (3, 0, 0, 2)
 
 
 def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
-    whole = rescored(bundle, [logged], CATALOGUE)
+    all_rescored = rescored(bundle, [logged], CATALOGUE)
     moved = pa.concat_tables(
         [CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)]
     )  # u2 looked at it
     report = rescored(bundle, [logged], moved)
-    assert report.answers == whole.answers - 1
+    assert report.answers == all_rescored.answers - 1
     assert report.unequal == 0
     assert report.moved > len(logged["items"][1])
 
@@ -184,10 +186,10 @@ def test_what_cannot_be_told_is_counted(logged, bundle):
 def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
     logged, bundle, monkeypatch
 ):
-    laid = []
+    overlaid = []
 
     def counted(index, newest, **how):
-        laid.append(len(newest))
+        overlaid.append(len(newest))
         return laid_over(index, newest, **how)
 
     monkeypatch.setattr("tailorbird.training.rescored.laid_over", counted)
@@ -209,10 +211,10 @@ def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
         )
         == expected
     )
-    assert laid == [1, 1], "for what was new, in each comparison"
+    assert overlaid == [1, 1], "for what was new, in each comparison"
     rescored(
         bundle,
         [of_coats],
         pa.concat_tables([*changes, item(shown[0], shop.NOW + 150_000_000, price=1)]),
     )
-    assert laid == [1, 1, 1, 3], "and for what was shown"
+    assert overlaid == [1, 1, 1, 3], "and for what was shown"

@@ -36,35 +36,35 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
     site: Site, questions: list[serving_peers.Question]
 ) -> None:
     folder = site.folder / "peers"
-    told, catalogue = (
+    description, catalogue = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("views", "catalogue")
     )
-    kept = {}
-    for name, view in told["views"].items():
+    views = {}
+    for name, view in description["views"].items():
         table = pq.read_table(folder / f"{name}.parquet").to_pydict()
         rows = zip(*(table[key] for key in view["keys"]), strict=True)
-        kept[name] = {
+        views[name] = {
             key: [table[column][place] for column in view["columns"]]
             for place, key in enumerate(rows)
         }
     model = lightgbm.Booster(model_file=folder / "model.txt")
     for question in questions:
         body = question.body
-        matrix = np.full((len(body["items"]), len(told["columns"])), np.nan, np.float32)
-        place = {column: at for at, column in enumerate(told["columns"])}
+        matrix = np.full((len(body["items"]), len(description["columns"])), np.nan, np.float32)
+        place = {column: at for at, column in enumerate(description["columns"])}
         for column, values in body["given"].items():
             matrix[:, place[column]] = np.array(values, np.float32)
         for row, item in enumerate(body["items"]):
-            known = {
+            request_values = {
                 "user": body["user_id"],
                 "item": item,
                 "category": catalogue[item],
                 "country": body["country"],
             }
-            for name, view in told["views"].items():
+            for name, view in description["views"].items():
                 for column, value in zip(
                     view["columns"],
-                    kept[name][tuple(known[key] for key in view["keys"])],
+                    views[name][tuple(request_values[key] for key in view["keys"])],
                     strict=True,
                 ):
                     matrix[row, place[column]] = value

@@ -80,9 +80,9 @@ def test_a_click_a_moment_ago_moves_what_is_retrieved(bundle, features):
         "coats"
     }  # nothing is known: what is first done
     reader.recent["u1"] = [(9, "click"), (6, "click")]
-    found = near(pipeline.answer(query))
-    assert categories(found) == {"shoes"}
-    assert "i6" not in found
+    nearest_items = near(pipeline.answer(query))
+    assert categories(nearest_items) == {"shoes"}
+    assert "i6" not in nearest_items
     reader.recent["u1"].append((1, "click"))
     assert categories(near(pipeline.answer(query))) == {"hats"}
 
@@ -97,11 +97,11 @@ def test_a_new_item_is_found_by_what_it_is(bundle, features):
     shown = near(make(bundle, features, reader, Grown(hat, coat)).answer(query))
     assert "nhats" not in shown  # six others have more of their own
     space = bundle.with_index(with_items(bundle.index, [hat, coat])).space
-    asked = space.ask(
+    user_vector = space.ask(
         reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"]
     )
     rows = space.index.find_ids(["nhats", "ncoats", "i2"])
-    hats, coats, shoes = asked.products[rows]
+    hats, coats, shoes = user_vector.products[rows]
     assert hats > 8 > max(coats, shoes)
     changed = with_items(space.index, [NewItem("ncoats", {"category": "hats"}, shop.NOW)])
     np.testing.assert_allclose(

@@ -16,7 +16,7 @@ def live_through(site, lists, days, seed=0):
     some days.
     """
     rng, population = np.random.default_rng(seed), fresh_population(site.users)
-    asked, clicks, expected = [], 0, 0.0
+    request_counts, clicks, expected = [], 0, 0.0
     for day in range(days):
         available = site.items.available(float(day))
         visits = draw_visits(rng, site.users, population, day, day % 7)
@@ -27,10 +27,10 @@ def live_through(site, lists, days, seed=0):
         shown = [[f"i{item:05d}" for item in row] for row in items.tolist()]
         expected += site.truth.expected(requests.user.tolist(), shown, at).clicks.sum()
         clicks += outcome.click.sum()
-        asked.append(len(requests.user))
+        request_counts.append(len(requests.user))
         population.please(requests.user, pleasures(site.taste, items, outcome))
         population.let_go(rng, np.unique(visits.user))
-    return asked, clicks, expected, population
+    return request_counts, clicks, expected, population
 
 
 @pytest.fixture(scope="module")

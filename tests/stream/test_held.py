@@ -15,7 +15,7 @@ from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.features.figures import readers_of_routed
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.repair import Repairer
+from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.router import Router
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_reader, raw_path
@@ -178,14 +178,14 @@ def test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on(project
         "archive/serve-1: rows 0 to 3 were lost before they were archived; what was routed "
         "of them is in the tables"
     ]
-    repairer = Repairer(
+    rebuilder = Rebuilder(
         project.stream,
         project.paths.lake,
         clock=CLOCK,
         route_again=lambda folder: nullcontext(lambda: None),
     )
-    (beyond,) = repairer.plan().beyond
-    assert "rows 0 to 3 were lost" in beyond.what
+    (unrecoverable,) = rebuilder.plan().unrecoverable
+    assert "rows 0 to 3 were lost" in unrecoverable.what
     send(project, "last")
     route(project)
     load(project)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tailorbird.cli.roles import Roles
 from tests.faults.roles import make_project, until
 from tests.stream.brokers import OPTIONS, broker, needs_kafka
 
@@ -15,6 +14,7 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
+from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 
 pytestmark = needs_kafka

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.training.giveaways import find_ahead, find_leaking_columns, order_auc
-from tailorbird.training.validate.leaks import too_good
+from tailorbird.training.validate.leaks import find_target_leakage
 
 ROWS = 20_000
 
@@ -20,7 +20,7 @@ def leaking_columns(columns, label):
     """Return the leaking columns by training and by validation."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
     return set(find_leaking_columns(tuple(columns), matrix, label)), {
-        one.what for one in too_good(tuple(columns), matrix, label, "click")
+        one.what for one in find_target_leakage(tuple(columns), matrix, label, "click")
     }
 
 

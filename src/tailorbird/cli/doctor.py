@@ -427,7 +427,7 @@ def _erasure(project: "Project") -> Iterator[Finding]:
     """One that was cut short, here or on another machine, or whose list of people is lost; nothing
     is taken in by looking.
     """
-    from tailorbird.events.erased import require_finished
+    from tailorbird.events.suppression import require_finished
 
     try:
         require_finished(project.paths.data)

@@ -127,13 +127,13 @@ def show(
 def _as_kept(project: "Project", text: str) -> str:
     """A person's id under which the project keeps it; anything else as it is."""
     from tailorbird.events.contract import ANONYMOUS_PREFIX
-    from tailorbird.privacy.person import hidden
+    from tailorbird.privacy.people import pseudonymise_ids
 
     field, _, value = text.partition(":")
     if not value or field not in ("user", "anonymous"):
         return text
     prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (kept,) = hidden([f"{prefix}{value}"], project.pseudonyms())
+    (kept,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
     return f"{field}:{kept.removeprefix(prefix)}"
 
 

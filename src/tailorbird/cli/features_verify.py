@@ -104,6 +104,7 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
         whole.compared += report.compared
         whole.pending += report.pending
         whole.skipped += report.skipped
+        whole.exempt += report.exempt
         whole.dropped += report.dropped
         whole.examples += report.examples
         for name, count in report.by_feature.items():
@@ -181,7 +182,7 @@ def _of_schema(
     events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
-        found.skipped, found.pending = report.skipped, report.pending
+        found.skipped, found.exempt, found.pending = report.skipped, report.exempt, report.pending
         return found
     with _folder(project) as folder:
         for part in spilled(lake, features, requests, folder, memory_bytes):
@@ -313,6 +314,7 @@ def _plain(
         },
         "answers": logged.answers,
         "skipped": logged.skipped,
+        "exempt": logged.exempt,
         "pending": logged.pending,
         "samples": sampled.answers,
         "compared": logged.compared + sampled.compared,
@@ -342,6 +344,8 @@ def _print(
         rows = [(schema, one.answers, one.compared, one.unequal) for schema, one in reports.items()]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
+    if logged.exempt:
+        out.print(f"{logged.exempt:,} answers are exempt: they may have read erased events.")
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = (

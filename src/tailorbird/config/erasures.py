@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
-from tailorbird.events.erased import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
+from tailorbird.events.suppression import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
 from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
 from tailorbird.lock import FileLock

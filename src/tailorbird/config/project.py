@@ -17,9 +17,9 @@ from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
-from tailorbird.events.erased import FOLDER, TAKEN, StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
@@ -137,9 +137,9 @@ class Project:
             self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note
         )
 
-    def stopped(self) -> StopList:
+    def stopped(self) -> SuppressionList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
-        stopped = StopList.load(self.paths.data)
+        stopped = SuppressionList.load(self.paths.data)
         if (
             isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists()
         ):  # else it comes from the cluster

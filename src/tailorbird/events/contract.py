@@ -37,7 +37,7 @@ DOOR, BROWSER, BROWSER_IDENTIFY = (
     "browser",
     "browser+identify",
 )  # client with a write key, browser with a public key; see `Receipt`
-# Replaces a row of an erased user, see `events.erased`.
+# Replaces a row of an erased user, see `events.suppression`.
 ERASED = b'{"erased":true}'
 
 FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none

@@ -1,27 +1,16 @@
 """Free text and site-made ids in events, and redaction of what they say about a user.
 
-The modules that call this one decide whether a text mentions a user: `privacy.mention` compares
-ids, `events.erased` compares keyed hashes.
-
-`id_candidates` splits a text into parts that may be an id: the text itself, runs of digits, and
-runs of as many words as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650"
-and "417650".
+Whether a text mentions a user, the caller decides, see `privacy.mentions`.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
 THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
 WITHIN_MIN = 6  # minimum length of ids searched within texts
-CANDIDATE_LENGTH_MAX = 256  # maximum length of a candidate id
-WORD = r"[\w\u0300-\u036f-]"  # characters of words and ids
-NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
-_WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(
-    f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}"
-)
+LENGTH_MAX = 256  # maximum length of an id
 
 NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
@@ -32,32 +21,9 @@ _WHO = re.compile(
 MentionTest = Callable[[str, object], bool]
 
 
-def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
-    """Yield the parts of a text that may be an id.
-
-    `word_counts` holds the word counts that ids have.
-
-    >>> sorted(id_candidates("by user-12", {1}))
-    ['by user-12', 'user-12']
-    """
-    if len(text) <= CANDIDATE_LENGTH_MAX:
-        yield text
-    spans = [match.span() for match in _WORDS.finditer(text)]
-    for count in word_counts:
-        for (start, _), (_, end) in zip(spans, spans[count - 1 :], strict=False):
-            if WITHIN_MIN <= end - start <= CANDIDATE_LENGTH_MAX:
-                yield text[start:end]
-    yield from _NUMBERS.findall(text)
-
-
 def is_number(id_: str) -> bool:
     """Return whether an id consists of digits only."""
     return id_.isascii() and id_.isdigit()
-
-
-def words_of(text: str) -> int:
-    """Return the number of words in a text."""
-    return len(_WORDS.findall(text))
 
 
 def without(
@@ -98,14 +64,6 @@ def texts_in(value: object) -> Iterable[str]:
     return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != NAME)
 
 
-def who_said(value: object) -> Iterator[str]:
-    """Yield all texts in a JSON value that may be an id.
-
-    These are texts, field names, and numbers in fields that identify a user.
-    """
-    return (text for name, leaf in leaves(value) if (text := said(name, leaf)) is not None)
-
-
 def said(name: str, value: object) -> str | None:
     """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
@@ -134,4 +92,4 @@ def as_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     # No id is longer, and Python refuses to format more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**CANDIDATE_LENGTH_MAX else None
+    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None

@@ -62,8 +62,8 @@ class ParityReport:
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: responses that cannot be compared: of another schema, degraded without features, or
-            with features of erased events.
+        skipped: responses that cannot be compared: of another schema, or degraded without features.
+        exempt: responses that may have read what erased people contributed.
         pending: responses that read events that the lake does not have yet.
         dropped: values that differ, but belong to entities that a cap may have dropped; not counted
             as unequal.
@@ -76,6 +76,7 @@ class ParityReport:
     compared_by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
+    exempt: int = 0
     pending: int = 0
     dropped: int = 0
 
@@ -195,6 +196,7 @@ def readable(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
     logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
+    report.skipped = answers.num_rows - logged.num_rows
     if "degraded" in logged.column_names and len(logged):
         unlinked = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
@@ -207,7 +209,7 @@ def readable(
                 )
             )
         )
-    report.skipped = answers.num_rows - logged.num_rows
+    report.exempt = answers.num_rows - report.skipped - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived

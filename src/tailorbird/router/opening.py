@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
@@ -21,7 +21,7 @@ def open_router(
     plan: RoutePlan,
     *,
     clock: Clock,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> "Router | WholeRouter":
     """Open the router of all partitions, which share `memory_bytes` evenly.

@@ -22,7 +22,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import CONTRACT_VERSION
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import follow, pruned
 from tailorbird.router.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.columns import (
@@ -102,7 +102,7 @@ class Router:
     """The router of the raw logs of `stream`: a folder, or one partition of a cluster's topics.
 
     Args:
-        suppression_list: erased people, whose earlier events are dropped, see `events.erased`.
+        suppression_list: erased people, whose earlier events are dropped, see `events.suppression`.
         memory_bytes: approximate bound of the caches of identities and profiles.
     Raises:
         LockedError: another router runs here.
@@ -115,7 +115,7 @@ class Router:
         plan: RoutePlan,
         *,
         clock: Clock,
-        suppression_list: StopList | None = None,
+        suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._stream = stream = router_share(stream)
@@ -124,7 +124,7 @@ class Router:
         )
         self._plan, self._suppression_list, self._memory_bytes = (
             plan,
-            suppression_list or StopList(b""),
+            suppression_list or SuppressionList(b""),
             memory_bytes,
         )
         self._clock, self._contract = clock, Contract(plan)
@@ -288,7 +288,7 @@ class Router:
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            payload = self._suppression_list.without(stored.block.payload, receipt, self._plan)
+            payload = self._suppression_list.without(stored.block.payload, receipt)
             builder.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
                 shared=producer in PAST,

@@ -6,7 +6,7 @@
 from contextlib import ExitStack
 
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import Sequencer
 from tailorbird.router.route import MEMORY_BYTES
@@ -27,7 +27,7 @@ class WholeRouter:
         plan: RoutePlan,
         *,
         clock: Clock,
-        suppression_list: StopList | None = None,
+        suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count

@@ -1,5 +1,6 @@
-"""A synthetic site with known truth: for the demo, for load, and for closed-loop tests. Starts at
-`Site`.
+"""A synthetic site with known truth, for demos, load and closed-loop tests.
+
+Start at `Site`.
 """
 
 from tailorbird.simulator.history import History

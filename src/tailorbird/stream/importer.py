@@ -27,8 +27,8 @@ from tailorbird import faults
 from tailorbird.errors import ConfigError, InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
-from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.places import Place
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
@@ -94,14 +94,14 @@ def import_files(
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     lake: Place | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
         pseudonyms: replaces ids of people in every row before it is checked and written.
-        stopped: suppression list of erased people, see `events.erased`.
+        stopped: suppression list of erased people, see `events.suppression`.
         lake: has the position up to which the log was loaded; a lost log begins again there, see
             `stream.held`.
         run_rows: number of rows sorted in memory at once; the order does not depend on it.
@@ -231,7 +231,7 @@ class _Collector:
     plan: RoutePlan
     hide: Callable[[bytes], bytes] | None
     ordered_hidden: bool
-    stopped: StopList | None
+    stopped: SuppressionList | None
     runs: ExternalSort
     refused: RefusedLines
     report: ImportReport
@@ -244,7 +244,7 @@ class _Collector:
         lines = (
             hidden
             if self.stopped is None
-            else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
+            else [self.stopped.line(line, self.receipt) for line in hidden]
         )
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]

@@ -1,6 +1,4 @@
-"""The report of a tuning: one HTML file with what was taken and why, the history, what matters, and
-how settings go together; and JSON.
-"""
+"""HTML and JSON report of a tuning: the choice, the history, importances and settings."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -26,7 +24,7 @@ from tailorbird.training.page import (
 )
 from tailorbird.training.tune.choose import Finalist
 from tailorbird.training.tune.run import TuneReport
-from tailorbird.training.tune.space import Choices, Space, Value
+from tailorbird.training.tune.space import Choices, SearchSpace, Value
 from tailorbird.training.tune.study import Trial
 
 TRIALS_SHOWN = 20
@@ -34,8 +32,9 @@ _LOST = "#b3541e"
 
 
 def write_tuning(folder: Path, report: TuneReport, next_: Sequence[str]) -> Path:
-    """Write `tuning-SLOT.html`, and the figures beside it as JSON; returns the page's path. `next_`
-    is what the reader may do.
+    """Write `tuning-SLOT.html` and its JSON, and return the page's path.
+
+    `next_` lists what the reader may do next.
     """
     page = folder / f"tuning-{report.slot}.html"
     parts = [_head(report, next_), _finalists(report)]
@@ -69,7 +68,7 @@ def _head(report: TuneReport, next_: Sequence[str]) -> str:
 
 
 def _line(line: str) -> str:
-    """A line of text, or a command where it is indented."""
+    """Format a line of text, or a command if it is indented."""
     return f"<code>{escape(line.strip())}</code>" if line.startswith("  ") else escape(line)
 
 
@@ -117,7 +116,7 @@ def _finalists(report: TuneReport) -> str:
 
 
 def _interval(figure: Interval, sign: str) -> str:
-    """A figure with its interval, where there is one."""
+    """Format a metric with its interval, if there is one."""
     if not np.isfinite(figure.value):
         return "–"
     return f"{figure.value:{sign}.4f}" + (
@@ -126,7 +125,7 @@ def _interval(figure: Interval, sign: str) -> str:
 
 
 def _cells(finalists: Sequence[Finalist]) -> Figure:
-    """NDCG@10 of every split and seed."""
+    """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(reversed(finalists)):
@@ -144,12 +143,12 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
 
 
 def _pictures(trials: Sequence[Trial], report: TuneReport, name: str) -> list[str]:
-    found = [picture(_history(trials))]
+    pictures = [picture(_history(trials))]
     if shares := report.importance[name]:
-        found.append(picture(importance(shares, "What the trials differ by (PED-ANOVA)")))
+        pictures.append(picture(importance(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(one.state == "complete" for one in trials) > 1:
-        found.append(picture(_parallel(trials, report.spaces[name])))
-    return found
+        pictures.append(picture(_parallel(trials, report.spaces[name])))
+    return pictures
 
 
 def _history(trials: Sequence[Trial]) -> Figure:
@@ -175,10 +174,10 @@ def _history(trials: Sequence[Trial]) -> Figure:
     return plain(figure)
 
 
-def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
-    """A line for each complete trial through its settings to its figure; the better, the darker."""
+def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
+    """Plot a line for each complete trial through its settings; better trials are darker."""
     shown = sorted((one for one in trials if one.state == "complete"), key=lambda one: one.value)
-    names = list(space.tried)
+    names = list(space.dimensions)
     values = np.array([one.value for one in shown])
     low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
@@ -195,7 +194,7 @@ def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
             alpha=0.35 + 0.6 * share,
         )
     for place, name in enumerate(names):
-        one = space.tried[name]
+        one = space.dimensions[name]
         ends = (
             [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)]
             if isinstance(one, Choices)
@@ -216,9 +215,9 @@ def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
     return figure
 
 
-def _height(value: Value | None, space: Space, name: str) -> float:
-    """Where a value stands between the ends of its range, 0 to 1."""
-    one = space.tried[name]
+def _height(value: Value | None, space: SearchSpace, name: str) -> float:
+    """Return the relative position of a value within its range, 0 to 1."""
+    one = space.dimensions[name]
     if value is None:
         return np.nan
     if isinstance(one, Choices):
@@ -232,20 +231,20 @@ def _height(value: Value | None, space: Space, name: str) -> float:
     return float((at - low) / (high - low))
 
 
-def _best(trials: Sequence[Trial], space: Space) -> str:
-    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)[
-        :TRIALS_SHOWN
-    ]
-    names = list(space.tried)
+def _best(trials: Sequence[Trial], space: SearchSpace) -> str:
+    ordered = sorted(
+        trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf
+    )[:TRIALS_SHOWN]
+    names = list(space.dimensions)
     rows = []
     for one in ordered:
-        told = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
+        quality_cell = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
         settings = [_shown(one.settings.get(name, "")) for name in names]
         rows.append(
             (
                 [
                     f"{one.number}{' defaults' if one.default else ''}",
-                    told,
+                    quality_cell,
                     *settings,
                     f"{one.seconds:.1f}",
                 ],
@@ -261,20 +260,20 @@ def _shown(value: Value) -> str:
 
 def _facts(about: Mapping[str, Any]) -> str:
     budget = about["budget"]
-    most = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
+    limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"
     ] * bool(budget["seconds"])
     spent = (
         f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits"
         for name, each in about["spent"].items()
     )
-    told = {
+    facts = {
         "as of": about["as_of"],
         "the test part begins": about["test_from"],
-        "budget of an architecture": " or ".join(most),
+        "budget of an architecture": " or ".join(limits),
         "spent": "; ".join(spent),
         "sampler, pruner, seed": f"{budget['sampler']}, {budget['pruner']}, {about['seed']}",
         "not tuned": about["untuned"],
     }
-    rows = [([escape(name), escape(str(value))], False) for name, value in told.items() if value]
+    rows = [([escape(name), escape(str(value))], False) for name, value in facts.items() if value]
     return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{table(['', ''], rows)}"

@@ -1,6 +1,4 @@
-"""The report of a validation: one HTML file with what was found, figures over all origins, for
-whom, and by what; and JSON.
-"""
+"""HTML and JSON report of a validation: findings, metrics over all origins, slices."""
 
 from collections.abc import Sequence
 from html import escape
@@ -22,13 +20,13 @@ from tailorbird.training.page import (
     table,
     write_page,
 )
-from tailorbird.training.validate.run import NAME, Test, ValidationReport
+from tailorbird.training.validate.run import NAME, ComparisonTest, ValidationReport
 
 _LEAK = "#b3541e"
 
 
 def write_validation(folder: Path, report: ValidationReport) -> Path:
-    """Write `validation-SLOT.html`, and the figures beside it as JSON; returns the page's path."""
+    """Write `validation-SLOT.html` and its JSON, and return the page's path."""
     page = folder / f"validation-{report.slot}.html"
     parts = [
         _head(report),
@@ -62,7 +60,8 @@ def _head(report: ValidationReport) -> str:
     return (
         f"<h1>Validation of slot {escape(report.slot)}</h1><p "
         f'class="verdict{" kept" if leaks else ""}">{verdict}</p>'
-        f"{f'<p><b>{escape(report.instead)}.</b></p>' if report.instead else ''}<ul>{listed}{notes}</ul>"
+        f"{f'<p><b>{escape(report.instead)}.</b></p>' if report.instead else ''}"
+        f"<ul>{listed}{notes}</ul>"
     )
 
 
@@ -113,7 +112,7 @@ def _tests(report: ValidationReport) -> str:
     )
 
 
-def _gains(tests: Sequence[Test]) -> Figure:
+def _gains(tests: Sequence[ComparisonTest]) -> Figure:
     figure = Figure(figsize=(6.4, 0.26 * len(tests) + 0.9), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(reversed(tests)):
@@ -223,20 +222,22 @@ def _heads(report: ValidationReport) -> str:
 
 
 def _facts(report: ValidationReport) -> str:
-    known = [
+    rows = [
         ([escape(name), escape(str(report.about[name]))], False)
         for name in ("seed", "tuned", "architecture", "settings")
     ]
     return (
         "<h2>What to "
-        f"know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], known)}"
+        f"know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], rows)}"
     )
 
 
 def best_baseline(report: ValidationReport) -> str:
-    """The baseline with the best figure, "" without any."""
-    known = [one.other for one in report.tests if one.kind == "baseline"]
-    return max(known, key=lambda name: report.evaluation.figures[name][PRIMARY].value, default="")
+    """Return the baseline with the best metric, or ""."""
+    baselines = [one.other for one in report.tests if one.kind == "baseline"]
+    return max(
+        baselines, key=lambda name: report.evaluation.figures[name][PRIMARY].value, default=""
+    )
 
 
 def _cell(interval: Interval) -> str:

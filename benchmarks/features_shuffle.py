@@ -31,7 +31,7 @@ from benchmarks.features_stream import CLOCK, Stage, run_router_stage
 from benchmarks.forty import forty_features
 from benchmarks.site import Site
 from tailorbird.features import FeatureSet
-from tailorbird.features.keypart import WHOLE, KeyPart, parts_of
+from tailorbird.features.keypart import WHOLE, KeyPart, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
@@ -99,7 +99,7 @@ def main() -> None:
                 for mode, sources in (("direct", [routed] * count), ("shuffled", logs)):
                     timed = stages.setdefault(f"{mode} {count}", [Stage() for _ in range(count)])
                     state, merged = folder / f"{mode}-{run}-{count}", dict[bytes, bytes]()
-                    for part, log, stage in zip(parts_of(count), sources, timed, strict=True):
+                    for part, log, stage in zip(all_parts(count), sources, timed, strict=True):
                         merged |= run_worker(log, state, features, part, profiles, stage)
                     equal &= merged == expected
     slowest = {

@@ -28,7 +28,7 @@ from benchmarks.ingest import cpu_name
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.inverted import NEAREST, find_inverted
+from tailorbird.retrieval.inverted import NEAREST, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 WIDTH, KINDS, PEOPLE = 64, 500, 200
@@ -81,7 +81,7 @@ def measure_size(size: int, *, kinds: int) -> dict:
     vectors = vectors.astype(np.float32, copy=False)
     sample, queries = draw(300), draw(PEOPLE)
     started = time.process_time()
-    inverted_file = find_inverted(vectors, sample)
+    inverted_file = build_inverted(vectors, sample)
     build_s = time.process_time() - started
     exact = make_space(vectors, None, queries)
     exact_answers, taken = query_space(exact, NEAREST)

@@ -30,7 +30,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
@@ -145,7 +145,7 @@ def _candidate_matrices(
     )
     pipeline = Pipeline(
         slots=SLOTS,
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=readings,
         answers=None,
         clock=CLOCK,

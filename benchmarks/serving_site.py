@@ -285,13 +285,13 @@ class Site:
 
     def _tower(self, drawn: "EventDraw", index: Index) -> tuple[Space, dict[str, bytes]]:
         """Return barely trained vectors: their cost does not depend on training."""
-        from tailorbird.training.towers import Learner, TowerSettings, read_by
+        from tailorbird.training.towers import TowerLearner, TowerSettings, find_sequence
 
         events = pa.concat_tables(drawn.tables())
-        declared = read_by(self.features)
+        declared = find_sequence(self.features)
         assert declared is not None
         log = Log(events, Codes.of(events["person"]), Codes.of(events["item_id"]))
-        learner = Learner(
+        learner = TowerLearner(
             log,
             *declared,
             content_of(index.attributes),

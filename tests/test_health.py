@@ -14,7 +14,7 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
-from tailorbird.health import FollowedStop, Health, answering
+from tailorbird.health import Health, ProgressEvent, answering
 from tailorbird.loops import Loop
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
@@ -42,8 +42,8 @@ def test_a_signal_in_the_midst_of_a_wait_stops_the_role():
     """
     told = """
 import os, signal
-from tailorbird.health import FollowedStop
-stop = FollowedStop()
+from tailorbird.health import ProgressEvent
+stop = ProgressEvent()
 stop.on_signals(signal.SIGTERM)
 with stop._cond:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -54,7 +54,7 @@ assert stop.wait(20)
 
 
 def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
-    stop = FollowedStop()
+    stop = ProgressEvent()
     with answering(
         Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
     ) as port:
@@ -81,7 +81,7 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
 
     project, port, done = make_project(tmp_path / "shop"), free_port(), {}
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
-    stop = FollowedStop()
+    stop = ProgressEvent()
     monkeypatch.setattr(roles, "_begin", lambda: stop)
     monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
 

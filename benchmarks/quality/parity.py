@@ -49,7 +49,7 @@ from tailorbird.features import (
     time_since_first,
     trend,
 )
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import ParityReport, empty_report
@@ -95,7 +95,7 @@ def run(
     )
     project, features = open_project(Path(made["root"])), news()
     asked: list[Asked] = []
-    events = AttachedEvents(Lake(project.paths.lake), features).table(event_columns(features))
+    events = JoinedEvents(Lake(project.paths.lake), features).table(event_columns(features))
     with FeatureWorker(
         project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)
     ) as worker:

@@ -66,7 +66,7 @@ class Loop:
             self._thread.join()
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether it was told to stop: for a look that takes long."""
         return self._stop.is_set()
 

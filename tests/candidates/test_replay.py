@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.parity import compare_lists
 from tailorbird.candidates.protocol import GROUPS
@@ -47,7 +47,7 @@ def requests_at(
             at = [line for line in lines if line.p <= epochs[group][number]]
             fold = CandidateFold(CONTRACT)
             if at:
-                fold.update(batch_of(table_of(at), CONTRACT, at[-1].p))
+                fold.update(to_event_batch(table_of(at), CONTRACT, at[-1].p))
             lists = RequestLists(fold.tables(), request)
             for name in NAMES:
                 if group_of(name) in (group, ""):

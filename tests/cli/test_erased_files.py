@@ -15,7 +15,7 @@ from tests.privacy.kit import CANARY, CLOCK, left_of, present, refused
 
 from tailorbird.config import open_project
 from tailorbird.lake.made import made
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.privacy.files import find_scratch, made_by
@@ -98,7 +98,7 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
             door.submit(json.dumps(present(user)).encode())
             door.submit(refused(user))
         roles.drain()
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for user in (LEAVER, OTHER):
             parts.pipeline.answer(
                 RecommendQuery(

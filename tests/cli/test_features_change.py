@@ -26,7 +26,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state import open_state, read_position
 from tailorbird.lake import Lake
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
@@ -49,7 +49,7 @@ def made(tmp_path_factory) -> Path:
     ):
         door.submit(json.dumps(item_events()).encode())
         roles.step()
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for number in range(ASKED):
             door.submit(json.dumps(some_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))

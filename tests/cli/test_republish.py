@@ -21,7 +21,7 @@ from tailorbird.platform.roles import Roles
 from tailorbird.serving.door import Door
 from tailorbird.store import open_store
 from tailorbird.store.published import OURS, PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
+from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 
 pytestmark = [pytest.mark.slow, needs_valkey]
 
@@ -140,7 +140,7 @@ def count(server, name):
 def test_the_id_of_a_project_is_kept_or_set_and_no_password_is_shown(project):
     def id_of(env):
         at = copies_of(load_settings(project.root / FILE, env)[0], project.paths.data)
-        assert isinstance(at, CopiesAt)
+        assert isinstance(at, CopyTarget)
         return at
 
     url = {"TAILORBIRD_STORE__URL": "valkey://ann@cache:6379"}

@@ -44,8 +44,7 @@ from tailorbird.lake import Lake, verify
 
 
 class Ledger:
-    """Append-only and synced before anything is sent, so that it survives whatever the system does.
-    """
+    """Append-only and synced before anything is sent, so that it survives whatever the system does."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")

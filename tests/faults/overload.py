@@ -25,8 +25,7 @@ _MARK = "@@@@"
 
 
 def template() -> bytes:
-    """The events of one body, clicks that nobody else sends, with a mark where run and number go.
-    """
+    """The events of one body, clicks that nobody else sends, with a mark where run and number go."""
     return json.dumps(
         [
             {

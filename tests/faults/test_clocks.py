@@ -15,13 +15,13 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.cli.doctor_clock import dated_ahead
 from tailorbird.events import (
+    BACKWARD_TOLERANCE,
     DAY,
     HOUR,
     MINUTE,
     SECOND,
-    SET_BACK,
     SystemClock,
-    show_duration,
+    format_duration,
     to_iso,
 )
 from tailorbird.events.answer_record import AnswerRecord
@@ -108,7 +108,7 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
         stamps = [each["received_at"] for each in events[10 * run_ : 10 * run_ + 10]]
         back = [before - after for before, after in pairwise(stamps) if after < before]
         assert len(back) <= set_back[run_]
-        assert all(span > timedelta(microseconds=SET_BACK) for span in back)
+        assert all(span > timedelta(microseconds=BACKWARD_TOLERANCE) for span in back)
 
 
 class Set:
@@ -248,7 +248,7 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
     assert all(event["counts"] for event in events.values())
     assert site.door().figures().clock_set_back == 1
     [told] = [record.getMessage() for record in caplog.records if "set back" in record.getMessage()]
-    assert f"set back by {show_duration(jump)}" in told
+    assert f"set back by {format_duration(jump)}" in told
     # All that share a record with such an event are read as of then, which is what F13 says; no
     # honest event is left out for it.
     assert site.read("u3", "i3").t // SECOND == NOW // SECOND + max(HOUR, jump) // SECOND

@@ -28,7 +28,7 @@ from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.schema import micros
 from tailorbird.features import FeatureSet, ReadRequest, reference
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.read import Reader
@@ -50,7 +50,7 @@ ROUTER_SITES = tuple(
 def crashing(site: str, hit: int) -> Iterator[None]:
     """Within the block the process would die at the `hit`-th arrival at `site`."""
     armed = {site: faults._Fault("raise", "", hit, hit)}
-    with mock.patch.object(faults, "_armed", return_value=armed):
+    with mock.patch.object(faults, "_configured_faults", return_value=armed):
         yield
 
 
@@ -273,7 +273,7 @@ class World:
         return (
             self.events()
             if self.router is None
-            else AttachedEvents(self.lake(), features).join(self.events())
+            else JoinedEvents(self.lake(), features).join(self.events())
         )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:

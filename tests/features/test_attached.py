@@ -11,7 +11,7 @@ import pytest
 
 from tailorbird.events import HOUR, SECOND, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, distinct, entity, last
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, backfill, event_columns
 from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.explain import explain
@@ -180,7 +180,7 @@ def test_events_of_the_lake_get_what_would_have_been_routed(sites):
     expected = in_order(always.lake().events())
     stored, filled = (
         in_order(late.lake().events()),
-        in_order(AttachedEvents(late.lake(), FEATURES).table()),
+        in_order(JoinedEvents(late.lake(), FEATURES).table()),
     )
     names = ["item_version", "item_profile", "user_version", "user_profile"]
     assert stored["item_profile"] != expected["item_profile"]
@@ -196,9 +196,9 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     values_by_site = []
     for site in sites:
         site.load()
-        events = AttachedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
+        events = JoinedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
         pieces = pa.concat_tables(
-            list(AttachedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
+            list(JoinedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
         )
         rows, again = (backfill(FEATURES, one, requests(320)) for one in (events, pieces))
         assert not unequal(rows.numeric, again.numeric).any()
@@ -206,7 +206,7 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     assert not unequal(values_by_site[0].numeric, values_by_site[1].numeric).any()
     values = dict(zip(values_by_site[1].numeric_names, values_by_site[1].numeric.T, strict=True))
     assert [name for name, column in values.items() if not (column > 0).any()] == []
-    routed = routed_events(AttachedEvents(sites[1].lake(), FEATURES).table())
+    routed = routed_events(JoinedEvents(sites[1].lake(), FEATURES).table())
     explanation = explain(FEATURES, "nike", ReadRequest(person="u1"), None, NOW + HOUR, 320, routed)
     assert explanation.value == values["nike"][6]
 
@@ -236,7 +236,7 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
         reads.append(reader.read(request, [f"i{n}" for n in range(6)]).numeric)
         reader.close()
     assert not unequal(*reads).any()
-    rows = backfill(FEATURES, AttachedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
+    rows = backfill(FEATURES, JoinedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
         6:12
     ]
     assert not unequal(reads[1], rows).any()
@@ -269,6 +269,6 @@ def test_a_version_that_the_lake_does_not_have_stays_as_stored(sites):
             return name != "items" and super().exists(name)
 
     stored = in_order(late.lake().events())
-    filled = in_order(AttachedEvents(Without(late.lake_path), FEATURES).table())
+    filled = in_order(JoinedEvents(Without(late.lake_path), FEATURES).table())
     assert filled["item_profile"].combine_chunks() == stored["item_profile"].combine_chunks()
     assert filled["user_profile"].combine_chunks() != stored["user_profile"].combine_chunks()

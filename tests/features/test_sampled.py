@@ -1,4 +1,4 @@
-"""State, served answers and lake held against each other: samples, the loop of the lake role, what
+"""BreakerState, served answers and lake held against each other: samples, the loop of the lake role, what
 it counts and says.
 """
 
@@ -20,7 +20,7 @@ from tailorbird.features import (
     watch,
 )
 from tailorbird.features.backfill import History, event_columns
-from tailorbird.features.compared import FILE, read_compared
+from tailorbird.features.compared import FILE, read_parity_totals
 from tailorbird.features.read import Reader
 from tailorbird.features.sampled import (
     compare,
@@ -120,7 +120,7 @@ class Shop:
             role.drain()
         return Lake(self.folder / "lake")
 
-    def compare(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
+    def compare(self, events_max: int = watch.EVENTS_MAX) -> watch.ParityTotals:
         folder = self.folder
         return watch.run_comparison(
             FEATURES,
@@ -222,7 +222,7 @@ def test_the_columns_about_everyone_are_listed():
 
 def test_a_wrong_value_that_was_served_moves_the_metric(shop):
     metrics = Metrics()
-    metrics.watch_features(lambda: read_compared(shop.folder / "run"))
+    metrics.watch_features(lambda: read_parity_totals(shop.folder / "run"))
     assert b"tailorbird_features" not in metrics.text()
     for number in range(3):
         shop.answer(number)
@@ -307,12 +307,12 @@ def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch
 
     monkeypatch.setattr(watch, "parity", broken)
     assert shop.compare().error == "the disk is gone"
-    assert read_compared(shop.folder / "run").answers == 1
+    assert read_parity_totals(shop.folder / "run").answers == 1
     monkeypatch.undo()
     assert shop.compare().error == ""
 
 
 def test_a_file_that_cannot_be_read_is_no_file(tmp_path):
-    assert read_compared(tmp_path) is None
+    assert read_parity_totals(tmp_path) is None
     (tmp_path / FILE).write_text('{"schema_hash": 3')
-    assert read_compared(tmp_path) is None
+    assert read_parity_totals(tmp_path) is None

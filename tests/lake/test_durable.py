@@ -103,11 +103,11 @@ def test_the_mutant_without_syncs_is_noticed(tmp_path, site, monkeypatch):
     """Show that the test above can fail: with the syncs cut, it sees none."""
     lake = tmp_path / "lake"
     monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.sync=cut")
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
     try:
         with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
             watch = Watch(monkeypatch, lake)
             role.drain()
         assert watch.syncs == []
     finally:
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
-from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
 from tailorbird.events.plan import EVENT_TYPES
@@ -50,7 +50,7 @@ class Site:
         body = (
             msgspec.json.encode(events)
             if not format_
-            else b"\n".join(lines_of_body(format_, msgspec.json.encode(events)))
+            else b"\n".join(body_to_lines(format_, msgspec.json.encode(events)))
         )
         receipt = Receipt(self.now, source, "ndjson" if format_ else "json", format_)
         rows = body.count(b"\n") + 1 if format_ else len(events)

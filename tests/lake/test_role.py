@@ -51,11 +51,11 @@ def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_afte
 ):
     with open_role(home) as role:
         monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.before_positions=raise")
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()
         with pytest.raises(OSError, match="injected"):
             role.step(flush=True)
     monkeypatch.undo()
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
     with open_role(home) as role:
         role.drain()
     assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}

@@ -14,7 +14,7 @@ from scipy.special import hyp2f1
 from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import BgNbd, ColumnBgNbd, Purchases, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import score_onnx
-from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrated
+from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrate_expectation
 
 DATA = (
     Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -202,7 +202,7 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
 )
 def test_the_integral_equals_the_series_where_both_are_defined(model):
     x, age = np.repeat([0.0, 1.0, 10.0], 20), np.random.default_rng(1).uniform(10, 900, 60)
-    by_integral = integrated(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
+    by_integral = integrate_expectation(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
     alive = Purchases(x, age, age)
     np.testing.assert_allclose(
         by_integral, model.purchases(alive, 90.0) / model.alive(alive), rtol=2e-3

@@ -22,7 +22,7 @@ from tests.models.deep import LAYOUT, world  # noqa: E402
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
 from tailorbird.models.deep.batches import PartRows, epoch_batches, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import FILE, weights  # noqa: E402
-from tailorbird.models.deep.logs import EventLog, grouped, to_mlflow  # noqa: E402
+from tailorbird.models.deep.logs import EventLog, grouped, log_to_mlflow  # noqa: E402
 from tailorbird.models.deep.model import Deep  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
 
@@ -178,7 +178,7 @@ def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     tracking = (tmp_path / "runs").as_uri()
     curve = {"train": [0.5, 0.4], "validation_click": [0.6, 0.55]}
-    run = to_mlflow("mmoe", {"architecture": "mmoe", "hidden": (16, 8)}, curve, tracking)
+    run = log_to_mlflow("mmoe", {"architecture": "mmoe", "hidden": (16, 8)}, curve, tracking)
     client = mlflow.MlflowClient(tracking)
     mlflow_run = client.get_run(run)
     assert mlflow_run.info.run_name == "mmoe"
@@ -189,7 +189,7 @@ def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [each.step for each in client.get_metric_history(run, "train")] == [1, 2]
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"MLflow did not take the training"):
-        to_mlflow("mmoe", {}, curve, (tmp_path / "file" / "runs").as_uri())
+        log_to_mlflow("mmoe", {}, curve, (tmp_path / "file" / "runs").as_uri())
 
 
 def test_tensorboard_reads_the_log(tmp_path: Path) -> None:

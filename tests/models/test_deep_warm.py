@@ -22,9 +22,9 @@ from tailorbird.models.deep.warm import (  # noqa: E402
     begin,
     clear_series,
     load_warm,
-    newest_meta,
+    read_newest_meta,
     save_warm,
-    series_of,
+    series_name,
 )
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
@@ -49,7 +49,7 @@ def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
 def test_rows_follow_their_ids(tmp_path: Path) -> None:
     save_warm(tmp_path, state())
     warm = load_warm(tmp_path)
-    meta = newest_meta(tmp_path)
+    meta = read_newest_meta(tmp_path)
     assert (meta.heads, meta.layout, meta.trained_until) == (
         warm.heads,
         warm.layout,
@@ -79,9 +79,9 @@ def new_codes(start) -> np.ndarray:
 
 def test_nets_of_another_shape_are_of_another_series() -> None:
     heads = ("click", "buy")
-    mine = series_of("mmoe", settled("mmoe", {}), LAYOUT, heads)
+    mine = series_name("mmoe", settled("mmoe", {}), LAYOUT, heads)
     assert (
-        series_of(
+        series_name(
             "mmoe",
             settled("mmoe", {"rate": 0.1, "epochs": 3}),
             replace(LAYOUT, codes={PLACE: 7}),
@@ -90,15 +90,15 @@ def test_nets_of_another_shape_are_of_another_series() -> None:
         == mine
     )
     other_series = [
-        series_of("shared", settled("mmoe", {}), LAYOUT, heads),
-        series_of("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
-        series_of(
+        series_name("shared", settled("mmoe", {}), LAYOUT, heads),
+        series_name("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
+        series_name(
             "mmoe",
             settled("mmoe", {}),
             replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])),
             heads,
         ),
-        series_of("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
+        series_name("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
     ]
     assert len({mine, *other_series}) == 5
 
@@ -146,7 +146,7 @@ def test_only_the_newest_states_are_stored_and_a_damaged_one_is_reported(tmp_pat
     with pytest.raises(DamageError, match="train without --incremental"):
         load_warm(tmp_path)
     assert load_warm(tmp_path / "nothing") is None
-    assert newest_meta(tmp_path) is newest_meta(tmp_path / "nothing") is None, (
+    assert read_newest_meta(tmp_path) is read_newest_meta(tmp_path / "nothing") is None, (
         "it only words a note"
     )
 

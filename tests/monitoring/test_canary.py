@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from tests.serving import shop
 
-from tailorbird.platform.canary import share_since
 from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.schema import TIME
@@ -23,6 +22,7 @@ from tailorbird.monitoring.canary import (
     figures,
     judge,
 )
+from tailorbird.platform.canary import share_since
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
@@ -81,12 +81,12 @@ def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     registry.promote("v0001", by="test", why="first")
     for share in (0.01, 0.05):
         clock.advance_to(clock.now() + HOUR)
-        registry.send_canary("v0002", share, by="test", why="try")
+        registry.set_canary("v0002", share, by="test", why="try")
         clock.advance_to(clock.now() + MINUTE)
         registry.set_formula("home", "click", by="test", why="something else")
         assert share_since(registry) == clock.now() - MINUTE
     registry.end_canary(by="test", why="once more, from the beginning")
-    registry.send_canary("v0002", 0.05, by="test", why="try")
+    registry.set_canary("v0002", 0.05, by="test", why="try")
     assert share_since(registry) == clock.now()
 
 

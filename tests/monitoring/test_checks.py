@@ -20,14 +20,14 @@ from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.monitoring import daily
-from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.amounts import DayExpectations
 from tailorbird.monitoring.verdict import Check
 from tailorbird.stream import Block, open_writer, routed_path
 
 FIRST = 20_000  # a day since 1970
 LAST = FIRST + 8
 ROWS = 1_200
-EXPECTATIONS = Wanted({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOUR})
+EXPECTATIONS = DayExpectations({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOUR})
 
 
 def events_of(day):
@@ -336,7 +336,7 @@ def test_of_a_day_in_progress_only_finished_hours_are_judged(good):
 
 
 def test_without_days_before_shifts_are_not_judged(good):
-    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, DayExpectations())
     status = {one.name: one.status for one in report.checks}
     assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == [
         "none"
@@ -632,13 +632,13 @@ def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
 
 
 def test_days_before_the_first_event_are_of_no_use(good):
-    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, EXPECTATIONS).of_use
+    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, EXPECTATIONS).has_content
 
 
 @pytest.mark.parametrize("days", [7, 8, 30])
 def test_a_site_that_has_been_silent_for_long_is_reported(good, days):
     report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, EXPECTATIONS)
-    assert report.of_use
+    assert report.has_content
     assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | (
         {"hours"} if days < 6 else set()
     )
@@ -673,7 +673,9 @@ def test_a_site_with_catalogue_updates_but_no_visitors_is_reported(tmp_path):
     def no_visitor(day):
         return without(with_catalogue(LAST, 300), [False] * ROWS + [True] * 300)
 
-    report = daily.run_day(make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(
+        make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert "total" in {one.name for one in report.failed}
 
 
@@ -682,7 +684,9 @@ def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_pat
         events = with_catalogue(day, 30)
         return events if day == LAST else without(events, [False] * ROWS + [True] * 30)
 
-    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(
+        make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert not report.failed
 
 
@@ -712,7 +716,9 @@ def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
             else events_of(day)
         )
 
-    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(
+        make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert not [one for one in report.failed if one.name in ("hours", "total")]
 
 
@@ -725,7 +731,7 @@ def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
         return changed(wrong, "session_id", lambda *_: None, lambda kind, k: kind == "click")
 
     lake = make_lake(tmp_path, of_day=of_day, first=LAST - 4)
-    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, Wanted())
+    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, DayExpectations())
     assert {one.name for one in yesterday.failed} == {"nulls", "categories"}
     assert not check(lake).failed
 
@@ -760,7 +766,7 @@ def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_ju
         for day in range(FIRST, LAST + 1)
     }
     report = daily.run_day(
-        make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, Wanted()
+        make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, DayExpectations()
     )
     checks = {one.name: one for one in report.checks}
     assert (checks["total"].status, checks["total"].told) == (
@@ -775,7 +781,9 @@ def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_ju
 
 def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
     lake = make_lake(tmp_path, first=LAST)
-    checks = daily.run_day(lake, LAST, (LAST + 1) * DAY, Wanted({"purchase": ("oder_id",)})).checks
+    checks = daily.run_day(
+        lake, LAST, (LAST + 1) * DAY, DayExpectations({"purchase": ("oder_id",)})
+    ).checks
     (unique,) = (one for one in checks if one.name == "uniqueness")
     assert (unique.status, unique.told) == ("none", "no purchase has a property oder_id")
 
@@ -790,7 +798,7 @@ def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path,
         lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]},
         first=LAST,
     )
-    expectations = Wanted({"purchase": (name,), "click": (name,)})
+    expectations = DayExpectations({"purchase": (name,), "click": (name,)})
     (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, expectations).failed
     assert (failed.name, failed.details) == (
         "uniqueness",

@@ -30,7 +30,7 @@ from tailorbird.features.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import People, SearchReport, search_project
 from tailorbird.serving.door import Door
@@ -135,7 +135,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         door.submit(
             json.dumps([event for user in people[:9] for event in present(user)]).encode()
         )  # all of it again
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
             answer = parts.pipeline.answer(request)
@@ -438,7 +438,7 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
     consumer.close()
     for log in (
         project.stream.share(0, project.paths.stream).raw_logs().values(),
-        project.stream.answer_logs().values(),
+        project.stream.response_logs().values(),
     ):
         yield from (each for address in log for each in _packed_in(address))
     for number in range(project.stream.count):
@@ -487,7 +487,7 @@ def child(armed, root, users):
     pid = os.fork()
     if not pid:
         os.environ["TAILORBIRD_FAULTS"] = armed
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()
         try:
             erase(root, users)
         except BaseException:

@@ -19,7 +19,7 @@ from tests.privacy.test_people import click
 from tailorbird.config import Project, open_project
 from tailorbird.features.recompute import UNLINKED, parity
 from tailorbird.lake import Lake
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
 from tailorbird.serving.door import Door
@@ -62,7 +62,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
         Roles(project, CLOCK) as roles,
     ):
         roles.drain()
-        before = InProcess(project, CLOCK, door=door, seed=2)
+        before = InProcessServer(project, CLOCK, door=door, seed=2)
         for user in OTHERS[:4]:  # before the second leaver's first event
             before.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         before.close()
@@ -173,7 +173,7 @@ def test_only_answers_with_a_touched_item_are_exempt(
     ):
         door.submit(json.dumps([*item_events(), *clicks, left]).encode())
         roles.drain()
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for user in OTHERS[:4]:
             parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         parts.close()

@@ -16,7 +16,7 @@ from tests.faults.roles import make_project, until
 from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, left_of, make_site
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.erasures import READING, reading
+from tailorbird.config.erasures import READ_LOCK, reading
 from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.lake import Lake, verify
@@ -325,7 +325,7 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(
     with reading(data), reading(data):
         (alone,) = run(shop.root, [["erase", user, "--yes"]], tmp_path / "alone")
     refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
-    erasing = FileLock(data / "run" / READING)
+    erasing = FileLock(data / "run" / READ_LOCK)
     *held, other = each(commands, folders[0], cwd=shop.root)
     erasing.release()
     for one in held:
@@ -340,7 +340,7 @@ def test_no_erasure_beside_a_lone_role(shop: Site, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "-C", str(shop.root), "run", "trainer"]
     role = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL)
     try:
-        lock = shop.project.paths.run / f"{READING}.lock"
+        lock = shop.project.paths.run / f"{READ_LOCK}.lock"
         until(
             lambda: lock.exists() and lock.read_text().strip() == str(role.pid),
             120,

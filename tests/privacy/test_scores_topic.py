@@ -57,7 +57,7 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
 
 def people_in(project: Project, start: int = 0) -> set[str]:
     feed = ScoreFeed(scores_address(project.stream))
-    found = {score.person for some in feed.all_from(start) for score in some.scores}
+    found = {score.person for some in feed.iterate_from(start) for score in some.scores}
     feed.close()
     return found
 

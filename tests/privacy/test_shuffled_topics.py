@@ -13,10 +13,10 @@ from tests.privacy.test_topics import on
 from tests.stream.brokers import broker, needs_kafka
 
 from tailorbird.config import Project
-from tailorbird.config.schemas import needed_by_workers, shuffled, worker_log
+from tailorbird.config.schemas import required_offsets, shuffled, worker_log
 from tailorbird.errors import LockedError
 from tailorbird.features.erase import remake_state
-from tailorbird.features.keypart import WHOLE, parts_of
+from tailorbird.features.keypart import WHOLE, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
@@ -44,7 +44,7 @@ def shuffle(project: Project, count: int) -> None:
 def records(project: Project, state: Path, count: int) -> dict[tuple[str, int], bytes]:
     """By entity and key, the states that so many workers keep there."""
     found: dict[tuple[str, int], bytes] = {}
-    for part in parts_of(count):
+    for part in all_parts(count):
         store = open_state(part.folder(state), project.features)
         with store.snapshot() as snapshot:
             for layout in project.features.layout.entities:
@@ -117,7 +117,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         ]
         assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
     routed_only(project)
-    for part in parts_of(WORKERS):
+    for part in all_parts(WORKERS):
         with FeatureWorker(
             worker_log(project, features, part),
             project.paths.state,
@@ -132,7 +132,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         while role.step().rows:
             pass
         taken = []
-        for part in parts_of(WORKERS):
+        for part in all_parts(WORKERS):
             log = worker_log(project, features, part)
             with FeatureWorker(
                 log, project.paths.state, features, clock=CLOCK, part=part
@@ -141,7 +141,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
                 while report := worker.step().rows:
                     taken.append(report)
         assert sum(taken) >= len(again)
-        role.prune(needed_by_workers(project, features))
+        role.prune(required_offsets(project, features))
     with Roles(project, CLOCK) as roles:
         roles.lake.drain()
     whole = tmp_path / "whole"

@@ -31,7 +31,7 @@ from tests.privacy.test_people import click
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.erasures import take_in
+from tailorbird.config.erasures import apply_remote_erasures
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import HOUR
 from tailorbird.events.suppression import SuppressionList
@@ -144,18 +144,18 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert find_ids(project, site.users).matches == []
 
     other = open_project(elsewhere)
-    assert take_in(other)
-    assert not take_in(other)
+    assert apply_remote_erasures(other)
+    assert not apply_remote_erasures(other)
     assert left_of(elsewhere / "data" / "stream", *site.hashes) == []
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
     assert SuppressionList.load(other.paths.data).encoded() == project.stopped().encoded()
     open_router(other.stream, other.plan, clock=CLOCK).close()
     marker.mark(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
-        take_in(other)
+        apply_remote_erasures(other)
     with pytest.raises(NotReadyError, match="another erasure"):
         marker.mark(project.stream.cluster, "there")
-    assert marker.unmark(project.stream.cluster, "here")
+    assert marker.clear_marker(project.stream.cluster, "here")
     ours, theirs = (sorted(map(tables, each.stream.index_paths())) for each in (project, other))
     assert ours == theirs, "a router that starts elsewhere has the same tables"
 
@@ -364,7 +364,7 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
             assert "before it changed anything" not in " ".join(told.stdout.split())
         with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
             open_writer(project.stream.answers("serve-2"), partition="serve-2")
-        assert marker.unmark(cluster, "another")
+        assert marker.clear_marker(cluster, "another")
         assert erase_command(project, user).returncode == 0
 
 

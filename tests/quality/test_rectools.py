@@ -1,5 +1,4 @@
-"""What both sides of the comparison with RecTools are asked, on a log that can be read at a glance.
-"""
+"""What both sides of the comparison with RecTools are asked, on a log that can be read at a glance."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.diversity import SlateConstraints, apply_constraints
-from tailorbird.ranking.exploration import DRAWN_MAX, choose, choose_evenly, marginals
+from tailorbird.ranking.exploration import DRAWN_MAX, choose, draw_uniform_slate, marginals
 
 
 def by_value(values):
@@ -66,7 +66,7 @@ def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
 @pytest.mark.slow
 def test_even_draws_have_the_propensity_that_is_logged():
     rng = np.random.default_rng(3)
-    frequency, logged = frequencies(lambda: choose_evenly(8, 3, rng), 8, 3, 100_000)
+    frequency, logged = frequencies(lambda: draw_uniform_slate(8, 3, rng), 8, 3, 100_000)
     assert (np.abs(frequency - 1 / 8) <= 5 * np.sqrt(1 / 8 * 7 / 8 / 100_000)).all()
     np.testing.assert_allclose(logged, 1 / 8)
 

@@ -52,7 +52,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
     delete what can go after each.
     """
     for number in range(times):
-        site.stream._found.clear()
+        site.stream.measure_rewards.clear()
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
             more = router.step(rows).more

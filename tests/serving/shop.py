@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.serving.shop_plan import contract, feature_set, slots
 from tests.training import routed
 
-from tailorbird.candidates.batch import COLUMNS, batch_of
+from tailorbird.candidates.batch import COLUMNS, to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateTables
 from tailorbird.candidates.query import CandidateColumns
@@ -117,7 +117,9 @@ class Live:
     def take(self, events: pa.Table) -> None:
         """Take in more of the log."""
         self.fold.update(
-            batch_of(events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py())
+            to_event_batch(
+                events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py()
+            )
         )
 
     def follow(self, events: pa.Table) -> None:

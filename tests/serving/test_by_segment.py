@@ -16,7 +16,7 @@ from tailorbird.candidates.query import RequestLists
 from tailorbird.events import Context, SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -41,7 +41,7 @@ def ask(features, bundle, live):
     def ask(country, *, slot=SLOT, answers=None, tables=live, reader=None, bundle=bundle):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, reader or shop.FakeReader(features)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),

@@ -12,9 +12,9 @@ from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Diversity, Slot
 from tailorbird.retrieval import Index
-from tailorbird.serving.lastknown import AGE_MAX_S, REFRESH_AFTER_S, LastKnown
+from tailorbird.serving.lastknown import AGE_MAX_S, REFRESH_AFTER_S, StaleFeatureCache
 from tailorbird.serving.messages import RankQuery, RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.patience import ROWS_MIN, Budgets, ModelBreakers
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
@@ -65,7 +65,7 @@ def make(features, bundle, live):
     ) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
-            bundles=bundles or Fixed(bundle),
+            bundles=bundles or FixedBundle(bundle),
             readings=OneSchema(features, reader or shop.FakeReader(features)),
             answers=answer_log,
             clock=SimulatedClock(shop.NOW),
@@ -96,7 +96,10 @@ def test_without_the_store_a_person_is_scored_by_what_was_read_last(make, featur
 
 def test_what_was_known_long_ago_is_not_used(features):
     moment = [0.0]
-    cache, reader = LastKnown(people_max=2, now=lambda: moment[0]), shop.FakeReader(features)
+    cache, reader = (
+        StaleFeatureCache(people_max=2, now=lambda: moment[0]),
+        shop.FakeReader(features),
+    )
     keys = np.arange(1, 4, dtype=np.uint64)
 
     def keep(person: str) -> None:
@@ -122,7 +125,7 @@ def test_what_was_known_long_ago_is_not_used(features):
 
 def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
     moment = [0.0]
-    cache, reader = LastKnown(now=lambda: moment[0]), shop.FakeReader(features)
+    cache, reader = StaleFeatureCache(now=lambda: moment[0]), shop.FakeReader(features)
     request, price = shop.ReadRequest(person="u1", now=shop.NOW), features.numeric.index("price")
     keys = np.arange(1, 4, dtype=np.uint64)
     cache.keep(features, "u1", reader.read(request, [""]), None)
@@ -171,7 +174,7 @@ def test_old_candidate_tables_are_used_and_named(make):
 def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, failure):
     answer_log = AnswerRecorder()
     failing, before = Model(bundle, "v0002", gives=gives), Model(bundle, "v0001")
-    pipeline = make(bundles=Fixed(failing, before), answer_log=answer_log)
+    pipeline = make(bundles=FixedBundle(failing, before), answer_log=answer_log)
     answer = pipeline.answer(QUERY)
     assert (answer.degraded, answer.model, len(answer.items)) == (["previous_model"], "v0001", 6)
     assert (
@@ -193,10 +196,10 @@ def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, f
 
 
 def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
-    complete = Fixed(bundle)
+    complete = FixedBundle(bundle)
     pipeline = make(bundles=(holder := Swapped(complete)))
     pipeline.answer(QUERY)
-    holder.now = Fixed(replace(bundle, index=Index.bare(())))
+    holder.now = FixedBundle(replace(bundle, index=Index.bare(())))
     answer = pipeline.answer(QUERY)
     assert answer.degraded == ["index"]
     assert len(answer.items) == 6
@@ -205,7 +208,7 @@ def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
 class Swapped:
     """Bundles that are replaced."""
 
-    def __init__(self, now: Fixed) -> None:
+    def __init__(self, now: FixedBundle) -> None:
         self.now = now
 
     def __getattr__(self, name):

@@ -23,7 +23,7 @@ from tailorbird.serving import reserve
 from tailorbird.serving.decisions import BusyError, ClosedError, DiskFullError
 from tailorbird.serving.door import Door
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.naming import first_free
+from tailorbird.serving.naming import open_collector
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import answers_path, open_reader, open_writer, raw_path, set_aside_files
 
@@ -163,26 +163,26 @@ def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
 
 
 def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
-    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
         assert door.producer == "serve-1"
         with pytest.raises(LockedError, match="writing this file"):
             Door(tmp_path, "serve-1", RoutePlan(), SystemClock())
-        with first_free(tmp_path, RoutePlan(), SystemClock()) as other:
+        with open_collector(tmp_path, RoutePlan(), SystemClock()) as other:
             assert other.producer == "serve-2"
-    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
         assert door.producer == "serve-1"
 
 
 def arm(monkeypatch, text: str) -> None:
     monkeypatch.setenv("TAILORBIRD_FAULTS", text)
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
 
 
 @pytest.fixture
 def disarm(monkeypatch):
     yield
     monkeypatch.delenv("TAILORBIRD_FAULTS", raising=False)
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
 
 
 @pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
@@ -286,7 +286,7 @@ def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_pat
     for _ in range(2):
         with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
             metrics = Metrics()
-            metrics.watch_door(door.figures)
+            metrics.watch_collector(door.figures)
             assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
             assert door.submit(body(click(3)))[0].accepted
     assert [record.levelname for record in caplog.records] == ["CRITICAL"], (

@@ -14,10 +14,10 @@ from tailorbird.events import SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.editorial import LiveLists, check_lists
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 SLOT = Slot(
     "home",
@@ -46,7 +46,7 @@ def ask(features, bundle, lists, live):
     def ask(slot=SLOT, answers=None):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -83,9 +83,9 @@ def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_no
     ask, lists, caplog
 ):
     path, _ = lists
-    write_whole(path, b'summer = ["i20"]')
+    atomic_write(path, b'summer = ["i20"]')
     until(lambda: of_list(ask()) == {"i20"})
-    write_whole(path, b"summer = [20]")
+    atomic_write(path, b"summer = [20]")
     until(lambda: "expected a list of item ids" in caplog.text)
     assert of_list(ask()) == {"i20"}
     path.unlink()

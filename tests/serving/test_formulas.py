@@ -19,7 +19,7 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.formulas import LiveFormulas, set_formula
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -36,7 +36,7 @@ def registry(tmp_path, bundle_folder):
 def pipeline_of(registry, features, answer_log, formulas):
     return Pipeline(
         slots=SLOTS,
-        bundles=Fixed(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
+        bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
         readings=OneSchema(features, shop.FakeReader(features)),
         answers=answer_log,
         clock=SimulatedClock(shop.NOW),

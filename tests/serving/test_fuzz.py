@@ -22,7 +22,7 @@ from tailorbird.events import Receipt, RoutePlan, SystemClock, check, contract
 from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, raw_path
@@ -114,7 +114,7 @@ def client(stream, features, bundle):
     with Door(stream, "serve-1", RoutePlan(), clock) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=door,
             clock=clock,
@@ -183,7 +183,7 @@ VALID = [
         "timeless": True,
     },
 ]
-CODES = set(re.findall(r'Breach\(\s*"(\w+)"', inspect.getsource(contract)))
+CODES = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract)))
 
 
 @st.composite

@@ -21,7 +21,7 @@ from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.limits import Limiter, ServerLimits
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, routed_path
@@ -39,7 +39,7 @@ class Site:
         self.collector = Door(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
             slots=hiding(shop.slots(), "home"),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features, None)),
             answers=self.collector,
             clock=SystemClock(),

@@ -18,7 +18,7 @@ from tailorbird.router import Router, table
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
@@ -55,7 +55,7 @@ class Loop:
     def make_pipeline(self, bundle) -> Pipeline:
         return Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             catalogue=self.catalogue,
             readings=OneSchema(self.features, self.reader),
             answers=self.collector,

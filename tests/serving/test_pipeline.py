@@ -22,7 +22,7 @@ from tailorbird.ranking import Explore, Slot
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.serving.candidates import FailSafeTables
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import STALE_US, Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -72,7 +72,7 @@ def make(features, bundle, answer_log, live):
     ) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
-            bundles=bundles or Fixed(bundle),
+            bundles=bundles or FixedBundle(bundle),
             readings=OneSchema(features, reader or shop.FakeReader(features, recent)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -261,7 +261,7 @@ def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
         NewItem("n1", {"sale": True, "stock": 1}, shop.NOW),
         NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW),
     ]
-    pipeline = make(bundles=Fixed(replace(bundle, index=with_items(bundle.index, new_items))))
+    pipeline = make(bundles=FixedBundle(replace(bundle, index=with_items(bundle.index, new_items))))
     ask = RecommendQuery(slot="home", user_id="u1", filters={"sale": True})
     assert [item.item_id for item in pipeline.answer(ask).items] == ["n1"]
     [shown] = pipeline.answer(msgspec.structs.replace(ask, attributes=["sale", "stock"])).items
@@ -283,7 +283,7 @@ def test_a_filter_that_nothing_could_match_is_refused(make, condition):
 
 def test_a_filter_is_checked_also_where_there_is_nothing_to_filter(make):
     with pytest.raises(QueryError):
-        make(bundles=Fixed(None)).answer(
+        make(bundles=FixedBundle(None)).answer(
             RecommendQuery(slot="home", user_id="u1", filters={"price": {"a": 1}})
         )
 
@@ -363,7 +363,7 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
         manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline="repeat+popular:24h"),
     )
     pipeline = make(
-        bundles=Fixed(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
+        bundles=FixedBundle(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
     )
     answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [7, 38, 0, 1, 2, 4]
@@ -380,7 +380,7 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
 
 def test_a_search_ordered_by_a_baseline_answers_with_what_matches(make, bundle):
     manifest = msgspec.structs.replace(bundle.manifest, heads=(), baseline="popular:24h")
-    pipeline = make(bundles=Fixed(replace(bundle, manifest=manifest)))
+    pipeline = make(bundles=FixedBundle(replace(bundle, manifest=manifest)))
     answer = pipeline.search(SearchQuery(query="rain", user_id="u1"))
     assert {item.source for item in answer.items} == {"search"}
     assert pipeline.search(SearchQuery(query="zzzz", user_id="u1")).items == []
@@ -511,7 +511,7 @@ def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, answ
 def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(make):
     query = RankQuery(slot="home", user_id="u1", items=["i3", "unknown"])
     for pipeline, degraded in (
-        (make(bundles=Fixed(None)), "model"),
+        (make(bundles=FixedBundle(None)), "model"),
         (make(reader=Broken()), "features"),
     ):
         answer = pipeline.rank(query)
@@ -647,7 +647,7 @@ def test_without_a_store_the_popular_items_are_shown(make, answer_log):
 
 
 def test_without_a_bundle_there_is_an_answer_that_says_so(make, answer_log):
-    answer = make(bundles=Fixed(None)).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(bundles=FixedBundle(None)).answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.items == []
     assert set(answer.degraded) == {"model", "index"}
     assert answer.model == "fallback"
@@ -672,7 +672,7 @@ def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
         def score(self, rows, keys, *, objective, asked, live):
             raise RuntimeError("segfault, nearly")
 
-    answer = make(bundles=Fixed(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(bundles=FixedBundle(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert (answer.degraded, answer.model) == (["model"], "fallback")
 

@@ -18,12 +18,12 @@ from tailorbird.lake.tables import ANSWERS, TABLES
 from tailorbird.ranking import Boost, Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import NewItem, with_items
-from tailorbird.retrieval.overlay import laid_over
+from tailorbird.retrieval.overlay import overlay_versions
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.stream import Block, Stored
+from tailorbird.stream import Block, StoredBlock
 from tailorbird.training.rescored import COLUMNS, ITEM_COLUMNS, ScoreReport, rescored
 
 LATE = {"title": "Late coat", "price": 39.0, "stock": 5, "category": "coats"}
@@ -84,7 +84,7 @@ def answered(features, bundle, *items):
     overlay = type("Overlay", (), {"over": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(
             features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
         ),
@@ -102,7 +102,7 @@ def answered(features, bundle, *items):
 
 def table(records) -> pa.Table:
     block = Block("answers", len(records), encode_answers(records))
-    return answer_rows([Stored(0, block)], "serve-1").select(COLUMNS)
+    return answer_rows([StoredBlock(0, block)], "serve-1").select(COLUMNS)
 
 
 def put(rows: pa.Table, name: str, values: list) -> pa.Table:
@@ -190,9 +190,9 @@ def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(
 
     def counted(index, newest, **how):
         overlaid.append(len(newest))
-        return laid_over(index, newest, **how)
+        return overlay_versions(index, newest, **how)
 
-    monkeypatch.setattr("tailorbird.training.rescored.laid_over", counted)
+    monkeypatch.setattr("tailorbird.training.rescored.overlay_versions", counted)
     of_coats = put(
         pa.concat_tables([logged.slice(2)] * 3),
         "ts",

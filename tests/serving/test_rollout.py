@@ -84,13 +84,13 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
     registry, rollout, features
 ):
     pipeline = pipeline_of(rollout, features)
-    registry.send_canary("v0002", 0.2, by="test", why="try")
+    registry.set_canary("v0002", 0.2, by="test", why="try")
     rollout.look()
     small = models_of(pipeline)
     assert {person for person, model in small.items() if model == "v0002"} == {
         u for u in small if in_share("canary-v0002", 0.2, u)
     }
-    registry.send_canary("v0002", 0.5, by="test", why="more")
+    registry.set_canary("v0002", 0.5, by="test", why="more")
     rollout.look()
     large = models_of(pipeline)
     assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
@@ -103,7 +103,7 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
 
 
 def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
-    registry.send_canary("v0002", 0.1, by="test", why="try")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
     rollout.look()
     assert loads == ["v0001", "v0002"]
     registry.promote("v0002", by="test", why="good")
@@ -141,7 +141,7 @@ def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_a
     answer = pipeline.answer(query)
     assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
     manifest.write_bytes(intact)
-    registry.cast_shadow("", by="test", why="any change is looked at")
+    registry.set_shadow("", by="test", why="any change is looked at")
     fresh.look()
     answer = pipeline.answer(query)
     assert (answer.model, answer.degraded) == ("v0002", [])
@@ -155,7 +155,7 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
 
     seen = Seen([])
     rollout = Rollout(registry, load, seen, Open())
-    registry.send_canary("v0002", 0.9, by="test", why="try")
+    registry.set_canary("v0002", 0.9, by="test", why="try")
     rollout.look()
     assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
     assert seen.refused == 1
@@ -184,12 +184,12 @@ def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, featu
 def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
     for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
         with pytest.raises(UsageError):
-            registry.send_canary("v0002", share, by="test", why="try")
+            registry.set_canary("v0002", share, by="test", why="try")
     with pytest.raises(UsageError):
-        registry.send_canary("v0001", 0.1, by="test", why="the champion itself")
-    registry.send_canary("v0002", 0.1, by="test", why="try")
+        registry.set_canary("v0001", 0.1, by="test", why="the champion itself")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
     canary_since = registry.aliases().canary_at
-    registry.send_canary("v0002", 0.2, by="test", why="more")
+    registry.set_canary("v0002", 0.2, by="test", why="more")
     assert (registry.aliases().canary_at, registry.aliases().share) == (canary_since, 0.2), (
         "its figures go on"
     )
@@ -201,7 +201,7 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
     pipeline = pipeline_of(rollout, features, answer_log)
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
-    registry.cast_shadow("v0002", by="test", why="look")
+    registry.set_shadow("v0002", by="test", why="look")
     rollout.look()
     after = pipeline.answer(query)
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
@@ -211,7 +211,7 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
         "it likes cheap items, of which the dear ones are shown first"
     )
     assert answer_log.records[0].shadow is None
-    registry.cast_shadow("", by="test", why="enough")
+    registry.set_shadow("", by="test", why="enough")
     rollout.look()
     pipeline.answer(query)
     assert answer_log.records[2].shadow is None

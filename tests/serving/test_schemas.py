@@ -199,7 +199,7 @@ def test_declarations_that_are_not_the_manifests_are_refused(
 def test_an_answer_logs_the_schema_that_it_read(
     site, schemas, features, other, bundle, other_bundle, live
 ):
-    from tailorbird.serving.parts import Fixed
+    from tailorbird.serving.parts import FixedBundle
 
     class AnswerRecorder:
         def __init__(self) -> None:
@@ -215,7 +215,7 @@ def test_an_answer_logs_the_schema_that_it_read(
     for each in (bundle, other_bundle):
         pipeline = Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(each),
+            bundles=FixedBundle(each),
             readings=schemas,
             answers=answer_log,
             clock=site.clock,

@@ -28,7 +28,7 @@ from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import OPERATIONS, create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -49,7 +49,7 @@ def schema(tmp_path_factory, features, bundle):
     with Door(tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=door,
             clock=SystemClock(),

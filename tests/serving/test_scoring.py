@@ -32,7 +32,7 @@ def drain(scoring):
 def scores(folder, start=0):
     feed = ScoreFeed(folder / "scores.db")
     try:
-        return [score for page in feed.all_from(start) for score in page.scores]
+        return [score for page in feed.iterate_from(start) for score in page.scores]
     finally:
         feed.close()
 

@@ -23,7 +23,7 @@ from tests.serving import shop
 
 from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
-from tailorbird.events import SECOND, Event, SystemClock, duration
+from tailorbird.events import SECOND, Event, SystemClock, parse_duration
 from tailorbird.registry import Registry
 from tailorbird.serving.listening import bind
 from tailorbird.stream import open_reader, raw_path
@@ -670,7 +670,7 @@ def test_a_connection_that_asks_nothing_is_kept_so_long(start):
         requested_at = time.monotonic()
         assert peer.recv(10_000) == b"", "closed by the server"
         assert time.monotonic() > requested_at + keep_alive_s - 0.1
-    assert duration(ServeSection().keep_alive) > 60 * SECOND, (
+    assert parse_duration(ServeSection().keep_alive) > 60 * SECOND, (
         "longer than pools of proxies keep theirs"
     )
 

@@ -14,7 +14,7 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -44,7 +44,7 @@ def make(bundle, features, live):
     def make(reader, answers=None):
         return Pipeline(
             slots=SLOTS,
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, reader),
             answers=answers,
             clock=SimulatedClock(shop.NOW),

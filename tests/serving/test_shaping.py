@@ -14,10 +14,10 @@ from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.rules import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.patience import ModelBreakers
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.serving.rule_costs import ALL, Weigher, costs, variants_without
+from tailorbird.serving.rule_costs import ALL, VariantComparer, costs, variants_without
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.shaping import Shaping
 
@@ -31,7 +31,7 @@ def ask(features, bundle, live):
     def ask(slot, *, recent=None, answers=None, seed=0, text="", **query):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features, recent)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -234,7 +234,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     )
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, shop.FakeReader(features)),
         answers=answer_log,
         clock=SimulatedClock(shop.NOW),
@@ -268,14 +268,14 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     clock = SimulatedClock(shop.NOW)
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, shop.FakeReader(features)),
         answers=None,
         clock=clock,
         rng=np.random.default_rng(1),
         tables=live,
     )
-    weigher = Weigher(slot, clock)
+    weigher = VariantComparer(slot, clock)
     outcomes = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert outcomes is not None
     assert outcomes[ALL].items == ("i0", "i10", "i9")
@@ -313,7 +313,7 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
         clock, declared = SimulatedClock(shop.NOW), replace(slot, experiment=experiment)
         pipeline = Pipeline(
             slots={"home": declared},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=None,
             clock=clock,
@@ -321,7 +321,9 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
             tables=live,
         )
         all_outcomes.append(
-            pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock))
+            pipeline.weighed(
+                RecommendQuery(slot="home", user_id="u1"), VariantComparer(declared, clock)
+            )
         )
     assert all_outcomes[1] == all_outcomes[0]
 

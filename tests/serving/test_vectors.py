@@ -14,12 +14,12 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Ragged
-from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, with_sequence
+from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, add_sequence_source
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.vectors import largest
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -54,7 +54,7 @@ class Grown:
 def make(bundle, features, reader, catalogue=None):
     return Pipeline(
         slots=SLOTS,
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, reader),
         answers=None,
         clock=SimulatedClock(shop.NOW),
@@ -197,9 +197,9 @@ def test_a_damaged_tower_is_refused(tmp_path, features, name, data):
 
 def test_a_share_comes_from_vectors_unless_the_slot_says_otherwise_or_asks_nothing_of_what_the_person_did():
     third = {"sequence": 60, "item_knn:2": 66, "popular": 40, "new_items": 13}
-    assert with_sequence({"item_knn:2": 100, "popular": 60, "new_items": 20}, 1 / 3) == third
+    assert add_sequence_source({"item_knn:2": 100, "popular": 60, "new_items": 20}, 1 / 3) == third
     for own in ({"sequence": 5, "item_knn": 5}, {"search": 200}, {"popular": 60, "repeat": 20}):
-        assert with_sequence(own, 1 / 3) == own
+        assert add_sequence_source(own, 1 / 3) == own
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 1_000, 9_999])

@@ -13,7 +13,7 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.features.figures import readers_of_routed
+from tailorbird.features.figures import routed_log_offsets
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.router import Router
@@ -78,7 +78,7 @@ def test_a_lost_log_goes_on_behind_what_was_read_of_it(project, caplog):
     load(project)
     lose(project)
     with LagMeter(
-        project.stream, project.paths.lake, lambda: readers_of_routed(project.paths.state, 1)
+        project.stream, project.paths.lake, lambda: routed_log_offsets(project.paths.state, 1)
     ) as meter:
         assert {(lag.reader, lag.log): lag.lost for lag in meter.measure() if lag.lost} == {
             ("router", "raw-serve-1"): 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY
-from tailorbird.training.calibrate import choose, choose_scale, periods_of
+from tailorbird.training.calibrate import assign_periods, choose, choose_scale
 
 
 def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
@@ -72,11 +72,11 @@ def test_delayed_labels_do_not_confirm_overlapping_windows():
     raw, label, day = days(lambda z: z / 3, count=10)
     t = day * DAY
     assert choose(raw, label, day).periods == 9
-    chosen = choose(raw, label, periods_of(t), known_from=periods_of(t, 7 * DAY) + 1)
+    chosen = choose(raw, label, assign_periods(t), label_period=assign_periods(t, 7 * DAY) + 1)
     assert chosen.periods == 2, "the ninth and tenth day, by the first and the first two"
     early = day < 8
     alone = choose(
-        raw[early], label[early], day[early], known_from=periods_of(t, 7 * DAY)[early] + 1
+        raw[early], label[early], day[early], label_period=assign_periods(t, 7 * DAY)[early] + 1
     )
     assert (alone.calibration.name, alone.losses) == ("none", {})
 
@@ -107,6 +107,6 @@ def test_delayed_amounts_are_scaled_by_available_labels():
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
 def test_periods_are_days_or_parts_of_few_days(span, periods):
     t = np.arange(0, span, span // 1_000)[:1_000]
-    assigned = periods_of(t)
+    assigned = assign_periods(t)
     assert len(np.unique(assigned)) == periods
     assert (np.diff(assigned) >= 0).all()

@@ -21,13 +21,13 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part
 from tailorbird.ranking.churn_columns import person_columns
-from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import COUNT_MODELS, FitSettings, training_rows
-from tailorbird.training.churn.judge import OURS, Ordered
+from tailorbird.training.churn.judge import OURS, SortedScores
 from tailorbird.training.churn.labels import Activity, Window, build_activity
-from tailorbird.training.churn.report import plain_cut
+from tailorbird.training.churn.report import cut_to_dict
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
-from tailorbird.training.churn.train import ChurnSettings, study
+from tailorbird.training.churn.train import ChurnSettings, run_backtest
 from tailorbird.training.churn.walk import backtest_windows, feature_horizon
 
 BEGIN = 20_000 * DAY
@@ -192,7 +192,9 @@ def test_the_order_of_the_lake_changes_nothing():
     events = log(people=250, days=130)
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
     backtests = [
-        study(declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100))
+        run_backtest(
+            declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100)
+        )
         for each in (events, mixed)
     ]
     one, two = (each.cuts[-1] for each in backtests)
@@ -266,8 +268,8 @@ def test_a_planted_leak_is_refused_by_name():
     with pytest.raises(
         LeakError, match=r"column closed looks past the origin: .* from a profile without a time"
     ):
-        study(features, CHURN, events, now=day(200), settings=QUICK)
-    trusted = study(
+        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
+    trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("closed",)),
         events,
@@ -294,7 +296,7 @@ def test_a_dominant_column_is_reported_unless_it_is_recency():
 
     def backtest_of(*columns, **named):
         features = FeatureSet.from_declarations(columns)
-        return study(
+        return run_backtest(
             features,
             Churn(window="28d", period="7d", **named),
             log(profiles=profiles),
@@ -353,10 +355,10 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
         match=r"column left looks past the origin: .* from the one profile that was imported of "
         "them",
     ) as error:
-        study(features, CHURN, events, now=day(200), settings=QUICK)
+        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
     assert 'trust=("left",)' in error.value.fix
     assert "received_at" in error.value.fix
-    trusted = study(
+    trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("left",)),
         events,
@@ -429,7 +431,7 @@ def test_events_that_were_distinguished_by_a_profile_that_was_dated_back_are_ref
 @pytest.mark.slow
 def test_a_study_learns_without_the_future_and_separates_people():
     events = log(people=900)
-    backtest = study(declared(), CHURN, events, now=day(200), settings=QUICK)
+    backtest = run_backtest(declared(), CHURN, events, now=day(200), settings=QUICK)
     assert [cut.scores.window.stop <= day(200) for cut in backtest.cuts] == [True] * 3
     last = backtest.figures[-1]
     assert last.results[OURS]["auc"].value > 0.7
@@ -555,7 +557,9 @@ def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
     at, merged = 180.0, {f"u{number}" for number in range(100)}
     merges = [merge(name, f"u{int(name[1:]) + 100}", at) for name in sorted(merged)]
     settings = replace(QUICK, fit=replace(QUICK.fit, rows=1_000_000), grid_rows=1_000_000)
-    backtest = study(declared(), CHURN, log(profiles=merges), now=day(200), settings=settings)
+    backtest = run_backtest(
+        declared(), CHURN, log(profiles=merges), now=day(200), settings=settings
+    )
     last, names = backtest.cuts[-1], backtest.activity.people
     window = last.scores.window
     assert window.origin < day(at) < window.stop
@@ -563,7 +567,7 @@ def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
     assert merged & set(names.decode(then)), "nobody knew of it at the origin"
     assert not merged & set(names.decode(last.scores.person))
     assert last.merged == len(then) - len(last.scores.person) > 50
-    assert plain_cut(backtest.figures[-1])["merged"] == last.merged
+    assert cut_to_dict(backtest.figures[-1])["merged"] == last.merged
 
     grid, now = backtest.grid, Window(backtest.activity.known_until, 0, window.length)
     other = np.isin(grid.person, names.encode(pa.array(sorted(merged))))
@@ -579,17 +583,17 @@ def test_auc_and_ap_are_scikit_learns_also_with_weights_and_ties(seed):
     rng = np.random.default_rng(seed)
     score, label = rng.integers(0, 12, 300) / 10, rng.random(300) < 0.4
     weight = rng.poisson(1.0, 300).astype(float)
-    area, average, lift = Ordered(score, label).figures(weight)
+    area, average, lift = SortedScores(score, label).figures(weight)
     assert area == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
     assert average == pytest.approx(average_precision_score(label, score, sample_weight=weight))
     assert 0 <= lift <= 10
-    assert Ordered(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[2] == pytest.approx(
-        10.0
-    )
+    assert SortedScores(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[
+        2
+    ] == pytest.approx(10.0)
 
 
 def test_whom_to_contact_and_what_it_is_worth():
-    curve = curve_of(
+    curve = contact_curve(
         np.array([0.9, 0.2, 0.6]),
         np.array([True, True, False]),
         Contact(cost=1.0, value=10.0, success=0.5),
@@ -598,7 +602,7 @@ def test_whom_to_contact_and_what_it_is_worth():
     np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
     assert curve.best == 2
     assert curve.recall.tolist() == [0.5, 0.5, 1.0]
-    assert curve_of(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
+    assert contact_curve(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import build_activity
 from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.score import score_everybody
-from tailorbird.training.churn.train import ChurnSettings, study, train_churn
+from tailorbird.training.churn.score import score_people
+from tailorbird.training.churn.train import ChurnSettings, run_backtest, train_churn
 from tailorbird.training.churn.walk import (
     CUTS_MAX,
     PROOFS,
@@ -172,8 +172,8 @@ def test_scores_of_the_bundle_are_calibrated(shop, report: ChurnReport):
     """Compare scores with outcomes after the training, which are in the same lake."""
     bundle = ChurnBundle.load(shop.folder / "registry" / report.version, schema_hash=None)
     assert bundle.calibration.name == report.choice.table.name != "none"
-    scores = score_everybody(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
-    raw = score_everybody(
+    scores = score_people(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
+    raw = score_people(
         replace(bundle, calibration=Identity()), CHURN, lake=shop.lake, now=day(NOW)
     ).table
     later = build_activity(shop.events(), CHURN, day(END))
@@ -251,8 +251,8 @@ def test_later_events_do_not_affect_the_choice(shop):
     lost = np.array([who in customers_before and int(who[1:]) % 2 == 0 for who in person]) & (
         ts >= origin
     )
-    cuts = study(shop.features, CHURN, events, now=day(NOW), settings=settings).cuts
-    other_cuts = study(
+    cuts = run_backtest(shop.features, CHURN, events, now=day(NOW), settings=settings).cuts
+    other_cuts = run_backtest(
         shop.features, CHURN, events.filter(pa.array(~lost)), now=day(NOW), settings=settings
     ).cuts
     assert other_cuts[-1].scores.window.origin == cuts[-1].scores.window.origin == origin

@@ -22,7 +22,7 @@ from tailorbird.stream.partitions import routed_path
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnSettings, study, train_churn
+from tailorbird.training.churn.train import ChurnSettings, run_backtest, train_churn
 from tailorbird.training.churn.walk import Cut, feature_horizon, score_people_at
 from tailorbird.training.metrics import log_losses
 
@@ -173,7 +173,7 @@ def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
     (note,) = [note for note in report.notes if "incumbent" in note]
     assert "in its place stands its recipe, learned as of its own last origin" in note
     trained_until = bundle_of(registry, "v0001").manifest.window.ts_to
-    before = study(
+    before = run_backtest(
         FEATURES,
         CHURN,
         Lake(lake).table("events", needed_columns(FEATURES)),
@@ -240,7 +240,7 @@ def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path)
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
     origin = cut.scores.window.origin
     assert bundle.manifest.window.ts_to <= origin
-    now = study(
+    now = run_backtest(
         FEATURES,
         CHURN,
         Lake(lake).table("events", needed_columns(FEATURES)),
@@ -305,7 +305,7 @@ def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path)
     trained(lake, tmp_path, 230, features=MISTAKEN, promoted=True)
     report = trained(lake, tmp_path, 230)
     events = Lake(lake).table("events", needed_columns(MISTAKEN))
-    champion_cut = study(
+    champion_cut = run_backtest(
         MISTAKEN,
         CHURN,
         events,
@@ -332,7 +332,7 @@ def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declara
     report = trained(lake, tmp_path, 244)
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
     origin, events = cut.scores.window.origin, Lake(lake).table("events", needed_columns(MISTAKEN))
-    now = study(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
+    now = run_backtest(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
     tables = now.people.read_projected(origin, cut.scores.person, bundle.moments(origin))
     probabilities = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     assert compared(report)[1] == gain_over(probabilities, cut)

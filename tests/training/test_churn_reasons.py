@@ -16,10 +16,10 @@ from tailorbird.ranking.churn_bundle import (
     log_odds,
     write_churn_bundle,
 )
-from tailorbird.ranking.churn_reasons import churn_reasons, told_value
+from tailorbird.ranking.churn_reasons import churn_reasons, format_column_value
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Window
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 
 NAMES = ("views", "orders")
 
@@ -51,7 +51,7 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
         metrics={},
         libraries={},
         card="",
-        trees={"trees": trees_of(model)} if trees else None,
+        trees={"trees": export_trees(model)} if trees else None,
     )
     return ChurnBundle.load(folder, schema_hash=None)
 
@@ -128,7 +128,7 @@ def test_spans_of_time_are_reported_in_the_unit_that_suits_them(tmp_path):
         "orders is 3 h",
         "orders is missing",
     ]
-    assert told_value(90.0, seconds=True) == "90 s"
-    assert told_value(216_000.0, seconds=True) == "2.5 days"
-    assert told_value(-300.0, seconds=True) == "-5 min"
-    assert told_value(12_345.0, seconds=False) == "12,345"
+    assert format_column_value(90.0, seconds=True) == "90 s"
+    assert format_column_value(216_000.0, seconds=True) == "2.5 days"
+    assert format_column_value(-300.0, seconds=True) == "-5 min"
+    assert format_column_value(12_345.0, seconds=False) == "12,345"

@@ -27,7 +27,7 @@ from tailorbird.ranking.tower import TOLERANCE
 from tailorbird.registry import Window
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.segments import find_segments, taste_groups
-from tailorbird.training.churn.train import ChurnSettings, Study, study
+from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.towers import TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -104,14 +104,14 @@ def log(people=500, days=200, seed=0):
 
 @pytest.fixture(scope="module")
 def backtest():
-    return study(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=SETTINGS)
+    return run_backtest(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=SETTINGS)
 
 
-def test_vectors_are_used_if_they_separate_people(backtest: Study):
+def test_vectors_are_used_if_they_separate_people(backtest: ChurnBacktest):
     assert backtest.tower is not None
     assert "are among the columns" in backtest.vectors
     assert backtest.people.columns.numeric[-1] == "user_vector_4"
-    without_vectors = study(
+    without_vectors = run_backtest(
         declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None)
     )
     with_auc, without_auc = (
@@ -120,7 +120,7 @@ def test_vectors_are_used_if_they_separate_people(backtest: Study):
     assert with_auc > without_auc
 
 
-def test_a_bundle_reads_them_as_training_did(backtest: Study, tmp_path):
+def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
     cut = backtest.cuts[-1]
     who, origin = cut.scores.person[:50], cut.scores.window.origin
     table = backtest.people.read_projected(origin, who, [origin])[0]
@@ -163,7 +163,7 @@ def test_a_bundle_reads_them_as_training_did(backtest: Study, tmp_path):
     )
 
 
-def test_groups_by_taste_are_named_by_what_they_choose(backtest: Study):
+def test_groups_by_taste_are_named_by_what_they_choose(backtest: ChurnBacktest):
     cut = backtest.cuts[-1]
     who, origin = cut.scores.person, cut.scores.window.origin
     table = backtest.people.read_projected(origin, who, [origin])[0]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from tests.training import routed
 
-from tailorbird.candidates.batch import COLUMNS, batch_of, segment_keys
+from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
@@ -255,7 +255,7 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
             if before not in folds:
                 folds[before] = CandidateFold(contract)
                 folds[before].update(
-                    batch_of(lively.slice(0, before).select(list(COLUMNS)), contract, before)
+                    to_event_batch(lively.slice(0, before).select(list(COLUMNS)), contract, before)
                 )
             of_group = RequestLists(folds[before].tables(), request)
             served.asked |= {

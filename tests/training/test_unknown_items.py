@@ -12,8 +12,8 @@ from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import layout
 from tailorbird.models.deep.parameters import settled
 from tailorbird.ranking.encoders import Encoder, Ragged
-from tailorbird.training.architecture import layout_of, with_columns_for_nets
-from tailorbird.training.target import Labelled
+from tailorbird.training.architecture import add_net_columns, build_layout
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import fit_transforms
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ class Shop:
     def with_codes(self, item, index):
         """The encoder as training makes it of the items of its rows."""
         rows = SimpleNamespace(items=SimpleNamespace(keys=self.keys), item=item)
-        return with_columns_for_nets(self.encoder, rows, SimpleNamespace(indexes=(index,)))
+        return add_net_columns(self.encoder, rows, SimpleNamespace(indexes=(index,)))
 
     def rows(self, encoder, index, item):
         """The matrix, and how probable a click truly is."""
@@ -95,7 +95,7 @@ def test_items_unseen_in_training_get_the_unknown_code(architecture, rare, index
     net = fit_deep(
         architecture,
         parameters,
-        layout_of(encoder),
+        build_layout(encoder),
         Rows(matrix, labels),
         Rows(validation, validation_labels),
         seed=1,
@@ -122,7 +122,7 @@ def test_values_of_rare_hash_buckets_get_the_unknown_code():
     worth = rng.normal(size=len(keys))
     maker = rng.integers(0, 50, ROWS)
     labels = (rng.random(ROWS) < sigmoid(worth[maker] - 2)).astype(np.float32)
-    nothing = Labelled(np.arange(ROWS), {"click": np.zeros(ROWS, bool)}, np.ones(ROWS), 0)
+    nothing = LabelledRows(np.arange(ROWS), {"click": np.zeros(ROWS, bool)}, np.ones(ROWS), 0)
     (output,) = fit_transforms(
         [transform("maker", hashing(1_024))], {"maker": keys[maker]}, nothing
     ).outputs

@@ -238,7 +238,7 @@ def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[s
     seen, asked, _, _ = learnable.lived(world.site, world.days + world.live)
     knowing = {
         "kind": learnable.untold(world.site, user),
-        LEARNER: learnable.inferred(world.site, seen, asked, user, day),
+        LEARNER: learnable.infer_taste(world.site, seen, asked, user, day),
     }
     weights = (REWARD.click, REWARD.purchase)
     return {

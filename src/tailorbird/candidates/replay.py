@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import EventBatch, batch_of
+from tailorbird.candidates.batch import EventBatch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
 from tailorbird.candidates.protocol import (
@@ -192,7 +192,7 @@ class _Batches:
                 if self._next >= len(self._p) or self._p[self._next] > p:
                     return
                 end = min(self._next + BATCH_ROWS, len(self._p))
-                self._batch = batch_of(
+                self._batch = to_event_batch(
                     self._events.slice(self._next, end - self._next),
                     self._contract,
                     int(self._p[end - 1]),

@@ -209,10 +209,10 @@ def _formulas(project: "Project") -> Iterator[Finding]:
     """Formulas whose heads the champion does not all predict."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
-    from tailorbird.serving.formulas import told_formulas
+    from tailorbird.serving.formulas import describe_formulas
 
     try:
-        told = told_formulas(
+        told = describe_formulas(
             Registry(project.paths.registry, clock=SystemClock()), project.slots.values()
         )
     except TailorbirdError as error:
@@ -266,7 +266,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
                 owner="item.",
             )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
-        if why := shaping.why_nothing(index):
+        if why := shaping.explain_empty(index):
             text = f"shows nothing of {len(index):,} items: {why}"
             yield (
                 f"rules: {slot}",
@@ -330,13 +330,13 @@ def _items_of_lake(lake: Place) -> "Index":
 def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
     """How far the readers of the logs are behind; long, where nobody takes anything."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.figures import readers_of_routed
+    from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter
 
     paths = project.paths
     try:
         with LagMeter(
-            project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)
+            project.stream, paths.lake, lambda: routed_log_offsets(paths.state, project.workers)
         ) as meter:
             lags = meter.measure()
     except TailorbirdError as error:
@@ -367,9 +367,9 @@ def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
 def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
     """What the lake role found when it held served features against the lake."""
     from tailorbird.events import to_iso
-    from tailorbird.features.compared import read_compared
+    from tailorbird.features.compared import read_parity_totals
 
-    found = read_compared(run)
+    found = read_parity_totals(run)
     if found is None or found.schema_hash != schema_hash:
         return
     text = (
@@ -506,12 +506,12 @@ def _front_door(project: "Project") -> Finding:
 
 
 def _logs(stream: Path) -> Iterator[Finding]:
-    from tailorbird.stream import answer_logs, open_reader, raw_logs, routed_path
+    from tailorbird.stream import open_reader, raw_logs, response_logs, routed_path
     from tailorbird.stream.partitions import set_aside_files
 
     routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
     raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
-    answers = {f"answers {name}": path for name, path in answer_logs(stream).items()}
+    answers = {f"answers {name}": path for name, path in response_logs(stream).items()}
     for name, path in {**raw, **answers, **routed}.items():
         wal = path.with_name(path.name + "-wal")
         size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)

@@ -103,7 +103,7 @@ def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
     )
     for topic in state.topics:
         name = topic.name.removeprefix(f"{cluster.prefix}.")
-        for found, fix in faults(topic, cluster, stream.partitions_of(name)):
+        for found, fix in faults(topic, cluster, stream.partition_count(name)):
             yield f"kafka {name}", "warning", found, fix
     yield from _topics(stream, lake)
 
@@ -111,10 +111,10 @@ def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
 def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     """The topics there are, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import (
-        answers_addresses,
         open_reader,
         raw_addresses,
         read_released,
+        response_log_addresses,
         routed_address,
     )
     from tailorbird.stream.kafka import KafkaLog
@@ -122,7 +122,7 @@ def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     try:
         found: dict[str, Address] = {
             **raw_addresses(stream),
-            **{f"answers {name}": each for name, each in answers_addresses(stream).items()},
+            **{f"answers {name}": each for name, each in response_log_addresses(stream).items()},
         }
         found["routed"] = routed_address(stream)
         safe = read_released(lake).safe

@@ -58,11 +58,11 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 def _list_bytes(project: "Project", json: bool) -> None:
     from tailorbird.features.idle import tallies, together
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import count_aliases, open_state
 
     parts, aliases, alias_bytes, disk = [], 0, 0, 0
-    for part in parts_of(project.workers):
+    for part in all_parts(project.workers):
         store = open_state(project.paths.state, project.features, part)
         try:
             with store.snapshot() as snapshot:

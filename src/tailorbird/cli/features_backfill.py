@@ -75,8 +75,8 @@ def backfill(
     import pyarrow.dataset as ds
 
     from tailorbird.config import open_project
-    from tailorbird.features.asked import read_asked
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.asked import read_backfill_inputs
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.shards import backfill_to, definitions
     from tailorbird.lock import FileLock
 
@@ -88,7 +88,7 @@ def backfill(
         raise UsageError(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
         )
-    read_asked(out, lock=_LOCK)  # before a file of ours is made there
+    read_backfill_inputs(out, lock=_LOCK)  # before a file of ours is made there
     fresh = not out.exists()
     lock = FileLock(out / WORK)  # two at a time would write over each other
     try:
@@ -99,7 +99,7 @@ def backfill(
             raise
         newest = int(wanted.p.max(initial=0))
         events = partial(
-            AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest
         )
         with progress_bars(quiet=json) as progress:
             backfill_to(
@@ -150,14 +150,19 @@ def _asked(
     """The lake as the folder's first run found it, and the requests; noted, if this is the first
     run.
     """
-    from tailorbird.features.asked import Asked, read_asked, requests_of_file, write_asked
+    from tailorbird.features.asked import (
+        Asked,
+        read_backfill_inputs,
+        requests_of_file,
+        write_backfill_inputs,
+    )
     from tailorbird.features.shards import inputs_of
     from tailorbird.lake import Lake
-    from tailorbird.lake.versions import from_plain, plain, versions_of
+    from tailorbird.lake.versions import from_manifest, plain, versions_of
 
     path = project.paths.lake
-    before = read_asked(out, lock=_LOCK)
-    lake = Lake(path, at=versions_of(path) if before is None else from_plain(before.lake))
+    before = read_backfill_inputs(out, lock=_LOCK)
+    lake = Lake(path, at=versions_of(path) if before is None else from_manifest(before.lake))
     if not lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(path), fix="tailorbird import brings events in"
@@ -169,7 +174,7 @@ def _asked(
     )
     asked = Asked(inputs_of(wanted, _version(int(wanted.p.max(initial=0)))), plain(lake.at or {}))
     if before is None:
-        write_asked(out, asked)
+        write_backfill_inputs(out, asked)
     elif asked.inputs != before.inputs:
         told = "holds the features of other requests"
         raise UsageError(
@@ -301,7 +306,7 @@ def _write_texts(
     import pyarrow.parquet as pq
 
     from tailorbird.features.backfill import event_columns, subset
-    from tailorbird.features.dictionary import texts_of
+    from tailorbird.features.dictionary import texts_by_hash
 
     file = out / "categories.parquet"
     of_texts = [
@@ -311,7 +316,7 @@ def _write_texts(
         return
     known = [pq.read_table(file)] if file.exists() else []
     left = np.setdiff1d(keys, known[0]["hash"].to_numpy()) if known else keys
-    found = texts_of(left, wanted, events(event_columns(subset(features, of_texts))))
+    found = texts_by_hash(left, wanted, events(event_columns(subset(features, of_texts))))
     fresh = out / "categories.new"
     pq.write_table(pa.concat_tables([*known, found]).sort_by("hash"), fresh)
     fresh.replace(file)

@@ -49,10 +49,10 @@ def republish(*, json: Json = False) -> None:
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
     """All parts of a schema's state, one after the other."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
     done = [
-        _republish_part(project, features, part, progress) for part in parts_of(project.workers)
+        _republish_part(project, features, part, progress) for part in all_parts(project.workers)
     ]
     return {"records": sum(one["records"] for one in done), "p": min(one["p"] for one in done)}
 

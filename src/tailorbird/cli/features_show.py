@@ -204,7 +204,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     import numpy as np
 
     from tailorbird.events import to_iso
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.backfill import Requests, backfill, event_columns
     from tailorbird.features.positions import joined
     from tailorbird.features.sampled import wanted
@@ -219,7 +219,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     features = project.features
     found = backfill(
         features,
-        AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)),
+        JoinedEvents(lake, features).table(event_columns(features), wanted(features, requests)),
         requests,
     )
     then = _about(project, asked, found.numeric[0])
@@ -255,7 +255,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
 def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
@@ -263,7 +263,7 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     lake, known = Lake(project.paths.lake), _known(project, asked.known)
     p = max(known)
     person = _person(project, asked, p)
-    before = routed_events(AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
+    before = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
     found = explain(
         project.features,
         name,

@@ -143,9 +143,9 @@ def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
     """The kinds of entities of which the schema's worker dropped some, and up to when these were
     heard of.
     """
-    from tailorbird.features.figures import figures_of
+    from tailorbird.features.figures import read_schema_figures
 
-    told = figures_of(project.paths.state, features.schema_hash, project.workers)
+    told = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
     return {} if told is None else told.dropped
 
 
@@ -159,9 +159,9 @@ def _of_schema(
 ) -> "ParityReport":
     import pyarrow.dataset as ds
 
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
     from tailorbird.features.recompute import (
-        Excused,
+        Exemptions,
         compare_answers,
         empty_report,
         parity,
@@ -179,20 +179,20 @@ def _of_schema(
         return report
     tell = partial(progress, "logged answers")
     requests = requests_of(sample)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
         found.skipped, found.exempt, found.pending = report.skipped, report.exempt, report.pending
         return found
     with _folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             some = sample.slice(part.start, part.stop - part.start).combine_chunks()
             compare_answers(
                 features,
                 some,
                 part.rows,
                 report,
-                Excused(AnyOfKind(features), requests_of(some), dropped),
+                Exemptions(KindExemptions(features), requests_of(some), dropped),
             )
             tell(part.stop, sample.num_rows)
     return report
@@ -252,13 +252,13 @@ def _compare_sample(
     report: "ParityReport",
 ) -> None:
     from tailorbird.features.backfill import History
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
-    from tailorbird.features.recompute import Excused
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
+    from tailorbird.features.recompute import Exemptions
     from tailorbird.features.sampled import compare, requests_of
 
     features, requests = project.features, requests_of(asked)
     dropped = _dropped(project, features)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
         compare(
@@ -266,18 +266,18 @@ def _compare_sample(
             asked,
             history.rows(requests),
             report,
-            excused=Excused(history, requests, dropped),
+            excused=Exemptions(history, requests, dropped),
         )
         return
     with _folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             some = asked[part.start : part.stop]
             compare(
                 features,
                 some,
                 part.rows,
                 report,
-                excused=Excused(AnyOfKind(features), requests_of(some), dropped),
+                excused=Exemptions(KindExemptions(features), requests_of(some), dropped),
             )
 
 

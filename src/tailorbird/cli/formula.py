@@ -24,7 +24,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
     import msgspec
 
     from tailorbird.registry import read_formulas
-    from tailorbird.serving.formulas import told_formulas
+    from tailorbird.serving.formulas import describe_formulas
 
     project, registry = open_registry()
     if history:
@@ -45,7 +45,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
         ]
         print_table("", ["version", "set", "slot", "formula", "by", "why"], rows)
         return
-    told = told_formulas(registry, project.slots.values())
+    told = describe_formulas(registry, project.slots.values())
     if json:
         print_json({"formulas": msgspec.to_builtins(told)})
         return

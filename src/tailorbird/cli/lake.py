@@ -189,14 +189,14 @@ def replay(
         also route the events and load the lake here; not needed where `up` is running
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import SystemClock
     from tailorbird.lake.replay import replay as run_replay
     from tailorbird.platform.roles import drain
 
     project, choice = open_project(), _choice(reason, path, since)
     if not dry_run:
-        take_in(project)
+        apply_remote_erasures(project)
     _check_reasons(project, choice)
     if not dry_run:
         _require_new_routers(project)
@@ -225,9 +225,9 @@ def replay(
 
 def _require_new_routers(project: "Project") -> None:
     """Raise NotReadyError if a running router has older declarations and would refuse again."""
-    from tailorbird.router.deciding import deciding_otherwise
+    from tailorbird.router.deciding import find_outdated_routers
 
-    if processes := deciding_otherwise(project.paths.run, project.plan):
+    if processes := find_outdated_routers(project.paths.run, project.plan):
         raise NotReadyError(
             f"the running router (process {', '.join(map(str, processes))}) decides by "
             "declarations of before, and would refuse them again",
@@ -335,9 +335,9 @@ def _format_record(body: bytes) -> str:
     """Return the body as received, without the adapter's wrapper."""
     import msgspec
 
-    from tailorbird.events.contract import unread_of
+    from tailorbird.events.contract import parse_unread
 
-    unread = unread_of(body)
+    unread = parse_unread(body)
     return (
         _decode_body(body)
         if unread is None

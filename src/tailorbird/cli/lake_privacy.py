@@ -16,7 +16,7 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.errors import BehindError, LockedError, UsageError
+from tailorbird.errors import LagError, LockedError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -104,7 +104,7 @@ def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Rec
             try:
                 receipt = run_erase(project, stored, SystemClock(), progress=progress)
                 break
-            except BehindError:
+            except LagError:
                 rounds -= 1
                 if not rounds:
                     raise
@@ -215,7 +215,7 @@ def _lines(text: str) -> list[str]:
 
 def _drain(project: "Project", progress: Any) -> None:
     """Bring all that waits in the logs into the lake."""
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import SystemClock
     from tailorbird.platform.roles import drain
     from tailorbird.privacy import is_unfinished
@@ -224,7 +224,7 @@ def _drain(project: "Project", progress: Any) -> None:
     if not isinstance(project.stream, Path):
         if is_unfinished(project.paths.data):
             return  # topics may be gone, and nothing can have come in
-        take_in(project)
+        apply_remote_erasures(project)
     try:
         drain(project, SystemClock(), progress=progress)
     except LockedError as error:

@@ -73,10 +73,10 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
     dry_run:
         only say what would be deleted
     """
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
 
     project = _project()
-    keep_us = duration(keep or project.settings.lake.history)
+    keep_us = parse_duration(keep or project.settings.lake.history)
     with _role(project, "deletes them") as role, progress_bars(quiet=json) as progress:
         planned = role.vacuum(keep_us=keep_us, dry_run=True)
         total = sum(report.files + report.log_files for report in planned.values())
@@ -182,7 +182,7 @@ def events(
 
 def _versions_read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
     from tailorbird.events import SystemClock
-    from tailorbird.lake.versions import from_plain
+    from tailorbird.lake.versions import from_manifest
     from tailorbird.registry import Registry
     from tailorbird.registry.manifest import read_sealed
 
@@ -200,7 +200,7 @@ def _versions_read_by(project: "Project", version: str) -> "dict[str, TableVersi
             f"bundle {version} does not say which versions it was trained on",
             fix="an older release trained it; train anew",
         )
-    return from_plain(about["lake"])
+    return from_manifest(about["lake"])
 
 
 def _project() -> "Project":

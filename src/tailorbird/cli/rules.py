@@ -40,12 +40,12 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
-    from tailorbird.platform.inprocess import InProcess
-    from tailorbird.serving.rule_costs import Weigher, costs
+    from tailorbird.platform.inprocess import InProcessServer
+    from tailorbird.serving.rule_costs import VariantComparer, costs
 
     project = open_project(applied=True)
     chosen, clock = project.slot(slot), SystemClock()
-    weigher = Weigher(chosen, clock)
+    weigher = VariantComparer(chosen, clock)
     if not weigher.names:
         raise UsageError(
             "it asks for nothing beside its formula",
@@ -53,7 +53,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
             fix="declare rules in slots.py",
         )
     asked = _asked(Lake(project.paths.lake), chosen.name, requests)
-    parts = InProcess(project, clock, door=None, seed=0, hide=False)
+    parts = InProcessServer(project, clock, door=None, seed=0, hide=False)
     weighed = []
     try:
         with progress_bars(quiet=json) as progress:

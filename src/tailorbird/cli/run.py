@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.probes import probes
 from tailorbird.errors import UsageError
-from tailorbird.health import FollowedStop
+from tailorbird.health import ProgressEvent
 from tailorbird.loops import Loop, leave
 from tailorbird.platform.supervisor import die_with_parent
 
@@ -46,7 +46,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     """
     from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.console.home import home_routes
     from tailorbird.console.overview import overview
     from tailorbird.serving.access import require_origins
@@ -55,7 +55,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log == "json")
     require_origins(settings.origins)
@@ -90,7 +90,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
-        port_asked=asked,
+        is_port_explicit=asked,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
     run(options, stop=stop, log_clock=project.clock())
@@ -105,24 +105,24 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import active_schemas, plan_for, released
-    from tailorbird.events import SECOND, duration
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import active_schemas, released, route_plan_for
+    from tailorbird.events import SECOND, parse_duration
     from tailorbird.router import run
     from tailorbird.router.deciding import noted
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan, memory = (
-        plan_for(project, active_schemas(project)),
+        route_plan_for(project, active_schemas(project)),
         project.settings.router.memory_mb << 20,
     )
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
-        session_s = duration(project.settings.stream.session) / SECOND
+        session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
             noted(project.paths.run, plan),
             probes("router", project, stop, host=health_host, port=health_port),
@@ -251,7 +251,7 @@ def shuffle(
         of which schema, as `tailorbird features plan` names it; the applied one unless told
             otherwise
     """
-    from tailorbird.config.schemas import needed_by_workers, shuffled
+    from tailorbird.config.schemas import required_offsets, shuffled
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
@@ -277,7 +277,7 @@ def shuffle(
     ):
         role.run(
             stop,
-            needed_from=partial(needed_by_workers, project, features),
+            needed_from=partial(required_offsets, project, features),
             state=project.paths.state,
             clock=project.clock(),
         )
@@ -288,16 +288,16 @@ def _schema(schema: str) -> "tuple[Project, FeatureSet]":
     features.py is applied.
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.schemas import find_schema, settle
     from tailorbird.events import SystemClock
 
     if schema:
         project = open_project(applied=True)
-        take_in(project)
+        apply_remote_erasures(project)
         return project, find_schema(project, schema)
     settled = settle(open_project(), SystemClock())
-    take_in(settled.project)
+    apply_remote_erasures(settled.project)
     if settled.said:
         log.warning("%s", settled.said)
     return settled.project, settled.project.features
@@ -314,27 +314,29 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     """
     from tailorbird.cli.scoring import Models
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.events import duration
-    from tailorbird.features.figures import Figures, write_scored
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.events import parse_duration
+    from tailorbird.features.figures import Figures, write_score_figures
     from tailorbird.serving.collectors import ScoresCollector
     from tailorbird.serving.score_log import scores_address
     from tailorbird.serving.scoring import ScoreRole
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     if not project.scores:
         raise UsageError(
             "scores.py declares nothing to score",
             where=str(project.root),
             fix="see docs/how-to/scores.md",
         )
-    clock, keep = project.clock(), duration(project.settings.score.keep)
+    clock, keep = project.clock(), parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def tell(position: int) -> None:
-        write_scored(project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position))
+        write_score_figures(
+            project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position)
+        )
 
     models, declared = Models(project, clock), list(project.scores.values())
     try:
@@ -372,11 +374,11 @@ def candidates(
     from tailorbird.candidates.role import CandidatesRole
     from tailorbird.config import open_project
     from tailorbird.config.candidates import kept_contracts
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     known = {each.hash: each for each in kept_contracts(project)}
     if contract and contract not in known:
         raise UsageError(
@@ -424,20 +426,20 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.schemas import answering
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
     from tailorbird.features import watch
     from tailorbird.lake import run
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.lake
     every, rows, keep = (
-        duration(settings.commit_every),
+        parse_duration(settings.commit_every),
         settings.commit_rows,
-        duration(settings.history),
+        parse_duration(settings.history),
     )
     compared = (
         partial(answering, project),
@@ -480,16 +482,16 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
 
 
 def _figures(project: "Project") -> "list[Collector]":
-    from tailorbird.features.figures import whole_figures
+    from tailorbird.features.figures import figures_by_schema
     from tailorbird.serving.collectors import WorkersCollector
 
-    return [WorkersCollector(partial(whole_figures, project.paths.state, project.workers))]
+    return [WorkersCollector(partial(figures_by_schema, project.paths.state, project.workers))]
 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
     """Once a day is over: is its data whole, and as usual."""
     from tailorbird.cli.checks import features_check, wanted
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
 
     settings, paths = project.settings.checks, project.paths
@@ -499,7 +501,7 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
         project.clock(),
         stop,
         wanted=wanted(project),
-        after_us=duration(settings.after),
+        after_us=parse_duration(settings.after),
         target=settings.alert,
         further=partial(features_check, project),
     )
@@ -520,12 +522,12 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         watch(project, project.clock(), stop)
 
 
-def _begin() -> FollowedStop:
+def _begin() -> ProgressEvent:
     """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    stop = FollowedStop()
+    stop = ProgressEvent()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

@@ -49,17 +49,17 @@ def up(
     """
     from tailorbird.cli.check import check_slots
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import forget_roles
     from tailorbird.config.schemas import ActiveWatch
-    from tailorbird.events import SECOND, duration
+    from tailorbird.events import SECOND, parse_duration
     from tailorbird.lock import FileLock
     from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
 
     die_with_parent()
     project = open_project()
     check_slots(project)
-    take_in(project)
+    apply_remote_erasures(project)
     if port:
         from tailorbird.serving.listening import bind
 
@@ -82,7 +82,7 @@ def up(
         *([] if port is None else ["--port", str(port)]),
     ]
     serve = partial(
-        Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND
+        Role, "serve", arguments, drain_s=parse_duration(project.settings.serve.drain) / SECOND
     )
     watch = ActiveWatch(project)
 
@@ -109,11 +109,11 @@ def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
     keeps the attributes that they need.
     """
     from tailorbird.config.candidates import kept_contracts
-    from tailorbird.config.schemas import active_schemas, plan_for
+    from tailorbird.config.schemas import active_schemas, route_plan_for
     from tailorbird.platform.supervisor import Role
 
     schemas = active_schemas(project)
-    plan = plan_for(project, schemas)
+    plan = route_plan_for(project, schemas)
     kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
     trainer = [Role("trainer", ["run", "trainer"])] if train else []

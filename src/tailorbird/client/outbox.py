@@ -27,7 +27,7 @@ from tailorbird.client.patience import backoff_s
 from tailorbird.client.talking import RefusedError, UnreachableError
 from tailorbird.errors import StorageError, TailorbirdError
 from tailorbird.serving.messages import Receipts
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 BATCH_MAX = 500
 QUEUE_MAX = 50_000
@@ -205,7 +205,7 @@ class Outbox:
             return
         events = list(self._waiting)
         try:
-            write_whole(
+            atomic_write(
                 self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
                 b"\n".join(events) + b"\n",
             )
@@ -220,7 +220,7 @@ class Outbox:
         if self._spool is None:
             self.lost += 1
             return
-        write_whole(
+        atomic_write(
             self._spool
             / "refused"
             / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json",

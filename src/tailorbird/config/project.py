@@ -16,7 +16,7 @@ from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
-from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
+from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
@@ -27,7 +27,7 @@ from tailorbird.places import Place, place_of, require_plain_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
@@ -146,7 +146,7 @@ class Project:
             stopped.require_marked(self.paths.lake, self.paths.data)
         return stopped
 
-    def copies(self) -> CopiesAt | None:
+    def copies(self) -> CopyTarget | None:
         """Where the records are copied to; None where they are not. Draws an id for the project
         where it needs one.
 
@@ -385,12 +385,12 @@ def compile_plan(
         event_types=event_types(settings),
         user_attributes=tuple(features.user_attributes),
         item_attributes=tuple(features.item_attributes),
-        skew_us=duration(events.skew),
-        lateness_us=duration(events.lateness),
-        dedup_us=duration(events.dedup),
-        answer_us=duration(events.answer),
+        skew_us=parse_duration(events.skew),
+        lateness_us=parse_duration(events.lateness),
+        dedup_us=parse_duration(events.dedup),
+        answer_us=parse_duration(events.answer),
         slots={
-            name: SlotPlan(duration(slot.attribution), slot.denominator)
+            name: SlotPlan(parse_duration(slot.attribution), slot.denominator)
             for name, slot in slots.items()
         },
         rules=declared.rules,

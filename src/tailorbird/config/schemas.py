@@ -19,21 +19,21 @@ from tailorbird.errors import DeclarationError, LockedError, NotReadyError, Tail
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
-from tailorbird.features.figures import scored_to
-from tailorbird.features.keypart import KeyPart, parts_of
-from tailorbird.features.read import copied_position
+from tailorbird.features.figures import read_score_offset
+from tailorbird.features.keypart import KeyPart, all_parts
+from tailorbird.features.read import read_copy_position
 from tailorbird.features.schemas import (
     APPLIED,
     applied_features,
     apply,
-    kept_features,
+    load_declarations,
     read_applied,
 )
-from tailorbird.features.state import Position, position_in
+from tailorbird.features.state import Position, read_local_position
 from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -195,10 +195,10 @@ def find_schema(project: Project, schema: str) -> FeatureSet:
     known = {
         features.schema_hash: features for features in (*active_schemas(project), project.features)
     }
-    return known[schema] if schema in known else kept_features(project.paths.state, schema)
+    return known[schema] if schema in known else load_declarations(project.paths.state, schema)
 
 
-def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
+def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     """What the router needs to know: the attributes that any of the schemas names."""
     plan = compile_plan(project.settings, project.features, project.slots, project.declared)
     return msgspec.structs.replace(
@@ -218,9 +218,11 @@ def released(project: Project) -> int:
     """
     marks = [read_released(project.paths.lake).of_routed()]
     for features in active_schemas(project):
-        marks += needed_by_workers(project, features)  # a shuffle is before its workers
+        marks += required_offsets(project, features)  # a shuffle is before its workers
     if project.scores:
-        marks += [scored for scored in [scored_to(project.paths.state)] if scored is not None]
+        marks += [
+            scored for scored in [read_score_offset(project.paths.state)] if scored is not None
+        ]
     return min(marks)
 
 
@@ -242,25 +244,25 @@ def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address
     return logs[part.number] if logs else project.routed
 
 
-def needed_by_workers(project: Project, features: FeatureSet) -> list[int]:
+def required_offsets(project: Project, features: FeatureSet) -> list[int]:
     """From which row on the worker of each part needs its log, as its state here says, or the copy
     of it.
 
     0, all of it, where neither is there, and while a state is being built.
     """
-    return [_needed_by(project, features, part) for part in parts_of(project.workers)]
+    return [_needed_by(project, features, part) for part in all_parts(project.workers)]
 
 
 def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
     try:
-        position = position_in(project.paths.state, features, part)
+        position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
         copies = project.copies()
         try:
             position = (
                 Position()
                 if copies is None
-                else copied_position(copies, features.schema_hash, part)
+                else read_copy_position(copies, features.schema_hash, part)
             )
         except TailorbirdError as error:
             log.warning(
@@ -281,7 +283,7 @@ class ActiveWatch:
     def __init__(self, project: Project) -> None:
         files = (path / "aliases.json" for path in _registries(project))
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
-        self._seen: list[Stamp | None] = []
+        self._seen: list[FileStamp | None] = []
 
     def changed(self) -> bool:
         """Whether any file is another than at the last call; yes at the first."""
@@ -292,7 +294,7 @@ class ActiveWatch:
 
 def _features_of(project: Project, schema: str, bundle: Path) -> FeatureSet:
     try:
-        return kept_features(project.paths.state, schema)
+        return load_declarations(project.paths.state, schema)
     except NotReadyError:
         if project.features.schema_hash == schema:
             return project.features

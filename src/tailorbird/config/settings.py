@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from tailorbird.errors import ConfigError, UsageError, nearest
-from tailorbird.events import duration
+from tailorbird.events import parse_duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Read by other parts of the program, not settings of a project.
@@ -275,7 +275,7 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             ge=1,
             le=64,
             description="into how many the topics are cut, by visitor; as many routers can share "
-            "the work. Fixed once they are made",
+            "the work. FixedBundle once they are made",
         ),
     ] = 1
     routers: Annotated[
@@ -692,7 +692,7 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
         if not value and path in _MAY_BE_EMPTY:
             continue
         try:
-            duration(value)
+            parse_duration(value)
         except UsageError as error:
             raise ConfigError(
                 f"{path}: {error.message}", where=_where(path, file, sources)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.config import Project
-from tailorbird.config.roles import noted_roles
+from tailorbird.config.roles import read_roles
 from tailorbird.console.recent import RecentEvents, recent_events
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, EVENT_TYPES, to_iso
@@ -141,7 +141,7 @@ def _describe_clock(now: int, lag_us: int) -> str:
 def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
     """Return the roles that `up` runs here, and the readers that run elsewhere."""
     rows = []
-    for role in noted_roles(run):
+    for role in read_roles(run):
         role_lags = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
         state = "runs" if role.pid else "waits to start again"
         rows.append(

@@ -31,7 +31,7 @@ from tailorbird.events.contract import (
 )
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import all_satisfy, violation
+from tailorbird.events.rules import all_satisfy, find_violation
 from tailorbird.events.schema import TIME
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
@@ -93,7 +93,7 @@ assert Fields._fields == Event.__struct_fields__
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedBatch:
     """The verdict on a batch of bodies.
 
     The accepted events are columns of equal length, in the order in which they arrived.
@@ -130,7 +130,7 @@ class Contract:
             for source in (*_UNTRUSTED, *contract.TRUSTED)
         }
 
-    def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
+    def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
         """Check every event of some bodies, with the same verdicts as `contract.check`."""
         if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
             return self._check_row_by_row(*bodies[0])
@@ -139,7 +139,7 @@ class Contract:
             batch.decode_body(number, body, self._decoders.get(receipt.source))
         return batch.check_rows()
 
-    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
+    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> CheckedBatch:
         accepted, refused = check(body, receipt, self._plan)
         return _to_columns(
             [(0, event.row, _flatten_accepted(event)) for event in accepted],
@@ -247,13 +247,13 @@ class _Batch:
             rows = self._rows_by_body[number] = split(body, receipt.encoding)
         return rows
 
-    def check_rows(self) -> Checked:
+    def check_rows(self) -> CheckedBatch:
         """Run the column tests, then the contract itself on the rows that they do not clear."""
         fields = Fields.of(self._decoded)
         suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
         times = self._times(fields, suspects)
         if not suspects and not self._undecoded:
-            return Checked(self._body_indices, self._row_indices, fields, *times, ())
+            return CheckedBatch(self._body_indices, self._row_indices, fields, *times, ())
         unresolved = {
             *self._undecoded,
             *((self._body_indices[index], self._row_indices[index]) for index in suspects),
@@ -332,15 +332,19 @@ def _flatten_accepted(accepted: Accepted) -> tuple:
     )
 
 
-def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]) -> Checked:
+def _to_columns(
+    accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]
+) -> CheckedBatch:
     if not accepted:
-        return Checked((), (), Fields.of(()), (), (), (), (), refused)
+        return CheckedBatch((), (), Fields.of(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
     events, ts, ts_original, sent_at, received_at = zip(*rest, strict=True)
-    return Checked(bodies, rows, Fields.of(events), ts, ts_original, sent_at, received_at, refused)
+    return CheckedBatch(
+        bodies, rows, Fields.of(events), ts, ts_original, sent_at, received_at, refused
+    )
 
 
-def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
+def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
     """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
         checked.bodies,
@@ -354,7 +358,7 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
         [column[row] for row in rows] for column in columns
     )
     picked: list[Any] = [[column[row] for row in rows] for column in checked.fields]
-    return Checked(
+    return CheckedBatch(
         bodies,
         numbers,
         Fields(*picked),
@@ -523,7 +527,7 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
         yield from (
             row
             for row, properties in zip(rows, property_rows, strict=True)
-            if violation(rules, properties) is not None
+            if find_violation(rules, properties) is not None
         )
 
 
@@ -541,7 +545,7 @@ def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[
         if moment is None:
             try:
                 moment = to_micros(text, "")
-            except contract.Breach:
+            except contract.ContractViolation:
                 suspects.add(row)
         times[row] = moment
     return times  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
 THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
-WITHIN_MIN = 6  # minimum length of ids searched within texts
+EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
 LENGTH_MAX = 256  # maximum length of an id
 
 NAME = "\0name"  # see `leaves`

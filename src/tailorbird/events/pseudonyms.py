@@ -30,10 +30,10 @@ from tailorbird.events.contract import (
     ANONYMOUS_PREFIX,
     COUNTRY,
     ID_LENGTH_MAX,
-    Breach,
+    ContractViolation,
+    parse_unread,
     split,
     to_micros,
-    unread_of,
 )
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.plan import EVENT_TYPES, MERGED_INTO
@@ -119,7 +119,7 @@ class Pseudonyms:
         self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
     ) -> bytes:
         """Pseudonymise one event in the wire format."""
-        unread = unread_of(raw)
+        unread = parse_unread(raw)
         if unread is not None:
             location, message = (
                 self._hash("place", unread.place),
@@ -269,7 +269,7 @@ def _is_event(raw: bytes) -> bool:
 def _is_time(value: int | str) -> bool:
     try:
         to_micros(value, "$")
-    except Breach:
+    except ContractViolation:
         return False
     return True
 

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
-from tailorbird.events.contract import ERASED, Receipt, split, unread_of
+from tailorbird.events.contract import ERASED, Receipt, parse_unread, split
 from tailorbird.events.free import as_text, texts_in
 from tailorbird.events.plan import MERGED_INTO
 from tailorbird.places import Place
@@ -208,7 +208,7 @@ class SuppressionList:
     def drops(self, part: bytes, receipt: Receipt) -> bool:
         """Return whether a row is dropped."""
         whose = whose_of(part)
-        if whose is None or unread_of(part) is not None:
+        if whose is None or parse_unread(part) is not None:
             return any(self.has(mark, text) for text in _texts(part) for mark in ("u", "a"))
         if whose.type == "merge" and isinstance(whose.properties, dict):
             into = _id(whose.properties.get(MERGED_INTO))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.features.bulk import Requests
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 Int64s = npt.NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True):
     lake: dict[str, Any]
 
 
-def read_asked(folder: Path, *, lock: str) -> Asked | None:
+def read_backfill_inputs(folder: Path, *, lock: str) -> Asked | None:
     """Return the inputs that the folder was made from, or None for a new folder.
 
     Args:
@@ -83,8 +83,8 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
     return None
 
 
-def write_asked(folder: Path, inputs: Asked) -> None:
-    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
+def write_backfill_inputs(folder: Path, inputs: Asked) -> None:
+    atomic_write(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
 
 
 def requests_of_file(file: Path, newest_p: int) -> Requests:

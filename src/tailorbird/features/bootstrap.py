@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
-from tailorbird.stream import end_of_history, read_released
+from tailorbird.stream import read_history_end, read_released
 
 BATCH_ROWS = 100_000
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end = end_of_history(lake.path, worker.log_start())
+    end = read_history_end(lake.path, worker.log_start())
     log.info(
         "building the state of schema %s from %d rows of the lake",
         worker.features.schema_hash,
@@ -113,7 +113,7 @@ def _history(
     batch_rows: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
-    events = AttachedEvents(lake, features)
+    events = JoinedEvents(lake, features)
     for first in range(after + 1, end, batch_rows):
         if stop.is_set():
             raise _Stopped

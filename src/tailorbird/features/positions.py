@@ -53,7 +53,7 @@ def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
     return np.array([row * (width // len(row)) for row in rows], np.int64)
 
 
-def widened(p: Int64s, width: int) -> Int64s:
+def widen_positions(p: Int64s, width: int) -> Int64s:
     """Repeat positions to `width` parts, a multiple of the number of parts that they have."""
     columns = p if p.ndim == 2 else p[:, None]
     return columns if columns.shape[1] == width else np.tile(columns, width // columns.shape[1])

@@ -141,7 +141,7 @@ def parity(
             part,
             history.rows(requests),
             report,
-            Excused(history, requests, dropped or {}),
+            Exemptions(history, requests, dropped or {}),
         )
         done += part.num_rows
         progress(done, logged.num_rows)
@@ -154,7 +154,7 @@ class ExemptionSource(Protocol):
     def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
 
 
-class Excused:
+class Exemptions:
     """The rows that may differ because a cap dropped what they depend on from the state."""
 
     def __init__(
@@ -265,7 +265,7 @@ def compare_answers(
     answers: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     """Add to `report` the comparison of responses with their recomputed `rows`.
 
@@ -312,7 +312,7 @@ def _compare_sequences(
     answers: pa.Table,
     sequences: dict[str, RaggedSequence],
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     for name in sequences:
         report.add_compared(name, answers.num_rows)

@@ -26,7 +26,13 @@ from tailorbird.features.lanes import sources_of
 from tailorbird.features.layout import EntityLayout
 from tailorbird.features.positions import joined
 from tailorbird.features.read import Reader
-from tailorbird.features.recompute import Difference, Excused, ParityReport, empty_report, unequal
+from tailorbird.features.recompute import (
+    Difference,
+    Exemptions,
+    ParityReport,
+    empty_report,
+    unequal,
+)
 from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.lake import Lake
 from tailorbird.stream import read_released
@@ -205,7 +211,7 @@ def compare(
     recomputed: BackfilledRows,
     report: ParityReport | None = None,
     *,
-    excused: Excused | None = None,
+    excused: Exemptions | None = None,
     examples: int = 20,
 ) -> ParityReport:
     """Count, by column, the values that differ from the lake's; adds to `report` if given.

@@ -149,7 +149,7 @@ def decode_position(record: bytes | None) -> Position:
     return Position(*_POSITION.unpack(record)) if record else Position()
 
 
-def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
+def read_local_position(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
     """Return the position of the state on this machine. Raises NotReadyError."""
     store = open_state(state, features, part)
     try:
@@ -205,7 +205,7 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class StateBatch:
-    """State records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
+    """BreakerState records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
     missing.
     """
 
@@ -217,7 +217,7 @@ class StateBatch:
 class Records:
     """The records of one entity, as arrays with a row for each key.
 
-    State records are packed (`features.packing`). Reading records have a fixed width, without the
+    BreakerState records are packed (`features.packing`). Reading records have a fixed width, without the
     lanes of sequences, which are read from the state; the high bits of their commit are a tag of
     the layout, so that none is misread.
     """

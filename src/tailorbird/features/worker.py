@@ -52,8 +52,8 @@ from tailorbird.features.state import (
 from tailorbird.features.unfit import MisfitCounter, add_frame
 from tailorbird.lock import FileLock
 from tailorbird.store import Store, Transaction, inode
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
-from tailorbird.stream import Address, LogReader, is_made_of_another, open_reader
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.stream import Address, LogReader, is_derived, open_reader
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class FeatureWorker:
         features: FeatureSet,
         *,
         clock: Clock,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         entities_max: int = ENTITIES_MAX,
         part: KeyPart = WHOLE,
     ) -> None:
@@ -421,7 +421,7 @@ class FeatureWorker:
                 self._reader = open_reader(self._routed)
                 self._is_log_truncated, self._maybe_ahead = (
                     self.has_log_gap(),
-                    is_made_of_another(self._routed),
+                    is_derived(self._routed),
                 )
             except NotReadyError:  # There is no router yet, or it is creating its file.
                 return None
@@ -474,7 +474,7 @@ class FeatureWorker:
         return frame
 
 
-def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopiesAt | None) -> Store:
+def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopyTarget | None) -> Store:
     store = open_state(state, features, part, create=True)
     if copies is None:
         return store

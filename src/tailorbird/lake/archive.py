@@ -26,7 +26,7 @@ from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake import durable
 from tailorbird.lake.chained import ChainedFile
 from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import Block, LogReader, Stored
+from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20
 AGE_US = 1 * MINUTE
@@ -153,7 +153,7 @@ class Archive:
             now, self._waiting_since.get(reader.partition, now)
         )  # The clock may have been set back.
         old = flush or now - since >= self._age_us
-        blocks: list[Stored] = []
+        blocks: list[StoredBlock] = []
         size = 0
         while size < self._bytes_max and (
             next_blocks := reader.read(start, bytes_max=self._bytes_max - size)
@@ -189,7 +189,7 @@ class Archive:
             )
         return start
 
-    def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
+    def _write(self, partition: str, blocks: list[StoredBlock], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(
                 f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
@@ -244,7 +244,7 @@ class Archive:
 
     def rewrite(
         self,
-        change: Callable[[Archived, Stored], Block | None],
+        change: Callable[[Archived, StoredBlock], Block | None],
         progress: Callable[[int], None] = lambda done: None,
     ) -> int:
         """Rewrite the files in which `change` replaces a block, then the manifest.
@@ -263,7 +263,8 @@ class Archive:
             if any(block is not None for block in changed):
                 pairs = zip(blocks, changed, strict=True)
                 file = self._write_rewritten(
-                    file, [old if new is None else Stored(old.offset, new) for old, new in pairs]
+                    file,
+                    [old if new is None else StoredBlock(old.offset, new) for old, new in pairs],
                 )
                 count += 1
             lines.append(file)
@@ -283,7 +284,7 @@ class Archive:
             durable.sync_folder(folder)
         return count
 
-    def _write_rewritten(self, file: Archived, blocks: list[Stored]) -> Archived:
+    def _write_rewritten(self, file: Archived, blocks: list[StoredBlock]) -> Archived:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
         data = packed(blocks)
         durable.write_new(self.path / name, data)
@@ -293,7 +294,7 @@ class Archive:
             file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
         )
 
-    def read(self, file: Archived) -> Iterator[Stored]:
+    def read(self, file: Archived) -> Iterator[StoredBlock]:
         """Yield the blocks of a file after checking its checksum. Raises DamageError."""
         path = self.path / file.file
         fix = "restore it from a copy of the archive"
@@ -310,10 +311,10 @@ class Archive:
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
             entries = _unpack(stream.read())
         for offset, kind, rows, receipt, payload in entries:
-            yield Stored(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
+            yield StoredBlock(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
 
 
-def packed(blocks: list[Stored]) -> bytes:
+def packed(blocks: list[StoredBlock]) -> bytes:
     """Return the content of a file with these blocks."""
     return _compress(
         _pack(

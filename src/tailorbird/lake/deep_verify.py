@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from tailorbird.events.contract import ERASED, Receipt, split
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.lake import Lake
-from tailorbird.stream import Stored
+from tailorbird.stream import StoredBlock
 
 PIECE_ROWS = 200_000
 UNLINKED = "erased-"  # prefix of the ids of erased people's events
@@ -103,7 +103,7 @@ def _fill(
 
 
 def _block_differences(
-    stored: Stored, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
+    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
 ) -> Iterator[int]:
     parts = split(stored.block.payload, _receipt(stored.block.receipt).encoding)
     if len(parts) != stored.block.rows:

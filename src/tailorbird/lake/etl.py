@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 from tailorbird.errors import DamageError
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.events.clock import DAY
-from tailorbird.events.schema import QUARANTINE, ROUTED, numbered
+from tailorbird.events.schema import QUARANTINE, ROUTED, number_rows
 from tailorbird.lake.ledger import Line
 from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
-from tailorbird.stream import PAST, Stored
+from tailorbird.stream import PAST, StoredBlock
 
 PAST_PARTITIONS = (*PAST, "raw-import")
 ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
@@ -42,7 +42,7 @@ KEY_COLUMNS = (
 _SCHEMAS = {"events": ROUTED, "quarantine": QUARANTINE, "duplicates": DUPLICATES}
 
 
-def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
+def routed_rows(blocks: Iterable[StoredBlock], kind: str) -> pa.Table:
     """Return the rows of the blocks of one kind, in log order. Raises DamageError if a block has
     other columns.
     """
@@ -54,7 +54,7 @@ def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
         try:
             with pa.ipc.open_stream(stored.block.payload) as reader:
                 table = reader.read_all().select(schema.names)
-            table = numbered(table, stored.offset) if kind == "events" else table
+            table = number_rows(table, stored.offset) if kind == "events" else table
             tables.append(table if table.schema.equals(schema) else table.cast(schema))
         except (pa.ArrowException, KeyError) as error:
             raise DamageError(
@@ -148,7 +148,7 @@ class _Taken(msgspec.Struct, frozen=True):
 
 
 def taken_by_all(
-    blocks: Iterable[Stored], taken_by_router: dict[str, dict[str, int]]
+    blocks: Iterable[StoredBlock], taken_by_router: dict[str, dict[str, int]]
 ) -> dict[str, int]:
     """Return for each raw log that several routers share the position that all have reached.
 
@@ -199,7 +199,7 @@ def _identity_keys(events: pa.Table) -> pa.ChunkedArray:
     )
 
 
-def answer_rows(blocks: Sequence[Stored], producer: str) -> pa.Table:
+def answer_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
     """Return the records of an answer log as rows of `answers`. Raises DamageError if a block does
     not decode.
     """

@@ -6,11 +6,11 @@ from tailorbird.errors import NotReadyError
 from tailorbird.stream import (
     Address,
     LogReader,
-    Stored,
+    StoredBlock,
     Stream,
-    answers_addresses,
     open_reader,
     raw_addresses,
+    response_log_addresses,
     routed_address,
 )
 
@@ -33,7 +33,7 @@ class Feeds:
     @property
     def answers(self) -> dict[str, Address]:
         """Logs of answers, by producer."""
-        return self._existing(answers_addresses(self._stream))
+        return self._existing(response_log_addresses(self._stream))
 
     @property
     def routed(self) -> dict[str, Address]:
@@ -66,7 +66,7 @@ class Feeds:
                 path.stem: path
                 for path in (
                     *raw_addresses(self._stream).values(),
-                    *answers_addresses(self._stream).values(),
+                    *response_log_addresses(self._stream).values(),
                 )
             }
             path = by_stem.get(log) if log != ROUTED else routed_address(self._stream)
@@ -94,9 +94,9 @@ class Feeds:
         self._readers.clear()
 
 
-def read_some(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
+def read_some(reader: LogReader, start: int, rows_max: int) -> list[StoredBlock]:
     """Read blocks of a log from a position on, about `rows_max` rows and 256 MiB at most."""
-    blocks: list[Stored] = []
+    blocks: list[StoredBlock] = []
     rows = size = 0
     while rows < rows_max and size < _BATCH_BYTES:
         next_blocks = reader.read(start)

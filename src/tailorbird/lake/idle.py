@@ -12,7 +12,7 @@ from pathlib import Path
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.places import Place
-from tailorbird.stream import answer_logs, open_reader, open_writer, raw_logs, read_released
+from tailorbird.stream import open_reader, open_writer, raw_logs, read_released, response_logs
 
 IDLE_US = 5 * MINUTE  # without a write, so that a server that restarts finds its log unchanged
 HOLD_S = 1.0
@@ -31,7 +31,7 @@ def prune_idle(
     logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]
     logs += [
         (path, producer, released.answers(producer))
-        for producer, path in answer_logs(stream).items()
+        for producer, path in response_logs(stream).items()
     ]
     pruned: dict[str, int] = {}
     for path, producer, before in logs:

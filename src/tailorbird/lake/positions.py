@@ -21,7 +21,7 @@ from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
 from tailorbird.places import Place
-from tailorbird.stream.released import FILE, sealed, unsealed
+from tailorbird.stream.released import FILE, sealed, unseal
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,7 +39,7 @@ def load_positions(lake: Place) -> Positions:
     """Load the positions; empty if there is no file yet. Raises DamageError."""
     path = lake / FILE
     try:
-        return msgspec.convert(unsealed(path.read_bytes()), Positions)
+        return msgspec.convert(unseal(path.read_bytes()), Positions)
     except FileNotFoundError:
         return Positions()
     except ValueError as error:

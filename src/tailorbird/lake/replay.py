@@ -29,10 +29,10 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import CONVERTERS
-from tailorbird.events.adapters.record import lines_of
+from tailorbird.events.adapters.record import record_to_lines
 from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract import Origin, Unread, split, unread_of
+from tailorbird.events.contract import Origin, Unread, parse_unread, split
 from tailorbird.events.schema import micros
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.etl import KEY_COLUMNS
@@ -259,7 +259,7 @@ def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
 
     A row that came by HTTP is parsed as the collector does, which is stricter than a file import.
     """
-    unread = unread_of(body)
+    unread = parse_unread(body)
     converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOKS}
     if (
         unread is None
@@ -267,7 +267,7 @@ def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
         or unread.format not in converters
     ):
         return [bytes(line) for line in split(body, "json")], ""
-    return lines_of(
+    return record_to_lines(
         unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True
     ), unread.format
 

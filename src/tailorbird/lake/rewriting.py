@@ -13,7 +13,7 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.delta import DurableTable
-from tailorbird.stream import Block, Stored
+from tailorbird.stream import Block, StoredBlock
 
 Progress = Callable[[int], None]
 
@@ -50,7 +50,7 @@ class Rewriting:
 
     def bodies(
         self,
-        change: Callable[[Archived, Stored], Block | None],
+        change: Callable[[Archived, StoredBlock], Block | None],
         progress: Progress = lambda done: None,
     ) -> tuple[int, str, str]:
         """Replace bodies of the archive.
@@ -66,7 +66,7 @@ class Rewriting:
                 self.archive.chain,
             )
 
-    def forget_past(self) -> None:
+    def delete_history(self) -> None:
         """Delete the files that only old versions need, of every table.
 
         Old versions with rewritten files cannot be read after this.

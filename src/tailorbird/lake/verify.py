@@ -40,7 +40,7 @@ from tailorbird.lake.positions import (
 )
 from tailorbird.lake.tables import TABLES
 from tailorbird.places import Place
-from tailorbird.stream import Stream, answers_addresses, open_reader, routed_address
+from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 _HOLDING = ("events", "quarantine", "duplicates")
@@ -335,7 +335,7 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
             addresses = (
                 {log: routed_address(stream)}
                 if log == "routed"
-                else {address.stem: address for address in answers_addresses(stream).values()}
+                else {address.stem: address for address in response_log_addresses(stream).values()}
             )
             if log not in addresses:
                 return None

@@ -94,7 +94,7 @@ def plain(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
     }
 
 
-def from_plain(value: object) -> dict[str, TableVersion]:
+def from_manifest(value: object) -> dict[str, TableVersion]:
     """Convert versions from a manifest. Raises UsageError if they are malformed."""
     try:
         return msgspec.convert(value, dict[str, TableVersion])

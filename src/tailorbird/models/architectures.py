@@ -276,7 +276,7 @@ def _fit_gbdt(
     boosters: dict[str, Gbdt] = {}
     for number, head in enumerate(rows.heads):
         reporter = _EpochReporter(on_epoch, progress, number, len(rows.heads), settings.trees)
-        train_sample, validation_sample = sample_of(rows, head), sample_of(validation, head)
+        train_sample, validation_sample = head_sample(rows, head), head_sample(validation, head)
         boosters[head] = fit_gbdt(
             train_sample,
             validation_sample,
@@ -314,7 +314,7 @@ class _EpochReporter:
         return self.stopped
 
 
-def sample_of(rows: Rows, head: str) -> Sample:
+def head_sample(rows: Rows, head: str) -> Sample:
     """Return the rows with a known label of a head, as boosters take them."""
     label = np.asarray(rows.labels[head])
     is_labelled = np.isfinite(label.astype(np.float32))

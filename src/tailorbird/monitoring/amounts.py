@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from tailorbird.events import DAY, HOUR, show_duration, to_iso
+from tailorbird.events import DAY, HOUR, format_duration, to_iso
 from tailorbird.monitoring.day import HISTORY_DAYS, Day
 from tailorbird.monitoring.verdict import NONE, Check, build_check
 
@@ -22,7 +22,7 @@ ROWS_MIN = 20  # fewer usual events are not judged
 CHANCE = 10.0  # deviance limit: a probability of e^−10, one hour in 20,000
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class DayExpectations(msgspec.Struct, frozen=True):
     """Expectations that a project declares for each day, see `config.contract_file`."""
 
     unique: Mapping[str, Sequence[str]] = {}
@@ -99,7 +99,7 @@ def check_total(day: Day) -> Check:
     )
 
 
-def check_volume(day: Day, expectations: Wanted) -> Check:
+def check_volume(day: Day, expectations: DayExpectations) -> Check:
     """Check that a finished day has as many events of a type as declared."""
     is_over = day.until >= day.start + 24 * HOUR
     problems = [
@@ -119,7 +119,7 @@ def check_volume(day: Day, expectations: Wanted) -> Check:
     )
 
 
-def check_freshness(day: Day, expectations: Wanted) -> Check:
+def check_freshness(day: Day, expectations: DayExpectations) -> Check:
     """Check that the newest event of a type, within a week, is as recent as declared."""
     problems = []
     for type_, limit_us in expectations.fresh_within.items():
@@ -134,7 +134,7 @@ def check_freshness(day: Day, expectations: Wanted) -> Check:
                 to_iso(newest) if newest_times else f"{HISTORY_DAYS} days before the day, or older"
             )
             problems.append(
-                f"the newest {type_} is of {when}; one within {show_duration(limit_us)} is declared"
+                f"the newest {type_} is of {when}; one within {format_duration(limit_us)} is declared"
             )
     return build_check(
         "freshness",

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import MINUTE, SECOND, micros, show_duration
+from tailorbird.events import MINUTE, SECOND, format_duration, micros
 from tailorbird.monitoring.amounts import (
-    Wanted,
+    DayExpectations,
     check_freshness,
     check_hours,
     check_total,
@@ -44,7 +44,9 @@ REFUSED_MAX, REFUSED_ROWS = 0.05, 20
 _FLOOR = 1e-3  # minimum share of a value, for the logarithm
 
 
-def run_checks(day: Day, expectations: Wanted, extra_checks: Sequence[Check] = ()) -> list[Check]:
+def run_checks(
+    day: Day, expectations: DayExpectations, extra_checks: Sequence[Check] = ()
+) -> list[Check]:
     """Run all checks of a day, and append the extra checks."""
     return [check(day) for check in _CHECKS] + [
         check_volume(day, expectations),
@@ -259,7 +261,7 @@ def check_skew(day: Day) -> Check:
         ):
             problems.append(
                 f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
-                f"than {show_duration(SKEW_US)}"
+                f"than {format_duration(SKEW_US)}"
             )
     ok_text = f"the clocks of at most {worst:.1%} of a device's events are off"
     return build_check(
@@ -311,7 +313,7 @@ def check_refused(day: Day) -> Check:
     )
 
 
-def check_uniqueness(day: Day, expectations: Wanted) -> Check:
+def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
     """Check that properties declared unique differ in all events of the day.
 
     A property that no event has is named, but not judged.

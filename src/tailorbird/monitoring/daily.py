@@ -25,13 +25,13 @@ import msgspec
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
-from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.amounts import DayExpectations
 from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
 from tailorbird.places import Place
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 PAGE = "index.html"
 ALERT_S = 15.0
@@ -55,7 +55,7 @@ class DayReport(msgspec.Struct, frozen=True):
     untold: bool = False  # an alert is due and is not confirmed, so it is retried
 
     @property
-    def of_use(self) -> bool:
+    def has_content(self) -> bool:
         """True if the report is worth keeping, unlike days before the first event."""
         return bool(self.rows or self.newest_before)
 
@@ -68,7 +68,7 @@ def run_day(
     lake: Lake,
     number: int,
     now: int,
-    expectations: Wanted,
+    expectations: DayExpectations,
     extra_checks: ExtraChecks = lambda number: (),
 ) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError without a lake."""
@@ -85,7 +85,7 @@ def run_day(
 
 def keep(folder: Path, report: DayReport) -> Path:
     """Store the report, rebuild the page, and return the page's path."""
-    write_whole(
+    atomic_write(
         folder / f"{report.day}.json",
         msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
     )
@@ -158,7 +158,7 @@ def watch(
     clock: Clock,
     stop: threading.Event,
     *,
-    wanted: Wanted,
+    wanted: DayExpectations,
     after_us: int,
     target: str,
     further: ExtraChecks,
@@ -180,7 +180,7 @@ def watch(
             started = time.monotonic()
             try:
                 report = run_day(Lake(lake), number, clock.now(), wanted, further)
-                if report.of_use:
+                if report.has_content:
                     due_alert = bool(target and report.failed)
                     keep(
                         folder, msgspec.structs.replace(report, untold=due_alert)

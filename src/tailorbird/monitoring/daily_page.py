@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 if TYPE_CHECKING:
     from tailorbird.monitoring.daily import DayReport
@@ -47,7 +47,7 @@ def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
         "Tailorbird</title>"
         f"<style>{_STYLE}</style><body><h1>Daily checks</h1>{body}</body></html>"
     )
-    write_whole(path, text.encode())
+    atomic_write(path, text.encode())
     return path
 
 
@@ -61,7 +61,7 @@ def _newest(report: "DayReport") -> str:
     )
     head = "<tr><th>check</th><th></th><th>what was found</th><th>figure</th><th>limit</th></tr>"
     return (
-        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>Checked at "
+        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>CheckedBatch at "
         f"{escape(report.at)}.</p><table>{head}{rows}</table>"
     )
 

@@ -1,4 +1,4 @@
-"""Judge the canary by the log, and advance, promote or end it."""
+"""Evaluator the canary by the log, and advance, promote or end it."""
 
 import logging
 
@@ -6,7 +6,7 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import Clock, duration
+from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
 from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, Verdict, figures, judge
 from tailorbird.registry import Registry
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def advance_canary(project: Project, clock: Clock) -> str:
-    """Judge the canary by the log, and act on it. Return what was done: `wait`, `advance`,
+    """Evaluator the canary by the log, and act on it. Return what was done: `wait`, `advance`,
     `promote`, `end`, or "" without a canary.
     """
     registry = Registry(project.paths.registry, clock=clock)
@@ -33,7 +33,7 @@ def advance_canary(project: Project, clock: Clock) -> str:
         registry.end_canary(by=BY, why=verdict.reason)
         log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
     elif verdict.action == "advance":
-        registry.send_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
+        registry.set_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
     elif verdict.action == "promote":
         registry.promote(aliases.canary, by=BY, why=verdict.reason)
     return verdict.action
@@ -77,7 +77,7 @@ def judge_canary(project: Project, registry: Registry) -> Verdict:
     events = lake.events(columns=EVENTS, ts_from=since)
     answers = lake.answers(columns=ANSWERS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
-    attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
+    attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
     canary_, champion = (
         figures(events, answers, version, denominators=denominators, attribution=attribution)
         for version in (aliases.canary, aliases.champion)

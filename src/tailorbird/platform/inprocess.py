@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
+from tailorbird.config.candidates import required_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
@@ -24,10 +24,10 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 
-class InProcess:
+class InProcessServer:
     """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles
     and items; `schemas`, `bundles`.
 
@@ -49,7 +49,7 @@ class InProcess:
         door: Door | None,
         seed: int | None,
         hide: bool = True,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
@@ -62,7 +62,7 @@ class InProcess:
             project.paths.candidates,
             clock,
             copies=copies,
-            wanted=partial(wanted_contract, project),
+            wanted=partial(required_contract, project),
             log_end=lambda: self._catalogue.position,
         )
         self.tables.look()
@@ -117,7 +117,7 @@ class InProcess:
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
     """A pipeline that logs nothing, until the end of the block."""
-    parts = InProcess(project, clock, door=None, seed=seed)
+    parts = InProcessServer(project, clock, door=None, seed=seed)
     try:
         yield parts.pipeline
     finally:

@@ -29,14 +29,14 @@ import msgspec
 from tailorbird import faults
 from tailorbird.candidates.history import rebuild
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
-from tailorbird.config.schemas import active_schemas, plan_for
+from tailorbird.config.candidates import required_contract
+from tailorbird.config.schemas import active_schemas, route_plan_for
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK, SuppressionList
 from tailorbird.features import FeatureSet, schemas
 from tailorbird.features.erase import remake_state, sensitivity
-from tailorbird.features.keypart import parts_of
+from tailorbird.features.keypart import all_parts
 from tailorbird.lake import Lake, durable
 from tailorbird.privacy.files import find_derived, find_scratch, local_roots
 from tailorbird.privacy.footprint import find_footprint
@@ -60,13 +60,13 @@ from tailorbird.privacy.rewrite_tables import TableRewriter
 from tailorbird.privacy.search import Progress, SearchReport, is_below, search_project
 from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
 from tailorbird.registry import Registry
-from tailorbird.router.erase import Forgotten
+from tailorbird.router.erase import ErasedCounts
 from tailorbird.router.erase import erase as erase_router
 from tailorbird.stream import read_released, sqlite
-from tailorbird.stream.importer import forget_paths
+from tailorbird.stream.importer import erase_paths
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka.emptied import Emptying
+    from tailorbird.stream.kafka.emptied import TopicSpec
 
 
 def is_unfinished(data: Path) -> bool:
@@ -87,7 +87,7 @@ def erase(
 
     Raises:
         LockedError: a role is running.
-        BehindError: rows wait that are not yet in the lake.
+        LagError: rows wait that are not yet in the lake.
         NotReadyError: there is no lake.
         UsageError: there are files that cannot be searched.
     """
@@ -111,13 +111,13 @@ def find_not_begun(data: Path, stored: Sequence[StoredId]) -> list[StoredId]:
     return [one for one in stored if not journal.people.persons.issuperset(flatten_ids([one]))]
 
 
-def _topics_of(journal: Journal) -> "list[Emptying]":
+def _topics_of(journal: Journal) -> "list[TopicSpec]":
     """Return how the topics of an erasure are made again."""
     if not journal.topics:
         return []
-    from tailorbird.stream.kafka.emptied import Emptying
+    from tailorbird.stream.kafka.emptied import TopicSpec
 
-    return msgspec.convert(journal.topics, list[Emptying])
+    return msgspec.convert(journal.topics, list[TopicSpec])
 
 
 class _Erasure:
@@ -136,7 +136,7 @@ class _Erasure:
         self._progress = progress
         self._data = project.paths.data
         self._features = active_schemas(project)
-        self._plan = plan_for(project, self._features)
+        self._plan = route_plan_for(project, self._features)
         self._journal = journal or self._begin(stored)
         self._people, self._footprint = self._journal.people, self._journal.footprint
         key = bytes.fromhex(self._journal.key)
@@ -223,7 +223,7 @@ class _Erasure:
         return {"tables": {"files": sum(files.values()), **dict(rewriter.counts)}}
 
     def _history(self) -> dict[str, Any]:
-        self._writers.lake.rewriting().forget_past()
+        self._writers.lake.rewriting().delete_history()
         for path in find_set_aside(self._project.paths.lake):
             path.unlink()
         return {}
@@ -238,11 +238,11 @@ class _Erasure:
             "mentions": self._mentions,
         }
         topics, routed = self._writers.topics, self._writers.routed
-        forgotten = [] if topics is None else topics.routed.forget(**erased)
+        forgotten = [] if topics is None else topics.routed.erase(**erased)
         if routed is not None:
             released = read_released(self._project.paths.lake).of_routed()
             forgotten.append(erase_router(routed, released, **erased))
-        names = Forgotten.__struct_fields__
+        names = ErasedCounts.__struct_fields__
         return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
 
     def _logs(self) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class _Erasure:
         count = 0
         for producer, log in self._writers.raw.items():
             count += log.prune(released.raw(producer))
-            forget_paths(log)
+            erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
         for producer, log in self._writers.answers.items():
@@ -278,7 +278,7 @@ class _Erasure:
         at = self._project.copies()
         if at is None:
             return {}
-        parts = parts_of(self._project.workers)
+        parts = all_parts(self._project.workers)
         names = {part.copies(one.schema_hash) for one in self._features for part in parts}
         names |= {".".join(filter(None, state)) for state in self._writers.states}
         return {"copies": {"records": delete_copies(at, names)}}
@@ -286,7 +286,7 @@ class _Erasure:
     def _state(self, features: FeatureSet) -> dict[str, Any]:
         schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
         active = [one.schema_hash for one in self._features]
-        parts = parts_of(workers)
+        parts = all_parts(workers)
         names = {part.name for part in parts}
         for key in list(self._writers.states):
             if key[0] not in active or key[0] == schema or key[1] not in names:
@@ -305,7 +305,7 @@ class _Erasure:
         return {f"state {schema}": {"rows": sum(remake(part=part) for part in parts)}}
 
     def _candidates(self) -> dict[str, Any]:
-        root, contract = self._project.paths.candidates, wanted_contract(self._project)
+        root, contract = self._project.paths.candidates, required_contract(self._project)
         while self._writers.candidates:
             self._writers.candidates.pop().release()
         if not root.exists():

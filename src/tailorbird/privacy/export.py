@@ -242,7 +242,7 @@ def _open_reader(project: Project, features: FeatureSet) -> Reader | None:
 def _scores(project: Project, people: People) -> Iterator[Record]:
     feed = ScoreFeed(scores_address(project.stream))
     try:
-        for batch in feed.all_from(0):
+        for batch in feed.iterate_from(0):
             for score in batch.scores:
                 by_person = score.user_id is None and score.person in people.persons
                 if score.user_id in people.users or by_person:

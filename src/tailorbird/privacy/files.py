@@ -11,7 +11,7 @@ from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
 from tailorbird.features import parts
 from tailorbird.lake.made import MADE
-from tailorbird.training.resuming import UNFINISHED
+from tailorbird.training.resuming import UNFINISHED_FOLDER
 
 _DRAFT = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")
 _TRAINING_SET = ("rows-*.parquet", "requests-*.parquet", "categories.parquet", "*.new")
@@ -27,7 +27,7 @@ def local_roots(project: Project) -> list[Path]:
 def find_scratch(data: Path, lake: Path | None) -> Iterator[Path]:
     """Yield what killed commands left, and weights that the next training would begin with."""
     yield from sorted(data.glob("training/warm"))
-    yield from (path for path in sorted(data.rglob(UNFINISHED)) if path.is_dir())
+    yield from (path for path in sorted(data.rglob(UNFINISHED_FOLDER)) if path.is_dir())
     for pattern in ("registry/.incoming", "registry/churn/*/.incoming", "run/verify-*"):
         yield from sorted(data.glob(pattern))
     for path in sorted(data.rglob("*")):

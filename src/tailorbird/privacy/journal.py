@@ -49,7 +49,7 @@ def read_journal(data: Path) -> Journal | None:
     """Return the journal of an erasure that was cut off, if there is one. Raises DamageError."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.end_destroying(path)
+        whole.finish_shredding(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Journal)
     except FileNotFoundError:
@@ -78,4 +78,4 @@ def destroy_journal(data: Path) -> None:
     """Overwrite the journal and delete it."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.destroy(path)
+        whole.shred(path)

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 import msgspec
 import numpy as np
 
-from tailorbird.events.free import WITHIN_MIN, is_number
+from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN, is_number
 
 _TABLE_BITS = 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -44,15 +44,19 @@ class StringMatcher:
     """
 
     def __init__(self, strings: Collection[bytes]) -> None:
-        self._strings = frozenset(one for one in strings if len(one) >= WITHIN_MIN)
+        self._strings = frozenset(one for one in strings if len(one) >= EMBEDDED_ID_LENGTH_MIN)
         self.longest = max(map(len, self._strings), default=0)
         sample = list(self._strings)[:_SAMPLE]
-        seen = Counter(end for one in sample for end in (one[:WITHIN_MIN], one[-WITHIN_MIN:]))
+        seen = Counter(
+            end
+            for one in sample
+            for end in (one[:EMBEDDED_ID_LENGTH_MIN], one[-EMBEDDED_ID_LENGTH_MIN:])
+        )
         self._places: dict[int, set[tuple[int, int]]] = {}
         for one in self._strings:
-            is_first = seen[one[:WITHIN_MIN]] <= seen[one[-WITHIN_MIN:]]
-            at = 0 if is_first else len(one) - WITHIN_MIN
-            key = int.from_bytes(one[at : at + WITHIN_MIN], "little")
+            is_first = seen[one[:EMBEDDED_ID_LENGTH_MIN]] <= seen[one[-EMBEDDED_ID_LENGTH_MIN:]]
+            at = 0 if is_first else len(one) - EMBEDDED_ID_LENGTH_MIN
+            key = int.from_bytes(one[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
             self._places.setdefault(key, set()).add((at, len(one)))
         self._keys = np.array(sorted(self._places), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
@@ -61,10 +65,10 @@ class StringMatcher:
 
     def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield each place where a string stands, in order, with the string."""
-        if len(data) < WITHIN_MIN or not len(self._keys):
+        if len(data) < EMBEDDED_ID_LENGTH_MIN or not len(self._keys):
             return
         padded = data + bytes(8)
-        mask = np.uint64((1 << 8 * WITHIN_MIN) - 1)
+        mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
         values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
         places = np.flatnonzero(self._table[_slot(values)])
         places = places[np.isin(values[places], self._keys)]
@@ -86,7 +90,7 @@ class IdMatcher:
     """Finds ids of six characters or more, in their three forms, where they stand alone."""
 
     def __init__(self, ids: Collection[str]) -> None:
-        long = [one for one in ids if len(one) >= WITHIN_MIN]
+        long = [one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN]
         self._numbers = frozenset(one.encode() for one in long if is_number(one))
         self._matcher = StringMatcher({form for one in long for form in forms(one)})
         self.longest = self._matcher.longest

@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 
 from tailorbird.events import free
 from tailorbird.events.contract import NUMBERS
-from tailorbird.events.free import NAME, THINGS, WITHIN_MIN, as_text, is_number, leaves, said
+from tailorbird.events.free import (
+    EMBEDDED_ID_LENGTH_MIN,
+    NAME,
+    THINGS,
+    as_text,
+    is_number,
+    leaves,
+    said,
+)
 from tailorbird.events.plan import RoutePlan
 from tailorbird.privacy.matching import IdMatcher
 
@@ -48,8 +56,12 @@ class Mentions:
         self._ids, self._known, self._rename = frozenset(ids), frozenset(known), rename
         self._matcher = IdMatcher(ids)
         self._names = IdMatcher([one for one in ids if not is_number(one)])
-        self._numbers = {one for one in ids if len(one) >= WITHIN_MIN and is_number(one)}
-        self._needs_values = bool(self._numbers) or any(len(one) < WITHIN_MIN for one in ids)
+        self._numbers = {
+            one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN and is_number(one)
+        }
+        self._needs_values = bool(self._numbers) or any(
+            len(one) < EMBEDDED_ID_LENGTH_MIN for one in ids
+        )
 
     def in_text(self, text: str) -> bool:
         """Return whether a text is or holds an id."""

@@ -38,7 +38,7 @@ def find_trained_on(
     bundles: list[dict[str, object]] = []
     for prefix, folder in find_registries(project.paths.registry).items():
         for info in Registry(folder, clock=clock).versions():
-            start, end = info.learned_from
+            start, end = info.data_span
             if start <= last and first < end:
                 aliases = list(info.aliases)
                 bundles.append(

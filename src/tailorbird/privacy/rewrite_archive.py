@@ -17,7 +17,7 @@ from tailorbird.privacy.footprint import Footprint, Place
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People
 from tailorbird.privacy.rewrite_events import EventRewriter
-from tailorbird.stream import Block, Stored
+from tailorbird.stream import Block, StoredBlock
 
 _decode = msgspec.json.Decoder().decode
 _receipt = msgspec.json.Decoder(Receipt).decode
@@ -43,7 +43,7 @@ class ArchiveRewriter:
         self._refused_rows = frozenset(footprint.refused_rows)
         self.rows = 0
 
-    def change(self, file: Archived, stored: Stored) -> Block | None:
+    def change(self, file: Archived, stored: StoredBlock) -> Block | None:
         """Return the block in another's place; None where it stays as it is."""
         if stored.block.kind != "body":
             return None

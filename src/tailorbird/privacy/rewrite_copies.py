@@ -4,13 +4,13 @@ import time
 from collections.abc import Collection
 
 from tailorbird.errors import LockedError
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, Copies, CopiesAt, open_copies
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, Copies, CopyTarget, open_copies
 
 _CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `store.published`
 _INTERVAL_S = 0.2
 
 
-def delete_copies(at: CopiesAt, names: Collection[str]) -> int:
+def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
     """Delete all records of a project, and those under `names`; return how many.
 
     Raises:
@@ -30,7 +30,7 @@ def delete_copies(at: CopiesAt, names: Collection[str]) -> int:
     return count
 
 
-def _delete(copies: Copies, at: CopiesAt, name: str, deadline: float) -> int:
+def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
     try:
         while copies.claimed():
             if time.monotonic() > deadline:
@@ -45,7 +45,7 @@ def _delete(copies: Copies, at: CopiesAt, name: str, deadline: float) -> int:
         copies.close()
 
 
-def _names(at: CopiesAt) -> list[str]:
+def _names(at: CopyTarget) -> list[str]:
     copies = at.open("", timeout_s=WRITE_TIMEOUT_S)
     try:
         return copies.names(at.project)

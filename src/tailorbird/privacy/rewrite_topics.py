@@ -16,10 +16,10 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
 from tailorbird.events.suppression import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
-from tailorbird.router.emptying import RoutedTopics, hold_routed
+from tailorbird.router.emptying import RoutedTopics, lock_routed_topics
 from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
-from tailorbird.stream.kafka.emptied import Emptying
+from tailorbird.stream.kafka.emptied import TopicSpec
 from tailorbird.stream.kafka.logs import SHUFFLED, KafkaStream
 from tailorbird.stream.released import Released
 
@@ -47,7 +47,7 @@ class Topics:
         return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
 
     def behind(self, released: Released) -> list[str]:
-        """Return the logs with rows that are not in the lake yet. Raises BehindError."""
+        """Return the logs with rows that are not in the lake yet. Raises LagError."""
         raw = [
             each.partition
             for some in self.raw.values()
@@ -66,7 +66,7 @@ class Topics:
             *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else []),
         ]
 
-    def describe(self) -> list[Emptying]:
+    def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         mine = [
             emptied.describe([each.address for each in some], [each.end() for each in some])
@@ -74,7 +74,7 @@ class Topics:
         ]
         return [*mine, *self.routed.describe()]
 
-    def empty(self, topics: list[Emptying], clock: Clock) -> int:
+    def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
         """Empty all topics and return their number; what was emptied before stays."""
         for some in self._all:
             for writer in some:
@@ -109,7 +109,9 @@ class Topics:
 
 
 @contextmanager
-def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) -> Iterator[Topics]:
+def hold_topics(
+    stream: KafkaStream, data: Path, topics: list[TopicSpec] | None
+) -> Iterator[Topics]:
     """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted some."""
     stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
     owner = _owner(data) or marker.new_owner()
@@ -125,7 +127,7 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
     try:
         for was in topics or ():
             emptied.begin(logs_of(stream, was), was)
-        with hold_routed(stream) as routed:
+        with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
                 for log in stream.raw_logs().values():
@@ -137,11 +139,11 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
                     held.shuffled.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
-                if stream.scores.name in emptied.topics_of(stream.cluster):
+                if stream.scores.name in emptied.list_topics(stream.cluster):
                     held.shuffled[stream.scores.topic] = [
                         open_writer(stream.scores, partition="scores")
                     ]
-                for log in stream.answer_logs().values():
+                for log in stream.response_logs().values():
                     held.answers.setdefault(log.topic, []).append(
                         open_writer(log, partition=log.partition)
                     )
@@ -165,7 +167,7 @@ def release_unbegun(stream: KafkaStream, data: Path) -> bool:
 def release(cluster: Cluster, data: Path) -> bool:
     """Remove this machine's marker; return whether it stood."""
     owner = _owner(data)
-    stood = owner is not None and marker.unmark(cluster, owner)
+    stood = owner is not None and marker.clear_marker(cluster, owner)
     (data / FOLDER / _MARKED).unlink(missing_ok=True)
     return stood
 
@@ -178,7 +180,7 @@ def _owner(data: Path) -> str | None:
         return None
 
 
-def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:
+def logs_of(stream: KafkaStream, was: TopicSpec) -> list[KafkaLog]:
     """Return the partitions of a topic."""
     count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
     if kind == "order":
@@ -202,7 +204,7 @@ def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:
 def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
     """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
     cluster = stream.cluster
-    for name, count in emptied.topics_of(cluster).items():
+    for name, count in emptied.list_topics(cluster).items():
         for partition in range(count):
             for offset, headers, value in emptied.messages(cluster, name, partition):
                 yield (
@@ -217,7 +219,7 @@ def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
     raw = [log for log in stream.raw_logs().values() if isinstance(log, KafkaLog)]
     for log in (
         *raw,
-        *stream.answer_logs().values(),
+        *stream.response_logs().values(),
         *stream.shuffled_logs(),
         stream.scores,
         *routed,

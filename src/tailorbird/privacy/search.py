@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.config import Project
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.free import WITHIN_MIN
+from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.events.tables.files import DAMAGED
 from tailorbird.lake import Lake
@@ -92,7 +92,9 @@ class Needles:
     def __init__(
         self, people: People, ambiguous: Collection[str] = (), longer: Collection[str] = ()
     ) -> None:
-        self.by_field = {id_ for id_ in people.ids if len(id_) < WITHIN_MIN or id_ in ambiguous}
+        self.by_field = {
+            id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
+        }
         self._ids = IdMatcher(people.ids - self.by_field)
         named = [("user_id", one) for one in people.users & self.by_field]
         named += [("anonymous_id", one) for one in people.devices & self.by_field]
@@ -151,7 +153,7 @@ def search_project(
         _search_blocks(read_topics(project.stream), needles, report, count)
     if needles.by_field:
         report.limits.append(
-            f"{len(needles.by_field):,} ids have fewer than {WITHIN_MIN} characters, or are also "
+            f"{len(needles.by_field):,} ids have fewer than {EMBEDDED_ID_LENGTH_MIN} characters, or are also "
             "an item's or another value's: they were looked for in fields that say who it was."
         )
     if longer:

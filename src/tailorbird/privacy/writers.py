@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from tailorbird.candidates.folder import ROLE, contract_folders
 from tailorbird.config import Project
-from tailorbird.config.erasures import READING
-from tailorbird.errors import BehindError, LockedError, UsageError
-from tailorbird.events import Clock, duration
+from tailorbird.config.erasures import READ_LOCK
+from tailorbird.errors import LagError, LockedError, UsageError
+from tailorbird.events import Clock, parse_duration
 from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
 from tailorbird.lake import LakeRole
@@ -21,18 +21,18 @@ from tailorbird.lock import FileLock
 from tailorbird.places import Place
 from tailorbird.stream import (
     EmbeddedWriter,
-    answer_logs,
     open_reader,
     open_writer,
     raw_logs,
     read_released,
+    response_logs,
     routed_path,
     scores_path,
 )
 
 if TYPE_CHECKING:
     from tailorbird.privacy.rewrite_topics import Topics
-    from tailorbird.stream.kafka.emptied import Emptying
+    from tailorbird.stream.kafka.emptied import TopicSpec
 
 # Files of a table's log, which know of files and not of rows; they are deleted with the history.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
@@ -65,17 +65,17 @@ class Writers:
 
 @contextmanager
 def open_writers(
-    project: Project, clock: Clock, topics: "list[Emptying] | None" = None
+    project: Project, clock: Clock, topics: "list[TopicSpec] | None" = None
 ) -> Iterator[Writers]:
     """Hold all files until the end of the block; `topics` are those of an erasure that was cut off.
 
     Raises:
         LockedError: a role is running, or a command that writes down what it read.
-        BehindError: rows wait in the logs that are not yet in the lake.
+        LagError: rows wait in the logs that are not yet in the lake.
         UsageError: files were set aside that cannot be searched.
     """
     with ExitStack() as stack:
-        stack.callback(_lock_out_readers(project.paths.run / READING).release)
+        stack.callback(_lock_out_readers(project.paths.run / READ_LOCK).release)
         try:
             writers = _open(project, clock, topics, stack)
         except LockedError as error:
@@ -86,11 +86,11 @@ def open_writers(
 
 
 def _open(
-    project: Project, clock: Clock, topics: "list[Emptying] | None", stack: ExitStack
+    project: Project, clock: Clock, topics: "list[TopicSpec] | None", stack: ExitStack
 ) -> Writers:
     paths, stream = project.paths, project.paths.stream
     stack.callback(FileLock(paths.run / "up").release)
-    history_us = duration(project.settings.lake.history)
+    history_us = parse_duration(project.settings.lake.history)
     role = LakeRole(project.stream, paths.lake, clock=clock, keep_us=history_us)
     writers = Writers(stack.enter_context(role))
     if not isinstance(project.stream, Path):
@@ -99,7 +99,7 @@ def _open(
         writers.topics = stack.enter_context(hold_topics(project.stream, paths.data, topics))
     for producer, path in raw_logs(stream).items():
         writers.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
-    for producer, path in answer_logs(stream).items():
+    for producer, path in response_logs(stream).items():
         with open_reader(path) as reader:
             partition = reader.partition
         writers.answers[producer] = stack.enter_context(open_writer(path, partition=partition))
@@ -132,7 +132,7 @@ def forget_unbegun(project: Project) -> bool:
         return False
     from tailorbird.privacy.rewrite_topics import release_unbegun
 
-    lock = _lock_out_readers(project.paths.run / READING)
+    lock = _lock_out_readers(project.paths.run / READ_LOCK)
     try:
         return release_unbegun(project.stream, project.paths.data)
     finally:
@@ -153,7 +153,7 @@ def _lock_out_readers(path: Path) -> FileLock:
 
 
 def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) -> None:
-    """Raise BehindError where rows stand in the logs alone, which are emptied."""
+    """Raise LagError where rows stand in the logs alone, which are emptied."""
     released = read_released(project.paths.lake)
     behind = [name for name, log in writers.raw.items() if log.end() > released.raw(name)]
     behind += [name for name, log in writers.answers.items() if log.end() > released.answers(name)]
@@ -162,7 +162,7 @@ def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) 
     if writers.topics is not None and check_topics:
         behind += writers.topics.behind(released)
     if behind:
-        raise BehindError(
+        raise LagError(
             f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",
             where=str(project.paths.stream),
             fix="tailorbird lake erase brings them in",

@@ -49,7 +49,7 @@ from tailorbird.ranking.encoders import Encoder, Keys, Matrix, read_encoder
 from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
-from tailorbird.ranking.tree_shap import Trees, share_out
+from tailorbird.ranking.tree_shap import Trees, rescale_contributions
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
@@ -315,7 +315,7 @@ class ChurnBundle:
             -np.mean([effect for effect, _ in contributions], axis=0),
             -float(np.mean([offset for _, offset in contributions])),
         )
-        return share_out(
+        return rescale_contributions(
             effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
         )
 

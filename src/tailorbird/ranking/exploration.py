@@ -80,7 +80,7 @@ def choose(
     return _explore_one(order, shown, explore, rng, constraints)
 
 
-def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
+def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Choice:
     """Draw a slate uniformly from n candidates: each is at each position with probability 1/n.
 
     It respects no quota, promotion or pin.

@@ -108,7 +108,7 @@ class Rules:
         return frozenset().union(*(rule.item_fields for rule in self.rules))
 
     @property
-    def for_everybody(self) -> "Rules":
+    def item_only(self) -> "Rules":
         """The rules that read nothing but attributes of items."""
         return Rules(tuple(rule for rule in self.rules if rule.is_item_only))
 

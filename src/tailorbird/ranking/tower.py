@@ -305,7 +305,7 @@ def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Mat
     return probe.rows[is_shown], probe.products[is_shown]
 
 
-def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
+def add_sequence_source(sources: Mapping[str, int], share: float) -> dict[str, int]:
     """Add the `sequence` source to a slot's sources, at a share of the same total.
 
     Unchanged if the slot names it, or has no item-kNN source.

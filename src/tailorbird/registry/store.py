@@ -108,7 +108,7 @@ class VersionInfo:
     heads: tuple[str, ...]
     metrics: dict[str, Any]
     aliases: tuple[str, ...]
-    learned_from: tuple[int, int] = (
+    data_span: tuple[int, int] = (
         0,
         0,
     )  # time span of the data of model and index, microseconds; zeros for none
@@ -186,7 +186,7 @@ class Registry:
                 )
             )
 
-    def cast_shadow(self, version: str, *, by: str, why: str) -> None:
+    def set_shadow(self, version: str, *, by: str, why: str) -> None:
         """Make servers log the scores of a version, or stop that with ""."""
         if version:
             self.verify(version)
@@ -194,7 +194,7 @@ class Registry:
             self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
             self._write_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
 
-    def send_canary(
+    def set_canary(
         self, version: str, share: float, *, by: str, why: str, automatic: bool = True
     ) -> None:
         """Let a version serve a share of the people, or a larger share than before.

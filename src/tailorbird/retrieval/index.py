@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
 TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
-MIXED = 1_000  # hits of words that are ordered by meaning too
+RERANKED_MIN = 1_000  # hits of words that are ordered by meaning too
 SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
 # Computed once: the first by which items there are, the second by their categories too.
 _OF_ITEMS, _OF_CATEGORIES = ("_key_order",), ("category",)
@@ -269,7 +269,7 @@ class Index:
                 this.
         """
         if self.meaning is not None:
-            words = self._by_words(text, max(n, MIXED), beside)
+            words = self._by_words(text, max(n, RERANKED_MIN), beside)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
             return _best(rows, scores, n)
         return self._by_words(text, n, beside)

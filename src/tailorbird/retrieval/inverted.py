@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
-from tailorbird.retrieval.directions import centres, nearest_of
+from tailorbird.retrieval.directions import nearest_of, spherical_kmeans
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
@@ -218,7 +218,7 @@ class Inverted:
         return made
 
 
-def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
+def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
     """An inverted file, or None where it would spare too little.
 
     Args:
@@ -231,7 +231,7 @@ def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted 
         return None
     rng = np.random.default_rng(seed)
     some = _units(vectors[np.sort(rng.choice(n, min(n, LEARNED_FROM * k), replace=False))])
-    at = centres(some, some[rng.choice(len(some), k, replace=False)], ROUNDS)
+    at = spherical_kmeans(some, some[rng.choice(len(some), k, replace=False)], ROUNDS)
     of = nearest_of(_units(vectors), at)
     rows = np.argsort(of, kind="stable").astype(np.int32)
     begin = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=k))]).astype(np.int64)

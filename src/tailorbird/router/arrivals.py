@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.events import ROUTED, Answer, Context, Receipt
-from tailorbird.events.columnwise import Checked, Contract, some
+from tailorbird.events.columnwise import CheckedBatch, Contract, some
 from tailorbird.events.parts import own_rows
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.router import enrich
@@ -227,7 +227,7 @@ class ArrivalsBuilder:
 
 
 def _to_arrivals(
-    checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
 ) -> Arrivals:
     """Turn checked events into columns, with rows counted from `first`."""
     fields = checked.fields
@@ -335,7 +335,9 @@ def _property_columns(
     return columns
 
 
-def _entries(checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int]) -> Entries:
+def _entries(
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int]
+) -> Entries:
     """Return the dedup index entries of the events, shape (n,)."""
     entries = np.empty(len(checked), ENTRY)
     fields = checked.fields

@@ -37,7 +37,7 @@ def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
         _remove(path, lock)
 
 
-def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
+def find_outdated_routers(folder: Path, plan: RoutePlan) -> list[int]:
     """Return the ids of processes that route here and accept other events than this plan."""
     process_ids: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tailorbird.events import Receipt
-from tailorbird.stream import PAST, Stored
+from tailorbird.stream import PAST, StoredBlock
 
 _decode = msgspec.json.Decoder(Receipt).decode
 
@@ -34,7 +34,7 @@ class LogBatch:
     """
 
     producer: str
-    bodies: list[Stored]
+    bodies: list[StoredBlock]
     initial_end: int
     has_more: bool
 
@@ -44,7 +44,7 @@ class QueuedBody:
     """A body to route; `receipt` is None if its block cannot be routed."""
 
     producer: str
-    stored: Stored
+    stored: StoredBlock
     receipt: Receipt | None
 
 

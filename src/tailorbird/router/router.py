@@ -35,14 +35,14 @@ from tailorbird.router.columns import (
 )
 from tailorbird.router.follow import ProfileFollower
 from tailorbird.router.merge import LogBatch, merge_by_receipt
-from tailorbird.router.route import MEMORY_BYTES, Memory, route
+from tailorbird.router.route import MEMORY_BYTES, RouterMemory, route
 from tailorbird.stream import (
     PAST,
     Block,
     EmbeddedWriter,
     LogReader,
     Share,
-    Stored,
+    StoredBlock,
     Stream,
     open_reader,
     open_writer,
@@ -152,7 +152,7 @@ class Router:
                 producer: _Source(id_, producer, offset, newest)
                 for id_, producer, offset, newest in rows
             }
-            self._memory = Memory(connection, self._plan, self._memory_bytes)
+            self._memory = RouterMemory(connection, self._plan, self._memory_bytes)
             if self._profile_follower is not None:
                 self._profile_follower.load(connection)
 
@@ -307,7 +307,7 @@ class Router:
             rows_left = max(
                 1, (rows_max - rows_read) // (len(readers) - index)
             )  # logs further on get what earlier ones left
-            bodies: list[Stored] = []
+            bodies: list[StoredBlock] = []
             for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
                 bodies.append(stored)
                 rows_left -= stored.block.rows
@@ -428,7 +428,7 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
 
 def make_tables(connection: apsw.Connection) -> None:
     """Create the router's tables where they do not exist."""
-    Memory.make_tables(connection)
+    RouterMemory.make_tables(connection)
     connection.execute(_TABLE)
     connection.execute(follow.TABLE)
     connection.execute(pruned.TABLES)

@@ -35,7 +35,7 @@ from tailorbird.stream.kafka.snapshots import (
     restore_snapshot,
     take_snapshot,
 )
-from tailorbird.stream.protocol import Stored
+from tailorbird.stream.protocol import StoredBlock
 
 INDEX = "index"  # kind of the block with a step's changes of the tables
 EMPTIED = "emptied"  # kind of the first block of a topic that was reset
@@ -156,7 +156,7 @@ class RoutedTopic:
         if position > start:
             log.info("brought the index up from %d to %d", start, position)
 
-    def _apply(self, stored: list[Stored]) -> None:
+    def _apply(self, stored: list[StoredBlock]) -> None:
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -265,7 +265,7 @@ class RoutedTopic:
         return self._topic.end()
 
     def prune_some(
-        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Return 0: `router.retention` prunes topics."""
         return 0

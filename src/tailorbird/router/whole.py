@@ -14,7 +14,7 @@ from tailorbird.router.router import Router, RouteReport
 from tailorbird.stream.kafka.logs import KafkaStream
 
 
-class WholeRouter:
+class PartitionedRouter:
     """A router of each partition and the order over them, with one `step()`.
 
     Raises:
@@ -92,7 +92,7 @@ class WholeRouter:
         """Close all logs."""
         self._stack.close()
 
-    def __enter__(self) -> "WholeRouter":
+    def __enter__(self) -> "PartitionedRouter":
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -60,7 +60,7 @@ from tailorbird.serving.messages import (
 from tailorbird.serving.metrics import CONTENT_TYPE
 from tailorbird.serving.openapi import Operation
 from tailorbird.serving.request import AnyQuery
-from tailorbird.serving.score_log import Scores, nothing_yet
+from tailorbird.serving.score_log import Scores, not_scored_error
 
 _recommend = msgspec.json.Decoder(RecommendQuery)
 _rank = msgspec.json.Decoder(RankQuery)
@@ -145,7 +145,7 @@ async def scores(request: Request, service: Service) -> Response:
     try:
         return as_json(await run_in_thread(service, service.scores.read, start))
     except NotReadyError as error:
-        raise nothing_yet(error) from None
+        raise not_scored_error(error) from None
 
 
 async def formulas(request: Request, service: Service) -> Response:
@@ -399,7 +399,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     for declared_route in (*own_routes, *routes):
         if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {declared_route} declares no scope")
-    service.metrics.watch_door(service.collector.figures)
+    service.metrics.watch_collector(service.collector.figures)
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(

@@ -27,7 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
 from tailorbird.loops import Loop
 from tailorbird.registry import Registry
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
 PROBE_TIMEOUT_S = 60.0
@@ -62,7 +62,7 @@ class _RefusedFolder:
         )
 
 
-def _file_stamps(folder: Path) -> dict[Path, Stamp | None]:
+def _file_stamps(folder: Path) -> dict[Path, FileStamp | None]:
     try:
         return {path: stamp(path) for path in folder.rglob("*")}
     except OSError:  # an unreadable folder may be why it cannot be loaded
@@ -131,7 +131,7 @@ class BundleHolder(Generic[B]):
         self._is_previous_pending = False
         self.canary_share = 0.0
         self.is_fallback = False
-        self._aliases_stamp: Stamp | None = None
+        self._aliases_stamp: FileStamp | None = None
         self._problem = ""
         self.loop = Loop(
             "bundles" if name == "champion" else name, self.tick, every_s=poll_s, first=False

@@ -33,8 +33,8 @@ from tailorbird.events.clock import Clock
 from tailorbird.loops import Loop
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiesAt
-from tailorbird.whole import Stamp, stamp
+from tailorbird.store.valkey import CopyTarget
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
 RETRY_S = 1.0
@@ -70,7 +70,7 @@ class LiveTables:
         root: Path,
         clock: Clock,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         wanted: Callable[[], Contract] | None = None,
         log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
@@ -79,7 +79,7 @@ class LiveTables:
         self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
         self._open: _OpenTables | None = None
-        self._current_stamp: Stamp | None = None
+        self._current_stamp: FileStamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()

@@ -27,7 +27,7 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, hash64s, micros
 from tailorbird.loops import Loop
 from tailorbird.retrieval import Index, NewItem
-from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
+from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 
 POLL_S = 0.5
@@ -101,7 +101,7 @@ class Catalogue:
                 if record.block.kind == "events":
                     item_count += self._take(record.block.payload, record.offset)
             self._position = stored[-1].end
-            if self.loop.stopping:
+            if self.loop.is_stopping:
                 break
         if item_count:  # here, so that no request has to wait for it
             self._rebuild_overlays()
@@ -209,7 +209,7 @@ class Catalogue:
 
     def _overlay_index(self, index: Index | None) -> Index | None:
         items, base = dict(self._items), _EMPTY if index is None else index
-        overlaid_index = laid_over(base, items, self._seen.missing_from(base))
+        overlaid_index = overlay_versions(base, items, self._seen.missing_from(base))
         return overlaid_index if len(overlaid_index) or index is not None else None
 
     def _take(self, payload: bytes, first_offset: int) -> int:
@@ -237,7 +237,7 @@ class Catalogue:
         for item_id, text, is_timeless, ts, received_at, offset in zip(
             ids, texts, timeless, valid_from, received, offsets.tolist(), strict=True
         ):
-            take_version(
+            update_newest(
                 self._items,
                 item_id,
                 ItemVersion(text or "{}", 0 if is_timeless else ts, max(ts, received_at), offset),

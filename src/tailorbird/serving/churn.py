@@ -98,7 +98,7 @@ class ChurnModels:
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
         assert bundle.features is not None  # ensured by `_bundle`
-        with self._schemas.reading_of(bundle.features) as access:
+        with self._schemas.access_for(bundle.features) as access:
             if access.reader is None:
                 raise NotReadyError(
                     "the features are not there at the moment", fix="ask again later"

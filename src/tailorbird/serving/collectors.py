@@ -11,12 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tailorbird.candidates.query import group_of
-from tailorbird.features.compared import Compared
+from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
-from tailorbird.health import FollowedStop
+from tailorbird.health import ProgressEvent
 from tailorbird.loops import Loop
-from tailorbird.serving.decisions import DoorFigures
-from tailorbird.serving.patience import State
+from tailorbird.serving.decisions import CollectorFigures
+from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.score_log import ScoreFigures
 from tailorbird.serving.shedding import Shedder
 from tailorbird.store.hedge import Hedge
@@ -28,7 +28,7 @@ class FeaturesCollector(Collector):
     maximum, not by sum.
     """
 
-    def __init__(self, compared: Callable[[], Compared | None]) -> None:
+    def __init__(self, compared: Callable[[], ParityTotals | None]) -> None:
         self._compared = compared
 
     def collect(self) -> Iterable[Metric]:
@@ -125,7 +125,7 @@ class SheddingCollector(Collector):
 
 
 class BreakerCollector(Collector):
-    def __init__(self, states: Callable[[], Iterable[State]]) -> None:
+    def __init__(self, states: Callable[[], Iterable[BreakerState]]) -> None:
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
@@ -164,7 +164,7 @@ class HedgeCollector(Collector):
             (
                 "tailorbird_store_asked_twice",
                 "Of these, how many took so long that they were asked a second time.",
-                hedge.asked_twice,
+                hedge.hedged,
             ),
             (
                 "tailorbird_store_second_won",
@@ -260,7 +260,7 @@ class ThreadsCollector(Collector):
 
 
 class RoleCollector(Collector):
-    def __init__(self, role: str, stop: FollowedStop) -> None:
+    def __init__(self, role: str, stop: ProgressEvent) -> None:
         self._role, self._stop = role, stop
 
     def collect(self) -> Iterable[Metric]:
@@ -276,7 +276,7 @@ class RoleCollector(Collector):
 
 
 def role_metrics(
-    role: str, stop: FollowedStop, collectors: Iterable[Collector]
+    role: str, stop: ProgressEvent, collectors: Iterable[Collector]
 ) -> Callable[[], bytes]:
     """Return a renderer of the metrics of a role without HTTP: its heartbeat, and those of
     `collectors`.
@@ -412,7 +412,7 @@ _ENTITY_METRICS = (
 
 
 class CollectorMetrics:
-    def __init__(self, figures: Callable[[], DoorFigures]) -> None:
+    def __init__(self, figures: Callable[[], CollectorFigures]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:

@@ -56,7 +56,7 @@ class DiskFullError(StorageError):
 
 
 @dataclass(frozen=True)
-class DoorFigures:
+class CollectorFigures:
     """A snapshot of the collector's counters since it was opened.
 
     Attributes:

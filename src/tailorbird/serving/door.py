@@ -43,9 +43,9 @@ from tailorbird.serving.decisions import (
     AdmissionCheck,
     BusyError,
     ClosedError,
+    CollectorFigures,
     Decision,
     DiskFullError,
-    DoorFigures,
     UnknownOutcomeError,
     decide,
 )
@@ -231,10 +231,10 @@ class Door:
             )
             self._condition.notify_all()
 
-    def figures(self) -> DoorFigures:
+    def figures(self) -> CollectorFigures:
         """Return the counters for metrics and tests."""
         with self._condition:
-            return DoorFigures(
+            return CollectorFigures(
                 accepted=self._accepted,
                 refused=dict(self._refused),
                 batches=self._batches,

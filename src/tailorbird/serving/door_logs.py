@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.places import Place
-from tailorbird.stream import Stream, answers_address, open_writer, raw_address, set_aside_files
+from tailorbird.stream import (
+    Stream,
+    open_writer,
+    raw_address,
+    response_log_address,
+    set_aside_files,
+)
 from tailorbird.stream.held import held
 
 if TYPE_CHECKING:
@@ -42,7 +48,10 @@ class CollectorLogs:
             LockedError: another process is this producer.
             DamageError: a topic ends before what they hold.
         """
-        raw_path, answers_path = raw_address(stream, producer), answers_address(stream, producer)
+        raw_path, answers_path = (
+            raw_address(stream, producer),
+            response_log_address(stream, producer),
+        )
         required_offsets = held(stream, producer, lake)
         raw = open_writer(raw_path, partition=producer, held=required_offsets)
         try:
@@ -65,7 +74,7 @@ class CollectorLogs:
         """
         paths = (
             raw_address(self.stream, self.producer),
-            answers_address(self.stream, self.producer),
+            response_log_address(self.stream, self.producer),
         )
         for path in paths if isinstance(self.stream, Path) else ():
             open_writer(path, partition=self.producer).close()

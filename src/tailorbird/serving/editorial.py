@@ -20,7 +20,7 @@ from tailorbird.events import hash64s
 from tailorbird.loops import Loop
 from tailorbird.ranking import Slot
 from tailorbird.serving.parts import Lists
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 FILE = "lists.toml"
 POLL_S = 0.5
@@ -32,7 +32,7 @@ class LiveLists:
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
-        self._loaded_stamp: Stamp | None = None
+        self._loaded_stamp: FileStamp | None = None
         self._latest_stamp = stamp(path)
         self.keys: Lists = {}
         self.loop = Loop("lists", self.look, every_s=poll_s, first=False)

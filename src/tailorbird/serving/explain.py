@@ -24,7 +24,7 @@ from tailorbird.events import Context, hash64
 from tailorbird.features import FeatureSet, Rows
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.tree_shap import share_out
+from tailorbird.ranking.tree_shap import rescale_contributions
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.serving.messages import Explanation
 
@@ -176,7 +176,7 @@ def _attribute_by_trees(
         def weighted_value(raw: Floats) -> Floats:
             return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called at once
 
-        columns += share_out(contributions, expected, weighted_value)
+        columns += rescale_contributions(contributions, expected, weighted_value)
         base += float(weighted_value(np.full(1, expected))[0])
     return _Attribution(columns, "tree_shap", base)
 

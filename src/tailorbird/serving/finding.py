@@ -13,7 +13,7 @@ from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedL
 from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
-from tailorbird.ranking.tower import with_sequence
+from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.retrieval import Found, Index
 from tailorbird.serving.request import Candidates, Request
 
@@ -139,7 +139,7 @@ def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
         and request.text is None
         and request.policy == "model"
     ):
-        limits = with_sequence(limits, bundle.tower.plan.share)
+        limits = add_sequence_source(limits, bundle.tower.plan.share)
     return bounded(limits)
 
 

@@ -23,7 +23,7 @@ from tailorbird.ranking.formula import (
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class LiveFormulas:
         self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
     ) -> None:
         self._registry, self._slots = registry, slots
-        self._file_stamp: Stamp | None = None
+        self._file_stamp: FileStamp | None = None
         self._overrides: Mapping[str, Formula] = {}
         self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
 
@@ -72,7 +72,7 @@ class LiveFormulas:
 
     def describe_all(self) -> list[SlotFormula]:
         """Describe the formula in force for each slot."""
-        return told_formulas(self._registry, self._slots.values())
+        return describe_formulas(self._registry, self._slots.values())
 
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
         """Put a formula in force. Raise QueryError if there is no such slot, or the formula is
@@ -90,7 +90,7 @@ class LiveFormulas:
                 error.message, path="$.formula", code="bad_formula", fix=error.fix
             ) from None
         self.look()
-        return told_formulas(self._registry, [self._slots[slot]])[0]
+        return describe_formulas(self._registry, [self._slots[slot]])[0]
 
     def start(self) -> None:
         self.look()
@@ -139,7 +139,7 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
     return registry.set_formula(slot.name, text, by=by, why=why)
 
 
-def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
+def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
     """Describe the formula in force for each slot, with the heads that the champion lacks."""
     formulas, champion = read_formulas(registry.path), registry.champion()
     heads = registry.info(champion.name).heads if champion is not None else ()

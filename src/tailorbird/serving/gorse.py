@@ -42,7 +42,7 @@ from tailorbird.events import Event
 from tailorbird.events.adapters import gorse
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
-from tailorbird.events.adapters.record import Record, lines_of
+from tailorbird.events.adapters.record import Record, record_to_lines
 from tailorbird.events.tables.files import count_records, split_records
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
@@ -186,7 +186,7 @@ def _lines(body: bytes, convert: Convert, charge_rows: Callable[[int], None]) ->
     lines: list[bytes] = []
     for raw in split_records(body):
         record_id = f"gorse:{sha256(raw).hexdigest()[:32]}"
-        lines += lines_of(
+        lines += record_to_lines(
             gorse.FORMAT,
             raw,
             record_id,

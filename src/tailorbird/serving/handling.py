@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
-from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
@@ -338,7 +338,7 @@ async def accept_foreign_events(
     """Accept a body in a foreign format, and respond with the decision on each event in it."""
     admit = admission(request, service)
     lines = await asyncio.to_thread(
-        lines_of_body, format_, body, request.headers, admit.charge_rows
+        body_to_lines, format_, body, request.headers, admit.charge_rows
     )
     if not lines:
         return as_json(Receipts(0, 0, []))  # nothing in it is about people or items

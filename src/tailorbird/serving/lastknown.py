@@ -79,7 +79,7 @@ class _ItemTable:
         self.codes[cells] = rows.categorical[stale[:, None], self.categorical.item]
 
 
-class LastKnown:
+class StaleFeatureCache:
     """Caches features by person and by item. Thread-safe; for two schemas at a time.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tailorbird.features.compared import Compared
+from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
 from tailorbird.loops import Loop
 from tailorbird.serving.collectors import (
@@ -27,8 +27,8 @@ from tailorbird.serving.collectors import (
     ThreadsCollector,
     WorkersCollector,
 )
-from tailorbird.serving.decisions import DoorFigures
-from tailorbird.serving.patience import State
+from tailorbird.serving.decisions import CollectorFigures
+from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.shedding import Shedder
 from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import LagWatch
@@ -156,7 +156,7 @@ class Metrics:
     def churn_refused(self, name: str) -> None:
         self._load_failures.inc()
 
-    def watch_patience(self, states: Callable[[], Iterable[State]]) -> None:
+    def watch_breakers(self, states: Callable[[], Iterable[BreakerState]]) -> None:
         """Export the state of the circuit breakers."""
         self.registry.register(BreakerCollector(states))
 
@@ -168,11 +168,11 @@ class Metrics:
         """Export which bundles are loaded, and in which role."""
         self.registry.register(RolloutCollector(versions))
 
-    def watch_door(self, figures: Callable[[], DoorFigures]) -> None:
+    def watch_collector(self, figures: Callable[[], CollectorFigures]) -> None:
         """Export the figures of the event collector."""
         self.registry.register(CollectorMetrics(figures))
 
-    def watch_features(self, compared: Callable[[], Compared | None]) -> None:
+    def watch_features(self, compared: Callable[[], ParityTotals | None]) -> None:
         """Export the result of comparing served features with the lake."""
         self.registry.register(FeaturesCollector(compared))
 

@@ -13,7 +13,7 @@ from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.stream import Stream
 
 
-def first_free(
+def open_collector(
     stream: Stream,
     plan: RoutePlan,
     clock: Clock,

@@ -148,7 +148,7 @@ class NoOverlay:
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedBundle:
     """Always the same bundle, for evaluation and tests."""
 
     bundle: Bundle | None = None

@@ -117,7 +117,7 @@ class ModelBreakers:
 
 
 @dataclass(frozen=True)
-class State:
+class BreakerState:
     """The state of a dependency for metrics."""
 
     name: str
@@ -136,15 +136,15 @@ class Breakers:
         self.log = Dependency("log", budgets.log_s)
         self.models = ModelBreakers(budgets.ranking_s)
 
-    def states(self) -> list[State]:
+    def states(self) -> list[BreakerState]:
         """Return the current state of each."""
         states = [
-            State(
+            BreakerState(
                 dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late
             )
             for dependency in (self.store, self.policy, self.log)
         ]
         return [
             *states,
-            State("model", self.models.open(), self.models.opened(), self.models.late()),
+            BreakerState("model", self.models.open(), self.models.opened(), self.models.late()),
         ]

@@ -78,7 +78,7 @@ from tailorbird.serving.request import (
     require_filters,
     search_values,
 )
-from tailorbird.serving.rule_costs import VariantOutcome, Weigher
+from tailorbird.serving.rule_costs import VariantComparer, VariantOutcome
 from tailorbird.serving.shadow import ShadowScorer
 from tailorbird.serving.stages import STALE_US, ModelUnavailableError, Stages
 
@@ -211,7 +211,9 @@ class Pipeline:
             ),
         )
 
-    def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, VariantOutcome] | None:
+    def weighed(
+        self, query: RecommendQuery, weigher: VariantComparer
+    ) -> dict[str, VariantOutcome] | None:
         """Return the outcome of each variant of a slot for a query, see `rule_costs`, without
         logging.
 

@@ -12,7 +12,7 @@ then would silently be dated ahead.
 
 import logging
 
-from tailorbird.events import SECOND, SET_BACK, Clock, show_duration
+from tailorbird.events import BACKWARD_TOLERANCE, SECOND, Clock, format_duration
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ReceiptTimes:
         allow it.
         """
         now = self._clock.now()
-        if now < self.newest - SET_BACK:
+        if now < self.newest - BACKWARD_TOLERANCE:
             self.set_back += 1
             log.warning(
                 "the clock was set back by %s, and times of receipt with it; what came in "
@@ -43,7 +43,7 @@ class ReceiptTimes:
                 _format_span(self.newest - now),
             )
             self.newest = now
-        is_valid = at is not None and self.newest <= at <= now + SET_BACK
+        is_valid = at is not None and self.newest <= at <= now + BACKWARD_TOLERANCE
         self.newest = at if is_valid else max(now, self.newest)
         return self.newest
 
@@ -62,4 +62,4 @@ class ReceiptTimes:
 
 
 def _format_span(span: int) -> str:
-    return show_duration(max(1, round(span / SECOND)) * SECOND)
+    return format_duration(max(1, round(span / SECOND)) * SECOND)

@@ -211,7 +211,7 @@ def reasons_for(
         if request.text is None and request.judged_baseline:
             own_sources = [
                 name or "given"
-                for name in Baseline.parse(request.judged_baseline).leading(
+                for name in Baseline.parse(request.judged_baseline).leading_sources(
                     request.lists, shown.keys[indexed]
                 )
             ]

@@ -19,7 +19,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.tower import Asked
 from tailorbird.retrieval import Index, TextColumn
-from tailorbird.retrieval.columns import of_truths
+from tailorbird.retrieval.columns import is_boolean
 from tailorbird.serving.formulas import Formula
 from tailorbird.serving.messages import Query, QueryError, RankQuery
 from tailorbird.serving.parts import FeatureAccess
@@ -237,7 +237,7 @@ def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
             )
             continue
         values = condition if isinstance(condition, list) else [condition]
-        if any(isinstance(value, bool) for value in values) and not of_truths(column):
+        if any(isinstance(value, bool) for value in values) and not is_boolean(column):
             raise QueryError(
                 "expected a text or a number, as items have here, which is not true or false",
                 path=_path(name),

@@ -78,7 +78,7 @@ class VariantOutcome:
     value: float
 
 
-class Weigher:
+class VariantComparer:
     """Answers a request by several variants of a slot at once, without logging or random draws.
 
     Args:

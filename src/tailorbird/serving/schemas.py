@@ -18,12 +18,12 @@ from pathlib import Path
 
 from tailorbird.errors import BundleError, NotReadyError, TailorbirdError
 from tailorbird.features import FeatureSet
-from tailorbird.features.read import breaker_for
-from tailorbird.features.schemas import kept_features, read_applied
+from tailorbird.features.read import make_breaker
+from tailorbird.features.schemas import load_declarations, read_applied
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.parts import FeatureAccess, FeatureReader
 from tailorbird.serving.state import RETRY_S, StateReader
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 CHECK_INTERVAL_S = 1.0  # between checks of the applied schema, without a bundle
 log = logging.getLogger(__name__)
@@ -53,11 +53,13 @@ class Schemas:
         state: Path,
         declared: FeatureSet,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._breaker = breaker_for(workers)  # shared, because all schemas are read from one server
+        self._breaker = make_breaker(
+            workers
+        )  # shared, because all schemas are read from one server
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._workers = workers
         self._open: dict[str, _OpenSchema] = {}
@@ -72,15 +74,15 @@ class Schemas:
     @contextmanager
     def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
         """Open the features of a bundle for the duration of a request."""
-        with self.reading_of(
+        with self.access_for(
             self._default_features() if bundle is None else _features(bundle)
         ) as access:
             yield access
 
     @contextmanager
-    def reading_of(self, features: FeatureSet) -> Iterator[FeatureAccess]:
+    def access_for(self, features: FeatureSet) -> Iterator[FeatureAccess]:
         """Open the features of a schema for the duration of the block."""
-        opened = self._enter(features)
+        opened = self._acquire(features)
         try:
             yield opened.access
         finally:
@@ -106,7 +108,7 @@ class Schemas:
         if bundle.schema_hash == self._declared.schema_hash:
             return replace(bundle, features=self._declared)
         try:
-            return replace(bundle, features=kept_features(self._state, bundle.schema_hash))
+            return replace(bundle, features=load_declarations(self._state, bundle.schema_hash))
         except TailorbirdError as error:
             message = (
                 f"was trained on the features {bundle.schema_hash}, whose declarations are "
@@ -167,7 +169,7 @@ class Schemas:
         return position >= self._targets[features.schema_hash]
 
     def _position(self, features: FeatureSet) -> int | None:
-        opened = self._enter(features)
+        opened = self._acquire(features)
         try:
             return opened.reader.position()
         except NotReadyError:
@@ -185,7 +187,7 @@ class Schemas:
             schema = read_applied(self._state).schema
             if not schema or schema == self._declared.schema_hash:
                 return self._declared
-            applied = kept_features(self._state, schema)
+            applied = load_declarations(self._state, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
             return self._declared
@@ -195,7 +197,7 @@ class Schemas:
                 self._close_idle()
         return self._declared
 
-    def _enter(self, features: FeatureSet) -> _OpenSchema:
+    def _acquire(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:
             opened = self._open.get(features.schema_hash)
             if opened is None:

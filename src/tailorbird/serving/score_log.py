@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream import Address, LogReader, Stored, Stream, open_reader, scores_path
+from tailorbird.stream import Address, LogReader, StoredBlock, Stream, open_reader, scores_path
 
 KIND = "scores"
 NAME = "scores"
@@ -101,7 +101,7 @@ def encode_scores(scores: Sequence[Scored]) -> bytes:
     return b"\n".join(map(_encode, scores))
 
 
-def decode_scores(stored: Stored) -> list[ScoreRecord]:
+def decode_scores(stored: StoredBlock) -> list[ScoreRecord]:
     """Decode the scores of a block, with repeated ones. Raise msgspec.DecodeError if it contains
     none.
     """
@@ -157,7 +157,7 @@ class ScoreFeed:
             scores=list[Scored](scores), next=blocks[-1].end if blocks else start, begins=begins
         )
 
-    def all_from(self, start: int) -> Iterator[Scores]:
+    def iterate_from(self, start: int) -> Iterator[Scores]:
         """Yield one read after another, up to the current end."""
         while True:
             page = self.read(start)
@@ -173,7 +173,7 @@ class ScoreFeed:
                 self._reader = None
 
 
-def nothing_yet(error: NotReadyError) -> NotReadyError:
+def not_scored_error(error: NotReadyError) -> NotReadyError:
     """Return the error for a log to which no score was ever appended."""
     return NotReadyError(
         "nothing was scored yet",

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock, Context, duration, micros
+from tailorbird.events import Clock, Context, micros, parse_duration
 from tailorbird.features.receipts import events_of
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
@@ -42,7 +42,15 @@ from tailorbird.serving.score_log import (
     decode_scores,
     encode_scores,
 )
-from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
+from tailorbird.stream import (
+    Address,
+    Block,
+    LogReader,
+    LogWriter,
+    StoredBlock,
+    open_reader,
+    open_writer,
+)
 
 POLL_S = 0.01
 REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
@@ -141,7 +149,9 @@ class ScoreRole:
         ] = {}  # (score, person) → ts of the last scored event
         # Intervals of NextBests that exceed the retention of scores.
         every_us = {
-            score.name: duration(score.every) for score in declared if isinstance(score, NextBest)
+            score.name: parse_duration(score.every)
+            for score in declared
+            if isinstance(score, NextBest)
         }
         self._long_interval_us = {
             name: every for name, every in every_us.items() if every > keep_us
@@ -319,7 +329,7 @@ class ScoreRole:
         else:
             self._last_scored_ts[key] = scored.ts
 
-    def _triggers(self, blocks: Sequence[Stored]) -> list[dict]:
+    def _triggers(self, blocks: Sequence[StoredBlock]) -> list[dict]:
         """Return the events of some blocks that trigger a score."""
         tables = []
         for stored in blocks:
@@ -370,7 +380,7 @@ class ScoreRole:
 
     def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
         """Yield the rows that come at least `every` after the last of the same person."""
-        every, last = duration(score.every), {}
+        every, last = parse_duration(score.every), {}
         for row in rows:
             previous_ts = last.get(
                 row["person"], self._last_scored_ts.get((score.name, row["person"]))

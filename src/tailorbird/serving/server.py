@@ -30,8 +30,8 @@ from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
-from tailorbird.features.compared import read_compared
-from tailorbird.features.figures import readers_of_routed, whole_figures
+from tailorbird.features.compared import read_parity_totals
+from tailorbird.features.figures import figures_by_schema, routed_log_offsets
 from tailorbird.places import Place
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
@@ -59,7 +59,7 @@ from tailorbird.serving.listening import (
 )
 from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.naming import first_free
+from tailorbird.serving.naming import open_collector
 from tailorbird.serving.patience import Budgets
 from tailorbird.serving.pipeline import STALE_US, Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
@@ -69,7 +69,7 @@ from tailorbird.serving.schemas import Schemas
 from tailorbird.serving.score_log import ScoreFeed
 from tailorbird.serving.turning_away import EarlyRefusal
 from tailorbird.serving.warming import Warming, warm
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
 
@@ -124,7 +124,7 @@ class ServeOptions:
     plan: RoutePlan
     host: str = "127.0.0.1"
     port: int = PORT
-    port_asked: bool = False
+    is_port_explicit: bool = False
     write_keys: Sequence[str] = ()
     read_keys: Sequence[str] = ()
     admin_keys: Sequence[str] = ()
@@ -145,7 +145,7 @@ class ServeOptions:
     drain_s: float = DRAIN_S
     keep_alive_s: float = KEEP_ALIVE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
-    copies: CopiesAt | None = None
+    copies: CopyTarget | None = None
     stale_us: int = STALE_US
     workers: int = 1
     churn: Mapping[str, Path] = field(default_factory=dict)
@@ -192,7 +192,7 @@ def run(
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
     open_this_collector = partial(
-        first_free,
+        open_collector,
         pseudonyms=options.pseudonyms,
         suppression_list=options.stopped,
         reserve_bytes=options.reserve_bytes,
@@ -210,7 +210,9 @@ def run(
         _tune_interpreter()
         # Listen only once requests can be answered: a client that connects to a starting server
         # waits, while another server would answer at once.
-        listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
+        listener = stack.enter_context(
+            bind(options.host, options.port, asked=options.is_port_explicit)
+        )
         url = stack.enter_context(_address_file(options, listener, collector.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
         log.info("serving on %s", url)
@@ -282,7 +284,7 @@ def _assemble(
         budgets=options.budgets,
     )
     catalogue.warm_index = pipeline.prepare
-    metrics.watch_patience(pipeline.breakers.states)
+    metrics.watch_breakers(pipeline.breakers.states)
     metrics.watch_rollout(rollout.versions)
     churn = ChurnModels(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
@@ -334,13 +336,13 @@ def _build_metrics(options: ServeOptions, collector: Door) -> tuple[Metrics, Lag
     None without a lake, whose position is part of the lag.
     """
     metrics = Metrics()
-    metrics.watch_features(partial(read_compared, options.run))
-    metrics.watch_workers(partial(whole_figures, options.state, options.workers))
+    metrics.watch_features(partial(read_parity_totals, options.run))
+    metrics.watch_workers(partial(figures_by_schema, options.state, options.workers))
     if options.copies is not None and options.copies.hedge is not None:
         metrics.watch_hedge(options.copies.hedge)
     if options.lake is None:
         return metrics, None
-    readers = partial(readers_of_routed, options.state, options.workers)
+    readers = partial(routed_log_offsets, options.state, options.workers)
     lag_watch = LagWatch(
         LagMeter(options.stream, options.lake, readers, producer=collector.producer)
     )

@@ -4,7 +4,7 @@ request.
     filters   rules, allow and deny lists, caps: what may be shown at all; pushed into the
               sources as far as they are the same for everybody
     boosts    factors of values
-    layout    pins, promotions, quotas, diversity: a `policy.Shape`
+    layout    pins, promotions, quotas, diversity: a `policy.SlateSpec`
 
 docs/how-to/rules.md specifies how these interact, and its examples are tested. An expression that
 fails at run time is skipped and reported: the other rules hold, and lists always do.
@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from tailorbird.events import duration, hash64, hash64s
+from tailorbird.events import hash64, hash64s, parse_duration
 from tailorbird.ranking import Pin, Slot
-from tailorbird.ranking.policy import Shape, boosted
+from tailorbird.ranking.policy import SlateSpec, apply_boosts
 from tailorbird.ranking.rule_columns import Request as RuleInputs
 from tailorbird.ranking.rule_columns import seen_mask
 from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
@@ -73,7 +73,7 @@ class Shaping:
             (pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(()))
             for pin in slot.pins
         ]
-        self._global_rules = self.rules.for_everybody
+        self._global_rules = self.rules.item_only
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
         self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
         self._views: tuple[_SlotView, ...] = ()
@@ -121,7 +121,7 @@ class Shaping:
     def _view_of(self, index: Index) -> Index | None:
         return next((cached.view for cached in self._views if cached.index is index), None)
 
-    def why_nothing(self, index: Index) -> str:
+    def explain_empty(self, index: Index) -> str:
         """Return why nobody may see any item of an index; "" if somebody may, or none exists."""
         return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
@@ -198,7 +198,12 @@ class Shaping:
                 mask &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
             mask &= ~self._capped(
-                request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within)
+                request,
+                index,
+                rows,
+                cap.sequence,
+                cap.most,
+                request.now - parse_duration(cap.within),
             )
         return (
             mask
@@ -289,17 +294,17 @@ class Shaping:
                 pins_by_position[pin.position] = pin
         return list(pins_by_position.values())
 
-    def shape(self, request: Request, candidates: Candidates, size: int) -> Shape:
+    def shape(self, request: Request, candidates: Candidates, size: int) -> SlateSpec:
         """Return the layout that the policy has to satisfy, for an answer of `size`."""
         index, slot = request.index, self.slot
         if index is None:
-            return Shape(None, candidates.rows)
+            return SlateSpec(None, candidates.rows)
         position_of = {key: position for position, key in enumerate(candidates.keys.tolist())}
         active = self._active_pins(request, index, size) if self.pins else []
         pin_positions = {
             pin.position - 1: position_of.get(self._pin_keys[pin.item], -1) for pin in active
         }
-        return Shape(
+        return SlateSpec(
             index,
             candidates.rows,
             slot.limits,
@@ -330,7 +335,7 @@ class Shaping:
         if request.index is None:
             return list(zip(moved, placed, strict=True))
         for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
-            boosted_values, name = boosted(values, [factor]), f"boost {boost.when}"
+            boosted_values, name = apply_boosts(values, [factor]), f"boost {boost.when}"
             for position in np.flatnonzero(factor[1]).tolist():
                 moved[position][name] = moved[position].get(name, 0.0) + float(
                     boosted_values[position] - values[position]

@@ -22,15 +22,15 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
-from tailorbird.ranking.exploration import Choice, choose, choose_evenly
-from tailorbird.ranking.policy import arranged, boosted
+from tailorbird.ranking.exploration import Choice, choose, draw_uniform_slate
+from tailorbird.ranking.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.slot import SOURCES
 from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Adjustment
 from tailorbird.serving.finding import CandidateFinder, check_tables, sources_for, with_newest
-from tailorbird.serving.lastknown import LastKnown
+from tailorbird.serving.lastknown import StaleFeatureCache
 from tailorbird.serving.parts import EditorialLists, FeatureReader, Watcher
 from tailorbird.serving.patience import Breakers
 from tailorbird.serving.request import (
@@ -86,7 +86,7 @@ class Stages:
         editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
-        self._breakers, self._ages, self._stale_cache = breakers, ages, LastKnown()
+        self._breakers, self._ages, self._stale_cache = breakers, ages, StaleFeatureCache()
         self._finder = CandidateFinder()
         self._editorial_lists = editorial_lists
         self._rng_lock = threading.Lock()  # a Generator is not thread-safe
@@ -355,7 +355,7 @@ class Stages:
             return Choice(np.zeros(0, np.intp), np.zeros(0))
         if request.policy == "random":
             with self._rng_lock:
-                return choose_evenly(len(candidates), size, self._rng)
+                return draw_uniform_slate(len(candidates), size, self._rng)
         policy, shape = (
             self._breakers.policy,
             self._shaping[slot.name].shape(request, candidates, size),
@@ -364,7 +364,7 @@ class Stages:
             request.mark_degraded("policy")
             shape = replace(shape, diversity=None)
         bounds, start = shape.bounds(), time.perf_counter()
-        order = arranged(values, size, shape, bounds)
+        order = arrange_slate(values, size, shape, bounds)
         if shape.diversity is not None:
             policy.record(time.perf_counter() - start)
         with self._rng_lock:
@@ -374,7 +374,7 @@ class Stages:
         """Return the values after the slot's boosts."""
         shaping = self._shaping[request.slot.name]
         return (
-            boosted(values, shaping.factors(request, candidates))
+            apply_boosts(values, shaping.factors(request, candidates))
             if shaping.boosts and request.index is not None
             else values
         )

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
-from tailorbird.features.keypart import parts_of
-from tailorbird.features.read import Reader, breaker_for
+from tailorbird.features.keypart import all_parts
+from tailorbird.features.read import Reader, make_breaker
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 # Between attempts to open the state, and between checks whether the folder was replaced.
 RETRY_S = 1.0
@@ -54,16 +54,16 @@ class StateReader:
         state: Path,
         features: FeatureSet,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         breaker: Breaker | None = None,
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
         self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
-        self._breaker = None if copies is None else breaker or breaker_for(workers)
+        self._breaker = None if copies is None else breaker or make_breaker(workers)
         self.published_at = 0
         self._workers = workers
-        self._folders = [part.folder(state) / features.schema_hash for part in parts_of(workers)]
+        self._folders = [part.folder(state) / features.schema_hash for part in all_parts(workers)]
         self._opened: _OpenReader | None = None
         self._next_check_at = 0.0
         self._problem = "there is no state yet"

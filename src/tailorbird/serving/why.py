@@ -40,7 +40,7 @@ def describe_baseline(version: str, baseline: str, refused: str, command: str) -
 
     The arguments are those of `explain_answer`.
     """
-    alike = ", the same list for everybody" if Baseline.parse(baseline).is_alike else ""
+    alike = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
     instead = f"{command} train learns one"
     if refused:
         promote = f'{command} models promote {refused} --why "a try"'

@@ -9,7 +9,7 @@ from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
 from tailorbird.simulator.site import Site
 from tailorbird.simulator.truth import Expected, Truth
-from tailorbird.simulator.wire import BOT, Arrival, Dirt, Injected
+from tailorbird.simulator.wire import BOT, Arrival, Dirt, InjectedCounts
 
 __all__ = [
     "BOT",
@@ -17,7 +17,7 @@ __all__ = [
     "Dirt",
     "Expected",
     "History",
-    "Injected",
+    "InjectedCounts",
     "Live",
     "Outbox",
     "Population",

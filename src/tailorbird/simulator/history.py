@@ -5,7 +5,7 @@
     history.injected                   # counts of injected dirt, complete after the iteration
     history.population                 # continues in site.live(…, history.population)
 
-Iterate once. Memory holds one day's events and late arrivals.
+Iterate once. RouterMemory holds one day's events and late arrivals.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import numpy as np
 
 from tailorbird.events import DAY, HOUR, SECOND
 from tailorbird.simulator.house import HousePolicy
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import (
@@ -49,7 +49,7 @@ class History:
         dirt: Dirt,
         size: int,
     ) -> None:
-        self.population = fresh_population(taste.users)
+        self.population = new_population(taste.users)
         self.requests = 0
         self._rng = np.random.default_rng([seed, 3])
         self._start, self._days = start, days
@@ -116,8 +116,8 @@ class History:
         arrivals += self._requests(requests, shown, outcome)
         arrivals += self._registrations(visits, requests)
         arrivals += self._bot(day, available)
-        self.population.please(requests.user, pleasures(taste, shown.items, outcome))
-        self.population.let_go(rng, np.unique(visits.user))
+        self.population.update_satisfaction(requests.user, pleasures(taste, shown.items, outcome))
+        self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
         self.requests += len(requests.user)
         return arrivals

@@ -34,7 +34,15 @@ from tailorbird.simulator.traffic import (
     SEARCH_SHARE,
     draw_target_items,
 )
-from tailorbird.simulator.wire import BOT, BOT_AGENT, Arrival, Dirt, EventFactory, Injected, Network
+from tailorbird.simulator.wire import (
+    BOT,
+    BOT_AGENT,
+    Arrival,
+    Dirt,
+    EventFactory,
+    InjectedCounts,
+    Network,
+)
 from tailorbird.simulator.world import COUNTRIES, DEVICES, UTC_OFFSETS_MIN
 
 _STEP = 10 * MINUTE
@@ -132,7 +140,7 @@ class Live:
         self._number = 0
 
     @property
-    def injected(self) -> Injected:
+    def injected(self) -> InjectedCounts:
         """Counts of injected dirt so far."""
         return self._network.injected
 
@@ -259,7 +267,7 @@ class Live:
             }
             arrivals += send(search, user=user)
         if not shown:
-            self.population.please(np.array([user]), np.zeros(1))
+            self.population.update_satisfaction(np.array([user]), np.zeros(1))
             return arrivals
         base["request_id"] = request_id
         items = np.array([[int(item[1:]) for item in shown[: behaviour.POSITIONS_MAX]]])
@@ -296,7 +304,7 @@ class Live:
             for event in follow_up:
                 arrivals += send({**event, **base, "item_id": shown[position]}, user=user)
         quality = self._taste.items.quality[items[0, positions]].sum()
-        self.population.please(
+        self.population.update_satisfaction(
             user_index, behaviour.pleasure(np.array([len(positions)]), quality, np.array([bought]))
         )
         return arrivals
@@ -309,7 +317,7 @@ class Live:
                 max(ts, request.at) + int(gap), user, request.session_id, request.lists_before + 1
             )
             return []
-        self.population.let_go(rng, np.array([user]))
+        self.population.remove_leavers(rng, np.array([user]))
         if self.population.logged_in[user] or rng.random() >= REGISTRATION_PROBABILITY:
             return []
         self.population.logged_in[user] = True

@@ -27,7 +27,7 @@ WEEKDAY_FACTOR = np.array([0.92, 0.90, 0.92, 0.96, 1.04, 1.15, 1.11])
 
 @dataclass
 class Population:
-    """State of all users, shape (users,) each."""
+    """BreakerState of all users, shape (users,) each."""
 
     satisfaction: Floats  # 0 is average
     left: npt.NDArray[np.bool_]
@@ -47,7 +47,7 @@ class Population:
         rate = users.visits_a_day * WEEKDAY_FACTOR[weekday] * np.exp(EAGERNESS * self.satisfaction)
         return np.where(is_active, rate, 0.0)
 
-    def please(self, user: Ints, pleasure: Floats) -> None:
+    def update_satisfaction(self, user: Ints, pleasure: Floats) -> None:
         """Update satisfaction by the pleasure of lists.
 
         user (n,), repeats allowed; pleasure (n,).
@@ -64,13 +64,13 @@ class Population:
             decay * self.satisfaction[has_lists] + (1 - decay) * mean, -1.0, 1.0
         )
 
-    def let_go(self, rng: np.random.Generator, user: Ints) -> None:
+    def remove_leavers(self, rng: np.random.Generator, user: Ints) -> None:
         """Let some visitors leave for good, more likely the dissatisfied; users are distinct."""
         chance = LEAVING_PROBABILITY * np.exp(-DISAPPOINTMENT * self.satisfaction[user])
         self.left[user[rng.random(len(user)) < chance]] = True
 
 
-def fresh_population(users: Users) -> Population:
+def new_population(users: Users) -> Population:
     n = users.count
     return Population(
         satisfaction=np.zeros(n), left=np.zeros(n, bool), logged_in=users.member.copy()

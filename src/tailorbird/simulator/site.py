@@ -8,7 +8,7 @@ import numpy as np
 from tailorbird.events import DAY
 from tailorbird.simulator.history import History
 from tailorbird.simulator.live import Live
-from tailorbird.simulator.population import Population, fresh_population
+from tailorbird.simulator.population import Population, new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste, first_era, next_era
 from tailorbird.simulator.truth import Truth
@@ -100,7 +100,7 @@ class Site:
 
         `prefix` keeps the ids of several live runs apart.
         """
-        state = fresh_population(self.users) if population is None else population.copy()
+        state = new_population(self.users) if population is None else population.copy()
         return Live(
             self.seed,
             self.start,

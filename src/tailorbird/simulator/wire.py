@@ -68,7 +68,7 @@ class Dirt:
 
 
 @dataclass
-class Injected:
+class InjectedCounts:
     """Counts of injected dirt in events.
 
     `late_uncounted` arrived after more than a day.
@@ -93,7 +93,7 @@ class Network:
     def __init__(
         self, seed: int, dirt: Dirt, prefix: str, users: Users, *, server_fields: bool
     ) -> None:
-        self.injected = Injected()
+        self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
         self._dirt = dirt
         self._prefix = prefix

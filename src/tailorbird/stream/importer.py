@@ -185,7 +185,7 @@ def import_files(
         writer.close()
 
 
-def forget_paths(log: EmbeddedWriter) -> None:
+def erase_paths(log: EmbeddedWriter) -> None:
     """Erase the paths of imported files, which earlier versions kept and which may name people."""
     with log.transaction() as connection:
         if (

@@ -23,9 +23,9 @@ from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import (
     Address,
     Stream,
-    answers_addresses,
     raw_addresses,
     raw_path,
+    response_log_addresses,
     routed_address,
 )
 from tailorbird.stream.protocol import Backlog
@@ -172,7 +172,7 @@ class LagMeter:
         self,
     ) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
-            return raw_addresses(self._stream), answers_addresses(self._stream)
+            return raw_addresses(self._stream), response_log_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
         return raw, {self._producer: self._stream.answers(self._producer)}
 

@@ -52,7 +52,7 @@ def raw_logs(stream: Path) -> dict[str, Path]:
     return _logs(stream, "raw-")
 
 
-def answer_logs(stream: Path) -> dict[str, Path]:
+def response_logs(stream: Path) -> dict[str, Path]:
     """Return the existing response logs by producer, in order of name."""
     return _logs(stream, "answers-")
 
@@ -93,7 +93,7 @@ def raw_address(stream: Stream, producer: str) -> RawAddress:
     return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)
 
 
-def answers_address(stream: Stream, producer: str) -> "Path | KafkaLog":
+def response_log_address(stream: Stream, producer: str) -> "Path | KafkaLog":
     """Return the address of the response log of `producer`."""
     return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
 
@@ -117,9 +117,9 @@ def raw_addresses(stream: "Stream | Share") -> "Mapping[str, Path | KafkaLog]":
     return raw_logs(stream) if isinstance(stream, Path) else stream.raw_logs()
 
 
-def answers_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
+def response_log_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
     """Return the existing response logs by producer, in order of name."""
-    return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
+    return response_logs(stream) if isinstance(stream, Path) else stream.response_logs()
 
 
 def index_paths(stream: Stream) -> list[Path]:
@@ -145,7 +145,7 @@ def check_producer_name(producer: str) -> str:
     return producer
 
 
-def is_made_of_another(log: Address) -> bool:
+def is_derived(log: Address) -> bool:
     """Return whether a role derives the log from another one, as the shuffle does.
 
     Such a log may end before the positions of its readers.

@@ -52,7 +52,7 @@ def sealed(content: dict[str, Any]) -> bytes:
     )
 
 
-def unsealed(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> dict[str, Any]:
     """Decode the file without its checksum, or raise ValueError if it does not match.
 
     >>> unsealed(sealed({"ledger": 42}))
@@ -74,7 +74,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _decode(data: bytes) -> Released:
-    return msgspec.convert(unsealed(data), Released)
+    return msgspec.convert(unseal(data), Released)
 
 
 def try_read_released(lake: Place) -> Released | None:
@@ -85,7 +85,7 @@ def try_read_released(lake: Place) -> Released | None:
         return None
 
 
-def end_of_history(lake: Place, log_start: int) -> int:
+def read_history_end(lake: Place, log_start: int) -> int:
     """Return the position up to which a reader of the routed log can be built from the lake, before
     it goes on in the log.
 

@@ -14,7 +14,7 @@ from tailorbird.training.rows import NEGATIVES, Material
 Floats = npt.NDArray[np.float64]
 
 
-def completed(material: Material, part: Dataset, replay: Replay) -> Dataset:
+def training_rows(material: Material, part: Dataset, replay: Replay) -> Dataset:
     """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
     if material.scheme is None:
         return replace(part, live=replay.read_live_columns(part)[0])

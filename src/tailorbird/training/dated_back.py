@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.lake.etl import PAST_PARTITIONS
 
-LOOKED_AT = (
+PROFILE_COLUMNS = (
     "type",
     "ts",
     "ts_original",
@@ -96,7 +96,7 @@ def _mark_without_history(
     return mask, names
 
 
-def told_of_dated_back(
+def describe_backdated_profiles(
     lake: Lake, features: FeatureSet, entities: Sequence[str] = ("user", "item")
 ) -> list[tuple[str, str]]:
     """Describe profile features that may use knowledge from after the profile's date.
@@ -115,7 +115,7 @@ def told_of_dated_back(
         if entity not in entities or not attributes or not lake.exists("events"):
             continue
         profiles = lake.table(
-            "events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == entity
+            "events", [*PROFILE_COLUMNS, "item_id", "properties"], ds.field("type") == entity
         )
         checks = [
             (

@@ -4,7 +4,7 @@
     for drawn in …: evaluator.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
     evaluation = evaluator.evaluation("tailorbird")
 
-A model orders the candidates of a request; a baseline shows a list of its own. Chosen items that
+A model orders the candidates of a request; a baseline shows a list of its own. CalibrationChoice items that
 are in neither count as missed. `gain` is the slot's value formula over the outcomes, so a purchase
 weighs as much as the slot says. `training.evaluate` decides what is evaluated on which requests,
 `training.gate` decides on promotion, and `training.report` has charts.
@@ -129,7 +129,7 @@ class Evaluation:
         }
 
 
-class Judge:
+class Evaluator:
     """Collects metrics part by part.
 
     Args:
@@ -165,7 +165,7 @@ class Judge:
 
     def as_of(self, share: Floats) -> None:
         """Set popularity, and with it the long tail and the new items, as of another moment."""
-        self._share, self._tail, self._unseen = share, long_tail(share), share == 0
+        self._share, self._tail, self._unseen = share, long_tail_mask(share), share == 0
 
     def add(
         self,
@@ -236,7 +236,7 @@ class Judge:
         offsets: Ints,
         missed: MissedPositives,
         t: Ints,
-    ) -> metrics.Ranked:
+    ) -> metrics.RankedLists:
         missed_count = np.bincount(missed.request, minlength=len(offsets) - 1)
         ranked = metrics.rank_lists(
             score,
@@ -375,7 +375,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Positives:
-    """Chosen items: request, item and gain, sorted by request and item; shape (m,) each."""
+    """CalibrationChoice items: request, item and gain, sorted by request and item; shape (m,) each."""
 
     request: Ints
     item: Ints
@@ -433,7 +433,10 @@ def shares(history: History, before: int) -> Floats:
 
 
 def _listwise_figures(
-    ranked: metrics.Ranked, subsets: Mapping[str, metrics.Ranked], item: Ints, share: Floats
+    ranked: metrics.RankedLists,
+    subsets: Mapping[str, metrics.RankedLists],
+    item: Ints,
+    share: Floats,
 ) -> dict[str, Floats]:
     has_positives = ranked.has_positives
     return {
@@ -522,7 +525,7 @@ def _bin_means(calibration: metrics.Calibration) -> tuple[tuple[str, Floats], ..
     return ("predicted", calibration.predicted), ("observed", calibration.observed)
 
 
-def long_tail(share: Floats) -> npt.NDArray[np.bool_]:
+def long_tail_mask(share: Floats) -> npt.NDArray[np.bool_]:
     """Return the mask of items outside the most popular fifth of those that were ever chosen."""
     chosen_count = np.count_nonzero(share)
     head = np.argsort(-share, kind="stable")[: round(chosen_count * (1 - TAIL_SHARE))]

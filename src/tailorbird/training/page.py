@@ -133,7 +133,7 @@ def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) 
     return table([*header, "calibration error, debiased"], rows)
 
 
-def reliability(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
+def reliability_chart(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
     """Draw observed rates with intervals over predictions, next to the diagonal up to `top`."""
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()

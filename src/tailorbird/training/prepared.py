@@ -19,10 +19,10 @@ from tailorbird.ranking.tower import VECTOR_COLUMNS
 from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, columns_of, encode_rows
+from tailorbird.training.matrix import FeatureChunk, columns_of, encode_rows
 from tailorbird.training.pieces import Pieces
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.target import Labelled
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import find_preset, fit_transforms, plan_transforms
 
 Matrix = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ def learn_encoder(
     features: FeatureSet,
     series: IndexSeries,
     settings: TrainSettings,
-    labelled: Labelled,
+    labelled: LabelledRows,
     *,
     position: bool,
     live: LiveColumns,
@@ -101,7 +101,7 @@ def learn_encoder(
 
 
 def stack(
-    pieces: Sequence[Featured],
+    pieces: Sequence[FeatureChunk],
     encoder: Encoder,
     series: IndexSeries,
     *,

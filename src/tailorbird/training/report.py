@@ -22,7 +22,7 @@ from tailorbird.training.page import (
     interval_half_width,
     picture,
     plain,
-    reliability,
+    reliability_chart,
     table,
     write_page,
 )
@@ -274,7 +274,7 @@ def _head_reliability_chart(head: HeadFigures) -> Figure:
             ]
         )
     )
-    return reliability(bins, top, "predicted", "happened")
+    return reliability_chart(bins, top, "predicted", "happened")
 
 
 def _learning_curve_chart(model: HeadModel) -> Figure:

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from tailorbird.errors import LockedError
 from tailorbird.lock import take
 
-UNFINISHED = "unfinished"  # subfolder of the results folder
+UNFINISHED_FOLDER = "unfinished"  # subfolder of the results folder
 
 
-class Unfinished:
+class UnfinishedRun:
     """Arrays of an unfinished run.
 
     Args:

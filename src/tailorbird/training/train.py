@@ -37,7 +37,7 @@ from tailorbird.training.baseline import serve_best_baseline
 from tailorbird.training.card import render_model_card
 from tailorbird.training.clicks import sample_negatives
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import told_of_dated_back
+from tailorbird.training.dated_back import describe_backdated_profiles
 from tailorbird.training.evaluate import (
     Scorer,
     evaluate_scorers,
@@ -46,18 +46,25 @@ from tailorbird.training.evaluate import (
     version_scorer,
 )
 from tailorbird.training.fit import FittedModel, Parts, fit
-from tailorbird.training.gate import SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
+from tailorbird.training.gate import (
+    SUPERIORITY,
+    Decision,
+    Evidence,
+    Rival,
+    decide,
+    describe_unevaluated,
+)
 from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation, K
 from tailorbird.training.replaying import Replay, live_columns
-from tailorbird.training.resuming import Unfinished
+from tailorbird.training.resuming import UnfinishedRun
 from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
-from tailorbird.training.thinned import thinned
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 from tailorbird.training.watch import Watch
 
 MODEL_NAME = "tailorbird"
@@ -98,7 +105,7 @@ def train(
         LockedError: another process trains a net for this slot.
     """
     with open_working_folder(
-        work, features, slot, (settings or TrainSettings()).hurried(), clock
+        work, features, slot, (settings or TrainSettings()).resolve_quick(), clock
     ) as (unfinished, resolved):
         return _train(
             features,
@@ -129,7 +136,7 @@ def _train(
     by: str,
     owner: str,
     promote: bool,
-    unfinished: Unfinished | None,
+    unfinished: UnfinishedRun | None,
     progress: Progress,
 ) -> TrainReport:
     now = clock.now() if unfinished is None else unfinished.now
@@ -169,7 +176,7 @@ def _train(
     evaluation = _evaluate_rivals(
         material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
     )
-    incumbent_note = not_judged(champion, unjudged) if unjudged else ""
+    incumbent_note = describe_unevaluated(champion, unjudged) if unjudged else ""
     judgement = _Judgement(
         evaluation, fitted, champion if bundle is not None else "", incumbent_note, rivals, recipe
     )
@@ -188,7 +195,7 @@ def _train(
         *fitted.notes,
         *(
             f"{profile_kind}: {why}"
-            for profile_kind, why in told_of_dated_back(source, features, ("user",))
+            for profile_kind, why in describe_backdated_profiles(source, features, ("user",))
         ),
         *_other_slot_notes(fitted, slot, store, champion),
         *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
@@ -380,7 +387,7 @@ def _bundle_heads(fitted: FittedModel) -> list[Head]:
 def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
-    `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows.
+    `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
     """
     return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
 
@@ -422,9 +429,9 @@ def _build_parts(
     if material.logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
-    train = thinned(split.train, limit, settings.seed)
-    validation = thinned(split.validation, settings.test_requests, settings.seed)
-    test = thinned(split.test, settings.test_requests, settings.seed)
+    train = thin(split.train, limit, settings.seed)
+    validation = thin(split.validation, settings.test_requests, settings.seed)
+    test = thin(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
         plan.replay(material, features, plan.live),
         partial(timer.tell, "candidates"),
@@ -657,7 +664,7 @@ def _comparison_notes(
 ) -> list[str]:
     """Describe caveats of the comparison with the incumbent."""
     if unjudged:
-        return [not_judged(champion, unjudged)]
+        return [describe_unevaluated(champion, unjudged)]
     if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
@@ -766,7 +773,7 @@ def _write_bundle(
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
         trees={
-            head: trees_of(model)
+            head: export_trees(model)
             for head, model in fitted.models.items()
             if isinstance(model, Gbdt)
         },

@@ -167,8 +167,7 @@ def count_rest(project: Project, verdict: Verdict) -> None:
 
 
 def _count_followers(lake: Lake, verdict: Verdict) -> None:
-    """Clicks whose answer is in the lake must have been routed behind it, and know what it showed.
-    """
+    """Clicks whose answer is in the lake must have been routed behind it, and know what it showed."""
     events = lake.events(["type", "request_id", "p", "slot", "counts"])
     answers = events.filter(pc.equal(events["type"], "answer"))
     first = dict(zip(answers["request_id"].to_pylist(), answers["p"].to_pylist(), strict=True))

@@ -40,8 +40,7 @@ OVERLOAD_S = 3.0  # a phase; a million events at most come of it, which all have
 
 @dataclass(frozen=True)
 class Drill:
-    """What is done to the running processes, and which share of the kills that are left it takes.
-    """
+    """What is done to the running processes, and which share of the kills that are left it takes."""
 
     name: str
     share: float

@@ -103,14 +103,16 @@ def _no_deduplication() -> None:
 
 
 def _the_routers_position_outside_its_transaction() -> None:
-    save = route.Memory.save
+    save = route.RouterMemory.save
 
-    def apart(self: route.Memory, connection: apsw.Connection, newest: dict, past: list) -> None:
+    def apart(
+        self: route.RouterMemory, connection: apsw.Connection, newest: dict, past: list
+    ) -> None:
         save(self, connection, newest, past)
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
 
-    route.Memory.save = apart  # pyrefly: ignore
+    route.RouterMemory.save = apart  # pyrefly: ignore
 
 
 def _identifies_are_remembered_until_it_dies() -> None:
@@ -140,7 +142,9 @@ def _the_index_before_the_output() -> None:
 def _lateness_by_the_imports_clock() -> None:
     sound = columnwise.Contract.check
 
-    def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> columnwise.Checked:
+    def check(
+        self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]
+    ) -> columnwise.CheckedBatch:
         checked = sound(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
         at = [

@@ -52,8 +52,7 @@ class _File:
 
 @dataclass
 class _Folder:
-    """Names. `lasting`: those that a sync has made last, so that to open them again makes nothing.
-    """
+    """Names. `lasting`: those that a sync has made last, so that to open them again makes nothing."""
 
     unsynced: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)

@@ -239,8 +239,7 @@ def _judge(
 
 
 def _check_syncs(root: Path, trial: Trial, outcome: Outcome, room: Path, result: Result) -> None:
-    """What a failed sync left in doubt may not be taken for written because a later sync says so.
-    """
+    """What a failed sync left in doubt may not be taken for written because a later sync says so."""
     if trial.kind != "sync":
         return
     base = base_of(root, trial.scene, trial.seed)

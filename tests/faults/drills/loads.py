@@ -195,8 +195,7 @@ def asked(here: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) ->
 
 
 def recovery_s(here: Site, within_ms: float) -> float:
-    """How long until ten requests in a row are answered with items in that time; a minute at most.
-    """
+    """How long until ten requests in a row are answered with items in that time; a minute at most."""
     began, row = time.monotonic(), 0
     while row < 10 and time.monotonic() - began < 60:
         row = row + 1 if timed_ms(here) < within_ms else 0

@@ -28,9 +28,9 @@ from tailorbird.training.tune.choose import select_finalists
 from tailorbird.training.tune.fits import FitResult, FitSpec
 from tailorbird.training.tune.page import write_tuning
 from tailorbird.training.tune.run import TuneReport, TuneSettings, tune
-from tailorbird.training.tune.space import Choices, Range, SearchSpace, overridden
+from tailorbird.training.tune.space import Choices, Range, SearchSpace, override_spaces
 from tailorbird.training.tune.study import Budget, Search, open_journal
-from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
+from tailorbird.training.tune.tuned import apply_tuned, build_tuned, write_tuned
 
 pytestmark = pytest.mark.slow
 
@@ -400,14 +400,14 @@ def test_training_uses_what_was_chosen_until_it_is_removed(project):
 
 def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "tuned.toml"
-    assert with_tuned(SMALL, "home", path) == SMALL
+    assert apply_tuned(SMALL, "home", path) == SMALL
     write_tuned(
         path,
         "home",
-        tuned_of("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"),
+        build_tuned("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"),
     )
-    write_tuned(path, 'another "slot"', tuned_of("gbdt", {"leaves": 9}, DAY, ""))
-    settings_read = with_tuned(SMALL, "home", path)
+    write_tuned(path, 'another "slot"', build_tuned("gbdt", {"leaves": 9}, DAY, ""))
+    settings_read = apply_tuned(SMALL, "home", path)
     assert (
         settings_read.gbdt.leaves,
         settings_read.gbdt.rate,
@@ -415,7 +415,7 @@ def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
         settings_read.gbdt.trees,
     ) == (3, 0.1, "lambdarank", SMALL.gbdt.trees)
     assert settings_read.tuned_until == DAY
-    assert with_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
+    assert apply_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
     text = path.read_text()
     for old, new, message in (
         ("leaves = 3", "leafs = 3", "trees have no setting 'leafs'"),
@@ -426,7 +426,7 @@ def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
     ):
         path.write_text(text.replace(old, new))
         with pytest.raises(ConfigError, match=message):
-            with_tuned(SMALL, "home", path)
+            apply_tuned(SMALL, "home", path)
 
 
 def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
@@ -444,21 +444,21 @@ def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
     assert [one.default for one in report.trials["dcn"]] == [True, False]
     assert {one.trial.architecture for one in report.choice.finalists} == {"gbdt", "dcn"}
     path = tmp_path / "tuned.toml"
-    write_tuned(path, "home", tuned_of("dcn", report.trials["dcn"][1].settings, DAY, ""))
-    taken = with_tuned(SMALL, "home", path)
+    write_tuned(path, "home", build_tuned("dcn", report.trials["dcn"][1].settings, DAY, ""))
+    taken = apply_tuned(SMALL, "home", path)
     assert taken.architecture == "dcn"
     assert taken.parameters["crosses"] == report.trials["dcn"][1].settings["crosses"]
-    assert with_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
-    assert with_tuned(SMALL, "home", path, asked=True) == SMALL, (
+    assert apply_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
+    assert apply_tuned(SMALL, "home", path, asked=True) == SMALL, (
         "trees that were asked for stay trees"
     )
     assert (
-        with_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
+        apply_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
         == taken.parameters
     )
     path.write_text(path.read_text().replace("crosses", "corsses"))
     with pytest.raises(ConfigError, match="dcn has no parameter 'corsses'"):
-        with_tuned(SMALL, "home", path)
+        apply_tuned(SMALL, "home", path)
 
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
@@ -495,12 +495,12 @@ def test_a_wrong_use_is_reported(project, tmp_path):
 
 def test_a_file_overrides_the_dimensions_that_it_names(tmp_path: Path):
     file = tmp_path / "tune.toml"
-    assert overridden(file, SPACE) == SPACE
+    assert override_spaces(file, SPACE) == SPACE
     file.write_text(
         '[gbdt]\nleaves = 7\nobjective = {choices = ["binary", "lambdarank"]}\nl2 = {low = '
         "1, high = 9}\n"
     )
-    space = overridden(file, SPACE)["gbdt"]
+    space = override_spaces(file, SPACE)["gbdt"]
     assert set(space.dimensions) == {"rate", "objective", "l2"}
     assert space.fixed == {"leaves": 7}
     assert space.clip(gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
@@ -515,7 +515,7 @@ def test_a_file_overrides_the_dimensions_that_it_names(tmp_path: Path):
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):
-            overridden(file, SPACE)
+            override_spaces(file, SPACE)
 
 
 class Worsening(Fitted):

@@ -20,19 +20,19 @@ from tailorbird.models.interactions import Interactions
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.bootstrap import Interval
-from tailorbird.training.dated_back import LOOKED_AT
-from tailorbird.training.matrix import featured
+from tailorbird.training.dated_back import PROFILE_COLUMNS
+from tailorbird.training.matrix import iterate_features
 from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune import rows as tune_rows
 from tailorbird.training.validate import leaks
 from tailorbird.training.validate.leaks import (
+    find_backdated_imports,
     find_backdated_items,
     find_lookahead,
     find_repeated_events,
     find_target_leakage,
     findings_from_ranking,
-    imported_back,
 )
 from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import (
@@ -83,7 +83,7 @@ def with_the_answer(column, share=1.0):
 
     def made(data, features, events, **more):
         rng = np.random.default_rng(5)
-        for piece in featured(data, features, events, **more):
+        for piece in iterate_features(data, features, events, **more):
             numeric = piece.rows.numeric.copy()
             is_marked = rng.random(len(numeric)) < share
             place = piece.rows.numeric_names.index(column)
@@ -217,7 +217,7 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
     ]
 
     def late(data, features, events, **more):
-        for piece in featured(
+        for piece in iterate_features(
             replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more
         ):
             yield replace(piece, part=data)
@@ -250,7 +250,9 @@ def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, materi
     ]
 
     def late(data, features, events, **more):
-        for piece in featured(replace(data, p=data.p + (1 << 41)), features, events, **more):
+        for piece in iterate_features(
+            replace(data, p=data.p + (1 << 41)), features, events, **more
+        ):
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "featured", late)
@@ -284,7 +286,8 @@ class Imported:
             for number in range(30)
         ]
         self._events = pa.Table.from_pylist(
-            rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id", "properties")])
+            rows,
+            pa.schema([ROUTED.field(name) for name in (*PROFILE_COLUMNS, "item_id", "properties")]),
         )
 
     def exists(self, name):
@@ -298,24 +301,26 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
     plan = FeatureSet.from_declarations(
         [attribute("plan", entity("user"), "plan", kind="categorical")]
     )
-    (finding,) = imported_back(Imported(), plan)
+    (finding,) = find_backdated_imports(Imported(), plan)
     assert (finding.severity, finding.what) == ("look", "users")
     assert "30 of 30 profiles are the one that was imported of their user" in finding.why
     assert "(plan)" in finding.why
-    assert imported_back(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
+    assert find_backdated_imports(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
         "it says when it came in"
     )
-    (later,) = imported_back(Imported(received_at=2 * DAY), plan)
+    (later,) = find_backdated_imports(Imported(received_at=2 * DAY), plan)
     assert (
         "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
     )
     assert (later.what, "(plan)" in later.why) == ("users", True)
-    assert imported_back(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
+    assert find_backdated_imports(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
         "it is told with the columns that read it"
     )
-    assert imported_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
+    assert find_backdated_imports(Imported(raw_partition="serve-1"), plan) == [], (
+        "the door saw it come"
+    )
     assert (
-        imported_back(
+        find_backdated_imports(
             Imported(),
             FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")]),
         )
@@ -324,9 +329,9 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
     sold = FeatureSet.from_declarations(
         [attribute("sold", entity("item"), "sold_ever", kind="numeric")]
     )
-    assert [one.what for one in imported_back(Imported("item"), sold)] == ["items"]
-    assert imported_back(Imported(), sold) == []
-    assert imported_back(Lake(shop.lake), plan) == []
+    assert [one.what for one in find_backdated_imports(Imported("item"), sold)] == ["items"]
+    assert find_backdated_imports(Imported(), sold) == []
+    assert find_backdated_imports(Lake(shop.lake), plan) == []
 
 
 def test_profiles_of_items_that_are_dated_back_are_reported(material):

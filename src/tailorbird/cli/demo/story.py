@@ -30,7 +30,7 @@ from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide, figures_by_period
@@ -309,7 +309,7 @@ class Story:
         answers = lake.table("answers")
         step = max(1, answers.num_rows // self.scale.parity_answers)
         sample = answers.take(list(range(0, answers.num_rows, step)))
-        report = parity(project.features, AttachedEvents(lake, project.features).table(), sample)
+        report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {
             "answers": report.answers,
             "compared": report.compared,

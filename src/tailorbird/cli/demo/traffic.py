@@ -14,7 +14,7 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
 from tailorbird.serving.door import Door
@@ -60,7 +60,7 @@ class Traffic:
         self._door = Door(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcess(project, clock, door=self._door, seed=seed)
+        self.parts = InProcessServer(project, clock, door=self._door, seed=seed)
         self.live: Live = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}

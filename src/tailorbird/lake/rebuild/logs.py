@@ -21,7 +21,7 @@ import apsw
 from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.lake import durable
-from tailorbird.stream import EmbeddedReader, Stored, embedded, sqlite
+from tailorbird.stream import EmbeddedReader, StoredBlock, embedded, sqlite
 from tailorbird.stream.reading import COLUMNS, fitting, head_row
 
 _DRAFT, _COMPLETE = "draft-of-", "rebuilt-"
@@ -41,7 +41,7 @@ class Salvage:
 
     start: int
     end: int
-    blocks: list[Stored]
+    blocks: list[StoredBlock]
     lost: list[tuple[int, int]]
 
 
@@ -59,7 +59,9 @@ def log_corruption(path: Path) -> str | None:
         return error.message
 
 
-def salvage(path: Path, archived: Callable[[], list[Stored]], needed: int, end: int) -> Salvage:
+def salvage(
+    path: Path, archived: Callable[[], list[StoredBlock]], needed: int, end: int
+) -> Salvage:
     """Collect what is left of a log from row `needed` on.
 
     Args:
@@ -82,9 +84,9 @@ def salvage(path: Path, archived: Callable[[], list[Stored]], needed: int, end: 
     return Salvage(start, end, blocks, lost)
 
 
-def _intact_blocks(path: Path) -> tuple[list[Stored], int]:
+def _intact_blocks(path: Path) -> tuple[list[StoredBlock], int]:
     """Read the blocks that match their checksum and the one before, and where the log ends."""
-    blocks: list[Stored] = []
+    blocks: list[StoredBlock] = []
     end = 0
     try:
         with sqlite.errors(path):
@@ -96,7 +98,7 @@ def _intact_blocks(path: Path) -> tuple[list[Stored], int]:
                 for row in connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset"):
                     block = fitting(row, previous)
                     if block is not None:
-                        blocks.append(Stored(row[0], block))
+                        blocks.append(StoredBlock(row[0], block))
                     previous = row[3]
             finally:
                 connection.close()

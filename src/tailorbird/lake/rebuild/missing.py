@@ -21,7 +21,7 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.lake import etl
 from tailorbird.lake.rebuild.intact import IntactRows
 from tailorbird.lake.tables import TABLES
-from tailorbird.stream import Stream, answers_addresses, open_reader, routed_address
+from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 RAW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]
 RAW_TABLES = ("events", "quarantine", "duplicates")  # each raw row is in one of them
@@ -218,7 +218,7 @@ def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) ->
     """
     present = intact.table("answers", ["producer", "offset"])
     missing = [TABLES["answers"].schema.empty_table()]
-    for producer, address in answers_addresses(stream).items():
+    for producer, address in response_log_addresses(stream).items():
         end = ends.get(address.stem, 0)
         try:
             with open_reader(address) as reader:

@@ -18,12 +18,12 @@ from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
 from tailorbird.lake.swap import SET_ASIDE
 from tailorbird.lock import FileLock
 from tailorbird.stream import (
-    Stored,
+    StoredBlock,
     Stream,
-    answer_logs,
     open_reader,
     raw_addresses,
     raw_logs,
+    response_logs,
     routed_path,
 )
 
@@ -37,7 +37,7 @@ def archived_content(stream: Stream, file: Archived) -> bytes | None:
         return None
     try:
         with open_reader(address) as reader:
-            blocks: list[Stored] = []
+            blocks: list[StoredBlock] = []
             position = file.first
             while position < file.end:
                 next_blocks = [each for each in reader.read(position) if each.end <= file.end]
@@ -69,7 +69,7 @@ def examine_logs(
         copies = partial(_archived_blocks, archive, [each for each in files if each.end > needed])
         lost = "of events were acknowledged and are nowhere else"
         actions += _examine_log(lake, path, producer, copies, needed, archived, lost, plan)
-    for producer, path in answer_logs(folder).items():
+    for producer, path in response_logs(folder).items():
         if path in pending:
             continue
         taken = positions.tables.get("answers", {}).get(path.stem, 0)
@@ -94,7 +94,7 @@ def _examine_log(
     lake: Path,
     path: Path,
     producer: str,
-    copies: Callable[[], list[Stored]],
+    copies: Callable[[], list[StoredBlock]],
     needed: int,
     end: int,
     lost: str,
@@ -133,8 +133,8 @@ def _finish(lake: Path, path: Path) -> None:
         lock.release()
 
 
-def _archived_blocks(archive: Archive, files: list[Archived]) -> list[Stored]:
-    blocks: list[Stored] = []
+def _archived_blocks(archive: Archive, files: list[Archived]) -> list[StoredBlock]:
+    blocks: list[StoredBlock] = []
     for file in files:
         try:
             blocks += archive.read(file)

@@ -12,7 +12,7 @@ from tailorbird.lake.archive import Archive
 from tailorbird.stream import (
     Address,
     EmbeddedWriter,
-    Stored,
+    StoredBlock,
     Stream,
     open_reader,
     open_writer,
@@ -51,7 +51,7 @@ def route_archive(
             for name in names
         }
         route = stack.enter_context(route_again(folder))
-        waiting: dict[str, list[Stored]] = {name: [] for name in names}
+        waiting: dict[str, list[StoredBlock]] = {name: [] for name in names}
         rows = 0
         for _, name, stored in heapq.merge(
             *(_received(name, archive, live.get(name)) for name in names), key=lambda each: each[:2]
@@ -67,7 +67,7 @@ def route_archive(
 
 def _received(
     name: str, archive: Archive, live: "Address | None"
-) -> Iterator[tuple[int, str, Stored]]:
+) -> Iterator[tuple[int, str, StoredBlock]]:
     """Yield the bodies of a raw log, each with the time of its receipt."""
     newest = at = 0
     for file in archive.files:
@@ -85,7 +85,7 @@ def _received(
                 yield newest, name, stored
 
 
-def _received_at(stored: Stored) -> int:
+def _received_at(stored: StoredBlock) -> int:
     return (
         msgspec.json.decode(stored.block.receipt, type=Receipt).received_at
         if stored.block.kind == "body"
@@ -93,7 +93,7 @@ def _received_at(stored: Stored) -> int:
     )
 
 
-def _append(writers: Mapping[str, EmbeddedWriter], waiting: dict[str, list[Stored]]) -> None:
+def _append(writers: Mapping[str, EmbeddedWriter], waiting: dict[str, list[StoredBlock]]) -> None:
     for name, blocks in waiting.items():
         if blocks:
             with writers[name].transaction():

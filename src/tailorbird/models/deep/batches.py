@@ -203,7 +203,7 @@ class PartRows:
 
 
 @dataclass(frozen=True)
-class SomeRows:
+class RowSubset:
     """A subset of other rows, without empty blocks."""
 
     rows: Blocks
@@ -213,7 +213,7 @@ class SomeRows:
     ]  # per block: its index in `rows`, and row indices
 
     @classmethod
-    def of(cls, rows: Blocks, mask: npt.NDArray[np.bool_]) -> "SomeRows":
+    def of(cls, rows: Blocks, mask: npt.NDArray[np.bool_]) -> "RowSubset":
         """Return the rows selected by a mask, shape (n,)."""
         ends = np.cumsum(rows.sizes)[:-1]
         selections = [
@@ -349,7 +349,7 @@ def count_classes(rows: Blocks) -> ClassWeights:
     return ClassWeights(positive, negative, sum(rows.sizes))
 
 
-def nothing_to_tell_apart(rows: Blocks) -> str:
+def single_class_problem(rows: Blocks) -> str:
     """Describe a head that has one class only, or return ""."""
     class_weights = count_classes(rows)
     for head, positive, negative in zip(

@@ -61,7 +61,7 @@ def grouped(figures: Mapping[str, float]) -> dict[str, float]:
     return tags
 
 
-def to_mlflow(
+def log_to_mlflow(
     name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking_uri: str
 ) -> str | None:
     """Log a training as an MLflow run and return its id, or None without `mlflow`.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, count_classes, nothing_to_tell_apart
+from tailorbird.models.deep.batches import Blocks, count_classes, single_class_problem
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
@@ -92,7 +92,7 @@ def fit_deep(
     Raises:
         UsageError: a head has one class only.
     """
-    if problem := nothing_to_tell_apart(rows):
+    if problem := single_class_problem(rows):
         raise UsageError(
             f"{problem} in the training part: nothing to tell apart",
             fix="take a longer window, or leave that head out",

@@ -1,4 +1,4 @@
-"""State for warm starts: the weights of the last training, and the ids of its embedding rows.
+"""BreakerState for warm starts: the weights of the last training, and the ids of its embedding rows.
 
 Between two trainings, ids come and go. The row of an id that is still frequent moves to its new
 position; a new id starts as the unknown, whose row was learned from rare ids; the row of an id that
@@ -95,7 +95,7 @@ class WarmStart:
     gone: int
 
 
-def series_of(
+def series_name(
     architecture: str, parameters: DeepParameters, layout: Layout, heads: tuple[str, ...]
 ) -> str:
     """Return the name of the series of nets of this shape.
@@ -177,7 +177,7 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
     )
 
 
-def newest_meta(folder: Path) -> Meta | None:
+def read_newest_meta(folder: Path) -> Meta | None:
     """Return metadata of the newest state of a folder, or None if none is readable.
 
     Weights are not read.

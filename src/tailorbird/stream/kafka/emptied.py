@@ -37,7 +37,7 @@ _TOPIC_SOURCE = 1  # source of a setting of the topic itself
 _KIND = "erased"
 
 
-class Emptying(msgspec.Struct, frozen=True):
+class TopicSpec(msgspec.Struct, frozen=True):
     """The description of a topic to create again.
 
     Attributes:
@@ -64,7 +64,7 @@ class Erasure(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
+def describe(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
@@ -88,10 +88,10 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
             (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
         ),
     )
-    return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
+    return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def empty(logs: list[KafkaLog], was: Emptying) -> None:
+def empty(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Delete a topic, unless it was reset already, and create it again.
 
     Its only writers are the caller's, and are closed.
@@ -104,7 +104,7 @@ def empty(logs: list[KafkaLog], was: Emptying) -> None:
     begin(logs, was)
 
 
-def begin(logs: list[KafkaLog], was: Emptying) -> None:
+def begin(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
@@ -161,7 +161,7 @@ def last(cluster: Cluster) -> Erasure | None:
         )
 
 
-def topics_of(cluster: Cluster) -> dict[str, int]:
+def list_topics(cluster: Cluster) -> dict[str, int]:
     """Return the topics with the project's prefix and their numbers of partitions."""
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -221,10 +221,10 @@ def messages(
 
 
 def _is_there(log: KafkaLog) -> bool:
-    return log.name in topics_of(log.cluster)
+    return log.name in list_topics(log.cluster)
 
 
-def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
+def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
     """Return whether no partition has a row from before its reset."""
     for log, end in zip(logs, was.ends, strict=True):
         try:
@@ -248,7 +248,7 @@ def delete(cluster: Cluster, name: str) -> None:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
     deadline = time.monotonic() + cluster.timeout_s
-    while name in topics_of(cluster):  # brokers confirm before it is gone
+    while name in list_topics(cluster):  # brokers confirm before it is gone
         if time.monotonic() > deadline:
             raise StorageError(
                 f"the topic {name} was deleted and is still there",

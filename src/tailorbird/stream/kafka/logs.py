@@ -123,7 +123,7 @@ class KafkaStream:
         }
         return dict(sorted({**logs, **self._historical_logs()}.items()))
 
-    def answer_logs(self) -> dict[str, KafkaLog]:
+    def response_logs(self) -> dict[str, KafkaLog]:
         """Return the existing response logs by producer, in order of name."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
@@ -137,7 +137,7 @@ class KafkaStream:
             return [self.folder / f"{_INDEX}.db"]
         return sorted((self.folder / "routers").glob(f"*/{_INDEX}.*.db"))
 
-    def partitions_of(self, topic: str) -> int:
+    def partition_count(self, topic: str) -> int:
         """Return the expected number of partitions of a topic, named without the prefix."""
         if topic.startswith(f"{SHUFFLED}."):
             return int(topic.rpartition("-")[2])

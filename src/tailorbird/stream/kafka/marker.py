@@ -13,7 +13,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, KafkaException, NewTopic, Producer
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
-from tailorbird.stream.kafka.emptied import delete, messages, topics_of
+from tailorbird.stream.kafka.emptied import delete, list_topics, messages
 
 
 def new_owner() -> str:
@@ -51,9 +51,9 @@ def mark(cluster: Cluster, owner: str) -> None:
         )
 
 
-def unmark(cluster: Cluster, owner: str) -> bool:
+def clear_marker(cluster: Cluster, owner: str) -> bool:
     """Remove the marker of `owner`, and return whether there was one."""
-    if cluster.marker not in topics_of(cluster) or not _is_owned_by(cluster, owner):
+    if cluster.marker not in list_topics(cluster) or not _is_owned_by(cluster, owner):
         return False
     delete(cluster, cluster.marker)
     return True

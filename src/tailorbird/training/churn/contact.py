@@ -59,10 +59,12 @@ class ContactCurve:
         ]
 
 
-def curve_of(probability: Floats, churned: npt.NDArray[np.bool_], contact: Contact) -> ContactCurve:
+def contact_curve(
+    probability: Floats, churned: npt.NDArray[np.bool_], contact: Contact
+) -> ContactCurve:
     """Return the curve of people in order of falling probability; ties keep their input order.
 
-    >>> curve = curve_of(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), Contact(cost=1.0,
+    >>> curve = contact_curve(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), Contact(cost=1.0,
     value=10.0, success=0.5))
     >>> curve.best, curve.realised.tolist() (2, [4.0, 3.0, 7.0])
     """

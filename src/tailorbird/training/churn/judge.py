@@ -66,7 +66,7 @@ class CutMetrics:
         )
 
 
-class Ordered:
+class SortedScores:
     """Scores sorted once, so that a replicate's AUC, AP and lift are sums over tied groups.
 
     Args:
@@ -157,7 +157,10 @@ def _bootstrap_metrics(
     probability: Floats, cut: Cut, expected: Floats | None, resampler: "_Resampler"
 ) -> dict[str, Replicates]:
     """Return each metric with its value in each replicate."""
-    churn_order, return_order = Ordered(probability, cut.gone), Ordered(1 - probability, ~cut.gone)
+    churn_order, return_order = (
+        SortedScores(probability, cut.gone),
+        SortedScores(1 - probability, ~cut.gone),
+    )
     ones = np.ones(len(probability))
     area, ap_churned, lift = churn_order.figures(ones)
     drawn = np.array(

@@ -24,7 +24,7 @@ from tailorbird.models.interactions import Counter
 from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn import Churn
 from tailorbird.training.churn.merged import MergeHistory
-from tailorbird.training.coding import Codes, people_only
+from tailorbird.training.coding import Codes, human_mask
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -228,7 +228,7 @@ def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: in
         pc.is_valid(events["person"]),
     )
     mask = pc.and_(mask, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
-    rows = events.filter(pc.and_(mask, people_only(events)))
+    rows = events.filter(pc.and_(mask, human_mask(events)))
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:
         raise NotReadyError(

@@ -33,7 +33,7 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         _contact(report.curve, churn, len(last.cut.gone)),
         "<h2>Are the probabilities right?</h2>",
         page.calibration_table(["people with", "people", "predicted", "gone"], last.slices),
-        picture(page.reliability(last.calibration, 1, "P(gone)", "gone")),
+        picture(page.reliability_chart(last.calibration, 1, "P(gone)", "gone")),
         "<h2>What was learned</h2>",
         f"<p>{escape(report.choice.description)}</p>",
         picture(page.importance(report.importance, "Share of what was learned, by column")),

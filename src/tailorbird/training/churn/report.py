@@ -56,7 +56,7 @@ class ChurnReport:
             "incumbent": self.incumbent,
             "results": flatten_intervals(self.last.results),
             "differences": flatten_intervals(self.last.differences),
-            "origins": [plain_cut(each) for each in self.figures],
+            "origins": [cut_to_dict(each) for each in self.figures],
             "choice": self.choice.description,
             "contact": {"best": self.curve.best, "curve": self.curve.points()},
             "importance": self.importance,
@@ -123,7 +123,7 @@ def _required_history(churn: Churn, *, judged: bool) -> str:
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 
 
-def plain_cut(figures: CutMetrics) -> dict[str, Any]:
+def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
     """Return the metrics of a cut as JSON."""
     window, cut = figures.cut.scores.window, figures.cut
     return {

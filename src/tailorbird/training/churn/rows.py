@@ -26,7 +26,7 @@ from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
-from tailorbird.training.dated_back import LOOKED_AT, dated_back, without
+from tailorbird.training.dated_back import PROFILE_COLUMNS, dated_back, without
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -41,7 +41,7 @@ _ROW_COLUMNS = (
     "price",
     "quantity",
     "counts",
-    *LOOKED_AT,
+    *PROFILE_COLUMNS,
 )
 NO_LIMIT = 1 << 62  # a p after every event
 # people per origin whose features are recomputed without later events

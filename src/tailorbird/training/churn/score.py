@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.errors import BundleError, NotReadyError
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnBundle
-from tailorbird.ranking.churn_columns import in_seconds
+from tailorbird.ranking.churn_columns import duration_columns
 from tailorbird.ranking.churn_reasons import churn_reasons
 from tailorbird.training.churn.labels import build_activity
 from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
@@ -38,7 +38,7 @@ class ChurnScores:
     until: int
 
 
-def score_everybody(
+def score_people(
     bundle: ChurnBundle,
     churn: Churn,
     *,
@@ -67,7 +67,7 @@ def score_everybody(
         )
     progress("read", 0, 1)
     source = Lake(lake).pinned()
-    events = AttachedEvents(source, bundle.features).table(
+    events = JoinedEvents(source, bundle.features).table(
         needed_columns(bundle.features), span(ts_to=now)
     )
     progress("read", 1, 1)
@@ -109,7 +109,7 @@ def score_everybody(
     }
     matrix, read = np.concatenate(numbers), len(bundle.read.numeric)
     taste = taste_groups(bundle.space, matrix[:, read:]) if bundle.space is not None else {}
-    numbers_read, seconds = matrix[:, :read].astype(np.float64), in_seconds(bundle.features)
+    numbers_read, seconds = matrix[:, :read].astype(np.float64), duration_columns(bundle.features)
     top_segments = find_segments(
         bundle.read.numeric, numbers_read, chance, churn.contact, taste, seconds
     )

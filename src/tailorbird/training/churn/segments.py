@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.churn import Contact
-from tailorbird.ranking.churn_reasons import told_value
+from tailorbird.ranking.churn_reasons import format_column_value
 from tailorbird.ranking.tower import Space
-from tailorbird.retrieval.directions import centres
+from tailorbird.retrieval.directions import spherical_kmeans
 from tailorbird.retrieval.vectors import largest
 
 Floats = npt.NDArray[np.float64]
@@ -105,7 +105,7 @@ def taste_groups(
     while len(drawn) < TASTE_GROUPS:
         far = np.maximum(1 - (units @ drawn.T).max(axis=1), 0).astype(np.float64) + 1e-12
         drawn = np.concatenate([drawn, units[rng.choice(len(units), 1, p=far / far.sum())]])
-    centroids = centres(units, drawn, KMEANS_ROUNDS)
+    centroids = spherical_kmeans(units, drawn, KMEANS_ROUNDS)
     nearest = np.argmax(units @ centroids.T, axis=1)
     liked = space.vectors.vectors @ centroids.T
     beyond = liked - liked.mean(axis=1, keepdims=True)
@@ -151,7 +151,9 @@ def _format_values(values: Floats, *, seconds: bool) -> list[str]:
     """Format values with as many digits as it takes to tell them apart."""
     texts: list[str] = []
     for digits in range(DIGITS_MAX):
-        texts = [told_value(value, seconds=seconds, digits=digits) for value in values.tolist()]
+        texts = [
+            format_column_value(value, seconds=seconds, digits=digits) for value in values.tolist()
+        ]
         if len(set(texts)) == len(texts):
             break
     return texts

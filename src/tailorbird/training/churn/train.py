@@ -18,20 +18,20 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, LeakError, NotReadyError, UsageError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import TOLERANCE, score_onnx
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part, space_files, write_churn_bundle
-from tailorbird.ranking.churn_columns import columns_for
+from tailorbird.ranking.churn_columns import churn_columns
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.churn.card import churn_card
-from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import (
     BLEND,
     HAZARD,
@@ -66,12 +66,12 @@ from tailorbird.training.churn.walk import (
     period_starts,
     run_cuts,
 )
-from tailorbird.training.gate import Decision, Evidence, Rival, decide, not_judged
-from tailorbird.training.giveaways import giveaways, notes_on_ahead
+from tailorbird.training.gate import Decision, Evidence, Rival, decide, describe_unevaluated
+from tailorbird.training.leakage import ahead_notes, find_leakage
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
-from tailorbird.training.towers import Learner, TowerSettings
-from tailorbird.training.trees import trees_of
+from tailorbird.training.towers import TowerLearner, TowerSettings
+from tailorbird.training.trees import export_trees
 from tailorbird.training.watch import Watch
 
 JUDGED_MAX = 6
@@ -104,7 +104,7 @@ class ChurnSettings:
 
 
 @dataclass(frozen=True)
-class Study:
+class ChurnBacktest:
     """Models and outcomes at past origins.
 
     Attributes:
@@ -127,7 +127,7 @@ class Study:
     tower: Mapping[str, bytes] | None = None
 
 
-def study(
+def run_backtest(
     features: FeatureSet,
     churn: Churn,
     events: pa.Table,
@@ -137,7 +137,7 @@ def study(
     windows: Sequence[Window] = (),
     learn_until: int = 0,
     progress: Progress = lambda stage, done, total: None,
-) -> Study:
+) -> ChurnBacktest:
     """Fit models at past origins and compare them with what happened.
 
     Args:
@@ -151,7 +151,7 @@ def study(
         NotReadyError: too little is known.
     """
     activity = build_activity(events, churn, now, settings.lateness_us)
-    columns = columns_for(churn, features)
+    columns = churn_columns(churn, features)
     people = PeopleFeatures(features, events, activity, columns)
     training_activity = activity.as_of(learn_until) if learn_until else activity
     windows = windows or backtest_windows(training_activity, churn, settings.cuts)
@@ -212,19 +212,21 @@ def study(
         last.scores.window,
         settings.fit,
     )
-    leakage = giveaways(last.fitted.encoder.names, matrix, label)
+    leakage = find_leakage(last.fitted.encoder.names, matrix, label)
     # Recency, frequency and age may legitimately predict most, as baselines do.
     dominant = {
-        name: why for name, why in leakage.told_of_ahead("leaving").items() if name not in churn.rfm
+        name: why
+        for name, why in leakage.describe_ahead("leaving").items()
+        if name not in churn.rfm
     }
-    return Study(
+    return ChurnBacktest(
         activity, people, grid, cuts, figures, leakage.known, dominant, vectors_note, tower
     )
 
 
 def _fit_tower(
     features: FeatureSet, events: pa.Table, activity: Activity, origin: int, settings: ChurnSettings
-) -> tuple[Learner | None, Space | None, str]:
+) -> tuple[TowerLearner | None, Space | None, str]:
     """Return a tower as of the first origin, or the reason there is none."""
     if settings.vectors is None:
         return None, None, ""
@@ -290,7 +292,7 @@ def train_churn(
     watch.tell("read", 0, 1)
     source = Lake(lake).pinned()
     champion = load_champion(store)
-    events = AttachedEvents(source, features, *champion.features).table(
+    events = JoinedEvents(source, features, *champion.features).table(
         needed_columns(features, *champion.features), span(ts_to=now)
     )
     if not events.num_rows:
@@ -299,7 +301,9 @@ def train_churn(
         )
     watch.tell("read", 1, 1)
     until = min(now, log_end(events) + settings.lateness_us)
-    backtest = study(features, churn, events, now=until, settings=settings, progress=watch.tell)
+    backtest = run_backtest(
+        features, churn, events, now=until, settings=settings, progress=watch.tell
+    )
     activity, figures = backtest.activity, backtest.figures
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
     watch.tell("last fit", 0, 1)
@@ -322,7 +326,7 @@ def train_churn(
         "owner": owner,
         RECIPE: Recipe(churn, settings.fit, settings.grid_rows).to_dict(),
     }
-    curve = curve_of(backtest.cuts[-1].probability, backtest.cuts[-1].gone, churn.contact)
+    curve = contact_curve(backtest.cuts[-1].probability, backtest.cuts[-1].gone, churn.contact)
     importance = column_importance(fitted, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
         _write_bundle(
@@ -366,7 +370,7 @@ def train_churn(
     )
 
 
-def _decide(last: CutMetrics, backtest: Study, comparison: ChampionComparison) -> Decision:
+def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
     rivals = tuple(
         Rival(name, _negate(each["log_loss"]), each["log_loss"].value)
         for name, each in last.differences.items()
@@ -374,7 +378,9 @@ def _decide(last: CutMetrics, backtest: Study, comparison: ChampionComparison) -
     smaller_class = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
     incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
     unjudged = (
-        not_judged(comparison.version, comparison.skip_reason) if comparison.skip_reason else ""
+        describe_unevaluated(comparison.version, comparison.skip_reason)
+        if comparison.skip_reason
+        else ""
     )
     return decide(
         Evidence(
@@ -390,7 +396,7 @@ def _decide(last: CutMetrics, backtest: Study, comparison: ChampionComparison) -
 
 def _comparison_notes(comparison: ChampionComparison, decision: Decision) -> list[str]:
     note = (
-        not_judged(comparison.version, comparison.skip_reason)
+        describe_unevaluated(comparison.version, comparison.skip_reason)
         if comparison.skip_reason
         else comparison.note
     )
@@ -403,7 +409,7 @@ def _negate(difference: Interval) -> Interval:
 
 
 def _compose_notes(
-    churn: Churn, backtest: Study, window: Window, choice: Choice
+    churn: Churn, backtest: ChurnBacktest, window: Window, choice: Choice
 ) -> tuple[str, ...]:
     notes = []
     judged = backtest.cuts[-1].scores.window.length
@@ -425,7 +431,7 @@ def _compose_notes(
             else f"; calibration on past origins ({choice.calibrator.name}) corrects the level"
         )
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
-    notes.extend(notes_on_ahead(backtest.dominant))
+    notes.extend(ahead_notes(backtest.dominant))
     notes.extend(describe_choices(backtest.cuts[-1].choice, choice, churn))
     if day_note := describe_day_mismatch(churn, backtest.grid, backtest.activity):
         notes.append(day_note)
@@ -438,7 +444,7 @@ def _compose_notes(
 
 
 def _describe_training(
-    churn: Churn, backtest: Study, window: Window, fitted: FittedModels
+    churn: Churn, backtest: ChurnBacktest, window: Window, fitted: FittedModels
 ) -> dict[str, Any]:
     return {
         "churn": churn.name,
@@ -460,7 +466,7 @@ def _write_bundle(
     folder: Path,
     features: FeatureSet,
     churn: Churn,
-    backtest: Study,
+    backtest: ChurnBacktest,
     fitted: FittedModels,
     choice: Choice,
     decision: Decision,
@@ -505,7 +511,7 @@ def _write_bundle(
         if backtest.people.space is not None and backtest.tower is not None
         else None,
         trees={
-            part.head: trees_of(model)
+            part.head: export_trees(model)
             for part in plan.parts
             if isinstance(model := fitted.models[part.head], Gbdt)
         },

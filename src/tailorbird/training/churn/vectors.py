@@ -22,7 +22,12 @@ from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.walk import Cut
 from tailorbird.training.coding import Codes
 from tailorbird.training.metrics import log_losses
-from tailorbird.training.towers import Learner, TowerSettings, read_by, why_none
+from tailorbird.training.towers import (
+    TowerLearner,
+    TowerSettings,
+    explain_missing_tower,
+    find_sequence,
+)
 
 SMALL = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
 
@@ -43,19 +48,19 @@ def fit_tower_before(
     moment: int,
     settings: TowerSettings,
     seed: int,
-) -> tuple[Learner, Space]:
+) -> tuple[TowerLearner, Space]:
     """Fit a tower as of a moment, over the items that had any event by then.
 
     Raises:
         UsageError: no tower can be fitted; the message says why.
     """
-    if why := why_none(features):
+    if why := explain_missing_tower(features):
         raise UsageError(why)
-    read = read_by(features)
+    read = find_sequence(features)
     assert read is not None
     before = events.filter(pa.array(micros(events["ts"]) < moment))
     codes = Codes.of(before["item_id"])
-    learner = Learner(_TowerLog(events, people, codes), *read, Content(), settings, seed)
+    learner = TowerLearner(_TowerLog(events, people, codes), *read, Content(), settings, seed)
     if learner.count(moment) < settings.interactions_min:
         raise UsageError(
             f"fewer than {settings.interactions_min:,} events came before the first origin"

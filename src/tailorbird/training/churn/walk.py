@@ -32,7 +32,7 @@ from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.rfm import fit_rfm
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.calibrate import Chosen, choose
+from tailorbird.training.calibrate import CalibrationChoice, choose
 from tailorbird.training.churn.fit import (
     BLEND,
     DIRECT,
@@ -52,7 +52,7 @@ PROOFS = 3  # later cuts that a choice needs
 PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
 CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
 SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
-RAW = Chosen(Identity(), {}, 0)  # uncalibrated
+RAW = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
 
 Progress = Callable[[str, int, int], None]
 
@@ -88,7 +88,7 @@ class Choice:
     """
 
     model: str
-    calibration: Chosen
+    calibration: CalibrationChoice
     losses: Mapping[str, float]
     scale: float
     finished_count: int
@@ -456,7 +456,7 @@ def _discrimination_loss(cut: Cut, name: str) -> float:
     )
 
 
-def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> Chosen:
+def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
     """Return a candidate's calibration, or none if no cut began after another had finished."""
     sizes = [len(cut.gone) for cut in finished]
     raw = np.concatenate([cut.scores.raw[name] for cut in finished])
@@ -467,7 +467,7 @@ def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> Cho
         churned,
         np.repeat(np.arange(len(finished)), sizes),
         np.repeat(weights, sizes),
-        known_from=np.repeat(after, sizes),
+        label_period=np.repeat(after, sizes),
         periods_min=PROOFS,
     )
 

@@ -20,7 +20,7 @@ from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.training.architecture import QUICK_EPOCHS
-from tailorbird.training.calibrate import choose, periods_of
+from tailorbird.training.calibrate import assign_periods, choose
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.rows import Split
 from tailorbird.training.tune.space import Choices, Range, SearchSpace, Value
@@ -96,7 +96,7 @@ class Architecture:
         lambda settings, positives, rows: settings
     )
 
-    def whole_space(self) -> SearchSpace:
+    def full_space(self) -> SearchSpace:
         return SearchSpace(self.space, {}, self.defaults)
 
     def fit(self, split: Split, request: FitRequest) -> Floats:
@@ -162,7 +162,7 @@ def _calibrate_heads(
 ) -> dict[str, Calibration]:
     """Calibrate each head on the model's served scores of the validation part."""
     watch = split.validation
-    periods = periods_of(watch.t[watch.request])
+    periods = assign_periods(watch.t[watch.request])
     return {
         head: choose(
             raw[head], watch.labels[head], periods, watch.weight, probability=probability

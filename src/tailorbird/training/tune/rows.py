@@ -27,24 +27,24 @@ from tailorbird.lake import Lake
 from tailorbird.models.deep.layout import Layout
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.targets import chances_of_items
+from tailorbird.ranking.targets import item_probability_heads
 from tailorbird.training import metrics
-from tailorbird.training.architecture import layout_of, with_columns_for_nets
-from tailorbird.training.completing import Judged, completed
+from tailorbird.training.architecture import add_net_columns, build_layout
+from tailorbird.training.completing import Judged, training_rows
 from tailorbird.training.completing import judged as judged_rows
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.fit import POSITIVES_MIN
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.judge import K, long_tail, shares
-from tailorbird.training.matrix import Featured, featured
+from tailorbird.training.judge import K, long_tail_mask, shares
+from tailorbird.training.matrix import FeatureChunk, iterate_features
 from tailorbird.training.pieces import Pieces
 from tailorbird.training.prepared import learn_encoder, stack
 from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.rows import Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
-from tailorbird.training.target import Labelled
-from tailorbird.training.thinned import thinned
+from tailorbird.training.target import LabelledRows
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -180,7 +180,7 @@ class Split:
         ranked = self._ranked(value)
         return metrics.ndcg(ranked.only(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
-    def _ranked(self, value: Floats) -> metrics.Ranked:
+    def _ranked(self, value: Floats) -> metrics.RankedLists:
         return metrics.rank_lists(value, self.holdout.gain(self.worth), self.holdout.offsets, k=K)
 
     def to_arrays(self) -> dict[str, npt.NDArray]:
@@ -356,9 +356,9 @@ class _SegmentFeatures:
     """A segment with its features, as used for training and as used for evaluation."""
 
     learned: Dataset
-    learned_pieces: list[Featured]
+    learned_pieces: list[FeatureChunk]
     judged: "Judged | None"
-    judged_pieces: list[Featured]
+    judged_pieces: list[FeatureChunk]
 
 
 def encode_splits(
@@ -385,24 +385,24 @@ def encode_splits(
         progress("features", number, len(segments))
         usable = requests[segmented.series.place_of(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
-        learned = completed(
-            material, data.take(thinned(usable, limit, settings.seed)), segmented.replay
+        learned = training_rows(
+            material, data.take(thin(usable, limit, settings.seed)), segmented.replay
         )
         judged = None
         if number >= 2:
-            chosen = thinned(
+            chosen = thin(
                 requests if evenly else _answerable_requests(data, requests, slot),
                 judged_max,
                 settings.seed,
             )
             judged = judged_rows(material, data.take(chosen), segmented.replay)
-        pieces = list(featured(learned, features, material.events))
+        pieces = list(iterate_features(learned, features, material.events))
         segment_features.append(
             _SegmentFeatures(
                 learned,
                 pieces,
                 judged,
-                list(featured(judged.rows, features, material.events))
+                list(iterate_features(judged.rows, features, material.events))
                 if judged is not None
                 else [],
             )
@@ -414,7 +414,9 @@ def encode_splits(
         progress("encode", number - 2, len(segments) - 2)
         judged = segment_features[number].judged
         assert judged is not None
-        tail = long_tail(shares(material.history, segmented.borders[number - 1]))[judged.rows.item]
+        tail = long_tail_mask(shares(material.history, segmented.borders[number - 1]))[
+            judged.rows.item
+        ]
         past, watch = segment_features[: number - 1], segment_features[number - 1]
         split = _encode_split(
             past,
@@ -458,7 +460,7 @@ def _encode_split(
     weight = np.concatenate([part.weight for part in learned])
     # Splits are evaluated by the order of items, so return heads are left out. Expected amounts are
     # not tuned.
-    ordering = {head: slot.objective[head] for head in chances_of_items(slot.objective)}
+    ordering = {head: slot.objective[head] for head in item_probability_heads(slot.objective)}
     objective = {
         head: worth for head, worth in ordering.items() if int(labels[head].sum()) >= POSITIVES_MIN
     }
@@ -468,7 +470,7 @@ def _encode_split(
             f"no target of slot {slot.name} has enough positives in the first split: {requirement}",
             fix="tune on a longer --window",
         )
-    labelled = Labelled(np.concatenate(t), labels, weight, segmented.material.label_window)
+    labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
     encoder, in_time = learn_encoder(
         Pieces.of(pieces), features, series, settings, labelled, position=position, live=live
     )
@@ -476,7 +478,7 @@ def _encode_split(
         all_items = replace(
             learned[0], item=np.concatenate([part.item for part in learned])
         )  # only its items are read
-        encoder = with_columns_for_nets(encoder, all_items, series)
+        encoder = add_net_columns(encoder, all_items, series)
     train = stack(pieces, encoder, series, position=position, learned=in_time, live=live)
     shown = stack(validation.learned_pieces, encoder, series, position=position, live=live)
     served = (
@@ -504,7 +506,7 @@ def _encode_split(
         _build_part(holdout.judged.rows, judged, ordering),
         served,
         tail,
-        layout_of(encoder) if nets else None,
+        build_layout(encoder) if nets else None,
     )
 
 

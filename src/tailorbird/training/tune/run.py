@@ -23,7 +23,7 @@ from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import is_amount
-from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, alone
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tune.architectures import NETS, Architecture, select_architectures
 from tailorbird.training.tune.choose import Choice, choose_finalist, select_finalists
@@ -169,12 +169,20 @@ def tune(
         LockedError: another process tunes there.
     """
     search_spaces = [
-        (one, (spaces or {}).get(one.name) or one.whole_space())
+        (one, (spaces or {}).get(one.name) or one.full_space())
         for one in select_architectures(settings.names)
     ]
     with alone(out / "lock", f"slot {slot.name} is tuned"):
         return _tune(
-            features, slot, lake, clock, out / UNFINISHED, settings, search_spaces, more, progress
+            features,
+            slot,
+            lake,
+            clock,
+            out / UNFINISHED_FOLDER,
+            settings,
+            search_spaces,
+            more,
+            progress,
         )
 
 
@@ -198,7 +206,7 @@ def _tune(
         )
     study_key = _study_key(features, slot, lake, settings, search_spaces)
     _prepare_folder(folder, extend=extend)
-    unfinished = Unfinished(folder, study_key, clock.now())
+    unfinished = UnfinishedRun(folder, study_key, clock.now())
     if extend and not unfinished.resumed:
         shutil.rmtree(folder, ignore_errors=True)
         raise UsageError(
@@ -206,7 +214,7 @@ def _tune(
             where="--more",
             fix="leave --more out: it begins anew",
         )
-    train = settings.train.hurried()
+    train = settings.train.resolve_quick()
     splits, about = _load_splits(
         features,
         slot,
@@ -352,7 +360,7 @@ def _load_splits(
     features: FeatureSet,
     slot: Slot,
     lake: Lake,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     settings: TuneSettings,
     train: TrainSettings,
     selected: Sequence[Architecture],

@@ -79,7 +79,7 @@ class SearchSpace:
         }
 
 
-def overridden(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, SearchSpace]:
+def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, SearchSpace]:
     """Return the spaces with a file's overrides; unchanged if there is no such file.
 
     Raises:

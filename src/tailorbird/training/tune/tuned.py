@@ -31,7 +31,7 @@ from tailorbird.models.architectures import DEEP
 from tailorbird.models.deep.parameters import settled
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import AUTO, TrainSettings
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 FILE = "tuned.toml"
 Value = str | int | float | bool
@@ -113,14 +113,14 @@ def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
         )
         parts.append(f"gain = {_toml(section.gain)}\n\n[{key}.settings]\n")
         parts += [f"{setting} = {_toml(value)}\n" for setting, value in section.settings.items()]
-    write_whole(path, "".join(parts).encode())
+    atomic_write(path, "".join(parts).encode())
 
 
 def _toml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
 
 
-def with_tuned(
+def apply_tuned(
     settings: TrainSettings, slot: str, path: Path, *, asked: bool = False
 ) -> TrainSettings:
     """Return the training settings with a slot's tuned settings applied.
@@ -185,7 +185,7 @@ def _gbdt(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSetti
     return replace(base, **given)
 
 
-def tuned_of(
+def build_tuned(
     architecture: str, settings: Mapping[str, Value], until: int, gain: str
 ) -> TunedSettings:
     """Return the section of a choice, with floats rounded to six significant digits."""

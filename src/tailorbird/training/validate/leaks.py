@@ -29,9 +29,9 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.interactions import Interactions
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import told_of_dated_back
-from tailorbird.training.giveaways import giveaways
-from tailorbird.training.matrix import Featured, featured
+from tailorbird.training.dated_back import describe_backdated_profiles
+from tailorbird.training.leakage import find_leakage
+from tailorbird.training.matrix import FeatureChunk, iterate_features
 from tailorbird.training.rows import Material
 
 Matrix = npt.NDArray[np.float32]
@@ -69,10 +69,10 @@ def find_target_leakage(
     names: Sequence[str], matrix: Matrix, label: npt.NDArray, head: str
 ) -> list[Finding]:
     """Return columns that alone predict a target suspiciously well."""
-    leakage = giveaways(names, matrix, label)
+    leakage = find_leakage(names, matrix, label)
     findings = [Finding(LEAK, name, f"{why} for {head}") for name, why in leakage.known.items()]
     return findings + [
-        Finding(LEAK, name, why) for name, why in leakage.told_of_ahead(head).items()
+        Finding(LEAK, name, why) for name, why in leakage.describe_ahead(head).items()
     ]
 
 
@@ -132,11 +132,11 @@ def find_lookahead(
     return findings
 
 
-def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> Featured:
-    return next(featured(data, features, events, rows_max=max(1, data.rows)))
+def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> FeatureChunk:
+    return next(iterate_features(data, features, events, rows_max=max(1, data.rows)))
 
 
-def differences(expected: Featured, actual: Featured) -> dict[str, int]:
+def differences(expected: FeatureChunk, actual: FeatureChunk) -> dict[str, int]:
     """Return column or sequence → rows that differ in any bit; missing values are equal."""
     counts = {}
     for index, name in enumerate(expected.rows.numeric_names):
@@ -186,9 +186,9 @@ def find_backdated_items(material: Material) -> list[Finding]:
     return [Finding(REVIEW, "items", why)]
 
 
-def imported_back(lake: Lake, features: FeatureSet) -> list[Finding]:
+def find_backdated_imports(lake: Lake, features: FeatureSet) -> list[Finding]:
     """Return findings on backdated profiles that features read."""
-    return [Finding(REVIEW, what, why) for what, why in told_of_dated_back(lake, features)]
+    return [Finding(REVIEW, what, why) for what, why in describe_backdated_profiles(lake, features)]
 
 
 def find_repeated_events(

@@ -10,7 +10,7 @@ from typing import Any
 
 from tailorbird.models.architectures import Net
 from tailorbird.models.deep.parameters import settled
-from tailorbird.training.architecture import check_whole, net_beside_trees, ordered_better
+from tailorbird.training.architecture import auto_net_architecture, check_convergence, ndcg_gain
 from tailorbird.training.settings import AUTO, TrainSettings
 from tailorbird.training.tune.architectures import (
     ARCHITECTURES,
@@ -32,7 +32,7 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     """Fit the model of the architecture that the settings name.
 
     Raises:
-        Diverged: a weight of a net is not finite.
+        DivergenceError: a weight of a net is not finite.
     """
     name = request.train.architecture
     if name != AUTO:
@@ -41,10 +41,10 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
     if split.layout is None:  # torch is not installed
         return trees
     net, watch = (
-        _fit_architecture(net_beside_trees(split.objective), split, request),
+        _fit_architecture(auto_net_architecture(split.objective), split, request),
         split.validation,
     )
-    gain = ordered_better(
+    gain = ndcg_gain(
         net.value(split.served),
         trees.value(split.served),
         watch.gain(split.objective),
@@ -59,7 +59,7 @@ def _fit_architecture(name: str, split: Split, request: FitRequest) -> Calibrate
         split, replace(request, settings={}) if name == TREES else request
     )
     if isinstance(fitted.model, Net):
-        check_whole(fitted.model.deep)
+        check_convergence(fitted.model.deep)
     return fitted
 
 

@@ -22,10 +22,10 @@ from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
-from tailorbird.training.architecture import wants_net
+from tailorbird.training.architecture import allows_net
 from tailorbird.training.bootstrap import Interval, flat
 from tailorbird.training.completing import Judged
-from tailorbird.training.judge import PRIMARY, Evaluation, Judge, shares
+from tailorbird.training.judge import PRIMARY, Evaluation, Evaluator, shares
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tune.architectures import CalibratedModel, FitRequest
 from tailorbird.training.tune.rows import (
@@ -39,12 +39,12 @@ from tailorbird.training.tune.rows import (
 from tailorbird.training.validate.leaks import (
     LEAK,
     Finding,
+    find_backdated_imports,
     find_backdated_items,
     find_lookahead,
     find_repeated_events,
     find_target_leakage,
     findings_from_ranking,
-    imported_back,
 )
 from tailorbird.training.validate.model import (
     TREES,
@@ -220,8 +220,8 @@ def validate(
         NotReadyError: there is too little data to evaluate each origin.
         UsageError: the architecture is unknown, not installed, or it diverged.
     """
-    train = settings.train.hurried()
-    nets = wants_net(train)
+    train = settings.train.resolve_quick()
+    nets = allows_net(train)
     segmented = segment_requests(
         features, slot, Lake(lake), clock.now(), settings.splits, train, progress, include_test=True
     )
@@ -238,14 +238,14 @@ def validate(
     progress("leaks", 0, 1)
     findings = [
         *_find_leaks(splits, segmented, features, settings.seed),
-        *imported_back(Lake(lake), features),
+        *find_backdated_imports(Lake(lake), features),
         *findings_from_ranking(signals or {}),
     ]
     progress("leaks", 1, 1)
     variants = _variants(splits[-1][0], features, settings, signals or {})
     request = build_fit_request(train, settings.seed)
     models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
-    evaluator = Judge(
+    evaluator = Evaluator(
         segmented.material.history,
         shares(segmented.material.history, 0),
         slot.objective,

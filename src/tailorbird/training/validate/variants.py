@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare import OF_CANDIDATES, POSITION
+from tailorbird.features.declare import CANDIDATE_COLUMN, POSITION
 from tailorbird.models.architectures import DEEP
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.computed import COMPUTED
-from tailorbird.training.architecture import Diverged
+from tailorbird.training.architecture import DivergenceError
 from tailorbird.training.tune.architectures import CalibratedModel, FitRequest
 from tailorbird.training.tune.rows import Part, Split
 from tailorbird.training.validate.model import TREES, fit_model
@@ -118,7 +118,7 @@ def column_groups(
             entity is None and any(name.startswith(f"{one}_") for one in COMPUTED)
         ):
             group = "columns of the index"
-        elif OF_CANDIDATES.fullmatch(name):
+        elif CANDIDATE_COLUMN.fullmatch(name):
             group = "columns of candidates"
         elif entity is None:
             group = next(
@@ -223,7 +223,7 @@ def _fit_or_none(split: Split, request: FitRequest) -> CalibratedModel | None:
         return None
     try:
         return fit_model(learnable_split, request)
-    except Diverged:
+    except DivergenceError:
         return None
 
 

@@ -40,7 +40,7 @@ class LeakageReport:
     ahead: dict[str, float]
     rest_auc: float = 0.0
 
-    def told_of_ahead(self, head: str) -> dict[str, str]:
+    def describe_ahead(self, head: str) -> dict[str, str]:
         """Describe the columns that are far ahead for a target, by name."""
         context = f"for {head}, while no other column is above {self.rest_auc:.3f}"
         return {
@@ -49,7 +49,7 @@ class LeakageReport:
         }
 
 
-def notes_on_ahead(ahead: Mapping[str, str]) -> list[str]:
+def ahead_notes(ahead: Mapping[str, str]) -> list[str]:
     """Return report notes on columns that are far ahead; these do not fail the gate."""
     return [
         f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out"
@@ -57,7 +57,7 @@ def notes_on_ahead(ahead: Mapping[str, str]) -> list[str]:
     ]
 
 
-def giveaways(
+def find_leakage(
     columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
 ) -> LeakageReport:
     """Find columns that predict the label too well alone, or far better than all others."""
@@ -93,7 +93,7 @@ def find_leaking_columns(
     columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = LEAK_AUC
 ) -> dict[str, str]:
     """Return the columns of `LeakageReport.leaks`."""
-    return giveaways(columns, matrix, label, limit=limit).known
+    return find_leakage(columns, matrix, label, limit=limit).known
 
 
 def find_ahead(aucs: Mapping[str, float]) -> tuple[list[str], float]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailorbird.training.giveaways import find_ahead, find_leaking_columns, order_auc
+from tailorbird.training.leakage import find_ahead, find_leaking_columns, order_auc
 from tailorbird.training.validate.leaks import find_target_leakage
 
 ROWS = 20_000

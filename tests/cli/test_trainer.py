@@ -259,7 +259,7 @@ def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_
 def test_the_role_renews_the_slot_that_is_trained_and_a_fall_comes_first(scheduled, monkeypatch):
     renewed, fallen = [], {"search"}
     monkeypatch.setattr(trainer, "applied", lambda project: project)
-    monkeypatch.setattr(trainer, "look_safely", lambda project, clock: None)
+    monkeypatch.setattr(trainer, "advance_canary_safely", lambda project, clock: None)
     monkeypatch.setattr(
         trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None
     )

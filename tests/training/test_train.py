@@ -653,7 +653,7 @@ def matrices(shop, monkeypatch, rows_max):
         raise Seen(train, watch, columns)
 
     monkeypatch.setattr(architecture, "fit_gbdt", seen)
-    monkeypatch.setattr(fit, "featured", partial(matrix.iterate_features, rows_max=rows_max))
+    monkeypatch.setattr(fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max))
     with pytest.raises(Seen) as caught:
         transformed(shop).train("seen")
     return caught.value.args

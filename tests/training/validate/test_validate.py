@@ -189,14 +189,14 @@ def test_an_honest_shop_has_no_leak_but_that_of_the_ranking(report: ValidationRe
 
 
 def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
-    monkeypatch.setattr(tune_rows, "featured", with_the_answer("price", share=0.6))
+    monkeypatch.setattr(tune_rows, "iterate_features", with_the_answer("price", share=0.6))
     report = validated(shop, replace(SETTINGS, variants=False, splits=1))
     assert [one.what for one in report.leaks] == ["price"]
     assert "while no other column is above" in report.leaks[0].why
 
 
 def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
-    monkeypatch.setattr(fit, "featured", with_the_answer("price"))
+    monkeypatch.setattr(fit, "iterate_features", with_the_answer("price"))
     report = shop.train("planted")
     assert not report.promoted
     assert any(
@@ -222,7 +222,7 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
         ):
             yield replace(piece, part=data)
 
-    monkeypatch.setattr(leaks, "featured", late)
+    monkeypatch.setattr(leaks, "iterate_features", late)
     findings = {one.what: one for one in find_lookahead(material, material.data, shop.features)}
     assert findings["item_clicks_1d"].severity == "leak"
     assert (
@@ -255,7 +255,7 @@ def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, materi
         ):
             yield replace(piece, part=data)
 
-    monkeypatch.setattr(leaks, "featured", late)
+    monkeypatch.setattr(leaks, "iterate_features", late)
     findings = {one.what: one for one in find_lookahead(changed, material.data, shop.features)}
     assert findings["item_clicks_1d"].severity == "leak"
     assert "device" not in findings

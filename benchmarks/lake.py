@@ -36,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, make_bodies, cpu_name
+from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, cpu_name, make_bodies
 from tailorbird.events import DAY, Receipt, SimulatedClock
 from tailorbird.events.columnwise import Contract
 from tailorbird.lake import Lake, LakeRole

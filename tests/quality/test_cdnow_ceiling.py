@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmarks.quality.cdnow_ceiling import ceiling, draw_bg_nbd, draw_pareto_nbd, told
-from benchmarks.quality.leaving_page import _ceiling
+from benchmarks.quality.cdnow_ceiling import compute_ceilings, draw_bg_nbd, draw_pareto_nbd, format_ceilings
+from benchmarks.quality.leaving_page import _ceiling_section
 
 from tailorbird.models.btyd import BgNbd
 from tailorbird.training.churn.pareto import ParetoNbd
@@ -37,10 +37,10 @@ def test_who_knows_more_does_better(tmp_path):
         rows += [{"customer_id": customer, "date": begin + datetime.timedelta(days=int(day))} for day in days]
     rows.append({"customer_id": 0, "date": begin + datetime.timedelta(days=299)})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "transactions.parquet")
-    found = ceiling(tmp_path, known_days=125, held_days=125, populations=1)
+    found = compute_ceilings(tmp_path, known_days=125, held_days=125, populations=1)
     assert [(row["model"], row["fitted_to"]) for row in found][::2] == [("BG/NBD", "39 weeks"), ("Pareto/NBD", "39 weeks")]
     for row in found:
         assert row["parameters"]["auc"] > row["posterior"]["auc"] > 0.6
         assert row["parameters"]["mae"] < row["posterior"]["mae"]
-    assert len(told(found).splitlines()) == 1 + 3 * len(found)
-    assert len(_ceiling(found, "cdnow")[1].splitlines()) == 2 + 3 * len(found)
+    assert len(format_ceilings(found).splitlines()) == 1 + 3 * len(found)
+    assert len(_ceiling_section(found, "cdnow")[1].splitlines()) == 2 + 3 * len(found)

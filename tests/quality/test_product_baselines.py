@@ -142,9 +142,9 @@ def test_lists_equal_those_of_plain_python(seed: int, hide: bool) -> None:
     log, questions = drawn(seed)
     rows, asked = baselines.find_rows(log, questions, hide)
     context = baselines.find_contexts(rows, asked)
-    lists = baselines.popular(rows, asked) | baselines.own(rows, asked)
-    lists["all"] = baselines.co_occurrence(rows, asked, context)
-    lists["last"] = baselines.co_occurrence(rows, asked, baselines.last_rows(context))
+    lists = baselines.list_popular_items(rows, asked) | baselines.list_own_items(rows, asked)
+    lists["all"] = baselines.list_co_occurring(rows, asked, context)
+    lists["last"] = baselines.list_co_occurring(rows, asked, baselines.last_rows(context))
     for q, at in enumerate(questions.at.tolist()):
         slow = Slow(log, at, hide)
         expected = slow.popular()
@@ -161,11 +161,11 @@ def test_neighbours_equal_those_of_plain_python(seed: int, sample: int, k: int, 
     log, questions = drawn(seed)
     rows, asked = baselines.find_rows(log, questions, hide)
     context = baselines.find_contexts(rows, asked)
-    lists = baselines.neighbours(rows, asked, context, baselines.vsknn(k, sample))
+    lists = baselines.list_session_neighbours(rows, asked, context, baselines.vsknn(k, sample))
     expected = [Slow(log, at, hide).vsknn(sample, k) for at in questions.at.tolist()]
     assert [listed(row) for row in lists] == expected
     stan = (0.7, 2.0 * DAY, 0.9)
-    lists = baselines.neighbours(rows, asked, context, baselines.stan(k, sample, *stan))
+    lists = baselines.list_session_neighbours(rows, asked, context, baselines.stan(k, sample, *stan))
     expected = [Slow(log, at, hide).stan(sample, k, *stan) for at in questions.at.tolist()]
     assert [listed(row) for row in lists] == expected
 
@@ -182,8 +182,8 @@ def test_what_comes_later_changes_nothing() -> None:
         context = baselines.find_contexts(rows, asked)
         more = baselines.find_contexts(more_rows, more_asked)
         first, second = (
-            baselines.neighbours(rows, asked, context, baselines.VSKNN),
-            baselines.neighbours(more_rows, more_asked, more, baselines.VSKNN),
+            baselines.list_session_neighbours(rows, asked, context, baselines.VSKNN),
+            baselines.list_session_neighbours(more_rows, more_asked, more, baselines.VSKNN),
         )
         assert (first == second).all()
 
@@ -191,4 +191,4 @@ def test_what_comes_later_changes_nothing() -> None:
 def test_short_lists_are_filled_with_what_they_lack() -> None:
     lists = np.array([[4, -1, -1], [1, 2, 3]])
     more = np.array([[4, 5, 6], [7, 8, 9]])
-    assert baselines.filled(lists, more).tolist() == [[4, 5, 6], [1, 2, 3]]
+    assert baselines.fill_lists(lists, more).tolist() == [[4, 5, 6], [1, 2, 3]]

@@ -33,7 +33,7 @@ def test_a_question_knows_the_rows_of_its_person_before_it(case: Case) -> None:
 
 
 def test_who_has_no_answer_gets_what_is_popular_without_what_was_had(case: Case) -> None:
-    lists = rectools._popular(case, *case.pasts())
+    lists = rectools._most_popular(case, *case.pasts())
     assert lists[0, :3].tolist() == [3, 1, 0]
     assert lists[1, :3].tolist() == [0, 2, 4]
     assert lists[2, :3].tolist() == [3, 1, 0]

@@ -142,6 +142,7 @@ class Stopwatch:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
+        """Time the block under a name."""
         started, started_cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[name].append(time.perf_counter() - started)

@@ -170,7 +170,7 @@ def count_degraded(server: Server, requests: Sequence[bytes]) -> dict[str, int]:
     return dict(degraded)
 
 
-def time_beside_floor(
+def compare_floor(
     ours: Server, floor: Server, requests: Sequence[bytes], rounds: int
 ) -> dict[str, list[float]]:
     """Return seconds of the same requests by ours, by the floor and by its echo, in turns."""
@@ -196,7 +196,7 @@ def time_beside_floor(
     return seconds
 
 
-def time_beside_peers(
+def compare_peers(
     ours: Server, site: Site, bodies: Sequence[dict], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Return seconds of the same questions by ours and by each peer that runs here, in turns.
@@ -394,8 +394,8 @@ def measure_site(site: Site, count: int, seconds: float, to: Path | None) -> dic
     ]
     with serving("tailorbird", site) as ours:
         with serving("floor", site) as floor:
-            paired = time_beside_floor(ours, floor, requests[: min(PAIRED, count // 4)], 4)
-        peer_seconds, missing = time_beside_peers(ours, site, bodies[: min(PEERED, count // 8)], 3)
+            paired = compare_floor(ours, floor, requests[: min(PAIRED, count // 4)], 4)
+        peer_seconds, missing = compare_peers(ours, site, bodies[: min(PEERED, count // 8)], 3)
         variants = {}
         for name, what in VARIANTS.items():
             with serving(what, site) as other:

@@ -157,12 +157,12 @@ class Floor:
         The reads are recorded without the store that they went to.
         """
 
-        def count_found(store: Store) -> tuple[int, ...]:
+        def count_values(store: Store) -> tuple[int, ...]:
             with store.snapshot() as snapshot:
                 sizes = snapshot.get_sized(keys)[1]
             return int(np.count_nonzero(sizes)), *sizes[:1]
 
-        return max(self._stores, key=count_found)
+        return max(self._stores, key=count_values)
 
 
 def run_floor(site: Site) -> None:

@@ -201,7 +201,7 @@ class Site:
         )
         report(f"{self.size.trees} trees")
         index = Index.open(self.folder / "index")
-        training_requests = self._asked(drawn)
+        training_requests = self._training_requests(drawn)
         self._fit(training_requests, index, None, {}, self.registry)
         report(f"a tower, and {self.size.trees} trees that see vectors")
         space, tower = self._tower(drawn, index)
@@ -209,7 +209,7 @@ class Site:
         space.vectors.write(self.folder / "index-vectors")
         self._fit(training_requests, space.index, space, tower, self.registry_vectors)
 
-    def _asked(self, drawn: "EventDraw") -> list[TrainingRequest]:
+    def _training_requests(self, drawn: "EventDraw") -> list[TrainingRequest]:
         reader, tables = Reader(self.state, self.features), self.tables()
         rng, recent = np.random.default_rng(11), columns_of(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))

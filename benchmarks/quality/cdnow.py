@@ -37,7 +37,10 @@ def prepare(source: Path, target: Path) -> None:
 def ceiling(folder: Path) -> list[dict[str, Any]]:
     """Compute the best possible figures if a model of purchases were true."""
     return cdnow_ceiling.compute_ceilings(
-        folder, known_days=CALIBRATION_DAYS, held_days=HOLDOUT_DAYS, populations=POPULATIONS
+        folder,
+        calibration_days=CALIBRATION_DAYS,
+        holdout_days=HOLDOUT_DAYS,
+        populations=POPULATIONS,
     )
 
 
@@ -84,7 +87,7 @@ CASE = Case(
     targets={"auc": 0.775, "ap": 0.660, "mae": 0.80, "bias": 0.05},
     rows=200_000,
     ceiling=ceiling,
-    ceiling_told=cdnow_ceiling.format_ceilings,
+    format_ceilings=cdnow_ceiling.format_ceilings,
 )
 
 if __name__ == "__main__":

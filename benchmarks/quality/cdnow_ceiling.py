@@ -49,28 +49,28 @@ class Population:
 
 
 def compute_ceilings(
-    folder: Path, *, known_days: int, held_days: int, populations: int
+    folder: Path, *, calibration_days: int, holdout_days: int, populations: int
 ) -> list[dict[str, Any]]:
     """Return figures for each model and fitting period, on real and on drawn customers."""
     customer, day = _purchase_days(folder)
-    known_purchases, all_purchases = (
-        _summary(customer, day, known_days),
-        _summary(customer, day, known_days + held_days),
+    early_purchases, all_purchases = (
+        _summary(customer, day, calibration_days),
+        _summary(customer, day, calibration_days + holdout_days),
     )
-    bought = np.bincount(customer[day >= known_days], minlength=len(known_purchases.age)).astype(
-        np.float64
-    )
+    bought = np.bincount(
+        customer[day >= calibration_days], minlength=len(early_purchases.age)
+    ).astype(np.float64)
     rows = []
     for name, fit, draw in _MODELS:
-        for fitted_to, customers in (("39 weeks", known_purchases), ("78 weeks", all_purchases)):
+        for fitted_to, customers in (("39 weeks", early_purchases), ("78 weeks", all_purchases)):
             model, figures_by_population = fit(customers), []
             for seed in range(populations):
                 population = draw(
-                    model, known_purchases.age, float(held_days), np.random.default_rng(seed)
+                    model, early_purchases.age, float(holdout_days), np.random.default_rng(seed)
                 )
                 posterior_figures = _figures(
-                    model.returning(population.history, held_days),
-                    model.purchases(population.history, held_days),
+                    model.returning(population.history, holdout_days),
+                    model.purchases(population.history, holdout_days),
                     population.later,
                 )
                 figures_by_population.append(
@@ -86,8 +86,8 @@ def compute_ceilings(
                     "real": _mean_figures(
                         [
                             _figures(
-                                model.returning(known_purchases, held_days),
-                                model.purchases(known_purchases, held_days),
+                                model.returning(early_purchases, holdout_days),
+                                model.purchases(early_purchases, holdout_days),
                                 bought,
                             )
                         ]

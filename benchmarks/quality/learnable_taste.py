@@ -168,12 +168,14 @@ class _History:
             ]
         )
         windows, window_index = np.unique(keys, return_inverse=True)
-        whose, self.window_of = windows // 1_000_000, windows % 1_000_000
-        angle = site.taste.users.drift[user[whose]] * (self.window_of + 0.5) / URGES_A_DAY
-        self.window_request = torch.tensor(whose)
+        row_request, self.window_of = windows // 1_000_000, windows % 1_000_000
+        angle = site.taste.users.drift[user[row_request]] * (self.window_of + 0.5) / URGES_A_DAY
+        self.window_request = torch.tensor(row_request)
         self.turn = _tensor(np.stack([np.cos(angle), np.sin(angle)], axis=1))
         era, users = site.taste.eras[0], site.taste.users
-        self.group = _tensor(era.group[users.country[user[whose]], users.age_group[user[whose]]])
+        self.group = _tensor(
+            era.group[users.country[user[row_request]], users.age_group[user[row_request]]]
+        )
         self.window, self.search_window = (
             torch.tensor(window_index[: len(view_request)]),
             torch.tensor(window_index[len(view_request) :]),

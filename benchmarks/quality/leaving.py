@@ -56,10 +56,12 @@ class Case:
     Attributes:
         prepare: writes the file that is imported into a folder.
         plan: from the first day of the log (midnight) and the midnight after its last.
-        targets: figure → target for the last cut; a lower bound, for `mae` an upper one, for `bias` a bound of its size.
+        targets: figure → target for the last cut: a lower bound, for `mae` an upper one, for `bias`
+        a bound of its size.
         rows: how many one model learns from, at most.
-        ceiling: from the folder of the data to rows of the best possible figures if a model of purchases were true; None for none.
-        ceiling_told: formats the same rows for people.
+        ceiling: from the folder of the data to rows of the best possible figures if a model of
+        purchases were true; None for none.
+        format_ceilings: formats the same rows for people.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Case:
     targets: dict[str, float] = field(default_factory=dict)
     rows: int = 60_000
     ceiling: Callable[[Path], list[dict[str, Any]]] | None = None
-    ceiling_told: Callable[[list[dict[str, Any]]], str] = json.dumps
+    format_ceilings: Callable[[list[dict[str, Any]]], str] = json.dumps
 
 
 def main(case: Case) -> None:
@@ -94,7 +96,7 @@ def main(case: Case) -> None:
     data = require_data_set(case.folder, arguments.data)
     if case.ceiling is not None and arguments.ceiling:
         rows = case.ceiling(data)
-        print(json.dumps(rows, indent=1) if arguments.json else case.ceiling_told(rows))
+        print(json.dumps(rows, indent=1) if arguments.json else case.format_ceilings(rows))
         return
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = arguments.keep or Path(scratch) / case.name

@@ -117,7 +117,7 @@ def run(
         people = _timed(
             seconds,
             "compare everybody",
-            lambda: _compare_everybody(features, reader, history, events, report),
+            lambda: _compare_all_readers(features, reader, history, events, report),
         )
         reader.close()
     state = sum(
@@ -247,14 +247,14 @@ def _stream_and_sample(worker: FeatureWorker, reader: Reader, events: pa.Table) 
     )
     p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]
     while worker.step(BATCH).rows:
-        known_clicks = int(np.searchsorted(p, worker.position.p, side="right"))
+        click_count = int(np.searchsorted(p, worker.position.p, side="right"))
         rows = np.concatenate(
             [
-                rng.integers(0, known_clicks, READERS // 2),
-                rng.integers(max(0, known_clicks - BATCH), known_clicks, READERS - READERS // 2),
+                rng.integers(0, click_count, READERS // 2),
+                rng.integers(max(0, click_count - BATCH), click_count, READERS - READERS // 2),
             ]
         )
-        now = int(ts[known_clicks - 1]) + rng.choice(
+        now = int(ts[click_count - 1]) + rng.choice(
             [-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS
         )
         requests = [
@@ -268,9 +268,7 @@ def _stream_and_sample(worker: FeatureWorker, reader: Reader, events: pa.Table) 
         ]
         items = [
             list(
-                dict.fromkeys(
-                    item[int(row)].as_py() for row in rng.integers(0, known_clicks, ITEMS)
-                )
+                dict.fromkeys(item[int(row)].as_py() for row in rng.integers(0, click_count, ITEMS))
             )
             for _ in requests
         ]
@@ -278,7 +276,7 @@ def _stream_and_sample(worker: FeatureWorker, reader: Reader, events: pa.Table) 
     return readings
 
 
-def _compare_everybody(
+def _compare_all_readers(
     features: FeatureSet, reader: Reader, history: History, events: pa.Table, report: ParityReport
 ) -> int:
     """Compare every reader at the end, with two articles each, so that every article is covered."""

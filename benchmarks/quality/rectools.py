@@ -212,8 +212,8 @@ def _rank_questions(case: Case, files: Mapping[str, bytes], space: Any) -> tuple
             np.arange(len(space.index))
         )
         if not case.data_set.repeats:
-            known_rows = row[item[history]]
-            product[known_rows[known_rows >= 0]] = -np.inf
+            seen_rows = row[item[history]]
+            product[seen_rows[seen_rows >= 0]] = -np.inf
         if space.index.shown is not None:
             product = np.where(space.index.shown, product, -np.inf)
         best = np.argpartition(-product, min(SIZE, len(product) - 1))[:SIZE]
@@ -292,10 +292,10 @@ def _most_popular(case: Case, rows: Ints, offsets: Ints) -> Ints:
     order = np.argsort(-count, kind="stable")
     lists = np.broadcast_to(order[:SIZE], (len(case.questions), SIZE)).copy()
     for number in () if case.data_set.repeats else range(len(case.questions)):
-        known_items = log.item[rows[offsets[number] : offsets[number + 1]]]
-        if len(known_items):
-            head = order[: SIZE + len(known_items)]
-            lists[number] = head[~np.isin(head, known_items)][:SIZE]
+        seen_items = log.item[rows[offsets[number] : offsets[number + 1]]]
+        if len(seen_items):
+            head = order[: SIZE + len(seen_items)]
+            lists[number] = head[~np.isin(head, seen_items)][:SIZE]
     return lists
 
 

@@ -23,8 +23,8 @@ def prepare(source: Path, target: Path) -> None:
     """
     lines = pq.read_table(source / "transactions.parquet")
     returned = pc.starts_with(lines["invoice"], "C")
-    is_kept = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
-    is_kept = pc.and_(is_kept, pc.or_(returned, pc.greater(lines["quantity"], 0)))
+    is_valid = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
+    is_valid = pc.and_(is_valid, pc.or_(returned, pc.greater(lines["quantity"], 0)))
     amount = pc.abs(pc.multiply(lines["unit_price"], lines["quantity"].cast(pa.float64())))
     lines = lines.append_column("type", pc.if_else(returned, "return", "purchase")).append_column(
         "amount", amount
@@ -40,7 +40,7 @@ def prepare(source: Path, target: Path) -> None:
         ("country", "first"),
     ]
     days = (
-        lines.filter(is_kept)
+        lines.filter(is_valid)
         .group_by(["customer_id", "day", "type"], use_threads=False)
         .aggregate(aggregations)
     )

@@ -16,8 +16,8 @@ from docs import drills_page
 from tests.faults.drills.__main__ import DRILLS
 from tests.faults.drills.asking import Tally
 from tests.faults.drills.child import Part
-from tests.faults.drills.judging import Found, judged
-from tests.faults.drills.loads import Phase, summed_up
+from tests.faults.drills.judging import DrillResult, judge
+from tests.faults.drills.loads import Phase, sum_phases
 from tests.faults.drills.site import ROOT
 from tests.faults.roles import until
 from tests.ports import free_port
@@ -104,7 +104,7 @@ def test_a_request_without_an_answer_is_seen_by_the_judge() -> None:
         lacked=["", "last_known", "!it took too long"],
         unsent=1,
     )
-    found = judged("store", "", vars(tally), [(0.9, 3.0)], lacks="previous_model")
+    found = judge("store", "", vars(tally), [(0.9, 3.0)], expected_code="previous_model")
     assert (found.requests, found.answered, found.requests_in_fault, found.labelled_in_fault) == (
         3,
         2,
@@ -122,7 +122,7 @@ def test_a_request_without_an_answer_is_seen_by_the_judge() -> None:
 
 
 def test_where_nobody_asked_outside_the_fault_there_is_no_time() -> None:
-    found = judged("store", "", vars(Tally(began=[1.0], ms=[5.0], lacked=[""])), [(0.0, 3.0)])
+    found = judge("store", "", vars(Tally(began=[1.0], ms=[5.0], lacked=[""])), [(0.0, 3.0)])
     assert (found.p50_ms_rest, found.p50_ms_fault) == (None, 5.0)
 
 
@@ -138,7 +138,9 @@ def test_a_refusal_without_overload_or_without_a_word_is_seen() -> None:
         }
         return Phase(tally, 1, 1.0, 1.0, np.array([5.0]))
 
-    found = summed_up(Found("overload", ""), [phase(200, 503), phase(200, 503, 503, vague=1)])
+    found = sum_phases(
+        DrillResult("overload", ""), [phase(200, 503), phase(200, 503, 503, vague=1)]
+    )
     assert (found.requests, found.answered, found.requests_in_fault) == (5, 2, 3)
     assert found.missed == [
         "1 of 2 not answered without overload",
@@ -151,6 +153,6 @@ def test_page_figures_and_list_of_drills_agree() -> None:
     assert set(told) == set(DRILLS)
     for name, found in told.items():
         assert found["name"] == name
-        assert {each.name for each in fields(Found)} <= set(found)
+        assert {each.name for each in fields(DrillResult)} <= set(found)
         assert found["availability"] == found["answered"] / found["requests"]
     assert drills_page.PAGE.read_text() == drills_page.page(told), "python docs/drills_page.py"

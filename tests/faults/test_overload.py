@@ -12,9 +12,9 @@ import pytest
 from tests.faults.chaos.overloaded import (
     BOUND_MB,
     Ledger,
-    ask_ms,
-    closed,
+    count_closed,
     load,
+    measure_response_ms,
     memory_mb,
     recovery_s,
     slow_senders,
@@ -69,7 +69,7 @@ def test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers(
     before = load(port, tmp_path, ledger, "all it can", 1, 1.0)
     assert set(before.statuses) == {"200"}, "without overload nothing is refused"
     usual_mb = memory_mb(server.process.pid)
-    usual_ms = statistics.median(ask_ms(port) for _ in range(20))
+    usual_ms = statistics.median(measure_response_ms(port) for _ in range(20))
     refused = False
     for run in range(
         2, 8
@@ -87,7 +87,7 @@ def test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers(
             break
     assert refused, "more came than there was room for"
     assert memory_mb(server.process.pid) < usual_mb + BOUND_MB
-    recovery_s(port, within_ms=max(50.0, 10 * usual_ms))
+    recovery_s(port, limit_ms=max(50.0, 10 * usual_ms))
     found = in_log(server)
     assert len(found) == len(set(found))
     assert set(found) == ledger.bodies, (
@@ -99,10 +99,10 @@ def test_a_thousand_slow_senders_leave_others_working_and_are_closed(
     server: Server, tmp_path: Path
 ) -> None:
     port = port_of(server)
-    usual = sorted(ask_ms(port) for _ in range(100))
+    usual = sorted(measure_response_ms(port) for _ in range(100))
     peers = slow_senders(port, 1_000)
-    meanwhile = sorted(ask_ms(port) for _ in range(100))
+    meanwhile = sorted(measure_response_ms(port) for _ in range(100))
     assert meanwhile[95] < max(100.0, 10 * usual[95])
     told = load(port, tmp_path, Ledger(), "beside them", 1, 0.5)
     assert set(told.statuses) == {"200"}
-    assert closed(peers, 30) == 1_000, "who does not bring the body in time is closed"
+    assert count_closed(peers, 30) == 1_000, "who does not bring the body in time is closed"

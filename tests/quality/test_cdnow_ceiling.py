@@ -37,7 +37,7 @@ def test_who_knows_more_does_better(tmp_path):
         rows += [{"customer_id": customer, "date": begin + datetime.timedelta(days=int(day))} for day in days]
     rows.append({"customer_id": 0, "date": begin + datetime.timedelta(days=299)})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "transactions.parquet")
-    found = compute_ceilings(tmp_path, known_days=125, held_days=125, populations=1)
+    found = compute_ceilings(tmp_path, calibration_days=125, holdout_days=125, populations=1)
     assert [(row["model"], row["fitted_to"]) for row in found][::2] == [("BG/NBD", "39 weeks"), ("Pareto/NBD", "39 weeks")]
     for row in found:
         assert row["parameters"]["auc"] > row["posterior"]["auc"] > 0.6

@@ -92,15 +92,15 @@ def read_rows(data_set: DataSet, data: Path, cut_name: str, small: bool) -> tupl
     table = pq.read_table(data / data_set.events)
     times = micros(table[data_set.time])
     cut = data_set.cuts[cut_name](int(times.min()), int(times.max()))
-    is_kept = np.ones(len(table), bool)
+    is_in_part = np.ones(len(table), bool)
     if small:
         part = data_set.small
         begin = max(cut.begin, cut.at - part.train_us) if part.train_us else cut.begin
         cut = Cut(begin, cut.at, cut.end)
         person = pc.fill_null(table[data_set.person], 1).cast(pa.int64()).to_numpy()
-        is_kept = person % part.every == 0
-    is_kept &= (times >= cut.begin) & (times < cut.end)
-    positions = np.flatnonzero(is_kept)
+        is_in_part = person % part.every == 0
+    is_in_part &= (times >= cut.begin) & (times < cut.end)
+    positions = np.flatnonzero(is_in_part)
     return table.take(pa.array(positions[np.argsort(times[positions], kind="stable")])), cut
 
 
@@ -162,14 +162,14 @@ def _session_questions(log: Log, is_candidate: Mask, max_questions: int) -> Ques
     session, first = np.unique(log.session, return_index=True)
     new_sessions = session[(session >= 0) & (first >= log.test_from)]
     rows = np.flatnonzero(is_candidate & np.isin(log.session, new_sessions))
-    sessions_asked, row_index = np.unique(log.session[rows], return_index=True)
-    begin = first[np.searchsorted(session, sessions_asked)]
+    target_sessions, row_index = np.unique(log.session[rows], return_index=True)
+    begin = first[np.searchsorted(session, target_sessions)]
     chosen = np.argsort(begin, kind="stable")[
-        _sample(np.arange(len(sessions_asked)), max_questions)
+        _sample(np.arange(len(target_sessions)), max_questions)
     ]
     pairs = np.unique(np.stack([log.session[rows], log.item[rows]]), axis=1)
     low, high = (
-        np.searchsorted(pairs[0], sessions_asked[chosen], side=side) for side in ("left", "right")
+        np.searchsorted(pairs[0], target_sessions[chosen], side=side) for side in ("left", "right")
     )
     offsets = np.concatenate(([0], np.cumsum(high - low)))
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, high - low)

@@ -31,7 +31,8 @@ class Recipe(NamedTuple):
         weight: (length, place − 1): of an item of the context.
         decay: (steps − 1,): by steps from the context's end to the newest common item.
         recency: of the age of a session, in microseconds; infinite if age does not count.
-        closeness: of the places between an item and the common item that the context has last; infinite if these do not count. If they do, a session's size counts too.
+        closeness: of the places between an item and the common item that the context has last;
+        infinite if these do not count. If they do, a session's size counts too.
     """
 
     k: int
@@ -102,13 +103,13 @@ def session_end(session: int, at: int, rows: Rows) -> int:
 @compiled
 def keep_first(matches: Matches, order: Ints, size: int, max_sessions: int) -> int:
     """Keep the first touched sessions of an order and reset the others; return the number kept."""
-    kept_sessions = matches.touched[:size][order[:max_sessions]]
-    values = matches.similarity[kept_sessions]
+    best_sessions = matches.touched[:size][order[:max_sessions]]
+    values = matches.similarity[best_sessions]
     for session in matches.touched[:size]:
         matches.similarity[session] = 0.0
-    matches.touched[: len(kept_sessions)] = kept_sessions
-    matches.similarity[kept_sessions] = values
-    return len(kept_sessions)
+    matches.touched[: len(best_sessions)] = best_sessions
+    matches.similarity[best_sessions] = values
+    return len(best_sessions)
 
 
 @compiled

@@ -251,7 +251,9 @@ def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[s
     return {
         name: np.concatenate(
             [
-                learnable.worth(world.site, taste, row, user[row], day[row], items, weights)
+                learnable.expected_reward(
+                    world.site, taste, row, user[row], day[row], items, weights
+                )
                 for row, items in enumerate(lists)
             ]
         )

@@ -86,7 +86,7 @@ class Log:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A request that the trees learn from: items, their features, and the index of the chosen one."""
+    """A request that the trees learn from: items, features, index of the chosen item."""
 
     items: list[str]
     rows: Rows
@@ -107,7 +107,7 @@ class Site:
 
     @cached_property
     def live(self) -> LiveColumns:
-        """Return the bundle's columns from candidate tables, as `train` selects them for the slot."""
+        """Return the columns from candidate tables that `train` selects for the slot."""
         return live_columns(self.features, SLOTS["home"])
 
     @property

@@ -56,7 +56,10 @@ def question_of_row(ask: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def als(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
-    """Fit implicit's alternating least squares; a question's vector is solved for as a new user's."""
+    """Fit implicit's alternating least squares.
+
+    A question's vector is solved for, as a new user's.
+    """
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(

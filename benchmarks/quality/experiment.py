@@ -210,7 +210,7 @@ def run_experiment(shop: Shop, number: int, seed: int, *, is_null_test: bool = F
 
 
 def clicks_as_units(treatment: Moments, control: Moments) -> tuple[float, float]:
-    """The 95 % interval of the relative uplift if items seen were independent trials."""
+    """Return the interval of the relative uplift if items seen were independent trials."""
     log_ratio = math.log(treatment.ratio / control.ratio)
     half_width = 1.96 * math.sqrt(
         (1 - treatment.ratio) / treatment.x + (1 - control.ratio) / control.x
@@ -307,11 +307,13 @@ def _print_report(report: dict) -> None:
         f"{1.96 * figures['true_uplift_error']:.2%})"
     )
     print(
-        f"mean of estimates  {figures['mean_uplift']:+.2%}, interval {figures['mean_width']:.2%} wide, "
+        f"mean of estimates  {figures['mean_uplift']:+.2%}, interval "
+        f"{figures['mean_width']:.2%} wide, "
         f"{figures['mean_clicks']:,.0f} clicks a run"
     )
     print(
-        f"coverage           {figures['coverage']:.1%} of {figures['runs']} intervals hold it {coverage_interval}"
+        f"coverage           {figures['coverage']:.1%} of {figures['runs']} intervals hold "
+        f"it {coverage_interval}"
     )
     naive = report["results"]["clicks_as_units"]
     print(
@@ -327,7 +329,8 @@ def _print_report(report: dict) -> None:
         f"difference {false_positive_interval}"
     )
     print(
-        f"power              {figures['power']:.0%}; split alarms {figures['srm_alarms']}; {report['wall_s']} s"
+        f"power              {figures['power']:.0%}; split alarms {figures['srm_alarms']}; "
+        f"{report['wall_s']} s"
     )
     print(
         "held: coverage within 95 % ± 3"

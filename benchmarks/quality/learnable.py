@@ -122,11 +122,11 @@ def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
     item = np.concatenate(lists)
     inferred_taste = inferred(site, views, searches, user, day)
-    known_taste = told(site, user, np.zeros_like(inferred_taste.urge))
+    lasting_taste = told(site, user, np.zeros_like(inferred_taste.urge))
     knowing: dict[str, Taste] = {
         "kind": untold(site, user),
         "learner": inferred_taste,
-        "lasting": inferred(site, views, searches, user, day, taste=known_taste),
+        "lasting": inferred(site, views, searches, user, day, taste=lasting_taste),
     }
     weights = (REWARD.click, REWARD.purchase)
     scores = {
@@ -322,7 +322,8 @@ def _format_report(result: Mapping[str, Any]) -> str:
             for name, v in length_result["shares"].items()
         )
         lines.append(
-            f"{days} days, {length_result['clicks']:,} clicks, {length_result['shown']:.0f} items shown to who "
+            f"{days} days, {length_result['clicks']:,} clicks, {length_result['shown']:.0f} "
+            "items shown to who "
             f"asks: {shares}"
         )
     return "\n".join(lines)

@@ -96,7 +96,8 @@ def format_machine(result: dict[str, Any]) -> str:
     """Return day, machine and revision."""
     environment = result["environment"]
     machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores, which others used "
+        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        "cores, which others used "
         f"too), Tailorbird {environment['tailorbird']}"
     )
     return f"{machine} at revision `{result['revision'][:12]}`, LightGBM {environment['lightgbm']}."
@@ -129,7 +130,7 @@ def _format_value(figures: dict[str, Any], name: str) -> str:
 
 
 def _report_gap(result: dict[str, Any]) -> str:
-    """Return the difference between the reported and the served gain over the best shared baseline."""
+    """Return the reported minus the served gain over the best shared baseline."""
     gains = result.get("report_gains") or {}
     if not gains:
         return "–"

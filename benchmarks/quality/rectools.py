@@ -316,7 +316,7 @@ def choose_epochs(case: Case, settings: Mapping[str, Any], seed: int) -> dict[in
 def compare(
     case: Case, seeds: Sequence[int], settings: Mapping[str, Any], epochs: int
 ) -> dict[str, Any]:
-    """Figures of both, with the paired gain of ours."""
+    """Return figures of both, with the paired gain of ours."""
     question_count = len(case.questions)
     our_runs = [
         load_or_make_arrays(

@@ -87,8 +87,10 @@ def _table(case: dict[str, Any]) -> str:
         mark = "**" if name == OURS else ""
         milliseconds = f"{figures['ms']['p50']:.1f} ({figures['ms']['p99']:.1f})"
         lines.append(
-            f"| {mark}{LABELS[name]}{mark} | {_interval(figures, 'ndcg_10')} | {difference} | {wins_and_losses} | "
-            f"{_interval(figures, 'judged_alone_ndcg_10')} | {figures['judged_10']:.0%} | {milliseconds} |"
+            f"| {mark}{LABELS[name]}{mark} | {_interval(figures, 'ndcg_10')} | {difference} "
+            f"| {wins_and_losses} | "
+            f"{_interval(figures, 'judged_alone_ndcg_10')} | {figures['judged_10']:.0%} | "
+            f"{milliseconds} |"
         )
     return "\n".join(lines)
 
@@ -110,7 +112,8 @@ def _query_table(case: dict[str, Any]) -> str:
         cells = [_format_difference(query_row[name], query_row[OURS]) for name in SHOWN]
         ours = "–" if query_row[OURS] is None else f"{query_row[OURS]:.3f}"
         lines.append(
-            f"| {query_row['query'].replace('|', ' ')} | {query_row['judged']} | {ours} | {' | '.join(cells)} |"
+            f"| {query_row['query'].replace('|', ' ')} | {query_row['judged']} | {ours} | "
+            f"{' | '.join(cells)} |"
         )
     return "\n".join(lines)
 

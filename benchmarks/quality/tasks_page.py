@@ -21,7 +21,8 @@ def section(result: dict[str, Any]) -> str:
         paired.append(f"| {name} | {' | '.join(_gain(row, f'auc_{task}') for task in tasks)} |")
     environment = result["environment"]
     machine = (
-        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird "
+        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        "cores), Tailorbird "
         f"{environment['tailorbird']}."
     )
     protocol = "\n".join(f"- {sentence}" for sentence in result["protocol"])

@@ -255,7 +255,8 @@ def _report(
     if swallowed_writes:
         places = "; ".join(f"{each.scene} {each.point}" for each in silent)
         print(
-            f"swallowed writes {len(swallowed_writes)}, of which nobody was told {len(silent)}: {places}"
+            f"swallowed writes {len(swallowed_writes)}, of which nobody was told "
+            f"{len(silent)}: {places}"
         )
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {

@@ -84,7 +84,7 @@ class Outcome:
     """
 
     status: int
-    told: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     alarms: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -181,8 +181,8 @@ class Child:
             "-e",
             f"trace={','.join(sorted(names))}",
         ]
-        for each in injections:
-            command += ["-e", f"inject={each.call}:{each.what}:when={each.when}"]
+        for fault in injections:
+            command += ["-e", f"inject={fault.call}:{fault.what}:when={fault.when}"]
         self._strace = subprocess.Popen(
             [*command, "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -238,7 +238,7 @@ class Child:
             elif "alarm" in message:
                 outcome.alarms.append(message["alarm"])
             else:
-                outcome.told.append(message)
+                outcome.reports.append(message)
         self._parent_end.close()
         if trace is not None and trace.exists():
             outcome.calls = trace.read_text(errors="replace").splitlines()
@@ -263,7 +263,7 @@ def run(
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A place of a step for a fault: some thread's `number`-th `call`, and its undisturbed result."""
+    """A place for a fault: some thread's `number`-th `call`, and its undisturbed result."""
 
     call: str
     number: int

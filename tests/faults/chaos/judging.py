@@ -60,7 +60,7 @@ def save_events(site: Site, file: Path) -> None:
         writer.write_table(table)
 
 
-class Known(Protocol):
+class LedgerSets(Protocol):
     """The id sets of a ledger."""
 
     acked: set[str]
@@ -121,7 +121,7 @@ def judge(site: Site, ledger: Told, bodies: int, prepare: Callable[[], None]) ->
     return verdict
 
 
-def count(project: Project, ledger: Known, verdict: Verdict) -> None:
+def count(project: Project, ledger: LedgerSets, verdict: Verdict) -> None:
     """Add the faults of a project that has processed everything to a verdict."""
     counts_by_id = in_lake(project)
     lake = Lake(project.paths.lake)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.chaos import injection, overloaded, power
-from tests.faults.chaos.judging import Known, Verdict, count
+from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
 from tests.faults.oracle import Ledger, Load, in_lake
 from tests.faults.overload import ROWS
@@ -124,7 +124,7 @@ def _kill_under_load(
     )
 
 
-def _is_all_in_lake(project: Project, ledger: Known) -> bool:
+def _is_all_in_lake(project: Project, ledger: LedgerSets) -> bool:
     """Return True if all acknowledged ids are in the lake.
 
     Runs in a child, since the parent of later forks must not open a lake.
@@ -133,7 +133,7 @@ def _is_all_in_lake(project: Project, ledger: Known) -> bool:
         lambda report: report(there=ledger.acked <= in_lake(project).keys()),
         project.root / "asked.log",
     )
-    return bool(outcome.told) and outcome.told[0]["there"]
+    return bool(outcome.reports) and outcome.reports[0]["there"]
 
 
 def _judge_in_child(
@@ -156,12 +156,12 @@ def _judge_in_child(
 
     outcome = injection.run(judging, project.root / "judge.log", deadline_s=deadline_s)
     counts = {"kills": kills, "acked": acked, "what": description}
-    if not outcome.told:
+    if not outcome.reports:
         reason = (
             outcome.error or f"it ended with status {outcome.status}, after at most {deadline_s} s"
         )
         return {**counts, "unequal": 1, "notes": [f"the judge failed: {reason}"]}
-    verdict = Verdict(**outcome.told[0])
+    verdict = Verdict(**outcome.reports[0])
     return {
         **counts,
         "lost": verdict.lost,
@@ -232,7 +232,7 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
 
 
 def full_disk(folder: Path, kills: int) -> dict[str, Any]:
-    """Fill the disk: the collector refuses first, responses go on, and space restores everything."""
+    """Fill the disk: the collector refuses first, responses go on, and space restores all."""
     with power.small_disk(folder / "disk", DISK_BYTES):
         project, ledger = (
             _with_data(_make_project(folder / "shop"), folder / "disk" / "data"),
@@ -370,7 +370,7 @@ def _has_caught_up(project: Project) -> bool:
     outcome = injection.run(
         lambda report: report(through=overloaded.has_caught_up(project)), project.root / "asked.log"
     )
-    return bool(outcome.told) and outcome.told[0]["through"]
+    return bool(outcome.reports) and outcome.reports[0]["through"]
 
 
 _CLICK = {"event_id": "full", "type": "click", "user_id": "u1", "item_id": "i1"}
@@ -415,7 +415,7 @@ def _status(port: int, path: str, body: dict[str, Any]) -> int:
 
 
 def _all_pids(up: Up) -> list[int]:
-    """Return `up` and its descendants; the supervisor first, so that it starts nothing meanwhile."""
+    """Return `up` and its descendants, the supervisor first, so that it starts nothing."""
     pids = [up.process.pid]
     for pid in pids:
         listed = subprocess.run(

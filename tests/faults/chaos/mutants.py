@@ -373,6 +373,6 @@ def _attempt_engine(name: str, room: Path) -> dict[str, Any]:
 
     room.mkdir(parents=True, exist_ok=True)
     outcome = injection.run(play, room / "log")
-    found = outcome.told[0]["found"] if outcome.told else []
-    description = found[0].splitlines()[0] if found else outcome.error or "no difference"
-    return {"name": name, "caught": bool(found), "how": f"its scene: {description}", "tried": 1}
+    notes = outcome.reports[0]["found"] if outcome.reports else []
+    description = notes[0].splitlines()[0] if notes else outcome.error or "no difference"
+    return {"name": name, "caught": bool(notes), "how": f"its scene: {description}", "tried": 1}

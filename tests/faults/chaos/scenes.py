@@ -72,7 +72,7 @@ def _shrink_limits(checkpoints: bool = True) -> None:
 
 def _send(site: Site, first: int, end: int) -> None:
     """Send bodies undisturbed."""
-    ledger = site.told()
+    ledger = site.read_ledger()
     with site.door() as door:
         ledger.take(submit(door, ledger.seed, number) for number in range(first, end))
     ledger.bodies = end
@@ -117,7 +117,7 @@ def _do_nothing(site: Site) -> None:
 
 
 def _door(site: Site, report: Tell) -> None:
-    seed = site.told().seed
+    seed = site.read_ledger().seed
     with site.door(flush_s=0.0) as door:
         for number in range(BEFORE, AFTER):
             report(**submit(door, seed, number))
@@ -159,7 +159,7 @@ def _compaction(site: Site, report: Tell) -> None:
 
 
 def _load(site: Site, report: Tell) -> None:
-    """Load a piece into the lake, delete it from the logs, and so on, so that only the lake has it."""
+    """Load a piece into the lake and delete it from the logs, so that only the lake has it."""
     project = site.project
     with (
         LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role,
@@ -174,7 +174,7 @@ def _load(site: Site, report: Tell) -> None:
 
 def _prune(site: Site, report: Tell) -> None:
     """Delete what the lake has from the logs of collector and router, while events come in."""
-    project, seed = site.project, site.told().seed
+    project, seed = site.project, site.read_ledger().seed
     with site.door(flush_s=0.0) as door:
         pruner = Pruner(door, project.paths.lake)
         for number in range(BEFORE, AFTER):
@@ -186,7 +186,7 @@ def _prune(site: Site, report: Tell) -> None:
 
 
 def _import(site: Site, report: Tell) -> None:
-    ledger, project = site.told(), site.project
+    ledger, project = site.read_ledger(), site.project
     import_files(
         project.paths.stream,
         "tailorbird",

@@ -82,7 +82,7 @@ class Site:
     def ledger(self) -> Path:
         return self.folder / "ledger.json"
 
-    def told(self) -> Told:
+    def read_ledger(self) -> Told:
         return Told.read(self.ledger)
 
     def door(self, **options: Any) -> Door:

@@ -49,7 +49,7 @@ class _File:
 
 @dataclass
 class _Folder:
-    """Names of a folder. `lasting`: the durable ones, so that opening them again creates nothing."""
+    """Names of a folder. `lasting`: the durable ones, which an open does not create."""
 
     unsynced: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
@@ -72,9 +72,9 @@ def find_believed_syncs(
     """The files and folders below `below` that were synced while something of them was in doubt;
     `there`: what lasted before the step.
 
-    >>> believed(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
+    >>> find_believed_syncs(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
     ['/a/f']
-    >>> believed(['1 pwrite64(3</a/f>, "x", 1, 0) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 pwrite64(3</a/f>, "x", 1, 0) = 1',
+    >>> find_believed_syncs(['1 pwrite64(3</a/f>, "x", 1, 0) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 pwrite64(3</a/f>, "x", 1, 0) = 1',
     ...     '1 fsync(3</a/f>) = 0'], "/a")
     []
     """

@@ -131,7 +131,8 @@ def attempt(
     """Carry a trial out in the folder `room`, which is this caller's own.
 
     Args:
-        prelude: changes the process that plays the step, and with `judged` the one that recovers and judges.
+        prelude: changes the process that plays the step, and with `judged` the one that recovers
+            and judges.
     """
     started = time.monotonic()
     result = Result(trial.kind, trial.scene, trial.place, trial.seed)
@@ -144,8 +145,8 @@ def attempt(
         shutil.copytree(base, room / "site")
         outcome = _run_step(trial, room, prelude)
         ledger = Told.read(room / "site" / "ledger.json")
-        ledger.take(outcome.told)
-        result.acked = len(outcome.told)
+        ledger.take(outcome.reports)
+        result.acked = len(outcome.reports)
         result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _has_hit(outcome, room))
         if result.hit:
             _judge(
@@ -230,13 +231,13 @@ def _judge(
             if outcome.status < 0:
                 outcome = injection.run(judging, room / "log")
     alarms = [*(alarms or []), *outcome.alarms]
-    if outcome.told:
-        result.verdict = Verdict(**outcome.told[0])
+    if outcome.reports:
+        result.verdict = Verdict(**outcome.reports[0])
     else:
         result.verdict = Verdict(
             unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"]
         )
-    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.told:
+    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.reports:
         result.verdict.told = result.verdict.told or alarms[0]
     if trial.kind != "lost" and result.verdict.told:
         # Nobody should have to repair anything by hand after a crash or an error.

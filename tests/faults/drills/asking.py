@@ -30,7 +30,7 @@ SENT_S = 60.0  # within which the outbox must be empty, once the last request wa
 
 @dataclass
 class Tally:
-    """Outcomes of the requests: send time (monotonic), latency, and missing parts of the response."""
+    """Outcomes of the requests: send time (monotonic), latency, and missing parts."""
 
     began: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)

@@ -196,7 +196,7 @@ def run_flood(site_: Site, seconds: float, *, at_once: int = 0, rate: float = 0.
 
 
 def recovery_s(site_: Site, limit_ms: float) -> float:
-    """Return the seconds until ten requests in a row have items within a limit; at most a minute."""
+    """Return the seconds until ten requests in a row have items in time; at most a minute."""
     started, good_in_row = time.monotonic(), 0
     while good_in_row < 10 and time.monotonic() - started < 60:
         good_in_row = good_in_row + 1 if measure_response_ms(site_) < limit_ms else 0
@@ -256,7 +256,7 @@ def is_closed(peer: socket.socket) -> bool:
 
 
 def slow(folder: Path, requests: int) -> DrillResult:
-    """In turn: a thousand connections that announce a body and bring a byte of it, and none."""
+    """Alternate a thousand connections that announce a body and send a byte of it, and none."""
     spans: list[Span] = []
     stay_s = min(SENDERS_STAY_S, requests / RATE / 4)
     with site(folder, servers=1) as site_:
@@ -271,7 +271,7 @@ def slow(folder: Path, requests: int) -> DrillResult:
         result = judge(
             "slow",
             "a thousand senders that never bring their body, and nobody else, in turn",
-            asking.found(),
+            asking.tally(),
             spans,
         )
         result.more |= {"senders_at_once": max(at_once), "closed_by_the_server": closed}

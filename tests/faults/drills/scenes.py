@@ -36,7 +36,7 @@ def store(folder: Path, requests: int) -> DrillResult:
         what = (
             "the Valkey of features, `kill -9` and started empty six seconds later, again and again"
         )
-        result = judge("store", what, asking.found(), spans, expected_code="last_known")
+        result = judge("store", what, asking.tally(), spans, expected_code="last_known")
         return count_events(site_, result, asking)
 
 
@@ -56,7 +56,7 @@ def model(folder: Path, requests: int) -> DrillResult:
         result = judge(
             "model",
             "a champion whose model file has a flipped bit, one after the other",
-            asking.found(),
+            asking.tally(),
             spans,
         )
         result.more["alarms"] = site_.metric("tailorbird_bundle_load_failures_total")
@@ -64,7 +64,7 @@ def model(folder: Path, requests: int) -> DrillResult:
             len(spans) - 1
         ):  # they may not have read the last one yet
             result.missed.append("not each was told by each server")
-        if set(asking.found()["models"]) - {"v0002", ""}:
+        if set(asking.tally()["models"]) - {"v0002", ""}:
             result.missed.append("another version than the one before answered")
         return count_events(site_, result, asking)
 
@@ -84,7 +84,7 @@ def scores(folder: Path, requests: int) -> DrillResult:
         what = "a model whose scores are no numbers, promoted and rolled back"
         return count_events(
             site_,
-            judge("scores", what, asking.found(), spans, expected_code="previous_model"),
+            judge("scores", what, asking.tally(), spans, expected_code="previous_model"),
             asking,
         )
 
@@ -113,8 +113,8 @@ def index(folder: Path, requests: int) -> DrillResult:
             "the champion's index, and each server `kill -9` and started without it and again "
             "with it, in turn"
         )
-        result = judge("index", what, asking.found(), spans)
-        if not asking.found()["models"].get("v0001"):
+        result = judge("index", what, asking.tally(), spans)
+        if not asking.tally()["models"].get("v0001"):
             result.missed.append("the version before never answered")
         return count_events(site_, result, asking)
 
@@ -135,7 +135,7 @@ def disk(folder: Path, requests: int) -> DrillResult:
             f"the disk: {last - first + 1} syncs of each server's log fail in a row, five "
             "seconds between them"
         )
-        result = judge("disk", what, asking.found(), spans, expected_code="log")
+        result = judge("disk", what, asking.tally(), spans, expected_code="log")
         result.more["syncs_failed"] = site_.metric(failures)
         return count_events(site_, result, asking)
 
@@ -154,7 +154,7 @@ def server(folder: Path, requests: int) -> DrillResult:
             with span(spans):
                 restart(site_, victim, after_s=1)
         what = "one of two servers `kill -9` and started again a second later, in turn"
-        return count_events(site_, judge("server", what, asking.found(), spans), asking)
+        return count_events(site_, judge("server", what, asking.tally(), spans), asking)
 
 
 def broker(folder: Path, requests: int) -> DrillResult:
@@ -182,7 +182,7 @@ def broker(folder: Path, requests: int) -> DrillResult:
                 "again and again"
             )
             result = count_events(
-                site_, judge("broker", what, asking.found(), spans, expected_code="log"), asking
+                site_, judge("broker", what, asking.tally(), spans, expected_code="log"), asking
             )
             result.more["events_refused_with_retry_after"] = refused
             if not refused:
@@ -234,7 +234,7 @@ def swap(folder: Path, requests: int) -> DrillResult:
                     until(partial(site_.serves, champion), 30, "it was not swapped")
                     swap_s.append(time.monotonic() - started)
         result = judge(
-            "swap", "promotions and rollbacks, one after the other", asking.found(), spans
+            "swap", "promotions and rollbacks, one after the other", asking.tally(), spans
         )
         result.more |= {
             "swap_ms_p50": 1e3 * float(np.median(swap_s)),
@@ -250,8 +250,8 @@ def swap(folder: Path, requests: int) -> DrillResult:
 
 def count_events(site_: Site, result: DrillResult, asking: Asking) -> DrillResult:
     """Check that no event that a server accepted is missing in the logs."""
-    lost = set(asking.found()["clicks"]) - site_.events()
-    result.events_lost = max(0, len(lost) - asking.found()["unsent"])
+    lost = set(asking.tally()["clicks"]) - site_.events()
+    result.events_lost = max(0, len(lost) - asking.tally()["unsent"])
     if result.events_lost:
         result.missed.append(f"{result.events_lost} events were taken and are lost")
     return result

@@ -270,7 +270,7 @@ class Asking:
     def over(self) -> bool:
         return self._process.poll() is not None
 
-    def found(self) -> dict:
+    def tally(self) -> dict:
         assert self._process.wait(DRILL_TIMEOUT_S) == 0
         return json.loads(self._out.read_text())
 

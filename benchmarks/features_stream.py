@@ -102,7 +102,7 @@ def fill_index(router: Router, entries: int) -> None:
     """Add event ids of the last days, so that the router searches a full index."""
     rng, dedup_index, connection = (
         np.random.default_rng(1),
-        router._memory.seen,
+        router._memory.dedup_index,
         router._log.connection,
     )
     for start in range(0, entries, 1 << 18):

@@ -61,7 +61,7 @@ class Latencies:
     unseen: int = 0
     degraded: dict[str, int] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         percentiles = dict(
             zip(
                 ("p50_ms", "p90_ms", "p99_ms"),
@@ -259,7 +259,7 @@ def main() -> None:
         try:
             results[kind] = measured(
                 kind, arguments.clicks or (50 if arguments.small else 500), small=arguments.small
-            ).to_dict()
+            ).plain()
         except LookupError as error:
             missing[kind] = str(error)
     report = {

@@ -69,7 +69,10 @@ RECEIPT = msgspec.json.encode(Receipt(START))
 
 
 def make_bodies(events: int) -> list[bytes]:
-    """Return bodies of `BODY_ROWS` events, about 230 bytes each, of 20,000 users and 5,000 items."""
+    """Return bodies of `BODY_ROWS` events, each about 230 bytes.
+
+    They are of 20,000 users and 5,000 items.
+    """
     rng = np.random.default_rng(20261125)
     people, items = (
         rng.integers(0, 20_000, events).tolist(),
@@ -142,6 +145,7 @@ class Stopwatch:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
+        """Time the block under a name."""
         started, started_cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds[name].append(time.perf_counter() - started)

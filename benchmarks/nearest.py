@@ -142,7 +142,7 @@ def query_space(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], d
     answers, cpu_seconds, wall_seconds = [], [], []
     for _ in range(PEOPLE):
         start, own = time.perf_counter(), time.thread_time()
-        query = space.ask(EMPTY_HISTORY)
+        query = space.query(EMPTY_HISTORY)
         rows = space.nearest(query, n).rows
         cpu_seconds.append(time.thread_time() - own)
         wall_seconds.append(time.perf_counter() - start)

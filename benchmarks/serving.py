@@ -106,7 +106,7 @@ class Connection:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def exchange(self, request: bytes) -> tuple[float, bytes]:
+    def ask(self, request: bytes) -> tuple[float, bytes]:
         """Send a request; return the seconds taken and the body of the response."""
         started = time.perf_counter()
         self._socket.sendall(request)
@@ -153,9 +153,9 @@ def time_requests(server: Server, requests: Sequence[bytes]) -> tuple[list[float
     """Return seconds of each request, one in flight, and the server's CPU seconds per request."""
     connection = Connection(server.port)
     for request in requests[:WARM]:
-        connection.exchange(request)
+        connection.ask(request)
     started = server.cpu_s()
-    taken = [connection.exchange(request)[0] for request in requests]
+    taken = [connection.ask(request)[0] for request in requests]
     spent = (server.cpu_s() - started) / len(requests)
     connection.close()
     return taken, spent
@@ -165,12 +165,12 @@ def count_degraded(server: Server, requests: Sequence[bytes]) -> dict[str, int]:
     """Count the parts that responses lacked."""
     connection, degraded = Connection(server.port), Counter[str]()
     for request in requests:
-        degraded.update(json.loads(connection.exchange(request)[1])["degraded"])
+        degraded.update(json.loads(connection.ask(request)[1])["degraded"])
     connection.close()
     return dict(degraded)
 
 
-def time_beside_floor(
+def compare_floor(
     ours: Server, floor: Server, requests: Sequence[bytes], rounds: int
 ) -> dict[str, list[float]]:
     """Return seconds of the same requests by ours, by the floor and by its echo, in turns."""
@@ -179,24 +179,24 @@ def time_beside_floor(
     seconds["candidates"] = []
     for request in requests:  # the floor records what each needs
         seconds["candidates"].append(
-            float(floor_connection.exchange(request.replace(b"/v1/recommend", b"/prepare", 1))[1])
+            float(floor_connection.ask(request.replace(b"/v1/recommend", b"/prepare", 1))[1])
         )
-        our_connection.exchange(request)
+        our_connection.ask(request)
     for _ in range(rounds):
         for request in requests:
-            seconds["service"].append(our_connection.exchange(request)[0])
+            seconds["service"].append(our_connection.ask(request)[0])
             seconds["floor"].append(
-                floor_connection.exchange(request.replace(b"/v1/recommend", b"/floor", 1))[0]
+                floor_connection.ask(request.replace(b"/v1/recommend", b"/floor", 1))[0]
             )
             seconds["echo"].append(
-                floor_connection.exchange(request.replace(b"/v1/recommend", b"/echo", 1))[0]
+                floor_connection.ask(request.replace(b"/v1/recommend", b"/echo", 1))[0]
             )
     our_connection.close()
     floor_connection.close()
     return seconds
 
 
-def time_beside_peers(
+def compare_peers(
     ours: Server, site: Site, bodies: Sequence[dict], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Return seconds of the same questions by ours and by each peer that runs here, in turns.
@@ -228,7 +228,7 @@ def time_beside_peers(
                     connection = Connection(
                         port
                     )  # a new one, outside the timing: servers close idle connections
-                    seconds, answer = connection.exchange(requests[index])
+                    seconds, answer = connection.ask(requests[index])
                     connection.close()
                     if name != "tailorbird":
                         serving_peers.check_scores(answer, question)
@@ -243,12 +243,12 @@ def time_in_turns(ours: Server, other: Server, requests: Sequence[bytes]) -> dic
     connections = {name: Connection(server.port) for name, server in servers.items()}
     for request in requests[:WARM]:
         for connection in connections.values():
-            connection.exchange(request)
+            connection.ask(request)
     started = {name: server.cpu_s() for name, server in servers.items()}
     taken: dict[str, list[float]] = {name: [] for name in servers}
     for request in requests:
         for name, connection in connections.items():
-            taken[name].append(connection.exchange(request)[0])
+            taken[name].append(connection.ask(request)[0])
     figures: dict[str, float] = {}
     for name, server in servers.items():
         connections[name].close()
@@ -394,8 +394,8 @@ def measure_site(site: Site, count: int, seconds: float, to: Path | None) -> dic
     ]
     with serving("tailorbird", site) as ours:
         with serving("floor", site) as floor:
-            paired = time_beside_floor(ours, floor, requests[: min(PAIRED, count // 4)], 4)
-        peer_seconds, missing = time_beside_peers(ours, site, bodies[: min(PEERED, count // 8)], 3)
+            paired = compare_floor(ours, floor, requests[: min(PAIRED, count // 4)], 4)
+        peer_seconds, missing = compare_peers(ours, site, bodies[: min(PEERED, count // 8)], 3)
         variants = {}
         for name, what in VARIANTS.items():
             with serving(what, site) as other:

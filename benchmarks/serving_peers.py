@@ -146,8 +146,8 @@ def _candidate_matrices(
     pipeline = Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(bundle),
-        readings=readings,
-        answers=None,
+        feature_provider=readings,
+        answer_log=None,
         clock=CLOCK,
         rng=rng,
         tables=tables,

@@ -61,7 +61,7 @@ def run_with_vectors(site: Site) -> None:
 
 
 def run_without_cache(site: Site) -> None:
-    StaleFeatureCache.keep = lambda self, features, person_id, rows, keys: None
+    StaleFeatureCache.store = lambda self, features, person_id, rows, keys: None
     run_tailorbird(site)
 
 
@@ -99,8 +99,8 @@ class Floor:
         self._pipeline = Pipeline(
             slots=SLOTS,
             bundles=FixedBundle(self._bundle),
-            readings=OneSchema(site.features, self._reader),
-            answers=None,
+            feature_provider=OneSchema(site.features, self._reader),
+            answer_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),
             tables=site.tables(),
@@ -157,12 +157,12 @@ class Floor:
         The reads are recorded without the store that they went to.
         """
 
-        def count_found(store: Store) -> tuple[int, ...]:
+        def count_values(store: Store) -> tuple[int, ...]:
             with store.snapshot() as snapshot:
                 sizes = snapshot.get_sized(keys)[1]
             return int(np.count_nonzero(sizes)), *sizes[:1]
 
-        return max(self._stores, key=count_found)
+        return max(self._stores, key=count_values)
 
 
 def run_floor(site: Site) -> None:

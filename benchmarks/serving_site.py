@@ -86,7 +86,7 @@ class Log:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """A request that the trees learn from: items, their features, and the index of the chosen one."""
+    """A request that the trees learn from: items, features, index of the chosen item."""
 
     items: list[str]
     rows: Rows
@@ -107,7 +107,7 @@ class Site:
 
     @cached_property
     def live(self) -> LiveColumns:
-        """Return the bundle's columns from candidate tables, as `train` selects them for the slot."""
+        """Return the columns from candidate tables that `train` selects for the slot."""
         return select_live_columns(self.features, SLOTS["home"])
 
     @property
@@ -121,7 +121,7 @@ class Site:
     def tables(self) -> LiveTables:
         """Return the candidate tables, open as a server has them."""
         opened = LiveTables(self.candidates, CLOCK)
-        opened.look()
+        opened.tick()
         return opened
 
     @property
@@ -201,7 +201,7 @@ class Site:
         )
         report(f"{self.size.trees} trees")
         index = Index.open(self.folder / "index")
-        training_requests = self._asked(drawn)
+        training_requests = self._training_requests(drawn)
         self._fit(training_requests, index, None, {}, self.registry)
         report(f"a tower, and {self.size.trees} trees that see vectors")
         space, tower = self._tower(drawn, index)
@@ -209,7 +209,7 @@ class Site:
         space.vectors.write(self.folder / "index-vectors")
         self._fit(training_requests, space.index, space, tower, self.registry_vectors)
 
-    def _asked(self, drawn: "EventDraw") -> list[TrainingRequest]:
+    def _training_requests(self, drawn: "EventDraw") -> list[TrainingRequest]:
         reader, tables = Reader(self.state, self.features), self.tables()
         rng, recent = np.random.default_rng(11), bundle_columns(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
@@ -298,8 +298,8 @@ class Site:
             TowerSettings(steps_max=TOWER_STEPS, steps_min=1),
             seed=3,
         )
-        space = learner.indexed(learner.space(index, START))
-        return space, learner.files(space)
+        space = learner.add_inverted_file(learner.space(index, START))
+        return space, learner.export_files(space)
 
     def bundle(self) -> Bundle:
         """Load the champion."""

@@ -1,5 +1,6 @@
-"""Writes docs/reference/drills.md from docs/drills.json, which `make drills` writes: python
-docs/drills_page.py.
+"""Writes docs/reference/drills.md from docs/drills.json, which `make drills` writes.
+
+python docs/drills_page.py
 """
 
 import json
@@ -8,7 +9,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 OVERLOAD = "overload"
-PAGE, FOUND = DOCS / "reference" / "drills.md", DOCS / "drills.json"
+PAGE, RESULTS = DOCS / "reference" / "drills.md", DOCS / "drills.json"
 
 _HEAD = """# Drills
 
@@ -46,110 +47,119 @@ due, for each second of the server's CPU, since the machine does other things to
 """
 
 
-def row(found: dict[str, Any]) -> str:
-    """A drill as a line of the table."""
+def format_row(result: dict[str, Any]) -> str:
+    """Return a drill as a line of the table."""
     cells = (
-        found["name"],
-        found["what"],
-        f"{found['requests']:,}",
-        f"{found['availability']:.4%}",
-        f"{found['retried']:,}",
-        times(found, "rest"),
-        f"{found['faults']:,}",
-        times(found, "fault"),
-        f"{found['requests_in_fault']:,}",
-        f"{found['labelled_in_fault']:,}",
-        f"{found['events_lost']:,} of {found['events']:,}",
-        verdict(found),
+        result["name"],
+        result["what"],
+        f"{result['requests']:,}",
+        f"{result['availability']:.4%}",
+        f"{result['retried']:,}",
+        format_times(result, "rest"),
+        f"{result['faults']:,}",
+        format_times(result, "fault"),
+        f"{result['requests_in_fault']:,}",
+        f"{result['labelled_in_fault']:,}",
+        f"{result['events_lost']:,} of {result['events']:,}",
+        format_verdict(result),
     )
     return f"| {' | '.join(cells)} |"
 
 
-def times(found: dict[str, Any], part: str) -> str:
-    """Median and 99th percentile; a dash where nobody asked."""
-    p50, p99 = found[f"p50_ms_{part}"], found[f"p99_ms_{part}"]
+def format_times(result: dict[str, Any], part: str) -> str:
+    """Return median and 99th percentile; a dash if there were no requests."""
+    p50, p99 = result[f"p50_ms_{part}"], result[f"p99_ms_{part}"]
     return "–" if p50 is None else f"{p50:.0f}, {p99:.0f} ms"
 
 
-def verdict(found: dict[str, Any]) -> str:
-    missed = "**missed**: " + "; ".join(found["missed"]) if found["missed"] else "as expected"
-    return f"{missed} ({found['cause']})" if found.get("cause") else missed
+def format_verdict(result: dict[str, Any]) -> str:
+    missed = "**missed**: " + "; ".join(result["missed"]) if result["missed"] else "as expected"
+    return f"{missed} ({result['cause']})" if result.get("cause") else missed
 
 
-def load_row(more: dict[str, float], factor: int) -> str:
-    """What came of so many times the peak."""
+def format_load_row(figures: dict[str, float], factor: int) -> str:
+    """Return the line of a multiple of the peak."""
 
-    def of(name: str) -> float:
-        return more[f"{name}_{factor}x"]
+    def figure(name: str) -> float:
+        return figures[f"{name}_{factor}x"]
 
     cells = (
         f"{factor} times the peak",
-        f"{of('peak_per_s'):,.0f}",
-        f"{of('offered_per_s'):,.0f}",
-        f"{of('goodput'):.2f}",
-        f"{of('goodput_by_clock'):.2f}",
-        f"{of('p99_ms_peak'):.0f} ms",
-        f"{of('p50_ms'):.0f}, {of('p99_ms'):.0f} ms",
-        f"{of('recovery_s'):.1f} s",
+        f"{figure('peak_per_s'):,.0f}",
+        f"{figure('offered_per_s'):,.0f}",
+        f"{figure('goodput'):.2f}",
+        f"{figure('goodput_by_clock'):.2f}",
+        f"{figure('p99_ms_peak'):.0f} ms",
+        f"{figure('p50_ms'):.0f}, {figure('p99_ms'):.0f} ms",
+        f"{figure('recovery_s'):.1f} s",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def load_section(found: dict[str, Any]) -> list[str]:
-    """The overload, whose requests are meant to be refused."""
-    refused, more = sum(found["failures"].values()), found["more"]
+def format_load_section(result: dict[str, Any]) -> list[str]:
+    """Return the section of the overload, whose requests are meant to be refused."""
+    refused, figures = sum(result["failures"].values()), result["more"]
     cost = ""
-    if "answer_cpu_us_10x" in more:
+    if "answer_cpu_us_10x" in figures:
         cost = (
-            f"Of the server's CPU an answer took {more['answer_cpu_us_10x']:,.0f} µs, a "
-            f"refusal {more['refusal_cpu_us_10x']:,.0f}. "
+            f"Of the server's CPU an answer took {figures['answer_cpu_us_10x']:,.0f} µs, a "
+            f"refusal {figures['refusal_cpu_us_10x']:,.0f}. "
         )
-    said = verdict(found)
-    end = (
-        f"Of {found['requests']:,} requests {refused:,} were refused. "
-        f"{cost}{said[:1].upper()}{said[1:]}. {where(found)}"
+    verdict_text = format_verdict(result)
+    summary = (
+        f"Of {result['requests']:,} requests {refused:,} were refused. "
+        f"{cost}{verdict_text[:1].upper()}{verdict_text[1:]}. {format_provenance(result)}"
     )
-    return [LOAD.rstrip("\n"), *(load_row(found["more"], factor) for factor in (2, 10)), "", end]
+    return [
+        LOAD.rstrip("\n"),
+        *(format_load_row(result["more"], factor) for factor in (2, 10)),
+        "",
+        summary,
+    ]
 
 
-def where(found: dict[str, Any]) -> str:
-    return f"({found['at']}, {found['revision']}, {found['machine']}, load {found['load']:.0f})"
+def format_provenance(result: dict[str, Any]) -> str:
+    return f"({result['at']}, {result['revision']}, {result['machine']}, load {result['load']:.0f})"
 
 
-def details(found: dict[str, Any]) -> str:
-    """What else a drill told."""
+def format_details(result: dict[str, Any]) -> str:
+    """Return further facts about a drill."""
     lacked = ", ".join(
         f"{name} {count:,}"
-        for name, count in sorted(found["lacked"].items(), key=lambda each: -each[1])
+        for name, count in sorted(result["lacked"].items(), key=lambda each: -each[1])
     )
-    failed = "; ".join(f"{why}: {count}" for why, count in found["failures"].items()) or "none"
-    more = ", ".join(f"{name} {value:,.0f}" for name, value in found["more"].items())
-    told = (
-        f"- **{found['name']}** {where(found)}: {found['per_s']:.0f} requests a second; "
+    failed = (
+        "; ".join(f"{reason}: {count}" for reason, count in result["failures"].items()) or "none"
+    )
+    more = ", ".join(f"{name} {value:,.0f}" for name, value in result["more"].items())
+    summary = (
+        f"- **{result['name']}** {format_provenance(result)}: {result['per_s']:.0f} requests a second; "
         f"answers lacked {lacked}; "
     )
-    beside = (
-        f" Played while `{found['beside']}` was, on the same cores." if found.get("beside") else ""
+    parallel = (
+        f" Played while `{result['beside']}` was, on the same cores."
+        if result.get("beside")
+        else ""
     )
-    return f"{told}without an answer: {failed}{'; ' + more if more else ''}.{beside}"
+    return f"{summary}without an answer: {failed}{'; ' + more if more else ''}.{parallel}"
 
 
-def page(told: dict[str, Any]) -> str:
-    """The page of what all drills found."""
-    played = [found for name, found in told.items() if name != OVERLOAD]
-    load = load_section(told[OVERLOAD]) if OVERLOAD in told else []
+def page(results: dict[str, Any]) -> str:
+    """Return the page of the results of all drills."""
+    played = [result for name, result in results.items() if name != OVERLOAD]
+    load = format_load_section(results[OVERLOAD]) if OVERLOAD in results else []
     lines = [
         _HEAD.rstrip("\n"),
-        *(row(found) for found in played),
+        *(format_row(result) for result in played),
         "",
-        *(details(found) for found in played),
+        *(format_details(result) for result in played),
         *load,
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    PAGE.write_text(page(json.loads(FOUND.read_text())))
+    PAGE.write_text(page(json.loads(RESULTS.read_text())))
 
 
 if __name__ == "__main__":

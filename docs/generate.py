@@ -1,8 +1,10 @@
-"""Writes the reference pages that follow from the code: commands, settings, features, transforms. A
-test fails when one is stale.
+"""Writes the reference pages that follow from the code.
 
-python docs/generate.py             writes docs/reference/{commands,settings,features,transforms}.md
-python docs/generate.py --check     writes nothing; exit status 1 if a page is not what it would write
+These are commands, settings, features and transforms. A test fails when one is stale.
+
+    python docs/generate.py             writes the pages commands, settings, features and transforms
+                                        of docs/reference
+    python docs/generate.py --check     writes nothing; exit status 1 if a page is stale
 """
 
 import inspect
@@ -30,7 +32,7 @@ _MADE = "<!-- Made by docs/generate.py; edit the code, not this page. -->\n"
 def commands_of(
     app: App, words: tuple[str, ...] = ("tailorbird",)
 ) -> Iterator[tuple[tuple[str, ...], App]]:
-    """Each command with the words that call it; groups of commands are walked into."""
+    """Yield each command with the words that call it, including those of groups."""
     for name in app:
         if name.startswith("-"):
             continue
@@ -42,14 +44,16 @@ def commands_of(
 
 
 def examples_of(command: App) -> list[str]:
-    """The command lines that its help gives as examples."""
+    """Return the example command lines of a command's help."""
     return re.findall(
         r"^\s*Example:\s+(\S.*)$", inspect.getdoc(command.default_command) or "", re.MULTILINE
     )
 
 
 def prose_of(command: App) -> list[str]:
-    """The paragraphs of its help, the one-line summary first, without examples and parameters."""
+    """Return the paragraphs of a command's help, the summary first, without examples and
+    parameters.
+    """
     text = (inspect.getdoc(command.default_command) or "").split("\nParameters\n")[0]
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     return [part for part in paragraphs if part and not part.startswith("Example:")]
@@ -141,7 +145,7 @@ def settings() -> str:
 
 
 def vocabulary() -> list[str]:
-    """What `features.py` may call: entities first, since all else is about them."""
+    """Return the functions for `features.py`: entities first, since all others refer to them."""
     names = [
         name
         for name in features.__all__
@@ -215,22 +219,22 @@ def features_page() -> str:
 
 
 def transforms_page() -> str:
-    """What `features.transforms` offers to a project: the calls that make a transform and its
-    steps.
-    """
-    made = [
-        one
-        for _, one in inspect.getmembers(transforms, inspect.isfunction)
-        if one.__module__ == transforms.__name__
+    """Return the page of the calls that make a transform and its steps."""
+    functions = [
+        function
+        for _, function in inspect.getmembers(transforms, inspect.isfunction)
+        if function.__module__ == transforms.__name__
     ]
-    gives = (transforms.Transform, transforms.Step)
+    return_types = (transforms.Transform, transforms.Step)
     calls = [
-        one
-        for one in made
-        if isinstance(kind := inspect.signature(one).return_annotation, type)
-        and issubclass(kind, gives)
+        function
+        for function in functions
+        if isinstance(kind := inspect.signature(function).return_annotation, type)
+        and issubclass(kind, return_types)
     ]
-    calls.sort(key=lambda one: (one.__name__ != "transform", inspect.getsourcelines(one)[1]))
+    calls.sort(
+        key=lambda function: (function.__name__ != "transform", inspect.getsourcelines(function)[1])
+    )
     lines = [
         "# Transforms",
         "",
@@ -240,11 +244,11 @@ def transforms_page() -> str:
         "(../how-to/transforms.md). All are imported from `tailorbird.features.transforms`.",
         "",
     ]
-    return "\n".join([*lines, *(line for one in calls for line in _call(one))])
+    return "\n".join([*lines, *(line for function in calls for line in _call(function))])
 
 
 def _call(function: Callable[..., Any]) -> list[str]:
-    """A call of a vocabulary: its signature and what its docstring says."""
+    """Return the section of a call: its signature and its docstring."""
     name = function.__name__
     signature = re.sub(
         r"(tailorbird\.features\.\w+|collections\.abc|typing)\.",
@@ -278,7 +282,7 @@ price_to_habit = derived("price_to_habit", "price / user_price_28d")
 
 
 def _as_markdown(docstring: str) -> str:
-    """A docstring as prose: its sections become lists, its examples code."""
+    """Return a docstring as prose: its sections become lists, its examples code."""
     lines: list[str] = []
     for line in docstring.splitlines():
         stripped = line.strip()

@@ -1,7 +1,7 @@
-"""Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks
-at it.
+"""Makes the pictures of the documentation: serves a small trained shop and captures a browser.
 
-python docs/make_pictures.py        needs chromium; writes docs/images/shop.png, page.png and signals.png
+python docs/make_pictures.py    needs chromium; writes docs/images/shop.png, page.png and
+                                signals.png
 """
 
 import shutil
@@ -23,7 +23,7 @@ IMAGES = ROOT / "docs" / "images"
 
 
 def shop(folder: Path) -> Path:
-    """A shop with a history that is long enough for a model that has something to say."""
+    """Make a shop with a history that is long enough for a meaningful model."""
     project = folder / "shop"
     must("init", project)
     must(
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def photograph(project: Path) -> None:
-    """The demo shop after two clicks, and the project's page after one."""
+    """Capture the demo shop after two clicks, and the project's page after one."""
     with serving(project) as url, sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")

@@ -1,9 +1,11 @@
-"""Writes docs/reliability.md from the list of faults, the unsafe changes, and what the last runs
-found (docs/reliability.json).
+"""Writes docs/reliability.md from the list of faults, the mutants, and docs/reliability.json.
 
-python docs/reliability_page.py                            writes the page
-python docs/reliability_page.py --run A.json --mutants B.json    takes up what `make chaos` and CHAOS=--mutants wrote, and then writes it;
-                                                           scenes and drills that A did not play stay as they were, with their day
+python docs/reliability_page.py                     writes the page
+python docs/reliability_page.py --run A.json --mutants B.json
+                                                    takes the results of `make chaos` and
+                                                    CHAOS=--mutants, and then writes it; scenes
+                                                    and drills that A did not play stay as they
+                                                    were, with their day
 """
 
 import argparse
@@ -20,7 +22,7 @@ from tests.faults.chaos.live import LIVE  # noqa: E402
 from tests.faults.chaos.scenes import SCENES  # noqa: E402
 from tests.faults.fault_list import FAULTS  # noqa: E402
 
-PAGE, FOUND = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
+PAGE, FIGURES = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
 _KINDS = {
     "kill": "killed before a call",
     "power": "power cut behind a call",
@@ -87,29 +89,31 @@ changes to the data plane. A new role's step is a function and a line in `tests/
 """
 
 
-def page(found: dict[str, Any]) -> str:
-    """The page, from what was found."""
+def page(figures: dict[str, Any]) -> str:
+    """Return the page of the figures."""
     return (
         "\n".join(
             [
                 _HEAD,
-                *_last_run(found["run"], found.get("aimed", [])),
+                *_last_run(figures["run"], figures.get("aimed", [])),
                 *_table(),
                 *_attacks(),
-                *_mutants(found["mutants"]),
-                *_uncovered(found["run"]),
+                *_mutants(figures["mutants"]),
+                *_uncovered(figures["run"]),
             ]
         ).rstrip()
         + "\n"
     )
 
 
-def _left_out(told: dict[str, Any]) -> list[str]:
-    """What the headline does not count, in words that stand right below it."""
-    text = f"**These counts leave out the {told['tried']} writes that a disk swallowed.** "
-    if not told["silent"]:
+def _excluded_note(swallowed_writes: dict[str, Any]) -> list[str]:
+    """Return the note below the headline on the writes that it does not count."""
+    text = (
+        f"**These counts leave out the {swallowed_writes['tried']} writes that a disk swallowed.** "
+    )
+    if not swallowed_writes["silent"]:
         return [text + "None of those did harm that nobody was told of."]
-    counts = told.get("silent_counts")
+    counts = swallowed_writes.get("silent_counts")
     if counts:
         detail = (
             f"(lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})"
@@ -119,11 +123,13 @@ def _left_out(told: dict[str, Any]) -> list[str]:
             "(the record of this run does not say which; since then a log notes its last "
             "block, and later writes stand below)"
         )
-    return [text + f"{told['silent']} of them did harm that nobody was told of {detail}."]
+    return [
+        text + f"{swallowed_writes['silent']} of them did harm that nobody was told of {detail}."
+    ]
 
 
-def _aimed(runs: list[dict[str, Any]]) -> list[str]:
-    """Runs of swallowed writes alone, that are in no other figure."""
+def _swallowed_only_runs(runs: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of runs of swallowed writes alone, which are in no other figure."""
     lines: list[str] = []
     for run in runs:
         lines += [
@@ -139,18 +145,18 @@ def _aimed(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
+def _last_run(run: dict[str, Any], swallowed_only: list[dict[str, Any]]) -> list[str]:
     scenes = sorted({scene for counts in run["by_kind"].values() for scene in counts})
-    told = run["swallowed_writes"]
+    swallowed_writes = run["swallowed_writes"]
     lines = [
         "## The last run",
         "",
         f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal "
         f"{run['unequal']}`: {run['faults']:,} faults in scenes and "
         f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on "
-        f"{run['machine']}, which other work shared.{_carried(run)}",
+        f"{run['machine']}, which other work shared.{_continuation_note(run)}",
         "",
-        *_left_out(told),
+        *_excluded_note(swallowed_writes),
         "",
         "| faults that took place | " + " | ".join(scenes) + " | all |",
         "|---|" + "---:|" * (len(scenes) + 1),
@@ -158,9 +164,9 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
     for kind, counts in run["by_kind"].items():
         cells = [str(counts.get(scene, "")) for scene in scenes]
         lines.append(f"| {_KINDS[kind]} | " + " | ".join(cells) + f" | {sum(counts.values())} |")
-    for what, name in (("revision", "revision"), ("day", "at")):
+    for label, name in (("revision", "revision"), ("day", "at")):
         cells = [run.get("tried", {}).get(scene, {}).get(name) or "not kept" for scene in scenes]
-        lines.append(f"| {what} | " + " | ".join(cells) + " | |")
+        lines.append(f"| {label} | " + " | ".join(cells) + " | |")
     rest = run["recovery_s"]
     lines += [
         "",
@@ -168,42 +174,42 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
         f"the middle, {rest['p99']} s at the 99th percentile (small "
         "folders; Python and libraries loaded already).",
         "",
-        f"Of {told['tried']} swallowed writes {told.get('harmless', 0)} were harmless, "
-        f"{told.get('role', 0)} were found by a role, which stopped and "
-        f"named the file, {told.get('lake verify', 0)} by `lake verify`, "
-        f"{told.get('features verify', 0)} by `features verify`, and "
-        f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so none "
-        f"of the {told['tried']} is among the counts above.",
+        f"Of {swallowed_writes['tried']} swallowed writes {swallowed_writes.get('harmless', 0)} were harmless, "
+        f"{swallowed_writes.get('role', 0)} were found by a role, which stopped and "
+        f"named the file, {swallowed_writes.get('lake verify', 0)} by `lake verify`, "
+        f"{swallowed_writes.get('features verify', 0)} by `features verify`, and "
+        f"{swallowed_writes['silent']} by nobody. What a disk swallowed cannot be brought back, so none "
+        f"of the {swallowed_writes['tried']} is among the counts above.",
         "",
-        *_aimed(aimed),
+        *_swallowed_only_runs(swallowed_only),
         "| drill | kills | acknowledged | lost | doubled | unequal | revision, day | |",
         "|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for drill in run["drills"]:
-        what = f"not run: {drill['skipped']}" if drill.get("skipped") else drill["what"]
+        label = f"not run: {drill['skipped']}" if drill.get("skipped") else drill["what"]
         counts = " | ".join(
             f"{drill[name]:,}" for name in ("kills", "acked", "lost", "doubled", "unequal")
         )
         when = f"{drill['revision']}, {drill['at']}" if drill.get("revision") else "not kept"
-        lines.append(f"| {drill['name']} | {counts} | {when} | {what} |")
+        lines.append(f"| {drill['name']} | {counts} | {when} | {label} |")
     return [*lines, ""]
 
 
 def not_played(run: dict[str, Any]) -> list[str]:
-    """Scenes and drills that there are by now, and that this run did not have."""
+    """Return scenes and drills that exist now and that this run did not have."""
     scenes = [scene.name for scene in SCENES if scene.name not in run["by_kind"]["kill"]]
     return scenes + [
         drill.name for drill in LIVE if drill.name not in {each["name"] for each in run["drills"]}
     ]
 
 
-def _carried(run: dict[str, Any]) -> str:
+def _continuation_note(run: dict[str, Any]) -> str:
     text = " It was cut short and continued." if run.get("continued") else ""
     text += (
         " Scenes and drills are of the days that stand beside them." if run.get("carried") else ""
     )
-    left = not_played(run)
-    return text + (f" Newer than this run, and not in it: {', '.join(left)}." if left else "")
+    missing = not_played(run)
+    return text + (f" Newer than this run, and not in it: {', '.join(missing)}." if missing else "")
 
 
 def _table() -> list[str]:
@@ -251,16 +257,14 @@ def _mutants(rows: list[dict[str, Any]]) -> list[str]:
         "|---|---|",
     ]
     lines += [
-        f"| {row['name']} | {_plain(row['how']) if row['caught'] else '**not noticed**'} |"
+        f"| {row['name']} | {_escape(row['how']) if row['caught'] else '**not noticed**'} |"
         for row in rows
     ]
     return [*lines, ""]
 
 
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A run with the scenes and drills of an earlier one that it did not play; each says of which
-    revision and day it is.
-    """
+def merge_runs(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Merge a run with scenes and drills of an earlier one; each names its revision and day."""
     tried = {
         **{scene: {} for counts in old["by_kind"].values() for scene in counts},
         **old.get("tried", {}),
@@ -274,8 +278,8 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             if scene not in new["tried"]
         }
         kinds[kind] = {**before, **new["by_kind"].get(kind, {})}
-    fresh = {drill["name"] for drill in new["drills"]}
-    drills = [drill for drill in old["drills"] if drill["name"] not in fresh] + new["drills"]
+    new_drills = {drill["name"] for drill in new["drills"]}
+    drills = [drill for drill in old["drills"] if drill["name"] not in new_drills] + new["drills"]
     kills = sum(sum(kinds.get(kind, {}).values()) for kind in ("kill", "power")) + sum(
         drill["kills"] for drill in drills
     )
@@ -286,7 +290,9 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     faults = sum(sum(counts.values()) for counts in kinds.values())
     carried = len(tried) > len(new["tried"]) or len(drills) > len(new["drills"])
     seconds = new["seconds"] + (
-        sum(drill["seconds"] for drill in drills if drill["name"] not in fresh) if carried else 0
+        sum(drill["seconds"] for drill in drills if drill["name"] not in new_drills)
+        if carried
+        else 0
     )
     return {
         **new,
@@ -302,7 +308,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("|", "/").replace("<", "&lt;").replace("[", "(").replace("]", ")")[:160]
 
 
@@ -334,14 +340,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--mutants", type=Path)
     options = parser.parse_args()
-    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     if options.run:
         run = json.loads(options.run.read_text())
-        found["run"] = merged(found["run"], run) if "run" in found else run
+        figures["run"] = merge_runs(figures["run"], run) if "run" in figures else run
     if options.mutants:
-        found["mutants"] = json.loads(options.mutants.read_text())["mutants"]
-    FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(page(found))
+        figures["mutants"] = json.loads(options.mutants.read_text())["mutants"]
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    PAGE.write_text(page(figures))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_threa
         if len(looks) < 3:
             raise ZeroDivisionError("of a look")
 
-    loop = PeriodicTask("watch of nothing", look, every_s=0.01)
+    loop = PeriodicTask("watch of nothing", look, interval_s=0.01)
     loop.start()
     poll(lambda: len(looks) > 4)
     loop.stop()

@@ -1,4 +1,4 @@
-"""Runs peers in processes of their own: hands over rows and questions, returns answers and times."""
+"""Runs peers in processes of their own: hands over rows and questions, takes answers and times."""
 
 import json
 import os

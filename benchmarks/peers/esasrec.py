@@ -88,10 +88,10 @@ def recommend_lists(
     """Return the best `k` items for each question; −1 where no item of its history was learned."""
     size = np.diff(ask["offsets"])
     owner, item, ts = np.repeat(np.arange(len(size)), size), ask["item"], ask["ts"]
-    is_known = np.isin(item, learned)
+    is_learned = np.isin(item, learned)
     lists = np.full((len(size), k), -1)
     for low in range(0, len(size), QUESTIONS):
-        part = is_known & (owner >= low) & (owner < low + QUESTIONS)
+        part = is_learned & (owner >= low) & (owner < low + QUESTIONS)
         if part.any():
             people = np.unique(owner[part])
             table_ = model.recommend(

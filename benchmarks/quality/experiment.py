@@ -1,29 +1,28 @@
-"""Does the interval of an experiment hold the true uplift as often as it says? On the simulated
-site, whose truth is known.
+"""Check that an experiment's interval covers the true uplift as often as it claims.
 
     python -m benchmarks.quality.experiment --runs 200 [--small] [--json]
 
-One run is one experiment of `days` days: `users` people are drawn from the site's population,
-assigned to two arms by the product's own hash (salted by the run), served fixed policies, and
-reported on by the product's own statistics.
+The site is simulated, so its truth is known. One run is one experiment of `days` days: `users`
+people are drawn from the site's population, assigned to two arms by the product's own hash (salted
+by the run), served fixed policies, and reported on by the product's own statistics.
 
 **The true uplift** is the relative difference in the ratio that the report estimates, clicks per
- item seen, between two worlds: everybody in the population gets the treatment for those days,
- everybody gets the control,
+item seen, between two worlds: everybody in the population gets the treatment for those days, or
+everybody gets the control,
 
     true uplift = (E[clicks | all in T] / E[items seen | all in T]) / (E[clicks | all in C] /
     E[items seen | all in C]) − 1
 
-with the expectation over the user drawn, its visits and its behaviour. It includes what
-satisfaction does: pleased users come back more often, and so weigh more. A user's experience
-depends on nobody else's, so the two worlds are what the arms are samples of. It is computed by
-simulating the whole population in each world many times, with expected in place of drawn clicks;
-the standard error of that is printed, and is small beside the intervals. Users are drawn with
-replacement, so that they are independent draws from the population, as the statistics assume.
+with the expectation over the user drawn, its visits and its behaviour. It includes the effect of
+satisfaction: pleased users return more often, and so weigh more. A user's experience depends on
+nobody else's, so the arms are samples of the two worlds. It is computed by simulating the whole
+population in each world many times, with expected in place of drawn clicks; the standard error of
+that is printed, and is small beside the intervals. Users are drawn with replacement, so that they
+are independent draws from the population, as the statistics assume.
 
-For comparison `clicks_as_units` is what many reports do: a two-proportion interval that takes every
-item seen for independent of every other. Exit status 1 if the product's coverage is further than 3
-% from 95 %.
+For comparison, `clicks_as_units` is the method of many reports: a two-proportion interval that
+takes every item seen for independent of every other. Exit status 1 if the product's coverage is
+further than 3 % from 95 %.
 """
 
 import argparse
@@ -57,13 +56,13 @@ CLOSE = 0.03  # coverage may differ from 95 % by this much
 
 @dataclass(frozen=True)
 class Design:
-    """What is run."""
+    """The size of the simulation."""
 
     runs: int
     users: int  # per experiment
     population: int
     days: int
-    truths: int  # simulations of each whole world
+    truths: int  # simulations of each world
 
 
 class Shop:
@@ -80,67 +79,74 @@ class Shop:
         available = self.site.items.available(float(day))
         return available[np.argsort(-self.site.taste.appeal(float(day))[available])[:CANDIDATES]]
 
-    def lists(
+    def serve_lists(
         self,
         rng: np.random.Generator,
         taste: Taste,
         user: Ints,
-        at: Floats,
+        time: Floats,
         day: int,
         treated: np.ndarray,
     ) -> Ints:
-        """The same popular list for everybody; in the treatment, sometimes the user's best of the
-        popular.
+        """Return the same popular list for everybody, or sometimes a personal one if treated.
+
+        A personal list has the user's best of the popular items.
         """
         popular = self.appealing[day]
         items = np.broadcast_to(popular[:LIST], (len(user), LIST)).copy()
         personal = np.flatnonzero(treated & (rng.random(len(user)) < PERSONAL))
-        utility = taste.utility(user[personal], popular, at[personal])
+        utility = taste.utility(user[personal], popular, time[personal])
         items[personal] = popular[np.argsort(-utility, axis=1)[:, :LIST]]
         return items
 
     def simulate(
-        self, rng: np.random.Generator, drawn: Ints, treated: np.ndarray, *, expected: bool
+        self, rng: np.random.Generator, users_drawn: Ints, treated: np.ndarray, *, expected: bool
     ) -> tuple[Floats, Floats]:
-        """Clicks and items seen of each drawn user over the days, shape (drawn,): drawn, or
-        expected given the visits.
+        """Return clicks and items seen of each user over the days, shape (drawn,).
+
+        Clicks are drawn, or expected given the visits.
         """
         site = self.site
-        # What people come for in which hours is drawn anew as well: the seed decides it.
+        # The seed also decides the urge of each person in each window of hours.
         taste = Taste(
-            _subset(site.users, drawn),
+            _subset(site.users, users_drawn),
             site.items,
-            [_era_of(site.taste, drawn)],
+            [_era_of(site.taste, users_drawn)],
             int(rng.integers(1 << 62)),
         )
         population = new_population(taste.users)
-        clicks, seen = np.zeros(len(drawn)), np.zeros(len(drawn))
+        clicks, seen = np.zeros(len(users_drawn)), np.zeros(len(users_drawn))
         for day in range(self.design.days):
             visits = draw_visits(rng, taste.users, population, day, (day + 3) % 7)
             requests = draw_requests(rng, visits, taste, None, self.appealing[day])
-            items = self.lists(rng, taste, requests.user, requests.day, day, treated[requests.user])
+            items = self.serve_lists(
+                rng, taste, requests.user, requests.day, day, treated[requests.user]
+            )
             outcome = respond(rng, taste, None, requests, items)
             if expected:
-                worth = list_probabilities(taste, requests.user, items, requests.day)
-                list_clicks, list_seen = worth.click.sum(axis=1), worth.seen.sum(axis=1)
+                expected_chances = list_probabilities(taste, requests.user, items, requests.day)
+                list_clicks, list_seen = (
+                    expected_chances.click.sum(axis=1),
+                    expected_chances.seen.sum(axis=1),
+                )
             else:
                 list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen
-            clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(drawn))
-            seen += np.bincount(requests.user, weights=list_seen, minlength=len(drawn))
+            clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(users_drawn))
+            seen += np.bincount(requests.user, weights=list_seen, minlength=len(users_drawn))
             population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
             population.remove_leavers(rng, np.unique(visits.user))
         return clicks, seen
 
     def true_uplift(self, seed: int) -> tuple[float, float]:
-        """The true uplift and the standard error with which the simulation knows it."""
-        everybody = np.arange(self.design.population)
+        """Return the true uplift and the standard error of its simulation."""
+        all_users = np.arange(self.design.population)
         values = []
         for number in range(self.design.truths):
             ratios = []
             for treated in (True, False):
                 rng = np.random.default_rng([seed, 77, number, treated])
                 clicks, seen = self.simulate(
-                    rng, everybody, np.full(len(everybody), treated), expected=True
+                    rng, all_users, np.full(len(all_users), treated), expected=True
                 )
                 ratios.append(clicks.sum() / seen.sum())
             values.append(ratios[0] / ratios[1] - 1)
@@ -173,18 +179,18 @@ class Run:
     clicks: float
 
 
-def run_experiment(shop: Shop, number: int, seed: int, *, same: bool = False) -> Run:
-    """One experiment with fresh users; with `same`, both arms get the control: an A/A test."""
-    rng = np.random.default_rng([seed, number, same])
+def run_experiment(shop: Shop, number: int, seed: int, *, is_null_test: bool = False) -> Run:
+    """Run one experiment with fresh users; a null test gives both arms the control."""
+    rng = np.random.default_rng([seed, number, is_null_test])
     drawn = rng.integers(0, shop.design.population, shop.design.users)
     experiment = Experiment(f"run-{number}", arms={"popular": 0.5, "personal": 0.5})
     arm = np.array([assign(experiment, f"u{person}") == "personal" for person in range(len(drawn))])
-    clicks, seen = shop.simulate(rng, drawn, arm & (not same), expected=False)
-    came = seen > 0
+    clicks, seen = shop.simulate(rng, drawn, arm & (not is_null_test), expected=False)
+    has_seen = seen > 0
     treatment, control = (
-        Moments.of(clicks[rows & came], seen[rows & came]) for rows in (arm, ~arm)
+        Moments.from_totals(clicks[rows & has_seen], seen[rows & has_seen]) for rows in (arm, ~arm)
     )
-    fixed, always = (
+    fixed, always_valid = (
         relative_uplift(treatment, control),
         always_valid_uplift(treatment, control, tuned_for=shop.design.users),
     )
@@ -194,8 +200,8 @@ def run_experiment(shop: Shop, number: int, seed: int, *, same: bool = False) ->
         fixed.value,
         fixed.low,
         fixed.high,
-        always.low,
-        always.high,
+        always_valid.low,
+        always_valid.high,
         naive_low,
         naive_high,
         srm_p,
@@ -204,38 +210,42 @@ def run_experiment(shop: Shop, number: int, seed: int, *, same: bool = False) ->
 
 
 def clicks_as_units(treatment: Moments, control: Moments) -> tuple[float, float]:
-    """The 95 % interval of the relative uplift if items seen were independent trials."""
-    log = math.log(treatment.ratio / control.ratio)
-    half = 1.96 * math.sqrt((1 - treatment.ratio) / treatment.x + (1 - control.ratio) / control.x)
-    return math.expm1(log - half), math.expm1(log + half)
+    """Return the interval of the relative uplift if items seen were independent trials."""
+    log_ratio = math.log(treatment.ratio / control.ratio)
+    half_width = 1.96 * math.sqrt(
+        (1 - treatment.ratio) / treatment.x + (1 - control.ratio) / control.x
+    )
+    return math.expm1(log_ratio - half_width), math.expm1(log_ratio + half_width)
 
 
 def measure(design: Design, seed: int = 1) -> dict:
-    """All runs and what they say."""
-    began = time.monotonic()
+    """Run all experiments and return coverage, error rates and widths."""
+    started = time.monotonic()
     shop = Shop(design, seed)
     truth, truth_error = shop.true_uplift(seed)
     runs = [run_experiment(shop, number, seed) for number in range(design.runs)]
-    held = sum(run.low <= truth <= run.high for run in runs)
-    always = sum(run.always_low <= truth <= run.always_high for run in runs)
-    coverage_low, coverage_high = proportion_interval(held, len(runs))
-    naive = sum(run.naive_low <= truth <= run.naive_high for run in runs)
-    naive_coverage_low, naive_coverage_high = proportion_interval(naive, len(runs))
-    nulls = [run_experiment(shop, number, seed, same=True) for number in range(design.runs // 2)]
-    found = [run.low > 0 or run.high < 0 for run in nulls]
-    false_low, false_high = proportion_interval(sum(found), len(found))
+    covering = sum(run.low <= truth <= run.high for run in runs)
+    always_covering = sum(run.always_low <= truth <= run.always_high for run in runs)
+    coverage_low, coverage_high = proportion_interval(covering, len(runs))
+    naive_covering = sum(run.naive_low <= truth <= run.naive_high for run in runs)
+    naive_coverage_low, naive_coverage_high = proportion_interval(naive_covering, len(runs))
+    nulls = [
+        run_experiment(shop, number, seed, is_null_test=True) for number in range(design.runs // 2)
+    ]
+    rejections = [run.low > 0 or run.high < 0 for run in nulls]
+    false_low, false_high = proportion_interval(sum(rejections), len(rejections))
     return {
         "results": {
             "tailorbird": {
                 "runs": len(runs),
-                "coverage": held / len(runs),
+                "coverage": covering / len(runs),
                 "coverage_low": coverage_low,
                 "coverage_high": coverage_high,
-                "always_valid_coverage": always / len(runs),
-                "false_positives": sum(found) / len(found),
+                "always_valid_coverage": always_covering / len(runs),
+                "false_positives": sum(rejections) / len(rejections),
                 "false_positives_low": false_low,
                 "false_positives_high": false_high,
-                "null_runs": len(found),
+                "null_runs": len(rejections),
                 "true_uplift": truth,
                 "true_uplift_error": truth_error,
                 "mean_uplift": float(np.mean([run.uplift for run in runs])),
@@ -245,15 +255,15 @@ def measure(design: Design, seed: int = 1) -> dict:
                 "srm_alarms": sum(run.srm_p < 0.001 for run in runs),
             },
             "clicks_as_units": {
-                "coverage": naive / len(runs),
+                "coverage": naive_covering / len(runs),
                 "coverage_low": naive_coverage_low,
                 "coverage_high": naive_coverage_high,
                 "mean_width": float(np.mean([run.naive_high - run.naive_low for run in runs])),
             },
         },
-        "held": abs(held / len(runs) - 0.95) <= CLOSE,
+        "held": abs(covering / len(runs) - 0.95) <= CLOSE,
         "design": {name: getattr(design, name) for name in design.__dataclass_fields__},
-        "wall_s": round(time.monotonic() - began, 1),
+        "wall_s": round(time.monotonic() - started, 1),
     }
 
 
@@ -276,46 +286,55 @@ def main() -> None:
         design = Design(runs=arguments.runs, users=800, population=4_000, days=4, truths=20)
     else:
         design = Design(runs=arguments.runs, users=2_000, population=20_000, days=7, truths=20)
-    found = measure(design, arguments.seed)
+    report = measure(design, arguments.seed)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(report))
     else:
-        _show(found)
-    raise SystemExit(0 if found["held"] else 1)
+        _print_report(report)
+    raise SystemExit(0 if report["held"] else 1)
 
 
-def _show(found: dict) -> None:
-    r = found["results"]["tailorbird"]
-    held = f"(95 % interval {r['coverage_low']:.1%} to {r['coverage_high']:.1%})"
-    false = f"({r['false_positives_low']:.1%} to {r['false_positives_high']:.1%})"
-    print(
-        f"true uplift        {r['true_uplift']:+.2%} (known to ± "
-        f"{1.96 * r['true_uplift_error']:.2%})"
+def _print_report(report: dict) -> None:
+    figures = report["results"]["tailorbird"]
+    coverage_interval = (
+        f"(95 % interval {figures['coverage_low']:.1%} to {figures['coverage_high']:.1%})"
+    )
+    false_positive_interval = (
+        f"({figures['false_positives_low']:.1%} to {figures['false_positives_high']:.1%})"
     )
     print(
-        f"mean of estimates  {r['mean_uplift']:+.2%}, interval {r['mean_width']:.2%} wide, "
-        f"{r['mean_clicks']:,.0f} clicks a run"
+        f"true uplift        {figures['true_uplift']:+.2%} (known to ± "
+        f"{1.96 * figures['true_uplift_error']:.2%})"
     )
-    print(f"coverage           {r['coverage']:.1%} of {r['runs']} intervals hold it {held}")
-    naive = found["results"]["clicks_as_units"]
+    print(
+        f"mean of estimates  {figures['mean_uplift']:+.2%}, interval "
+        f"{figures['mean_width']:.2%} wide, "
+        f"{figures['mean_clicks']:,.0f} clicks a run"
+    )
+    print(
+        f"coverage           {figures['coverage']:.1%} of {figures['runs']} intervals hold "
+        f"it {coverage_interval}"
+    )
+    naive = report["results"]["clicks_as_units"]
     print(
         f"clicks as units    {naive['coverage']:.1%} ({naive['coverage_low']:.1%} to "
         f"{naive['coverage_high']:.1%})"
     )
     print(
-        f"always-valid       {r['always_valid_coverage']:.1%} (may be looked at at any time: "
+        f"always-valid       {figures['always_valid_coverage']:.1%} (may be looked at at any time: "
         "expected above 95 %)"
     )
     print(
-        f"A/A                {r['false_positives']:.1%} of {r['null_runs']} found a "
-        f"difference {false}"
+        f"A/A                {figures['false_positives']:.1%} of {figures['null_runs']} found a "
+        f"difference {false_positive_interval}"
     )
     print(
-        f"power              {r['power']:.0%}; split alarms {r['srm_alarms']}; {found['wall_s']} s"
+        f"power              {figures['power']:.0%}; split alarms {figures['srm_alarms']}; "
+        f"{report['wall_s']} s"
     )
     print(
         "held: coverage within 95 % ± 3"
-        if found["held"]
+        if report["held"]
         else "NOT HELD: coverage is further than 3 % from 95 %"
     )
 

@@ -1,10 +1,10 @@
-"""What class weights, drawn negatives and the place of a row do to a model: on KuaiRand's rare
-targets, and on a site whose truth is known.
+"""Measure class weights, negative sampling and position bias.
 
-python -m benchmarks.quality.imbalance [--data PATH] [--json] [--seeds 3]
+    python -m benchmarks.quality.imbalance [--data PATH] [--json] [--seeds 3]
 
-The first part needs `kuairand-feedback`, and is left out where it is not here; the second needs no
-data. Both need the extra `deep`.
+The first part uses KuaiRand's rare targets. It needs `kuairand-feedback`, and is left out if that
+is missing. The second uses a site whose truth is known and needs no data. Both need the extra
+`deep`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.quality import kuairand
-from benchmarks.quality.running import default_data, environment, folder_of
+from benchmarks.quality.running import default_data, environment, find_data_set
 from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import build_layout
@@ -51,130 +51,132 @@ def main() -> None:
         "--json", action="store_true", help="one JSON object on stdout and nothing else"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
-    folder = folder_of("kuairand-feedback", given.data)
-    rare = rare_targets(folder, given.seeds) if folder else {}
+    arguments = parser.parse_args()
+    folder = find_data_set("kuairand-feedback", arguments.data)
+    rare = rare_targets(folder, arguments.seeds) if folder else {}
     result = {
         "benchmark": "imbalance",
         "rare": rare,
-        "place": places(given.seeds),
+        "place": position_effects(arguments.seeds),
         "environment": environment(),
     }
-    print(json.dumps(result, indent=1) if given.json else told(result))
+    print(json.dumps(result, indent=1) if arguments.json else format_report(result))
 
 
 def rare_targets(folder: Path, seeds: int) -> dict[str, dict[str, float]]:
-    """Means over two rare targets and the seeds: what each way says, as it is and with the prior
-    put back.
+    """Return mean figures over two rare targets and the seeds, by way of weighting.
+
+    Log loss is given with and without the correction of the prior.
     """
     table = pq.read_table(folder / "interactions.parquet")
-    columns = kuairand.once(
+    columns = kuairand.drop_repeats(
         {name: table[name].cast("int64").to_numpy() for name in table.column_names}
     )
     rows = len(columns["ts"])
     cut, end = round(rows * 0.7), round(rows * 0.8)
-    matrix, of_columns = kuairand.features(columns, cut)
+    matrix, column_layout = kuairand.make_features(columns, cut)
     labels = {task: columns[kuairand.TASKS[task]].astype(np.float32) for task in RARE}
-    train, held, test = (
-        kuairand.part(matrix, labels, part)
+    train, validation, test = (
+        kuairand.take_rows(matrix, labels, part)
         for part in (slice(cut), slice(cut, end), slice(end, None))
     )
-    found = {}
+    figures_by_way = {}
     for way, parameters in WAYS.items():
-        begin = time.monotonic()
+        started = time.monotonic()
         figures: list[dict[str, float]] = []
         for seed in range(seeds):
             model = fit_net(
-                "shared", {"threads": 1, **parameters}, of_columns, train, held, seed=seed
+                "shared", {"threads": 1, **parameters}, column_layout, train, validation, seed=seed
             )
             for task, label in test.labels.items():
-                figures.append(_judged(model, task, label, test.matrix))
-        found[way] = {
-            name: round(float(np.mean([each[name] for each in figures])), 4) for name in figures[0]
+                figures.append(_figures(model, task, label, test.matrix))
+        figures_by_way[way] = {
+            name: round(float(np.mean([figures_[name] for figures_ in figures])), 4)
+            for name in figures[0]
         }
-        found[way]["seconds"] = round((time.monotonic() - begin) / seeds, 1)
-    return found
+        figures_by_way[way]["seconds"] = round((time.monotonic() - started) / seeds, 1)
+    return figures_by_way
 
 
-def _judged(
+def _figures(
     model: Net, task: str, label: npt.NDArray, matrix: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    said = model.score(matrix)[task]
+    predictions = model.score(matrix)[task]
     shift = float(model.deep.net.shift[model.heads.index(task)])
     raw = 1 / (
-        1 + (1 - said) / np.maximum(said, 1e-12) * np.exp(shift)
-    )  # what the net was trained to say
+        1 + (1 - predictions) / np.maximum(predictions, 1e-12) * np.exp(shift)
+    )  # the uncorrected output of the net
     return {
-        "auc": auc(said, label),
-        "log_loss": log_loss(said, label),
-        "said_over_happened": float(said.mean() / label.mean()),
+        "auc": auc(predictions, label),
+        "log_loss": log_loss(predictions, label),
+        "said_over_happened": float(predictions.mean() / label.mean()),
         "log_loss_uncorrected": log_loss(raw, label),
         "said_over_happened_uncorrected": float(raw.mean() / label.mean()),
     }
 
 
-def places(seeds: int) -> dict[str, Any]:
-    """Clicks that lists of random items get, in expectation, by how the place of a training row
-    counted.
-    """
+def position_effects(seeds: int) -> dict[str, Any]:
+    """Return expected clicks on lists of random items, by the treatment of a row's position."""
     site = Site(SEED, users=USERS, items=ITEMS, days=DAYS + 1)
-    rows = _rows(site)
+    rows = _impression_rows(site)
     examined = estimate_examination(
         rows["position"], rows["click"], rows["propensity"], rows["request"]
     )
     rng = np.random.default_rng(SEED)
     users = rng.integers(0, USERS, LISTS).tolist()
-    drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
-    at = [site.start + DAYS * 86_400_000_000] * LISTS
-    every = np.arange(1, ITEMS + 1)
+    lists_drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
+    times = [site.start + DAYS * 86_400_000_000] * LISTS
+    all_items = np.arange(1, ITEMS + 1)
 
     def clicks(score: Floats) -> float:
-        lists = np.take_along_axis(drawn, np.argsort(-score[drawn], axis=1, kind="stable"), axis=1)
+        lists = np.take_along_axis(
+            lists_drawn, np.argsort(-score[lists_drawn], axis=1, kind="stable"), axis=1
+        )
         return float(
             site.truth.expected(
-                users, [[f"i{item:05}" for item in one] for one in lists], at
+                users, [[f"i{item:05}" for item in list_] for list_ in lists], times
             ).clicks.mean()
         )
 
-    found: dict[str, float] = {"in random order": clicks(np.zeros(ITEMS + 1))}
+    clicks_by_way: dict[str, float] = {"in random order": clicks(np.zeros(ITEMS + 1))}
     for way in ("left out", "a column", "weights"):
         values = []
         for seed in range(seeds):
-            said = _scores(rows, examined, way, every, seed)
-            values.append(clicks(np.concatenate(([0.0], said))))
-        found[f"place {way}"] = float(np.mean(values))
+            scores = _fit_scores(rows, examined, way, all_items, seed)
+            values.append(clicks(np.concatenate(([0.0], scores))))
+        clicks_by_way[f"place {way}"] = float(np.mean(values))
     return {
         "examined": [round(chance, 3) for chance in examined.chance.tolist()],
-        "expected_clicks": {k: round(v, 4) for k, v in found.items()},
+        "expected_clicks": {k: round(v, 4) for k, v in clicks_by_way.items()},
     }
 
 
-def _scores(
+def _fit_scores(
     rows: dict[str, npt.NDArray], examined: Examination, way: str, items: npt.NDArray, seed: int
 ) -> Floats:
-    """What a net that sees only the item, and perhaps the place, says of each."""
+    """Return the scores of items by a net that sees only the item, and perhaps the position."""
     column = way == "a column"
     matrix = np.stack([rows["item"], rows["position"]], axis=1)[:, : 2 if column else 1].astype(
         np.float32
     )
     weight = click_weights(examined, rows["position"], rows["click"]) if way == "weights" else None
-    of_columns = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
+    column_layout = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
     parameters = {"threads": 1, "epochs": 3, "rate": 3e-3}
     model = fit_net(
         "mlp",
         parameters,
-        of_columns,
+        column_layout,
         *Rows(matrix, {"click": rows["click"]}, weight).cut(0.1),
         seed=seed,
     )
-    asked = np.stack([items + 1, np.ones(len(items))], axis=1)[:, : matrix.shape[1]].astype(
+    queries = np.stack([items + 1, np.ones(len(items))], axis=1)[:, : matrix.shape[1]].astype(
         np.float32
     )
-    return model.score(asked)["click"]
+    return model.score(queries)["click"]
 
 
-def _rows(site: Site) -> dict[str, npt.NDArray]:
-    """A row for each item of each answer of the home page, from the lines of the site's history."""
+def _impression_rows(site: Site) -> dict[str, npt.NDArray]:
+    """Return a row for each impression of the home page, from the lines of the site's history."""
     answers: dict[str, dict[str, Any]] = {}
     clicked: set[tuple[str, str]] = set()
     with tempfile.TemporaryDirectory(prefix="tailorbird-imbalance-") as scratch:
@@ -191,7 +193,7 @@ def _rows(site: Site) -> dict[str, npt.NDArray]:
             answers.setdefault(event["request_id"], event)
         elif event["type"] == "click" and event.get("request_id"):
             clicked.add((event["request_id"], event["item_id"]))
-    found: dict[str, list[float]] = {
+    columns: dict[str, list[float]] = {
         "request": [],
         "item": [],
         "position": [],
@@ -199,19 +201,19 @@ def _rows(site: Site) -> dict[str, npt.NDArray]:
         "click": [],
     }
     for number, (request, event) in enumerate(answers.items()):
-        for place, (item, propensity) in enumerate(
+        for position, (item, propensity) in enumerate(
             zip(event["items"], event["answer"]["propensities"], strict=True), 1
         ):
-            found["request"].append(number)
-            found["item"].append(int(item[1:]) + 1)
-            found["position"].append(place)
-            found["propensity"].append(propensity)
-            found["click"].append((request, item) in clicked)
-    return {name: np.array(values, np.float64) for name, values in found.items()}
+            columns["request"].append(number)
+            columns["item"].append(int(item[1:]) + 1)
+            columns["position"].append(position)
+            columns["propensity"].append(propensity)
+            columns["click"].append((request, item) in clicked)
+    return {name: np.array(values, np.float64) for name, values in columns.items()}
 
 
-def told(result: dict[str, Any]) -> str:
-    """For people."""
+def format_report(result: dict[str, Any]) -> str:
+    """Format the result for people."""
     lines = []
     for way, figures in result["rare"].items():
         lines.append(

@@ -1,15 +1,14 @@
-"""Several targets at once on KuaiRand's feedback: trees and nets for each task apart, and nets for
-all tasks together.
+"""Benchmark several targets at once on KuaiRand's feedback: one model per task against joint nets.
 
-python -m benchmarks.quality.kuairand [--data PATH] [--small] [--json] [--seeds 3] [--keep FOLDER]
-[--choose]
+    python -m benchmarks.quality.kuairand [--data PATH] [--small] [--json] [--seeds 3]
+    [--keep FOLDER] [--choose]
 
-Ids are few and views of each too, so nets learn people by heart: how many codes of a training row
-are taken as unknown was chosen for each by `--choose`, which looks at nothing behind the validation
-part.
+Trees and nets are fitted for each task, and nets for all tasks together. There are few ids and few
+views of each, so nets memorise people: the share of a training row's codes that counts as unknown
+was chosen for each net by `--choose`, which uses nothing after the validation part.
 
-Rows are built here, in columns, and not through the lake: the set has views, and none of the site's
-answers. Every count is of what the person, or the video, did strictly before the row's time.
+Rows are built here, in columns, and not through the lake: the set has views, and no responses of
+the site. Every count covers what the person, or the video, did strictly before the row's time.
 """
 
 import json
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from benchmarks.quality.running import environment, folder_or_skip, options
+from benchmarks.quality.running import environment, make_parser, require_data_set
 from tailorbird.models.architectures import fit, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import History, Layout
@@ -48,7 +47,7 @@ MODELS = {  # name → architecture
     "shared": "shared",
     "mmoe": "mmoe",
 }
-OURS, ALONE = "mmoe", "single"
+OUR_MODEL, SINGLE_TASK_MODEL = "mmoe", "single"
 UNKNOWN = {"single": 0.5, "shared": 0.5, "mmoe": 0.5}  # `unknown_share` of each net, by `--choose`
 SHARES = (0.02, 0.3, 0.5)  # of these
 VALIDATION, TEST = 0.1, 0.2  # shares of the rows, by time
@@ -58,7 +57,7 @@ SMOOTHING = 10.0
 
 
 def main() -> None:
-    parser = options(
+    parser = make_parser(
         "kuairand",
         __doc__.partition("\n")[0],
         small="the first 8,000 rows, one seed, two epochs: within a minute",
@@ -70,63 +69,76 @@ def main() -> None:
         action="store_true",
         help="print the validation log loss of each net by unknown_share, and nothing else",
     )
-    given = parser.parse_args()
-    data = folder_or_skip("kuairand-feedback", given.data)
-    if given.choose:
-        print(json.dumps(choose(data, seeds=given.seeds), indent=1))
+    arguments = parser.parse_args()
+    data = require_data_set("kuairand-feedback", arguments.data)
+    if arguments.choose:
+        print(json.dumps(choose(data, seeds=arguments.seeds), indent=1))
         return
     with tempfile.TemporaryDirectory(prefix="tailorbird-kuairand-") as scratch:
-        keep = given.keep or Path(scratch)
+        keep = arguments.keep or Path(scratch)
         keep.mkdir(parents=True, exist_ok=True)
-        result = run(data, keep, small=given.small, seeds=1 if given.small else given.seeds)
-    print(json.dumps(result, indent=1) if given.json else told(result))
+        result = run(
+            data, keep, small=arguments.small, seeds=1 if arguments.small else arguments.seeds
+        )
+    print(json.dumps(result, indent=1) if arguments.json else format_report(result))
 
 
 def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
-    """Fit every model with every seed, and judge them on the last part of the time."""
+    """Fit every model with every seed and evaluate them on the last part of the time."""
     columns = read(folder)
     if small:
         columns = {name: column[:8_000] for name, column in columns.items()}
     rows = len(columns["ts"])
     cut, end = round(rows * (1 - VALIDATION - TEST)), round(rows * (1 - TEST))
-    matrix, of_columns = features(columns, cut)
+    matrix, column_layout = make_features(columns, cut)
     labels = {task: columns[column].astype(np.float32) for task, column in TASKS.items()}
-    train, held, test = (
-        part(matrix, labels, span) for span in (slice(cut), slice(cut, end), slice(end, None))
+    train, validation, test = (
+        take_rows(matrix, labels, span) for span in (slice(cut), slice(cut, end), slice(end, None))
     )
     _, person = np.unique(columns["user_id"][end:], return_inverse=True)
-    said: dict[str, list[dict[str, Floats]]] = {}
+    predictions_by_model: dict[str, list[dict[str, Floats]]] = {}
     seconds: dict[str, float] = {}
     curves: dict[str, dict[str, list[float]]] = {}
-    wanted = [
+    fits = [
         (seed, name)
         for seed in range(seeds)
         for name, architecture in MODELS.items()
         if is_available(architecture)
     ]
-    for seed, name in wanted:
+    for seed, name in fits:
         architecture = MODELS[name]
-        parameters = parameters_of(name) | (
+        parameters = fit_parameters(name) | (
             {"epochs": 2} if small and architecture != "gbdt" else {}
         )
-        found = load_or_make_arrays(
+        outputs = load_or_make_arrays(
             keep,
             f"{name} {seed} {small}",
-            partial(fitted, architecture, parameters, of_columns, train, held, test, seed),
+            partial(
+                fit_and_score,
+                architecture,
+                parameters,
+                column_layout,
+                train,
+                validation,
+                test,
+                seed,
+            ),
         )
-        said.setdefault(name, []).append({task: found[f"said {task}"] for task in TASKS})
-        seconds[name] = seconds.get(name, 0.0) + float(found["seconds"]) / seeds
+        predictions_by_model.setdefault(name, []).append(
+            {task: outputs[f"said {task}"] for task in TASKS}
+        )
+        seconds[name] = seconds.get(name, 0.0) + float(outputs["seconds"]) / seeds
         if architecture != "gbdt" and not seed:
-            of_curve = {
-                key.removeprefix("curve "): each
-                for key, each in found.items()
+            curve = {
+                key.removeprefix("curve "): series_
+                for key, series_ in outputs.items()
                 if key.startswith("curve ")
             }
             curves[name] = {
                 figure: [round(value, 5) for value in series.tolist()]
-                for figure, series in of_curve.items()
+                for figure, series in curve.items()
             }
-    results, differences = judged(said, test, person)
+    results, differences = evaluate_models(predictions_by_model, test, person)
     return {
         "benchmark": "kuairand",
         "kind": "tasks",
@@ -156,43 +168,44 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
         "results": results,
         "differences": differences,
         "curves": curves,
-        "seconds": {name: round(each, 1) for name, each in seconds.items()},
+        "seconds": {name: round(series_, 1) for name, series_ in seconds.items()},
         "environment": environment(),
     }
 
 
 def read(folder: Path) -> dict[str, Ints]:
-    """The columns of the set."""
+    """Read the columns of the set."""
     table = pq.read_table(folder / "interactions.parquet")
-    return once({name: table[name].cast("int64").to_numpy() for name in table.column_names})
+    return drop_repeats({name: table[name].cast("int64").to_numpy() for name in table.column_names})
 
 
-def parameters_of(name: str) -> dict[str, Any]:
-    """What a model is fitted with, beside its defaults."""
+def fit_parameters(name: str) -> dict[str, Any]:
+    """Return the parameters of a model that differ from its defaults."""
     return {"threads": 1, **({"unknown_share": UNKNOWN[name]} if name in UNKNOWN else {})}
 
 
 def choose(folder: Path, *, seeds: int) -> dict[str, dict[str, float]]:
-    """Log loss on the validation part, mean over targets and seeds, of each net by `unknown_share`.
+    """Return the validation log loss of each net by `unknown_share`, mean over targets and seeds.
 
-    The net learns from all before but the last seventh, which stops it: so the validation part lies
-    behind what stopped it, as the test part does. Nothing of the test part is looked at.
+    The net learns from all rows before the last seventh, which decides when it stops. So the
+    validation part lies after the stopping part, as the test part does. Nothing of the test part is
+    used.
     """
     columns = read(folder)
     rows = len(columns["ts"])
     end = round(rows * (1 - TEST))
     columns = {name: column[:end] for name, column in columns.items()}
-    learned, stopped = (
+    train_end, validation_end = (
         round(rows * (1 - TEST - 2 * VALIDATION)),
         round(rows * (1 - TEST - VALIDATION)),
     )
-    matrix, of_columns = features(columns, learned)
+    matrix, column_layout = make_features(columns, train_end)
     labels = {task: columns[column].astype(np.float32) for task, column in TASKS.items()}
-    train, held, judge = (
-        part(matrix, labels, span)
-        for span in (slice(learned), slice(learned, stopped), slice(stopped, end))
+    train, validation, judged_rows = (
+        take_rows(matrix, labels, span)
+        for span in (slice(train_end), slice(train_end, validation_end), slice(validation_end, end))
     )
-    found: dict[str, dict[str, float]] = {}
+    losses_by_net: dict[str, dict[str, float]] = {}
     for name in UNKNOWN:
         for share in SHARES:
             losses = []
@@ -200,69 +213,69 @@ def choose(folder: Path, *, seeds: int) -> dict[str, dict[str, float]]:
                 model = fit(
                     MODELS[name],
                     {"threads": 1, "unknown_share": share},
-                    of_columns,
+                    column_layout,
                     train,
-                    held,
+                    validation,
                     seed=seed,
                 )
-                said = model.score(judge.matrix)
+                predictions = model.score(judged_rows.matrix)
                 losses += [
-                    float(log_losses(said[task], label).mean())
-                    for task, label in judge.labels.items()
+                    float(log_losses(predictions[task], label).mean())
+                    for task, label in judged_rows.labels.items()
                 ]
-            found.setdefault(name, {})[f"{share:g}"] = round(float(np.mean(losses)), 5)
-    return found
+            losses_by_net.setdefault(name, {})[f"{share:g}"] = round(float(np.mean(losses)), 5)
+    return losses_by_net
 
 
-def fitted(
+def fit_and_score(
     architecture: str,
     parameters: dict[str, Any],
     layout: Layout,
     train: Rows,
-    held: Rows,
+    validation: Rows,
     test: Rows,
     seed: int,
 ) -> dict[str, npt.NDArray]:
-    """What a model says of the test part, its curve, and how long it was fitted."""
-    begin = time.monotonic()
-    model = fit(architecture, parameters, layout, train, held, seed=seed)
-    found = {"seconds": np.array(time.monotonic() - begin)}
-    found |= {f"said {task}": column for task, column in model.score(test.matrix).items()}
-    return found | {f"curve {name}": np.array(series) for name, series in model.curve.items()}
+    """Fit a model; return its predictions for the test part, its curve, and the seconds taken."""
+    started = time.monotonic()
+    model = fit(architecture, parameters, layout, train, validation, seed=seed)
+    outputs = {"seconds": np.array(time.monotonic() - started)}
+    outputs |= {f"said {task}": column for task, column in model.score(test.matrix).items()}
+    return outputs | {f"curve {name}": np.array(series) for name, series in model.curve.items()}
 
 
-def once(columns: dict[str, Ints]) -> dict[str, Ints]:
-    """In order of time, without exact repeats."""
+def drop_repeats(columns: dict[str, Ints]) -> dict[str, Ints]:
+    """Sort rows by time and drop exact repeats."""
     order = np.lexsort(
         list(columns.values())[::-1]
-    )  # by ts first, then all other columns, so that repeats lie together
+    )  # by ts, then all other columns, so that repeats are adjacent
     columns = {name: column[order] for name, column in columns.items()}
     same = np.all([column[1:] == column[:-1] for column in columns.values()], axis=0)
     return {name: column[np.concatenate(([True], ~same))] for name, column in columns.items()}
 
 
-def part(
-    matrix: npt.NDArray[np.float32], labels: dict[str, npt.NDArray[np.float32]], part: slice
+def take_rows(
+    matrix: npt.NDArray[np.float32], labels: dict[str, npt.NDArray[np.float32]], span: slice
 ) -> Rows:
     return Rows(
-        np.ascontiguousarray(matrix[part]), {task: label[part] for task, label in labels.items()}
+        np.ascontiguousarray(matrix[span]), {task: label[span] for task, label in labels.items()}
     )
 
 
-def features(columns: dict[str, Ints], cut: int) -> tuple[npt.NDArray[np.float32], Layout]:
-    """The matrix (n, columns) of all rows; codes are learned from the first `cut` of them."""
+def make_features(columns: dict[str, Ints], cut: int) -> tuple[npt.NDArray[np.float32], Layout]:
+    """Return the matrix (n, columns) of all rows; codes are learned from the first `cut` rows."""
     ts, user, video = columns["ts"], columns["user_id"], columns["video_id"]
     numbers: dict[str, Floats] = {
         "duration": np.where(columns["duration_ms"] > 0, columns["duration_ms"], np.nan) / 1000.0,
-        "hour": ((ts // HOUR_US + 8) % 24).astype(np.float64),  # where the people live
+        "hour": ((ts // HOUR_US + 8) % 24).astype(np.float64),  # the users' local time zone
     }
-    for who, key in (("user", user), ("video", video)):
-        before = _before(key, ts)
-        numbers[f"{who}_views"] = before(np.ones(len(ts)))
+    for owner, key in (("user", user), ("video", video)):
+        sums_before = _sum_before(key, ts)
+        numbers[f"{owner}_views"] = sums_before(np.ones(len(ts)))
         for task, column in TASKS.items():
-            mean, views = float(columns[column][:cut].mean()), numbers[f"{who}_views"]
-            done = before(columns[column].astype(np.float64))
-            numbers[f"{who}_{task}"] = (done + SMOOTHING * mean) / (views + SMOOTHING)
+            mean, views = float(columns[column][:cut].mean()), numbers[f"{owner}_views"]
+            count_before = sums_before(columns[column].astype(np.float64))
+            numbers[f"{owner}_{task}"] = (count_before + SMOOTHING * mean) / (views + SMOOTHING)
     users, videos = _codes(user, cut), _codes(video, cut)
     recent, gaps = _recent(user, videos, ts)
     names = (
@@ -273,102 +286,109 @@ def features(columns: dict[str, Ints], cut: int) -> tuple[npt.NDArray[np.float32
         *(f"gap_{n}" for n in range(LENGTH)),
     )
     matrix = np.column_stack([*numbers.values(), users, videos, recent, gaps]).astype(np.float32)
-    at = len(numbers)
-    past = History(
-        at + 1,
-        tuple(range(at + 2, at + 2 + LENGTH)),
-        tuple(range(at + 2 + LENGTH, at + 2 + 2 * LENGTH)),
+    user_column = len(numbers)
+    history = History(
+        user_column + 1,
+        tuple(range(user_column + 2, user_column + 2 + LENGTH)),
+        tuple(range(user_column + 2 + LENGTH, user_column + 2 + 2 * LENGTH)),
         int(videos.max()) + 1,
     )
-    return matrix, Layout(names, tuple(range(at)), {at: int(users.max()) + 1}, history=past)
+    return matrix, Layout(
+        names, tuple(range(user_column)), {user_column: int(users.max()) + 1}, history=history
+    )
 
 
-def _before(key: Ints, ts: Ints) -> Any:
-    """A function from values (n,) to their sums over rows of the same key strictly before each
-    row's time.
+def _sum_before(key: Ints, ts: Ints) -> Any:
+    """Return a function from values (n,) to sums over earlier rows of the same key.
+
+    Only rows strictly before each row's time count.
     """
     order = np.lexsort((ts, key))
     pair = np.stack([key[order], ts[order]], axis=1)
     _, first = np.unique(key[order], return_index=True)
     start = np.repeat(first, np.diff(np.append(first, len(key))))
-    fresh = np.concatenate(([True], np.any(pair[1:] != pair[:-1], axis=1)))
-    place = np.maximum.accumulate(
-        np.where(fresh, np.arange(len(key)), 0)
-    )  # rows of one moment know nothing of each other
+    is_new_moment = np.concatenate(([True], np.any(pair[1:] != pair[:-1], axis=1)))
+    moment_start = np.maximum.accumulate(
+        np.where(is_new_moment, np.arange(len(key)), 0)
+    )  # rows of one moment do not count each other
 
     def sums(value: Floats) -> Floats:
         running = np.concatenate(([0.0], np.cumsum(value[order])))
         out = np.empty(len(key))
-        out[order] = running[place] - running[start]
+        out[order] = running[moment_start] - running[start]
         return out
 
     return sums
 
 
 def _codes(key: Ints, cut: int) -> Ints:
-    known, counts = np.unique(key[:cut], return_counts=True)
-    known = known[counts >= COUNT_MIN]
-    at = np.minimum(np.searchsorted(known, key), len(known) - 1)
-    return np.where(known[at] == key, at + 2, 1)
+    frequent, counts = np.unique(key[:cut], return_counts=True)
+    frequent = frequent[counts >= COUNT_MIN]
+    position = np.minimum(np.searchsorted(frequent, key), len(frequent) - 1)
+    return np.where(frequent[position] == key, position + 2, 1)
 
 
 def _recent(user: Ints, code: Ints, ts: Ints) -> tuple[Floats, Floats]:
-    """Codes of the person's newest videos strictly before each row, newest first, and hours since."""
+    """Return codes of each person's newest earlier videos, newest first, and hours since."""
     recent, gaps = np.zeros((len(ts), LENGTH)), np.full((len(ts), LENGTH), np.nan)
     order = np.lexsort((ts, user))
-    for mine in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
-        until = np.searchsorted(ts[mine], ts[mine])
+    for person_rows in np.split(order, np.flatnonzero(np.diff(user[order])) + 1):
+        until = np.searchsorted(ts[person_rows], ts[person_rows])
         for age in range(LENGTH):
-            there = until - 1 - age >= 0
-            earlier = mine[(until - 1 - age)[there]]
-            recent[mine[there], age] = code[earlier]
-            gaps[mine[there], age] = (ts[mine[there]] - ts[earlier]) / HOUR_US
+            has_earlier = until - 1 - age >= 0
+            earlier = person_rows[(until - 1 - age)[has_earlier]]
+            recent[person_rows[has_earlier], age] = code[earlier]
+            gaps[person_rows[has_earlier], age] = (
+                ts[person_rows[has_earlier]] - ts[earlier]
+            ) / HOUR_US
     return recent, gaps
 
 
-def judged(
-    said: dict[str, list[dict[str, Floats]]], test: Rows, person: Ints
+def evaluate_models(
+    predictions_by_model: dict[str, list[dict[str, Floats]]], test: Rows, person: Ints
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures by model, and the paired differences of `mmoe` from the single-task nets and from
-    trees.
-    """
-    bootstrap, every = Bootstrap(person), np.arange(len(test))
-    found: dict[
+    """Return figures by model, and paired differences of `mmoe` from each other model."""
+    bootstrap, all_rows = Bootstrap(person), np.arange(len(test))
+    figures_by_model: dict[
         str, dict[str, tuple[float, Floats]]
-    ] = {}  # model → figure → value, and what each row has to do with it
-    for name, seeds in said.items():
+    ] = {}  # model → figure → value, and the influence of each row
+    for name, seeds in predictions_by_model.items():
         for task, label in test.labels.items():
             areas = [auc(seed[task], label) for seed in seeds]
             influence = np.mean([auc_influence(seed[task], label) for seed in seeds], axis=0)
             losses = np.mean([log_losses(seed[task], label) for seed in seeds], axis=0)
-            found.setdefault(name, {})[f"auc_{task}"] = float(np.mean(areas)), influence
-            found[name][f"log_loss_{task}"] = float(losses.mean()), losses
+            figures_by_model.setdefault(name, {})[f"auc_{task}"] = float(np.mean(areas)), influence
+            figures_by_model[name][f"log_loss_{task}"] = float(losses.mean()), losses
         for kind in ("auc", "log_loss"):
-            each = [found[name][f"{kind}_{task}"] for task in test.labels]
-            found[name][kind] = (
+            each = [figures_by_model[name][f"{kind}_{task}"] for task in test.labels]
+            figures_by_model[name][kind] = (
                 float(np.mean([value for value, _ in each])),
                 np.mean([rows for _, rows in each], axis=0),
             )
 
     def interval(figure: str, value: float, rows: Floats) -> Interval:
         return (
-            bootstrap.auc(value, rows, every) if figure.startswith("auc") else bootstrap.mean(rows)
+            bootstrap.auc(value, rows, all_rows)
+            if figure.startswith("auc")
+            else bootstrap.mean(rows)
         )
 
     results = {
         name: _flat({f: interval(f, *each) for f, each in figures.items()})
-        for name, figures in found.items()
+        for name, figures in figures_by_model.items()
     }
-    ours = found.get(OURS, {})
+    our_figures = figures_by_model.get(OUR_MODEL, {})
     differences = {
         other: _flat(
             {
-                f: interval(f, value - found[other][f][0], rows - found[other][f][1])
-                for f, (value, rows) in ours.items()
+                f: interval(
+                    f, value - figures_by_model[other][f][0], rows - figures_by_model[other][f][1]
+                )
+                for f, (value, rows) in our_figures.items()
             }
         )
-        for other in found
-        if ours and other != OURS
+        for other in figures_by_model
+        if our_figures and other != OUR_MODEL
     }
     return results, differences
 
@@ -384,8 +404,8 @@ def _flat(figures: dict[str, Interval]) -> dict[str, float]:
     return flat
 
 
-def told(result: dict[str, Any]) -> str:
-    """For people."""
+def format_report(result: dict[str, Any]) -> str:
+    """Format the result for people."""
     lines = [result["title"], *result["protocol"]]
     for kind in ("auc", "log_loss"):
         figures = [kind, *(f"{kind}_{task}" for task in result["tasks"])]

@@ -1,12 +1,11 @@
-"""How much of the oracle's true gain a log can tell anybody: the simulated site, by the length of
-its log.
+"""Measure how much of the oracle's true gain a log can teach, by the length of the log.
 
-python -m benchmarks.quality.learnable [--days 7,14,30] [--seeds 3] [--small] [--keep FOLDER]
-[--json]
+    python -m benchmarks.quality.learnable [--days 7,14,30] [--seeds 3] [--small] [--keep FOLDER]
+    [--json]
 
-The learner here is told the truth about everything but the person: it is no model to be used, but
-about the most that any model could have. What it falls short of the oracle is in no log of that
-length. `--keep` keeps what was found of each length and seed.
+The site is simulated. The learner here is given the truth about everything but the person: it is no
+model to be used, but about the most that any model could achieve. The rest of the oracle's gain is
+in no log of that length. `--keep` keeps the results of each length and seed.
 """
 
 import argparse
@@ -23,13 +22,13 @@ import numpy.typing as npt
 from benchmarks.quality.learnable_taste import (
     Rows,
     Taste,
+    expected_reward,
     infer_taste,
     known_taste,
     unknown_taste,
-    worth,
 )
 from benchmarks.quality.running import environment
-from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, worth_of
+from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, true_rewards
 from tailorbird.events import DAY
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
@@ -41,7 +40,7 @@ from tailorbird.training.resuming import load_or_make_arrays
 
 LENGTHS = (7, 14, 30)
 QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0
-OFTEN = 500  # items shown, from which somebody is well known
+OFTEN_SHOWN = 500  # items shown, from which somebody is well known
 KNOWING = {
     "kind": "all but the person: what everybody likes, and people of one's country and age",
     "learner": "the same, and infers the person from what it did before",
@@ -51,7 +50,7 @@ ORACLE, POPULAR = "oracle", "popular_7d"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quality.learnable", description=__doc__.partition("\n")[0]
     )
@@ -64,26 +63,30 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on stdout and nothing else"
     )
-    given = parser.parse_args()
-    lengths = (LENGTHS[0],) if given.small else tuple(int(each) for each in given.days.split(","))
+    arguments = parser.parse_args()
+    lengths = (
+        (LENGTHS[0],)
+        if arguments.small
+        else tuple(int(values) for values in arguments.days.split(","))
+    )
     with tempfile.TemporaryDirectory(prefix="tailorbird-learnable-") as scratch:
-        keep = given.keep or Path(scratch)
+        keep = arguments.keep or Path(scratch)
         keep.mkdir(parents=True, exist_ok=True)
-        result = run(
+        result = run_lengths(
             keep,
             lengths,
-            1 if given.small else given.seeds,
-            QUESTIONS // 10 if given.small else QUESTIONS,
+            1 if arguments.small else arguments.seeds,
+            QUESTIONS // 10 if arguments.small else QUESTIONS,
         )
-    result["small"] = given.small
-    print(json.dumps(result, indent=1) if given.json else _plainly(result))
+    result["small"] = arguments.small
+    print(json.dumps(result, indent=1) if arguments.json else _format_report(result))
 
 
-def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[str, Any]:
-    """Each length, over all sites."""
-    found = {}
+def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[str, Any]:
+    """Measure each length over all sites."""
+    results = {}
     for days in lengths:
-        each = [
+        rewards = [
             load_or_make_arrays(
                 keep,
                 f"{days} {seed} {questions}",
@@ -91,7 +94,7 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
             )
             for seed in range(seeds)
         ]
-        found[days] = _judged(each)
+        results[days] = _shares_of_gain(rewards)
     return {
         "benchmark": "learnable",
         "title": "The simulated site: how much of the oracle's true gain over popularity its log "
@@ -108,37 +111,37 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
             "distributions that the site is made by",
         ],
         "knowing": KNOWING,
-        "often": OFTEN,
-        "lengths": found,
+        "often": OFTEN_SHOWN,
+        "lengths": results,
         "environment": environment(),
     }
 
 
 def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
-    """True expected reward of each question's list, by who made it."""
+    """Return the true expected reward of each question's list, by method."""
     site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
-    seen, asked, requests, query = simulate_days(site, days)
+    views, searches, requests, query = simulate_days(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]
-    some = np.sort(
+    chosen = np.sort(
         np.random.default_rng(seed).choice(newest, min(questions, len(newest)), replace=False)
     )
-    user, day = requests["user"][some], requests["day"][some]
+    user, day = requests["user"][chosen], requests["day"][chosen]
     lists = [site.items.available(float(t)) for t in day]
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
     item = np.concatenate(lists)
-    learned = infer_taste(site, seen, asked, user, day)
-    lasting = known_taste(site, user, np.zeros_like(learned.urge))
+    inferred_taste = infer_taste(site, views, searches, user, day)
+    lasting_taste = known_taste(site, user, np.zeros_like(inferred_taste.urge))
     knowing: dict[str, Taste] = {
         "kind": unknown_taste(site, user),
-        "learner": learned,
-        "lasting": infer_taste(site, seen, asked, user, day, taste=lasting),
+        "learner": inferred_taste,
+        "lasting": infer_taste(site, views, searches, user, day, taste=lasting_taste),
     }
     weights = (REWARD.click, REWARD.purchase)
     scores = {
         name: np.concatenate(
             [
-                worth(site, taste, row, user[row], day[row], these, weights)
+                expected_reward(site, taste, row, user[row], day[row], these, weights)
                 for row, these in enumerate(lists)
             ]
         )
@@ -146,13 +149,13 @@ def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArr
     }
     scores[ORACLE] = oracle_scores(site, user, item, day, offsets)[ORACLE]
     scores[POPULAR] = np.concatenate(
-        [_popular(seen, t, site.items.count)[these] for t, these in zip(day, lists, strict=True)]
+        [_popular(views, t, site.items.count)[these] for t, these in zip(day, lists, strict=True)]
     )
     rewards = {
-        name: worth_of(site, user, item, day, offsets, score) for name, score in scores.items()
+        name: true_rewards(site, user, item, day, offsets, score) for name, score in scores.items()
     }
-    shown = np.bincount(seen["user"], minlength=site.users.count)[user]
-    return {**rewards, "person": user, "shown": shown, "clicks": np.array(seen["click"].sum())}
+    shown = np.bincount(views["user"], minlength=site.users.count)[user]
+    return {**rewards, "person": user, "shown": shown, "clicks": np.array(views["click"].sum())}
 
 
 def _popular(seen: Rows, t: float, count: int) -> Floats:
@@ -161,80 +164,84 @@ def _popular(seen: Rows, t: float, count: int) -> Floats:
 
 
 def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
-    """Days of the site under its own policy: what was seen and searched, by user and day; all
-    requests, and which were searches.
+    """Simulate days of the site under its own policy.
+
+    Returns views and searches, by user and day, all requests, and which of them were searches.
     """
     taste, rng = site.taste, np.random.default_rng([site.seed, 3])
     population, policy = (
         new_population(taste.users),
         HousePolicy(site.box, taste.items.count, REWARD.size),
     )
-    seen: list[Rows] = []
-    asked: list[Rows] = []
-    every: list[Requests] = []
+    views: list[Rows] = []
+    searches_by_day: list[Rows] = []
+    requests_by_day: list[Requests] = []
     for day in range(days):
         policy.open_day(available := taste.items.available(float(day)))
         visits = draw_visits(rng, taste.users, population, day, (site.start // DAY + day + 3) % 7)
         requests = draw_requests(rng, visits, taste, site.box, available)
         items = policy.choose(rng, requests).items
         outcome = respond(rng, taste, site.box, requests, items)
-        looked = np.arange(items.shape[1]) < outcome.seen[:, None]
-        policy.learn(items[looked], items[outcome.click])
+        is_seen = np.arange(items.shape[1]) < outcome.seen[:, None]
+        policy.learn(items[is_seen], items[outcome.click])
         population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
         population.remove_leavers(rng, np.unique(visits.user))
-        row, place = np.nonzero(looked)
+        row, position = np.nonzero(is_seen)
         relevance = np.zeros(items.shape)
-        searches = np.flatnonzero([bool(query) for query in requests.query])
-        for one in searches:
+        search_rows = np.flatnonzero([bool(query) for query in requests.query])
+        for one in search_rows:
             relevance[one] = site.box.relevance(requests.query[one], items[one])
-        shelf = _shelves(site, available, float(day))
-        meant = np.array(
-            [_category(site, requests.query[one], shelf) for one in searches], np.int64
+        category_appeal = _category_appeal(site, available, float(day))
+        categories = np.array(
+            [_category(site, requests.query[one], category_appeal) for one in search_rows], np.int64
         )
-        known = meant >= 0
-        seen.append(
+        has_category = categories >= 0
+        views.append(
             {
                 "user": requests.user[row],
                 "day": requests.day[row],
-                "item": items[row, place],
-                "position": place,
+                "item": items[row, position],
+                "position": position,
             }
             | {
-                "click": outcome.click[row, place],
-                "relevance": relevance[row, place],
-                "dwell_s": outcome.dwell_s[row, place],
+                "click": outcome.click[row, position],
+                "relevance": relevance[row, position],
+                "dwell_s": outcome.dwell_s[row, position],
             }
         )
-        asked.append(
+        searches_by_day.append(
             {
-                "user": requests.user[searches][known],
-                "day": requests.day[searches][known],
-                "category": meant[known],
+                "user": requests.user[search_rows][has_category],
+                "day": requests.day[search_rows][has_category],
+                "category": categories[has_category],
             }
-            | {"shelf": np.broadcast_to(shelf, (int(known.sum()), len(shelf)))}
+            | {
+                "shelf": np.broadcast_to(
+                    category_appeal, (int(has_category.sum()), len(category_appeal))
+                )
+            }
         )
-        every.append(requests)
-    whole = {
-        name: np.concatenate([getattr(each, name) for each in every]) for name in ("user", "day")
+        requests_by_day.append(requests)
+    all_requests = {
+        name: np.concatenate([getattr(requests_, name) for requests_ in requests_by_day])
+        for name in ("user", "day")
     }
     return (
-        _sorted(seen),
-        _sorted(asked),
-        whole,
-        np.array([bool(query) for each in every for query in each.query]),
+        _sort_rows(views),
+        _sort_rows(searches_by_day),
+        all_requests,
+        np.array([bool(query) for requests_ in requests_by_day for query in requests_.query]),
     )
 
 
-def _sorted(parts: list[Rows]) -> Rows:
+def _sort_rows(parts: list[Rows]) -> Rows:
     rows = {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
     order = np.lexsort((rows["day"], rows["user"]))
     return {name: column[order] for name, column in rows.items()}
 
 
-def _shelves(site: Site, available: Ints, day: float) -> Floats:
-    """Log of how likely an item of each category is wanted by somebody without any taste, shape
-    (C,).
-    """
+def _category_appeal(site: Site, available: Ints, day: float) -> Floats:
+    """Return the log probability that a user without any taste wants each category, shape (C,)."""
     likes = np.exp(site.taste.appeal(day)[available])
     return np.log(
         np.bincount(
@@ -244,67 +251,89 @@ def _shelves(site: Site, available: Ints, day: float) -> Floats:
     )
 
 
-def _category(site: Site, query: str, shelf: Floats) -> int:
-    """For which category a query asks: the likeliest of those whose titles match it best; −1 where
-    none does.
-    """
+def _category(site: Site, query: str, category_appeal: Floats) -> int:
+    """Return the likeliest category among the best title matches of a query, or −1."""
     match = site.box.match(query)
     if not match.max(initial=0.0):
         return -1
-    found = np.unique(site.items.category[match == match.max()])
-    return int(found[np.argmax(shelf[found])])
+    categories = np.unique(site.items.category[match == match.max()])
+    return int(categories[np.argmax(category_appeal[categories])])
 
 
-def _judged(each: Sequence[Mapping[str, npt.NDArray]]) -> dict[str, Any]:
-    """Shares of the oracle's gain over popularity, with intervals over the people of all sites."""
+def _shares_of_gain(rewards_by_site: Sequence[Mapping[str, npt.NDArray]]) -> dict[str, Any]:
+    """Return shares of the oracle's gain over popularity, with intervals over the people."""
     reward = {
-        name: np.concatenate([one[name] for one in each]) for name in (*KNOWING, ORACLE, POPULAR)
+        name: np.concatenate([site_rewards[name] for site_rewards in rewards_by_site])
+        for name in (*KNOWING, ORACLE, POPULAR)
     }
-    person = np.concatenate([one["person"] + 10_000_000 * place for place, one in enumerate(each)])
+    person = np.concatenate(
+        [
+            site_rewards["person"] + 10_000_000 * place
+            for place, site_rewards in enumerate(rewards_by_site)
+        ]
+    )
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1].astype(np.int64))
     shares = {
         name: bootstrap.ratio(reward[name] - reward[POPULAR], reward[ORACLE] - reward[POPULAR])
         for name in KNOWING
     }
-    often = np.concatenate([one["shown"] for one in each]) >= OFTEN
-    if often.any():
-        gained, possible = (
-            (reward[name] - reward[POPULAR]) * often for name in ("learner", ORACLE)
+    is_often = (
+        np.concatenate([site_rewards["shown"] for site_rewards in rewards_by_site]) >= OFTEN_SHOWN
+    )
+    if is_often.any():
+        gain, possible_gain = (
+            (reward[name] - reward[POPULAR]) * is_often for name in ("learner", ORACLE)
         )
-        shares |= {"learner_often": bootstrap.ratio(gained, possible)}
+        shares |= {"learner_often": bootstrap.ratio(gain, possible_gain)}
     return {
         "shares": {
-            name: [round(value, 6) for value in (one.value, one.low, one.high)]
-            for name, one in shares.items()
+            name: [
+                round(value, 6)
+                for value in (site_rewards.value, site_rewards.low, site_rewards.high)
+            ]
+            for name, site_rewards in shares.items()
         },
         "by_seed": {
             name: [
                 round(
-                    float((one[name] - one[POPULAR]).sum() / (one[ORACLE] - one[POPULAR]).sum()), 6
+                    float(
+                        (site_rewards[name] - site_rewards[POPULAR]).sum()
+                        / (site_rewards[ORACLE] - site_rewards[POPULAR]).sum()
+                    ),
+                    6,
                 )
-                for one in each
+                for site_rewards in rewards_by_site
             ]
             for name in KNOWING
         },
-        "clicks": round(float(np.mean([one["clicks"] for one in each]))),
-        "often": round(float(often.mean()), 4),
-        "shown": round(float(np.mean(np.concatenate([one["shown"] for one in each]))), 1),
+        "clicks": round(
+            float(np.mean([site_rewards["clicks"] for site_rewards in rewards_by_site]))
+        ),
+        "often": round(float(is_often.mean()), 4),
+        "shown": round(
+            float(
+                np.mean(np.concatenate([site_rewards["shown"] for site_rewards in rewards_by_site]))
+            ),
+            1,
+        ),
     }
 
 
-def _plainly(result: Mapping[str, Any]) -> str:
+def _format_report(result: Mapping[str, Any]) -> str:
     lines = [
         result["title"],
         *result["protocol"],
-        *(f"{name}: {what}" for name, what in result["knowing"].items()),
+        *(f"{name}: {meaning}" for name, meaning in result["knowing"].items()),
     ]
-    for days, each in result["lengths"].items():
-        told_ = ", ".join(
-            f"{name} {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" for name, v in each["shares"].items()
+    for days, length_result in result["lengths"].items():
+        shares = ", ".join(
+            f"{name} {v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})"
+            for name, v in length_result["shares"].items()
         )
         lines.append(
-            f"{days} days, {each['clicks']:,} clicks, {each['shown']:.0f} items shown to who "
-            f"asks: {told_}"
+            f"{days} days, {length_result['clicks']:,} clicks, {length_result['shown']:.0f} "
+            "items shown to who "
+            f"asks: {shares}"
         )
     return "\n".join(lines)
 

@@ -1,9 +1,9 @@
-"""What the two benchmarks of churn share: data set → `tailorbird import` →
-`training.churn.train.study` → figures as JSON.
+"""The shared part of both churn benchmarks.
 
-As in `benchmarks.quality.running`, everything goes the way that a user's data goes. Each seed runs
-in a process of its own; with --keep its figures are kept there, and a run that was stopped goes on
-with the seeds that are missing.
+A data set goes through `tailorbird import` and `training.churn.train.study`, and comes out as
+figures in JSON. As in `benchmarks.quality.running`, the data take the same way as a user's data.
+Each seed runs in a process of its own; with --keep its figures are kept there, and a run that was
+stopped goes on with the missing seeds.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.running import PROJECTS, Counted, environment, folder_or_skip, options
+from benchmarks.quality.running import PROJECTS, Counted, environment, make_parser, require_data_set
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.attached import JoinedEvents
@@ -36,13 +36,12 @@ OURS = "tailorbird"
 
 @dataclass(frozen=True)
 class Plan:
-    """How a data set is walked over.
+    """The windows of a data set, and their use.
 
     Attributes:
-        windows: oldest first; judged: how many of the last are told, the others only choose and
-            calibrate.
-        learn_until: rows to learn from are of moments before it; 0 for all that is known at each
-            origin.
+        windows: oldest first.
+        judged: how many of the last are reported; the others only choose and calibrate.
+        learn_until: rows to learn from are of moments before it; 0 for all known at each origin.
     """
 
     windows: tuple[Window, ...]
@@ -57,12 +56,12 @@ class Case:
     Attributes:
         prepare: writes the file that is imported into a folder.
         plan: from the first day of the log (midnight) and the midnight after its last.
-        targets: figure → what is wanted, of the last cut; a lower bound, of `mae` an upper one, of
-            `bias` of its size.
-        rows: that one model learns from, at most.
-        ceiling: from the folder of the data to rows of how well anybody could do, were a model of
-            purchases true; None for none.
-        ceiling_told: the same rows for people.
+        targets: figure → target for the last cut: a lower bound, for `mae` an upper one, for `bias`
+        a bound of its size.
+        rows: how many one model learns from, at most.
+        ceiling: from the folder of the data to rows of the best possible figures if a model of
+        purchases were true; None for none.
+        format_ceilings: formats the same rows for people.
     """
 
     name: str
@@ -75,12 +74,12 @@ class Case:
     targets: dict[str, float] = field(default_factory=dict)
     rows: int = 60_000
     ceiling: Callable[[Path], list[dict[str, Any]]] | None = None
-    ceiling_told: Callable[[list[dict[str, Any]]], str] = json.dumps
+    format_ceilings: Callable[[list[dict[str, Any]]], str] = json.dumps
 
 
 def main(case: Case) -> None:
-    """The command line of a case."""
-    parser = options(
+    """Run the command line of a case."""
+    parser = make_parser(
         case.name,
         case.title,
         small="one seed and a part of the rows, within a minute or two",
@@ -93,24 +92,24 @@ def main(case: Case) -> None:
             action="store_true",
             help="print how well anybody could do, were a model true, and nothing else",
         )
-    given = parser.parse_args()
-    data = folder_or_skip(case.folder, given.data)
-    if case.ceiling is not None and given.ceiling:
+    arguments = parser.parse_args()
+    data = require_data_set(case.folder, arguments.data)
+    if case.ceiling is not None and arguments.ceiling:
         rows = case.ceiling(data)
-        print(json.dumps(rows, indent=1) if given.json else case.ceiling_told(rows))
+        print(json.dumps(rows, indent=1) if arguments.json else case.format_ceilings(rows))
         return
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
-        root = given.keep or Path(scratch) / case.name
-        counted = _project(case, root, data, Path(scratch))
-        if given.seed is not None:
-            found = _seed(case, root, given.seed, small=given.small)
-            (root / f"seed-{given.seed}.json").write_text(json.dumps(found))
-            print(json.dumps(found, indent=1))
+        root = arguments.keep or Path(scratch) / case.name
+        counted = _prepare_project(case, root, data, Path(scratch))
+        if arguments.seed is not None:
+            figures = _run_seed(case, root, arguments.seed, small=arguments.small)
+            (root / f"seed-{arguments.seed}.json").write_text(json.dumps(figures))
+            print(json.dumps(figures, indent=1))
             return
-        seeds = SEEDS[:1] if given.small else SEEDS
+        seeds = SEEDS[:1] if arguments.small else SEEDS
         for seed in seeds:
             if not (root / f"seed-{seed}.json").exists():
-                again = [
+                command = [
                     sys.executable,
                     "-m",
                     f"benchmarks.quality.{case.name}",
@@ -122,21 +121,21 @@ def main(case: Case) -> None:
                     str(seed),
                 ]
                 subprocess.run(
-                    [*again, *(["--small"] if given.small else [])],
+                    [*command, *(["--small"] if arguments.small else [])],
                     check=True,
                     stdout=subprocess.DEVNULL,
                 )
         parts = [json.loads((root / f"seed-{seed}.json").read_text()) for seed in seeds]
-    result = _together(case, parts, counted, small=given.small)
-    if case.ceiling is not None and not given.small:
+    result = _combine_seeds(case, parts, counted, small=arguments.small)
+    if case.ceiling is not None and not arguments.small:
         result["ceiling"] = case.ceiling(data)
-    if given.json:
+    if arguments.json:
         print(json.dumps(result, indent=1))
     else:
-        _show(result)
+        _print_report(result)
 
 
-def _project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]:
+def _prepare_project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]:
     """Make the project and import the data, unless both are there."""
     import shutil
 
@@ -151,13 +150,13 @@ def _project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]
             "import",
             "mapping",
         ]
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, "--mapping", str(root / "mapping.toml"), str(scratch / "data"), "--json"],
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            raise SystemExit(done.stderr or done.stdout)
+        if process.returncode:
+            raise SystemExit(process.stderr or process.stdout)
     lake = Lake(open_project(root).paths.lake)
     return [
         Counted(query, int(lake.sql(query).column(0)[0].as_py()), expected)
@@ -165,8 +164,8 @@ def _project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]
     ]
 
 
-def _seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
-    """Everything with one seed: a cut's figures each."""
+def _run_seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
+    """Run everything with one seed and return the figures of each cut."""
     project = open_project(root)
     churn = project.churn["churn"]
     events = JoinedEvents(Lake(project.paths.lake), project.features).table(
@@ -181,7 +180,7 @@ def _seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
     )
     if small:
         plan = Plan(plan.windows[-2:], 1, plan.learn_until)
-    found = run_backtest(
+    study_ = run_backtest(
         project.features,
         churn,
         events,
@@ -189,28 +188,30 @@ def _seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
         settings=settings,
         windows=plan.windows,
         learn_until=plan.learn_until,
-        progress=_quiet,
+        progress=_show_progress,
     )
     return {
         "seed": seed,
-        "cuts": [_cut(found, place, churn.contact) for place in range(-plan.judged, 0)],
-        "leaks": found.leaks,
+        "cuts": [
+            _cut_figures(study_, cut_index, churn.contact) for cut_index in range(-plan.judged, 0)
+        ],
+        "leaks": study_.leaks,
     }
 
 
-def _quiet(stage: str, done: int, total: int) -> None:
+def _show_progress(stage: str, done: int, total: int) -> None:
     if os.environ.get("TAILORBIRD_DEBUG"):
         print(stage, done, total, file=sys.stderr)
 
 
-def _cut(found: ChurnBacktest, place: int, contact: Any) -> dict[str, Any]:
-    figures = found.figures[place]
+def _cut_figures(study_: ChurnBacktest, cut_index: int, contact: Any) -> dict[str, Any]:
+    figures = study_.figures[cut_index]
     cut = figures.cut
-    curve = contact_curve(cut.probability, cut.gone, contact)
-    best = curve.best
+    curve = contact_curve(cut.probability, cut.churned, contact)
+    best = curve.best_k
     sums = [
-        round(float(each[best - 1]), 1) if best else 0.0
-        for each in (curve.expected, curve.realised)
+        round(float(uplift[best - 1]), 1) if best else 0.0
+        for uplift in (curve.expected, curve.realised)
     ]
     return {
         **cut_to_dict(figures),
@@ -218,14 +219,13 @@ def _cut(found: ChurnBacktest, place: int, contact: Any) -> dict[str, Any]:
     }
 
 
-def _together(
+def _combine_seeds(
     case: Case, parts: Sequence[dict[str, Any]], counted: list[Counted], *, small: bool
 ) -> dict[str, Any]:
-    """The mean over seeds of each figure and of the ends of its interval, and how far seeds lie
-    apart.
-    """
+    """Return the mean over seeds of each figure and interval, and the spread of the seeds."""
     cuts = [
-        _mean([part["cuts"][place] for part in parts]) for place in range(len(parts[0]["cuts"]))
+        _mean_cut([part["cuts"][cut_index] for part in parts])
+        for cut_index in range(len(parts[0]["cuts"]))
     ]
     last = cuts[-1]
     return {
@@ -238,63 +238,68 @@ def _together(
         "origins": cuts,
         "targets": {
             name: {
-                "target": want,
+                "target": target,
                 "found": last["results"][OURS][name],
-                "met": _met(name, last["results"][OURS][name], want),
+                "met": _is_met(name, last["results"][OURS][name], target),
             }
-            for name, want in case.targets.items()
+            for name, target in case.targets.items()
         },
         "seeds": [part["seed"] for part in parts],
         "leaks": parts[0]["leaks"],
-        "counted": [vars(each) for each in counted],
+        "counted": [vars(counted_query) for counted_query in counted],
         "environment": environment(),
     }
 
 
-def _mean(cuts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_cut(cuts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = cuts[0]
     results = {
-        name: _means([cut["results"][name] for cut in cuts], spread=True)
+        name: _mean_figures([cut["results"][name] for cut in cuts], spread=True)
         for name in first["results"]
     }
     differences = {
-        name: _means([cut["differences"][name] for cut in cuts]) for name in first["differences"]
+        name: _mean_figures([cut["differences"][name] for cut in cuts])
+        for name in first["differences"]
     }
-    kept = {
+    facts = {
         name: first[name]
         for name in ("origin", "window_days", "people", "gone", "slices", "contact")
     }
     return {
-        **kept,
+        **facts,
         "choice": [cut["choice"] for cut in cuts],
         "results": results,
         "differences": differences,
     }
 
 
-def _means(
-    each: Sequence[dict[str, float | None]], *, spread: bool = False
+def _mean_figures(
+    figures_by_seed: Sequence[dict[str, float | None]], *, spread: bool = False
 ) -> dict[str, float | None]:
     out: dict[str, float | None] = {}
-    for name in each[0]:
-        values = [figures[name] for figures in each]
-        known = [value for value in values if value is not None]
-        out[name] = round(float(np.mean(known)), 6) if len(known) == len(values) else None
-        if spread and not name.endswith(("_low", "_high")) and len(known) == len(values):
-            out[f"{name}_seeds"] = round(float(np.ptp(known)), 6)
+    for name in figures_by_seed[0]:
+        values = [figures[name] for figures in figures_by_seed]
+        present = [value for value in values if value is not None]
+        out[name] = round(float(np.mean(present)), 6) if len(present) == len(values) else None
+        if spread and not name.endswith(("_low", "_high")) and len(present) == len(values):
+            out[f"{name}_seeds"] = round(float(np.ptp(present)), 6)
     return out
 
 
-def _met(name: str, found: float | None, want: float) -> bool:
-    if found is None:
+def _is_met(name: str, value: float | None, target: float) -> bool:
+    if value is None:
         return False
     return (
-        found <= want if name == "mae" else abs(found) <= want if name == "bias" else found >= want
+        value <= target
+        if name == "mae"
+        else abs(value) <= target
+        if name == "bias"
+        else value >= target
     )
 
 
-def _show(result: dict[str, Any]) -> None:
-    """The result for people."""
+def _print_report(result: dict[str, Any]) -> None:
+    """Print the result for people."""
     print(result["title"])
     for sentence in result["protocol"]:
         print(f"  {sentence}")
@@ -317,7 +322,10 @@ def _show(result: dict[str, Any]) -> None:
         for name, figures in sorted(
             cut["results"].items(), key=lambda entry: -(entry[1]["auc"] or 0)
         ):
-            print(f"{name:16}" + "".join(f"{_plain(figures.get(figure)):>20}" for figure in shown))
+            print(
+                f"{name:16}"
+                + "".join(f"{_format_figure(figures.get(figure)):>20}" for figure in shown)
+            )
     for name, each in result["targets"].items():
         print(
             f"{name}: {each['found']:.4f}, wanted {each['target']:g}: "
@@ -325,5 +333,5 @@ def _show(result: dict[str, Any]) -> None:
         )
 
 
-def _plain(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"

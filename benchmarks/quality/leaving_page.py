@@ -1,6 +1,4 @@
-"""The sections of `docs/results.md` that are about churn, from the JSON of
-`benchmarks.quality.leaving`.
-"""
+"""Sections of `docs/results.md` about churn, from the JSON of `benchmarks.quality.leaving`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +10,12 @@ SHOWN = ("auc", "ap", "ap_gone", "log_loss", "lift_10", "calibration_error_debia
 
 
 def is_churn(result: dict[str, Any]) -> bool:
-    """Whether a benchmark's figures are of churn."""
+    """Return True if a benchmark's figures are of churn."""
     return "origins" in result
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each origin: ours beside the best baseline, in AUC and log loss."""
+    """Return a row for each origin: ours beside the best baseline, in AUC and log loss."""
     lines = [
         "| data set, origin | AUC | best baseline | gain, 95 % interval | log loss | best "
         "baseline | gain, 95 % interval |",
@@ -43,7 +41,7 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
 
 
 def section(result: dict[str, Any]) -> str:
-    """Protocol, targets, and a table for each origin."""
+    """Return protocol, targets, and a table for each origin."""
     name, environment = result["benchmark"], result["environment"]
     parts = [
         f"## {name}",
@@ -55,17 +53,17 @@ def section(result: dict[str, Any]) -> str:
     ]
     if result["targets"]:
         rows = [
-            f"| {figure} | {_wanted(figure, each['target'])} | {each['found']:.4f} | "
-            f"{'met' if each['met'] else '**missed**'} |"
-            for figure, each in result["targets"].items()
+            f"| {figure} | {_format_target(figure, entry['target'])} | {entry['found']:.4f} | "
+            f"{'met' if entry['met'] else '**missed**'} |"
+            for figure, entry in result["targets"].items()
         ]
         parts.append("\n".join(["| figure | target | found | |", "|---|---|---|---|", *rows]))
     for cut in result["origins"]:
-        asked = (
+        description = (
             f"{cut['origin'][:10]}: {cut['people']:,} people, {cut['gone']:.1%} gone within "
             f"{cut['window_days']:g} days"
         )
-        head = f"{asked}. Taken: {_model(cut)}."
+        heading = f"{description}. Taken: {_chosen_models(cut)}."
         ordered = sorted(cut["results"], key=lambda model: -(cut["results"][model]["auc"] or 0))
         table = [f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
         for model in ordered:
@@ -74,28 +72,26 @@ def section(result: dict[str, Any]) -> str:
                 f"| {mark}{model}{mark} | "
                 f"{' | '.join(_cell(cut['results'][model], figure) for figure in SHOWN)} |"
             )
-        parts += [head, "\n".join(table)]
-    parts += _ceiling(result["ceiling"], name) if "ceiling" in result else []
+        parts += [heading, "\n".join(table)]
+    parts += _ceiling_section(result["ceiling"], name) if "ceiling" in result else []
     counted = [
-        f"- `{each['query']}`: {each['found']:,} (expected {each['expected']:,})"
-        for each in result["counted"]
+        f"- `{entry['query']}`: {entry['found']:,} (expected {entry['expected']:,})"
+        for entry in result["counted"]
     ]
     parts += ["Of the lake, after the import:\n\n" + "\n".join(counted)] if counted else []
-    told = (
+    machine = (
         f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
         f"cores), Tailorbird {environment['tailorbird']}, "
     )
-    parts.append(f"{told}LightGBM {environment['lightgbm']}.")
+    parts.append(f"{machine}LightGBM {environment['lightgbm']}.")
     return "\n\n".join(parts) + "\n"
 
 
 CEILING = ("auc", "ap", "mae", "bias", "mean", "share")
 
 
-def _ceiling(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
-    """What anybody could do, were a model of purchases true, beside what the model says of the real
-    customers.
-    """
+def _ceiling_section(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Return the best possible figures under a model, beside its figures on the real customers."""
     head = (
         f"How well could anybody do? `python -m benchmarks.quality.{name} --ceiling` fits a "
         "model, draws as many customers from it with "
@@ -110,9 +106,9 @@ def _ceiling(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
         "|---" * (len(CEILING) + 2) + "|",
     ]
     for row in rows:
-        for who in ("real", "posterior", "parameters"):
-            cells = " | ".join(f"{row[who][figure]:.4f}" for figure in CEILING)
-            table.append(f"| {row['model']}, {row['fitted_to']} | {who} | {cells} |")
+        for knowledge in ("real", "posterior", "parameters"):
+            cells = " | ".join(f"{row[knowledge][figure]:.4f}" for figure in CEILING)
+            table.append(f"| {row['model']}, {row['fitted_to']} | {knowledge} | {cells} |")
     limits = (
         "A ceiling is that of its model alone. Where `real` is far from `posterior`, the "
         "model is not true, and its ceiling is none of the "
@@ -124,11 +120,11 @@ def _ceiling(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
     return [head, "\n".join(table), limits]
 
 
-def _model(cut: dict[str, Any]) -> str:
+def _chosen_models(cut: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(choice.partition(",")[0] for choice in cut["choice"]))
 
 
-def _wanted(figure: str, target: float) -> str:
+def _format_target(figure: str, target: float) -> str:
     return (
         f"≤ {target:g}"
         if figure == "mae"

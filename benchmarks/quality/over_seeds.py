@@ -1,29 +1,29 @@
-"""One table of several trainings that differ in their seed alone: the mean of each figure."""
+"""Mean figures over several trainings that differ only in their seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def mean_over(told: Sequence[Any]) -> Any:
-    """The mean of each number, through mappings; what not every seed has is left out, what is no
-    number is the first seed's.
+def mean_over(reports: Sequence[Any]) -> Any:
+    """Return the mean of each number, through mappings.
 
-    The interval of a figure becomes the mean of the seeds' intervals: it holds chance in who came,
-    and not that in the seed.
+    Entries that some seeds lack are left out; values that are no numbers are the first seed's. The
+    interval of a figure becomes the mean of the seeds' intervals: it covers which people came by
+    chance, but not the chance in the seed.
 
     Raises:
         ValueError: there is no seed at all.
     """
-    if not told:
+    if not reports:
         raise ValueError("no seed's figures to take the mean of: ask for one at least (--seeds 1)")
-    first = told[0]
+    first = reports[0]
     if isinstance(first, Mapping):
         return {
-            name: mean_over([each[name] for each in told])
+            name: mean_over([report[name] for report in reports])
             for name in first
-            if all(name in each for each in told)
+            if all(name in report for report in reports)
         }
-    if any(isinstance(each, bool) or not isinstance(each, int | float) for each in told):
+    if any(isinstance(report, bool) or not isinstance(report, int | float) for report in reports):
         return first
-    mean = sum(told) / len(told)
-    return round(mean) if all(isinstance(each, int) for each in told) else round(mean, 6)
+    mean = sum(reports) / len(reports)
+    return round(mean) if all(isinstance(report, int) for report in reports) else round(mean, 6)

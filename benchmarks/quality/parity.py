@@ -1,14 +1,13 @@
-"""Are backfill and stream equal on real clicks, for every reader and article? Globo.com, the whole
-set, through the real worker.
+"""Check parity of backfill and stream on real clicks: every reader and article of Globo.com.
 
-python -m benchmarks.quality.parity [--data PATH] [--small] [--keep DIR] [--json]
+    python -m benchmarks.quality.parity [--data PATH] [--small] [--keep DIR] [--json]
 
-The clicks are imported and routed by the commands that a user runs. A worker of its own takes the
-routed log in, micro-batch by micro-batch; after each, some readers are read with some articles, at
-times around the newest click, half of them behind what is known. At the end every reader is read,
-with two articles each, so that every article is. All of it is then recomputed from the lake's
-events by the backfill, at the (t, p) of each reading, and compared in float32 bits, category hashes
-and sequences. Exit status 1 if any value differs.
+The clicks are imported and routed by the commands that a user runs. A worker of its own reads the
+routed log in micro-batches. After each, some readers are read with some articles, at times around
+the newest click, half of them past the known data. At the end every reader is read, with two
+articles each, so that every article is. All of it is then recomputed from the lake's events by the
+backfill, at the (t, p) of each reading, and compared in float32 bits, category hashes and
+sequences. Exit status 1 if any value differs.
 """
 
 import json
@@ -25,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.quality.product.project import kept, make_project
-from benchmarks.quality.running import environment, folder_or_skip, options
+from benchmarks.quality.product.project import load_or_make, make_project
+from benchmarks.quality.running import environment, make_parser, require_data_set
 from tailorbird.config import open_project
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.features import (
@@ -66,18 +65,18 @@ T = TypeVar("T")
 
 
 def main() -> None:
-    parser = options(
+    parser = make_parser(
         "parity",
         __doc__.splitlines()[0],
         small="three days of every sixth reader",
         keep="make the project here and keep it; one that is there is used again",
     )
-    given = parser.parse_args()
-    data = folder_or_skip(FOLDER, given.data)
+    arguments = parser.parse_args()
+    data = require_data_set(FOLDER, arguments.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-parity-") as scratch:
-        found = run(data, Path(scratch), small=given.small, keep=given.keep)
-    print(json.dumps(found, indent=1) if given.json else _told(found))
-    raise SystemExit(1 if found["results"]["tailorbird"]["unequal"] else 0)
+        report = run(data, Path(scratch), small=arguments.small, keep=arguments.keep)
+    print(json.dumps(report, indent=1) if arguments.json else _format_report(report))
+    raise SystemExit(1 if report["results"]["tailorbird"]["unequal"] else 0)
 
 
 def run(
@@ -86,33 +85,39 @@ def run(
     seconds: dict[str, float] = {}
     if small:
         trim(data, scratch / "data")
-    home, files = keep or scratch, scratch / "data" if small else data
-    home.mkdir(parents=True, exist_ok=True)
-    made = _timed(
+    project_folder, files = keep or scratch, scratch / "data" if small else data
+    project_folder.mkdir(parents=True, exist_ok=True)
+    project_facts = _timed(
         seconds,
         "import",
-        lambda: kept(home / "project.json", lambda: make_project(home / "project", files)),
+        lambda: load_or_make(
+            project_folder / "project.json", lambda: make_project(project_folder / "project", files)
+        ),
     )
-    project, features = open_project(Path(made["root"])), news()
-    asked: list[SampledRead] = []
+    project, features = open_project(Path(project_facts["root"])), declare_features()
+    readings: list[SampledRead] = []
     events = JoinedEvents(Lake(project.paths.lake), features).table(event_columns(features))
     with FeatureWorker(
         project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)
     ) as worker:
         reader = Reader(scratch / "state", features)
-        _timed(seconds, "stream and sample", lambda: asked.extend(_stream(worker, reader, events)))
+        _timed(
+            seconds,
+            "stream and sample",
+            lambda: readings.extend(_stream_and_sample(worker, reader, events)),
+        )
         report = empty_report(features)
         history = History(features, events)
         _timed(
             seconds,
             "compare sample",
-            lambda: compare(features, asked, history.rows(requests_of(asked)), report),
+            lambda: compare(features, readings, history.rows(requests_of(readings)), report),
         )
         sampled = report.compared
         people = _timed(
             seconds,
             "compare everybody",
-            lambda: _everybody(features, reader, history, events, report),
+            lambda: _compare_all_readers(features, reader, history, events, report),
         )
         reader.close()
     state = sum(
@@ -121,7 +126,7 @@ def run(
     ours = {
         "compared": report.compared,
         "unequal": report.unequal,
-        "readings_on_the_way": len(asked),
+        "readings_on_the_way": len(readings),
         "compared_on_the_way": sampled,
     }
     ours |= {
@@ -134,7 +139,7 @@ def run(
         "small": small,
         "results": {"tailorbird": ours | {"state_bytes": state, "columns": len(features.columns)}},
         "by_feature": {name: count for name, count in report.by_feature.items() if count},
-        "examples": [vars(one) for one in report.examples[:5]],
+        "examples": [vars(example) for example in report.examples[:5]],
         "seconds": seconds,
         "memory_mib_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "environment": environment(),
@@ -142,18 +147,22 @@ def run(
 
 
 def trim(source: Path, target: Path) -> None:
-    """The last three days of every sixth reader."""
+    """Keep the last three days of every sixth reader."""
     table = pq.read_table(source / CLICKS)
     newest = pc.max(table["ts"]).cast(pa.int64()).as_py()
     late = pc.greater_equal(table["ts"].cast(pa.int64()), newest - 3 * DAY)
-    few = pc.equal(pc.subtract(table["user_id"], pc.multiply(pc.divide(table["user_id"], 6), 6)), 0)
+    selected = pc.equal(
+        pc.subtract(table["user_id"], pc.multiply(pc.divide(table["user_id"], 6), 6)), 0
+    )
     target.mkdir()
-    pq.write_table(table.filter(pc.and_(late, few)), target / CLICKS)
+    pq.write_table(table.filter(pc.and_(late, selected)), target / CLICKS)
 
 
-def news() -> FeatureSet:
-    """Many kinds of features over one type of event: what is read in the last hours, by how many,
-    on this device, and by this reader.
+def declare_features() -> FeatureSet:
+    """Declare many kinds of features over one type of event.
+
+    They cover recent reading of an article: how much, by how many readers, on this device, by this
+    reader.
     """
     user, item, everyone = entity("user"), entity("item"), entity()
     by_device, item_device = entity("device"), entity("item", "device")
@@ -216,7 +225,7 @@ def news() -> FeatureSet:
         distinct("sessions_1h", item, "click", of="session", precision=6, window="1h", hop="10m"),
         distinct("user_items", user, "click", of="item", precision=5, window="7d"),
     ]
-    runs = [
+    sequences = [
         sequence("recent", user, "click", length=32),
         session("session_clicks", "click"),
         session_depth("depth", "click"),
@@ -225,29 +234,29 @@ def news() -> FeatureSet:
         last("user_last_device", user, "click", of="device"),
         context("device"),
     ]
-    return FeatureSet.from_declarations([*counts, *changes, *shares, *distincts, *runs])
+    return FeatureSet.from_declarations([*counts, *changes, *shares, *distincts, *sequences])
 
 
-def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[SampledRead]:
-    """Take the log in, and read between commits: readers and articles that are known by then."""
-    rng, asked = np.random.default_rng(0), []
-    events = events.filter(
-        pc.is_valid(events["item_id"])
-    )  # clicks: profiles of readers name no article
+def _stream_and_sample(
+    worker: FeatureWorker, reader: Reader, events: pa.Table
+) -> list[SampledRead]:
+    """Read the log, and sample known readers and articles between commits."""
+    rng, readings = np.random.default_rng(0), []
+    events = events.filter(pc.is_valid(events["item_id"]))  # profiles of readers have no article
     order = np.argsort(events["p"].to_numpy())
     person, item, device = (
         events[name].take(pa.array(order)) for name in ("person", "item_id", "device")
     )
     p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]
     while worker.step(BATCH).rows:
-        known = int(np.searchsorted(p, worker.position.p, side="right"))
+        click_count = int(np.searchsorted(p, worker.position.p, side="right"))
         rows = np.concatenate(
             [
-                rng.integers(0, known, READERS // 2),
-                rng.integers(max(0, known - BATCH), known, READERS - READERS // 2),
+                rng.integers(0, click_count, READERS // 2),
+                rng.integers(max(0, click_count - BATCH), click_count, READERS - READERS // 2),
             ]
         )
-        now = int(ts[known - 1]) + rng.choice(
+        now = int(ts[click_count - 1]) + rng.choice(
             [-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS
         )
         requests = [
@@ -260,28 +269,32 @@ def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Sam
             for row, t in zip(rows, now, strict=True)
         ]
         items = [
-            list(dict.fromkeys(item[int(place)].as_py() for place in rng.integers(0, known, ITEMS)))
+            list(
+                dict.fromkeys(item[int(row)].as_py() for row in rng.integers(0, click_count, ITEMS))
+            )
             for _ in requests
         ]
-        asked += read_sample(reader, requests, items)
-    return asked
+        readings += read_sample(reader, requests, items)
+    return readings
 
 
-def _everybody(
+def _compare_all_readers(
     features: FeatureSet, reader: Reader, history: History, events: pa.Table, report: ParityReport
 ) -> int:
-    """Every reader at the end, with two articles each; every article comes."""
+    """Compare every reader at the end, with two articles each, so that every article is covered."""
     people = pc.unique(events["person"]).drop_null().to_pylist()
     items = pc.unique(events["item_id"]).drop_null().to_pylist()
     now = int(pc.max(events["ts"].cast(pa.int64())).as_py()) + HOUR
     for start in range(0, len(people), PART):
-        part = people[start : start + PART]
+        people_part = people[start : start + PART]
         pairs = [
-            [items[(2 * (start + place) + more) % len(items)] for more in (0, 1)]
-            for place in range(len(part))
+            [items[(2 * (start + reader_index) + shift) % len(items)] for shift in (0, 1)]
+            for reader_index in range(len(people_part))
         ]
-        asked = read_sample(reader, [ReadRequest(one, now=now, device="1") for one in part], pairs)
-        compare(features, asked, history.rows(requests_of(asked)), report)
+        readings = read_sample(
+            reader, [ReadRequest(person, now=now, device="1") for person in people_part], pairs
+        )
+        compare(features, readings, history.rows(requests_of(readings)), report)
         print(
             f"\r{min(start + PART, len(people)):,} of {len(people):,} readers, "
             f"{report.unequal} unequal",
@@ -294,14 +307,14 @@ def _everybody(
 
 
 def _timed(seconds: dict[str, float], name: str, work: Callable[[], T]) -> T:
-    begun = time.monotonic()
-    found = work()
-    seconds[name] = round(time.monotonic() - begun, 1)
-    return found
+    started = time.monotonic()
+    result = work()
+    seconds[name] = round(time.monotonic() - started, 1)
+    return result
 
 
-def _told(found: dict[str, Any]) -> str:
-    ours = found["results"]["tailorbird"]
+def _format_report(report: dict[str, Any]) -> str:
+    ours = report["results"]["tailorbird"]
     lines = [
         f"{ours['events']:,} clicks of {ours['people']:,} readers on {ours['items']:,} "
         f"articles, {ours['columns']} columns",
@@ -309,10 +322,10 @@ def _told(found: dict[str, Any]) -> str:
         f"({ours['compared_on_the_way']:,} of them on the way, in "
         f"{ours['readings_on_the_way']:,} readings)",
         f"state: {ours['state_bytes'] / (1 << 20):,.0f} MiB; memory at most "
-        f"{found['memory_mib_max']:,} MiB; seconds: {found['seconds']}",
+        f"{report['memory_mib_max']:,} MiB; seconds: {report['seconds']}",
     ]
     return "\n".join(
-        [*lines, *(f"  {name}: {count:,}" for name, count in found["by_feature"].items())]
+        [*lines, *(f"  {name}: {count:,}" for name, count in report["by_feature"].items())]
     )
 
 

@@ -48,19 +48,19 @@ from benchmarks.quality.product.log import (
 )
 from benchmarks.quality.product.replay import UNKNOWN
 from benchmarks.quality.product.report import how_run
-from benchmarks.quality.product.run import kept_arrays
+from benchmarks.quality.product.run import load_or_make_arrays
 from benchmarks.quality.product.sets import SETS, DataSet
-from benchmarks.quality.running import SEED, folder_or_skip, options
+from benchmarks.quality.running import SEED, make_parser, require_data_set
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 NAME = "rectools"
-OURS, THEIRS = "tailorbird", "esasrec"
+OURS, PEER = "tailorbird", "esasrec"
 FIGURES = ("ndcg_10", "hr_20", "mrr")
 DEV, DEV_QUESTIONS = "dev", 3_000
-PATIENCE = 2  # looks
+PATIENCE_EVALUATIONS = 2
 # RecTools' tutorials on MovieLens: width 50, one head, two blocks, 128 negatives, rate 0.001,
 # dropout 0.2, batches of 128.
 TUTORIAL = {
@@ -76,8 +76,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eshop": TUTORIAL | {"session_max_len": 20},
     "movielens": TUTORIAL | {"session_max_len": 200},
 }
-# Numbers of epochs after which it is asked; of MovieLens, an epoch has five batches.
-LOOKS = {
+# Numbers of epochs after which it is evaluated; an epoch of MovieLens has five batches.
+EVALUATION_EPOCHS = {
     "eshop": (2, 4, 6, 8, 10, 12, 15, 20, 25, 30),
     "movielens": (10, 20, 30, 40, 50, 60, 75, 100),
 }
@@ -99,7 +99,7 @@ PROTOCOL = (
 
 @dataclass(frozen=True)
 class Case:
-    """One cut of a set, with what is asked."""
+    """One cut of a set, with its questions."""
 
     data_set: DataSet
     data: Path
@@ -109,7 +109,9 @@ class Case:
     small: bool = False
 
     @classmethod
-    def of(cls, name: str, data: Path, cut: str, keep: Path, most: int, small: bool) -> "Case":
+    def of(
+        cls, name: str, data: Path, cut: str, keep: Path, max_questions: int, small: bool
+    ) -> "Case":
         """Read a cut of a set and draw its questions."""
         data_set = SETS[name]
         rows, times = read_rows(data_set, data, cut, small)
@@ -121,35 +123,35 @@ class Case:
             write_files(data_set, data, rows, times, folder / "train", test=False)
             return project.make_project(folder / "imported", folder / "train")
 
-        project.kept(folder / "imported.json", import_all)
-        return cls(data_set, data, log, draw_questions(data_set, log, most), folder, small)
+        project.load_or_make(folder / "imported.json", import_all)
+        return cls(data_set, data, log, draw_questions(data_set, log, max_questions), folder, small)
 
     @property
     def root(self) -> Path:
-        """The imported project."""
+        """Return the folder of the imported project."""
         return Path(json.loads((self.folder / "imported.json").read_text())["root"])
 
-    def known(self) -> npt.NDArray[np.bool_]:
-        """Which rows say what a person did with an item."""
+    def is_interaction(self) -> npt.NDArray[np.bool_]:
+        """Return which rows are an interaction of a known person with an item."""
         return self.log.valid & (self.log.item >= 0) & (self.log.person >= 0)
 
-    def pasts(self) -> tuple[Ints, Ints]:
-        """Rows of each question's person before it, oldest first, and offsets (questions + 1,)."""
-        rows = np.flatnonzero(self.known())
+    def histories(self) -> tuple[Ints, Ints]:
+        """Return rows of each question's history, oldest first, and offsets (questions + 1,)."""
+        rows = np.flatnonzero(self.is_interaction())
         rows = rows[np.argsort(self.log.person[rows], kind="stable")]
-        person, many = self.log.person[rows], len(self.log) + 1
-        key = person * many + rows  # ascending
-        asked = self.log.person[self.questions.asker]
+        person, stride = self.log.person[rows], len(self.log) + 1
+        key = person * stride + rows  # ascending
+        person_of_question = self.log.person[self.questions.asker]
         low, high = (
-            np.searchsorted(key, asked * many),
-            np.searchsorted(key, asked * many + self.questions.at),
+            np.searchsorted(key, person_of_question * stride),
+            np.searchsorted(key, person_of_question * stride + self.questions.at),
         )
         offsets = np.concatenate(([0], np.cumsum(high - low))).astype(np.int64)
         return rows[np.arange(offsets[-1]) + np.repeat(low - offsets[:-1], high - low)], offsets
 
 
-def list_ours(case: Case, seed: int) -> Arrays:
-    """Learn as `tailorbird train` does, and list the best items for each question."""
+def list_tailorbird(case: Case, seed: int) -> Arrays:
+    """Train as `tailorbird train` does, and list the best items for each question."""
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
     from tailorbird.platform.moment import clock_as_of
@@ -170,28 +172,26 @@ def list_ours(case: Case, seed: int) -> Arrays:
     )
     heads = [head for other in site.slots.values() for head in other.objective]
     material = load_material(
-        Lake(site.paths.lake).pinned(), site.features, slot, settings.wanted(now, heads)
+        Lake(site.paths.lake).pinned(), site.features, slot, settings.row_settings(now, heads)
     )
     split = split_requests(material.data, material, settings)
     series = build_series(
         material.events, material.items, index_moments(material.data, split, settings)
     )
-    begun = time.process_time()
+    started = time.process_time()
     learner = make_learner(material, site.features, series, settings.tower, seed)
     assert learner is not None, "the project declares a sequence"
     add_spaces(series, learner, split.train_until, EVENTS_MIN, lambda done, total: None)
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as folder:
         write_index(Path(folder) / "index", material.events, material.items, now)
-        space = learner.indexed(learner.space(Index.open(Path(folder) / "index"), now))
-        spent = time.process_time() - begun
-        lists, us = _ask(case, learner.files(space), space)
-    return {"lists": lists, "seconds_fit": np.array(spent), "us": np.array(us)}
+        space = learner.add_inverted_file(learner.space(Index.open(Path(folder) / "index"), now))
+        seconds = time.process_time() - started
+        lists, microseconds = _rank_questions(case, learner.export_files(space), space)
+    return {"lists": lists, "seconds_fit": np.array(seconds), "us": np.array(microseconds)}
 
 
-def _ask(case: Case, files: Mapping[str, bytes], space: Any) -> tuple[Ints, float]:
-    """The best items of each question by the exported net, and the median microseconds of one
-    person's answer.
-    """
+def _rank_questions(case: Case, files: Mapping[str, bytes], space: Any) -> tuple[Ints, float]:
+    """Return the best items of each question by the exported net, and median microseconds."""
     from tailorbird.events import hash64s
     from tailorbird.ranking.tower import Space, read_tower
 
@@ -202,54 +202,55 @@ def _ask(case: Case, files: Mapping[str, bytes], space: Any) -> tuple[Ints, floa
     row = space.index.find(keys)
     code = np.full(len(space.index), UNKNOWN, np.int64)
     code[row[row >= 0]] = np.flatnonzero(row >= 0)
-    rows, offsets = case.pasts()
+    rows, offsets = case.histories()
     item, ts = case.log.item[rows], case.log.ts[rows]
-    lists, spent = np.full((len(case.questions), SIZE), -1, np.int64), []
+    lists, seconds = np.full((len(case.questions), SIZE), -1, np.int64), []
     for number in range(len(case.questions)):
-        past = slice(offsets[number], offsets[number + 1])
-        begun = time.perf_counter()
-        product = space.ask(_Past(keys[item[past]], ts[past])).product(np.arange(len(space.index)))
+        history = slice(offsets[number], offsets[number + 1])
+        started = time.perf_counter()
+        product = space.query(_History(keys[item[history]], ts[history])).scores_of(
+            np.arange(len(space.index))
+        )
         if not case.data_set.repeats:
-            had = row[item[past]]
-            product[had[had >= 0]] = -np.inf
+            seen_rows = row[item[history]]
+            product[seen_rows[seen_rows >= 0]] = -np.inf
         if space.index.shown is not None:
             product = np.where(space.index.shown, product, -np.inf)
         best = np.argpartition(-product, min(SIZE, len(product) - 1))[:SIZE]
         best = best[np.argsort(-product[best], kind="stable")]
-        spent.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         best = best[np.isfinite(product[best])]
         lists[number, : len(best)] = code[best]
-    return lists, float(np.median(spent)) * 1e6
+    return lists, float(np.median(seconds)) * 1e6
 
 
 @dataclass(frozen=True)
-class _Past:
+class _History:
     """One person's sequence."""
 
     item: npt.NDArray[np.uint64]
     ts: Ints
 
 
-def list_theirs(
+def list_esasrec(
     case: Case, settings: Mapping[str, Any], epochs: Sequence[int], seed: int, patience: int = 0
 ) -> Arrays:
-    """Learn eSASRec in the peers' environment, and list the best items for each question after each
-    number of epochs.
+    """Train eSASRec in the peers' environment, and list the best items after each number of epochs.
 
     Args:
-        patience: stop after so many that were not better than the best; 0 goes on to the last.
+        patience: stop after so many evaluations without improvement; 0 goes on to the last.
     """
     log = case.log
-    learned = np.flatnonzero(case.known()[: log.test_from])
-    rows, offsets = case.pasts()
+    train_rows = np.flatnonzero(case.is_interaction()[: log.test_from])
+    rows, offsets = case.histories()
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as scratch:
         folder = Path(scratch)
         # Times that ascend with the rows, so that equal ones keep their order there.
         np.savez(
             folder / "learn.npz",
-            person=log.person[learned],
-            item=log.item[learned],
-            ts=log.ts[learned] + learned,
+            person=log.person[train_rows],
+            item=log.item[train_rows],
+            ts=log.ts[train_rows] + train_rows,
         )
         np.savez(
             folder / "ask.npz",
@@ -268,69 +269,76 @@ def list_theirs(
         job |= {"repeats": case.data_set.repeats}
         (folder / "job.json").write_text(json.dumps(job))
         asking.run_script(asking.HERE / "esasrec.py", folder)
-        said = dict(np.load(folder / "said.npz"))
-    popular = _popular(case, rows, offsets)
-    empty = (said["item"] < 0).all(axis=2)
-    lists = np.where(empty[:, :, None], popular[None], said["item"])
+        outputs = dict(np.load(folder / "said.npz"))
+    popular = _most_popular(case, rows, offsets)
+    is_empty = (outputs["item"] < 0).all(axis=2)
+    lists = np.where(is_empty[:, :, None], popular[None], outputs["item"])
     return {
         "lists": lists.astype(np.int64),
-        "seconds_fit": said["seconds_fit"],
-        "answered": 1 - empty.mean(axis=1),
+        "seconds_fit": outputs["seconds_fit"],
+        "answered": 1 - is_empty.mean(axis=1),
     }
 
 
-def _popular(case: Case, rows: Ints, offsets: Ints) -> Ints:
-    """The most popular items of the training part, (questions, SIZE), without what the person had
-    where the set has no repeats.
+def _most_popular(case: Case, rows: Ints, offsets: Ints) -> Ints:
+    """Return the most popular items of the training part, (questions, SIZE).
+
+    Items that the person had are left out if the set has no repeats.
     """
     log = case.log
     count = np.bincount(
-        log.item[: log.test_from][case.known()[: log.test_from]], minlength=len(log.items)
+        log.item[: log.test_from][case.is_interaction()[: log.test_from]], minlength=len(log.items)
     )
     order = np.argsort(-count, kind="stable")
     lists = np.broadcast_to(order[:SIZE], (len(case.questions), SIZE)).copy()
     for number in () if case.data_set.repeats else range(len(case.questions)):
-        had = log.item[rows[offsets[number] : offsets[number + 1]]]
-        if len(had):
-            head = order[: SIZE + len(had)]
-            lists[number] = head[~np.isin(head, had)][:SIZE]
+        seen_items = log.item[rows[offsets[number] : offsets[number + 1]]]
+        if len(seen_items):
+            head = order[: SIZE + len(seen_items)]
+            lists[number] = head[~np.isin(head, seen_items)][:SIZE]
     return lists
 
 
 def choose_epochs(case: Case, settings: Mapping[str, Any], seed: int) -> dict[int, float]:
     """Return NDCG@10 after each number of epochs on the `dev` cut."""
-    looks = LOOKS[case.data_set.name]
+    evaluation_epochs = EVALUATION_EPOCHS[case.data_set.name]
     path = case.folder / f"epochs-{len(case.questions)}.npz"
-    told = kept_arrays(path, lambda: list_theirs(case, settings, looks, seed, PATIENCE))
+    arrays = load_or_make_arrays(
+        path, lambda: list_esasrec(case, settings, evaluation_epochs, seed, PATIENCE_EVALUATIONS)
+    )
     weight = item_weights(case.log)
     values = [
-        float(score(lists, case.questions, weight)["ndcg_10"].mean()) for lists in told["lists"]
+        float(score(lists, case.questions, weight)["ndcg_10"].mean()) for lists in arrays["lists"]
     ]
-    return dict(zip(looks, values, strict=False))
+    return dict(zip(evaluation_epochs, values, strict=False))
 
 
 def compare(
     case: Case, seeds: Sequence[int], settings: Mapping[str, Any], epochs: int
 ) -> dict[str, Any]:
-    """Figures of both, with the paired gain of ours."""
-    asked = len(case.questions)
-    ours = [
-        kept_arrays(
-            case.folder / f"ours-{seed}-{asked}.npz", lambda seed=seed: list_ours(case, seed)
+    """Return figures of both, with the paired gain of ours."""
+    question_count = len(case.questions)
+    our_runs = [
+        load_or_make_arrays(
+            case.folder / f"ours-{seed}-{question_count}.npz",
+            lambda seed=seed: list_tailorbird(case, seed),
         )
         for seed in seeds
     ]
-    theirs = [
-        kept_arrays(
-            case.folder / f"theirs-{epochs}-{seed}-{asked}.npz",
-            lambda seed=seed: list_theirs(case, settings, (epochs,), seed),
+    peer_runs = [
+        load_or_make_arrays(
+            case.folder / f"theirs-{epochs}-{seed}-{question_count}.npz",
+            lambda seed=seed: list_esasrec(case, settings, (epochs,), seed),
         )
         for seed in seeds
     ]
-    lists = {OURS: [each["lists"] for each in ours], THEIRS: [each["lists"][-1] for each in theirs]}
+    lists = {
+        OURS: [each["lists"] for each in our_runs],
+        PEER: [each["lists"][-1] for each in peer_runs],
+    }
     seconds = {
-        OURS: [float(each["seconds_fit"]) for each in ours],
-        THEIRS: [float(each["seconds_fit"][-1]) for each in theirs],
+        OURS: [float(each["seconds_fit"]) for each in our_runs],
+        PEER: [float(each["seconds_fit"][-1]) for each in peer_runs],
     }
     weight = item_weights(case.log)
     values = {}
@@ -345,17 +353,19 @@ def compare(
     for figure in FIGURES:
         for name in lists:
             results[name] |= interval(figure, *resampling.mean(values[name][figure]))
-        gain |= interval(figure, *resampling.mean(values[OURS][figure] - values[THEIRS][figure]))
-    past = np.diff(case.pasts()[1]) > 0
+        gain |= interval(figure, *resampling.mean(values[OURS][figure] - values[PEER][figure]))
+    has_history = np.diff(case.histories()[1]) > 0
     for name in lists:
-        results[name]["ndcg_10_with_past"] = round(float(values[name]["ndcg_10"][past].mean()), 6)
+        results[name]["ndcg_10_with_past"] = round(
+            float(values[name]["ndcg_10"][has_history].mean()), 6
+        )
         results[name]["seconds_fit"] = round(float(np.mean(seconds[name])), 1)
-    results[OURS]["us"] = round(float(np.mean([float(each["us"]) for each in ours])), 1)
+    results[OURS]["us"] = round(float(np.mean([float(each["us"]) for each in our_runs])), 1)
     return {
         "title": case.data_set.title,
         "train_rows": case.log.test_from,
-        "questions": asked,
-        "with_past": round(float(past.mean()), 4),
+        "questions": question_count,
+        "with_past": round(float(has_history.mean()), 4),
         "people": int(resampling.person.max()) + 1,
         "results": results,
         "gain": gain,
@@ -363,7 +373,7 @@ def compare(
     }
 
 
-def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, keep: Path) -> dict[str, Any]:
     """Return figures of all sets that the command line asks for."""
     versions, failed = asking.find_peers((NAME,))
     if failed or not versions:
@@ -372,33 +382,33 @@ def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
             file=sys.stderr,
         )
         raise SystemExit(3)
-    seeds = tuple(range(SEED, SEED + (1 if given.small else given.seeds)))
+    seeds = tuple(range(SEED, SEED + (1 if arguments.small else arguments.seeds)))
     cases = {}
-    for name in given.set:
-        data = folder_or_skip(SETS[name].folder, given.data)
-        most = given.questions or (
-            SETS[name].small.questions if given.small else SETS[name].questions
+    for name in arguments.set:
+        data = require_data_set(SETS[name].folder, arguments.data)
+        max_questions = arguments.questions or (
+            SETS[name].small.questions if arguments.small else SETS[name].questions
         )
-        looks = choose_epochs(
-            Case.of(name, data, DEV, keep, min(most, DEV_QUESTIONS), given.small),
+        ndcg_by_epochs = choose_epochs(
+            Case.of(name, data, DEV, keep, min(max_questions, DEV_QUESTIONS), arguments.small),
             SETTINGS[name],
             SEED,
         )
-        epochs = max(looks, key=looks.__getitem__)
-        case = Case.of(name, data, given.cut, keep, most, given.small)
-        told = {
+        epochs = max(ndcg_by_epochs, key=ndcg_by_epochs.__getitem__)
+        case = Case.of(name, data, arguments.cut, keep, max_questions, arguments.small)
+        peer_facts = {
             "settings": SETTINGS[name],
             "epochs": epochs,
-            "dev": {str(look): round(value, 6) for look, value in looks.items()},
+            "dev": {str(epochs_): round(value, 6) for epochs_, value in ndcg_by_epochs.items()},
         }
         cases[name] = {
-            "cut": given.cut,
+            "cut": arguments.cut,
             **compare(case, seeds, SETTINGS[name], epochs),
-            THEIRS: told,
+            PEER: peer_facts,
         }
     return {
         "benchmark": NAME,
-        "small": given.small,
+        "small": arguments.small,
         "seeds": len(seeds),
         "protocol": list(PROTOCOL),
         "versions": versions,
@@ -408,7 +418,7 @@ def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line."""
-    parser = options(
+    parser = make_parser(
         NAME,
         __doc__.partition("\n")[0],
         small="a part of the users; one seed",
@@ -425,26 +435,26 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings, averaged (default 3)")
     parser.add_argument("--questions", type=int, default=0, help="ask so many at most (20,000)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as scratch:
-        result = measure(given, given.keep or Path(scratch)) | how_run(_command(given))
-    print(json.dumps(result, indent=1)) if given.json else show(result)
+        result = measure(arguments, arguments.keep or Path(scratch)) | how_run(_command(arguments))
+    print(json.dumps(result, indent=1)) if arguments.json else print_report(result)
 
 
-def _command(given: argparse.Namespace) -> str:
+def _command(arguments: argparse.Namespace) -> str:
     """Return the command without what differs from machine to machine."""
-    kept: list[Any] = ["--set", *given.set, "--cut", given.cut]
-    kept += ["--small"] if given.small else ["--seeds", given.seeds]
-    kept += ["--questions", given.questions] if given.questions else []
-    return shlex.join(["python", "-m", f"benchmarks.quality.{NAME}", *map(str, kept), "--json"])
+    options_: list[Any] = ["--set", *arguments.set, "--cut", arguments.cut]
+    options_ += ["--small"] if arguments.small else ["--seeds", arguments.seeds]
+    options_ += ["--questions", arguments.questions] if arguments.questions else []
+    return shlex.join(["python", "-m", f"benchmarks.quality.{NAME}", *map(str, options_), "--json"])
 
 
-def show(result: Mapping[str, Any]) -> None:
+def print_report(result: Mapping[str, Any]) -> None:
     """Print a report for people."""
     for name, case in result["cases"].items():
         print(
             f"{name}, cut {case['cut']}: {case['questions']:,} questions of "
-            f"{case['people']:,} people; {case[THEIRS]['epochs']} epochs"
+            f"{case['people']:,} people; {case[PEER]['epochs']} epochs"
         )
         for entry, figures in case["results"].items():
             print(

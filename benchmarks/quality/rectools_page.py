@@ -1,12 +1,10 @@
-"""The section of `docs/results.md` about the sequence model beside RecTools' eSASRec, from the JSON
-of `benchmarks.quality.rectools`.
-"""
+"""The section of `docs/results.md` about the sequence model, from the JSON of `rectools`."""
 
 from typing import Any
 
-from benchmarks.quality.product_page import cell, measured, signed
+from benchmarks.quality.product_page import cell, format_gain, format_machine
 
-OURS, THEIRS = "tailorbird", "esasrec"
+OURS, PEER = "tailorbird", "esasrec"
 SHOWN = {
     "ndcg_10": "NDCG@10",
     "hr_20": "HR@20",
@@ -16,12 +14,12 @@ SHOWN = {
 
 
 def is_rectools(result: dict[str, Any]) -> bool:
-    """Whether figures are of the sequence model beside eSASRec."""
+    """Return True if figures are of the sequence model beside eSASRec."""
     return result["benchmark"] == "rectools"
 
 
 def section(result: dict[str, Any]) -> str:
-    """A table for each set, with the paired gain and the seconds of fitting."""
+    """Return a table for each set, with the paired gain and the seconds of fitting."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     seeds = (
         f"Means over {result['seeds']} trainings." if result["seeds"] > 1 else "One training each."
@@ -39,29 +37,29 @@ def section(result: dict[str, Any]) -> str:
         for entry, row in case["results"].items():
             mark = "**" if entry == OURS else ""
             table.append(
-                f"| {mark}{entry}{mark} | {' | '.join(cell(row, each) for each in SHOWN)} | "
+                f"| {mark}{entry}{mark} | {' | '.join(cell(row, figure) for figure in SHOWN)} | "
                 f"{row['seconds_fit']:.0f} |"
             )
         gains = ", ".join(
-            f"{label} {signed(case['gain'], each)}"
-            for each, label in SHOWN.items()
-            if each in case["gain"]
+            f"{label} {format_gain(case['gain'], figure)}"
+            for figure, label in SHOWN.items()
+            if figure in case["gain"]
         )
-        told = (
+        size_text = (
             f"{case['train_rows']:,} rows learned from, {case['questions']:,} questions of "
             f"{case['people']:,} people, cut `{case['cut']}`"
         )
-        us = f"An answer of ours takes {case['results'][OURS]['us']:,.0f} µs."
-        settings = ", ".join(f"{key} {value}" for key, value in case[THEIRS]["settings"].items())
+        latency = f"An answer of ours takes {case['results'][OURS]['us']:,.0f} µs."
+        settings = ", ".join(f"{key} {value}" for key, value in case[PEER]["settings"].items())
         parts += [
             f"### rectools on {name}",
-            f"{told}. {seeds} {us}",
+            f"{size_text}. {seeds} {latency}",
             "\n".join(table),
             f"Gain of ours, paired: {gains}.",
         ]
-        parts.append(f"eSASRec: {case[THEIRS]['epochs']} epochs, {settings}.")
+        parts.append(f"eSASRec: {case[PEER]['epochs']} epochs, {settings}.")
     parts += [
         "\n".join(f"- {sentence}" for sentence in result["protocol"]),
-        f"{measured(result)} {versions}.",
+        f"{format_machine(result)} {versions}.",
     ]
     return "\n\n".join(parts) + "\n"

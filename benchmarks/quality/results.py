@@ -1,11 +1,11 @@
 """Write `docs/results.md` from the figures of the quality benchmarks: `make results`.
 
-    python -m benchmarks.quality.results [--data PATH] [--keep FOLDER] [--only NAME …] [--take FILE
-    …] [--render]
+    python -m benchmarks.quality.results [--data PATH] [--keep FOLDER] [--only NAME …]
+    [--take FILE …] [--render]
 
 Each benchmark runs in a process of its own, and its JSON is kept in `benchmarks/quality/figures/`.
-The tables of the page come from there, with command, revision and machine; what is said around them
-is written by hand. `--take` keeps what a command wrote with `--json`; `--render` only writes the
+The tables of the page come from there, with command, revision and machine; the text around them is
+written by hand. `--take` keeps the output of a command with `--json`; `--render` only writes the
 page.
 """
 
@@ -37,7 +37,7 @@ COMMANDS = {
     "kuairand": "kuairand",
     "search": "search",
 }
-WITHOUT_DATA = ("product-simulated",)  # of data that are made here
+WITHOUT_DATA = ("product-simulated",)  # their data are generated
 KINDS = (
     (product_page.is_product, product_page.section),
     (rectools_page.is_rectools, rectools_page.section),
@@ -77,11 +77,11 @@ def main() -> None:
         type=Path,
         help="take what commands wrote with --json in place of running anything",
     )
-    given = parser.parse_args()
-    for file in given.take or ():
+    arguments = parser.parse_args()
+    for file in arguments.take or ():
         take(file.read_text())
-    for name in () if given.render or given.take else given.only:
-        measure(name, given.data, given.keep)
+    for name in () if arguments.render or arguments.take else arguments.only:
+        measure(name, arguments.data, arguments.keep)
     PAGE.write_text(
         page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read())
     )
@@ -89,39 +89,38 @@ def main() -> None:
 
 
 def measure(name: str, data: str | None, keep: Path | None = None) -> None:
-    """Run one benchmark and keep its figures; one whose data are not here is left as it was."""
+    """Run one benchmark and keep its figures; skip it if its data are missing."""
     module, *arguments = shlex.split(COMMANDS[name])
     arguments += ["--data", data] if data and name not in WITHOUT_DATA else []
     arguments += ["--keep", str(keep)] if keep is not None and module == "product" else []
     command = [sys.executable, "-m", f"benchmarks.quality.{module}", *arguments, "--json"]
     print(shlex.join(command[1:]), file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 3:
-        print(done.stderr.strip(), file=sys.stderr)
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode == 3:
+        print(process.stderr.strip(), file=sys.stderr)
         return
-    if done.returncode and not done.stdout:
-        raise SystemExit(done.stderr)
-    take(done.stdout)
+    if process.returncode and not process.stdout:
+        raise SystemExit(process.stderr)
+    take(process.stdout)
 
 
 def take(text: str) -> None:
-    """Keep what a benchmark wrote; of one with several cases, those that it was not asked for stay
-    as they were.
+    """Keep the output of a benchmark; cases that it did not run stay as they were.
 
     Raises:
         SystemExit: the figures are of a small run.
     """
-    found = json.loads(text)
-    name = f"product-{found['set']}" if product_page.is_product(found) else found["benchmark"]
-    if found.get("small"):
+    figures = json.loads(text)
+    name = f"product-{figures['set']}" if product_page.is_product(figures) else figures["benchmark"]
+    if figures.get("small"):
         raise SystemExit(f"{name}: the page holds figures of whole runs; run it without --small")
     file = FIGURES / f"{name}.json"
-    if "cases" in found and file.exists():
-        found["cases"] = dict(
-            sorted({**json.loads(file.read_text())["cases"], **found["cases"]}.items())
+    if "cases" in figures and file.exists():
+        figures["cases"] = dict(
+            sorted({**json.loads(file.read_text())["cases"], **figures["cases"]}.items())
         )
     FIGURES.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def read() -> list[dict[str, Any]]:
@@ -134,13 +133,15 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     """Return the page with its generated part replaced."""
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    served = [each for each in results if product_page.is_product(each)]
-    leaving = [each for each in results if leaving_page.is_churn(each)]
-    parts = [product_page.summary(served)] if served else []
-    parts += [leaving_page.summary(leaving)] if leaving else []
-    parts += [next(section for chosen, section in KINDS if chosen(each))(each) for each in results]
-    made = "\n".join(parts)
-    return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
+    product_results = [result for result in results if product_page.is_product(result)]
+    churn_results = [result for result in results if leaving_page.is_churn(result)]
+    parts = [product_page.summary(product_results)] if product_results else []
+    parts += [leaving_page.summary(churn_results)] if churn_results else []
+    parts += [
+        next(section for matches, section in KINDS if matches(result))(result) for result in results
+    ]
+    generated = "\n".join(parts)
+    return f"{before}{BEGIN}\n\n{generated}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Online Retail II: which customers, of those who ordered within a year, will not order in the next
-90 days.
+"""Online Retail II: which recent customers will not order in the next 90 days.
 
 python -m benchmarks.quality.retail [--data PATH] [--small] [--json]
 """
@@ -18,13 +17,14 @@ WINDOW, STEP, WINDOWS, JUDGED = 90, 30, 9, 5
 
 
 def prepare(source: Path, target: Path) -> None:
-    """One order, and one return, a customer and day; lines without a customer or a price, and
-    corrections of stock, are left out.
+    """Write one order, and one return, for each customer and day.
+
+    Lines without a customer or a price, and corrections of stock, are left out.
     """
     lines = pq.read_table(source / "transactions.parquet")
     returned = pc.starts_with(lines["invoice"], "C")
-    kept = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
-    kept = pc.and_(kept, pc.or_(returned, pc.greater(lines["quantity"], 0)))
+    is_valid = pc.and_(pc.is_valid(lines["customer_id"]), pc.greater(lines["unit_price"], 0))
+    is_valid = pc.and_(is_valid, pc.or_(returned, pc.greater(lines["quantity"], 0)))
     amount = pc.abs(pc.multiply(lines["unit_price"], lines["quantity"].cast(pa.float64())))
     lines = lines.append_column("type", pc.if_else(returned, "return", "purchase")).append_column(
         "amount", amount
@@ -32,7 +32,7 @@ def prepare(source: Path, target: Path) -> None:
     lines = lines.append_column("units", pc.abs(lines["quantity"].cast(pa.int64()))).append_column(
         "day", lines["ts"].cast(pa.date32())
     )
-    wanted = [
+    aggregations = [
         ("ts", "min"),
         ("amount", "sum"),
         ("units", "sum"),
@@ -40,9 +40,9 @@ def prepare(source: Path, target: Path) -> None:
         ("country", "first"),
     ]
     days = (
-        lines.filter(kept)
+        lines.filter(is_valid)
         .group_by(["customer_id", "day", "type"], use_threads=False)
-        .aggregate(wanted)
+        .aggregate(aggregations)
     )
     names = {
         "ts_min": "ts",
@@ -59,7 +59,7 @@ def prepare(source: Path, target: Path) -> None:
 
 
 def plan(first: int, end: int) -> Plan:
-    """Nine windows, 30 days apart, of which the last five are told."""
+    """Return nine windows, 30 days apart; the last five are reported."""
     last = end - WINDOW * DAY
     return Plan(
         tuple(Window(last - k * STEP * DAY, 0, WINDOW * DAY) for k in range(WINDOWS - 1, -1, -1)),

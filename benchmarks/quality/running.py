@@ -1,6 +1,4 @@
-"""What the quality benchmarks share: their options, where the data lie, and the machine they ran
-on.
-"""
+"""Options, data folders and machine facts that the quality benchmarks share."""
 
 import argparse
 import os
@@ -22,18 +20,19 @@ SEED = 7  # of the first training; the others' follow
 
 @dataclass(frozen=True)
 class Counted:
-    """One figure of the lake beside what the data set's description says."""
+    """One figure of the lake beside the one in the data set's description."""
 
     query: str
     found: int
     expected: int
 
 
-def options(name: str, about: str, *, small: str, keep: str) -> argparse.ArgumentParser:
-    """What every benchmark over real data may be told; it adds what is its own.
+def make_parser(name: str, about: str, *, small: str, keep: str) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark over real data; the caller adds its own options.
 
     Args:
-        small, keep: what `--small` leaves of it, and what `--keep` is good for.
+        small: help of `--small`: the part that it keeps.
+        keep: help of `--keep`.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{name}", description=about)
     parser.add_argument(
@@ -51,14 +50,14 @@ def options(name: str, about: str, *, small: str, keep: str) -> argparse.Argumen
 
 
 def default_data() -> Path | None:
-    """The folder of data sets: TAILORBIRD_DATA, or `shared/data` beside the repository."""
-    named = os.environ.get("TAILORBIRD_DATA")
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(named) if named else beside if beside.is_dir() else None
+    """Return the folder of data sets: TAILORBIRD_DATA, or `shared/data` beside the repository."""
+    configured = os.environ.get("TAILORBIRD_DATA")
+    sibling = Path(__file__).resolve().parents[3] / "shared" / "data"
+    return Path(configured) if configured else sibling if sibling.is_dir() else None
 
 
-def folder_of(folder: str, data: Path | None) -> Path | None:
-    """Where the data set lies that is kept in `folder`, or None."""
+def find_data_set(folder: str, data: Path | None) -> Path | None:
+    """Return the path of the data set that is kept in `folder`, or None."""
     if data is None or not folder:
         return None
     if (data / folder).is_dir():
@@ -66,20 +65,20 @@ def folder_of(folder: str, data: Path | None) -> Path | None:
     return data if data.is_dir() and data.name == folder else None
 
 
-def folder_or_skip(folder: str, data: Path | None) -> Path:
-    """Where the data set lies; ends the command with status 3, saying so, where it is not here."""
-    found = folder_of(folder, data)
-    if found is None:
+def require_data_set(folder: str, data: Path | None) -> Path:
+    """Return the path of a data set; exit with status 3 and a message if it is missing."""
+    path = find_data_set(folder, data)
+    if path is None:
         print(
             f"skipped: no {folder} in {data or 'any folder'}; name it by --data or TAILORBIRD_DATA",
             file=sys.stderr,
         )
         raise SystemExit(3)
-    return found
+    return path
 
 
 def environment() -> dict[str, str]:
-    """Versions, machine and day."""
+    """Return versions, machine and day."""
     versions = {
         "tailorbird": __version__,
         "python": platform.python_version(),
@@ -88,13 +87,13 @@ def environment() -> dict[str, str]:
     machine = {
         "numpy": numpy.__version__,
         "pyarrow": str(pa.__version__),
-        "cpu": _cpu(),
+        "cpu": _cpu_name(),
         "cores": str(os.cpu_count()),
     }
     return versions | machine | {"day": time.strftime("%Y-%m-%d")}
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

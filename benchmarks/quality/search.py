@@ -1,30 +1,34 @@
-"""Does search find? Graded queries over the products of a shop: BM25 as the product serves it,
-vectors, both fused, and re-ranked.
+"""Benchmark search on graded queries: BM25 as served, vectors, both fused, and re-ranked.
 
     python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json]
     [--small]
 
-    tailorbird  BM25: `retrieval.text`, as /v1/search asks it: fields weighed by hand, stems, one typing error where little is found
-    vectors     latent semantic analysis (TF-IDF of words, 128 components) of the same texts, by cosine
-    fused       reciprocal ranks of both (k = 60), equal weights: what is usually recommended, untuned
+    tailorbird  BM25: `retrieval.text`, as /v1/search calls it: fields weighted by hand, stems, one
+                typing error where little is found
+    vectors     latent semantic analysis (TF-IDF of words, 128 components) of the same texts, by
+                cosine
+    fused       reciprocal ranks of both (k = 60), equal weights: the usual recommendation, untuned
     blended     BM25, as a share of the best hit's, + 0.1 · cosine, among the hits of BM25
-    meaning     with --encoder: as a project with `search.encoder` serves it, see `retrieval.meaning`; the weight of each
-                fifth of the queries is chosen on the other four, out of WEIGHTS. `meaning_default` has the default weight
-    reranked    the first 200 of BM25 and the first 50 by vectors, ordered by LightGBM's lambdarank; learned on four fifths of the queries,
-                judged on the other, five times. What was not judged is learned as grade 0, as it is counted below; learned from the
-                judged alone, the first way that was tried, it lifts what nobody judged and falls behind BM25 (`reranked_judged`)
+    meaning     with --encoder: as a project with `search.encoder` serves it, see
+                `retrieval.meaning`; the weight of each fifth of the queries is chosen on the other
+                four, out of WEIGHTS. `meaning_default` has the default weight
+    reranked    the first 200 of BM25 and the first 50 by vectors, ordered by LightGBM's lambdarank;
+                learned on four fifths of the queries, evaluated on the other, five times. Unjudged
+                products are learned as grade 0, as they count below; learned from the judged alone,
+                the first attempt, it lifts unjudged products and falls behind BM25
+                (`reranked_judged`)
 
-NDCG@10 with gain 2^grade − 1 and discount 1/log2(rank + 1), ideal of the judged products; what was
-not judged has gain 0, so figures are lower bounds, and `judged_10` says how much of the top was
-judged. `judged_alone_ndcg_10` ranks the judged products alone. Intervals and differences are
-bootstrapped over queries. `ms` is what one query takes from its words to its order, of the
-processor, one thread, models and indexes in memory.
+NDCG@10 has gain 2^grade − 1 and discount 1/log2(rank + 1), with the ideal of the judged products.
+Unjudged products have gain 0, so figures are lower bounds, and `judged_10` is the judged share of
+the top ten. `judged_alone_ndcg_10` ranks the judged products alone. Intervals and differences are
+bootstrapped over queries. `ms` is the CPU time of one query from its words to its order, on one
+thread, with models and indexes in memory.
 
 `--wands` takes a copy of github.com/wayfair/WANDS (its folder `dataset`) in place of the data set,
 and adds `public_ndcg_10`, the variant of its public figures: gain 2^grade − 1 (exact 3, partial 1,
 else 0), discount 1/rank, ideal of ten exact hits however many a query has, the mean over all
 queries, as github.com/softwaredoug/cheat-at-search computes it (`idcg_max`, `grade_results`). In it
-BM25 is quoted with .541, and the best published, which asks a large language model, with .617.
+BM25 is quoted with .541, and the best published, which uses a large language model, with .617.
 """
 
 import argparse
@@ -44,7 +48,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from benchmarks.quality.running import default_data, environment, folder_or_skip
+from benchmarks.quality.running import default_data, environment, require_data_set
 from benchmarks.quality.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
 from tailorbird.config.settings import SearchSection
 from tailorbird.retrieval.index import RERANKED_MIN
@@ -62,17 +66,17 @@ WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0)  # of the cosine, see `retrie
 
 
 class Searcher:
-    """Our index, by all fields and by each, and vectors, of one shop."""
+    """Our index of one shop, over all fields and over each, and vectors."""
 
     def __init__(self, shop: Shop) -> None:
         self.meaning: Meaning | None = None
-        began = time.process_time()
-        self._whole = _opened(shop.documents)
-        self.index_s = time.process_time() - began
-        self._fields = {name: _opened({name: shop.documents[name]}) for name in FIELDS}
+        started = time.process_time()
+        self._all_fields = _open_index(shop.documents)
+        self.index_s = time.process_time() - started
+        self._fields = {name: _open_index({name: shop.documents[name]}) for name in FIELDS}
         texts = [
             " ".join((title, title, title, category, brand, brand, text[:600]))
-            for title, category, brand, text in _rows(shop)
+            for title, category, brand, text in _document_rows(shop)
         ]
         self._words = TfidfVectorizer(
             min_df=2, sublinear_tf=True, max_features=60_000, token_pattern=r"\w+"
@@ -80,13 +84,13 @@ class Searcher:
         words = self._words.fit_transform(texts)
         components = TruncatedSVD(min(COMPONENTS, words.shape[1] - 1), random_state=SEED)
         self._vectors = _unit(components.fit_transform(words)).astype(np.float32)
-        self._lifted = np.ascontiguousarray(
+        self._word_vectors = np.ascontiguousarray(
             components.components_.T
-        )  # a vector for each word: a query reads its own alone
+        )  # a vector for each word, so that a query reads only those of its words
         self._title = [set(title.lower().split()) for title in shop.documents["title"]]
         self._price = np.log1p(shop.price)
 
-    def read_meaning(self, shop: Shop, encoder: Path, cache: Path) -> None:
+    def load_meaning(self, shop: Shop, encoder: Path, cache: Path) -> None:
         """Encode the products, as an index is built in a project with `search.encoder`."""
         with tempfile.TemporaryDirectory() as folder:
             texts = texts_to_encode(shop.documents)
@@ -99,50 +103,52 @@ class Searcher:
         self.meaning = Meaning.read(files, len(texts))
 
     def by_meaning(self, query: str, weight: float) -> np.ndarray:
-        """Products by words and meaning, best first, as `Index.search` orders them."""
+        """Rank products by words and meaning, best first, as `Index.search` orders them."""
         assert self.meaning is not None
-        rows, scores = self._whole.search(query, RERANKED_MIN)
+        rows, scores = self._all_fields.search(query, RERANKED_MIN)
         rows, scores = replace(self.meaning, weight=weight).mix(query, rows, scores, None)
         return rows[np.lexsort((rows, -scores))]
 
     def bm25(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        return self._whole.search(query, HITS)
+        return self._all_fields.search(query, HITS)
 
     def near(self, query: str) -> tuple[np.ndarray, np.ndarray]:
-        """The cosine of each product, and the nearest, best first."""
+        """Return the cosine of each product, and the nearest products, best first."""
         words = csr_matrix(self._words.transform([query]))
-        cosines = self._vectors @ _unit((words.data @ self._lifted[words.indices])[None])[0].astype(
-            np.float32
-        )
+        cosines = self._vectors @ _unit((words.data @ self._word_vectors[words.indices])[None])[
+            0
+        ].astype(np.float32)
         near = np.argpartition(-cosines, min(HITS, len(cosines)) - 1)[:HITS]
         return cosines, near[np.lexsort((near, -cosines[near]))]
 
     def columns(self, query: str, rows: np.ndarray, cosines: np.ndarray) -> np.ndarray:
-        """What the re-ranking model sees of some products, given the cosine of each."""
-        found = [_scores(one, query, rows) for one in (self._whole, *self._fields.values())]
-        found.append(cosines[rows])
+        """Return the re-ranking model's features of some products, given all cosines."""
+        columns = [
+            _scores(index, query, rows) for index in (self._all_fields, *self._fields.values())
+        ]
+        columns.append(cosines[rows])
         words = query.lower().split()
         titles = [self._title[row] for row in rows.tolist()]
-        found.append(
+        columns.append(
             np.array(
                 [sum(word in title for word in words) / max(len(words), 1) for title in titles]
             )
         )
-        found.append(np.array([len(title) for title in titles], float))
-        return np.column_stack([*found, self._price[rows]])
+        columns.append(np.array([len(title) for title in titles], float))
+        return np.column_stack([*columns, self._price[rows]])
 
 
-def _rows(shop: Shop) -> Iterable[tuple[str, ...]]:
+def _document_rows(shop: Shop) -> Iterable[tuple[str, ...]]:
     return zip(
         *(shop.documents[name] for name in ("title", "category", "brand", "text")), strict=True
     )
 
 
-def _opened(documents: Mapping[str, Sequence[str]]) -> TextIndex:
+def _open_index(documents: Mapping[str, Sequence[str]]) -> TextIndex:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text"
         write_text_index(path, documents)
-        return TextIndex.load({one.name: one.read_bytes() for one in path.iterdir()})
+        return TextIndex.load({file.name: file.read_bytes() for file in path.iterdir()})
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -150,61 +156,62 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _scores(index: TextIndex, query: str, rows: np.ndarray) -> np.ndarray:
-    found, scores = index.search(query, 2_000)
-    if not len(found):
+    hits, scores = index.search(query, 2_000)
+    if not len(hits):
         return np.zeros(len(rows))
-    order = np.argsort(found)
-    at = np.minimum(np.searchsorted(found[order], rows), len(found) - 1)
-    return np.where(found[order][at] == rows, scores[order][at], 0.0)
+    order = np.argsort(hits)
+    position = np.minimum(np.searchsorted(hits[order], rows), len(hits) - 1)
+    return np.where(hits[order][position] == rows, scores[order][position], 0.0)
 
 
-def orders(
+def rank_products(
     shop: Shop, searcher: Searcher
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[float]]]:
-    """Of each method and query the products, best first; and the seconds of the processor that each
-    answer took.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {
+    """Rank products for each method and query; also return CPU seconds of each ranking."""
+    rankings: dict[str, dict[str, np.ndarray]] = {
         name: {} for name in (OURS, "vectors", "fused", "blended")
     }
-    taken: dict[str, list[float]] = {name: [] for name in found}
+    seconds: dict[str, list[float]] = {name: [] for name in rankings}
     pools: dict[str, np.ndarray] = {}
-    angles: dict[str, np.ndarray] = {}
-    pooled: dict[str, float] = {}
+    cosines_by_query: dict[str, np.ndarray] = {}
+    pool_seconds: dict[str, float] = {}
     for query in shop.queries:
-        rows, scores, by_words = _timed(lambda query=query: searcher.bm25(query))
-        cosines, near, by_vectors = _timed(lambda query=query: searcher.near(query))
-        fused, together = _timed(lambda rows=rows, near=near: (_fused(rows, near),))
-        blended, added = _timed(
-            lambda rows=rows, scores=scores, cosines=cosines: (_blended(rows, scores, cosines),)
+        rows, scores, by_words = _time_call(lambda query=query: searcher.bm25(query))
+        cosines, near, by_vectors = _time_call(lambda query=query: searcher.near(query))
+        fused, fusing_s = _time_call(lambda rows=rows, near=near: (_fuse(rows, near),))
+        blended, blending_s = _time_call(
+            lambda rows=rows, scores=scores, cosines=cosines: (_blend(rows, scores, cosines),)
         )
-        for name, some, spent in (
+        for name, ranking, seconds_taken in (
             (OURS, rows, by_words),
             ("vectors", near, by_vectors),
-            ("fused", fused, by_words + by_vectors + together),
-            ("blended", blended, by_words + by_vectors + added),
+            ("fused", fused, by_words + by_vectors + fusing_s),
+            ("blended", blended, by_words + by_vectors + blending_s),
         ):
-            found[name][query] = some
-            taken[name].append(spent)
-        pools[query], angles[query] = np.unique(np.concatenate([rows, near[:NEAR]])), cosines
-        pooled[query] = by_words + by_vectors
+            rankings[name][query] = ranking
+            seconds[name].append(seconds_taken)
+        pools[query], cosines_by_query[query] = (
+            np.unique(np.concatenate([rows, near[:NEAR]])),
+            cosines,
+        )
+        pool_seconds[query] = by_words + by_vectors
     for name, learned in (("reranked", pools), ("reranked_judged", {})):
-        found[name], spent = _reranked(shop, searcher, pools, angles, learned)
-        taken[name] = [pooled[query] + spent[query] for query in shop.queries]
+        rankings[name], seconds_taken = _rerank(shop, searcher, pools, cosines_by_query, learned)
+        seconds[name] = [pool_seconds[query] + seconds_taken[query] for query in shop.queries]
     if searcher.meaning is not None:
-        for name, weights in _weights(shop, searcher).items():
+        for name, weights in _choose_weights(shop, searcher).items():
             timed = {
-                query: _timed(
+                query: _time_call(
                     lambda query=query, w=weights[query]: (searcher.by_meaning(query, w),)
                 )
                 for query in shop.queries
             }
-            found[name] = {query: rows for query, (rows, _) in timed.items()}
-            taken[name] = [spent for _, spent in timed.values()]
-    return found, taken
+            rankings[name] = {query: rows for query, (rows, _) in timed.items()}
+            seconds[name] = [seconds_taken for _, seconds_taken in timed.values()]
+    return rankings, seconds
 
 
-def _weights(shop: Shop, searcher: Searcher) -> dict[str, dict[str, float]]:
+def _choose_weights(shop: Shop, searcher: Searcher) -> dict[str, dict[str, float]]:
     """Return the weight of the cosine for each query: the default, and chosen on other queries."""
     queries = list(shop.queries)
     fold = np.random.default_rng(SEED).permutation(len(queries)) % FOLDS
@@ -222,19 +229,19 @@ def _weights(shop: Shop, searcher: Searcher) -> dict[str, dict[str, float]]:
     }
 
 
-def _timed(call: Callable[[], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
-    """What it gives, and the seconds of the processor that it took."""
-    began = time.process_time()
-    found = call()
-    return *found, time.process_time() - began
+def _time_call(call: Callable[[], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
+    """Call a function; return its values and the CPU seconds that it took."""
+    started = time.process_time()
+    values = call()
+    return *values, time.process_time() - started
 
 
-def _blended(rows: np.ndarray, scores: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+def _blend(rows: np.ndarray, scores: np.ndarray, cosines: np.ndarray) -> np.ndarray:
     share = scores / max(float(scores.max(initial=0.0)), 1e-9)
     return rows[np.argsort(-(share + BLEND * cosines[rows]), kind="stable")]
 
 
-def _fused(*lists: np.ndarray) -> np.ndarray:
+def _fuse(*lists: np.ndarray) -> np.ndarray:
     score: dict[int, float] = {}
     for rows in lists:
         for rank, row in enumerate(rows.tolist(), 1):
@@ -242,15 +249,16 @@ def _fused(*lists: np.ndarray) -> np.ndarray:
     return np.array(sorted(score, key=lambda row: -score[row]), np.int64)
 
 
-def _reranked(
+def _rerank(
     shop: Shop,
     searcher: Searcher,
     pools: Mapping[str, np.ndarray],
-    angles: Mapping[str, np.ndarray],
-    beside: Mapping[str, np.ndarray],
+    cosines_by_query: Mapping[str, np.ndarray],
+    extra_rows: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The pools in order of a model that saw other queries: their judged products, and those
-    `beside` with grade 0; and its seconds.
+    """Rank the pools by a model trained on other queries; also return CPU seconds.
+
+    It learns from the judged products, and from `extra_rows` with grade 0.
     """
     fold = dict(
         zip(
@@ -261,15 +269,17 @@ def _reranked(
     )
     rows = {
         query: np.union1d(
-            beside.get(query, np.zeros(0, np.int64)), sorted(shop.judged[query])
+            extra_rows.get(query, np.zeros(0, np.int64)), sorted(shop.judged[query])
         ).astype(np.int64)
         for query in fold
     }
-    columns = {query: searcher.columns(query, rows[query], angles[query]) for query in fold}
+    columns = {
+        query: searcher.columns(query, rows[query], cosines_by_query[query]) for query in fold
+    }
     grades = {
         query: [shop.judged[query].get(row, 0.0) for row in rows[query].tolist()] for query in fold
     }
-    told = {
+    parameters = {
         "objective": "lambdarank",
         "num_leaves": 7,
         "learning_rate": 0.05,
@@ -280,39 +290,43 @@ def _reranked(
         "deterministic": True,
         "num_threads": 1,
     }
-    found: dict[str, np.ndarray] = {}
-    taken: dict[str, float] = {}
+    rankings: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
     for number in range(FOLDS):
-        learned = [query for query in fold if fold[query] != number]
-        groups = [len(grades[query]) for query in learned]
+        train_queries = [query for query in fold if fold[query] != number]
+        groups = [len(grades[query]) for query in train_queries]
         data = lightgbm.Dataset(
-            np.concatenate([columns[query] for query in learned]),
-            np.concatenate([grades[query] for query in learned]),
+            np.concatenate([columns[query] for query in train_queries]),
+            np.concatenate([grades[query] for query in train_queries]),
             group=groups,
         )
-        model = lightgbm.train(told, data, 150)
+        model = lightgbm.train(parameters, data, 150)
         for query in fold:
             if fold[query] == number:
-                began = time.process_time()
+                started = time.process_time()
                 scores = np.asarray(
                     model.predict(
-                        searcher.columns(query, pools[query], angles[query]), num_threads=1
+                        searcher.columns(query, pools[query], cosines_by_query[query]),
+                        num_threads=1,
                     )
                 )
-                found[query] = pools[query][np.argsort(-scores, kind="stable")]
-                taken[query] = time.process_time() - began
-    return found, taken
+                rankings[query] = pools[query][np.argsort(-scores, kind="stable")]
+                seconds[query] = time.process_time() - started
+    return rankings, seconds
 
 
 def ndcg(rows: np.ndarray, judged: Judged) -> float:
-    gain, ideal = _gains(rows, judged), np.sort([2**one - 1 for one in judged.values()])[::-1][:TOP]
+    gain, ideal = (
+        _gains(rows, judged),
+        np.sort([2**grade - 1 for grade in judged.values()])[::-1][:TOP],
+    )
     discount = 1 / np.log2(np.arange(2, TOP + 2))
-    best = float(ideal @ discount[: len(ideal)])
-    return float(gain @ discount[: len(gain)]) / best if best > 0 else float("nan")
+    ideal_dcg = float(ideal @ discount[: len(ideal)])
+    return float(gain @ discount[: len(gain)]) / ideal_dcg if ideal_dcg > 0 else float("nan")
 
 
 def public_ndcg(rows: np.ndarray, judged: Judged) -> float:
-    """As public figures on WANDS are given, see above; `judged` by `GRADES`."""
+    """Return NDCG as public figures on WANDS define it (see above); `judged` is by `GRADES`."""
     gain, discount = _gains(rows, judged), 1 / np.arange(1, TOP + 1)
     return float(gain @ discount[: len(gain)] / ((2 ** max(GRADES.values()) - 1) * discount.sum()))
 
@@ -321,41 +335,45 @@ def _gains(rows: np.ndarray, judged: Judged) -> np.ndarray:
     return np.array([2 ** judged.get(row, 0.0) - 1 for row in rows[:TOP].tolist()])
 
 
-def case(shop: Shop, encoder: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
-    """All figures of a shop."""
+def measure_shop(
+    shop: Shop, encoder: Path | None = None, cache: Path | None = None
+) -> dict[str, Any]:
+    """Measure all figures of a shop."""
     searcher = Searcher(shop)
     if encoder is not None and cache is not None:
-        searcher.read_meaning(shop, encoder, cache)
-    with threadpool_limits(1):  # what a query takes is told of one thread, as servers answer
-        found, taken = orders(shop, searcher)
+        searcher.load_meaning(shop, encoder, cache)
+    with threadpool_limits(1):  # times are of one thread, as servers answer
+        rankings, seconds = rank_products(shop, searcher)
     value = {
         name: np.array([ndcg(rows[query], shop.judged[query]) for query in shop.queries])
-        for name, rows in found.items()
+        for name, rows in rankings.items()
     }
-    drawn = np.random.default_rng(SEED).integers(
+    resamples = np.random.default_rng(SEED).integers(
         0, len(shop.queries), (RESAMPLES, len(shop.queries))
     )
     results, differences = {}, {}
-    for name, some in value.items():
-        gain = some - value[OURS]
-        alone = np.array(
-            [_judged_alone(found[name][query], shop.judged[query]) for query in shop.queries]
+    for name, values in value.items():
+        gain = values - value[OURS]
+        judged_alone = np.array(
+            [_judged_alone(rankings[name][query], shop.judged[query]) for query in shop.queries]
         )
-        judged = [_known(found[name][query], shop.judged[query]) for query in shop.queries]
+        judged = [
+            _judged_share(rankings[name][query], shop.judged[query]) for query in shop.queries
+        ]
         results[name] = {
-            **_mean("ndcg_10", some, drawn),
+            **_mean_with_interval("ndcg_10", values, resamples),
             "judged_10": round(float(np.mean(judged)), 4),
-            **_mean("judged_alone_ndcg_10", alone, drawn),
-            "ms": _times(taken[name]),
+            **_mean_with_interval("judged_alone_ndcg_10", judged_alone, resamples),
+            "ms": _times(seconds[name]),
         }
         if shop.name == WANDS:
             public = np.array(
-                [public_ndcg(found[name][query], shop.judged[query]) for query in shop.queries]
+                [public_ndcg(rankings[name][query], shop.judged[query]) for query in shop.queries]
             )
-            results[name] |= _mean("public_ndcg_10", public, drawn)
+            results[name] |= _mean_with_interval("public_ndcg_10", public, resamples)
         if name != OURS:
             differences[name] = {
-                **_mean("ndcg_10", gain, drawn),
+                **_mean_with_interval("ndcg_10", gain, resamples),
                 "wins": int((gain > TIE).sum()),
                 "losses": int((gain < -TIE).sum()),
             }
@@ -363,7 +381,7 @@ def case(shop: Shop, encoder: Path | None = None, cache: Path | None = None) -> 
         {
             "query": query,
             "judged": len(shop.judged[query]),
-            **{name: _plain(some[place]) for name, some in value.items()},
+            **{name: _round_or_none(values[place]) for name, values in value.items()},
         }
         for place, query in enumerate(shop.queries)
     ]
@@ -386,8 +404,8 @@ def _judged_alone(rows: np.ndarray, judged: Judged) -> float:
     return ndcg(np.array([row for row in rows.tolist() if row in judged], np.int64), judged)
 
 
-def _known(rows: np.ndarray, judged: Judged) -> float:
-    """The share of the top that was judged."""
+def _judged_share(rows: np.ndarray, judged: Judged) -> float:
+    """Return the share of the top ten that was judged."""
     return float(np.mean([row in judged for row in rows[:TOP].tolist()] or [0.0]))
 
 
@@ -398,9 +416,9 @@ def _times(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _mean(name: str, values: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-    """The mean with its interval; queries without a judged hit have no NDCG."""
-    low, high = np.nanquantile(np.nanmean(values[drawn], axis=1), [0.025, 0.975])
+def _mean_with_interval(name: str, values: np.ndarray, resamples: np.ndarray) -> dict[str, float]:
+    """Return the mean with its interval; queries without a judged hit have no NDCG."""
+    low, high = np.nanquantile(np.nanmean(values[resamples], axis=1), [0.025, 0.975])
     return {
         name: round(float(np.nanmean(values)), 4),
         f"{name}_low": round(float(low), 4),
@@ -408,7 +426,7 @@ def _mean(name: str, values: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
     }
 
 
-def _plain(value: float) -> float | None:
+def _round_or_none(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 3)
 
 
@@ -433,16 +451,16 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="every fifth query")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         shop = (
-            wands(given.wands)
-            if given.wands
-            else chorus(folder_or_skip("chorus-electronics", given.data))
+            wands(arguments.wands)
+            if arguments.wands
+            else chorus(require_data_set("chorus-electronics", arguments.data))
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if given.small:
+    if arguments.small:
         shop = Shop(
             shop.name,
             shop.documents,
@@ -453,13 +471,13 @@ def main() -> None:
         "benchmark": "search",
         "kind": "search",
         "title": __doc__.splitlines()[0],
-        "small": given.small,
+        "small": arguments.small,
     }
     report |= {
-        "cases": {shop.name: case(shop, given.encoder, given.cache)},
+        "cases": {shop.name: measure_shop(shop, arguments.encoder, arguments.cache)},
         "environment": environment(),
     }
-    json.dump(report, sys.stdout, indent=None if given.json else 2, ensure_ascii=False)
+    json.dump(report, sys.stdout, indent=None if arguments.json else 2, ensure_ascii=False)
     print()
 
 

@@ -1,6 +1,4 @@
-"""The section of `docs/results.md` about search, from the JSON of `search`: methods beside each
-other, and wins and losses by query.
-"""
+"""The section of `docs/results.md` about search, from the JSON of `search`."""
 
 from typing import Any
 
@@ -10,7 +8,7 @@ PUBLIC = {
     "BM25": 0.541,
     "the best published, with a large language model": 0.617,
 }  # NDCG@10 of WANDS in its public variant
-TOLD = {
+LABELS = {
     OURS: "BM25, as served",
     "vectors": "vectors",
     "fused": "fused, reciprocal ranks",
@@ -21,16 +19,16 @@ TOLD = {
     "reranked_judged": "re-ranked, learned from the judged alone",
 }
 SHOWN = ("vectors", "fused", "blended", "reranked", "meaning_default")  # of each query
-EVEN = 0.0005  # figures of queries have three digits
+TIE = 0.0005  # figures of queries have three digits
 
 
 def is_search(result: dict[str, Any]) -> bool:
-    """Whether figures are of search."""
+    """Return True if figures are of search."""
     return result.get("kind") == "search"
 
 
 def section(result: dict[str, Any]) -> str:
-    """Tables of each shop, and what is to be said of the one that is not here."""
+    """Return the tables of each shop, or a note for one without a copy."""
     parts = [
         "## search",
         result["title"],
@@ -44,14 +42,14 @@ def section(result: dict[str, Any]) -> str:
             f"{sizes['queries']:,} queries, {sizes['judged']:,} products judged for them, "
             f"{sizes['products']:,} in all"
         )
-        told = f"{judged}; what nobody judged counts 0."
-        parts += [f"### search on {name}", told, _table(case)]
+        sizes_text = f"{judged}; what nobody judged counts 0."
+        parts += [f"### search on {name}", sizes_text, _table(case)]
         if name == WANDS:
-            parts.append(_public(case))
+            parts.append(_public_table(case))
         else:
             parts += [
                 "Of each query, BM25, and by how much the others are better (+) or worse (−):",
-                _queries(case),
+                _query_table(case),
             ]
     if WANDS not in result["cases"]:
         quoted = ", ".join(f"{name} {figure:.3f}" for name, figure in PUBLIC.items())
@@ -64,11 +62,11 @@ def section(result: dict[str, Any]) -> str:
             f"{quoted}. DayExpectations: .62 within 20 ms a query.",
         ]
     environment = result["environment"]
-    day = (
+    machine = (
         f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), "
         f"Tailorbird {environment['tailorbird']}, "
     )
-    parts.append(f"{day}LightGBM {environment['lightgbm']}, on a machine that others used too.")
+    parts.append(f"{machine}LightGBM {environment['lightgbm']}, on a machine that others used too.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -78,49 +76,52 @@ def _table(case: dict[str, Any]) -> str:
         "of the top ten judged | ms of processor a query, median (p99) |",
         "|---" * 7 + "|",
     ]
-    for name, each in case["results"].items():
+    for name, figures in case["results"].items():
         gain = case["differences"].get(name)
-        over = (
+        difference = (
             f"{gain['ndcg_10']:+.4f} ({gain['ndcg_10_low']:+.4f} to {gain['ndcg_10_high']:+.4f})"
             if gain
             else "–"
         )
-        won = f"{gain['wins']} / {gain['losses']}" if gain else "–"
+        wins_and_losses = f"{gain['wins']} / {gain['losses']}" if gain else "–"
         mark = "**" if name == OURS else ""
-        spent = f"{each['ms']['p50']:.1f} ({each['ms']['p99']:.1f})"
+        milliseconds = f"{figures['ms']['p50']:.1f} ({figures['ms']['p99']:.1f})"
         lines.append(
-            f"| {mark}{TOLD[name]}{mark} | {_interval(each, 'ndcg_10')} | {over} | {won} | "
-            f"{_interval(each, 'judged_alone_ndcg_10')} | {each['judged_10']:.0%} | {spent} |"
+            f"| {mark}{LABELS[name]}{mark} | {_interval(figures, 'ndcg_10')} | {difference} "
+            f"| {wins_and_losses} | "
+            f"{_interval(figures, 'judged_alone_ndcg_10')} | {figures['judged_10']:.0%} | "
+            f"{milliseconds} |"
         )
     return "\n".join(lines)
 
 
-def _public(case: dict[str, Any]) -> str:
-    """The same in the variant of public figures, beside those."""
+def _public_table(case: dict[str, Any]) -> str:
+    """Return the table of the public variant, with the published figures."""
     lines = ["| public variant | NDCG@10 |", "|---|---|"]
     lines += [
-        f"| {TOLD[name]} | {_interval(each, 'public_ndcg_10')} |"
-        for name, each in case["results"].items()
+        f"| {LABELS[name]} | {_interval(figures, 'public_ndcg_10')} |"
+        for name, figures in case["results"].items()
     ]
     lines += [f"| {name}, as published | {figure:.3f} |" for name, figure in PUBLIC.items()]
     return "\n".join(lines)
 
 
-def _queries(case: dict[str, Any]) -> str:
+def _query_table(case: dict[str, Any]) -> str:
     lines = [f"| query | judged | BM25 | {' | '.join(SHOWN)} |", "|---" * (3 + len(SHOWN)) + "|"]
-    for one in case["queries"]:
-        cells = [_beside(one[name], one[OURS]) for name in SHOWN]
-        ours = "–" if one[OURS] is None else f"{one[OURS]:.3f}"
+    for query_row in case["queries"]:
+        cells = [_format_difference(query_row[name], query_row[OURS]) for name in SHOWN]
+        ours = "–" if query_row[OURS] is None else f"{query_row[OURS]:.3f}"
         lines.append(
-            f"| {one['query'].replace('|', ' ')} | {one['judged']} | {ours} | {' | '.join(cells)} |"
+            f"| {query_row['query'].replace('|', ' ')} | {query_row['judged']} | {ours} | "
+            f"{' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
 
-def _beside(theirs: float | None, ours: float | None) -> str:
-    if theirs is None or ours is None:
+def _format_difference(value: float | None, baseline: float | None) -> str:
+    if value is None or baseline is None:
         return "–"
-    return "=" if abs(theirs - ours) < EVEN else f"{theirs - ours:+.3f}"
+    return "=" if abs(value - baseline) < TIE else f"{value - baseline:+.3f}"
 
 
 def _interval(figures: dict[str, Any], name: str) -> str:

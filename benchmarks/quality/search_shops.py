@@ -1,9 +1,9 @@
-"""The shops that `benchmarks.quality.search` searches: products as texts by field of the index, and
-graded queries.
+"""The shops that `benchmarks.quality.search` searches: product texts and graded queries.
 
 chorus   the folder `chorus-electronics` of the optional data sets
-wands    one's own copy of github.com/wayfair/WANDS, its folder `dataset`: query.csv, product.csv and label.csv, separated by tabs and
-         quoted as a CSV is (texts hold quotation marks: `"fawkes 36"" blue vanity"`)
+wands    your own copy of github.com/wayfair/WANDS, its folder `dataset`: query.csv, product.csv
+         and label.csv, separated by tabs and quoted as a CSV is (texts hold quotation marks:
+         `"fawkes 36"" blue vanity"`)
 """
 
 import csv
@@ -35,10 +35,10 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Shop:
-    """Products as texts by field of the index, and what was judged for each query.
+    """Products as texts by field of the index, and the judgments for each query.
 
     Attributes:
-        price: shape (products,); zeros where it is not known.
+        price: shape (products,); zeros where it is unknown.
     """
 
     name: str
@@ -54,22 +54,25 @@ class Shop:
 def chorus(folder: Path) -> Shop:
     table = pq.read_table(folder / "products.parquet")
     texts = {
-        name: [one or "" for one in table[name].to_pylist()]
+        name: [value or "" for value in table[name].to_pylist()]
         for name in ("name", "title", "supplier", "product_type")
     }
-    about = [one or "" for one in table["short_description"].to_pylist()]
+    descriptions = [value or "" for value in table["short_description"].to_pylist()]
     details = [
-        " ".join(map(str, json.loads(one).values())) if one else ""
-        for one in table["attributes"].to_pylist()
+        " ".join(map(str, json.loads(value).values())) if value else ""
+        for value in table["attributes"].to_pylist()
     ]
-    rest = [" ".join(some) for some in zip(about, texts["name"], details, strict=True)]
+    other_texts = [
+        " ".join(texts_of_product)
+        for texts_of_product in zip(descriptions, texts["name"], details, strict=True)
+    ]
     documents = {
         "title": texts["title"],
         "category": texts["product_type"],
         "brand": texts["supplier"],
-        "text": rest,
+        "text": other_texts,
     }
-    row = {one: place for place, one in enumerate(table["product_id"].to_pylist())}
+    row = {value: index for index, value in enumerate(table["product_id"].to_pylist())}
     judged: dict[str, Judged] = {}
     for one in pq.read_table(folder / "judgments.parquet").to_pylist():
         judged.setdefault(one["query"], {})[row[one["product_id"]]] = float(one["grade"])
@@ -79,25 +82,25 @@ def chorus(folder: Path) -> Shop:
 
 
 def wands(folder: Path) -> Shop:
-    """The shop of a copy.
+    """Read the shop from a copy of WANDS.
 
     Raises:
-        ValueError: a file lacks a column, or a row names what there is not; says which, and where.
+        ValueError: a file lacks a column, or a row names an unknown id; names which, and where.
         FileNotFoundError: a file is missing.
     """
-    products = [one for _, one in _rows(folder / "product.csv")]
+    products = [row_ for _, row_ in _rows(folder / "product.csv")]
     documents = {
-        "title": [one["product_name"] for one in products],
-        "category": [f"{one['product_class']} {one['category hierarchy']}" for one in products],
+        "title": [row_["product_name"] for row_ in products],
+        "category": [f"{row_['product_class']} {row_['category hierarchy']}" for row_ in products],
         "brand": [""] * len(products),
-        "text": [f"{one['product_description']} {one['product_features']}" for one in products],
+        "text": [f"{row_['product_description']} {row_['product_features']}" for row_ in products],
     }
-    row = {one["product_id"]: place for place, one in enumerate(products)}
-    query = {one["query_id"]: one["query"] for _, one in _rows(folder / "query.csv")}
+    row = {row_["product_id"]: index for index, row_ in enumerate(products)}
+    query = {row_["query_id"]: row_["query"] for _, row_ in _rows(folder / "query.csv")}
     judged: dict[str, Judged] = {text: {} for text in query.values()}
     for line, one in _rows(folder / "label.csv"):
         try:
-            # Where a pair was judged twice the first counts, as in the public figures.
+            # The first judgment of a pair counts, as in the public figures.
             judged[query[one["query_id"]]].setdefault(row[one["product_id"]], GRADES[one["label"]])
         except KeyError as error:
             raise ValueError(f"{folder / 'label.csv'}, line {line}: there is no {error}") from None
@@ -105,10 +108,10 @@ def wands(folder: Path) -> Shop:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Each row with the line that it ends on; what is missing is ""."""
+    """Yield each row with the line that it ends on; missing values are ""."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, delimiter="\t", restval="")
-        if lacking := [name for name in _FILES[path.name] if name not in (reader.fieldnames or ())]:
-            raise ValueError(f"{path}: no column {lacking[0]!r}: it is not the file of WANDS")
+        if missing := [name for name in _FILES[path.name] if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{path}: no column {missing[0]!r}: it is not the file of WANDS")
         for row in reader:
             yield reader.line_num, row

@@ -1,6 +1,4 @@
-"""The section of `docs/results.md` about several targets, from the JSON of
-`benchmarks.quality.kuairand`.
-"""
+"""The section of `docs/results.md` about several targets, from the JSON of `kuairand`."""
 
 from typing import Any
 
@@ -8,14 +6,12 @@ from benchmarks.quality.product_page import cell
 
 
 def is_tasks(result: dict[str, Any]) -> bool:
-    """Whether figures are of several targets at once."""
+    """Return True if figures are of several targets at once."""
     return result.get("kind") == "tasks"
 
 
 def section(result: dict[str, Any]) -> str:
-    """AUC of each target by model, and how far `mmoe` is ahead of each other model on the same
-    rows.
-    """
+    """Return AUC of each target by model, and the paired lead of `mmoe` over each other model."""
     tasks = list(result["tasks"])
     table = [f"| AUC | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for name, row in result["results"].items():
@@ -23,10 +19,11 @@ def section(result: dict[str, Any]) -> str:
     paired = [f"| AUC, mmoe − | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for name, row in result["differences"].items():
         paired.append(f"| {name} | {' | '.join(_gain(row, f'auc_{task}') for task in tasks)} |")
-    where = result["environment"]
-    told = (
-        f"Measured {where['day']} on {where['cpu']} ({where['cores']} cores), Tailorbird "
-        f"{where['tailorbird']}."
+    environment = result["environment"]
+    machine = (
+        f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} "
+        "cores), Tailorbird "
+        f"{environment['tailorbird']}."
     )
     protocol = "\n".join(f"- {sentence}" for sentence in result["protocol"])
     parts = [
@@ -34,7 +31,7 @@ def section(result: dict[str, Any]) -> str:
         result["title"],
         f"`python -m benchmarks.quality.{result['benchmark']}`",
     ]
-    return "\n\n".join([*parts, "\n".join(table), "\n".join(paired), protocol, told]) + "\n"
+    return "\n\n".join([*parts, "\n".join(table), "\n".join(paired), protocol, machine]) + "\n"
 
 
 def _gain(row: dict[str, float], name: str) -> str:

@@ -1,11 +1,11 @@
-"""Whether encodings help trees on a column of many values: item titles of the simulated site, one
-for nearly each item.
+"""Measure whether encodings help trees on a column of many values.
 
-python -m benchmarks.quality.transforms [--small] [--json]
+    python -m benchmarks.quality.transforms [--small] [--json]
 
-Each way of taking the column is trained on the same rows and judged on the same requests beside a
-model without it. Twice: with the project's features, which already count clicks and impressions of
-each item, and without all that counts by item.
+The column holds item titles of the simulated site, one for nearly each item. Each encoding is
+trained on the same rows and evaluated on the same requests beside a model without the column. This
+is done twice: with the project's features, which already count clicks and impressions of each item,
+and without all counts by item.
 """
 
 import argparse
@@ -50,28 +50,28 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on stdout and nothing else"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tailorbird-transforms-") as scratch:
-        result = run(Path(scratch), small=given.small)
-    print(json.dumps(result, indent=1) if given.json else told(result))
+        result = run(Path(scratch), small=arguments.small)
+    print(json.dumps(result, indent=1) if arguments.json else format_report(result))
 
 
 def write_history(folder: Path, days: int) -> None:
-    """What the site would have kept, as lines of our own format."""
+    """Write the site's history as lines of our own format."""
     Site(SEED, users=USERS, items=ITEMS, days=days + 1).history(days).write(
         folder / "history.jsonl"
     )
 
 
 def make_project(folder: Path) -> None:
-    """The project that `tailorbird init` writes."""
+    """Write the project that `tailorbird init` writes."""
     folder.mkdir()
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         (folder / name).write_text((files("tailorbird.platform") / "templates" / name).read_text())
 
 
 def run(folder: Path, *, small: bool) -> dict[str, Any]:
-    """Import once, train each way, twice."""
+    """Import once, train each encoding, twice."""
     root, data = folder / "shop", folder / "data"
     make_project(root)
     with (root / "features.py").open("a") as features:
@@ -92,13 +92,13 @@ def run(folder: Path, *, small: bool) -> dict[str, Any]:
     project = open_project(root)
     results = {}
     by_sources = select_live_columns(project.features, project.slot()).candidates.names
-    for name, left in (
+    for name, left_out in (
         ("beside counts by item", ()),
         ("without counts by item", (*COUNTED, *by_sources)),
     ):
         results |= {
             f"{name}: {way}": figures
-            for way, figures in _compare(project, folder / name, left, days).items()
+            for way, figures in _compare(project, folder / name, left_out, days).items()
         }
     title = (
         f"Ways to take a column of {ITEMS} values: the simulated site, {USERS:,} people, "
@@ -114,9 +114,9 @@ def run(folder: Path, *, small: bool) -> dict[str, Any]:
 
 
 def _compare(
-    project: Project, registry: Path, left: tuple[str, ...], days: int
+    project: Project, registry: Path, left_out: tuple[str, ...], days: int
 ) -> dict[str, dict[str, float]]:
-    """NDCG@10 by way, and the paired difference from the model without the column."""
+    """Return NDCG@10 by encoding, and the paired difference from the model without the column."""
     newest = (
         Lake(project.paths.lake)
         .sql("SELECT max(ts) AS high FROM events WHERE NOT timeless")
@@ -125,9 +125,9 @@ def _compare(
         .as_py()
     )
     clock = SimulatedClock(newest + 1)
-    settings = TrainSettings(window_us=days * DAY, lateness_us=DAY, quick=True, leave_out=left)
+    settings = TrainSettings(window_us=days * DAY, lateness_us=DAY, quick=True, leave_out=left_out)
 
-    def trained(transforms: tuple[Transform, ...], leave_out: tuple[str, ...]) -> Any:
+    def train_model(transforms: tuple[Transform, ...], leave_out: tuple[str, ...]) -> Any:
         return train(
             replace(project.features, transforms=transforms),
             project.slot(),
@@ -139,13 +139,13 @@ def _compare(
             promote=False,
         )
 
-    without = trained((), (*left, COLUMN))
+    without = train_model((), (*left_out, COLUMN))
     Registry(registry, clock=clock).promote(
         without.version, by="benchmark", why="the others are compared with it"
     )
     figures = {"left out": {PRIMARY: without.evaluation.figures["tailorbird"][PRIMARY].value}}
     for way, transforms in WAYS.items():
-        evaluation = trained(transforms, left).evaluation
+        evaluation = train_model(transforms, left_out).evaluation
         gain = evaluation.differences[without.version]
         value = evaluation.figures["tailorbird"][PRIMARY].value
         figures[way] = {
@@ -157,15 +157,15 @@ def _compare(
     return figures
 
 
-def told(result: dict[str, Any]) -> str:
+def format_report(result: dict[str, Any]) -> str:
     lines = [result["title"]]
-    for name, each in result["results"].items():
+    for name, figures_ in result["results"].items():
         gain = (
-            f"{each['gain']:+.4f} ({each['gain_low']:+.4f} – {each['gain_high']:+.4f})"
-            if "gain" in each
+            f"{figures_['gain']:+.4f} ({figures_['gain_low']:+.4f} – {figures_['gain_high']:+.4f})"
+            if "gain" in figures_
             else ""
         )
-        lines.append(f"{name:42} {each[PRIMARY]:.4f}  {gain}")
+        lines.append(f"{name:42} {figures_[PRIMARY]:.4f}  {gain}")
     return "\n".join(lines)
 
 

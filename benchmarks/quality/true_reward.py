@@ -1,4 +1,4 @@
-"""The simulated site whose truth is known, and what a list is truly worth there."""
+"""The simulated site whose truth is known, and the true reward of lists there."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +17,7 @@ SMALL_DAYS = 8
 
 @dataclass(frozen=True)
 class Reward:
-    """What a list is worth: the slot's objective over its first `size` items."""
+    """The slot's objective over the first `size` items of a list."""
 
     size: int = 12
     click: float = 1.0
@@ -31,41 +31,45 @@ ORACLES = ("oracle", "oracle_lasting", "oracle_common")
 def oracle_scores(
     site: Site, user: Ints, item: Ints, day: Floats, offsets: Ints
 ) -> dict[str, Floats]:
-    """What each pair is worth to who knows all, all that lasts, or what is common to everybody and
-    to people of one's kind.
+    """Score each pair with full knowledge, with lasting effects only, and with common effects.
+
+    Common effects are those of everybody and of people of one's kind.
     """
-    found: dict[str, list[Floats]] = {name: [] for name in ORACLES}
+    scores: dict[str, list[Floats]] = {name: [] for name in ORACLES}
     taste, era = site.taste, site.taste.eras[0]
     for row in range(len(user)):
-        who, at = user[row : row + 1], day[row : row + 1]
-        these = item[offsets[row] : offsets[row + 1]]
-        cart = behaviour.cart_chance(taste, who, these[None, :], at)[0]
-        worth = REWARD.click + REWARD.purchase * cart * behaviour.PURCHASE_GIVEN_CART
-        utility = taste.utility(who, these, at)[0]
-        lasting = taste.lasting(who, at, era)
-        category = taste.items.category[these]
-        calm = utility - URGE * (category == taste.urge(who, at, lasting)[0])
+        user_, day_ = user[row : row + 1], day[row : row + 1]
+        items = item[offsets[row] : offsets[row + 1]]
+        cart = behaviour.cart_chance(taste, user_, items[None, :], day_)[0]
+        reward = REWARD.click + REWARD.purchase * cart * behaviour.PURCHASE_GIVEN_CART
+        utility = taste.utility(user_, items, day_)[0]
+        lasting = taste.lasting(user_, day_, era)
+        category = taste.items.category[items]
+        utility_without_urge = utility - URGE * (category == taste.urge(user_, day_, lasting)[0])
         chance = np.exp(
             1.5 * lasting[0] - (1.5 * lasting[0]).max()
         )  # of each category to be what is wanted: a Gumbel maximum
         chance = (chance / chance.sum())[category]
-        shared = (
-            taste.appeal(float(at[0]))[these]
-            + era.group[taste.users.country[who[0]], taste.users.age_group[who[0]]][category]
+        common_utility = (
+            taste.appeal(float(day_[0]))[items]
+            + era.group[taste.users.country[user_[0]], taste.users.age_group[user_[0]]][category]
         )
-        found["oracle"].append(behaviour.sigmoid(utility) * worth)
-        found["oracle_lasting"].append(
-            (chance * behaviour.sigmoid(calm + URGE) + (1 - chance) * behaviour.sigmoid(calm))
-            * worth
+        scores["oracle"].append(behaviour.sigmoid(utility) * reward)
+        scores["oracle_lasting"].append(
+            (
+                chance * behaviour.sigmoid(utility_without_urge + URGE)
+                + (1 - chance) * behaviour.sigmoid(utility_without_urge)
+            )
+            * reward
         )
-        found["oracle_common"].append(behaviour.sigmoid(shared) * worth)
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        scores["oracle_common"].append(behaviour.sigmoid(common_utility) * reward)
+    return {name: np.concatenate(parts) for name, parts in scores.items()}
 
 
-def worth_of(
+def true_rewards(
     site: Site, user: Ints, item: Ints, day: Floats, offsets: Ints, score: Floats
 ) -> Floats:
-    """True expected reward of each request's best items by a score."""
+    """Return the true expected reward of each request's best items by a score."""
     spans = [slice(low, high) for low, high in pairwise(offsets.tolist())]
     best = np.stack(
         [item[span][np.argsort(-score[span], kind="stable")[: REWARD.size]] for span in spans]

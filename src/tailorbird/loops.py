@@ -39,16 +39,16 @@ class PeriodicTask:
         name: str,
         look: Callable[[], object],
         *,
-        every_s: float,
-        first: bool = True,
-        failed: Callable[[], object] | None = None,
+        interval_s: float,
+        run_at_start: bool = True,
+        on_failure: Callable[[], object] | None = None,
     ) -> None:
         self.name, self._look, self._every_s, self._first, self._failed = (
             name,
             look,
-            every_s,
-            first,
-            failed,
+            interval_s,
+            run_at_start,
+            on_failure,
         )
         self.failures = 0
         self.done_at = 0.0
@@ -70,7 +70,7 @@ class PeriodicTask:
         """Whether it was told to stop: for a look that takes long."""
         return self._stop.is_set()
 
-    def rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait, within a look, but not beyond the end."""
         self._stop.wait(seconds)
 

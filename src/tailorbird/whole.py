@@ -12,7 +12,7 @@ _GONE = ".gone"
 FileStamp = tuple[int, int, int]
 
 
-def stamp(path: Path) -> FileStamp | None:
+def file_stamp(path: Path) -> FileStamp | None:
     """What tells one state of a file from another, without reading it; None where there is none. A
     rename makes a new inode.
     """

@@ -21,7 +21,7 @@ def main(root: str) -> None:
     ) as role:
         while role.step(rows_max=200):
             role.publish(everything=True)
-            role.save()
+            role.save_snapshot()
         role.publish(everything=True)
 
 

@@ -93,7 +93,7 @@ def test_bots_late_events_and_what_shows_no_interest_count_nothing() -> None:
         routed.event("scroll", T, "u1", "i4"),
         routed.event("search", T, "u1", None),
     )
-    assert RequestLists(fold.tables(), CandidateRequest()).of("trending").keys.tolist() == [
+    assert RequestLists(fold.tables(), CandidateRequest()).get("trending").keys.tolist() == [
         hash64("i1")
     ]
 
@@ -110,11 +110,11 @@ def test_a_referring_page_counts_for_its_site() -> None:
     ]
     fold = batch(*rows, *(routed.event("click", T, "u", "i2") for _ in range(60)))
     segments = segment_keys({"referrer": "http://www.google.com/news"})
-    listed = RequestLists(fold.tables(), CandidateRequest(segments=segments)).of(
+    listed = RequestLists(fold.tables(), CandidateRequest(segments=segments)).get(
         "popular:24h:referrer"
     )
     assert listed.keys.tolist() == [hash64("i1")]
-    overall = RequestLists(fold.tables(), CandidateRequest()).of("popular:24h:referrer")
+    overall = RequestLists(fold.tables(), CandidateRequest()).get("popular:24h:referrer")
     assert overall.keys.tolist() == [hash64("i2"), hash64("i1")]
 
 

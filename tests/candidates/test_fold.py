@@ -52,7 +52,7 @@ def taken(
 
 def lists_of(tables: CandidateTables, seed: int) -> list[tuple[list[int], list[float]]]:
     request_lists = [RequestLists(tables, request_of(asker)) for asker in random_askers(seed, 4)]
-    ranked_lists = [lists.of(name) for lists in request_lists for name in NAMES]
+    ranked_lists = [lists.get(name) for lists in request_lists for name in NAMES]
     return [(listed.keys.tolist(), listed.scores.tolist()) for listed in ranked_lists]
 
 

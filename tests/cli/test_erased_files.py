@@ -98,7 +98,7 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
             door.submit(json.dumps(present(user)).encode())
             door.submit(refused(user))
         roles.drain()
-        parts = InProcessServer(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
         for user in (LEAVER, OTHER):
             parts.pipeline.answer(
                 RecommendQuery(

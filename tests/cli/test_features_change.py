@@ -49,7 +49,7 @@ def made(tmp_path_factory) -> Path:
     ):
         door.submit(json.dumps(item_events()).encode())
         roles.step()
-        parts = InProcessServer(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
         for number in range(ASKED):
             door.submit(json.dumps(some_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))

@@ -111,7 +111,7 @@ def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project
                 lambda transaction: transaction.put_many([(b"%d" % n, b"x") for n in range(2_100)])
             )
             published = PublishedStore(store, open_copies(server.url, name, timeout_s=5))
-            assert published.settle(30), published.problem
+            assert published.wait_until_copied(30), published.problem
             if name != f"{ours}:{'1' * 12}":
                 published.close()
             else:

@@ -1,7 +1,7 @@
-"""The faults that are thought of, what is promised under each, and which test shows it;
-docs/reliability.md is made from it.
+"""The faults under consideration, the promise under each, and the tests that show it.
 
-A test is named as pytest names it, without its parameters. A fault without one says why.
+docs/reliability.md is made from it. A test is named as pytest names it, without its parameters. A
+fault without one says why.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault and what becomes of it.
+    """A fault and its consequences.
 
     Attributes:
         promised: what a user may rely on.
-        tests: which show it; those of the scenes and drills are named "chaos: …".
+        tests: those that show it; scenes and drills are named "chaos: …".
         missing: what is not shown, or not so, and why.
     """
 

@@ -1,8 +1,8 @@
-"""A line to a server that can be cut, or fall silent: what a broken network looks like from both
-ends.
+"""A network line that can be cut or fall silent, as a broken network looks from both ends.
 
 open      bytes go through
-silent    connections stand and are taken, and nothing comes through; once the line is open again it does, as TCP sends again
+silent    connections stand and are accepted, and nothing comes through; once the line is open
+          again it does, as TCP resends
 cut       connections are reset, and so is each new one
 """
 
@@ -17,16 +17,14 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed at once, with a reset
 
 
 class Line:
-    """Forwards each connection to `port` of its own to `target`, a port of this machine, while it
-    is open.
-    """
+    """Forwards each connection to a port of its own to `target`, a port of this machine."""
 
     def __init__(self, target: int = 0, *, port: int = 0) -> None:
         self.target = target
         self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self.refused = 0
-        self.held = 0
+        self.delayed = 0
         self._speaks, self._cut = threading.Event(), threading.Event()
         self._speaks.set()
         self._ends: set[socket.socket] = set()
@@ -46,7 +44,7 @@ class Line:
             ends, self._ends = self._ends, set()
         for end in ends:
             _reset(end)
-        self._speaks.set()  # those that were held find their connection reset
+        self._speaks.set()  # waiting connections are reset
 
     def close(self) -> None:
         with suppress(OSError):
@@ -89,7 +87,7 @@ class Line:
 
     def _wait(self) -> None:
         if not self._speaks.is_set():
-            self.held += 1
+            self.delayed += 1
             self._speaks.wait()
 
     def _end(self, *ends: socket.socket) -> None:
@@ -110,8 +108,8 @@ def _reset(end: socket.socket) -> None:
 
 @contextmanager
 def line(target: int = 0, *, port: int = 0) -> Iterator[Line]:
-    made = Line(target, port=port)
+    line_ = Line(target, port=port)
     try:
-        yield made
+        yield line_
     finally:
-        made.close()
+        line_.close()

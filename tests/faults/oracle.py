@@ -1,17 +1,17 @@
-"""The oracle: a load generator outside the system with a synced ledger of its own, and the checks
-that follow a run.
+"""The oracle: a load generator outside the system with a synced ledger, and the final checks.
 
     ledger line:  {"ids": […], "outcome": "sent" | "acked" | "refused" | "unknown"}
 
-An event is `acked` or `refused` as the door said; `unknown` if no answer came, and then it is sent
-again with the same id until one does. Whatever the system went through in between, afterwards:
+An event is `acked` or `refused` as the collector said; `unknown` if no response came, and then it
+is sent again with the same id until one does. Whatever the system went through in between,
+afterwards:
 
     a  every acked event is in the lake
     b  no refused event is in the lake; each is in the quarantine
     c  no event is in the lake twice
     d  archive, ledger and tables agree to the last row
     e  the state equals what the lake's events make, bit for bit
-    f  each event is of the person whom the identifies and merges before it say
+    f  each event is of the person that the identifies and merges before it imply
 """
 
 import http.client
@@ -44,7 +44,7 @@ from tailorbird.lake import Lake, verify
 
 
 class Ledger:
-    """Append-only and synced before anything is sent, so that it survives whatever the system does."""
+    """An append-only ledger, synced before anything is sent, so that it survives any fault."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
@@ -88,7 +88,7 @@ class Load:
             assert not thread.is_alive(), "the door never answered again"
 
     def abandon(self) -> None:
-        """Stop without an answer to what was sent last: there is nobody left to give one."""
+        """Stop without waiting for responses, after the server is gone."""
         self._abandoned = True
         self._stop.set()
         for thread in self._running:
@@ -165,7 +165,7 @@ def an_event(rng: random.Random, event_id: str) -> dict:
 
 
 def in_lake(project: Project) -> Counter[str]:
-    """How often each event id of the load is in `events`; none where there is no lake yet."""
+    """Count each event id of the load in `events`; empty if there is no lake yet."""
     lake = Lake(project.paths.lake)
     if not lake.exists("events"):
         return Counter()
@@ -176,9 +176,7 @@ def in_lake(project: Project) -> Counter[str]:
 
 
 def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> None:
-    """Kill each role so often under load, wait until all that was acknowledged is in the lake by
-    itself, and stop.
-    """
+    """Kill each role so often under load, wait until everything is in the lake, and stop."""
     ledger = load.ledger
     try:
         load.start()
@@ -193,56 +191,57 @@ def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> Non
                     f"nothing was acknowledged after {role} was killed",
                 )
         load.stop()
-        _until_arrived(up, ledger)
+        _wait_until_arrived(up, ledger)
     finally:
         up.stop()
 
 
-def _until_arrived(up: Up, ledger: Ledger) -> None:
-    """All of it has five minutes, since the machine may be a slow one; what took more than two is
-    told.
-    """
+def _wait_until_arrived(up: Up, ledger: Ledger) -> None:
+    """Wait up to five minutes, as the machine may be slow, and warn after two."""
 
     def arrived() -> bool:
         return ledger.acked <= in_lake(up.project).keys()
 
     try:
-        until(arrived, 120, lambda: _not_arrived(up, ledger))
+        until(arrived, 120, lambda: _describe_missing(up, ledger))
     except AssertionError as late:
         warnings.warn(f"late, two minutes after the last kill: {late}", stacklevel=2)
-        until(arrived, 180, lambda: _not_arrived(up, ledger))
+        until(arrived, 180, lambda: _describe_missing(up, ledger))
 
 
-def _not_arrived(up: Up, ledger: Ledger) -> str:
-    """What is missing, where it waits, and what the roles said."""
+def _describe_missing(up: Up, ledger: Ledger) -> str:
+    """Describe the missing events, where they wait, and the roles' output."""
     missing = sorted(ledger.acked - in_lake(up.project).keys())
     command = [sys.executable, "-m", "tailorbird", "-C", str(up.project.root), "doctor"]
     doctor = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False
     ).stdout
-    said = up.log.read_text()[-6_000:]
+    role_log = up.log.read_text()[-6_000:]
     return (
         f"{len(missing)} of {len(ledger.acked)} did not reach the lake by themselves, as "
-        f"{missing[:3]}\n{doctor}\n{said}"
+        f"{missing[:3]}\n{doctor}\n{role_log}"
     )
 
 
 def check(project: Project, ledger: Ledger) -> list[str]:
-    """What is wrong; empty if nothing is."""
-    found = in_lake(project)
+    """Return what is wrong; empty if nothing is."""
+    counts_by_id = in_lake(project)
     wrong = [
-        f"acknowledged and lost: {event_id}" for event_id in sorted(ledger.acked - found.keys())[:5]
+        f"acknowledged and lost: {event_id}"
+        for event_id in sorted(ledger.acked - counts_by_id.keys())[:5]
     ]
     wrong += [
         f"refused and in the lake: {event_id}"
-        for event_id in sorted(ledger.refused & found.keys())[:5]
+        for event_id in sorted(ledger.refused & counts_by_id.keys())[:5]
     ]
     wrong += [
-        f"in the lake {count} times: {event_id}" for event_id, count in found.items() if count > 1
+        f"in the lake {count} times: {event_id}"
+        for event_id, count in counts_by_id.items()
+        if count > 1
     ][:5]
     wrong += [
         f"in the lake and never sent: {event_id}"
-        for event_id in sorted(found.keys() - ledger.sent)[:5]
+        for event_id in sorted(counts_by_id.keys() - ledger.sent)[:5]
     ]
     bodies = b"\n".join(Lake(project.paths.lake).table("quarantine")["body"].to_pylist())
     wrong += [
@@ -257,7 +256,7 @@ def check(project: Project, ledger: Ledger) -> list[str]:
 
 
 def _survivors(events: pa.Table) -> dict[str, str]:
-    """Whom each user of the load is, by the merges among the events."""
+    """Return the person of each user of the load, by the merges among the events."""
     rows = events.filter(pc.equal(events["type"], "merge")).sort_by(
         [("ts", "ascending"), ("p", "ascending")]
     )
@@ -270,11 +269,10 @@ def _survivors(events: pa.Table) -> dict[str, str]:
 
 
 def wrong_persons(project: Project) -> list[str]:
-    """Events of another person than identifies and merges say, read in the order of the routed log
-    by a dozen lines of our own.
+    """Return events of another person than identifies and merges imply.
 
-    Of several partitions nothing is said: a router hears of another's merges in its own time, which
-    the log does not tell.
+    They are read in the order of the routed log by independent code. Several partitions are not
+    checked: a router learns of another's merges at a time that the log does not show.
     """
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         return []
@@ -301,9 +299,9 @@ def wrong_persons(project: Project) -> list[str]:
                 (each for each in identified[visitor] if each[0] <= row["ts"]), default=(0, 0, None)
             )[2]
         newest = {
-            each: Merge(*max(told))
-            for each, all_ in merged.items()
-            if (told := [one for one in all_ if one[0] <= row["ts"]])
+            each: Merge(*max(earlier_merges))
+            for each, merges in merged.items()
+            if (earlier_merges := [merge for merge in merges if merge[0] <= row["ts"]])
         }
         person = (
             f"anon:{visitor}"
@@ -319,9 +317,7 @@ def wrong_persons(project: Project) -> list[str]:
 
 
 def unequal_state(project: Project) -> list[str]:
-    """Features in the state, read as a server reads them, that differ from those that the lake's
-    events make at the same (t, p).
-    """
+    """Compare features as a server reads them with those from the lake at the same (t, p)."""
     events = Lake(project.paths.lake).events()
     newest = int(pc.max(events["ts"].cast("int64")).as_py())
     persons = sorted({person for person in events["person"].to_pylist() if person})
@@ -332,9 +328,9 @@ def unequal_state(project: Project) -> list[str]:
         for person in persons
     ]
     wrong = [
-        f"{user} is read as {found} in the state, as {by_lake} in the lake"
+        f"{user} is read as {actual} in the state, as {by_lake} in the lake"
         for user, by_lake in _survivors(events).items()
-        if (found := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person)
+        if (actual := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person)
         != by_lake
     ]
     reader.close()
@@ -350,19 +346,19 @@ def unequal_state(project: Project) -> list[str]:
         row_request=np.repeat(np.arange(count), len(ITEMS)),
         row_item=ITEMS * count,
     )
-    again = backfill(features, events, requests)
+    recomputed = backfill(features, events, requests)
     numeric = np.concatenate([row.numeric for row in rows])
-    same = (numeric.view(np.uint32) == again.numeric.view(np.uint32)) | (
-        np.isnan(numeric) & np.isnan(again.numeric)
+    is_equal = (numeric.view(np.uint32) == recomputed.numeric.view(np.uint32)) | (
+        np.isnan(numeric) & np.isnan(recomputed.numeric)
     )
-    for row, column in np.argwhere(~same)[:5].tolist():
+    for row, column in np.argwhere(~is_equal)[:5].tolist():
         where = (
             f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
         )
         wrong.append(
             f"state differs from the lake: {where}: {numeric[row, column]} against "
-            f"{again.numeric[row, column]}"
+            f"{recomputed.numeric[row, column]}"
         )
-    if not (np.concatenate([row.categorical for row in rows]) == again.categorical).all():
+    if not (np.concatenate([row.categorical for row in rows]) == recomputed.categorical).all():
         wrong.append("state differs from the lake in a categorical feature")
     return wrong

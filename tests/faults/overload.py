@@ -1,11 +1,12 @@
-"""More load than the door has room for: an open-loop sender with a ledger of its own, run as a
-process beside the site.
+"""More load than the collector can take: an open-loop sender with a ledger of its own.
 
-    python -m tests.faults.overload URL --run 3 --seconds 5 --rate 400 --ledger FILE      bodies are due at fixed times, answered or not
-    python -m tests.faults.overload URL --run 3 --seconds 5 --ledger FILE                 as fast as 64 connections get answers
+    python -m tests.faults.overload URL --run 3 --seconds 5 --rate 400 --ledger FILE
+    python -m tests.faults.overload URL --run 3 --seconds 5 --ledger FILE
 
-Latency counts from the time at which a body was due, so that a sender that is kept waiting does not
-hide it. A body whose time comes while every connection is in use is not sent, and counted.
+With `--rate` bodies are due at fixed times, answered or not; without, they are sent as fast as 64
+connections get responses. It runs as a process beside the site. Latency counts from the time at
+which a body was due, so that a delayed sender does not hide it. A body that falls due while every
+connection is in use is not sent, and counted.
 """
 
 import argparse
@@ -25,7 +26,7 @@ _MARK = "@@@@"
 
 
 def template() -> bytes:
-    """The events of one body, clicks that nobody else sends, with a mark where run and number go."""
+    """Return the events of one body, unique clicks, with a mark for run and number."""
     return json.dumps(
         [
             {
@@ -40,7 +41,7 @@ def template() -> bytes:
 
 
 def name_in(body: bytes) -> str:
-    """Which body it is, `t{run}-{number}`; empty if none of a sender, or not as it was sent."""
+    """Return the name of a body, `t{run}-{number}`; empty if it is not exactly a sender's."""
     name = body.partition(b'"event_id": "')[2].partition(b'-0"')[0]
     return name.decode() if body == _template().replace(_MARK.encode(), name) else ""
 
@@ -52,12 +53,12 @@ def _template() -> bytes:
 
 @dataclass
 class Tally:
-    """What became of the bodies of a run."""
+    """Outcomes of the bodies of a run."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     acked: list[int] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)  # of those
-    without_retry_after: int = 0  # answers of 429 and 503 that do not say when to come again
+    without_retry_after: int = 0  # 429 and 503 responses that do not say when to retry
     unanswered: int = 0
     unsent: int = 0
 
@@ -122,10 +123,10 @@ class Sender:
 
 
 async def _open_loop(sender: Sender, rate: float, seconds: float) -> None:
-    began = time.monotonic()
+    started = time.monotonic()
     tasks = []
     for number in range(int(rate * seconds)):
-        due = began + number / rate
+        due = started + number / rate
         if (wait := due - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         tasks.append(asyncio.create_task(sender.send(number, due)))
@@ -137,11 +138,11 @@ async def _open_loop(sender: Sender, rate: float, seconds: float) -> None:
 async def _closed_loop(sender: Sender, seconds: float) -> None:
     until, numbers = time.monotonic() + seconds, iter(range(10**9))
 
-    async def one() -> None:
+    async def send_next() -> None:
         while time.monotonic() < until:
             await sender.send(next(numbers), time.monotonic())
 
-    await asyncio.gather(*(one() for _ in range(CLOSED_LOOP)))
+    await asyncio.gather(*(send_next() for _ in range(CLOSED_LOOP)))
 
 
 def main() -> None:
@@ -157,14 +158,14 @@ def main() -> None:
     options = parser.parse_args()
     host, _, port = options.url.removeprefix("http://").partition(":")
     sender = Sender(host, int(port), options.run, options.connections)
-    began = time.monotonic()
+    started = time.monotonic()
     asyncio.run(
         _open_loop(sender, options.rate, options.seconds)
         if options.rate
         else _closed_loop(sender, options.seconds)
     )
-    told = {**vars(sender.tally), "seconds": time.monotonic() - began, "run": options.run}
-    options.ledger.write_text(json.dumps(told))
+    report = {**vars(sender.tally), "seconds": time.monotonic() - started, "run": options.run}
+    options.ledger.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

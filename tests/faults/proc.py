@@ -1,10 +1,10 @@
-"""What Linux tells of a process."""
+"""Facts about a process from Linux."""
 
 import os
 from pathlib import Path
 
 
 def cpu_s(pid: int) -> float:
-    """What a process has had of the CPU, all its threads together."""
+    """Return the CPU seconds of a process, all its threads together."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""A project run by `tailorbird up` as a user runs it, whose processes a test can find and kill."""
+"""A project run by `tailorbird up` as a user runs it, with processes that a test can kill."""
 
 import os
 import signal
@@ -23,9 +23,7 @@ def make_project(folder: Path) -> Project:
 
 
 class Up:
-    """`tailorbird up` on a project, with the trainer only where asked: it takes long to start and
-    has nothing to do at first.
-    """
+    """`tailorbird up` on a project, by default without the trainer, which takes long to start."""
 
     def __init__(self, project: Project, *, faults: str = "", train: bool = False) -> None:
         self.project, self.port = project, free_port()
@@ -62,10 +60,11 @@ class Up:
             return False
 
     def pid(self, role: str) -> int | None:
-        """The role's process, by its command line among the children of `up`; None while there is
+        """Return the pid of a role's process, found among the children of `up`; None if there is
         none.
 
-        Of several of one kind, any; or with a number behind the role that of a part: "worker 1".
+        If there are several of a kind, it is any of them; a number after the role picks a part:
+        "worker 1".
         """
         name, _, part = role.partition(" ")
         for folder in Path("/proc").iterdir():
@@ -86,7 +85,7 @@ class Up:
         return None
 
     def kill(self, role: str) -> None:
-        """`kill -9` the role, and return once another process has taken its place."""
+        """Kill a role with `kill -9`, and return once another process has taken its place."""
         until(lambda: self.pid(role) is not None, 60, f"{role} does not run; see {self.log}")
         victim = self.pid(role)
         assert victim is not None

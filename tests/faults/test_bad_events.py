@@ -108,7 +108,7 @@ def test_a_bad_event_is_refused_with_its_reason_and_counts_nowhere(site, what):
     assert equal_readings(site) == []
 
 
-def test_a_property_whose_type_changes_midway_is_never_a_wrong_number(site):
+def test_a_property_of_changing_type_is_never_a_wrong_number(site):
     values = [
         3,
         2.5,

@@ -1,5 +1,6 @@
-"""A new schema, or a lost state, when the log no longer reaches back: built from the lake, joined
-exactly, whatever is killed.
+"""A new schema, or a lost state, is built from the lake when the log no longer reaches back.
+
+The result joins the log exactly, whatever is killed.
 """
 
 import json
@@ -35,7 +36,7 @@ more = _count("more_views", _entity("item"), "view", window="3d")
 
 
 class Site:
-    """A project whose routed log was pruned, and which got some more events afterwards."""
+    """A project whose routed log was pruned, and which got more events afterwards."""
 
     def __init__(self, folder):
         self.project = make_project(folder)
@@ -48,15 +49,13 @@ class Site:
             self.send(door, 0, ROWS)
             while router.step(100).rows:
                 pass
-            self.whole = (
-                folder / "whole"
-            )  # the log before it was pruned, for the worker that reads it all
+            self.unpruned = folder / "whole"  # a copy of the log before pruning
             with LakeRole(paths.stream, paths.lake, clock=self.clock) as lake:
                 lake.drain()
             self.send(door, ROWS, LATER)
             router.step()
-        self.whole.mkdir()
-        shutil.copy(paths.routed, self.whole / "routed.db")
+        self.unpruned.mkdir()
+        shutil.copy(paths.routed, self.unpruned / "routed.db")
         with Router(paths.stream, plan, clock=self.clock) as router:
             assert router.prune(ROWS + 1) > 0
 
@@ -65,12 +64,12 @@ class Site:
             batch = []
             for n in range(start, start + 20):
                 self.clock.advance_to(self.clock.now() + 37 * SECOND)
-                who = {"user_id": f"u{n % 7}"} if n % 3 else {"anonymous_id": f"a{n % 5}"}
+                identity = {"user_id": f"u{n % 7}"} if n % 3 else {"anonymous_id": f"a{n % 5}"}
                 event = {
                     "event_id": f"e{n}",
                     "ts": self.clock.now() - (n % 11) * SECOND,
                     "item_id": f"i{n % 9}",
-                    **who,
+                    **identity,
                 }
                 if n % 20 == 0:
                     event = {
@@ -104,25 +103,23 @@ class Site:
         return Lake(self.project.paths.lake)
 
     def streamed(self, features):
-        """The state of a worker that read the whole log."""
+        """Return the state of a worker that read the unpruned log."""
         with FeatureWorker(
-            self.whole / "routed.db", self.whole / "state", features, clock=self.clock
+            self.unpruned / "routed.db", self.unpruned / "state", features, clock=self.clock
         ) as worker:
             while worker.step(50).rows:
                 pass
-        return contents(self.whole / "state", features)
+        return read_contents(self.unpruned / "state", features)
 
 
-def contents(state, features):
-    """Every state record and alias, by key, and what else a reading record holds beside the number
-    of its commit.
-    """
+def read_contents(state, features):
+    """Return every state record and alias by key, and the keys of reading records."""
     store = open_state(state, features)
     with store.snapshot() as snapshot:
-        found = dict(snapshot.scan(b"s")) | dict(snapshot.scan(b"a"))
+        records = dict(snapshot.scan(b"s")) | dict(snapshot.scan(b"a"))
         readings = {key for key, _ in snapshot.scan(b"r")}
     store.close()
-    return found, readings
+    return records, readings
 
 
 @pytest.fixture
@@ -145,12 +142,12 @@ def test_a_state_from_the_lake_is_the_state_from_the_log(site, batch_rows):
         assert not worker.needs_history()
         follow(worker)
         assert worker.position.p == ROWS + LATER
-    built = contents(site.project.paths.state, features)
+    built = read_contents(site.project.paths.state, features)
     assert built == site.streamed(features)
     assert len(built[0]) > 20
 
 
-def test_a_building_that_was_cut_short_goes_on_behind_its_last_batch(site):
+def test_an_interrupted_bootstrap_continues_after_its_last_batch(site):
     features, stop, seen = site.project.features, threading.Event(), []
 
     def progress(done, total):
@@ -170,7 +167,7 @@ def test_a_building_that_was_cut_short_goes_on_behind_its_last_batch(site):
         )
         assert seen[0] == reached
         follow(worker)
-    assert contents(site.project.paths.state, features) == site.streamed(features)
+    assert read_contents(site.project.paths.state, features) == site.streamed(features)
 
 
 def test_a_new_schema_is_built_while_the_old_one_stays(site):
@@ -184,17 +181,20 @@ def test_a_new_schema_is_built_while_the_old_one_stays(site):
         assert worker.needs_history()
         assert build_from_lake(worker, site.lake(), threading.Event())
         follow(worker)
-    assert contents(changed.paths.state, changed.features) == site.streamed(changed.features)
+    assert read_contents(changed.paths.state, changed.features) == site.streamed(changed.features)
     assert (changed.paths.state / site.project.features.schema_hash).is_dir()
 
 
-def test_a_worker_that_reads_the_whole_log_needs_no_history(site):
+def test_a_worker_with_an_unpruned_log_needs_no_history(site):
     with FeatureWorker(
-        site.whole / "routed.db", site.whole / "state", site.project.features, clock=site.clock
+        site.unpruned / "routed.db",
+        site.unpruned / "state",
+        site.project.features,
+        clock=site.clock,
     ) as worker:
         assert not worker.needs_history()
     with FeatureWorker(
-        site.whole / "none.db", site.whole / "state", site.project.features, clock=site.clock
+        site.unpruned / "none.db", site.unpruned / "state", site.project.features, clock=site.clock
     ) as worker:
         assert not worker.needs_history(), "a log that is not there yet"
 
@@ -208,7 +208,7 @@ def test_stopping_in_the_middle_leaves_it_to_the_next_start(site):
         assert _released(site.project) == 0, "the router keeps everything meanwhile"
 
 
-def test_a_lake_that_lacks_what_was_deleted_is_told(site):
+def test_a_lake_without_the_pruned_events_is_refused(site):
     (site.project.paths.lake / "positions.json").unlink()
     with (
         site.worker(site.project.features) as worker,
@@ -222,8 +222,8 @@ def test_a_server_does_without_features_until_they_are_built(site):
     reader = StateReader(site.project.paths.state, features, retry_s=0)
     request = ReadRequest("u1", None, None, None, None, 12, NOW)
 
-    def looking(lake):
-        class Looking(Lake):
+    def checking_lake(lake):
+        class CheckingLake(Lake):
             def table(self, *arguments):
                 with pytest.raises(NotReadyError):
                     reader.read(request, ["i1"])
@@ -231,10 +231,12 @@ def test_a_server_does_without_features_until_they_are_built(site):
                 batches.append(arguments)
                 return super().table(*arguments)
 
-        return Looking(lake.path)
+        return CheckingLake(lake.path)
 
     with site.worker(features) as worker:
-        assert build_from_lake(worker, looking(site.lake()), threading.Event(), batch_rows=100)
+        assert build_from_lake(
+            worker, checking_lake(site.lake()), threading.Event(), batch_rows=100
+        )
         assert len(batches) == ROWS // 100
         assert reader.read(request, ["i1"]).p == ROWS
         follow(worker)
@@ -261,9 +263,9 @@ def test_the_role_builds_again_what_a_kill_cut_short(site, site_of_kill):
         until(partial(reached, paths, features, ROWS + LATER), 60, "the state was not built")
     finally:
         role.terminate()
-        _, said = role.communicate(timeout=20)
-    assert role.returncode == 0, said
-    assert contents(paths.state, features) == site.streamed(features)
+        _, output = role.communicate(timeout=20)
+    assert role.returncode == 0, output
+    assert read_contents(paths.state, features) == site.streamed(features)
 
 
 def reached(paths, features, p):

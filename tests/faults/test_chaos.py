@@ -1,8 +1,7 @@
-"""Some hundred injected faults over all roles, and the unsafe changes that the same scenes must
-notice.
+"""A hundred injected faults over all roles, and unsafe changes that the scenes must notice.
 
 `make chaos` tries each point of each scene, and the real processes under load, on Kafka and Valkey
-too, with power cuts and a full disk; docs/reliability.md says what came of it.
+too, with power cuts and a full disk; docs/reliability.md has the results.
 """
 
 import json
@@ -22,30 +21,30 @@ pytestmark = [
 ]
 
 
-def _chaos(
+def _run_chaos(
     tmp_path: Path, *arguments: str
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """In a process of its own: it forks, which what other tests have left in this one would not
-    survive.
-    """
-    found = tmp_path / "found.json"
-    command = [sys.executable, "-m", "tests.faults.chaos", *arguments, "--json", str(found)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert found.exists(), done.stderr[-3_000:]
-    return done, json.loads(found.read_text())
+    """Run chaos in a process of its own, since it forks, which other tests' threads would break."""
+    report = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tests.faults.chaos", *arguments, "--json", str(report)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert report.exists(), process.stderr[-3_000:]
+    return process, json.loads(report.read_text())
 
 
 def test_a_hundred_faults_lose_nothing_double_nothing_and_leave_nothing_unequal(
     tmp_path: Path,
 ) -> None:
-    done, found = _chaos(tmp_path, "--quick")
-    counts = {name: found[name] for name in ("lost", "doubled", "unequal")}
-    assert counts == dict.fromkeys(counts, 0), done.stdout
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == f"kills {found['kills']}, lost 0, doubled 0, unequal 0"
-    assert found["faults"] >= 100
-    assert set(found["by_kind"]) >= {"kill", "sync", "full", "lost"}
-    assert set(found["by_kind"]["kill"]) >= {
+    process, report = _run_chaos(tmp_path, "--quick")
+    counts = {name: report[name] for name in ("lost", "doubled", "unequal")}
+    assert counts == dict.fromkeys(counts, 0), process.stdout
+    assert process.returncode == 0
+    assert (
+        process.stdout.splitlines()[-1] == f"kills {report['kills']}, lost 0, doubled 0, unequal 0"
+    )
+    assert report["faults"] >= 100
+    assert set(report["by_kind"]) >= {"kill", "sync", "full", "lost"}
+    assert set(report["by_kind"]["kill"]) >= {
         "door",
         "router",
         "worker",
@@ -54,13 +53,13 @@ def test_a_hundred_faults_lose_nothing_double_nothing_and_leave_nothing_unequal(
         "import",
         "bootstrap",
     }
-    assert "power" in found["by_kind"] or power.why_not(), (
+    assert "power" in report["by_kind"] or power.why_not(), (
         "power is cut where file systems can be mounted"
     )
 
 
 @pytest.mark.skipif(bool(power.why_not()), reason=power.why_not() or "power can be cut")
 def test_every_unsafe_change_is_noticed(tmp_path: Path) -> None:
-    done, found = _chaos(tmp_path, "--mutants", "--quick")
-    assert [row["name"] for row in found["mutants"] if not row["caught"]] == [], done.stdout
-    assert len(found["mutants"]) >= 15
+    process, report = _run_chaos(tmp_path, "--mutants", "--quick")
+    assert [row["name"] for row in report["mutants"] if not row["caught"]] == [], process.stdout
+    assert len(report["mutants"]) >= 15

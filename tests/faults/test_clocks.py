@@ -1,6 +1,4 @@
-"""Clocks that are wrong, and wrong differently in each role: nothing is lost or doubled, and the
-state is what the lake says.
-"""
+"""Wrong clocks, different in each role: nothing is lost or doubled, and state and lake agree."""
 
 import json
 import threading
@@ -37,16 +35,16 @@ NOW = SystemClock().now()
 YEAR = 365 * DAY
 
 
-class Wrong:
-    """A clock that jumps by the next of these at every look, and stays behind the last of them."""
+class JumpingClock:
+    """A clock that jumps to the next offset at every read, and stays at the last one."""
 
     def __init__(self, *offsets: int) -> None:
-        self._offsets, self._looks = offsets, 0
+        self._offsets, self._reads = offsets, 0
 
     def now(self) -> int:
-        offset = self._offsets[min(self._looks, len(self._offsets) - 1)]
-        self._looks += 1
-        return NOW + offset + self._looks
+        offset = self._offsets[min(self._reads, len(self._offsets) - 1)]
+        self._reads += 1
+        return NOW + offset + self._reads
 
 
 CLOCKS = {
@@ -64,7 +62,9 @@ CLOCKS = {
 @pytest.mark.parametrize("clocks", CLOCKS.values(), ids=CLOCKS)
 def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     project = make_project(tmp_path / "shop")
-    door_clock, router_clock, worker_clock, lake_clock = (Wrong(*offsets) for offsets in clocks)
+    door_clock, router_clock, worker_clock, lake_clock = (
+        JumpingClock(*offsets) for offsets in clocks
+    )
     sent, set_back = [], []
     for run_ in range(3):  # each role starts again between two runs
         with EventCollector(project.paths.stream, "serve-1", project.plan, door_clock) as door:
@@ -104,29 +104,29 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     assert unequal_state(project) == []
     for run_ in range(
         3
-    ):  # within a run of the door they go back only with the clock, and by more than a little
+    ):  # within a run they step back only with the clock, and by more than SET_BACK
         stamps = [each["received_at"] for each in events[10 * run_ : 10 * run_ + 10]]
-        back = [before - after for before, after in pairwise(stamps) if after < before]
-        assert len(back) <= set_back[run_]
-        assert all(span > timedelta(microseconds=BACKWARD_TOLERANCE) for span in back)
+        steps_back = [before - after for before, after in pairwise(stamps) if after < before]
+        assert len(steps_back) <= set_back[run_]
+        assert all(span > timedelta(microseconds=BACKWARD_TOLERANCE) for span in steps_back)
 
 
-class Set:
-    """A clock that says what it was set to, and a microsecond more at every look."""
+class SettableClock:
+    """A clock with a settable offset that advances a microsecond at every read."""
 
     def __init__(self) -> None:
-        self.offset = self._looks = 0
+        self.offset = self._reads = 0
 
     def now(self) -> int:
-        self._looks += 1
-        return NOW + self.offset + self._looks
+        self._reads += 1
+        return NOW + self.offset + self._reads
 
 
 class Site:
     """All roles on one clock. The client's own is an hour behind, and it says when it sends."""
 
     def __init__(self, folder) -> None:
-        self.project, self.clock = make_project(folder), Set()
+        self.project, self.clock = make_project(folder), SettableClock()
         self.doors: dict[str, EventCollector] = {}
         self._sent = 0
         self.start()
@@ -144,7 +144,7 @@ class Site:
             role.close()
         self.doors = {}
 
-    def door(self, producer: str = "serve-1", clock: Set | None = None) -> EventCollector:
+    def door(self, producer: str = "serve-1", clock: SettableClock | None = None) -> EventCollector:
         if producer not in self.doors:
             self.doors[producer] = EventCollector(
                 self.project.paths.stream, producer, self.project.plan, clock or self.clock
@@ -171,15 +171,15 @@ class Site:
         return event["event_id"]
 
     def answer(self, request_id: str, ahead: int = 0, producer: str = "serve-1") -> None:
-        """Log an answer, as of a moment that is so far ahead."""
-        known = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
+        """Log a response dated `ahead` microseconds from now."""
+        response = {"slot": "home", "arm": "model", "model": "v0001", "propensities": [0.5]}
         event = {
             "event_id": request_id,
             "type": "answer",
             "user_id": "u1",
             "request_id": request_id,
             "items": ["i1"],
-            "answer": known,
+            "answer": response,
         }
         record = AnswerRecord(
             request_id=request_id, ts=NOW + ahead, p=1, commit=1, schema_hash="abc", items=["i1"]
@@ -200,7 +200,7 @@ class Site:
         return self.events()
 
     def read(self, person: str, item: str = "i9") -> Rows:
-        """What a server reads of this person and item an hour from now."""
+        """Return a server's reading of this person and item an hour from now."""
         with closing(Reader(self.project.paths.state, self.project.features)) as reader:
             return reader.read(ReadRequest(person, now=NOW + HOUR), [item])
 
@@ -247,10 +247,12 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
     ] * 3
     assert all(event["counts"] for event in events.values())
     assert site.door().figures().clock_set_back == 1
-    [told] = [record.getMessage() for record in caplog.records if "set back" in record.getMessage()]
-    assert f"set back by {format_duration(jump)}" in told
-    # All that share a record with such an event are read as of then, which is what F13 says; no
-    # honest event is left out for it.
+    [message] = [
+        record.getMessage() for record in caplog.records if "set back" in record.getMessage()
+    ]
+    assert f"set back by {format_duration(jump)}" in message
+    # Readers of a record with such an event read as of its time, as F13 says; no other event is
+    # left out.
     assert site.read("u3", "i3").t // SECOND == NOW // SECOND + max(HOUR, jump) // SECOND
     assert site.clicks("u3") == (3 if jump <= DAY else 0)
     site.lake.drain()
@@ -263,14 +265,14 @@ def test_a_server_that_is_started_while_its_clock_is_ahead_follows_it_back(site)
     wrong = site.send()
     site.stop()
     site.start()
-    still = site.send()
+    stale = site.send()
     site.clock.offset = 0
     right = site.send()
     site.stop()
     site.start()
-    again = site.send()
+    restarted = site.send()
     events = site.events()
-    assert [events[id_]["ts"] for id_ in (wrong, still, right, again)] == [
+    assert [events[id_]["ts"] for id_ in (wrong, stale, right, restarted)] == [
         DAY // SECOND,
         DAY // SECOND,
         0,
@@ -278,7 +280,7 @@ def test_a_server_that_is_started_while_its_clock_is_ahead_follows_it_back(site)
     ]
 
 
-def test_a_clock_that_goes_back_a_little_stands_still(site):
+def test_a_clock_that_steps_back_a_little_stands_still(site):
     site.send()
     site.clock.offset = -SECOND
     site.send()
@@ -291,7 +293,7 @@ def test_a_clock_that_goes_back_a_little_stands_still(site):
 
 
 def test_of_two_servers_one_whose_clock_was_ahead_holds_the_other_up_in_nothing(site):
-    right = Set()
+    right = SettableClock()
     site.door("serve-2", right)
     site.clock.offset = DAY
     site.send("serve-1", user_id="u2", item_id="i2")
@@ -345,23 +347,23 @@ def test_answers_of_a_clock_that_was_ahead_are_forgotten_in_their_time(site):
 def test_the_lake_goes_on_when_its_clock_was_ahead(site):
     site.send()
     site.lake.close()
-    stop, looks = threading.Event(), threading.Event()
+    stop, read_event = threading.Event(), threading.Event()
 
-    class Looked(Set):
+    class ObservedClock(SettableClock):
         def now(self) -> int:
-            looks.set()
+            read_event.set()
             return super().now()
 
-    clock = Looked()
+    clock = ObservedClock()
     clock.offset = DAY
     args = (site.project.stream, site.project.paths.lake, clock, stop)
     thread = threading.Thread(target=run, args=args, kwargs={"commit_every_us": MINUTE})
     thread.start()
     try:
-        until(lambda: looks.wait(0), 30, "the lake does not run")
-        for _ in range(3):  # it is in its loop by then
-            looks.clear()
-            until(looks.is_set, 30, "the lake does not run")
+        until(lambda: read_event.wait(0), 30, "the lake does not run")
+        for _ in range(3):  # several reads mean that it is in its loop
+            read_event.clear()
+            until(read_event.is_set, 30, "the lake does not run")
         clock.offset = 0
         event = json.dumps(
             {"event_id": "later", "type": "click", "user_id": "u1", "item_id": "i1"}
@@ -390,7 +392,7 @@ def test_the_archive_goes_on_when_its_clock_was_ahead(site):
     assert site.lake.step().archived == 1
 
 
-def test_doctor_tells_of_events_that_are_dated_ahead(site):
+def test_doctor_reports_events_that_are_dated_ahead(site):
     site.send()
     assert list(dated_ahead(site.project)) == []
     site.clock.offset = DAY

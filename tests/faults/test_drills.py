@@ -1,6 +1,4 @@
-"""Servers, stores and models die while somebody asks with the client of applications, small; with
-figures, `make drills`.
-"""
+"""Servers, stores and models die under a small load of the client; `make drills` has figures."""
 
 import json
 import socket
@@ -16,8 +14,8 @@ from docs import drills_page
 from tests.faults.drills.__main__ import DRILLS
 from tests.faults.drills.asking import Tally
 from tests.faults.drills.child import Part
-from tests.faults.drills.judging import Found, judged
-from tests.faults.drills.loads import Phase, summed_up
+from tests.faults.drills.judging import DrillResult, judge
+from tests.faults.drills.loads import Phase, sum_phases
 from tests.faults.drills.site import ROOT
 from tests.faults.roles import until
 from tests.ports import free_port
@@ -38,15 +36,15 @@ SMALL = ["store", "server", "swap", "slow", pytest.param("broker", marks=needs_k
 @linux
 @pytest.mark.parametrize("drill", SMALL)
 def test_every_request_is_answered_with_items(tmp_path: Path, drill: str) -> None:
-    found = DRILLS[drill](tmp_path / "site", REQUESTS)
-    assert found.requests == REQUESTS
-    assert found.answered == REQUESTS, found.failures
-    assert (found.events, found.events_lost) == (REQUESTS // 10, 0)
-    assert found.faults >= 1
+    result = DRILLS[drill](tmp_path / "site", REQUESTS)
+    assert result.requests == REQUESTS
+    assert result.answered == REQUESTS, result.failures
+    assert (result.events, result.events_lost) == (REQUESTS // 10, 0)
+    assert result.faults >= 1
 
 
 @pytest.mark.slow
-def test_who_asks_while_a_server_starts_is_refused_and_need_not_wait(
+def test_requests_to_a_starting_server_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.before_bundle_load=stall:30")
@@ -55,29 +53,29 @@ def test_who_asks_while_a_server_starts_is_refused_and_need_not_wait(
         registry.add(shop.write(tmp_path / "bundle", shop.feature_set())), by="test", why="first"
     )
     port = free_port()
-    told = json.dumps(asdict(Part(str(tmp_path), port=port)))
+    part = json.dumps(asdict(Part(str(tmp_path), port=port)))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.drills.child", told],
+        [sys.executable, "-m", "tests.faults.drills.child", part],
         cwd=ROOT,
         stderr=subprocess.DEVNULL,
     )
     try:
         until(lambda: process.poll() is not None or connects(port), 90, "it does not listen")
-        began = time.monotonic()
+        started = time.monotonic()
         until(
             lambda: process.poll() is not None or any((tmp_path / "run").glob("*.json")),
             90,
             "it did not start",
         )
         assert process.poll() is None
-        assert time.monotonic() - began < 25, "the bundle was loaded before"
+        assert time.monotonic() - started < 25, "the bundle was loaded before"
     finally:
         process.kill()
         process.wait()
 
 
 def connects(port: int) -> bool:
-    """Whether somebody listens."""
+    """Return True if something listens on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -89,12 +87,12 @@ def connects(port: int) -> bool:
 @needs_valkey
 @linux
 def test_more_than_a_server_can_answer_is_refused_and_the_rest_answered(tmp_path: Path) -> None:
-    found = DRILLS["overload"](tmp_path / "site", 1_000)
-    assert set(found.failures) <= {"it answered 503"}
-    assert not [why for why in found.missed if not why.startswith("goodput")], (
+    result = DRILLS["overload"](tmp_path / "site", 1_000)
+    assert set(result.failures) <= {"it answered 503"}
+    assert not [reason for reason in result.missed if not reason.startswith("goodput")], (
         "goodput is a figure of an idle machine"
     )
-    assert found.more["goodput_10x"] > 0.4
+    assert result.more["goodput_10x"] > 0.4
 
 
 def test_a_request_without_an_answer_is_seen_by_the_judge() -> None:
@@ -104,26 +102,26 @@ def test_a_request_without_an_answer_is_seen_by_the_judge() -> None:
         lacked=["", "last_known", "!it took too long"],
         unsent=1,
     )
-    found = judged("store", "", vars(tally), [(0.9, 3.0)], lacks="previous_model")
-    assert (found.requests, found.answered, found.requests_in_fault, found.labelled_in_fault) == (
-        3,
-        2,
-        2,
-        1,
-    )
-    assert found.p99_ms_fault is not None
-    assert found.p99_ms_rest is not None
-    assert found.p99_ms_fault > found.p99_ms_rest
-    assert found.missed == [
+    result = judge("store", "", vars(tally), [(0.9, 3.0)], expected_code="previous_model")
+    assert (
+        result.requests,
+        result.answered,
+        result.requests_in_fault,
+        result.labelled_in_fault,
+    ) == (3, 2, 2, 1)
+    assert result.p99_ms_fault is not None
+    assert result.p99_ms_rest is not None
+    assert result.p99_ms_fault > result.p99_ms_rest
+    assert result.missed == [
         "availability 0.66667",
         "no answer says previous_model",
         "1 events still wait in the client",
     ]
 
 
-def test_where_nobody_asked_outside_the_fault_there_is_no_time() -> None:
-    found = judged("store", "", vars(Tally(began=[1.0], ms=[5.0], lacked=[""])), [(0.0, 3.0)])
-    assert (found.p50_ms_rest, found.p50_ms_fault) == (None, 5.0)
+def test_latency_is_none_without_requests_outside_the_fault() -> None:
+    result = judge("store", "", vars(Tally(began=[1.0], ms=[5.0], lacked=[""])), [(0.0, 3.0)])
+    assert (result.p50_ms_rest, result.p50_ms_fault) == (None, 5.0)
 
 
 def test_a_refusal_without_overload_or_without_a_word_is_seen() -> None:
@@ -138,19 +136,21 @@ def test_a_refusal_without_overload_or_without_a_word_is_seen() -> None:
         }
         return Phase(tally, 1, 1.0, 1.0, np.array([5.0]))
 
-    found = summed_up(Found("overload", ""), [phase(200, 503), phase(200, 503, 503, vague=1)])
-    assert (found.requests, found.answered, found.requests_in_fault) == (5, 2, 3)
-    assert found.missed == [
+    result = sum_phases(
+        DrillResult("overload", ""), [phase(200, 503), phase(200, 503, 503, vague=1)]
+    )
+    assert (result.requests, result.answered, result.requests_in_fault) == (5, 2, 3)
+    assert result.missed == [
         "1 of 2 not answered without overload",
         "1 refused without a word on when to come again",
     ]
 
 
 def test_page_figures_and_list_of_drills_agree() -> None:
-    told = json.loads(drills_page.FOUND.read_text())
-    assert set(told) == set(DRILLS)
-    for name, found in told.items():
-        assert found["name"] == name
-        assert {each.name for each in fields(Found)} <= set(found)
-        assert found["availability"] == found["answered"] / found["requests"]
-    assert drills_page.PAGE.read_text() == drills_page.page(told), "python docs/drills_page.py"
+    results = json.loads(drills_page.RESULTS.read_text())
+    assert set(results) == set(DRILLS)
+    for name, result in results.items():
+        assert result["name"] == name
+        assert {each.name for each in fields(DrillResult)} <= set(result)
+        assert result["availability"] == result["answered"] / result["requests"]
+    assert drills_page.PAGE.read_text() == drills_page.page(results), "python docs/drills_page.py"

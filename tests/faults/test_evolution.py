@@ -1,5 +1,6 @@
-"""Declarations that change under traffic: no answer without features, none with a wrong value, one
-moment at which answers switch.
+"""Declarations change under traffic, without a response that lacks features or has a wrong value.
+
+Responses switch at one moment.
 """
 
 import http.client
@@ -25,7 +26,7 @@ from tests.faults.roles import Up, make_project, until
 from tests.serving import shop
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import active_schemas, champion_features, settle
+from tailorbird.config.schemas import active_schemas, apply_declared, champion_features
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import JoinedEvents
@@ -71,7 +72,7 @@ def change(project: Project) -> Project:
 
 
 def bundle_of(folder: Path, features: FeatureSet) -> Path:
-    """A bundle whose model looks at the clicks of an item."""
+    """Write a bundle whose model uses the clicks of an item."""
     index = folder.with_name(f"{folder.name}-index")
     shop.build(index)
     columns = Columns(features.numeric, features.categorical, features.sequences)
@@ -100,38 +101,38 @@ def promote(project: Project, features: FeatureSet, name: str) -> str:
 def item_events() -> list[dict]:
     profiles = [shop.profile(number) | {"brand": f"b{number % 5}"} for number in range(shop.ITEMS)]
     return [
-        {"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": one}
-        for n, one in enumerate(profiles)
+        {"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": profile}
+        for n, profile in enumerate(profiles)
     ]
 
 
 def some_events(number: int) -> list[dict]:
-    who = {"user_id": f"u{number % 7}"} if number % 3 else {"anonymous_id": f"a{number % 5}"}
+    identity = {"user_id": f"u{number % 7}"} if number % 3 else {"anonymous_id": f"a{number % 5}"}
     kinds = ("view", "click", "click", "purchase")
 
-    def one(n: int) -> dict:
+    def make_event(n: int) -> dict:
         return {
             "event_id": f"e{number}-{n}",
             "type": kinds[(number + n) % 4],
             "item_id": f"i{(number * 7 + n) % 20}",
         }
 
-    return [one(n) | who | {"properties": {"price": 9.5}} for n in range(3)]
+    return [make_event(n) | identity | {"properties": {"price": 9.5}} for n in range(3)]
 
 
 def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:
-    """Recompute every logged answer with the schema that it says; the answers of each model."""
+    """Recompute every logged response with its schema; return the number of each model's."""
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
     assert Counter(logged["schema_hash"].to_pylist()).keys() == {
-        one.schema_hash for one in schemas.values()
+        features.schema_hash for features in schemas.values()
     }
     for version, features in schemas.items():
-        mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
-        assert set(mine["model"].to_pylist()) == {version}
-        report = parity(features, JoinedEvents(lake, features).table(), mine)
+        answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
+        assert set(answers_of_schema["model"].to_pylist()) == {version}
+        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending, report.skipped) == (0, 0, 0), report.examples[:3]
-        assert report.answers == mine.num_rows > 0
+        assert report.answers == answers_of_schema.num_rows > 0
     return dict(Counter(logged["model"].to_pylist()))
 
 
@@ -139,7 +140,7 @@ LOAD_EVERY_S = 1.0
 
 
 class Live:
-    """The parts of `up` in threads of this process, with people who ask all the time."""
+    """The parts of `up` in threads of this process, with clients that send all the time."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -147,7 +148,7 @@ class Live:
         assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
         self.roles = Roles(project, CLOCK)
         self.roles.step()
-        self.parts = InProcessServer(project, CLOCK, door=self.door, seed=0)
+        self.parts = InProcessServer(project, CLOCK, collector=self.door, seed=0)
         self.answers: list[tuple[str, tuple[str, ...]]] = []
         self.failures: list[BaseException] = []
         self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
@@ -158,20 +159,20 @@ class Live:
         )
         self._numbers = itertools.count()
         self._load_at = time.monotonic() + LOAD_EVERY_S
-        loops = (self._keep_roles, self._look, self._ask, self._ask)
+        loops = (self._keep_roles, self._refresh_parts, self._ask, self._ask)
         self._threads = [threading.Thread(target=self._guarded, args=(loop,)) for loop in loops]
         for thread in self._threads:
             thread.start()
 
     def in_roles(self, job: Callable[[], object]) -> None:
-        """Run something in the thread of the roles, which own their files."""
+        """Run a job in the thread of the roles, which own their files."""
         done = threading.Event()
         self._jobs.put((job, done))
         assert done.wait(30)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Nobody asks, so that the lake can come to an end."""
+        """Pause the clients, so that the lake can catch up."""
         self._quiet.set()
         yield
         self._quiet.clear()
@@ -179,13 +180,13 @@ class Live:
     def pause(self) -> None:
         self._paused.set()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._paused.clear()
 
-    def more(self, count: int = 150) -> None:
-        """Wait for so many answers more."""
-        wanted = len(self.answers) + count
-        until(lambda: len(self.answers) >= wanted or bool(self.failures), 60, "no more answers")
+    def wait_for_answers(self, count: int = 150) -> None:
+        """Wait for so many more responses."""
+        target = len(self.answers) + count
+        until(lambda: len(self.answers) >= target or bool(self.failures), 60, "no more answers")
 
     def until_answered_by(self, version: str) -> None:
         until(
@@ -215,7 +216,7 @@ class Live:
             self.roles.step()
             if (
                 time.monotonic() >= self._load_at
-            ):  # the new state has from the lake what lacks an attribute in the log
+            ):  # the new state reads from the lake the attributes that the log lacks
                 self.roles.lake.step()
                 self._load_at = time.monotonic() + LOAD_EVERY_S
         try:
@@ -225,8 +226,8 @@ class Live:
         job()
         done.set()
 
-    def _look(self) -> None:
-        self.parts.look()
+    def _refresh_parts(self) -> None:
+        self.parts.refresh()
         time.sleep(0.01)
 
     def _ask(self) -> None:
@@ -247,11 +248,11 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     old = promote(project, project.features, "old")
     live = Live(project)
     try:
-        live.more()
+        live.wait_for_answers()
         if pruned:
             with live.quiet():
                 live.in_roles(live.roles.lake.drain)
-            end = read_released(project.paths.lake).of_routed()
+            end = read_released(project.paths.lake).routed_position()
             assert end > 100
             live.in_roles(lambda: live.roles.router.prune(end))
             with open_reader(project.paths.routed) as log:
@@ -265,16 +266,16 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
             30,
             "the new model does not wait for its features",
         )
-        live.more(60)
+        live.wait_for_answers(60)
         assert {model for model, _ in live.answers} == {old}, (
             "answered on while the new state was not there"
         )
-        live.go_on()
+        live.resume()
         live.until_answered_by(new)
-        live.more()
+        live.wait_for_answers()
         Registry(project.paths.registry, clock=CLOCK).rollback(by="test", why="to see it go back")
         live.until_answered_by(old)
-        live.more()
+        live.wait_for_answers()
     finally:
         live.stop()
     assert not live.failures
@@ -294,7 +295,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
 
 
 class Clients:
-    """People who ask a server, each on one connection after another, until told to stop."""
+    """Clients that send requests until stopped, each on one connection after another."""
 
     def __init__(self, port: int, people: int = 2) -> None:
         self.port = port
@@ -311,9 +312,9 @@ class Clients:
         for thread in self._threads:
             thread.join(30)
 
-    def more(self, count: int = 80) -> None:
-        wanted = len(self.answers) + count
-        until(lambda: len(self.answers) >= wanted or bool(self.failures), 60, "no more answers")
+    def wait_for_answers(self, count: int = 80) -> None:
+        target = len(self.answers) + count
+        until(lambda: len(self.answers) >= target or bool(self.failures), 60, "no more answers")
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -347,13 +348,13 @@ def command(project: Project, *words: str) -> subprocess.Popen:
     )
 
 
-def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_path, monkeypatch):
+def test_a_running_service_applies_a_change_while_its_new_worker_is_killed(tmp_path, monkeypatch):
     for stage in (
         "RETRIEVAL",
         "FEATURES",
         "RANKING",
         "POLICY",
-    ):  # what a crowded machine is late with is not what this looks for
+    ):  # delays of a busy machine are not under test
         monkeypatch.setenv(f"TAILORBIRD_SERVE__{stage}_MS", "5000")
     project = make_project(tmp_path / "shop")
     old = promote(project, project.features, "old")
@@ -373,21 +374,21 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
             "no features",
         )
         clients = Clients(up.port)
-        clients.more()
+        clients.wait_for_answers()
         serve, router = up.pid("serve"), up.pid("router")
         changed = change(project)
         planned = command(project, "features", "plan", "--json")
-        told = json.loads(planned.communicate(timeout=60)[0])
+        plan = json.loads(planned.communicate(timeout=60)[0])
         assert planned.returncode == 2
-        assert {(one["change"], one["name"]) for one in told["changes"]} == {
+        assert {(one["change"], one["name"]) for one in plan["changes"]} == {
             ("added", "brand_views"),
             ("added", "user_dear"),
             ("changed", "item_clicks_1d"),
             ("removed", "device"),
         }
-        assert told["retrain"]
+        assert plan["retrain"]
         applying = command(project, "features", "apply", "--yes")
-        for _ in range(2):  # as soon as it is there, in the middle of its building
+        for _ in range(2):  # as soon as it exists, in the middle of its bootstrap
             before = None
             until(
                 lambda: up.pid(changed.features.schema_hash) is not None,
@@ -401,10 +402,10 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
                 60,
                 "it was not started again",
             )
-        said = applying.communicate(timeout=90)[0]
-        assert applying.returncode == 0, said
-        assert changed.features.schema_hash in said
-        clients.more()
+        output = applying.communicate(timeout=90)[0]
+        assert applying.returncode == 0, output
+        assert changed.features.schema_hash in output
+        clients.wait_for_answers()
         assert {model for model, _ in clients.answers} == {old}
         new = promote(project, changed.features, "new")
         until(
@@ -412,15 +413,15 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
             60,
             "the new model does not answer",
         )
-        clients.more()
-        rolled = command(project, "models", "rollback", "--why", "to see it go back")
-        assert rolled.wait(60) == 0, rolled.communicate()[0]
+        clients.wait_for_answers()
+        rollback = command(project, "models", "rollback", "--why", "to see it go back")
+        assert rollback.wait(60) == 0, rollback.communicate()[0]
         until(
             lambda: clients.answers[-1][0] == old or bool(clients.failures),
             60,
             "the old model does not answer again",
         )
-        clients.more()
+        clients.wait_for_answers()
         assert up.pid("serve") == serve, "the server was never stopped"
         assert up.pid("router") != router, "the router keeps another attribute now"
     finally:
@@ -436,42 +437,40 @@ def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_
 
 
 def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:
-    """As `require_equal`, where the first answers, before the state was there, may have no
-    features.
-    """
+    """Check equality like `require_equal`, but allow early responses without features."""
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
     for features in schemas.values():
-        mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
-        report = parity(features, JoinedEvents(lake, features).table(), mine)
+        answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
+        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending) == (0, 0), report.examples[:3]
         assert report.answers > 0
     return dict(Counter(logged["model"].to_pylist()))
 
 
-def test_roles_that_start_take_features_py_as_it_is_unless_it_was_gone_back_from(tmp_path):
+def test_starting_roles_apply_features_py_unless_it_was_rolled_back(tmp_path):
     project = make_project(tmp_path / "shop")
     state = project.paths.state
-    assert settle(project, CLOCK).said == ""
+    assert apply_declared(project, CLOCK).notice == ""
     assert read_applied(state).schema == project.features.schema_hash
     changed = change(project)
-    assert "features.py has changed" in settle(changed, CLOCK).said
+    assert "features.py has changed" in apply_declared(changed, CLOCK).notice
     assert read_applied(state).schema == changed.features.schema_hash
     revert(state, at=CLOCK.now())
-    settled = settle(open_project(project.root), CLOCK)
-    assert "gone back from" in settled.said
+    settled = apply_declared(open_project(project.root), CLOCK)
+    assert "gone back from" in settled.notice
     assert (
         settled.project.features.schema_hash
         == project.features.schema_hash
         == read_applied(state).schema
     )
     apply(state, changed.features, at=CLOCK.now())
-    assert settle(open_project(project.root), CLOCK).said == ""
+    assert apply_declared(open_project(project.root), CLOCK).notice == ""
 
 
 def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     project = make_project(tmp_path / "shop")
-    settle(project, CLOCK)
+    apply_declared(project, CLOCK)
     (project.root / "features.py").write_text("1 / 0")
     assert (
         open_project(project.root, applied=True).features.schema_hash
@@ -479,19 +478,19 @@ def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     )
 
 
-def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
+def test_a_setting_that_breaks_while_running_stops_nothing(tmp_path):
     project = make_project(tmp_path / "shop")
     up = Up(project).wait()
     try:
         router = up.pid("router")
-        until(lambda: age(router) > STABLE_S, 30, "the router does not stay up")
-        begun = (
+        until(lambda: process_age_s(router) > STABLE_S, 30, "the router does not stay up")
+        files_of_roles = (
             "lake/positions.json",
             "state/*/worker.json",
             "candidates/*/role.lock",
-        )  # what a role writes once it has read the project
+        )  # each role writes its file after reading the project
         until(
-            lambda: all(any(project.paths.data.glob(each)) for each in begun),
+            lambda: all(any(project.paths.data.glob(each)) for each in files_of_roles),
             60,
             "not all roles have begun",
         )
@@ -507,7 +506,7 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
         assert up.process.poll() is None
         (project.root / "slots.py").write_text(slots)
         until(
-            lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S,
+            lambda: (pid := up.pid("router")) is not None and process_age_s(pid) > STABLE_S,
             180,
             "the router did not come back",
         )
@@ -516,8 +515,8 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
     assert up.process.returncode == 0
 
 
-def age(pid: int) -> float:
-    """How long a process has lived, in seconds."""
+def process_age_s(pid: int) -> float:
+    """Return how long a process has lived, in seconds."""
     try:
         started = float(
             Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

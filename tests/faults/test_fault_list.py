@@ -1,11 +1,9 @@
-"""The page about reliability is made from the list of faults and the last run, and every test that
-it names is there.
-"""
+"""The reliability page is made from the list of faults and the last run; its tests exist."""
 
 import json
 
 import pytest
-from docs.reliability_page import FOUND, PAGE, ROOT, not_played, page
+from docs.reliability_page import FIGURES, PAGE, ROOT, not_played, page
 from tests.faults.attack_list import ATTACKS
 from tests.faults.chaos.live import LIVE
 from tests.faults.chaos.mutants import names
@@ -14,12 +12,12 @@ from tests.faults.fault_list import FAULTS
 
 
 def test_the_page_is_fresh() -> None:
-    assert PAGE.read_text() == page(json.loads(FOUND.read_text())), (
+    assert PAGE.read_text() == page(json.loads(FIGURES.read_text())), (
         "stale; run: python docs/reliability_page.py"
     )
 
 
-def test_every_fault_is_there_once_and_says_what_is_shown_or_why_not() -> None:
+def test_every_fault_is_listed_once_with_tests_or_a_reason() -> None:
     assert [fault.number for fault in FAULTS] == [f"F{number}" for number in range(1, 25)]
     assert all(each.tests or each.missing for each in (*FAULTS, *ATTACKS))
 
@@ -36,8 +34,8 @@ def test_a_test_that_is_named_is_there(named: str) -> None:
 
 
 def test_the_last_run_was_of_all_there_is_in_one_revision_and_lost_nothing() -> None:
-    found = json.loads(FOUND.read_text())
-    run = found["run"]
+    figures = json.loads(FIGURES.read_text())
+    run = figures["run"]
     assert run["kills"] >= 500
     assert (run["lost"], run["doubled"], run["unequal"]) == (0, 0, 0)
     assert not not_played(run), (
@@ -45,27 +43,27 @@ def test_the_last_run_was_of_all_there_is_in_one_revision_and_lost_nothing() -> 
     )
     assert not run["carried"], "one run, of one revision"
     assert len({each["revision"] for each in (*run["tried"].values(), *run["drills"])}) == 1
-    assert [row["name"] for row in found["mutants"]] == names()
-    assert all(row["caught"] for row in found["mutants"])
+    assert [row["name"] for row in figures["mutants"]] == names()
+    assert all(row["caught"] for row in figures["mutants"])
 
 
 @pytest.mark.parametrize(
-    ("silent", "told"),
+    ("silent", "expected"),
     [
         (3, "3 of them did harm that nobody was told of (lost 6, doubled 0, unequal 0)"),
         (0, "None of those did harm"),
     ],
 )
-def test_right_below_the_headline_stands_what_it_leaves_out(silent: int, told: str) -> None:
-    found = json.loads(FOUND.read_text())
-    found["run"]["swallowed_writes"] |= {
+def test_right_below_the_headline_stands_what_it_leaves_out(silent: int, expected: str) -> None:
+    figures = json.loads(FIGURES.read_text())
+    figures["run"]["swallowed_writes"] |= {
         "silent": silent,
         "silent_counts": {"lost": 2 * silent, "doubled": 0, "unequal": 0},
     }
-    headline, _, below = page(found).partition("`kills ")[2].partition("\n\n")
-    assert headline.startswith(str(found["run"]["kills"]))
+    headline, _, below = page(figures).partition("`kills ")[2].partition("\n\n")
+    assert headline.startswith(str(figures["run"]["kills"]))
     assert (
-        f"leave out the {found['run']['swallowed_writes']['tried']} writes that a disk swallowed"
+        f"leave out the {figures['run']['swallowed_writes']['tried']} writes that a disk swallowed"
         in below.partition("\n\n")[0]
     )
-    assert told in below.partition("\n\n")[0]
+    assert expected in below.partition("\n\n")[0]

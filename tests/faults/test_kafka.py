@@ -1,5 +1,5 @@
-"""`kill -9` of roles whose logs are topics of a real broker: nothing acknowledged is lost, nothing
-counts twice, the state stays true.
+"""`kill -9` of roles on a real broker: nothing acknowledged is lost or counts twice, the state
+stays true.
 """
 
 import itertools
@@ -47,20 +47,20 @@ pytestmark = [
 
 @pytest.fixture
 def project(tmp_path: Path):
-    """A project whose logs are in a broker of its own."""
+    """Yield a project whose logs are in a broker of its own."""
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     with broker(tmp_path) as servers:
         yield on_kafka(make_project(tmp_path / "shop"), servers)
 
 
-def on_kafka(project: Project, servers: str, more: str = "") -> Project:
+def on_kafka(project: Project, servers: str, extra_settings: str = "") -> Project:
     client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
     with (project.root / "tailorbird.toml").open("a") as file:
         file.write(
             "\n[stream]\nurl = "
             f'"kafka://{servers}/{project.root.parent.name.lower()}"\nclient = '
-            f"{client}\n{more}"
+            f"{client}\n{extra_settings}"
         )
     return open_project(project.root)
 
@@ -73,8 +73,10 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(
     load = Load(up.port, ledger)
     kill_under_load(up, load, ROLES, KILLS)
     drain(project, SystemClock(), progress=lambda *_: None)
-    told = up.log.read_text()
-    assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} == set(ROLES)
+    up_log = up.log.read_text()
+    assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in up_log} == set(
+        ROLES
+    )
     assert len(ledger.acked) > 100
     assert ledger.refused, "the load sends events that must be refused"
     assert check(project, ledger) == []
@@ -83,20 +85,20 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(
 
 def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
     with broker(tmp_path) as servers:
-        more = 'partitions = 3\nrouters = 2\nsession = "6s"\n'
-        project = on_kafka(make_project(tmp_path / "shop"), servers, more)
+        extra_settings = 'partitions = 3\nrouters = 2\nsession = "6s"\n'
+        project = on_kafka(make_project(tmp_path / "shop"), servers, extra_settings)
         ledger = Ledger(tmp_path / "ledger.jsonl")
         up = Up(project).wait()
         kill_under_load(up, Load(up.port, ledger), ROLES, 2)
         drain(project, SystemClock(), progress=lambda *_: None)
-        told = up.log.read_text()
-        assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} >= {
+        up_log = up.log.read_text()
+        assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in up_log} >= {
             "serve",
             "worker",
             "lake",
         }
         assert "ended with signal SIGKILL" in "".join(
-            line for line in told.splitlines() if line.startswith("router")
+            line for line in up_log.splitlines() if line.startswith("router")
         )
         assert len(ledger.acked) > 100
         assert check(project, ledger) == []
@@ -132,26 +134,26 @@ def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
         finally:
             stop.set()
             asking.join(30)
-        told = up.log.read_text()
+        up_log = up.log.read_text()
         dead = {
             line.partition(" ended with signal SIGKILL")[0].strip()
-            for line in told.splitlines()
+            for line in up_log.splitlines()
             if "signal SIGKILL" in line
         }
         assert dead >= {"worker 0", "worker 2", "shuffle", "router"}
         drain(project, SystemClock(), progress=lambda *_: None)
         assert check(project, ledger) == []
-        found = _verified(project)
-        assert (found["unequal"], found["pending"]) == (0, 0)
-        assert found["answers"] > 20
+        report = _verify_features(project)
+        assert (report["unequal"], report["pending"]) == (0, 0)
+        assert report["answers"] > 20
         positions = Lake(project.paths.lake).answers(["positions"])["positions"].to_pylist()
-        assert all(len(some or ()) in (0, 3) for some in positions)
-        assert any(len(set(some or ())) > 1 for some in positions), (
+        assert all(len(positions_ or ()) in (0, 3) for positions_ in positions)
+        assert any(len(set(positions_ or ())) > 1 for positions_ in positions), (
             "all parts were as far as each other at every answer"
         )
 
 
-def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path: Path) -> None:
+def test_the_newer_of_two_shuffles_takes_over_without_duplicates(tmp_path: Path) -> None:
     rows = [
         dict.fromkeys(ROUTED.names)
         | {"type": "click", "ts": n + 1, "event_id": f"e{n}", "counts": True}
@@ -172,7 +174,7 @@ def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path
         assert stream.partition_count(logs[0].topic) == 3
         elsewhere = [
             replace(log, folder=None) for log in logs
-        ]  # another machine knows nothing of our locks
+        ]  # another machine does not see our locks
         with open_writer(stream.routed, partition="routed", first=1) as routed:
             with (
                 Shuffle(stream.routed, logs, features) as older,
@@ -186,16 +188,19 @@ def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path
                     older.step()
                 assert newer.step().end == 62
                 routed.append(blocks[2:])
-            with Shuffle(stream.routed, logs, features) as again:
-                assert again.step().rows == 30
-        found = []
+            with Shuffle(stream.routed, logs, features) as third:
+                assert third.step().rows == 30
+        positions = []
         for log in logs:
             with open_reader(log) as reader:
                 tables = [events_of(stored, 0, log) for stored in reader.read(1)]
-                found += [
-                    one for table in tables if table is not None for one in table["p"].to_pylist()
+                positions += [
+                    position
+                    for table in tables
+                    if table is not None
+                    for position in table["p"].to_pylist()
                 ]
-    assert sorted(found) == list(range(2, 92))
+    assert sorted(positions) == list(range(2, 92))
 
 
 def _workers(project: Project) -> list[Position]:
@@ -209,16 +214,16 @@ def _workers(project: Project) -> list[Position]:
 
 
 def _ask_until(port: int, slot: str) -> tuple[threading.Thread, threading.Event]:
-    """Ask for recommendations for one person after another."""
+    """Request recommendations for one person after another, until the event is set."""
     stop = threading.Event()
 
     def ask() -> None:
-        for place in itertools.count():
+        for number in itertools.count():
             with suppress(OSError):
                 _items(
                     port,
                     json.dumps(
-                        {"user_id": PEOPLE[place % len(PEOPLE)], "slot": slot, "size": 3}
+                        {"user_id": PEOPLE[number % len(PEOPLE)], "slot": slot, "size": 3}
                     ).encode(),
                 )
             if stop.wait(0.05):
@@ -229,8 +234,8 @@ def _ask_until(port: int, slot: str) -> tuple[threading.Thread, threading.Event]
     return thread, stop
 
 
-def _verified(project: Project) -> dict:
-    """What `features verify` says of all logged answers and of a sample."""
+def _verify_features(project: Project) -> dict:
+    """Return the report of `features verify` on all logged responses and a sample."""
     command = [
         sys.executable,
         "-m",
@@ -241,9 +246,9 @@ def _verified(project: Project) -> dict:
         "verify",
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert process.stdout, process.stderr
+    return json.loads(process.stdout)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +310,7 @@ def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(
     assert any("acknowledged and lost" in each for each in check(project, ledger))
 
 
-def test_up_answers_with_what_came_over_topics(project: Project) -> None:
+def test_up_recommends_from_events_in_topics(project: Project) -> None:
     up = Up(project).wait()
     try:
         clicks = [
@@ -346,10 +351,10 @@ def post(port: int, events: list[dict]) -> dict:
 
 
 def _topics(project: Project) -> dict[str, str]:
-    """What `doctor` finds of each topic."""
+    """Return the findings of `doctor` by topic."""
     command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "doctor", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    rows = json.loads(done.stdout)["findings"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    rows = json.loads(process.stdout)["findings"]
     return {
         row["what"].partition(" ")[2]: row["found"]
         for row in rows

@@ -1,11 +1,10 @@
-"""The door over HTTP on brokers that fail as they are told, under load, with a ledger outside: what
-was acknowledged is in the topic, what was refused is not, and of what is neither it was said that
-nobody knows (`outcome_unknown`).
+"""The collector over HTTP on failing brokers, under load, with a ledger outside.
 
-The brokers are librdkafka's mock cluster, in this process: three of them, which answer with errors,
-close connections, answer late, and go away altogether. They know no idempotence, so that a message
-whose answer was lost may stand in the topic twice; the router drops it. `kill -9` of our own
-processes on a broker: `test_kafka`.
+Acknowledged events are in the topic, refused ones are not, and for all others the client was told
+that the outcome is unknown (`outcome_unknown`). The brokers are librdkafka's mock cluster, in this
+process: three of them, which answer with errors, close connections, answer late, and go away
+altogether. They know no idempotence, so that a message whose response was lost may be in the topic
+twice; the router drops it. `kill -9` of our own processes on a broker: `test_kafka`.
 """
 
 import json
@@ -39,26 +38,26 @@ from tailorbird.serving.app import Service, create_app
 
 pytestmark = [pytest.mark.slow, needs_kafka]
 SENDERS = 6
-GONE_S = 5.0  # longer than a message is tried for
+OUTAGE_S = 5.0  # longer than a message is retried
 UNKNOWN = {"outcome_unknown"}  # codes of a refusal which does not say that nothing was written
 ERRORS = (NOT_LEADER, TIMED_OUT, NOT_ENOUGH_REPLICAS, TRANSPORT)
 
 
-class Nobody:
-    """Answers are not asked for here."""
+class NoPipeline:
+    """A pipeline that gets no requests."""
 
     def missing(self) -> list[str]:
         return []
 
 
 class Served:
-    """The door's HTTP side on a socket, in threads of this process."""
+    """The collector's HTTP side on a socket, in threads of this process."""
 
     def __init__(self, door) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(Service(Nobody(), door)), log_config=None, lifespan="off", ws="none"
+            create_app(Service(NoPipeline(), door)), log_config=None, lifespan="off", ws="none"
         )  # type: ignore[arg-type]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -77,19 +76,17 @@ class Served:
 
 
 class Sender(threading.Thread):
-    """Sends events, each once, and writes down what came of them. Nothing is sent again: what is
-    lost shows.
-    """
+    """Sends each event once and records the outcome, without retries, so that losses show."""
 
     def __init__(self, number: int, port: int, ledger: Ledger, stop: threading.Event) -> None:
         super().__init__(daemon=True)
-        self._number, self._port, self._ledger, self._stop_asked = number, port, ledger, stop
+        self._number, self._port, self._ledger, self._stop_requested = number, port, ledger, stop
         self.statuses: Counter[tuple[int, str]] = Counter()
-        self.vague: list[str] = []  # refusals that do not say when to come again
+        self.without_retry_after: list[str] = []  # refusals that do not say when to retry
 
     def run(self) -> None:
         sent = 0
-        while not self._stop_asked.is_set():
+        while not self._stop_requested.is_set():
             rows = [f"k{self._number}-{sent}-{row}" for row in range(3)]
             sent += 1
             self._ledger.write("sent", rows)
@@ -115,27 +112,27 @@ class Sender(threading.Thread):
             code = json.loads(error.read())["code"]
             self.statuses[error.code, code] += 1
             if not error.headers.get("retry-after"):
-                self.vague.append(code)
+                self.without_retry_after.append(code)
             return "unknown" if code in UNKNOWN else "refused"
         except OSError:
             return "unknown"
 
 
 def _disturb(cluster: MockCluster, rng: random.Random) -> Counter[str]:
-    """What brokers do, one after another: errors, no answer, a slow one, none there at all."""
+    """Disturb the brokers: errors, no response, a slow one, none there at all."""
     plan = ["error", "cut", "slow", "error", "away", "error", "cut", "slow", "gone for long"]
-    for what in plan:
-        if what == "error":
+    for fault in plan:
+        if fault == "error":
             cluster.fail_next(PRODUCE, *(rng.choice(ERRORS) for _ in range(rng.randint(1, 4))))
-        elif what == "cut":
+        elif fault == "cut":
             cluster.fail_next(PRODUCE, *[TRANSPORT] * rng.randint(1, 3))
-        elif what == "slow":
+        elif fault == "slow":
             cluster.answer_after(rng.uniform(0.2, 0.6))
             time.sleep(0.4)
             cluster.answer_after(0)
         else:
             cluster.set_down(True)
-            time.sleep(0.5 if what == "away" else GONE_S)
+            time.sleep(0.5 if fault == "away" else OUTAGE_S)
             cluster.set_down(False)
         time.sleep(rng.uniform(0.05, 0.3))
     return Counter(plan)
@@ -159,7 +156,7 @@ def _under_load(
                 30,
                 "nothing is acknowledged on brokers that are well",
             )
-            done = disturb(cluster)
+            faults = disturb(cluster)
             before = len(ledger.acked)
             until(
                 lambda: len(ledger.acked) > before + 50, 60, "the door did not come back by itself"
@@ -168,23 +165,25 @@ def _under_load(
             for sender in senders:
                 sender.join(90)
                 assert not sender.is_alive(), "a request was never answered"
-        return ledger, ids(stream), senders, done
+        return ledger, ids(stream), senders, faults
 
 
 def test_what_is_acknowledged_is_in_the_topic_and_what_is_refused_is_not(tmp_path: Path) -> None:
-    ledger, found, senders, done = _under_load(
+    ledger, topic_ids, senders, faults = _under_load(
         tmp_path, lambda cluster: _disturb(cluster, random.Random(1))
     )
     statuses = sum((sender.statuses for sender in senders), Counter[tuple[int, str]]())
     assert len(ledger.acked) > 100
-    assert sorted(ledger.acked - set(found)) == [], "acknowledged and lost"
-    assert sorted(ledger.refused & set(found)) == [], "refused and there"
-    assert set(found) <= ledger.sent
+    assert sorted(ledger.acked - set(topic_ids)) == [], "acknowledged and lost"
+    assert sorted(ledger.refused & set(topic_ids)) == [], "refused and there"
+    assert set(topic_ids) <= ledger.sent
     assert any(code in UNKNOWN for _, code in statuses), (
-        f"no outcome was unknown: the brokers were too kind: {statuses}, {done}"
+        f"no outcome was unknown: the brokers were too kind: {statuses}, {faults}"
     )
     assert {status for status, _ in statuses} <= {200, 429, 503}
-    assert not any(sender.vague for sender in senders), "a refusal says when to come again"
+    assert not any(sender.without_retry_after for sender in senders), (
+        "a refusal says when to come again"
+    )
 
 
 def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
@@ -196,9 +195,9 @@ def test_a_door_that_does_not_wait_for_the_delivery_report_is_caught(
 
     def away(cluster: MockCluster) -> Counter[str]:
         cluster.set_down(True)
-        time.sleep(GONE_S)  # the drill's time, not a guess of when something is done
+        time.sleep(OUTAGE_S)  # the duration of the outage, not a wait for something
         cluster.set_down(False)
         return Counter(away=1)
 
-    ledger, found, _, _ = _under_load(tmp_path, away)
-    assert ledger.acked - set(found), "nothing was lost by a door that acknowledges too early"
+    ledger, topic_ids, _, _ = _under_load(tmp_path, away)
+    assert ledger.acked - set(topic_ids), "nothing was lost by a door that acknowledges too early"

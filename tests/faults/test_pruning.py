@@ -1,6 +1,4 @@
-"""Logs stay bounded: each is pruned behind all who need it, and nothing is missed by those who
-start afterwards.
-"""
+"""Logs stay bounded: each is pruned after its slowest reader, and later readers miss nothing."""
 
 import json
 import threading
@@ -62,9 +60,7 @@ def send(door: EventCollector, first: int) -> None:
 
 @contextmanager
 def roles(project, *, keep_rows: int = 0):
-    """Router and worker as they run; the lake is drained by hand, so that its archive need not wait
-    for a minute.
-    """
+    """Run router and worker; the lake is drained by hand, so that its archive need not wait."""
     stop, paths = threading.Event(), project.paths
     released = partial(_released, project)
     route = partial(
@@ -89,8 +85,8 @@ def roles(project, *, keep_rows: int = 0):
             thread.join(10)
 
 
-def routed(project) -> tuple[int, int]:
-    """Where the routed log begins and ends."""
+def routed_range(project) -> tuple[int, int]:
+    """Return where the routed log starts and ends."""
     try:
         with open_reader(project.paths.routed) as reader:
             return reader.start(), reader.end()
@@ -98,7 +94,7 @@ def routed(project) -> tuple[int, int]:
         return 0, 0
 
 
-def applied(project) -> int:
+def applied_offset(project) -> int:
     try:
         reader = Reader(project.paths.state, project.features)
     except Exception:  # not made yet
@@ -111,8 +107,8 @@ def applied(project) -> int:
 
 def settle(project, rows: int) -> None:
     """Wait until `rows` were routed and applied, and bring them into the lake."""
-    until(lambda: routed(project)[1] == rows + 1, 30, "not routed")
-    until(lambda: applied(project) == rows + 1, 30, "not applied")
+    until(lambda: routed_range(project)[1] == rows + 1, 30, "not routed")
+    until(lambda: applied_offset(project) == rows + 1, 30, "not applied")
     with LakeRole(project.paths.stream, project.paths.lake, clock=CLOCK) as role:
         role.drain()
 
@@ -129,13 +125,13 @@ def values(project) -> bytes:
         reader.close()
 
 
-def catalogue(project) -> tuple:
-    found = Catalogue(project.paths.routed)
-    found.refresh()
-    index = found.over(None)
-    found.stop()
+def read_catalogue(project) -> tuple:
+    follower = Catalogue(project.paths.routed)
+    follower.refresh()
+    index = follower.overlay_for(None)
+    follower.stop()
     assert index is not None
-    return sorted(index.ids), found._items
+    return sorted(index.ids), follower._items
 
 
 def test_all_logs_are_pruned_and_everything_goes_on(project):
@@ -145,21 +141,23 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
         send(door, 0)
         with Router(paths.stream, project.plan, clock=CLOCK) as router:
             router.step()
-        whole = catalogue(project)
+        expected = read_catalogue(project)
         with roles(project):
             settle(project, total)
-            until(lambda: routed(project)[0] == total + 1, 10, "the routed log was not pruned")
-        Pruner(door, paths.lake).look()
+            until(
+                lambda: routed_range(project)[0] == total + 1, 10, "the routed log was not pruned"
+            )
+        Pruner(door, paths.lake).tick()
         raw = open_reader(raw_path(paths.stream, "serve-1"))
         until(lambda: raw.start() == total, 10, "the raw log was not pruned")
         raw.close()
-        assert catalogue(project) == whole, "what deleted blocks said of items is kept"
+        assert read_catalogue(project) == expected, "what deleted blocks said of items is kept"
         send(door, BODIES)
-        with roles(project):  # all of them anew, on the pruned logs
+        with roles(project):  # new processes on the pruned logs
             settle(project, 2 * total)
     assert verify(paths.lake).clean
     assert Lake(paths.lake).count("events") == 2 * total
-    ids, _ = catalogue(project)
+    ids, _ = read_catalogue(project)
     assert len(ids) == 2 * BODIES
 
 
@@ -171,12 +169,12 @@ def test_the_newest_rows_stay(project):
         for first in range(3):
             send(door, first * BODIES)
             settle(project, (first + 1) * BODIES * ROWS)
-        until(lambda: routed(project)[0] > 1, 10, "nothing was pruned")
-        start, end = routed(project)
+        until(lambda: routed_range(project)[0] > 1, 10, "nothing was pruned")
+        start, end = routed_range(project)
         assert end - start >= 2 * ROWS
 
 
-def test_nothing_goes_while_the_worker_has_not_begun(project):
+def test_nothing_is_pruned_before_the_worker_commits(project):
     paths = project.paths
     with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
@@ -205,7 +203,7 @@ def test_a_follower_that_was_overtaken_begins_again(project):
         router.step()
         router.prune(router.end())
         follower.refresh()
-        index = follower.over(None)
+        index = follower.overlay_for(None)
         follower.stop()
         assert index is not None
         assert len(index.ids) == 2 * BODIES

@@ -1,6 +1,4 @@
-"""Replay and the features: what is taken late, in the middle of the past, makes the state that the
-lake's events make.
-"""
+"""A replay of past events makes the same state as the lake's events."""
 
 import json
 from pathlib import Path
@@ -31,7 +29,7 @@ wish_rate = decayed("wish_rate", entity("user"), "wish", half_life="2d")
 
 
 def _history(file: Path, first: int, days: int) -> Path:
-    """Clicks of some people on some days, and every third time a wish."""
+    """Write clicks of some people on some days, and a wish at every third."""
     start = CLOCK.now() // DAY * DAY - 40 * DAY
     rows = []
     for day in range(first, first + days):

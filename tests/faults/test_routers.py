@@ -1,6 +1,4 @@
-"""Router processes that share partitions: they come, go, are killed and stand still; each event is
-routed once all the same.
-"""
+"""Router processes that share partitions come, go, die and stall; each event is routed once."""
 
 import os
 import signal
@@ -71,9 +69,9 @@ class Process:
         if self.process.poll() is not None:
             self.start()
 
-    def has(self) -> set[int]:
-        """The partitions that it says it has."""
-        held: set[int] = set()
+    def owned_partitions(self) -> set[int]:
+        """Return the partitions that the process claims in its log."""
+        partitions: set[int] = set()
         for line in self.log.read_text().splitlines():
             if "partitions [" in line:
                 numbers = {
@@ -81,8 +79,10 @@ class Process:
                     for number in line.partition("[")[2].rstrip("]").split(", ")
                     if number
                 }
-                held = held | numbers if "got partitions" in line else held - numbers
-        return held
+                partitions = (
+                    partitions | numbers if "got partitions" in line else partitions - numbers
+                )
+        return partitions
 
     def send(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -99,9 +99,9 @@ def site(tmp_path: Path):
     if WHY_NOT:
         pytest.skip(WHY_NOT)
     with broker(tmp_path) as servers:
-        made = Parted(tmp_path / "shop", servers, f"test-{uuid4().hex[:12]}")
-        yield made
-        made.close()
+        site_ = Parted(tmp_path / "shop", servers, f"test-{uuid4().hex[:12]}")
+        yield site_
+        site_.close()
 
 
 def clicks(number: int) -> list[dict]:
@@ -131,7 +131,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     post(2)
     first = Process(site, "first")
     running.append(first)
-    until(lambda: first.has() == set(range(COUNT)), 60, f"see {first.log}")
+    until(lambda: first.owned_partitions() == set(range(COUNT)), 60, f"see {first.log}")
     assert "no partition was dealt to this process" in first.log.read_text(), (
         "joining takes a broker seconds, and it says so"
     )
@@ -139,7 +139,10 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     second = Process(site, "second")
     running.append(second)
     until(
-        lambda: len(first.has()) + len(second.has()) == COUNT and bool(second.has()),
+        lambda: (
+            len(first.owned_partitions()) + len(second.owned_partitions()) == COUNT
+            and bool(second.owned_partitions())
+        ),
         60,
         f"see {second.log}",
     )
@@ -148,13 +151,16 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
 
     second.send(signal.SIGSTOP)  # past the end of its session: the first takes over
     post(2)
-    until(lambda: first.has() == set(range(COUNT)), 60, f"see {first.log}")
+    until(lambda: first.owned_partitions() == set(range(COUNT)), 60, f"see {first.log}")
     until(all_routed, 60, "not routed while one stood still")
     second.send(signal.SIGCONT)  # it wakes up with routers that others have by now
     post(2)
     until(all_routed, 60, "not routed after it woke up")
     until(
-        lambda: len(first.has()) < COUNT and len(first.has() | second.has()) == COUNT,
+        lambda: (
+            len(first.owned_partitions()) < COUNT
+            and len(first.owned_partitions() | second.owned_partitions()) == COUNT
+        ),
         60,
         f"{first.log} {second.log}",
     )
@@ -162,7 +168,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     running.remove(first)
     first.send(signal.SIGKILL)
     post(2)
-    until(lambda: second.has() == set(range(COUNT)), 60, f"see {second.log}")
+    until(lambda: second.owned_partitions() == set(range(COUNT)), 60, f"see {second.log}")
     until(all_routed, 60, "not routed after one was killed")
     second.end()
     assert sorted(site.events("event_id")) == sorted(sent)

@@ -1,6 +1,4 @@
-"""Canary secrets in the environment of a whole site: after a run of all its roles they are in no
-file of it and in no output.
-"""
+"""Canary secrets in the environment of a whole site are in no file and in no output."""
 
 import json
 import subprocess
@@ -40,8 +38,8 @@ def _ask(port: int, path: str, key: str, body: object = None) -> tuple[int, str]
         return error.code, f"{error.headers}{error.read().decode()}"
 
 
-def _arrived(project: Project) -> bool:
-    """Whether the event is in the lake, which the lake role may not have made yet."""
+def _has_arrived(project: Project) -> bool:
+    """Return True if the event is in the lake, which may not exist yet."""
     try:
         return len(in_lake(project)) == 1
     except NotReadyError:
@@ -56,12 +54,12 @@ def test_no_secret_of_the_environment_is_in_any_output_or_file(
         monkeypatch.setenv(name, value)
     write, read, admin = SECRETS.values()
     up = Up(project).wait()
-    said: list[str] = []
+    texts: list[str] = []
     try:
         click = {"event_id": "t1", "type": "click", "user_id": "u1", "item_id": "i1"}
         status, text = _ask(up.port, "/v1/events", write, click)
         assert status == 200, "the keys are the ones in force"
-        said.append(text)
+        texts.append(text)
         for path, body in (
             ("/v1/events", click),
             ("/v1/events", {"type": "nonsense"}),
@@ -69,8 +67,8 @@ def test_no_secret_of_the_environment_is_in_any_output_or_file(
             ("/metrics", None),
         ):
             for key in (write, read, admin, "canary-wrong-key-5512"):
-                said.append(_ask(up.port, path, key, body)[1])
-        until(lambda: _arrived(project), 60, "the event did not reach the lake")
+                texts.append(_ask(up.port, path, key, body)[1])
+        until(lambda: _has_arrived(project), 60, "the event did not reach the lake")
     finally:
         up.stop()
     for command in (
@@ -86,9 +84,9 @@ def test_no_secret_of_the_environment_is_in_any_output_or_file(
             timeout=60,
             check=False,
         )
-        said.append(done.stdout + done.stderr)
-    assert len([text for text in said if text]) >= 20, "there was something to look through"
-    assert not [text[:300] for text in said if "canary-" in text]
+        texts.append(done.stdout + done.stderr)
+    assert len([text for text in texts if text]) >= 20, "there was something to look through"
+    assert not [text[:300] for text in texts if "canary-" in text]
     files = [path for path in project.root.rglob("*") if path.is_file()]
     assert up.log in files
     assert not [str(path) for path in files if b"canary-" in path.read_bytes()]

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.roles import Up, make_project
 
 pytestmark = pytest.mark.slow
-ASKED = 60
+REQUESTS = 60
 SYNC_S = 2.0
 
 
@@ -36,13 +36,15 @@ def test_events_wait_for_a_slow_disk_and_answers_do_not(tmp_path: Path) -> None:
             {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"},
         )
         assert (status, waited >= SYNC_S) == (200, True)
-        # Each answer is logged behind its reply, so the log's syncs go on all the time.
-        found = [
+        # Each response is logged after its reply, so the log's syncs go on all the time.
+        responses = [
             _post(up.port, "/v1/recommend", {"user_id": "u1", "slot": "home", "size": 3})
-            for _ in range(ASKED)
+            for _ in range(REQUESTS)
         ]
-        assert {status for status, _ in found} == {200}
-        assert statistics.median(seconds for _, seconds in found) < SYNC_S / 2, "half a sync"
-        assert sum(seconds for _, seconds in found) < ASKED * SYNC_S / 2, "they waited for syncs"
+        assert {status for status, _ in responses} == {200}
+        assert statistics.median(seconds for _, seconds in responses) < SYNC_S / 2, "half a sync"
+        assert sum(seconds for _, seconds in responses) < REQUESTS * SYNC_S / 2, (
+            "they waited for syncs"
+        )
     finally:
         up.stop()

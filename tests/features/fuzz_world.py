@@ -226,7 +226,7 @@ class World:
         if not lake.count("events"):
             return
         if prune and self.router is not None:
-            self.router.prune(read_released(lake.path).of_routed())
+            self.router.prune(read_released(lake.path).routed_position())
         build_from_lake(self.worker, lake, threading.Event())
 
     def change(self, lines: Sequence[str]) -> None:

@@ -258,7 +258,7 @@ def test_after_the_change_the_log_is_enough(sites):
 def late_end(site):
     from tailorbird.stream import read_released
 
-    return read_released(site.lake_path).of_routed()
+    return read_released(site.lake_path).routed_position()
 
 
 def test_a_version_that_the_lake_does_not_have_stays_as_stored(sites):

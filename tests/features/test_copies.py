@@ -192,7 +192,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
             log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at
         ) as worker:
             assert worker._store.settle(30), worker._store.problem
-            worker.tell()
+            worker.publish_figures()
             assert figure(metrics, "failing") == figure(metrics, "behind_rows") == 0
             assert figure(metrics, "age_seconds") < 30
             server.kill()
@@ -202,7 +202,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
             while not worker._store.problem:
                 assert time.monotonic() < until
                 time.sleep(0.02)
-            worker.tell()
+            worker.publish_figures()
             assert figure(metrics, "failing") == figure(metrics, "behind_commits") == 1
             assert figure(metrics, "behind_rows") > 1
         log.close()

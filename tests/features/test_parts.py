@@ -102,7 +102,7 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
     for part, log in [(KeyPart(), folder / "routed.db"), *zip(all_parts(3), logs, strict=True)]:
         with FeatureWorker(log, folder / "state", features, clock=clock, part=part) as worker:
             assert worker.step().p == 262
-            worker.tell()
+            worker.publish_figures()
     single, parts = (
         records(folder / "state", features, KeyPart()),
         [records(folder / "state", features, part) for part in all_parts(3)],

@@ -1,5 +1,4 @@
-"""Small files in the layouts in which people have their data, made up here: who, what and when are
-known, so that a test can look for them.
+"""Small files in the layouts of well-known data sets, generated with known content.
 
 One made-up shop lies behind all of them: people have a taste for a third of the items, and come
 back. Each layout writes its events in the columns, times, numbers and packing of the original; none
@@ -17,16 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BEGIN = datetime(
-    2025, 3, 3, 8, 0, 1, tzinfo=UTC
-)  # a day of which month and day cannot be mixed up unseen
+BEGIN = datetime(2025, 3, 3, 8, 0, 1, tzinfo=UTC)  # a swap of day and month would show
 PEOPLE, ITEMS, EVENTS = 60, 40, 900
 WORDS = ("Lampe", "Stuhl", "Tisch", "Regal")
 
 
 @dataclass(frozen=True)
-class Deed:
-    """Something that somebody did."""
+class Action:
+    """An action of a person in the shop."""
 
     at: datetime
     person: int
@@ -36,10 +33,10 @@ class Deed:
     price: float
 
 
-def deeds() -> list[Deed]:
+def actions() -> list[Action]:
     """Return the events of the shop, in order of time."""
     draw = random.Random(7)
-    made: list[Deed] = []
+    made: list[Action] = []
     at = BEGIN
     for number in range(EVENTS):
         at += timedelta(seconds=draw.randrange(600, 4000))
@@ -51,7 +48,7 @@ def deeds() -> list[Deed]:
         )
         kind = draw.choices(("view", "cart", "purchase"), (8, 2, 1))[0]
         made.append(
-            Deed(
+            Action(
                 at, person, min(item, ITEMS - 1), kind, number // 4, round(5 + item * 1.25 % 60, 2)
             )
         )
@@ -99,7 +96,7 @@ def _csv(
 
 
 def rees46(folder: Path) -> None:
-    """Kaggle: eCommerce behaviour data from a multi-category store."""
+    """Write Kaggle's eCommerce behaviour data from a multi-category store."""
     head = [
         "event_time",
         "event_type",
@@ -123,13 +120,13 @@ def rees46(folder: Path) -> None:
             512_000_000 + d.person,
             f"5d{d.session:06}-aa",
         ]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(folder / "2025-Mar.csv", head, rows)
 
 
 def retailrocket(folder: Path) -> None:
-    """RetailRocket: events.csv with milliseconds, and properties one a row."""
+    """Write RetailRocket: events.csv with milliseconds, and properties one a row."""
     kinds = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
     rows = [
         [
@@ -139,7 +136,7 @@ def retailrocket(folder: Path) -> None:
             d.item,
             d.session if d.kind == "purchase" else "",
         ]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(
         folder / "events.csv", ["timestamp", "visitorid", "event", "itemid", "transactionid"], rows
@@ -158,10 +155,10 @@ def retailrocket(folder: Path) -> None:
 
 
 def hm(folder: Path) -> None:
-    """H&M: transactions of days, articles, customers."""
+    """Write H&M: transactions of days, articles, customers."""
     rows = [
         [f"{d.at:%Y-%m-%d}", f"{d.person:064x}", f"0{d.item:09}", d.price / 1000, 1 + d.item % 2]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(
         folder / "transactions_train.csv",
@@ -182,10 +179,10 @@ def hm(folder: Path) -> None:
 
 
 def otto(folder: Path) -> None:
-    """OTTO: a session a line, its events in a list."""
+    """Write OTTO: a session a line, its events in a list."""
     kinds = {"view": "clicks", "cart": "carts", "purchase": "orders"}
     sessions: dict[int, list[dict[str, object]]] = {}
-    for d in deeds():
+    for d in actions():
         sessions.setdefault(d.person, []).append(
             {"aid": d.item, "ts": int(d.at.timestamp() * 1000), "type": kinds[d.kind]}
         )
@@ -196,7 +193,7 @@ def otto(folder: Path) -> None:
 
 
 def lastfm(folder: Path) -> None:
-    """Last.fm 1K: tabs, no header."""
+    """Write Last.fm 1K: tabs, no header."""
     rows = [
         [
             f"user_{d.person:06}",
@@ -206,13 +203,13 @@ def lastfm(folder: Path) -> None:
             f"t{d.item}",
             f"Track {d.item}",
         ]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(folder / "userid-timestamp-artid-artname-traid-traname.tsv", [], rows, "\t")
 
 
 def shopify(folder: Path) -> None:
-    """Shopify: exported orders, a row for each line of an order."""
+    """Write Shopify: exported orders, a row for each line of an order."""
     head = [
         "Name",
         "Email",
@@ -240,13 +237,13 @@ def shopify(folder: Path) -> None:
             f"SKU-{d.item:03}",
             f"Maker {d.item % 4}",
         ]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(folder / "orders_export.csv", head, rows)
 
 
 def german(folder: Path) -> None:
-    """A German shop's export: semicolons, decimal commas, days first, Windows-1252."""
+    """Write a German shop's export: semicolons, decimal commas, days first, Windows-1252."""
     rows = [
         [
             f"K{d.person:03}",
@@ -256,7 +253,7 @@ def german(folder: Path) -> None:
             f"{1000 + d.price:,.2f}".translate(str.maketrans(",.", ".,")),
             1,
         ]
-        for d in deeds()
+        for d in actions()
     ]
     _csv(
         folder / "bestellungen.csv",
@@ -274,13 +271,13 @@ def american(folder: Path) -> None:
     at = [BEGIN + timedelta(days=number % 9) for number in range(EVENTS)]
     rows = [
         [d.person, d.item, f"{day:%m/%d/%Y} 10:{number // 60:02}:{number % 60:02}"]
-        for number, (d, day) in enumerate(zip(deeds(), at, strict=True))
+        for number, (d, day) in enumerate(zip(actions(), at, strict=True))
     ]
     _csv(folder / "clicks.csv", ["user_id", "item_id", "time"], rows)
 
 
 def nested(folder: Path) -> None:
-    """JSON lines with objects within."""
+    """Write JSON lines with nested objects."""
     lines = [
         json.dumps(
             {
@@ -295,13 +292,13 @@ def nested(folder: Path) -> None:
                 },
             }
         )
-        for d in deeds()
+        for d in actions()
     ]
     (folder / "events.jsonl").write_text("\n".join([*lines, "{broken"]) + "\n")
 
 
 def flat(folder: Path) -> None:
-    """One JSON list of flat objects, seconds since 1970."""
+    """Write one JSON list of flat objects, seconds since 1970."""
     records = [
         {
             "userId": f"u{d.person}",
@@ -309,14 +306,14 @@ def flat(folder: Path) -> None:
             "action": d.kind,
             "timestamp": int(d.at.timestamp()),
         }
-        for d in deeds()
+        for d in actions()
     ]
     (folder / "export.json").write_text(json.dumps(records, indent=1))
 
 
 def indexed(folder: Path) -> None:
-    """Parquet as pandas writes it, with the index of its rows."""
-    made = deeds()
+    """Write Parquet as pandas does, with the index of its rows."""
+    made = actions()
     table = pa.table(
         {
             "customer_id": [float(d.person) for d in made],
@@ -330,8 +327,8 @@ def indexed(folder: Path) -> None:
 
 
 def parts(folder: Path) -> None:
-    """A folder of packed files, a day's events in each."""
-    made = deeds()
+    """Write a folder of packed files, a day's events in each."""
+    made = actions()
     for number in range(3):
         table = pa.table(
             {
@@ -344,7 +341,7 @@ def parts(folder: Path) -> None:
 
 
 def ga4(folder: Path) -> None:
-    """Google Analytics 4: the export of BigQuery as JSON lines."""
+    """Write Google Analytics 4: the export of BigQuery as JSON lines."""
     names = {"view": "view_item", "cart": "add_to_cart", "purchase": "purchase"}
     lines = [
         json.dumps(
@@ -367,14 +364,14 @@ def ga4(folder: Path) -> None:
                 ],
             }
         )
-        for d in deeds()
+        for d in actions()
     ]
     (folder / "events_20250303.json").write_text("\n".join(lines) + "\n")
 
 
 def personalize(folder: Path) -> None:
-    """Amazon Personalize: interactions, users and items."""
-    rows = [[d.person, f"p{d.item}", int(d.at.timestamp()), d.kind] for d in deeds()]
+    """Write Amazon Personalize: interactions, users and items."""
+    rows = [[d.person, f"p{d.item}", int(d.at.timestamp()), d.kind] for d in actions()]
     _csv(folder / "interactions.csv", ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE"], rows)
     _csv(
         folder / "items.csv",
@@ -401,7 +398,7 @@ def olist(folder: Path) -> None:
             d.at.strftime(moment),
             (d.at + timedelta(days=6)).strftime(moment),
         ]
-        for n, d in enumerate(deeds())
+        for n, d in enumerate(actions())
     ]
     head = [
         "order_id",
@@ -413,7 +410,7 @@ def olist(folder: Path) -> None:
     _csv(folder / "olist_orders_dataset.csv", head, orders)
     lines = [
         [f"o{n:04}", 1, f"p{d.item}", (d.at + timedelta(days=2)).strftime(moment), d.price]
-        for n, d in enumerate(deeds())
+        for n, d in enumerate(actions())
     ]
     _csv(
         folder / "olist_order_items_dataset.csv",
@@ -444,8 +441,8 @@ def instacart(folder: Path) -> None:
     """Instacart: orders by weekday, hour and days since the one before, their products, and names
     in lists of their own.
     """
-    of_person: dict[int, list[Deed]] = {}
-    for deed in deeds():
+    of_person: dict[int, list[Action]] = {}
+    for deed in actions():
         of_person.setdefault(deed.person, []).append(deed)
     orders, lines = [], []
     for person, made in of_person.items():
@@ -497,17 +494,17 @@ def instacart(folder: Path) -> None:
 
 
 def mind(folder: Path) -> None:
-    """MIND: what was shown and clicked, one list a row, and the news; neither file has a header."""
+    """Write MIND: impressions with clicks, one list a row, and the news; no file has a header."""
     rows = []
-    for number, d in enumerate(deeds(), 1):
-        others = [f"N{(d.item + step) % ITEMS}-0" for step in (3, 7)]
+    for number, d in enumerate(actions(), 1):
+        distractors = [f"N{(d.item + step) % ITEMS}-0" for step in (3, 7)]
         rows.append(
             [
                 number,
                 f"U{d.person}",
                 f"{d.at:%m/%d/%Y %I:%M:%S %p}",
                 "N1 N2",
-                " ".join([others[0], f"N{d.item}-1", others[1]]),
+                " ".join([distractors[0], f"N{d.item}-1", distractors[1]]),
             ]
         )
     _csv(folder / "behaviors.tsv", [], rows, "\t")
@@ -527,10 +524,10 @@ def mind(folder: Path) -> None:
     _csv(folder / "news.tsv", [], news, "\t")
 
 
-def _first_of_instacart() -> Deed:
-    """The order that comes first where everybody's first one lies on the same day."""
-    firsts: dict[int, Deed] = {}
-    for deed in deeds():
+def _first_of_instacart() -> Action:
+    """Return the first order if everybody's first one is on the same day."""
+    firsts: dict[int, Action] = {}
+    for deed in actions():
         firsts.setdefault(deed.person, deed)
     return min(
         firsts.values(), key=lambda deed: deed.at.hour
@@ -538,7 +535,7 @@ def _first_of_instacart() -> Deed:
 
 
 _ALL = frozenset(("view", "cart", "purchase"))
-_FIRST = deeds()[0]
+_FIRST = actions()[0]
 _FIRST_ORDER = _first_of_instacart()
 _AT, _WHO, _WHAT = _FIRST.at, _FIRST.person, _FIRST.item
 

@@ -1,8 +1,7 @@
-"""Data as people have it becomes a project and a list, without an edit: `init --from`, `import`,
-`train`, `recommend`.
+"""Data as people have it becomes a project and a list, without an edit.
 
-Each layout is read with the right times, people, items and types, or `init` stops with one question
-that one option answers.
+The commands are `init --from`, `import`, `train` and `recommend`. Each layout is read with the
+right times, people, items and types, or `init` stops with one question that one option answers.
 """
 
 import json
@@ -24,14 +23,14 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
     data.mkdir()
     layout.write(data)
     if layout.question:
-        asked = tailorbird("init", "shop", "--from", data, cwd=tmp_path)
-        assert asked.returncode != 0
-        assert layout.question in asked.stderr
-        assert layout.options[0] in asked.stderr
+        questioned = tailorbird("init", "shop", "--from", data, cwd=tmp_path)
+        assert questioned.returncode != 0
+        assert layout.question in questioned.stderr
+        assert layout.options[0] in questioned.stderr
         assert not (tmp_path / "shop").exists()
-    made = tailorbird("init", "shop", "--from", data, *layout.options, "--json", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
-    steps = [shlex.split(step)[1:] for step in json.loads(made.stdout)["next"]]
+    init = tailorbird("init", "shop", "--from", data, *layout.options, "--json", cwd=tmp_path)
+    assert init.returncode == 0, init.stderr
+    steps = [shlex.split(step)[1:] for step in json.loads(init.stdout)["next"]]
     assert [step[2] for step in steps] == ["check", "import", "train", "recommend", "up"]
     written = tmp_path / "shop" / "mapping.toml"
     mapping = written.read_text() if written.exists() else ""
@@ -60,8 +59,8 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
         tmp_path / "said",
         cwd=tmp_path,
     )
-    for done in (imported, first, kinds, trained, listed):
-        assert done.returncode == 0, done.stderr
+    for process in (imported, first, kinds, trained, listed):
+        assert process.returncode == 0, process.stderr
     (event,) = json.loads(first.stdout)["rows"]
     assert datetime.fromisoformat(event["ts"]).replace(microsecond=0) == layout.first
     assert layout.user in (event["user_id"], event["anonymous_id"])
@@ -70,6 +69,6 @@ def test_a_layout_becomes_a_list_without_an_edit(layout: Layout, tmp_path: Path)
     assert set(counts) == layout.types
     assert (
         sum(counts.values()) >= 0.97 * layout.events
-    )  # a few are said twice: on one day, or by chance
+    )  # a few are duplicates, on one day or by chance
     items = json.loads(listed.stdout)["items"]
     assert len({item["item_id"] for item in items}) == SIZE

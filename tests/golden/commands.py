@@ -1,4 +1,4 @@
-"""Which commands are recorded, with which arguments, and which are not, and why."""
+"""The recorded commands with their arguments, and those left out with the reason."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from cyclopts import App
 from tests.golden.files import MANIFEST_MAPS, TRAINING_MAPS
 from tests.golden.shapes import readable, shape
-from tests.golden.site import LAST_DAY, Recorded, act, changed, command
+from tests.golden.site import LAST_DAY, RecordedShop, changed_copy, run_command, run_json_command
 
 from tailorbird.cli.main import build_app
 
@@ -47,13 +47,13 @@ class Case:
     """A command to record.
 
     Attributes:
-        words: the command behind `tailorbird -C PROJECT`, without `--json`. Names in braces are
+        words: the command after `tailorbird -C PROJECT`, without `--json`. Names in braces are
             those of `_names`.
         maps: paths of the dictionaries whose keys are data; see `shapes.shape`.
         variant: tells cases of one command apart.
         on: the project: the shop, a copy that it may change, one without data, or one of churn.
         before: commands that are run first.
-        until: a key of what it prints; it is repeated until this holds something.
+        until: a key of its output; it is repeated until this is not empty.
         by_source: it takes no `--json`, but prints objects one a line, each with its `source`.
         slow: it takes several seconds.
     """
@@ -69,9 +69,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The command, such as `features show`, behind it the variant in brackets."""
-        named = next(name for name in _with_json() if f"{self.words} ".startswith(f"{name} "))
-        return f"{named} ({self.variant})" if self.variant else named
+        """Return the command, such as `features show`, with the variant in brackets."""
+        base_name = next(name for name in _with_json() if f"{self.words} ".startswith(f"{name} "))
+        return f"{base_name} ({self.variant})" if self.variant else base_name
 
 
 CASES = (
@@ -162,46 +162,46 @@ CASES = (
 )
 
 
-def recorded(case: Case, made: Recorded) -> str:
+def record_case(case: Case, shop: RecordedShop) -> str:
     """Run a command and return the shape of what it prints, as text."""
     if case.on == SHOP:
-        return _text(case, made, made.project)
-    origin = {COPY: lambda: made.project, NEW: lambda: made.new, CHURN: lambda: made.churn}
-    with changed(origin[case.on](), made.folder) as project:
+        return _text(case, shop, shop.project)
+    origin = {COPY: lambda: shop.project, NEW: lambda: shop.new, CHURN: lambda: shop.churn}
+    with changed_copy(origin[case.on](), shop.folder) as project:
         for words in case.before:
             _prepare(project, words)
-        return _text(case, made, project)
+        return _text(case, shop, project)
 
 
 def not_covered() -> set[str]:
     """Return the commands with `--json` that are neither recorded nor left out."""
-    named = {case.name.partition(" (")[0] for case in CASES} | PRINTED.keys()
-    return _with_json() - named - LEFT_OUT.keys()
+    covered = {case.name.partition(" (")[0] for case in CASES} | PRINTED.keys()
+    return _with_json() - covered - LEFT_OUT.keys()
 
 
-def _text(case: Case, made: Recorded, project: Path) -> str:
-    text = readable(shape(_printed(case, made, project), case.maps))
-    return text.replace(made.schema_hash, "<schema>")
+def _text(case: Case, shop: RecordedShop, project: Path) -> str:
+    text = readable(shape(_printed(case, shop, project), case.maps))
+    return text.replace(shop.schema_hash, "<schema>")
 
 
-def _printed(case: Case, made: Recorded, project: Path) -> Any:
-    words = shlex.split(case.words.format_map(_names(made, project, case.words)))
+def _printed(case: Case, shop: RecordedShop, project: Path) -> Any:
+    words = shlex.split(case.words.format_map(_names(shop, project, case.words)))
     if case.by_source:
         by_source: dict[str, list[Any]] = {}
-        for line in act("-C", project, *words).splitlines():
+        for line in run_command("-C", project, *words).splitlines():
             record = json.loads(line)
             by_source.setdefault(record["source"], []).append(record)
         return by_source
-    printed = command("-C", project, *words)
+    printed = run_json_command("-C", project, *words)
     while case.until and not printed[case.until]:
-        printed = command("-C", project, *words)
+        printed = run_json_command("-C", project, *words)
     return printed
 
 
 def _prepare(project: Path, words: str) -> None:
     """Run a command that comes before the one to record, or change a file of the project."""
     if words not in _EDITS:
-        act("-C", project, *shlex.split(words))
+        run_command("-C", project, *shlex.split(words))
         return
     file, before, after = _EDITS[words]
     path = project / file
@@ -210,18 +210,18 @@ def _prepare(project: Path, words: str) -> None:
     path.write_text(text.replace(before, after))
 
 
-def _names(made: Recorded, project: Path, words: str) -> dict[str, object]:
-    """What the names in braces stand for."""
+def _names(shop: RecordedShop, project: Path, words: str) -> dict[str, object]:
+    """Return the values of the names in braces."""
     names: dict[str, object] = {
-        "folder": made.folder,
-        "user": made.user,
-        "item": made.item,
-        "moment": made.moment,
-        "trained": made.trained,
+        "folder": shop.folder,
+        "user": shop.user,
+        "item": shop.item,
+        "moment": shop.moment,
+        "trained": shop.trained,
         "day": LAST_DAY,
     }
     if "{key}" in words:
-        names["key"] = command("-C", project, "keys", "list")["keys"][0]["id"]
+        names["key"] = run_json_command("-C", project, "keys", "list")["keys"][0]["id"]
     return names
 
 
@@ -231,7 +231,7 @@ def _with_json() -> frozenset[str]:
 
 
 def _commands(app: App, above: tuple[str, ...]) -> Iterator[str]:
-    """The commands below this one that take `--json`."""
+    """Yield the commands below this one that take `--json`."""
     for name in app:
         if name.startswith("-"):
             continue

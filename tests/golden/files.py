@@ -1,4 +1,4 @@
-"""What a project has on its disk: files and the shapes of those in JSON, tables, logs, a bundle."""
+"""The files of a project: paths and the shapes of JSON files, tables, logs, and a bundle."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 from tests.golden.shapes import readable, shape
-from tests.golden.site import Recorded
+from tests.golden.site import RecordedShop
 
 from tailorbird.events.schema import ROUTED
 
@@ -54,42 +54,42 @@ TRAINING_MAPS = (
 MANIFEST_MAPS = ("files", "formula", *(f"metrics.{path}" for path in TRAINING_MAPS))
 
 
-def bundle(made: Recorded) -> str:
+def bundle(shop: RecordedShop) -> str:
     """Return the files of the trained bundle with the shapes of those in JSON, as text."""
-    folder = made.project / "data" / "registry" / made.trained
+    folder = shop.project / "data" / "registry" / shop.trained
     return readable(_files(folder, {"manifest.json": MANIFEST_MAPS}))
 
 
-def files(made: Recorded) -> str:
+def files(shop: RecordedShop) -> str:
     """Return the files of logs, state, lake and registry, bundles left out, as text."""
-    data = made.project / "data"
-    found = {
+    data = shop.project / "data"
+    paths = {
         f"{name}/{path}": content
         for name in _RECORDED
         for path, content in _files(data / name, _MAPS).items()
         if not f"{name}/{path}".startswith("registry/<version>/")
     }
-    return readable(found)
+    return readable(paths)
 
 
-def tables(made: Recorded) -> str:
+def tables(shop: RecordedShop) -> str:
     """Return the columns and partitions of each table of the lake, as text."""
-    found = {}
-    for folder in sorted((made.project / "data" / "lake").iterdir()):
+    column_types = {}
+    for folder in sorted((shop.project / "data" / "lake").iterdir()):
         if (folder / "_delta_log").exists():
             table = DeltaTable(folder)
             columns = pa.schema(table.schema().to_arrow())
-            found[folder.name] = {
+            column_types[folder.name] = {
                 "columns": _columns(columns),
                 "partitioned by": table.metadata().partition_columns,
             }
-    return json.dumps(found, indent=1) + "\n"
+    return json.dumps(column_types, indent=1) + "\n"
 
 
-def routed(made: Recorded) -> str:
+def routed(shop: RecordedShop) -> str:
     """Return the columns of each kind of block of the routed log, as text."""
     kinds = {}
-    path = made.project / "data" / "stream" / "routed.db"
+    path = shop.project / "data" / "stream" / "routed.db"
     for kind, payload in _rows(path, "SELECT kind, max(payload) FROM block GROUP BY kind"):
         if kind == "taken":  # says in JSON which rows of the raw logs were looked at
             continue
@@ -104,7 +104,7 @@ def _columns(schema: pa.Schema) -> list[str]:
 
 def _files(folder: Path, maps: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     """Return what each file of a folder holds, under its name with what varies left out."""
-    found: dict[str, Any] = {}
+    paths_: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or _PASSING.search(f"/{name}"):
@@ -112,8 +112,8 @@ def _files(folder: Path, maps: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         for varying, instead in _VARYING:
             name = varying.sub(instead, name)
         inside = next((maps[key] for key in maps if f"{folder.name}/{name}".endswith(key)), ())
-        found[name] = _content(path, inside)
-    return found
+        paths_[name] = _content(path, inside)
+    return paths_
 
 
 def _content(path: Path, maps: tuple[str, ...]) -> Any:

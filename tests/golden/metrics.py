@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.golden.site import Recorded
+from tests.golden.site import RecordedShop
 
 from tailorbird.candidates.query import table_group
 from tailorbird.features.compared import ParityTotals
@@ -26,20 +26,21 @@ from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import Lag
 
 _ONE = {"example": 1}
-_LATER = "tailorbird_features_compare"  # told once the lake has compared, a minute after it began
+# exposed after the lake's first comparison, a minute after the start
+_LATER = "tailorbird_features_compare"
 
 
-def metrics(made: Recorded) -> str:
+def metrics(shop: RecordedShop) -> str:
     """Return what can be exposed, and which role exposes what, as text."""
-    families = _families(_of_server().decode()) | _families(_of_role().decode())
+    families = _families(_server_metrics().decode()) | _families(_role_metrics().decode())
     exposed = {
         role: [name for name in sorted(_families(text)) if not name.startswith(_LATER)]
-        for role, text in made.metrics.items()
+        for role, text in shop.metrics.items()
     }
     unknown = {name for names in exposed.values() for name in names} - families.keys()
     assert not unknown, f"add an example of these metrics to {__name__}: {sorted(unknown)}"
-    found = {"exposed by role": exposed, "families": families}
-    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+    recording = {"exposed by role": exposed, "families": families}
+    return json.dumps(recording, indent=1, sort_keys=True) + "\n"
 
 
 def _families(text: str) -> dict[str, dict[str, Any]]:
@@ -53,35 +54,37 @@ def _families(text: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _of_server() -> bytes:
-    """The metrics of a server to which everything has happened once."""
-    told = Metrics()
-    told.request("/example", 200, 0.1)
-    told.stage("example", 0.1)
-    told.waited(0.1)
-    told.degraded(_ONE)
-    told.fault("example")
-    told.bundle_loaded("v0001")
-    told.bundle_refused()
-    told.churn_loaded("example", "v0001")
-    told.watch_shedding(Shedder(threads=1))
-    told.watch_limits(lambda: _ONE)
-    told.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
-    told.watch_hedge(Hedge())
-    told.watch_rollout(lambda: {"champion": "v0001"})
-    told.watch_collector(_door)
-    told.watch_features(lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE))
-    told.watch_workers(lambda: [_worker()])
-    told.watch_copies(lambda: _ONE)
-    told.watch_candidates(lambda: {table_group("popular"): 1}, ["popular"])
-    told.watch_threads(lambda: [PeriodicTask("example", lambda: None, every_s=1.0)])
+def _server_metrics() -> bytes:
+    """Return the metrics of a server to which everything has happened once."""
+    server_metrics = Metrics()
+    server_metrics.request("/example", 200, 0.1)
+    server_metrics.stage("example", 0.1)
+    server_metrics.observe_wait(0.1)
+    server_metrics.degraded(_ONE)
+    server_metrics.fault("example")
+    server_metrics.bundle_loaded("v0001")
+    server_metrics.bundle_refused()
+    server_metrics.churn_loaded("example", "v0001")
+    server_metrics.watch_shedding(Shedder(threads=1))
+    server_metrics.watch_limits(lambda: _ONE)
+    server_metrics.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
+    server_metrics.watch_hedge(Hedge())
+    server_metrics.watch_rollout(lambda: {"champion": "v0001"})
+    server_metrics.watch_collector(_door)
+    server_metrics.watch_features(
+        lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE)
+    )
+    server_metrics.watch_workers(lambda: [_worker()])
+    server_metrics.watch_copies(lambda: _ONE)
+    server_metrics.watch_candidates(lambda: {table_group("popular"): 1}, ["popular"])
+    server_metrics.watch_threads(lambda: [PeriodicTask("example", lambda: None, interval_s=1.0)])
     lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)
-    told.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]
-    return told.text()
+    server_metrics.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]
+    return server_metrics.text()
 
 
-def _of_role() -> bytes:
-    """The metrics that only roles without HTTP have."""
+def _role_metrics() -> bytes:
+    """Return the metrics that only roles without HTTP have."""
     figures = ScoreFigures()
     figures.scores["example"] = figures.unscored["example"] = 1
     return role_metrics("example", ProgressEvent(), [ScoresCollector(lambda: figures)])()

@@ -7,22 +7,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.golden.recordings import FOLDER, RECORDINGS, file_of, path_of
-from tests.golden.site import make
+from tests.golden.recordings import FOLDER, RECORDINGS, file_name, path_of
+from tests.golden.site import make_shop
 
 
 def main(files: list[str]) -> None:
     """Make a shop and write what is recorded of it."""
-    names = {file_of(name): name for name in RECORDINGS}
+    names = {file_name(name): name for name in RECORDINGS}
     if unknown := set(files) - names.keys():
-        known = ", ".join(names)
-        sys.exit(f"no recording is called {', '.join(sorted(unknown))}; there are {known}")
+        names_text = ", ".join(names)
+        sys.exit(f"no recording is called {', '.join(sorted(unknown))}; there are {names_text}")
     with tempfile.TemporaryDirectory() as folder:
-        made = make(Path(folder))
+        shop = make_shop(Path(folder))
         for file in files or names:
-            _write(path_of(names[file]), RECORDINGS[names[file]](made))
+            _write(path_of(names[file]), RECORDINGS[names[file]](shop))
     if not files:
-        _remove_others()
+        _remove_obsolete()
 
 
 def _write(path: Path, text: str) -> None:
@@ -33,8 +33,8 @@ def _write(path: Path, text: str) -> None:
         sys.stdout.write(f"renewed {path.relative_to(FOLDER)}\n")
 
 
-def _remove_others() -> None:
-    """Remove the files of recordings that there are no more."""
+def _remove_obsolete() -> None:
+    """Remove the files of recordings that no longer exist."""
     for path in set(FOLDER.rglob("*.json")) - {path_of(name) for name in RECORDINGS}:
         path.unlink()
         sys.stdout.write(f"removed {path.relative_to(FOLDER)}\n")

@@ -48,14 +48,14 @@ _PATIENT = {f"TAILORBIRD_SERVE__{stage}_MS": "10000" for stage in _STAGES}  # no
 
 
 @dataclass
-class Recorded:
-    """What the recordings are made of.
+class RecordedShop:
+    """The shop behind the recordings.
 
     Attributes:
         folder: for files that commands write.
         project: trained and served; not to be changed.
         trained: the version with a model.
-        printed: what the commands printed that made the project, as JSON, by name.
+        printed: the JSON output of the commands that made the project, by name.
         metrics: the text of `/metrics` of each role.
         openapi: the document of the server.
         user, item, moment: who clicked last, on what, and when.
@@ -75,25 +75,25 @@ class Recorded:
 
     @property
     def new(self) -> Path:
-        """A project without data."""
+        """Return the folder of a project without data."""
         return self.folder / "new"
 
     @cached_property
     def churn(self) -> Path:
-        """A project of purchases from which churn is learned; made when it is first asked for."""
+        """Make a project of purchases for churn, on first use."""
         project = self.folder / "churn"
-        command("init", project)
+        run_json_command("init", project)
         (project / "features.py").write_text(FEATURES)
         (project / "churn.py").write_text(CHURN)
         (project / "mapping.toml").write_text(MAPPING)
         (project / "slots.py").write_text(_SLOTS)
         purchases(project / "purchases.parquet")
         words = ("import", "mapping", project / "purchases.parquet")
-        command("-C", project, *words, "--mapping", project / "mapping.toml")
+        run_json_command("-C", project, *words, "--mapping", project / "mapping.toml")
         return project
 
 
-def act(*words: object) -> str:
+def run_command(*words: object) -> str:
     """Run a command in this process and return what it prints, whatever status it ends with."""
     printed, complaints = io.StringIO(), io.StringIO()
     before = dict(os.environ)
@@ -101,7 +101,7 @@ def act(*words: object) -> str:
         with redirect_stdout(printed), redirect_stderr(complaints):
             run([str(word) for word in words])
     except SystemExit:
-        pass  # whatever its status: what matters is whether it printed anything
+        pass  # the status does not matter, only the output
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -109,44 +109,44 @@ def act(*words: object) -> str:
     return printed.getvalue()
 
 
-def command(*words: object) -> Any:
+def run_json_command(*words: object) -> Any:
     """Run a command with `--json` in this process and return what it prints."""
-    return json.loads(act(*words, "--json"))
+    return json.loads(run_command(*words, "--json"))
 
 
-def make(folder: Path) -> Recorded:
+def make_shop(folder: Path) -> RecordedShop:
     """Make the shop in an empty folder."""
-    made = Recorded(folder, folder / "shop")
-    project = made.project
-    made.printed["init"] = command("init", made.new)
-    command("init", project)
+    shop = RecordedShop(folder, folder / "shop")
+    project = shop.project
+    shop.printed["init"] = run_json_command("init", shop.new)
+    run_json_command("init", project)
     slots = project / "slots.py"
     slots.write_text(with_experiment(slots.read_text()))
     (folder / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\n")
     (project / "scores.py").write_text(_SCORES)
     history = folder / "history.jsonl"
     _write_history(history)
-    made.printed["import"] = command("-C", project, "import", "tailorbird", history)
-    report = command("-C", project, "train", "--quick", "--as-of", "latest")
-    made.printed["train"], made.trained = report, report["version"]
-    _promote(project, made.trained)
-    with _running(project) as urls:
+    shop.printed["import"] = run_json_command("-C", project, "import", "tailorbird", history)
+    report = run_json_command("-C", project, "train", "--quick", "--as-of", "latest")
+    shop.printed["train"], shop.trained = report, report["version"]
+    _promote(project, shop.trained)
+    with _run_roles(project) as urls:
         _visit(urls[SERVE])
         _wait(lambda: _rows(project, "answers") >= _VISITORS, "no answers in the lake")
         _wait(lambda: _rows(project, "events WHERE type = 'click' AND arm <> ''"), "no clicks")
         _wait(lambda: "worker_rows" in _get(f"{urls[SERVE]}/metrics"), "no figures of the worker")
-        made.metrics = {role: _get(f"{url}/metrics") for role, url in urls.items()}
-        made.openapi = json.loads(_get(f"{urls[SERVE]}/openapi.json"))
+        shop.metrics = {role: _get(f"{url}/metrics") for role, url in urls.items()}
+        shop.openapi = json.loads(_get(f"{urls[SERVE]}/openapi.json"))
     last = "SELECT user_id, item_id, ts FROM events WHERE type = 'click' AND user_id IS NOT NULL"
-    [row] = command("-C", project, "sql", f"{last} ORDER BY ts DESC LIMIT 1")["rows"]
-    made.user, made.item, made.moment = row["user_id"], row["item_id"], row["ts"]
-    made.schema_hash = command("-C", project, "check")["schema_hash"]
-    return made
+    [row] = run_json_command("-C", project, "sql", f"{last} ORDER BY ts DESC LIMIT 1")["rows"]
+    shop.user, shop.item, shop.moment = row["user_id"], row["item_id"], row["ts"]
+    shop.schema_hash = run_json_command("-C", project, "check")["schema_hash"]
+    return shop
 
 
 @contextmanager
-def changed(project: Path, folder: Path) -> Iterator[Path]:
-    """A copy of a project that a command may change."""
+def changed_copy(project: Path, folder: Path) -> Iterator[Path]:
+    """Yield a copy of a project that a command may change."""
     copy = folder / f"{project.name}-changed"
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns("*.lock"))
     try:
@@ -163,18 +163,20 @@ def _write_history(file: Path) -> None:
 
 
 def _promote(project: Path, version: str) -> None:
-    """Let the version answer, whatever the gate made of it."""
-    told = act("-C", project, "models", "promote", version, "--why", "to be recorded")
-    assert version in told
+    """Promote the version, whatever the gate decided."""
+    output = run_command("-C", project, "models", "promote", version, "--why", "to be recorded")
+    assert version in output
 
 
-def _rows(project: Path, of: str) -> int:
-    return command("-C", project, "sql", f"SELECT count(*) AS n FROM {of}")["rows"][0]["n"]
+def _rows(project: Path, source: str) -> int:
+    return run_json_command("-C", project, "sql", f"SELECT count(*) AS n FROM {source}")["rows"][0][
+        "n"
+    ]
 
 
 @contextmanager
-def _running(project: Path) -> Iterator[dict[str, str]]:
-    """Run every role; the address of each. All have ended well when the block is left."""
+def _run_roles(project: Path) -> Iterator[dict[str, str]]:
+    """Run every role and yield their addresses; all must end well afterwards."""
     ports = {role: free_port() for role in (SERVE, *ROLES)}
     env = environment(**_PATIENT, TAILORBIRD_LAKE__COMMIT_EVERY="1s")
     with ExitStack() as stack:
@@ -207,15 +209,15 @@ def _role(words: list[str], env: dict[str, str]) -> Iterator[None]:
 
 
 def _visit(url: str) -> None:
-    """Send what several visitors do, with one event and one question that are refused."""
+    """Send the traffic of several visitors, with one event and one request that are refused."""
     for number in range(_VISITORS):
-        who = {"user_id": f"u{number:06}", "session_id": f"s{number}"}
-        shown = _post(f"{url}/v1/recommend", {"slot": "home", **who})
-        items = [each["item_id"] for each in shown["items"]]
-        about = {"request_id": shown["request_id"], **who}
-        seen = {"event_id": f"seen-{number}", "type": "impression", "items": items, **about}
-        clicked = {"event_id": f"c-{number}", "type": "click", "item_id": items[0], **about}
-        for event in (seen, clicked) if number % 3 else (seen,):
+        visitor = {"user_id": f"u{number:06}", "session_id": f"s{number}"}
+        slate = _post(f"{url}/v1/recommend", {"slot": "home", **visitor})
+        items = [each["item_id"] for each in slate["items"]]
+        context = {"request_id": slate["request_id"], **visitor}
+        impression = {"event_id": f"seen-{number}", "type": "impression", "items": items, **context}
+        click = {"event_id": f"c-{number}", "type": "click", "item_id": items[0], **context}
+        for event in (impression, click) if number % 3 else (impression,):
             assert _post(f"{url}/v1/events", event)["accepted"] == 1
     _post(f"{url}/v1/search", {"slot": "search", "query": "coat", "user_id": "u000001"})
     _post(f"{url}/v1/events", {"event_id": "refused", "type": "no such type"})
@@ -224,9 +226,9 @@ def _visit(url: str) -> None:
 
 def _post(url: str, body: dict[str, Any]) -> Any:
     words = {"content-type": "application/json"}
-    asked = urllib.request.Request(url, json.dumps(body).encode(), words)
+    request = urllib.request.Request(url, json.dumps(body).encode(), words)
     try:
-        with urllib.request.urlopen(asked, timeout=_WAIT_S) as response:
+        with urllib.request.urlopen(request, timeout=_WAIT_S) as response:
             return json.load(response)
     except urllib.error.HTTPError as refusal:
         return json.load(refusal)
@@ -244,8 +246,8 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _wait(holds: Callable[[], object], otherwise: str) -> None:
+def _wait(condition: Callable[[], object], otherwise: str) -> None:
     deadline = time.monotonic() + _WAIT_S
-    while not holds():
+    while not condition():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)

@@ -2,23 +2,23 @@
 
 import pytest
 from tests.golden.commands import LEFT_OUT, not_covered
-from tests.golden.recordings import FOLDER, RECORDINGS, RENEW, SLOW, difference, file_of, path_of
+from tests.golden.recordings import FOLDER, RECORDINGS, RENEW, SLOW, difference, file_name, path_of
 from tests.golden.shapes import readable, shape
-from tests.golden.site import Recorded, make
+from tests.golden.site import RecordedShop, make_shop
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    return make(tmp_path_factory.mktemp("golden"))
+def shop(tmp_path_factory: pytest.TempPathFactory) -> RecordedShop:
+    return make_shop(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RECORDINGS],
 )
-def test_names_are_as_recorded(name: str, made: Recorded) -> None:
-    if differing := difference(name, made):
-        renew = f"{RENEW} {file_of(name)}"
+def test_names_are_as_recorded(name: str, shop: RecordedShop) -> None:
+    if differing := difference(name, shop):
+        renew = f"{RENEW} {file_name(name)}"
         pytest.fail(f"{differing}\nIf this change is intended, run: {renew}", pytrace=False)
 
 
@@ -50,9 +50,11 @@ def test_neighbours_of_one_shape_are_written_once() -> None:
     assert text.count('"integer"') == 4
 
 
-def test_a_changed_name_is_a_difference(made: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = RECORDINGS["routed"](made)
+def test_a_changed_name_is_a_difference(
+    shop: RecordedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = RECORDINGS["routed"](shop)
     assert '"event_id: string"' in before
     monkeypatch.setitem(RECORDINGS, "routed", lambda _: before.replace("event_id", "event"))
-    assert '-  "event_id: string"' in difference("routed", made)
-    assert '+  "event: string"' in difference("routed", made)
+    assert '-  "event_id: string"' in difference("routed", shop)
+    assert '+  "event: string"' in difference("routed", shop)

@@ -314,7 +314,7 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)
     with EventCollector(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
-        Pruner(door, place).look()
+        Pruner(door, place).tick()
         assert (
             door.submit(
                 b'[{"event_id": "e1", "type": "click", "ts": 1, "user_id": "u", "item_id": "i"}]'

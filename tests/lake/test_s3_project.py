@@ -60,7 +60,7 @@ def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path)
 
     local = Lake(copied(bucket, tmp_path / "copy"))
     now, slot = SystemClock().now(), project.slot()
-    expected = TrainSettings(quick=True).wanted(now)
+    expected = TrainSettings(quick=True).row_settings(now)
     assert (
         load_material(Lake(bucket), project.features, slot, expected).data.digest()
         == load_material(local, project.features, slot, expected).data.digest()

@@ -59,14 +59,19 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
     start = warm_start(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
-    assert (start.new, start.gone) == (1, 46)
+    assert (start.added, start.dropped) == (1, 46)
     old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new, old[[0, 1, 2 + 47, 2, 1]])
     old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new[2:32], old[2:32][::-1])
     np.testing.assert_array_equal(new[32:], old[32:])
     model = fit_net(
-        "mmoe", {**SMALL, "rate": 1e-9}, start.layout, world(500), world(100), begin=start.weights
+        "mmoe",
+        {**SMALL, "rate": 1e-9},
+        start.layout,
+        world(500),
+        world(100),
+        initial_weights=start.weights,
     )
     np.testing.assert_allclose(
         weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(start), atol=1e-5
@@ -129,7 +134,9 @@ def test_it_begins_where_the_last_one_ended() -> None:
         1,
     )
     start = warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
-    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, start.layout, rows, later, begin=start.weights)
+    ours = fit_net(
+        "dcn", {**SMALL, "rate": 3e-3}, start.layout, rows, later, initial_weights=start.weights
+    )
     scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
     assert ours.curve["validation"][0] < scratch.curve["validation"][0] - 0.01
 

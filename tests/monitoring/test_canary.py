@@ -45,7 +45,7 @@ def version(
         failed,
         not_finite,
         latency,
-        Moments.of(draw.binomial(20, ctr, seen.size).astype(float), seen),
+        Moments.from_totals(draw.binomial(20, ctr, seen.size).astype(float), seen),
     )
 
 
@@ -122,7 +122,7 @@ def test_it_waits_for_missing_data():
         decide_canary(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
         == "wait"
     )
-    few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))
+    few = replace(version("v0002"), clicks=Moments.from_totals([1.0, 0.0], [20.0, 20.0]))
     assert decide_canary(few, CHAMPION, 0.05).action == "wait"
     slow_but_few = version("v0002", failed=3)
     assert decide_canary(slow_but_few, CHAMPION, 0.05).action != "end", (
@@ -149,7 +149,9 @@ def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_chec
 
 
 def version_of(name: str, clicks: np.ndarray) -> VersionFigures:
-    return VersionFigures(name, 10_000, 0, 0, 5.0, Moments.of(clicks, np.full(clicks.size, 10.0)))
+    return VersionFigures(
+        name, 10_000, 0, 0, 5.0, Moments.from_totals(clicks, np.full(clicks.size, 10.0))
+    )
 
 
 def test_figures_are_of_the_answers_that_were_its_to_give():

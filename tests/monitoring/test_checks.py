@@ -164,10 +164,10 @@ def watch_days(path, folder, clock, stop, target, retry_s=daily.RETRY_S) -> None
         folder,
         clock,
         stop,
-        wanted=EXPECTATIONS,
+        expectations=EXPECTATIONS,
         after_us=HOUR,
         target=target,
-        further=lambda number: (),
+        extra_checks=lambda number: (),
         poll_s=0.01,
         retry_s=retry_s,
     )

@@ -135,7 +135,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         door.submit(
             json.dumps([event for user in people[:9] for event in present(user)]).encode()
         )  # all of it again
-        parts = InProcessServer(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
             answer = parts.pipeline.answer(request)
@@ -158,7 +158,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         while roles.lake.upkeep(everything=True):
             pass
         for worker in roles.workers.values():
-            worker.tell()
+            worker.publish_figures()
     if isinstance(project.stream, Path):
         with open_writer(scores_path(project.stream), partition="scores", first=1) as scores:
             scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])

@@ -46,7 +46,11 @@ def publish(site: Site) -> None:
     """What the worker does beside its state."""
     project = site.project
     with FeatureWorker(
-        project.routed, project.paths.state, project.features, clock=CLOCK, copies=project.copies()
+        project.routed,
+        project.paths.state,
+        project.features,
+        clock=CLOCK,
+        copies=project.copy_target(),
     ) as worker:
         while worker.step().rows:
             pass

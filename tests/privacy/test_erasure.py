@@ -89,7 +89,7 @@ def test_a_hundred_canaries_are_nowhere_and_others_keep_their_values(tmp_path: P
             project.paths.state,
             project.features,
             clock=CLOCK,
-            copies=project.copies(),
+            copies=project.copy_target(),
         ) as worker:
             assert worker._store.settle(30)
         must("-C", site.root, "features", "backfill", "--out", site.root / "training-set")
@@ -134,7 +134,11 @@ def test_what_was_said_of_somebody_is_in_the_router_no_more(small: Site, tmp_pat
     assert left_of(root, user.encode()) == []
     with (
         EventCollector(
-            project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+            project.stream,
+            "serve-1",
+            project.plan,
+            CLOCK,
+            suppression_list=project.suppression_list(),
         ) as door,
         Roles(project, CLOCK) as roles,
     ):

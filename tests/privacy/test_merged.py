@@ -79,7 +79,11 @@ def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
     assert verify(project.paths.lake).clean
     old = {**merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
     with EventCollector(
-        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        project.paths.stream,
+        "serve-1",
+        project.plan,
+        CLOCK,
+        suppression_list=project.suppression_list(),
     ) as door:
         door.submit(
             json.dumps([merge("m2", "alice-old", "alice-1"), old, click("e8", "guest-77")]).encode()
@@ -105,7 +109,11 @@ def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: 
     assert erase(project, ["grace-7"], CLOCK).clean
     assert verify(project.paths.lake).clean
     with EventCollector(
-        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        project.paths.stream,
+        "serve-1",
+        project.plan,
+        CLOCK,
+        suppression_list=project.suppression_list(),
     ) as door:
         door.submit(json.dumps(click("e3", "ellen-5")).encode())
     with Roles(project, CLOCK) as roles:
@@ -179,7 +187,7 @@ def imported(project: Project, file: Path, events: list[dict]) -> None:
         file,
         plan=project.plan,
         clock=CLOCK,
-        stopped=project.stopped(),
+        suppression_list=project.suppression_list(),
     )
     with Roles(project, CLOCK) as roles:
         roles.drain()

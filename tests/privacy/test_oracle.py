@@ -62,7 +62,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, d
         Roles(project, CLOCK) as roles,
     ):
         roles.drain()
-        before = InProcessServer(project, CLOCK, door=door, seed=2)
+        before = InProcessServer(project, CLOCK, collector=door, seed=2)
         for user in OTHERS[:4]:  # before the second leaver's first event
             before.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         before.close()
@@ -173,7 +173,7 @@ def test_only_answers_with_a_touched_item_are_exempt(
     ):
         door.submit(json.dumps([*item_events(), *clicks, left]).encode())
         roles.drain()
-        parts = InProcessServer(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, collector=door, seed=1)
         for user in OTHERS[:4]:
             parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
         parts.close()

@@ -126,7 +126,11 @@ def test_a_shared_device_is_erased_whole(tmp_path: Path) -> None:
     assert people_of(project)["bert-8866"] == 2
     assert sum(people_of(project).values()) == 7
     with EventCollector(
-        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        project.paths.stream,
+        "serve-1",
+        project.plan,
+        CLOCK,
+        suppression_list=project.suppression_list(),
     ) as door:
         late = [click("e1", visitor="tablet-1", ts=CLOCK.now() - HOUR), click("e5", "bert-8866")]
         door.submit(json.dumps([*late, click("e6", visitor="tablet-1")]).encode())

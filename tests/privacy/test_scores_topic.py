@@ -40,7 +40,11 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
             role.step()  # begins where the routed log ends
         with (
             EventCollector(
-                project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+                project.stream,
+                "serve-1",
+                project.plan,
+                CLOCK,
+                suppression_list=project.suppression_list(),
             ) as door,
             Roles(project, CLOCK) as roles,
         ):

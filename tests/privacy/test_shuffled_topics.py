@@ -112,7 +112,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
     # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it
     # alone.
     with EventCollector(
-        project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        project.stream, "serve-1", project.plan, CLOCK, suppression_list=project.suppression_list()
     ) as door:
         again = [
             {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
@@ -163,7 +163,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
 def routed_only(project: Project) -> None:
     with open_router(
-        project.stream, project.plan, clock=CLOCK, stopped=project.stopped()
+        project.stream, project.plan, clock=CLOCK, suppression_list=project.suppression_list()
     ) as router:
         while router.step().rows:
             pass

@@ -52,7 +52,11 @@ def test_retries_imports_and_replays_bring_nothing_back(
     project = site.project
     before = Lake(project.paths.lake).count("events")
     with EventCollector(
-        project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+        project.paths.stream,
+        "serve-1",
+        project.plan,
+        CLOCK,
+        suppression_list=project.suppression_list(),
     ) as door:
         sent = [
             {**event, "ts": event.get("ts", CLOCK.now() - HOUR)}
@@ -83,7 +87,7 @@ def test_retries_imports_and_replays_bring_nothing_back(
         history,
         plan=project.plan,
         clock=CLOCK,
-        stopped=project.stopped(),
+        suppression_list=project.suppression_list(),
     )
     assert report.refused == {"erased": 3 * 7}
     drained(site)
@@ -122,7 +126,7 @@ def test_an_old_file_whose_line_was_cut_brings_nobody_back(
             file,
             plan=project.plan,
             clock=CLOCK,
-            stopped=project.stopped(),
+            suppression_list=project.suppression_list(),
         )
     drained(site)
     assert left_of(site.root, CANARY) == []
@@ -250,10 +254,10 @@ def test_a_list_that_is_lost_or_changed_is_told_and_nothing_is_taken(
     root = tmp_path / "shop"
     shutil.copytree(erased[0].root, root)
     project = open_project(root)
-    assert len(project.stopped()) == 6
+    assert len(project.suppression_list()) == 6
     harm(project.paths.data / "erasure")
     with pytest.raises(DamageError, match=r"suppression list|list of them"):
-        project.stopped()
+        project.suppression_list()
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,11 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
 
     with (
         EventCollector(
-            project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+            project.stream,
+            "serve-1",
+            project.plan,
+            CLOCK,
+            suppression_list=project.suppression_list(),
         ) as door,
         Roles(project, CLOCK) as roles,
     ):
@@ -150,7 +154,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(
     assert not apply_remote_erasures(other)
     assert left_of(elsewhere / "data" / "stream", *site.hashes) == []
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
-    assert SuppressionList.load(other.paths.data).encoded() == project.stopped().encoded()
+    assert SuppressionList.load(other.paths.data).encoded() == project.suppression_list().encoded()
     open_router(other.stream, other.plan, clock=CLOCK).close()
     marker.set_marker(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
@@ -217,7 +221,11 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         assert states(project) == rebuilt_states(project)
         with (
             EventCollector(
-                project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+                project.stream,
+                "serve-1",
+                project.plan,
+                CLOCK,
+                suppression_list=project.suppression_list(),
             ) as door,
             Roles(project, CLOCK) as roles,
         ):
@@ -304,7 +312,7 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
         ):
             ended = [run(project, place, user)]
             with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
-                open_writer(project.stream.answers("serve-2"), partition="serve-2")
+                open_writer(project.stream.response_log("serve-2"), partition="serve-2")
             ended.append(run(project, "", user))
             assert ended == [-9, 0], place
             assert [where for where, data in in_topics(project) if user.encode() in data] == [], (
@@ -328,17 +336,17 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(
         assert not isinstance(project.stream, Path)
         assert run(project, "erase.marked=kill", user) == -9
         with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
-            open_writer(project.stream.answers("serve-2"), partition="serve-2")
+            open_writer(project.stream.response_log("serve-2"), partition="serve-2")
         told = erase_command(project, "")
         assert (told.returncode, "expected the id of a user" in told.stderr) == (2, True)
         assert "was cut short before it changed anything" in " ".join(told.stdout.split())
-        open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
+        open_writer(project.stream.response_log("serve-2"), partition="serve-2").close()
         assert (
             run(project, "erase.marker=kill", user) == -9
         )  # it made the topic, and had not said yet that it is its own
         told = erase_command(project, "")
         assert "was cut short before it changed anything" in " ".join(told.stdout.split())
-        open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
+        open_writer(project.stream.response_log("serve-2"), partition="serve-2").close()
         assert run(project, "erase.marked=kill", user) == -9
         told = erase_command(project, user)
         assert told.returncode == 0, told.stderr
@@ -367,7 +375,7 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
             ) == (True, True), told.stderr
             assert "before it changed anything" not in " ".join(told.stdout.split())
         with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
-            open_writer(project.stream.answers("serve-2"), partition="serve-2")
+            open_writer(project.stream.response_log("serve-2"), partition="serve-2")
         assert marker.clear_marker(cluster, "another")
         assert erase_command(project, user).returncode == 0
 

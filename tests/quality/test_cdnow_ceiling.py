@@ -1,6 +1,4 @@
-"""The ceiling of CDNOW: in its own world a model is right on the mean, and nobody beats who knows
-each customer's own numbers.
-"""
+"""The ceiling of CDNOW: a model is right on the mean in its own world, and more knowledge helps."""
 
 import datetime
 
@@ -8,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmarks.quality.cdnow_ceiling import ceiling, draw_bg_nbd, draw_pareto_nbd, told
-from benchmarks.quality.leaving_page import _ceiling
+from benchmarks.quality.cdnow_ceiling import compute_ceilings, draw_bg_nbd, draw_pareto_nbd, format_ceilings
+from benchmarks.quality.leaving_page import _ceiling_section
 
 from tailorbird.models.btyd import BgNbd
 from tailorbird.training.churn.pareto import ParetoNbd
@@ -21,26 +19,29 @@ SPAN = 273.0
 @pytest.mark.parametrize(("model", "draw"), MODELS)
 def test_a_model_is_right_on_the_mean_in_its_own_world(model, draw):
     rng = np.random.default_rng(5)
-    drawn = draw(model, rng.uniform(180, 273, 60_000), SPAN, rng)
-    for expected, chance in ((drawn.expected, drawn.chance), (model.purchases(drawn.known, SPAN), model.returning(drawn.known, SPAN))):
-        for some in (drawn.known.repeats == 0, drawn.known.repeats > 0):
-            assert expected[some].mean() == pytest.approx(drawn.later[some].mean(), rel=0.05)
-            assert chance[some].mean() == pytest.approx((drawn.later[some] > 0).mean(), rel=0.05)
+    population = draw(model, rng.uniform(180, 273, 60_000), SPAN, rng)
+    for expected, chance in (
+        (population.expected, population.chance),
+        (model.purchases(population.history, SPAN), model.returning(population.history, SPAN)),
+    ):
+        for rows_ in (population.history.repeats == 0, population.history.repeats > 0):
+            assert expected[rows_].mean() == pytest.approx(population.later[rows_].mean(), rel=0.05)
+            assert chance[rows_].mean() == pytest.approx((population.later[rows_] > 0).mean(), rel=0.05)
 
 
 def test_who_knows_more_does_better(tmp_path):
     rng = np.random.default_rng(6)
-    drawn = draw_pareto_nbd(MODELS[1][0], np.full(1_500, 250.0), 1.0, rng)
+    population = draw_pareto_nbd(MODELS[1][0], np.full(1_500, 250.0), 1.0, rng)
     begin, rows = datetime.date(1997, 1, 1), []
-    for customer, (repeats, last) in enumerate(zip(drawn.known.repeats, drawn.known.recency, strict=True)):
+    for customer, (repeats, last) in enumerate(zip(population.history.repeats, population.history.recency, strict=True)):
         days = [0.0, *(rng.uniform(0, last, int(max(repeats - 1, 0)))), *([last] if repeats else [])]
         rows += [{"customer_id": customer, "date": begin + datetime.timedelta(days=int(day))} for day in days]
     rows.append({"customer_id": 0, "date": begin + datetime.timedelta(days=299)})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "transactions.parquet")
-    found = ceiling(tmp_path, known_days=125, held_days=125, populations=1)
-    assert [(row["model"], row["fitted_to"]) for row in found][::2] == [("BG/NBD", "39 weeks"), ("Pareto/NBD", "39 weeks")]
-    for row in found:
+    ceilings = compute_ceilings(tmp_path, calibration_days=125, holdout_days=125, populations=1)
+    assert [(row["model"], row["fitted_to"]) for row in ceilings][::2] == [("BG/NBD", "39 weeks"), ("Pareto/NBD", "39 weeks")]
+    for row in ceilings:
         assert row["parameters"]["auc"] > row["posterior"]["auc"] > 0.6
         assert row["parameters"]["mae"] < row["posterior"]["mae"]
-    assert len(told(found).splitlines()) == 1 + 3 * len(found)
-    assert len(_ceiling(found, "cdnow")[1].splitlines()) == 2 + 3 * len(found)
+    assert len(format_ceilings(ceilings).splitlines()) == 1 + 3 * len(ceilings)
+    assert len(_ceiling_section(ceilings, "cdnow")[1].splitlines()) == 2 + 3 * len(ceilings)

@@ -16,40 +16,43 @@ def padded(*lists: list[int]) -> np.ndarray:
     return np.array([[*each, *[-1] * (20 - len(each))] for each in lists])
 
 
-def asked(count: int, offsets: np.ndarray, truth: np.ndarray) -> Questions:
-    """Questions of which only the truth matters."""
+def make_questions(count: int, offsets: np.ndarray, truth: np.ndarray) -> Questions:
+    """Make questions of which only the truth matters."""
     return Questions(*[np.arange(count)] * 3, offsets, truth)
 
 
 def test_a_single_truth() -> None:
-    questions = asked(3, np.arange(4), np.array([5, 6, 7]))
+    questions = make_questions(3, np.arange(4), np.array([5, 6, 7]))
     weight = np.full(10, 0.25)
     twelfth = [0, 1, 2, 3, 4, 5, 8, 9, 0, 0, 0, 7]
-    found = figures.score(padded([5, 1], [1, 6], twelfth), questions, weight)
-    assert found["ndcg_10"] == pytest.approx([ONE, TWO, 0.0])
-    assert found["hr_20"].tolist() == [1, 1, 1]
-    assert found["mrr"] == pytest.approx([1, 1 / 2, 1 / 12])
-    assert found["ipw"] == pytest.approx([ONE / 4, TWO / 4, 0.0])
+    scores = figures.score(padded([5, 1], [1, 6], twelfth), questions, weight)
+    assert scores["ndcg_10"] == pytest.approx([ONE, TWO, 0.0])
+    assert scores["hr_20"].tolist() == [1, 1, 1]
+    assert scores["mrr"] == pytest.approx([1, 1 / 2, 1 / 12])
+    assert scores["ipw"] == pytest.approx([ONE / 4, TWO / 4, 0.0])
 
 
 def test_a_truth_of_several_items() -> None:
-    questions = asked(2, np.array([0, 2, 5]), np.array([5, 6, 1, 2, 3]))
+    questions = make_questions(2, np.array([0, 2, 5]), np.array([5, 6, 1, 2, 3]))
     weight = np.array([0, 0.5, 0.1, 0.2, 0, 0.5, 1.0])
-    found = figures.score(padded([6, 0, 5], [0, 0]), questions, weight)
-    assert found["ndcg_10"] == pytest.approx([(ONE + THREE) / (ONE + TWO), 0.0])
-    assert found["hr_20"].tolist() == [1, 0]
-    assert found["ipw"] == pytest.approx([ONE + THREE * 0.5, 0.0])
+    scores = figures.score(padded([6, 0, 5], [0, 0]), questions, weight)
+    assert scores["ndcg_10"] == pytest.approx([(ONE + THREE) / (ONE + TWO), 0.0])
+    assert scores["hr_20"].tolist() == [1, 0]
+    assert scores["ipw"] == pytest.approx([ONE + THREE * 0.5, 0.0])
     ideal = figures.ideal_ipw(questions, weight)
     assert ideal == pytest.approx([ONE + TWO * 0.5, 0.5 + TWO * 0.2 + THREE * 0.1])
 
 
 def test_an_empty_place_is_no_hit_of_the_question_before() -> None:
-    questions = asked(2, np.arange(3), np.array([9, 0]))
+    questions = make_questions(2, np.arange(3), np.array([9, 0]))
     assert not figures.hits(padded([1], []), questions).any()
 
 
 def make_log() -> Log:
-    """Four training and six test rows; of items 0 to 4 the last is new, and 1 does not count."""
+    """Make a log of four training and six test rows.
+
+    Of items 0 to 4 the last is new, and 1 does not count.
+    """
     item = np.array([0, 0, 1, 2, 0, 2, 3, 4, 1, 0])
     ts = np.concatenate([np.arange(4), np.arange(4, 10) * HOUR])
     people = np.array(["a", "b", "c"])
@@ -73,14 +76,14 @@ def test_judging_means_seeds_and_finds_what_was_chosen() -> None:
     assert judged.values[OURS]["ndcg_10"] == pytest.approx([0.5, 0.5])
     assert judged.values[OURS]["candidate_recall"] == pytest.approx([1.0, 0.5])
     assert judged.chosen.tolist() == [0, 2, 3, 4]
-    told = figures.figures([judged])
-    results = told["results"]
+    pooled = figures.figures([judged])
+    results = pooled["results"]
     assert results[OURS]["ndcg_10"] == 0.5
     assert results[OURS]["ndcg_10_ipw"] == pytest.approx(0.5)
     assert results["clicked_1h"]["ndcg_10_ipw"] == pytest.approx((1 / 3) / (1 / 3 + 1))
     assert results[OURS]["coverage_10"] == pytest.approx((2 / 4 + 0) / 2)
-    assert told["gains"]["clicked_1h"]["ndcg_10"] == 0.0
-    assert told["best_baseline"] == "clicked_1h"
+    assert pooled["gains"]["clicked_1h"]["ndcg_10"] == 0.0
+    assert pooled["best_baseline"] == "clicked_1h"
 
 
 def test_cuts_are_pooled_by_question_and_person() -> None:
@@ -99,9 +102,9 @@ def test_intervals_hold_the_mean_of_people_and_narrow_with_their_number() -> Non
     def width(people: int) -> float:
         resampling = Resampling(np.repeat(np.arange(people), 2))
         value, draws = resampling.mean(np.repeat(rng.random(people), 2))
-        found = figures.interval("mean", value, draws)
-        assert found["mean_low"] < value < found["mean_high"]
-        return found["mean_high"] - found["mean_low"]
+        interval = figures.interval("mean", value, draws)
+        assert interval["mean_low"] < value < interval["mean_high"]
+        return interval["mean_high"] - interval["mean_low"]
 
     assert width(400) == pytest.approx(width(100) / 2, rel=0.3)
 
@@ -119,6 +122,6 @@ def test_the_ratio_to_the_best_is_compared_by_hour() -> None:
     values = {OURS: {"ndcg_10": ours}, "best": {"ndcg_10": np.full(8, 0.2)}}
     person = np.array(list("abcdefgh"))
     part = Judged(person, hour, np.ones(8), values, {}, np.zeros(0, np.int64))
-    found = figures.by_hour([part], "best")
-    assert (found["early"], found["late"], found["late_over_early"]) == (2.0, 0.5, 0.25)
-    assert found["hours"][3] == {"hour": 6, "questions": 1, OURS: 9.0, "best": 0.2}
+    hours = figures.by_hour([part], "best")
+    assert (hours["early"], hours["late"], hours["late_over_early"]) == (2.0, 0.5, 0.25)
+    assert hours["hours"][3] == {"hour": 6, "questions": 1, OURS: 9.0, "best": 0.2}

@@ -16,7 +16,7 @@ T = 1_500_000_000_000_000
 
 
 def data_set(**changes: object) -> DataSet:
-    """A set whose test part begins a day after its first event."""
+    """Return a set whose test part begins a day after its first event."""
     base = DataSet(
         "tiny",
         "Tiny",
@@ -58,7 +58,7 @@ def test_a_small_run_keeps_some_users_and_the_newest_of_the_training_part(tmp_pa
 def test_sessions_are_runs_where_the_data_name_none() -> None:
     person = np.array([0, 1, 0, 0, 1])
     ts = np.array([0, 1, 29, 60, 29]) * MINUTE
-    assert log_module.runs(person, ts).tolist() == [0, 2, 0, 1, 2]
+    assert log_module.split_sessions(person, ts).tolist() == [0, 2, 0, 1, 2]
 
 
 def tiny_log(tmp_path: Path, **changes: object) -> tuple[DataSet, log_module.Log]:
@@ -80,7 +80,7 @@ def tiny_log(tmp_path: Path, **changes: object) -> tuple[DataSet, log_module.Log
     return one, log_module.make_log(one, rows, cut)
 
 
-def test_an_item_is_asked_before_each_event_of_a_known_person(tmp_path: Path) -> None:
+def test_item_questions_come_before_each_event_of_a_person(tmp_path: Path) -> None:
     one, log = tiny_log(tmp_path)
     questions = log_module.draw_questions(one, log, 100)
     assert questions.at.tolist() == [2, 3, 4, 6]
@@ -90,7 +90,7 @@ def test_an_item_is_asked_before_each_event_of_a_known_person(tmp_path: Path) ->
     assert set(fewer.at.tolist()) < set(questions.at.tolist())
 
 
-def test_a_session_is_asked_once_if_it_begins_in_the_test_part(tmp_path: Path) -> None:
+def test_session_questions_are_of_sessions_that_begin_in_the_test_part(tmp_path: Path) -> None:
     one, log = tiny_log(tmp_path, truth="session")
     questions = log_module.draw_questions(one, log, 100)
     assert questions.at.tolist() == [3]  # session 2 had begun before, 4 is of nobody known
@@ -98,7 +98,7 @@ def test_a_session_is_asked_once_if_it_begins_in_the_test_part(tmp_path: Path) -
     assert log.items[questions.truth].tolist() == ["a", "b"]
 
 
-def test_the_first_row_that_counts_says_who_asks(tmp_path: Path) -> None:
+def test_the_first_valid_row_gives_the_asker(tmp_path: Path) -> None:
     one = data_set(truth="session", valid=lambda table: np.array(table["item"]) != "fee")
     write(tmp_path, [(0, 1, 9, "a"), (DAY, 1, 8, "fee"), (DAY + 1, 1, 8, "b"), (DAY + 2, 1, 7, "fee"), (2 * DAY, 1, 9, "z")])
     rows, cut = log_module.read_rows(one, tmp_path, "dev", small=False)
@@ -120,7 +120,7 @@ def test_sessions_that_interleave_keep_their_own_truths(tmp_path: Path) -> None:
     assert log.items[questions.truth].tolist() == ["b", "d", "c"]
 
 
-def test_the_last_item_is_asked_just_behind_the_one_before_it(tmp_path: Path) -> None:
+def test_last_item_questions_come_after_the_item_before(tmp_path: Path) -> None:
     one = data_set(truth="last")
     write(
         tmp_path,
@@ -162,7 +162,7 @@ def test_files_of_the_training_part_hold_nothing_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_development_cuts_end_before_the_others_begin(name: str) -> None:
+def test_development_cuts_end_before_other_cuts_start(name: str) -> None:
     low, high = T, T + 400 * DAY
     cuts = {cut: make(low, high) for cut, make in SETS[name].cuts.items()}
     dev = cuts.pop("dev")

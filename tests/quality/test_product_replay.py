@@ -1,5 +1,6 @@
-"""The real commands on a small news day, which is then served: lists know what came before them,
-and beat what is popular now.
+"""The real commands on a small news day, which is then served.
+
+Lists know all earlier clicks, and beat current popularity.
 """
 
 from pathlib import Path
@@ -36,8 +37,9 @@ NEWS = DataSet(
 
 
 def write_clicks(folder: Path) -> None:
-    """Readers with a favourite topic, who come for four articles; what is new and good is read, and
-    forgotten within hours.
+    """Write clicks of readers with a favourite topic, who come for four articles.
+
+    New and good articles are read, and forgotten within hours.
     """
     rng = np.random.default_rng(0)
     hours = DAYS * 24
@@ -47,9 +49,9 @@ def write_clicks(folder: Path) -> None:
     for session in range(2_400):
         user = int(rng.integers(0, 600))
         begin = rng.uniform(4, hours)
-        there = np.flatnonzero(born < begin)
-        worth = quality[there] * np.exp(-(begin - born[there]) / 4) * np.where(topic[there] == user % TOPICS, 4.0, 1.0)
-        read = rng.choice(there, 4, replace=False, p=worth / worth.sum())
+        published = np.flatnonzero(born < begin)
+        weight = quality[published] * np.exp(-(begin - born[published]) / 4) * np.where(topic[published] == user % TOPICS, 4.0, 1.0)
+        read = rng.choice(published, 4, replace=False, p=weight / weight.sum())
         rows += [(T + int(begin * HOUR) + 40 * SECOND * place, user, session, int(item)) for place, item in enumerate(read)]
     ts, user, session, item = (np.array(column) for column in zip(*sorted(rows), strict=True))
     times = pa.array(ts, pa.timestamp("us", "UTC"))
@@ -66,10 +68,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     questions = draw_questions(NEWS, log, 600)
     write_files(NEWS, folder, rows, cut, folder / "train", test=False)
     write_files(NEWS, folder, rows, cut, folder / "test", test=True)
-    made = project.make_project(folder / "imported", folder / "train")
-    assert made["steps"]["import"]["report"]["accepted"] == log.test_from
-    root = Path(made["root"])
-    trained = project.train(made, root, 7, ["--quick"])
+    project_facts = project.make_project(folder / "imported", folder / "train")
+    assert project_facts["steps"]["import"]["report"]["accepted"] == log.test_from
+    root = Path(project_facts["root"])
+    trained = project.train(project_facts, root, 7, ["--quick"])
     stream = read_stream(open_project(root), root / "mapping.toml", folder / "test", cut.end)
     assert (len(stream.lines), stream.refused) == (len(log) - log.test_from, 0)
     return log, questions, trained, replay(root, stream, log, questions, seed=7)
@@ -82,9 +84,9 @@ def test_what_is_served_beats_what_is_popular_at_the_same_moment(served: tuple) 
     baselines, _ = run_baselines(NEWS, log, questions)
     weight = np.ones(len(log.items))
     ours = score(lists.lists, questions, weight)["ndcg_10"].mean()
-    theirs = {name: score(each, questions, weight)["ndcg_10"].mean() for name, each in baselines.items()}
-    assert ours > max(theirs[name] for name in ("clicked_1h", "clicked_24h", "clicked_7d")), (ours, theirs)
-    assert lists.found.mean() > 0.85, "what nobody had read before is in no list"
+    ndcg_by_baseline = {name: score(each, questions, weight)["ndcg_10"].mean() for name, each in baselines.items()}
+    assert ours > max(ndcg_by_baseline[name] for name in ("clicked_1h", "clicked_24h", "clicked_7d")), (ours, ndcg_by_baseline)
+    assert lists.candidate_recall.mean() > 0.85, "what nobody had read before is in no list"
 
 
 @pytest.mark.slow
@@ -93,13 +95,13 @@ def test_what_is_served_knows_every_row_before_the_question(served: tuple) -> No
     assert lists.lists.shape == (len(questions), SIZE)
     assert (lists.lists < UNKNOWN).all()
     assert (lists.candidates > 0).all()
-    for at, listed, found in zip(questions.at, lists.lists, lists.found, strict=True):
-        had = log.item[:at][log.person[:at] == log.person[at]]
-        assert not np.isin(listed, had).any(), "the slot hides what a person clicked before"
-        assert found or log.item[at] not in listed
+    for at, listed, recall in zip(questions.at, lists.lists, lists.candidate_recall, strict=True):
+        clicked_items = log.item[:at][log.person[:at] == log.person[at]]
+        assert not np.isin(listed, clicked_items).any(), "the slot hides what a person clicked before"
+        assert recall or log.item[at] not in listed
 
 
-def test_a_command_that_fails_says_so(tmp_path: Path) -> None:
+def test_a_failing_command_reports_it(tmp_path: Path) -> None:
     failed = project.run_command(["tailorbird", "-C", str(tmp_path), "train"], may_fail=True)
     assert failed["failed"].startswith("ended with ")
     with pytest.raises(SystemExit, match="ended with"):
@@ -108,9 +110,7 @@ def test_a_command_that_fails_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> None:
-    """Counts of an hour are there at the end of the log: the report's popularity is as good as live
-    popularity.
-    """
+    """Check that the report's hourly popularity is as good as live popularity."""
     log, questions, trained, _ = served
     baselines, _ = run_baselines(NEWS, log, questions)
     live = score(baselines["clicked_1h"], questions, np.ones(len(log.items)))["ndcg_10"].mean()

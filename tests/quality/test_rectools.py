@@ -1,4 +1,4 @@
-"""What both sides of the comparison with RecTools are asked, on a log that can be read at a glance."""
+"""Questions of both sides of the comparison with RecTools, on a tiny log."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,9 @@ ITEMS = [f"i{number}" for number in range(25)]
 
 @pytest.fixture
 def case() -> Case:
-    """Person 0 had items 3, 1 and 3 before the cut; a row without an item is none of them; person 1
-    comes after it.
+    """Return a case: person 0 had items 3, 1 and 3 before the cut; person 1 comes after it.
+
+    One row has no item.
     """
     item = np.array([3, 1, -1, 3, 2, 4, 5])
     person = np.array([0, 0, 0, 0, 1, 0, 1])
@@ -27,12 +28,12 @@ def case() -> Case:
 
 
 def test_a_question_knows_the_rows_of_its_person_before_it(case: Case) -> None:
-    rows, offsets = case.pasts()
+    rows, offsets = case.histories()
     assert [rows[low:high].tolist() for low, high in pairwise(offsets)] == [[], [0, 1, 3], [4]]
 
 
 def test_who_has_no_answer_gets_what_is_popular_without_what_was_had(case: Case) -> None:
-    lists = rectools._popular(case, *case.pasts())
+    lists = rectools._most_popular(case, *case.histories())
     assert lists[0, :3].tolist() == [3, 1, 0]
     assert lists[1, :3].tolist() == [0, 2, 4]
     assert lists[2, :3].tolist() == [3, 1, 0]

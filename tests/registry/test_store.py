@@ -117,7 +117,7 @@ def test_a_damaged_version_is_neither_promoted_nor_hidden(registry: Registry, bu
     assert registry.champion() == registry.path / "v0001"
     (registry.path / "v0002" / "manifest.json").write_bytes(b"{")
     assert registry.versions()[1].metrics == {"damaged": True}
-    assert [info.whole for info in registry.versions()] == [True, False]
+    assert [info.is_readable for info in registry.versions()] == [True, False]
 
 
 def test_a_version_swapped_for_another_valid_one_is_detected(registry: Registry, bundle, tmp_path):

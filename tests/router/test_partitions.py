@@ -357,7 +357,7 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
     for number, (part, rows) in parts.items():
         taken, left = check(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
-        fields = EventColumns.of([msgspec.structs.astuple(one.event) for one in taken])
+        fields = EventColumns.from_rows([msgspec.structs.astuple(one.event) for one in taken])
         assert partition_rows(fields, number, count) == list(range(len(taken)))
         part_accepted += [one.event for one in taken]
         part_refused += [(one.code, one.path, one.message, one.body) for one in left]

@@ -55,7 +55,7 @@ def step_and_delete(site, times=60, keep_rows=3, rows=50):
         site.stream.measure_rewards.clear()
         site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
         with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
-            more = router.step(rows).more
+            more = router.step(rows).has_more
         retention(site, keep_rows=keep_rows).prune()
         if not more:
             return
@@ -229,7 +229,7 @@ def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
             assert done.returncode == -signal.SIGKILL, (place, done.stderr)
         step_and_delete(made, rows=400)
         with open_router(undisturbed.stream, PLAN, clock=SimulatedClock(NOW)) as router:
-            while router.step(100).more:
+            while router.step(100).has_more:
                 pass
         assert catalogue(made) == catalogue(undisturbed)
         assert span(made)[0] > 1

@@ -28,7 +28,7 @@ class ByRule:
         self.risks, self.p, self.queries = dict(risks or {}), reached, []
         self.strangers = set()
 
-    def look(self):
+    def refresh(self):
         pass
 
     def reached(self):

@@ -185,7 +185,9 @@ def tower(index: Index, folder: Path) -> dict[str, bytes]:
     )
     row, gap = windows(np.array([0, 0, 3]), np.array([1, 5, 7]), np.arange(3), LENGTH)
     plan = TowerPlan("recent", LENGTH, WIDTH, repeats=False, trained_until=NOW, share=1 / 3)
-    newest = Tower(plan, edges, lambda vectors, there, gap: vectors[:, -1]).read(vectors, row, gap)
+    newest = Tower(plan, edges, lambda vectors, there, gap: vectors[:, -1]).encode_windows(
+        vectors, row, gap
+    )
     arrays = {"edges": edges, "golden_row": row, "golden_gap": gap, "golden_user": newest}
     files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
     return {"plan.json": msgspec.json.encode(plan), "user.onnx": newest_net(), **files}

@@ -47,7 +47,7 @@ class Site:
             Open(),
             probe=probe,
         )
-        self.rollout.look()
+        self.rollout.tick()
         self.pipeline = pipeline_of(self.rollout, features)
         self.before = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
         self.damaged = self.registry.path / "v0002"
@@ -59,7 +59,7 @@ class Site:
         fresh = self.registry.path / "aliases.mishap"
         fresh.write_bytes(msgspec.json.encode(aliases))
         fresh.rename(self.registry.path / "aliases.json")
-        self.rollout.look()
+        self.rollout.tick()
 
     def alarms(self) -> float:
         return float(
@@ -217,7 +217,7 @@ def test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_
 ):
     version = site.registry.add(shop.write_not_finite(tmp_path / "nan", features))
     site.registry.promote(version, by="test", why="its golden rows were fine")
-    site.rollout.look()
+    site.rollout.tick()
     answer = site.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert (answer.model, answer.degraded, numbers(answer)) == (
         "v0001",
@@ -225,5 +225,5 @@ def test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_
         numbers(site.before),
     )
     site.registry.rollback(by="test", why="no numbers")
-    site.rollout.look()
+    site.rollout.tick()
     assert site.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []

@@ -42,8 +42,8 @@ def ask(features, bundle, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, reader or shop.FakeReader(features)),
-            answers=answers,
+            feature_provider=OneSchema(features, reader or shop.FakeReader(features)),
+            answer_log=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
             tables=tables,
@@ -140,6 +140,6 @@ def test_a_server_reads_the_list_of_the_segment(ask, live):
                 tables, CandidateRequest(segments=segment_keys({"country": country}))
             )
             assert answer_log.records[-1].candidate_digests == [
-                lists.of(name).digest for name in (BY_COUNTRY, "popular")
+                lists.get(name).digest for name in (BY_COUNTRY, "popular")
             ]
     assert len({tuple(record.candidate_digests) for record in answer_log.records}) == 3

@@ -23,14 +23,12 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
     with Site(tmp_path) as site:
         site.item("i2")
         site.catalogue.refresh()
-        assert [len(site.catalogue.over(base)) for base in (forgotten, champion, canary)] == [
-            2,
-            2,
-            2,
-        ]
+        assert [
+            len(site.catalogue.overlay_for(base)) for base in (forgotten, champion, canary)
+        ] == [2, 2, 2]
         site.item("i3")
         site.catalogue.refresh()
-        assert [len(site.catalogue.over(base)) for base in (champion, canary)] == [3, 3]
+        assert [len(site.catalogue.overlay_for(base)) for base in (champion, canary)] == [3, 3]
         inside, go = threading.Event(), threading.Event()
         sizes = []
 
@@ -44,15 +42,13 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
         refreshing = threading.Thread(target=site.catalogue.refresh)
         refreshing.start()
         assert inside.wait(10)
-        assert [len(site.catalogue.over(base)) for base in (champion, canary)] == [3, 3]
+        assert [len(site.catalogue.overlay_for(base)) for base in (champion, canary)] == [3, 3]
         go.set()
         refreshing.join(10)
         assert sizes == [4, 4]  # the third was not asked for since the change before
-        assert [len(site.catalogue.over(base)) for base in (champion, canary, forgotten)] == [
-            4,
-            4,
-            4,
-        ]
+        assert [
+            len(site.catalogue.overlay_for(base)) for base in (champion, canary, forgotten)
+        ] == [4, 4, 4]
 
 
 def test_a_price_that_changed_computes_no_order_anew(bundle):
@@ -78,13 +74,13 @@ def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds
         for item in ("i1", "bare", "bare"):
             site.click(item, ts=first_seen)
         site.catalogue.refresh()
-        index = site.catalogue.over(base)
+        index = site.catalogue.overlay_for(base)
         assert index.ids == ("i1", "bare")
         assert index.first_seen.tolist() == [0, first_seen]
-        assert len(site.catalogue.over(None)) == 2, "nor does it take a bundle"
+        assert len(site.catalogue.overlay_for(None)) == 2, "nor does it take a bundle"
         site.item("bare")
         site.catalogue.refresh()
-        index = site.catalogue.over(base)
+        index = site.catalogue.overlay_for(base)
         assert index.ids == ("i1", "bare")
         assert index.attributes["price"][1] == 1.0
 
@@ -98,14 +94,14 @@ def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late
         site.item("i1", ts=end - 2 * SECOND)
         site.catalogue.refresh()
         base = replace(Index.bare(["i1"]), as_of=end, p=site.catalogue.position - 1)
-        assert site.catalogue.over(base) is base
+        assert site.catalogue.overlay_for(base) is base
         unknown = replace(base, p=0)
-        assert site.catalogue.over(unknown).attributes["price"][0] == 1.0, (
+        assert site.catalogue.overlay_for(unknown).attributes["price"][0] == 1.0, (
             "an index that does not say goes by the time"
         )
         site.item("i1", ts=end - SECOND, price=2.0)
         site.catalogue.refresh()
-        assert site.catalogue.over(base).attributes["price"][0] == 2.0
+        assert site.catalogue.overlay_for(base).attributes["price"][0] == 2.0
 
 
 class Site:
@@ -151,5 +147,5 @@ class Site:
 
     def _take(self, event):
         assert self.collector.submit(json.dumps(event).encode())[0].accepted
-        while self.router.step().more:
+        while self.router.step().has_more:
             pass

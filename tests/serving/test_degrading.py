@@ -66,8 +66,8 @@ def make(features, bundle, live):
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or FixedBundle(bundle),
-            readings=OneSchema(features, reader or shop.FakeReader(features)),
-            answers=answer_log,
+            feature_provider=OneSchema(features, reader or shop.FakeReader(features)),
+            answer_log=answer_log,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
             budgets=budgets or Budgets(),
@@ -104,8 +104,8 @@ def test_what_was_known_long_ago_is_not_used(features):
 
     def keep(person: str) -> None:
         request = shop.ReadRequest(person=person, now=shop.NOW)
-        cache.keep(features, person, reader.read(request, [""]), None)
-        cache.keep(features, person, reader.read(request, ["i1", "i2", "i3"]), keys)
+        cache.store(features, person, reader.read(request, [""]), None)
+        cache.store(features, person, reader.read(request, ["i1", "i2", "i3"]), keys)
 
     keep("u1")
     rows = cache.lookup(features, "u1", keys, shop.NOW)
@@ -128,15 +128,15 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
     cache, reader = StaleFeatureCache(now=lambda: moment[0]), shop.FakeReader(features)
     request, price = shop.ReadRequest(person="u1", now=shop.NOW), features.numeric.index("price")
     keys = np.arange(1, 4, dtype=np.uint64)
-    cache.keep(features, "u1", reader.read(request, [""]), None)
-    cache.keep(features, "u1", reader.read(request, ["i1", "i2"]), keys[:2])
+    cache.store(features, "u1", reader.read(request, [""]), None)
+    cache.store(features, "u1", reader.read(request, ["i1", "i2"]), keys[:2])
     moment[0] = REFRESH_AFTER_S - 1
-    cache.keep(features, "u1", reader.read(request, ["i7", "i8", "i3"]), keys)
+    cache.store(features, "u1", reader.read(request, ["i7", "i8", "i3"]), keys)
     rows = cache.lookup(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, price].tolist() == [1, 2, 3], "the first two were read a moment ago"
     moment[0] = REFRESH_AFTER_S + 1
-    cache.keep(features, "u1", reader.read(request, ["i7", "i8", "i9"]), keys)
+    cache.store(features, "u1", reader.read(request, ["i7", "i8", "i9"]), keys)
     rows = cache.lookup(features, "u1", keys, shop.NOW)
     assert rows is not None
     assert rows.numeric[:, price].tolist() == [7, 8, 3]

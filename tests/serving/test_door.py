@@ -264,11 +264,11 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
         wait_for(lambda: door.figures().answers_waiting == 0)
         pruner = Pruner(door, lake)
         (lake / "positions.json").write_bytes(b"{torn")
-        pruner.look()
+        pruner.tick()
         (lake / "positions.json").write_text(
             '{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}'
         )
-        pruner.look()
+        pruner.tick()
         door.submit(body(click(9)))  # a commit after the prune, so that it has happened
     with open_reader(raw_path(stream, "serve-1")) as reader:
         assert reader.start() == 4, "archived to 6, but routed to 4 only"

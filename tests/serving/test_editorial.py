@@ -47,11 +47,11 @@ def ask(features, bundle, lists, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features)),
-            answers=answers,
+            feature_provider=OneSchema(features, shop.FakeReader(features)),
+            answer_log=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
-            editors=lists[1],
+            editorial_lists=lists[1],
             tables=live,
         )
         return pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
@@ -100,18 +100,18 @@ def test_a_file_that_is_being_written_is_not_taken_in_half_way(tmp_path):
     before = live.keys["summer"].tolist()
     assert len(before) == 1
     with path.open("w") as file:
-        assert not live.look()
+        assert not live.tick()
         file.write('summer = ["i1", "i2"]\nwinter = [')
         file.flush()
-        assert not live.look()
+        assert not live.tick()
         file.write('"i3"]\n')
-    assert not live.look()
+    assert not live.tick()
     assert live.keys["summer"].tolist() == before, (
         "empty, then half of it, then all of it, each seen once"
     )
-    assert live.look()
+    assert live.tick()
     assert {name: keys.size for name, keys in live.keys.items()} == {"summer": 2, "winter": 1}
-    assert not live.look()
+    assert not live.tick()
 
 
 def until(holds):

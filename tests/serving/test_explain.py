@@ -65,8 +65,8 @@ def explained(folder, features):
     pipeline = Pipeline(
         slots={"home": Slot("home", objective=FORMULA, hide_seen=())},
         bundles=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=None,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=None,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
     )

@@ -37,8 +37,8 @@ def pipeline_of(registry, features, answer_log, formulas):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=answer_log,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         formulas=formulas,
@@ -51,13 +51,13 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
     query = RecommendQuery(slot="home", user_id="u1", size=3)
     dear = [item.item_id for item in pipeline.answer(query).items]
     set_formula(registry, SLOTS["home"], "-1.0*click", by="ann", why="cheap first")
-    assert formulas.look()
-    assert not formulas.look()
+    assert formulas.tick()
+    assert not formulas.tick()
     cheap = [item.item_id for item in pipeline.answer(query).items]
     assert int(dear[0][1:]) > 30
     assert int(cheap[0][1:]) < 5
     set_formula(registry, SLOTS["home"], "", by="ann", why="enough")
-    formulas.look()
+    formulas.tick()
     assert [item.item_id for item in pipeline.answer(query).items] == dear
     assert [(record.formula, record.formula_version) for record in answer_log.records] == [
         ("1.0*click", None),
@@ -78,15 +78,15 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     assert read_formulas(registry.path).changes == ()
     set_formula(registry, SLOTS["home"], "3*click", by="ann", why="more")
     formulas = LiveFormulas(registry, SLOTS)
-    formulas.look()
+    formulas.tick()
     (registry.path / "formulas.json").write_text("{}{")
-    assert not formulas.look()
+    assert not formulas.tick()
     assert (
         formulas.formula_for(SLOTS["home"]).weights,
         formulas.formula_for(SLOTS["search"]).version,
     ) == ({"click": 3.0}, "")
     shutil.rmtree(registry.path)
-    formulas.look()
+    formulas.tick()
     assert formulas.formula_for(SLOTS["home"]).version == ""
 
 

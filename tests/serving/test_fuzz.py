@@ -115,8 +115,8 @@ def client(stream, features, bundle):
         pipeline = Pipeline(
             slots=shop.slots(),
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features)),
-            answers=door,
+            feature_provider=OneSchema(features, shop.FakeReader(features)),
+            answer_log=door,
             clock=clock,
             rng=np.random.default_rng(0),
             tables=shop.Live(),

@@ -40,8 +40,8 @@ class Site:
         pipeline = Pipeline(
             slots=with_hidden_rule(shop.slots(), "home"),
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features, None)),
-            answers=self.collector,
+            feature_provider=OneSchema(features, shop.FakeReader(features, None)),
+            answer_log=self.collector,
             clock=SystemClock(),
             rng=np.random.default_rng(1),
             tables=shop.Live(["popular:7d:category"]),

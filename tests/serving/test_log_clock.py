@@ -38,7 +38,7 @@ def test_the_first_event_of_today_ends_the_time_of_the_log(
     of_today: dict[str, str], tmp_path: Path
 ) -> None:
     clock = LogClock(tmp_path, SimulatedClock(TODAY))
-    clock.set_back(LAG)
+    clock.set_lag(LAG)
     with EventCollector(
         tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock
     ) as door:

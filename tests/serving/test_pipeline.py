@@ -73,8 +73,8 @@ def make(features, bundle, answer_log, live):
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or FixedBundle(bundle),
-            readings=OneSchema(features, reader or shop.FakeReader(features, recent)),
-            answers=answers,
+            feature_provider=OneSchema(features, reader or shop.FakeReader(features, recent)),
+            answer_log=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(seed),
             tables=tables,
@@ -351,7 +351,7 @@ def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, answer
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(hash64s(["i4"]), np.array([shop.NOW])))
         assert record.candidate_digests == [
-            lists.of(name).digest for name in record.candidate_lists
+            lists.get(name).digest for name in record.candidate_lists
         ]
     assert record.candidate_positions == [live.fold.p] * 3
     assert (record.referrer, record.live) == ("https://a.example/x", [])

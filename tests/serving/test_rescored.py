@@ -85,10 +85,10 @@ def answered(features, bundle, *items):
     pipeline = Pipeline(
         slots={"home": HOME},
         bundles=FixedBundle(bundle),
-        readings=OneSchema(
+        feature_provider=OneSchema(
             features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})
         ),
-        answers=answer_log,
+        answer_log=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=overlay,

@@ -57,7 +57,7 @@ def rollout(registry, loads):
         return load_bundle(folder)
 
     rollout = Rollout(registry, load, Seen([]), Open())
-    rollout.look()
+    rollout.tick()
     return rollout
 
 
@@ -65,8 +65,8 @@ def pipeline_of(rollout, features, answer_log=None):
     return Pipeline(
         slots=shop.slots(),
         bundles=rollout,
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=answer_log,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         tables=shop.Live(),
@@ -85,18 +85,18 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
 ):
     pipeline = pipeline_of(rollout, features)
     registry.set_canary("v0002", 0.2, by="test", why="try")
-    rollout.look()
+    rollout.tick()
     small = models_of(pipeline)
     assert {person for person, model in small.items() if model == "v0002"} == {
         u for u in small if in_share("canary-v0002", 0.2, u)
     }
     registry.set_canary("v0002", 0.5, by="test", why="more")
-    rollout.look()
+    rollout.tick()
     large = models_of(pipeline)
     assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
     assert 60 < sum(model == "v0002" for model in large.values()) < 140
     registry.end_canary(by="test", why="enough")
-    rollout.look()
+    rollout.tick()
     assert set(models_of(pipeline).values()) == {"v0001"}
     with pytest.raises(NotReadyError):
         registry.end_canary(by="test", why="again")
@@ -104,14 +104,14 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
 
 def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
     registry.set_canary("v0002", 0.1, by="test", why="try")
-    rollout.look()
+    rollout.tick()
     assert loads == ["v0001", "v0002"]
     registry.promote("v0002", by="test", why="good")
-    rollout.look()
+    rollout.tick()
     assert rollout.versions() == {"champion": "v0002", "previous": "v0001"}
     started_at = time.thread_time()
     registry.rollback(by="test", why="not so good")
-    rollout.look()
+    rollout.tick()
     assert time.thread_time() - started_at < 1.0
     assert rollout.current().version == "v0001"
     assert loads == ["v0001", "v0002"]
@@ -120,9 +120,9 @@ def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, l
 def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, loads):
     registry.promote("v0002", by="test", why="second")
     fresh = Rollout(registry, load_bundle, Seen([]), Open())
-    fresh.look()
+    fresh.tick()
     assert fresh.previous() is None, "the champion first"
-    fresh.look()
+    fresh.tick()
     assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
 
 
@@ -142,7 +142,7 @@ def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_a
     assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
     manifest.write_bytes(intact)
     registry.set_shadow("", by="test", why="any change is looked at")
-    fresh.look()
+    fresh.tick()
     answer = pipeline.answer(query)
     assert (answer.model, answer.degraded) == ("v0002", [])
 
@@ -156,7 +156,7 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
     seen = Seen([])
     rollout = Rollout(registry, load, seen, Open())
     registry.set_canary("v0002", 0.9, by="test", why="try")
-    rollout.look()
+    rollout.tick()
     assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
     assert seen.refused == 1
 
@@ -170,14 +170,14 @@ def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, featu
 
     tables = Published()
     rollout = Rollout(registry, load_bundle, Seen([]), Open(), tables=tables)
-    rollout.look()
+    rollout.tick()
     registry.add(shop.write(tmp_path / "live", features, columns=["popular:24h", "stan"]))
     registry.promote("v0003", by="test", why="reads sessions")
-    rollout.look()
+    rollout.tick()
     assert rollout.current().version == "v0001"
     assert "its candidate tables are built" in rollout.champion.problem
     tables.sources = {"popular:24h", "stan"}
-    rollout.look()
+    rollout.tick()
     assert (rollout.current().version, rollout.champion.problem) == ("v0003", "")
 
 
@@ -202,7 +202,7 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
     registry.set_shadow("v0002", by="test", why="look")
-    rollout.look()
+    rollout.tick()
     after = pipeline.answer(query)
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
     record = answer_log.records[1]
@@ -212,7 +212,7 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
     )
     assert answer_log.records[0].shadow is None
     registry.set_shadow("", by="test", why="enough")
-    rollout.look()
+    rollout.tick()
     pipeline.answer(query)
     assert answer_log.records[2].shadow is None
 

@@ -216,8 +216,8 @@ def test_an_answer_logs_the_schema_that_it_read(
         pipeline = Pipeline(
             slots=shop.slots(),
             bundles=FixedBundle(each),
-            readings=schemas,
-            answers=answer_log,
+            feature_provider=schemas,
+            answer_log=answer_log,
             clock=site.clock,
             rng=np.random.default_rng(0),
             tables=live,

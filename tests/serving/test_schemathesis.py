@@ -52,8 +52,8 @@ def schema(tmp_path_factory, features, bundle):
         pipeline = Pipeline(
             slots=shop.slots(),
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features)),
-            answers=door,
+            feature_provider=OneSchema(features, shop.FakeReader(features)),
+            answer_log=door,
             clock=SystemClock(),
             rng=np.random.default_rng(0),
             tables=shop.Live(),

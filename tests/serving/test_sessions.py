@@ -45,8 +45,8 @@ def make(bundle, features, live):
         return Pipeline(
             slots=SLOTS,
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, reader),
-            answers=answers,
+            feature_provider=OneSchema(features, reader),
+            answer_log=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
             tables=live,
@@ -80,7 +80,7 @@ def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, l
     answer = make(reader, answer_log).answer(QUERY)
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))
-        listed = lists.of("session_knn")
+        listed = lists.get("session_knn")
         shown = hash64s(each.item_id for each in answer.items)
         columns = bundle.encoder.live.matrix(lists, {"recent": recent}, shown)
     session_items = hash64s(each.item_id for each in answer.items if each.source == "session_knn")

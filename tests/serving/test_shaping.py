@@ -32,8 +32,8 @@ def ask(features, bundle, live):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features, recent)),
-            answers=answers,
+            feature_provider=OneSchema(features, shop.FakeReader(features, recent)),
+            answer_log=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(seed),
             tables=live,
@@ -235,8 +235,8 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     pipeline = Pipeline(
         slots={"home": slot},
         bundles=FixedBundle(bundle),
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=answer_log,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(1),
         tables=live,
@@ -269,14 +269,14 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     pipeline = Pipeline(
         slots={"home": slot},
         bundles=FixedBundle(bundle),
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=None,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=None,
         clock=clock,
         rng=np.random.default_rng(1),
         tables=live,
     )
     weigher = VariantComparer(slot, clock)
-    outcomes = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
+    outcomes = pipeline.compare_variants(RecommendQuery(slot="home", user_id="u1"), weigher)
     assert outcomes is not None
     assert outcomes[ALL].items == ("i0", "i10", "i9")
     cost_of = {cost.wish: cost for cost in costs([outcomes, outcomes])}
@@ -314,14 +314,14 @@ def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bu
         pipeline = Pipeline(
             slots={"home": declared},
             bundles=FixedBundle(bundle),
-            readings=OneSchema(features, shop.FakeReader(features)),
-            answers=None,
+            feature_provider=OneSchema(features, shop.FakeReader(features)),
+            answer_log=None,
             clock=clock,
             rng=np.random.default_rng(1),
             tables=live,
         )
         all_outcomes.append(
-            pipeline.weighed(
+            pipeline.compare_variants(
                 RecommendQuery(slot="home", user_id="u1"), VariantComparer(declared, clock)
             )
         )

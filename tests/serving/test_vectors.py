@@ -47,7 +47,7 @@ class Grown:
     def __init__(self, *items):
         self.items = items
 
-    def over(self, index):
+    def overlay_for(self, index):
         return with_items(index, self.items)
 
 
@@ -55,8 +55,8 @@ def make(bundle, features, reader, catalogue=None):
     return Pipeline(
         slots=SLOTS,
         bundles=FixedBundle(bundle),
-        readings=OneSchema(features, reader),
-        answers=None,
+        feature_provider=OneSchema(features, reader),
+        answer_log=None,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=catalogue,
@@ -158,7 +158,7 @@ def test_what_retrieval_asked_of_another_sequence_or_version_is_not_taken(
     stale = bundle.space.ask(None)
     right = bundle.score(rows, bundle.index.keys).value
     np.testing.assert_array_equal(bundle.score(rows, bundle.index.keys, asked=stale).value, right)
-    elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.ask(
+    elsewhere = Bundle.load(bundle_folder, schema_hash=None).space.query(
         rows.sequences["recent"]
     )  # of another version, say
     wrong = replace(elsewhere, products=-elsewhere.products)

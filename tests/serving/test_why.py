@@ -20,7 +20,7 @@ def _explain(
     answer: Answer = FULL, user: str = "u1", has_history: bool = True, baseline: str = ""
 ) -> list[str]:
     return explain_answer(
-        answer, user=user, known=has_history, baseline=baseline, command="tailorbird -C shop"
+        answer, user=user, has_history=has_history, baseline=baseline, command="tailorbird -C shop"
     )
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_the_gate_refused_is_named_with_the_command_that_serves_it(
     sentences = explain_answer(
         FULL,
         user="u1",
-        known=True,
+        has_history=True,
         baseline="repeat+popular:7d",
         command="tailorbird",
         refused="v0003",

@@ -27,7 +27,7 @@ def publish(server, folder, count: int = 1):
         published.write(
             lambda transaction, number=number: transaction.put_many([(b"a", str(number).encode())])
         )
-        assert published.settle(30), published.problem
+        assert published.wait_until_copied(30), published.problem
     return published
 
 

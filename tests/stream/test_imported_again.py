@@ -51,7 +51,7 @@ def run(stream: Path, format_: str, path: Path, now: int = NOW, **options) -> No
 
 def routed(stream: Path) -> list[dict]:
     with Router(stream, RoutePlan(), clock=SimulatedClock(NOW + 2 * YEAR)) as router:
-        while router.step().more:
+        while router.step().has_more:
             pass
     with open_reader(routed_path(stream)) as reader:
         return [

@@ -280,7 +280,12 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
     assert len(first) == 30
     stopped = SuppressionList(b"").with_people([("u", one) for one in erased], NOW)
     report = import_files(
-        stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped
+        stream,
+        "tailorbird",
+        history,
+        plan=PLAN,
+        clock=SimulatedClock(NOW),
+        suppression_list=stopped,
     )
     assert dict(report.refused) == {"erased": 20 * len(erased), "missing": 1}
     rows_after = _rows(stream)
@@ -306,7 +311,7 @@ def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None
         plan=PLAN,
         clock=SimulatedClock(NOW),
         options=options,
-        stopped=stopped,
+        suppression_list=stopped,
     )
     rows = _rows(tmp_path / "stream")
     assert rows.count(ERASED) == 3

@@ -30,11 +30,11 @@ def test_of_a_longer_log_fewer_requests_fit() -> None:
 
 def test_a_budget_only_lowers_settings_and_learns_vectors_if_time_allows() -> None:
     settings = TrainSettings(requests=500, test_requests=0, retrieval="auto")
-    short, long = plan_budget(120, 1.0).applied(settings), plan_budget(600, 1.0).applied(settings)
+    short, long = plan_budget(120, 1.0).apply(settings), plan_budget(600, 1.0).apply(settings)
     assert (short.requests, short.test_requests) == (500, 1_800)
     assert (short.retrieval, long.retrieval) == ("tables", "auto")
     assert (
-        plan_budget(120, 1.0).applied(TrainSettings(retrieval="sequence")).retrieval == "sequence"
+        plan_budget(120, 1.0).apply(TrainSettings(retrieval="sequence")).retrieval == "sequence"
     ), "asked for by name"
     assert short.budget["requests"] == 6_000
 

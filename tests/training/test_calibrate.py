@@ -49,7 +49,7 @@ def test_a_table_that_only_fits_the_past_is_rejected():
 def test_a_score_that_is_no_probability_always_gets_one():
     raw, label, day = days(lambda z: z)
     score = np.log(raw / (1 - raw)) * 5
-    chosen = choose_calibration(score, label, day, probability=False)
+    chosen = choose_calibration(score, label, day, is_probability=False)
     assert set(chosen.losses) == {"platt", "isotonic"}
     assert abs(chosen.calibration.apply(score).mean() - label.mean()) < 0.01
 
@@ -58,9 +58,11 @@ def test_one_period_is_too_few_to_choose():
     raw, label, _ = days(lambda z: z / 3)
     chosen = choose_calibration(raw, label, np.zeros(raw.size, int))
     assert chosen.calibration.name == "none", "what was not proven on a later day is not kept"
-    assert "too little to choose by" in chosen.told
+    assert "too little to choose by" in chosen.summary
     assert (
-        choose_calibration(raw, label, np.zeros(raw.size, int), probability=False).calibration.name
+        choose_calibration(
+            raw, label, np.zeros(raw.size, int), is_probability=False
+        ).calibration.name
         == "isotonic"
     )
     assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"

@@ -200,7 +200,7 @@ def test_the_order_of_the_lake_changes_nothing():
     one, two = (each.cuts[-1] for each in backtests)
     assert one.fitted.models["trees"].importance() == two.fitted.models["trees"].importance()
     np.testing.assert_array_equal(one.probability, two.probability)
-    np.testing.assert_array_equal(one.gone, two.gone)
+    np.testing.assert_array_equal(one.churned, two.churned)
 
 
 def test_only_columns_about_the_person_take_part():
@@ -583,11 +583,11 @@ def test_auc_and_ap_are_scikit_learns_also_with_weights_and_ties(seed):
     rng = np.random.default_rng(seed)
     score, label = rng.integers(0, 12, 300) / 10, rng.random(300) < 0.4
     weight = rng.poisson(1.0, 300).astype(float)
-    area, average, lift = SortedScores(score, label).figures(weight)
+    area, average, lift = SortedScores(score, label).ranking_metrics(weight)
     assert area == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
     assert average == pytest.approx(average_precision_score(label, score, sample_weight=weight))
     assert 0 <= lift <= 10
-    assert SortedScores(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[
+    assert SortedScores(np.arange(10.0), np.arange(10) == 9).ranking_metrics(np.ones(10))[
         2
     ] == pytest.approx(10.0)
 
@@ -600,9 +600,9 @@ def test_whom_to_contact_and_what_it_is_worth():
     )
     np.testing.assert_allclose(curve.expected, [3.5, 5.5, 5.5])
     np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
-    assert curve.best == 2
+    assert curve.best_k == 2
     assert curve.recall.tolist() == [0.5, 0.5, 1.0]
-    assert contact_curve(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
+    assert contact_curve(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best_k == 0
 
 
 @pytest.mark.parametrize(

@@ -156,13 +156,15 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     cut = report.last.cut
     raw = cut.scores.raw[cut.choice.model]
     assert cut.choice.table.name != "none"
-    assert off(raw, cut.gone) > 0.2
-    assert off(cut.probability, cut.gone) < 0.1
-    assert log_losses(cut.probability, cut.gone).mean() < log_losses(raw, cut.gone).mean() - 0.1
+    assert off(raw, cut.churned) > 0.2
+    assert off(cut.probability, cut.churned) < 0.1
+    assert (
+        log_losses(cut.probability, cut.churned).mean() < log_losses(raw, cut.churned).mean() - 0.1
+    )
     assert cut.choice.scale < 1
     assert (
         f"calibration {cut.choice.table.name}, by log loss on the next of {PROOFS} periods"
-        in report.plain()["origins"][-1]["choice"]
+        in report.to_dict()["origins"][-1]["choice"]
     )
     assert len(report.figures) < CUTS_MAX, "the first ones only choose and calibrate"
 
@@ -256,8 +258,8 @@ def test_later_events_do_not_affect_the_choice(shop):
         shop.features, CHURN, events.filter(pa.array(~lost)), now=day(NOW), settings=settings
     ).cuts
     assert other_cuts[-1].scores.window.origin == cuts[-1].scores.window.origin == origin
-    assert other_cuts[-1].gone.sum() > cuts[-1].gone.sum()
-    assert other_cuts[-2].gone.sum() > cuts[-2].gone.sum()
+    assert other_cuts[-1].churned.sum() > cuts[-1].churned.sum()
+    assert other_cuts[-2].churned.sum() > cuts[-2].churned.sum()
     assert cuts[-1].choice.calibrator.name != "none"
     for cut, other in zip(cuts, other_cuts, strict=True):
         assert cut.choice == other.choice

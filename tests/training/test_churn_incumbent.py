@@ -196,7 +196,7 @@ def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
     )
     probabilities = champion_cut.choice.calibrator.apply(scored.raw[champion_cut.choice.model])
     gain = float(
-        (log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()
+        (log_losses(probabilities, cut.churned) - log_losses(cut.probability, cut.churned)).mean()
     )
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
@@ -204,8 +204,10 @@ def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
     tables = before.people.read_projected(
         cut.scores.window.origin, cut.scores.person, bundle.moments(cut.scores.window.origin)
     )
-    knows = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
-    unfair = float((log_losses(knows, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    knows = bundle.score([(table.numeric, table.categorical) for table in tables]).churn_probability
+    unfair = float(
+        (log_losses(knows, cut.churned) - log_losses(cut.probability, cut.churned)).mean()
+    )
     assert unfair < 0 < gain, "itself it would win by the two weeks of the window that it knows"
 
 
@@ -248,9 +250,11 @@ def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path)
         settings=QUICK,
     )
     tables = now.people.read_projected(origin, cut.scores.person, bundle.moments(origin))
-    probabilities = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    probabilities = bundle.score(
+        [(table.numeric, table.categorical) for table in tables]
+    ).churn_probability
     gain = float(
-        (log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()
+        (log_losses(probabilities, cut.churned) - log_losses(cut.probability, cut.churned)).mean()
     )
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
@@ -293,7 +297,11 @@ def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
 
 def gain_over(probabilities, cut: Cut):
     return pytest.approx(
-        float((log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()),
+        float(
+            (
+                log_losses(probabilities, cut.churned) - log_losses(cut.probability, cut.churned)
+            ).mean()
+        ),
         abs=1e-4,
     )
 
@@ -312,7 +320,7 @@ def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path)
         now=bundle_of(tmp_path, "v0001").manifest.window.ts_to,
         settings=QUICK,
     ).cuts[-1]
-    assert np.array_equal(champion_cut.gone, report.last.cut.gone), (
+    assert np.array_equal(champion_cut.churned, report.last.cut.churned), (
         "the same people at the same origin"
     )
     reason, gain = compared(report)
@@ -334,7 +342,9 @@ def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declara
     origin, events = cut.scores.window.origin, Lake(lake).table("events", needed_columns(MISTAKEN))
     now = run_backtest(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
     tables = now.people.read_projected(origin, cut.scores.person, bundle.moments(origin))
-    probabilities = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    probabilities = bundle.score(
+        [(table.numeric, table.categorical) for table in tables]
+    ).churn_probability
     assert compared(report)[1] == gain_over(probabilities, cut)
     assert (
         "judged by its own declarations of since, age, bought, viewed, declared otherwise now"

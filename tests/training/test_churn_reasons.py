@@ -64,7 +64,7 @@ def test_effects_of_forests_add_up_to_how_far_a_user_is_from_the_mean(tmp_path):
             np.zeros((20, 0), np.uint64),
         )
     ]
-    effects, probabilities = bundle.effects(rows), bundle.score(rows).gone
+    effects, probabilities = bundle.effects(rows), bundle.score(rows).churn_probability
     start = log_odds(probabilities) - effects.sum(axis=1)
     assert np.ptp(start) < 1e-4
     for row, reasons in zip(effects, churn_reasons(bundle, rows), strict=True):
@@ -87,7 +87,7 @@ def test_a_reason_reports_chances_and_not_odds(tmp_path, trees):
     """
     bundle = bundle_of(tmp_path / "bundle", trees=trees)
     rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
-    effects, probabilities = bundle.effects(rows), bundle.score(rows).gone
+    effects, probabilities = bundle.effects(rows), bundle.score(rows).churn_probability
     orders = bundle.encoder.names.index("orders")
     for person, (reasons, moved) in enumerate(
         zip(churn_reasons(bundle, rows), ("raises", "lowers"), strict=True)

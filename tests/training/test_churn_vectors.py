@@ -144,8 +144,8 @@ def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
         space=space_files(backtest.people.space, backtest.tower),
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
-    assert bundle.read.numeric == backtest.people.columns.numeric[:-4]
-    batch = backtest.people.with_columns(bundle.read, bundle.space).read_projected(
+    assert bundle.feature_columns.numeric == backtest.people.columns.numeric[:-4]
+    batch = backtest.people.with_columns(bundle.feature_columns, bundle.space).read_projected(
         origin, who, [origin]
     )[0]
     np.testing.assert_allclose(batch.numeric, table.numeric, atol=TOLERANCE)
@@ -155,9 +155,9 @@ def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
         mine = past.filter(pa.compute.equal(past["person"], people[at]))
         keys = bundle.space.index.keys[bundle.space.index.find_ids(mine["item_id"].to_pylist())]
         one = Ragged(np.array([0, len(keys)]), keys, mine["ts"].cast(pa.int64()).to_numpy())
-        online = bundle.numeric(table.numeric[at : at + 1, :-4], one)
+        online = bundle.with_user_vector(table.numeric[at : at + 1, :-4], one)
         np.testing.assert_allclose(online[0], table.numeric[at], atol=TOLERANCE)
-    probabilities = bundle.score([(table.numeric, table.categorical)]).gone
+    probabilities = bundle.score([(table.numeric, table.categorical)]).churn_probability
     np.testing.assert_allclose(
         probabilities, cut.fitted.churn_probabilities(table, [])["trees"], atol=1e-5
     )

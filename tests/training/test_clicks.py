@@ -258,15 +258,15 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
                     to_event_batch(lively.slice(0, before).select(list(COLUMNS)), contract, before)
                 )
             of_group = RequestLists(folds[before].tables(), request)
-            served.asked |= {
-                name: of_group.of(name)
+            served.by_source |= {
+                name: of_group.get(name)
                 for name in columns.candidates.sources
                 if table_group(name) in (group, "")
             }
         owed, listed = 0, []
         for name, limit in SOURCES.items():
             owed += limit
-            fresh = [key for key in served.of(name).keys.tolist() if key not in listed][:owed]
+            fresh = [key for key in served.get(name).keys.tolist() if key not in listed][:owed]
             owed -= len(fresh)
             listed += fresh
         assert drawn.items.keys[drawn.item[here]].tolist() == listed

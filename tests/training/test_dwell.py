@@ -154,12 +154,12 @@ def test_a_scale_corrects_later_means_and_is_used_only_if_better():
     amount = np.where(rng.random(mean.size) < 0.3, mean / 0.3, 0.0)
     chosen = choose_scale(mean / 2, amount, day)
     assert chosen.calibration == Scale(pytest.approx(2.0, rel=0.05))
-    assert "by Poisson deviance on the next of 4 periods: scale" in chosen.told
+    assert "by Poisson deviance on the next of 4 periods: scale" in chosen.summary
     jumps = np.where(day % 2, 1.6, 0.4)  # what fits yesterday does not fit today
     assert choose_scale(mean, amount * jumps, day).calibration.name == "none"
     few = choose_scale(mean[:30], np.arange(30.0), day[:30])
     assert few.losses == {}
-    assert few.told == "none, as there is too little to choose by"
+    assert few.summary == "none, as there is too little to choose by"
     assert fit_scale(np.zeros(3), np.ones(3)) == Scale(1.0)
     assert (
         msgspec.json.decode(msgspec.json.encode(chosen.calibration), type=Calibration)

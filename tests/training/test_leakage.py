@@ -20,7 +20,7 @@ def leaking_columns(columns, label):
     """Return the leaking columns by training and by validation."""
     matrix = np.stack(list(columns.values()), axis=1).astype(np.float32)
     return set(find_leaking_columns(tuple(columns), matrix, label)), {
-        one.what for one in find_target_leakage(tuple(columns), matrix, label, "click")
+        one.subject for one in find_target_leakage(tuple(columns), matrix, label, "click")
     }
 
 

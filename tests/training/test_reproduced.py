@@ -61,7 +61,7 @@ class Shop:
                 pass
 
     def drawn(self, lake, now):
-        row_settings = TrainSettings(quick=True).wanted(now)
+        row_settings = TrainSettings(quick=True).row_settings(now)
         return load_material(lake, self.features, HOME, row_settings).data
 
 

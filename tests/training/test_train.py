@@ -653,7 +653,9 @@ def matrices(shop, monkeypatch, rows_max):
         raise Seen(train, watch, columns)
 
     monkeypatch.setattr(architecture, "fit_gbdt", seen)
-    monkeypatch.setattr(fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max))
+    monkeypatch.setattr(
+        fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max)
+    )
     with pytest.raises(Seen) as caught:
         transformed(shop).train("seen")
     return caught.value.args
@@ -725,7 +727,7 @@ def test_the_preset_for_nets_leaves_nothing_missing(shop):
         "goes_with_missing",
         "category",
     } <= set(encoder.names)
-    assert np.isfinite(encoder.absent).all()
+    assert np.isfinite(encoder.missing_row).all()
     assert encoder.sizes.keys() == set(shop.features.categorical)
 
 

@@ -242,7 +242,7 @@ def test_any_categories_give_numbers(keys, later):
         learned = fit_transforms(
             [
                 transform("x", step, impute("constant", 0))
-                if step.gives == "a number"
+                if step.output_kind == "a number"
                 else transform("x", step)
             ],
             {"x": column},

@@ -1,7 +1,7 @@
-"""Compute what simple live baselines list for each question, from every row before it.
+"""Lists of simple live baselines for each question, from every row before it.
 
-Each ranks the whole catalogue and gives its own list of `SIZE` items. They know the same instant
-as the product: the rows of training and test part before the question's position.
+Each ranks the whole catalogue and gives its own list of `SIZE` items. They know the same instant as
+the product: the rows of training and test part before the question's position.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.quality.product import kernels
-from benchmarks.quality.product.kernels import Asked, Rows
+from benchmarks.quality.product.kernels import Queries, Rows
 from benchmarks.quality.product.log import Ints, Log, Questions
 from benchmarks.quality.product.neighbours import Recipe, list_neighbours
 from benchmarks.quality.product.sets import DataSet
@@ -41,17 +41,21 @@ DESCRIPTIONS = {
 Lists = dict[str, Ints]
 
 
-def find_rows(log: Log, questions: Questions, hide: bool) -> tuple[Rows, Asked]:
-    """Return the rows of a log that count, with their postings, and who asks what."""
-    kept = np.flatnonzero(log.valid & (log.item >= 0))
-    person, session, item = log.person[kept], log.session[kept], log.item[kept]
+def find_rows(log: Log, questions: Questions, hide: bool) -> tuple[Rows, Queries]:
+    """Return the rows of a log that count, with their postings, and the questions as arrays."""
+    counted_rows = np.flatnonzero(log.valid & (log.item >= 0))
+    person, session, item = (
+        log.person[counted_rows],
+        log.session[counted_rows],
+        log.item[counted_rows],
+    )
     sessions = int(log.session.max(initial=0)) + 1
     by_person = group(person, len(log.people))
     by_item, by_session = group(item, len(log.items)), group(session, sessions)
     sizes = (len(log.items), sessions)
-    rows = Rows(log.ts[kept], item, session, *sizes, *by_person, *by_item, *by_session)
-    before, asker = np.searchsorted(kept, questions.at).astype(np.int64), questions.asker
-    return rows, Asked(before, questions.now, log.person[asker], log.session[asker], hide)
+    rows = Rows(log.ts[counted_rows], item, session, *sizes, *by_person, *by_item, *by_session)
+    before, asker = np.searchsorted(counted_rows, questions.at).astype(np.int64), questions.asker
+    return rows, Queries(before, questions.now, log.person[asker], log.session[asker], hide)
 
 
 def group(codes: Ints, size: int) -> tuple[Ints, Ints]:
@@ -64,53 +68,65 @@ def group(codes: Ints, size: int) -> tuple[Ints, Ints]:
 
 def run_baselines(data_set: DataSet, log: Log, questions: Questions) -> tuple[Lists, float]:
     """Return the lists of each baseline, (questions, SIZE), -1 behind the end; and seconds."""
-    begun = time.perf_counter()
-    rows, asked = find_rows(log, questions, not data_set.repeats)
-    context = find_contexts(rows, asked)
-    given = last_rows(context) if data_set.truth == "item" else context
-    lists = popular(rows, asked)
+    started = time.perf_counter()
+    rows, queries = find_rows(log, questions, not data_set.repeats)
+    context = find_contexts(rows, queries)
+    recent_context = last_rows(context) if data_set.truth == "item" else context
+    lists = list_popular_items(rows, queries)
     if log.context is not None:
-        lists["clicked_1h_context"] = by_context(data_set, log, questions, lists["clicked_1h"])
-    lists["co_occurrence"] = co_occurrence(rows, asked, given)
-    lists["vsknn"] = neighbours(rows, asked, context, VSKNN)
+        lists["clicked_1h_context"] = list_popular_in_context(
+            data_set, log, questions, lists["clicked_1h"]
+        )
+    lists["co_occurrence"] = list_co_occurring(rows, queries, recent_context)
+    lists["vsknn"] = list_session_neighbours(rows, queries, context, VSKNN)
     if data_set.stan:
-        lists["stan"] = neighbours(rows, asked, context, STAN)
-    lists["vsknn_and_popular"] = filled(lists["vsknn"], lists["clicked_24h"])
-    return lists | own(rows, asked), time.perf_counter() - begun
+        lists["stan"] = list_session_neighbours(rows, queries, context, STAN)
+    lists["vsknn_and_popular"] = fill_lists(lists["vsknn"], lists["clicked_24h"])
+    return lists | list_own_items(rows, queries), time.perf_counter() - started
 
 
-def popular(rows: Rows, asked: Asked) -> Lists:
+def list_popular_items(rows: Rows, queries: Queries) -> Lists:
     """List the most popular items of each window."""
-    out = np.full((len(WINDOWS), len(asked.at), SIZE), -1, np.int64)
-    kernels.popular(asked, rows, np.array(list(WINDOWS.values()), np.int64), out)
+    out = np.full((len(WINDOWS), len(queries.at), SIZE), -1, np.int64)
+    kernels.list_popular(queries, rows, np.array(list(WINDOWS.values()), np.int64), out)
     return dict(zip(WINDOWS, out, strict=True))
 
 
-def by_context(data_set: DataSet, log: Log, questions: Questions, others: Ints) -> Ints:
+def list_popular_in_context(
+    data_set: DataSet, log: Log, questions: Questions, fallback: Ints
+) -> Ints:
     """List the most popular items of the last hour among rows with the question's context."""
-    out = others.copy()
+    out = fallback.copy()
     assert log.context is not None, "the set has columns of context"
     for value in np.unique(log.context[questions.asker]).tolist():
-        here = np.flatnonzero(log.context[questions.asker] == value)
+        in_context = np.flatnonzero(log.context[questions.asker] == value)
         part = replace(log, valid=log.valid & (log.context == value))
         none = np.zeros(0, np.int64)
-        some = Questions(questions.at[here], questions.now[here], questions.asker[here], none, none)
-        rows, asked = find_rows(part, some, not data_set.repeats)
-        out[here] = filled(popular(rows, asked)["clicked_1h"], others[here])
+        part_questions = Questions(
+            questions.at[in_context],
+            questions.now[in_context],
+            questions.asker[in_context],
+            none,
+            none,
+        )
+        rows, queries = find_rows(part, part_questions, not data_set.repeats)
+        out[in_context] = fill_lists(
+            list_popular_items(rows, queries)["clicked_1h"], fallback[in_context]
+        )
     return out
 
 
-def own(rows: Rows, asked: Asked) -> Lists:
+def list_own_items(rows: Rows, queries: Queries) -> Lists:
     """List the person's own items, alone and with popular ones behind."""
-    alone, both = _empty(asked), _empty(asked)
-    kernels.own(asked, rows, POPULAR_US, ALPHA, alone, both)
+    alone, both = _empty(queries), _empty(queries)
+    kernels.list_own(queries, rows, POPULAR_US, ALPHA, alone, both)
     return {"own_items": alone, "own_items_and_popular": both}
 
 
-def find_contexts(rows: Rows, asked: Asked) -> Ints:
-    """Return (low, high) of each question in the postings by session: what the person did last."""
-    out = np.zeros((len(asked.at), 2), np.int64)
-    kernels.contexts(asked, rows, CONTEXT_MAX, out)
+def find_contexts(rows: Rows, queries: Queries) -> Ints:
+    """Return (low, high) of each question in the postings by session: the person's latest rows."""
+    out = np.zeros((len(queries.at), 2), np.int64)
+    kernels.fill_contexts(queries, rows, CONTEXT_MAX, out)
     return out
 
 
@@ -120,17 +136,17 @@ def last_rows(contexts: Ints) -> Ints:
     return np.stack([low, contexts[:, 1]], axis=1)
 
 
-def co_occurrence(rows: Rows, asked: Asked, contexts: Ints) -> Ints:
-    """List what most sessions hold together with an item of the context."""
-    out = _empty(asked)
-    kernels.co_occurrence(asked, rows, contexts, out)
+def list_co_occurring(rows: Rows, queries: Queries, contexts: Ints) -> Ints:
+    """List the items that most sessions hold together with an item of the context."""
+    out = _empty(queries)
+    kernels.list_co_occurrence(queries, rows, contexts, out)
     return out
 
 
-def neighbours(rows: Rows, asked: Asked, contexts: Ints, recipe: Recipe) -> Ints:
-    """List what the nearest sessions hold."""
-    out = _empty(asked)
-    list_neighbours(asked, rows, contexts, recipe, out)
+def list_session_neighbours(rows: Rows, queries: Queries, contexts: Ints, recipe: Recipe) -> Ints:
+    """List the items of the nearest sessions."""
+    out = _empty(queries)
+    list_neighbours(queries, rows, contexts, recipe, out)
     return out
 
 
@@ -156,16 +172,16 @@ VSKNN = vsknn(NEIGHBOURS, SAMPLE)
 STAN = stan(NEIGHBOURS, 500, 0.6725, 100.0 * DAY, 0.6725)
 
 
-def filled(lists: Ints, more: Ints) -> Ints:
-    """Return lists that go on with those items of other lists that they lack."""
+def fill_lists(lists: Ints, extra: Ints) -> Ints:
+    """Return lists, filled up with the items of other lists that they lack."""
     out = lists.copy()
     for row in np.flatnonzero((lists < 0).any(axis=1)).tolist():
         listed = lists[row][lists[row] >= 0]
-        rest = more[row][(more[row] >= 0) & ~np.isin(more[row], listed)]
+        rest = extra[row][(extra[row] >= 0) & ~np.isin(extra[row], listed)]
         both = np.concatenate([listed, rest])[: lists.shape[1]]
         out[row, : len(both)] = both
     return out
 
 
-def _empty(asked: Asked) -> Ints:
-    return np.full((len(asked.at), SIZE), -1, np.int64)
+def _empty(queries: Queries) -> Ints:
+    return np.full((len(queries.at), SIZE), -1, np.int64)

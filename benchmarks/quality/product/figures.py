@@ -34,7 +34,8 @@ class Judged:
     """Figures of every question of one cut; `values`: entry → figure → shape (questions,).
 
     Attributes:
-        person: whom each question is about; hour: of the test part, from 0.
+        person: the person of each question.
+        hour: of the test part, from 0.
         ipw_ideal: the ideal of `ipw`, which is among the figures.
         top: entry → top tens, shape (questions, K), of each seed.
         chosen: codes of the items of the test part.
@@ -52,7 +53,7 @@ def judge(
     log: Log,
     questions: Questions,
     lists: Mapping[str, Sequence[Ints]],
-    found: Sequence[Floats] = (),
+    candidate_recalls: Sequence[Floats] = (),
 ) -> Judged:
     """Compare lists with what was chosen; an entry with lists of several seeds gets their means.
 
@@ -61,14 +62,16 @@ def judge(
     weight = item_weights(log)
     values = {}
     for name, each in lists.items():
-        by_seed = [score(one, questions, weight) for one in each]
-        values[name] = {f: np.mean([one[f] for one in by_seed], axis=0) for f in by_seed[0]}
-    if found:
-        values[OURS]["candidate_recall"] = np.mean(found, axis=0)
+        by_seed = [score(lists_of_seed, questions, weight) for lists_of_seed in each]
+        values[name] = {
+            f: np.mean([lists_of_seed[f] for lists_of_seed in by_seed], axis=0) for f in by_seed[0]
+        }
+    if candidate_recalls:
+        values[OURS]["candidate_recall"] = np.mean(candidate_recalls, axis=0)
     test = np.arange(log.test_from, len(log))
     chosen = np.unique(log.item[test[log.valid[test] & (log.item[test] >= 0)]])
     hour = (questions.now + 1 - log.cut.at) // HOUR
-    top = {name: [one[:, :K] for one in each] for name, each in lists.items()}
+    top = {name: [lists_of_seed[:, :K] for lists_of_seed in each] for name, each in lists.items()}
     ideal = ideal_ipw(questions, weight)
     return Judged(log.people[log.person[questions.asker]], hour, ideal, values, top, chosen)
 
@@ -99,11 +102,11 @@ def score(lists: Ints, questions: Questions, weight: Floats) -> dict[str, Floats
 
 def hits(lists: Ints, questions: Questions) -> npt.NDArray[np.bool_]:
     """Return which places of the lists hold an item of the truth."""
-    many = int(max(lists.max(initial=0), questions.truth.max(initial=0))) + 1
+    stride = int(max(lists.max(initial=0), questions.truth.max(initial=0))) + 1
     number = np.arange(len(questions))
-    wanted = np.repeat(number, np.diff(questions.offsets)) * many + questions.truth
-    given = number[:, None] * many + lists
-    return np.isin(given, wanted) & (lists >= 0)
+    truth_keys = np.repeat(number, np.diff(questions.offsets)) * stride + questions.truth
+    list_keys = number[:, None] * stride + lists
+    return np.isin(list_keys, truth_keys) & (lists >= 0)
 
 
 def ideal_ipw(questions: Questions, weight: Floats) -> Floats:
@@ -111,10 +114,10 @@ def ideal_ipw(questions: Questions, weight: Floats) -> Floats:
     number = np.repeat(np.arange(len(questions)), np.diff(questions.offsets))
     gain = weight[questions.truth]
     order = np.lexsort((-gain, number))
-    place = np.arange(len(order)) - questions.offsets[number[order]]
-    kept = place < K
-    gain = gain[order][kept] * _DISCOUNT[place[kept]]
-    return np.bincount(number[order][kept], gain, len(questions)).astype(np.float64)
+    position = np.arange(len(order)) - questions.offsets[number[order]]
+    is_top = position < K
+    gain = gain[order][is_top] * _DISCOUNT[position[is_top]]
+    return np.bincount(number[order][is_top], gain, len(questions)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Resampling:
 
     @cached_property
     def weights(self) -> npt.NDArray[np.float32]:
-        """How often each person counts, shape (replicates, people)."""
+        """Return how often each person counts, shape (replicates, people)."""
         people = int(self.person.max()) + 1
         return np.random.default_rng(0).poisson(1.0, (REPLICATES, people)).astype(np.float32)
 
@@ -153,13 +156,13 @@ class Resampling:
 
         A replicate lacks a third of the people and so covers less: draws are moved by that bias.
         """
-        place = np.searchsorted(chosen, top).clip(0, len(chosen) - 1)
-        row, column = np.nonzero(chosen[place] == top)
+        position = np.searchsorted(chosen, top).clip(0, len(chosen) - 1)
+        row, column = np.nonzero(chosen[position] == top)
         people = int(self.person.max()) + 1
-        where = (self.person[row], place[row, column])
+        where = (self.person[row], position[row, column])
         shown = csr_matrix((np.ones(len(row), np.float32), where), (people, len(chosen)))
-        there = self.weights[:COVERAGE_REPLICATES] > 0
-        draws = np.array([(shown.T @ each > 0).mean() for each in there.astype(np.float32)])
+        is_present = self.weights[:COVERAGE_REPLICATES] > 0
+        draws = np.array([(shown.T @ each > 0).mean() for each in is_present.astype(np.float32)])
         value = float((shown.sum(axis=0) > 0).mean())
         return value, np.clip(draws - draws.mean() + value, 0.0, 1.0)
 
@@ -168,7 +171,7 @@ def figures(parts: Sequence[Judged]) -> dict[str, Any]:
     """Return `results`, `gains` and the best baseline, pooled over the questions of all cuts."""
     resampling = Resampling.of(np.concatenate([part.person for part in parts]))
     names = list(parts[0].values)
-    results = {name: _of_entry(parts, resampling, name) for name in names}
+    results = {name: _entry_figures(parts, resampling, name) for name in names}
     gains: dict[str, dict[str, float]] = {}
     for name in names:
         if name != OURS:
@@ -183,42 +186,47 @@ def pooled(parts: Sequence[Judged], entry: str, figure: str) -> Floats:
     return np.concatenate([part.values[entry][figure] for part in parts])
 
 
-def _of_entry(parts: Sequence[Judged], resampling: Resampling, name: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _entry_figures(parts: Sequence[Judged], resampling: Resampling, name: str) -> dict[str, float]:
+    figures_of_entry: dict[str, float] = {}
     for figure in MEANS:
         if figure in parts[0].values[name]:
-            found |= interval(figure, *resampling.mean(pooled(parts, name, figure)))
+            figures_of_entry |= interval(figure, *resampling.mean(pooled(parts, name, figure)))
     ideal = np.concatenate([part.ipw_ideal for part in parts])
-    found |= interval("ndcg_10_ipw", *resampling.ratio(pooled(parts, name, "ipw"), ideal))
-    each = [
+    figures_of_entry |= interval(
+        "ndcg_10_ipw", *resampling.ratio(pooled(parts, name, "ipw"), ideal)
+    )
+    coverages = [
         Resampling.of(part.person).coverage(top, part.chosen)
         for part in parts
         for top in part.top[name]
     ]
-    value, draws = np.mean([one[0] for one in each]), np.mean([one[1] for one in each], axis=0)
-    return found | interval("coverage_10", float(value), draws)
+    value, draws = (
+        np.mean([coverage[0] for coverage in coverages]),
+        np.mean([coverage[1] for coverage in coverages], axis=0),
+    )
+    return figures_of_entry | interval("coverage_10", float(value), draws)
 
 
 def by_hour(parts: Sequence[Judged], best: str) -> dict[str, Any]:
     """Return NDCG by hour of the test part, and how ours over the best baseline ends and begins."""
     resampling = Resampling.of(np.concatenate([part.person for part in parts]))
     hour = np.concatenate([part.hour for part in parts])
-    ours, theirs = pooled(parts, OURS, "ndcg_10"), pooled(parts, best, "ndcg_10")
+    ours, baseline = pooled(parts, OURS, "ndcg_10"), pooled(parts, best, "ndcg_10")
     early, late = (((hour >= low) & (hour < high)) for low, high in (EARLY, LATE))
-    end, end_draws = resampling.ratio(ours * late, theirs * late)
-    start, start_draws = resampling.ratio(ours * early, theirs * early)
-    each = [
-        {"hour": at + 1, "questions": int(here.sum())}
-        | {OURS: round(ours[here].mean(), 6), best: round(theirs[here].mean(), 6)}
-        for at in np.unique(hour).tolist()
-        if (here := hour == at).any()
+    end, end_draws = resampling.ratio(ours * late, baseline * late)
+    start, start_draws = resampling.ratio(ours * early, baseline * early)
+    figures_by_hour = [
+        {"hour": hour_ + 1, "questions": int(is_hour.sum())}
+        | {OURS: round(ours[is_hour].mean(), 6), best: round(baseline[is_hour].mean(), 6)}
+        for hour_ in np.unique(hour).tolist()
+        if (is_hour := hour == hour_).any()
     ]
     return {
         "baseline": best,
         **interval("early", start, start_draws),
         **interval("late", end, end_draws),
         **interval("late_over_early", end / start, end_draws / start_draws),
-        "hours": each,
+        "hours": figures_by_hour,
     }
 
 

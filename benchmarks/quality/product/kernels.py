@@ -1,8 +1,8 @@
-"""Loops of the live baselines, compiled by Numba.
+"""Numba kernels of the live baselines.
 
 Every question knows the rows before its position and no later one. Postings are the positions of
-rows by person, item or session, ascending: postings of x are rows[starts[x] : starts[x + 1]].
-A context is a range (low, high) of the postings by session: the rows that say what somebody does.
+rows by person, item or session, ascending: postings of x are rows[starts[x] : starts[x + 1]]. A
+context is a range (low, high) of the postings by session: the person's latest rows.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     session_rows: Ints
 
 
-class Asked(NamedTuple):
+class Queries(NamedTuple):
     """Questions: how many rows are before each, its time, and who asks, -1 where unknown.
 
     With `hide`, no list has an item that the person had before.
@@ -76,26 +76,26 @@ def find_before(rows: Ints, low: int, high: int, at: int) -> int:
 
 
 @compiled
-def own_rows(asked: Asked, q: int, rows: Rows) -> tuple[int, int]:
+def own_rows(queries: Queries, q: int, rows: Rows) -> tuple[int, int]:
     """Return the places of the rows that the person of a question had before, by person."""
-    person = asked.person[q]
+    person = queries.person[q]
     if person < 0:
         return 0, 0
     low = rows.person_starts[person]
-    return low, find_before(rows.person_rows, low, rows.person_starts[person + 1], asked.at[q])
+    return low, find_before(rows.person_rows, low, rows.person_starts[person + 1], queries.at[q])
 
 
 @compiled
-def mark_hidden(asked: Asked, q: int, rows: Rows, mark: Ints) -> None:
+def mark_hidden(queries: Queries, q: int, rows: Rows, mark: Ints) -> None:
     """Mark the items that may not be listed with the question's number, counted from 1."""
-    if asked.hide:
-        low, high = own_rows(asked, q, rows)
+    if queries.hide:
+        low, high = own_rows(queries, q, rows)
         for place in range(low, high):
             mark[rows.item[rows.person_rows[place]]] = q + 1
 
 
 @compiled
-def popular(asked: Asked, rows: Rows, windows: Ints, out: Ints) -> None:
+def list_popular(queries: Queries, rows: Rows, windows: Ints, out: Ints) -> None:
     """Fill out[w, q] with the items of most rows in window w, ties by the two next longer ones.
 
     Windows ascend.
@@ -105,15 +105,15 @@ def popular(asked: Asked, rows: Rows, windows: Ints, out: Ints) -> None:
     tails = np.zeros(len(windows), np.int64)
     mark, score = np.zeros(rows.items, np.int64), np.zeros(out.shape[2], np.int64)
     head = 0
-    for q in range(len(asked.at)):
-        while head < asked.at[q]:
+    for q in range(len(queries.at)):
+        while head < queries.at[q]:
             counts[:, rows.item[head]] += 1
             head += 1
         for w in range(len(windows)):
-            while tails[w] < head and rows.ts[tails[w]] < asked.now[q] - windows[w]:
+            while tails[w] < head and rows.ts[tails[w]] < queries.now[q] - windows[w]:
                 counts[w, rows.item[tails[w]]] -= 1
                 tails[w] += 1
-        mark_hidden(asked, q, rows, mark)
+        mark_hidden(queries, q, rows, mark)
         for w in range(len(windows)):
             first, second, third = counts[w], counts[min(w + 1, last)], counts[min(w + 2, last)]
             size = 0
@@ -124,7 +124,9 @@ def popular(asked: Asked, rows: Rows, windows: Ints, out: Ints) -> None:
 
 
 @compiled
-def own(asked: Asked, rows: Rows, window: int, alpha: float, out_own: Ints, out_both: Ints) -> None:
+def list_own(
+    queries: Queries, rows: Rows, window: int, alpha: float, out_own: Ints, out_both: Ints
+) -> None:
     """Fill lists of a person's items by count, newest first among equals; and with popular ones.
 
     The score of `out_both` is the person's count + alpha · the item's share of the window's rows.
@@ -133,14 +135,14 @@ def own(asked: Asked, rows: Rows, window: int, alpha: float, out_own: Ints, out_
     count, newest = np.zeros(rows.items, np.int64), np.zeros(rows.items, np.int64)
     key, score = np.zeros(out_own.shape[1], np.int64), np.zeros(out_own.shape[1])
     head = tail = 0
-    for q in range(len(asked.at)):
-        while head < asked.at[q]:
+    for q in range(len(queries.at)):
+        while head < queries.at[q]:
             recent[rows.item[head]] += 1
             head += 1
-        while tail < head and rows.ts[tail] < asked.now[q] - window:
+        while tail < head and rows.ts[tail] < queries.now[q] - window:
             recent[rows.item[tail]] -= 1
             tail += 1
-        low, high = own_rows(asked, q, rows)
+        low, high = own_rows(queries, q, rows)
         for row in rows.person_rows[low:high]:
             count[rows.item[row]] += 1
             newest[rows.item[row]] = row
@@ -159,22 +161,22 @@ def own(asked: Asked, rows: Rows, window: int, alpha: float, out_own: Ints, out_
 
 
 @compiled
-def contexts(asked: Asked, rows: Rows, most: int, out: Ints) -> None:
-    """Fill out[q] with the newest `most` rows before the question of the session that it is in.
+def fill_contexts(queries: Queries, rows: Rows, max_rows: int, out: Ints) -> None:
+    """Fill out[q] with the newest `max_rows` rows of the question's session before it.
 
-    Where that has none, with those of the person's last session.
+    If that has none, use those of the person's last session.
     """
     starts, places = rows.session_starts, rows.session_rows
-    for q in range(len(asked.at)):
-        which = asked.session[q]
+    for q in range(len(queries.at)):
+        session = queries.session[q]
         for _ in range(2):
-            if which >= 0:
-                high = find_before(places, starts[which], starts[which + 1], asked.at[q])
-                out[q, 0], out[q, 1] = max(starts[which], high - most), high
+            if session >= 0:
+                high = find_before(places, starts[session], starts[session + 1], queries.at[q])
+                out[q, 0], out[q, 1] = max(starts[session], high - max_rows), high
                 if out[q, 1] > out[q, 0]:
                     break
-            low, high = own_rows(asked, q, rows)
-            which = rows.session[rows.person_rows[high - 1]] if high > low else -1
+            low, high = own_rows(queries, q, rows)
+            session = rows.session[rows.person_rows[high - 1]] if high > low else -1
 
 
 class Counter(NamedTuple):
@@ -188,13 +190,13 @@ class Counter(NamedTuple):
 
 @compiled
 def add_session(
-    counter: Counter, size: int, which: int, at: int, gain: float, stamp: int, rows: Rows
+    counter: Counter, size: int, session: int, at: int, gain: float, stamp: int, rows: Rows
 ) -> int:
-    """Add a gain to each item that a session had before a position; returns how many have any.
+    """Add a gain to each item that a session had before a position; return how many have any.
 
     An item whose mark is `stamp` already gets none.
     """
-    for place in range(rows.session_starts[which], rows.session_starts[which + 1]):
+    for place in range(rows.session_starts[session], rows.session_starts[session + 1]):
         if rows.session_rows[place] >= at:
             break
         code = rows.item[rows.session_rows[place]]
@@ -229,27 +231,27 @@ def new_counter(items: int) -> Counter:
 
 
 @compiled
-def co_occurrence(asked: Asked, rows: Rows, context: Ints, out: Ints) -> None:
+def list_co_occurrence(queries: Queries, rows: Rows, context: Ints, out: Ints) -> None:
     """Fill lists by how many sessions hold an item with one of the context, summed over these."""
     counter, score = new_counter(rows.items), np.zeros(out.shape[1])
-    given_in, visited = np.zeros(rows.items, np.int64), np.zeros(rows.sessions, np.int64)
+    item_query, visited_by = np.zeros(rows.items, np.int64), np.zeros(rows.sessions, np.int64)
     stamp = visit = 0
-    for q in range(len(asked.at)):
-        mark_hidden(asked, q, rows, counter.hidden)
+    for q in range(len(queries.at)):
+        mark_hidden(queries, q, rows, counter.hidden)
         size = 0
         for row in rows.session_rows[context[q, 0] : context[q, 1]]:
-            given = rows.item[row]
-            if given_in[given] == q + 1:
+            item = rows.item[row]
+            if item_query[item] == q + 1:
                 continue
-            given_in[given] = q + 1
+            item_query[item] = q + 1
             visit += 1
-            for place in range(rows.item_starts[given], rows.item_starts[given + 1]):
-                if rows.item_rows[place] >= asked.at[q]:
+            for place in range(rows.item_starts[item], rows.item_starts[item + 1]):
+                if rows.item_rows[place] >= queries.at[q]:
                     break
-                which = rows.session[rows.item_rows[place]]
-                if which >= 0 and visited[which] != visit:
-                    visited[which] = visit
+                session = rows.session[rows.item_rows[place]]
+                if session >= 0 and visited_by[session] != visit:
+                    visited_by[session] = visit
                     stamp += 1
-                    counter.once[given] = stamp  # an item does not occur together with itself
-                    size = add_session(counter, size, which, asked.at[q], 1.0, stamp, rows)
+                    counter.once[item] = stamp  # an item does not occur together with itself
+                    size = add_session(counter, size, session, queries.at[q], 1.0, stamp, rows)
         list_best(counter, size, q, score, out)

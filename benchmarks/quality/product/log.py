@@ -28,9 +28,9 @@ class Log:
     Attributes:
         ts: microseconds.
         person, session, item: codes, -1 where the row names none.
-        valid: whether a row may be part of a truth, and is counted by baselines.
-        people, items: the ids that the codes stand for, ascending.
-        context: code of what a row's request says, by `DataSet.context`; None without it.
+        valid: True for rows that may be part of a truth and that baselines count.
+        people, items: the ids of the codes, ascending.
+        context: code of the request's own columns, by `DataSet.context`; None without it.
         test_from: position of the first row of the test part.
         cut: its times.
     """
@@ -52,12 +52,12 @@ class Log:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked, in order of time.
+    """Questions to the product and the baselines, in order of time.
 
     Attributes:
         at: how many rows of the log each question knows.
-        now: when it is asked, microseconds.
-        asker: position of the row that says who asks, in which session and context.
+        now: its time, microseconds.
+        asker: position of the row that gives its person, session and context.
         offsets, truth: the items of question q are truth[offsets[q] : offsets[q + 1]].
     """
 
@@ -92,16 +92,16 @@ def read_rows(data_set: DataSet, data: Path, cut_name: str, small: bool) -> tupl
     table = pq.read_table(data / data_set.events)
     times = micros(table[data_set.time])
     cut = data_set.cuts[cut_name](int(times.min()), int(times.max()))
-    kept = np.ones(len(table), bool)
+    is_in_part = np.ones(len(table), bool)
     if small:
         part = data_set.small
         begin = max(cut.begin, cut.at - part.train_us) if part.train_us else cut.begin
         cut = Cut(begin, cut.at, cut.end)
         person = pc.fill_null(table[data_set.person], 1).cast(pa.int64()).to_numpy()
-        kept = person % part.every == 0
-    kept &= (times >= cut.begin) & (times < cut.end)
-    places = np.flatnonzero(kept)
-    return table.take(pa.array(places[np.argsort(times[places], kind="stable")])), cut
+        is_in_part = person % part.every == 0
+    is_in_part &= (times >= cut.begin) & (times < cut.end)
+    positions = np.flatnonzero(is_in_part)
+    return table.take(pa.array(positions[np.argsort(times[positions], kind="stable")])), cut
 
 
 def make_log(data_set: DataSet, rows: pa.Table, cut: Cut) -> Log:
@@ -110,7 +110,7 @@ def make_log(data_set: DataSet, rows: pa.Table, cut: Cut) -> Log:
     person, people = _encode(rows[data_set.person])
     item, items = _encode(rows[data_set.item])
     if data_set.session is None:
-        session = runs(person, ts)
+        session = split_sessions(person, ts)
     else:
         session, _ = _encode(rows[data_set.session])
     valid = np.ones(len(rows), bool) if data_set.valid is None else data_set.valid(rows)
@@ -134,67 +134,71 @@ def _encode(column: pa.ChunkedArray) -> tuple[Ints, Texts]:
     return np.where(codes >= 0, rank[codes], -1).astype(np.int64), np.sort(values)
 
 
-def runs(person: Ints, ts: Ints) -> Ints:
+def split_sessions(person: Ints, ts: Ints) -> Ints:
     """Return the session of each row: a run of a person's rows without a pause of `GAP_US`."""
     order = np.lexsort((np.arange(len(ts)), person))
     begins = np.ones(len(ts), bool)
-    same = person[order][1:] == person[order][:-1]
-    begins[1:] = ~same | (np.diff(ts[order]) >= GAP_US)
+    is_same_person = person[order][1:] == person[order][:-1]
+    begins[1:] = ~is_same_person | (np.diff(ts[order]) >= GAP_US)
     session = np.empty(len(ts), np.int64)
     session[order] = np.cumsum(begins) - 1
     return session
 
 
-def draw_questions(data_set: DataSet, log: Log, most: int) -> Questions:
+def draw_questions(data_set: DataSet, log: Log, max_questions: int) -> Questions:
     """Return at most `most` questions, drawn evenly over the test part by a fixed seed."""
-    may = log.valid & (log.item >= 0) & (log.person >= 0)
-    may[: log.test_from] = False
+    is_candidate = log.valid & (log.item >= 0) & (log.person >= 0)
+    is_candidate[: log.test_from] = False
     if data_set.truth == "last":
-        return _about_last_items(log, most)
+        return _last_item_questions(log, max_questions)
     if data_set.truth == "item":
-        at = _drawn(np.flatnonzero(may), most)
+        at = _sample(np.flatnonzero(is_candidate), max_questions)
         return Questions.before(log, at, np.arange(len(at) + 1), log.item[at])
-    return _about_sessions(log, may, most)
+    return _session_questions(log, is_candidate, max_questions)
 
 
-def _about_sessions(log: Log, may: Mask, most: int) -> Questions:
+def _session_questions(log: Log, is_candidate: Mask, max_questions: int) -> Questions:
     """Return questions about all items of sessions that begin in the test part."""
     session, first = np.unique(log.session, return_index=True)
-    fresh = session[(session >= 0) & (first >= log.test_from)]
-    rows = np.flatnonzero(may & np.isin(log.session, fresh))
-    asked, place = np.unique(log.session[rows], return_index=True)
-    begin = first[np.searchsorted(session, asked)]
-    chosen = np.argsort(begin, kind="stable")[_drawn(np.arange(len(asked)), most)]
+    new_sessions = session[(session >= 0) & (first >= log.test_from)]
+    rows = np.flatnonzero(is_candidate & np.isin(log.session, new_sessions))
+    target_sessions, row_index = np.unique(log.session[rows], return_index=True)
+    begin = first[np.searchsorted(session, target_sessions)]
+    chosen = np.argsort(begin, kind="stable")[
+        _sample(np.arange(len(target_sessions)), max_questions)
+    ]
     pairs = np.unique(np.stack([log.session[rows], log.item[rows]]), axis=1)
-    low, high = (np.searchsorted(pairs[0], asked[chosen], side=side) for side in ("left", "right"))
+    low, high = (
+        np.searchsorted(pairs[0], target_sessions[chosen], side=side) for side in ("left", "right")
+    )
     offsets = np.concatenate(([0], np.cumsum(high - low)))
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, high - low)
-    at, asker = begin[chosen], rows[place[chosen]]
+    at, asker = begin[chosen], rows[row_index[chosen]]
     return Questions(at, just_before(log, at), asker, offsets, pairs[1][within])
 
 
-def _about_last_items(log: Log, most: int) -> Questions:
+def _last_item_questions(log: Log, max_questions: int) -> Questions:
     """Return questions about sessions' last items, as many of each hour that sessions begin in."""
     order = np.lexsort((np.arange(len(log)), log.session))
     session, first, size = np.unique(log.session[order], return_index=True, return_counts=True)
     last = order[first + np.minimum(size, CLICKS_MAX) - 1]
     asker = order[first + np.maximum(np.minimum(size, CLICKS_MAX) - 2, 0)]
-    kept = np.flatnonzero((session >= 0) & (size >= 2) & (order[first] >= log.test_from))
-    hour = log.ts[order[first[kept]]] // HOUR
-    each = most // max(1, len(np.unique(hour)))
-    chosen = [_drawn(kept[hour == at], each, at) for at in np.unique(hour).tolist()]
-    which = np.concatenate(chosen) if chosen else kept
-    which = which[np.argsort(asker[which], kind="stable")]
-    asker, truth = asker[which], log.item[last[which]]
-    return Questions(asker + 1, log.ts[asker] + 1, asker, np.arange(len(which) + 1), truth)
+    chosen_sessions = np.flatnonzero((session >= 0) & (size >= 2) & (order[first] >= log.test_from))
+    hour = log.ts[order[first[chosen_sessions]]] // HOUR
+    per_hour = max_questions // max(1, len(np.unique(hour)))
+    chosen = [_sample(chosen_sessions[hour == at], per_hour, at) for at in np.unique(hour).tolist()]
+    session_rows = np.concatenate(chosen) if chosen else chosen_sessions
+    session_rows = session_rows[np.argsort(asker[session_rows], kind="stable")]
+    asker, truth = asker[session_rows], log.item[last[session_rows]]
+    return Questions(asker + 1, log.ts[asker] + 1, asker, np.arange(len(session_rows) + 1), truth)
 
 
-def _drawn(places: Ints, most: int, part: int = 0) -> Ints:
+def _sample(places: Ints, max_questions: int, part: int = 0) -> Ints:
     """Return at most `most` of some ascending positions, still ascending."""
-    if len(places) <= most:
+    if len(places) <= max_questions:
         return places
     rng = np.random.default_rng((QUESTIONS_SEED, part) if part else QUESTIONS_SEED)
-    return np.sort(rng.choice(places, most, replace=False))
+    return np.sort(rng.choice(places, max_questions, replace=False))
 
 
 def write_files(

@@ -22,23 +22,23 @@ def make_project(
 
     Without files, `simulate` writes those that the step of this name would write.
 
-    Returns: what each command reported, the step that trains, and the project's folder.
+    Returns: the report of each command, the step that trains, and the project's folder.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     root = folder / NAME
     source = [] if files is None else ["--from", str(files)]
-    made = run_command(["tailorbird", "init", str(root), *source, "--json"])
-    steps = [shlex.split(step) for step in made["report"]["next"]]
-    told = {"init": made}
-    place = next(place for place, step in enumerate(steps) if "train" in step)
-    for step in steps[:place]:
+    init_report = run_command(["tailorbird", "init", str(root), *source, "--json"])
+    steps = [shlex.split(step) for step in init_report["report"]["next"]]
+    reports = {"init": init_report}
+    train_step = next(train_step for train_step, step in enumerate(steps) if "train" in step)
+    for step in steps[:train_step]:
         name = _verb(step)
         if name == "simulate" and simulate is not None:
             simulate(Path(step[-1]))
         else:
-            told[name] = run_command([*step, "--json"] if name == "import" else step)
-    return {"steps": told, "train": steps[place], "root": str(root)}
+            reports[name] = run_command([*step, "--json"] if name == "import" else step)
+    return {"steps": reports, "train": steps[train_step], "root": str(root)}
 
 
 def train(made: dict[str, Any], root: Path, seed: int, extra: Sequence[str] = ()) -> dict[str, Any]:
@@ -58,26 +58,26 @@ def _verb(step: Sequence[str]) -> str:
 
 
 def run_command(step: Sequence[str], *, may_fail: bool = False) -> dict[str, Any]:
-    """Run a step; returns its JSON report, where it gives one, its wall seconds and peak memory.
+    """Run a step; return its JSON report if it has one, its wall seconds and peak memory.
 
     Raises:
-        SystemExit: the command failed and may not; shows what it said.
+        SystemExit: the command failed and may not; shows its output.
     """
     command = [sys.executable, "-m", *step]
-    begun = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdout=out, stderr=err)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         text, errors = _text(out), _text(err)
-    seconds = round(time.monotonic() - begun, 1)
-    said = {"command": shlex.join(step), "seconds": seconds, "peak_mb": usage.ru_maxrss >> 10}
+    seconds = round(time.monotonic() - started, 1)
+    report = {"command": shlex.join(step), "seconds": seconds, "peak_mb": usage.ru_maxrss >> 10}
     if process.returncode:
         message = f"ended with {process.returncode}: {(errors or text)[-4_000:]}"
         if not may_fail:
             raise SystemExit(f"{shlex.join(step)}\n{message}")
-        return {**said, "failed": message}
-    return {**said, "report": json.loads(text)} if "--json" in step else said
+        return {**report, "failed": message}
+    return {**report, "report": json.loads(text)} if "--json" in step else report
 
 
 def _text(file: IO[bytes]) -> str:
@@ -91,11 +91,11 @@ def copy_project(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.lock", "run"))
 
 
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `make` gives, from the JSON file at `path` where it was made before."""
+def load_or_make(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the object that `make` returns, read from the JSON file at `path` if it exists."""
     if not path.exists():
-        found = make()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(found, indent=1))
-        part.rename(path)
+        report = make()
+        partial_path = path.with_suffix(".part")
+        partial_path.write_text(json.dumps(report, indent=1))
+        partial_path.rename(path)
     return json.loads(path.read_text())

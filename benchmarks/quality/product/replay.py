@@ -51,19 +51,19 @@ class Stream:
 
 @dataclass
 class Served:
-    """What was served.
+    """Served lists and their counts.
 
     Attributes:
         lists: codes of the listed items, shape (questions, SIZE), -1 behind the end of a list.
-        found: share of each question's truth that is among its candidates.
+        candidate_recall: share of each question's truth that is among its candidates.
         candidates: how many candidates each question had.
         arms: the arm of the experiment that answered, "" without one.
-        counts: what answers lacked, and which model gave them → how many answers.
+        counts: degraded parts and models of responses → how many responses.
         seconds: stage → wall time.
     """
 
     lists: Ints
-    found: npt.NDArray[np.float64]
+    candidate_recall: npt.NDArray[np.float64]
     candidates: Ints
     arms: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -71,9 +71,9 @@ class Served:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self.seconds[stage] += time.perf_counter() - begun
+        self.seconds[stage] += time.perf_counter() - started
 
 
 def read_stream(project: Project, mapping: Path, folder: Path, now: int) -> Stream:
@@ -110,7 +110,7 @@ def replay(root: Path, stream: Stream, log: Log, questions: Questions, seed: int
             with served.timed("answer"):
                 answer = site.parts.pipeline.answer(query)
             truth = questions.truth[questions.offsets[number] : questions.offsets[number + 1]]
-            served.found[number] = np.isin(log.items[truth], candidates).mean()
+            served.candidate_recall[number] = np.isin(log.items[truth], candidates).mean()
             served.candidates[number] = len(candidates)
             served.arms.append(answer.arm)
             listed = [codes.get(item.item_id, UNKNOWN) for item in answer.items]
@@ -138,7 +138,7 @@ class Site:
         self._collector = EventCollector(
             project.paths.stream, "live", project.plan, self._clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcessServer(project, self._clock, door=None, seed=seed)
+        self.parts = InProcessServer(project, self._clock, collector=None, seed=seed)
         self._slot = project.settings.train.slot
 
     def advance(self, at: int, now: int) -> None:
@@ -153,7 +153,7 @@ class Site:
         with self._timed("route and apply"):
             self._roles.candidates.publish()  # as its role does each second
         with self._timed("look"):
-            self.parts.look()
+            self.parts.refresh()
 
     def query(self, asker: int) -> RecommendQuery:
         """Return the request of whoever the row at position `asker` is of."""

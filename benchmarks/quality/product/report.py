@@ -28,16 +28,16 @@ PROTOCOL = (
 )
 COLUMNS = ("ndcg_10", "ndcg_20", "hr_20", "mrr", "coverage_10", "ndcg_10_ipw", "candidate_recall")
 COLUMNS += ("reward", "share_of_oracle", "share_of_learner")
-QUICK = "`train` was given --quick, which a user is not told to."
+QUICK = "`train` was given --quick, which `init` does not print."
 
 
 def make_report(run: Run, cuts: Sequence[CutResult]) -> dict[str, Any]:
     """Return the result of all cuts as one object for JSON."""
     parts = [cut.judged for cut in cuts]
-    found = figures(parts)
-    reported = [each for cut in cuts for each in cut.trained.values()]
-    told = found["results"]
-    results = {OURS: told[OURS], "report": _reported(reported)} | told
+    pooled_figures = figures(parts)
+    reported = [training for cut in cuts for training in cut.trained.values()]
+    results_by_entry = pooled_figures["results"]
+    results = {OURS: results_by_entry[OURS], "report": _mean_report(reported)} | results_by_entry
     data_set = run.data_set
     return {
         "benchmark": "product",
@@ -47,49 +47,61 @@ def make_report(run: Run, cuts: Sequence[CutResult]) -> dict[str, Any]:
         "quick": run.quick,
         "protocol": [*PROTOCOL, *data_set.protocol, *([QUICK] if run.quick else [])],
         "results": results,
-        "gains": found["gains"],
-        "best_baseline": found["best_baseline"],
-        "report_gains": report_gains(reported, found["gains"]),
-        **({"by_hour": by_hour(parts, found["best_baseline"])} if data_set.hourly else {}),
+        "gains": pooled_figures["gains"],
+        "best_baseline": pooled_figures["best_baseline"],
+        "report_gains": report_gains(reported, pooled_figures["gains"]),
+        **({"by_hour": by_hour(parts, pooled_figures["best_baseline"])} if data_set.hourly else {}),
         "baselines": DESCRIPTIONS,
-        "cuts": {cut.name: _about(cut) for cut in cuts},
+        "cuts": {cut.name: _describe_cut(cut) for cut in cuts},
     }
 
 
-SAME = {"clicked_1h": "popular:1h", "clicked_24h": "popular:24h", "clicked_7d": "popular:7d"}
+REPORT_NAMES = {
+    "clicked_1h": "popular:1h",
+    "clicked_24h": "popular:24h",
+    "clicked_7d": "popular:7d",
+}
 
 
 def report_gains(
     trainings: Sequence[Mapping[str, Any]], served: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Return what `train` claimed over each baseline that both have, beside what was served."""
-    found = {}
-    for name, ours in SAME.items():
-        told = [each["report"]["differences"] for each in trainings if "report" in each]
-        claims = [each[ours]["ndcg_10"] for each in told if ours in each]
+    """Return the gains that `train` reported over shared baselines, beside the served gains."""
+    gains = {}
+    for name, report_name in REPORT_NAMES.items():
+        differences = [
+            training_["report"]["differences"] for training_ in trainings if "report" in training_
+        ]
+        claims = [
+            training_[report_name]["ndcg_10"]
+            for training_ in differences
+            if report_name in training_
+        ]
         if claims and name in served:
             claimed, gained = sum(claims) / len(claims), served[name]["ndcg_10"]
-            found[name] = {
+            gains[name] = {
                 "report": round(claimed, 6),
                 "served": gained,
                 "report_minus_served": round(claimed - gained, 6),
             }
-    return found
+    return gains
 
 
 def how_run(command: str) -> dict[str, Any]:
-    """Return how a result was made: the command, the source's revision, and the machine."""
+    """Return provenance of a result: the command, the source's revision, and the machine."""
     return {"command": command, "revision": _revision(), "environment": environment()}
 
 
-def _reported(trainings: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return what `train` said of its model on its own test part, the mean over seeds and cuts."""
-    reports = [each["report"]["results"][OURS] for each in trainings if "report" in each]
+def _mean_report(trainings: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the model's figures in `train`'s report, the mean over seeds and cuts."""
+    reports = [
+        training["report"]["results"][OURS] for training in trainings if "report" in training
+    ]
     return mean_over(reports) if reports else {}
 
 
-def _about(cut: CutResult) -> dict[str, Any]:
-    """Return what one cut was, and what became of it."""
+def _describe_cut(cut: CutResult) -> dict[str, Any]:
+    """Return the facts of one cut and of its steps."""
     log, steps = cut.log, cut.imported["steps"]
     imported = steps["import"]["report"]
     return {
@@ -109,15 +121,15 @@ def _about(cut: CutResult) -> dict[str, Any]:
 
 
 def training_report(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what one training reported, and what it took."""
-    about = {name: trained[name] for name in ("seconds", "peak_mb")}
+    """Return the report of one training with its cost."""
+    facts = {name: trained[name] for name in ("seconds", "peak_mb")}
     command = [part for part in trained["command"].split() if "/" not in part and part != "-C"]
-    about["command"] = " ".join(command)
+    facts["command"] = " ".join(command)
     if "failed" in trained:
-        return {**about, "failed": trained["failed"], "promoted": False}
-    kept = ("results", "differences", "promoted", "reasons", "notes", "rows", "requests", "people")
+        return {**facts, "failed": trained["failed"], "promoted": False}
+    names = ("results", "differences", "promoted", "reasons", "notes", "rows", "requests", "people")
     report = trained["report"]
-    return about | {name: report[name] for name in kept} | {"stages": report["seconds"]}
+    return facts | {name: report[name] for name in names} | {"stages": report["seconds"]}
 
 
 def _revision() -> str:
@@ -125,20 +137,20 @@ def _revision() -> str:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
-        return done.stdout.strip()
+        process = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+        return process.stdout.strip()
 
     return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
 
 
-def show(result: Mapping[str, Any]) -> None:
+def print_report(result: Mapping[str, Any]) -> None:
     """Print a report for people."""
     print(result["title"])
     for sentence in result["protocol"]:
         print(f"  {sentence}")
     columns = [each for each in COLUMNS if any(each in row for row in result["results"].values())]
     print(f"{'':24}" + "".join(f"{name:>28}" for name in columns))
-    for name, each in sorted(result["results"].items(), key=_by_first):
+    for name, each in sorted(result["results"].items(), key=_sort_key):
         print(f"{name:24}" + "".join(f"{cell(each, column):>28}" for column in columns))
     for name, gain in result["gains"].items():
         print(f"over {name:19}{cell(gain, next(iter(gain))):>28}")
@@ -156,5 +168,5 @@ def show(result: Mapping[str, Any]) -> None:
             print(f"  {each}")
 
 
-def _by_first(entry: tuple[str, Mapping[str, Any]]) -> float:
+def _sort_key(entry: tuple[str, Mapping[str, Any]]) -> float:
     return -(entry[1].get("ndcg_10") or entry[1].get("reward") or 0)

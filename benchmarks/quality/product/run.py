@@ -29,7 +29,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Run:
-    """What is to be run, and where it is kept."""
+    """The set, cuts and options of a run, and the folder that keeps its steps."""
 
     data_set: DataSet
     data: Path
@@ -40,21 +40,21 @@ class Run:
     questions: int = 0  # at most, where it is not the set's own number
 
     def folder(self, cut: str) -> Path:
-        """Return where the steps of a cut are kept."""
+        """Return the folder that keeps the steps of a cut."""
         return self.keep / f"{self.data_set.name}-{cut}{'-small' if self.small else ''}"
 
-    def training(self, seed: int) -> str:
-        """Return by what name a training is kept."""
+    def training_name(self, seed: int) -> str:
+        """Return the name under which a training is kept."""
         return f"{seed}-quick" if self.quick else str(seed)
 
-    def asked(self, name: str) -> str:
-        """Return by what name the answers to this run's questions are kept."""
+    def response_name(self, name: str) -> str:
+        """Return the name under which the responses to this run's questions are kept."""
         return f"{name}-of-{self.questions}" if self.questions else name
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """What came of one cut: figures by question, what the commands reported, and what it took."""
+    """The results of one cut: figures by question, the commands' reports, and seconds."""
 
     name: str
     log: Log
@@ -67,12 +67,12 @@ class CutResult:
 
 
 def run_cut(run: Run, cut_name: str) -> CutResult:
-    """Run a cut of a set, but for what was done before."""
+    """Run a cut of a set, reusing the steps that were done before."""
     data_set, folder = run.data_set, run.folder(cut_name)
     rows, cut = read_rows(data_set, run.data, cut_name, run.small)
     log = make_log(data_set, rows, cut)
-    most = run.questions or (data_set.small.questions if run.small else data_set.questions)
-    questions = draw_questions(data_set, log, most)
+    max_questions = run.questions or (data_set.small.questions if run.small else data_set.questions)
+    questions = draw_questions(data_set, log, max_questions)
     folder.mkdir(parents=True, exist_ok=True)
 
     def import_all() -> dict[str, Any]:
@@ -80,30 +80,31 @@ def run_cut(run: Run, cut_name: str) -> CutResult:
         write_files(data_set, run.data, rows, cut, folder / "test", test=True)
         return project.make_project(folder / "imported", folder / "train")
 
-    imported = project.kept(folder / "imported.json", import_all)
-    lists = kept_arrays(
-        folder / f"{run.asked('baselines')}.npz", lambda: _baselines(data_set, log, questions)
+    imported = project.load_or_make(folder / "imported.json", import_all)
+    lists = load_or_make_arrays(
+        folder / f"{run.response_name('baselines')}.npz",
+        lambda: _baselines(data_set, log, questions),
     )
     trained, replayed, served = {}, {}, []
     for seed in run.seeds:
-        trained[seed] = _train(run, folder, imported, seed)
-        arrays = kept_arrays(
-            folder / f"{run.asked(f'served-{run.training(seed)}')}.npz",
-            lambda seed=seed: _serve(run, folder, log, questions, seed),
+        trained[seed] = _train_seed(run, folder, imported, seed)
+        arrays = load_or_make_arrays(
+            folder / f"{run.response_name(f'served-{run.training_name(seed)}')}.npz",
+            lambda seed=seed: _serve_seed(run, folder, log, questions, seed),
         )
         served.append(arrays)
         replayed[seed] = replay_report(arrays)
-    by_entry = {name: [each] for name, each in lists.items() if name != "seconds"}
-    ours = {OURS: [each["lists"] for each in served]}
-    judged = judge(log, questions, ours | by_entry, [each["found"] for each in served])
-    _keep_questions(
-        folder / f"{run.asked('questions')}{'-quick' if run.quick else ''}.npz",
+    by_entry = {name: [arrays_] for name, arrays_ in lists.items() if name != "seconds"}
+    ours = {OURS: [arrays_["lists"] for arrays_ in served]}
+    judged = judge(log, questions, ours | by_entry, [arrays_["found"] for arrays_ in served])
+    _save_questions(
+        folder / f"{run.response_name('questions')}{'-quick' if run.quick else ''}.npz",
         log,
         questions,
         judged,
     )
-    spent = {"baselines": float(lists["seconds"])}
-    return CutResult(cut_name, log, questions, judged, imported, trained, replayed, spent)
+    seconds = {"baselines": float(lists["seconds"])}
+    return CutResult(cut_name, log, questions, judged, imported, trained, replayed, seconds)
 
 
 def _baselines(data_set: DataSet, log: Log, questions: Questions) -> Arrays:
@@ -111,23 +112,23 @@ def _baselines(data_set: DataSet, log: Log, questions: Questions) -> Arrays:
     return {**lists, "seconds": np.array(seconds)}
 
 
-def _train(run: Run, folder: Path, imported: dict[str, Any], seed: int) -> dict[str, Any]:
+def _train_seed(run: Run, folder: Path, imported: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train in a copy of the imported project."""
-    name = run.training(seed)
+    name = run.training_name(seed)
     root = folder / f"seed-{name}" / project.NAME
 
     def make() -> dict[str, Any]:
         project.copy_project(Path(imported["root"]), root)
         return project.train(imported, root, seed, ["--quick"] if run.quick else [])
 
-    return project.kept(folder / f"trained-{name}.json", make)
+    return project.load_or_make(folder / f"trained-{name}.json", make)
 
 
-def _serve(run: Run, folder: Path, log: Log, questions: Questions, seed: int) -> Arrays:
+def _serve_seed(run: Run, folder: Path, log: Log, questions: Questions, seed: int) -> Arrays:
     """Replay in a copy of the trained project, which is thrown away."""
     with tempfile.TemporaryDirectory(prefix="tailorbird-replay-") as scratch:
         root = Path(scratch) / project.NAME
-        project.copy_project(folder / f"seed-{run.training(seed)}" / project.NAME, root)
+        project.copy_project(folder / f"seed-{run.training_name(seed)}" / project.NAME, root)
         stream = read_stream(
             open_project(root), root / "mapping.toml", folder / "test", log.cut.end
         )
@@ -136,11 +137,11 @@ def _serve(run: Run, folder: Path, log: Log, questions: Questions, seed: int) ->
 
 
 def served_arrays(served: Served, refused: int) -> Arrays:
-    """Return what was served as arrays, to be kept."""
+    """Return the served lists and counts as arrays, to be kept."""
     counts, seconds = sorted(served.counts.items()), sorted(served.seconds.items())
     return {
         "lists": served.lists,
-        "found": served.found,
+        "found": served.candidate_recall,
         "arms": np.array(served.arms, np.str_),
         "candidates": served.candidates,
         "refused": np.array(refused),
@@ -152,7 +153,7 @@ def served_arrays(served: Served, refused: int) -> Arrays:
 
 
 def replay_report(arrays: Arrays) -> dict[str, Any]:
-    """Return what a replay's arrays say beside its lists."""
+    """Return the facts in a replay's arrays beside its lists."""
     names, counts = arrays["count_names"].tolist(), arrays["counts"].tolist()
     stages, seconds = arrays["stages"].tolist(), np.round(arrays["seconds"], 1).tolist()
     return {
@@ -164,19 +165,19 @@ def replay_report(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def _keep_questions(path: Path, log: Log, questions: Questions, judged: Judged) -> None:
+def _save_questions(path: Path, log: Log, questions: Questions, judged: Judged) -> None:
     """Keep the figures of each question, from which figures over several cuts can be made."""
     arrays: dict[str, Any] = {
         f"{entry}.{figure}": values
         for entry, figures in judged.values.items()
         for figure, values in figures.items()
     }
-    about = {"person": judged.person, "now": questions.now, "ipw_ideal": judged.ipw_ideal}
-    _save(path, {**about, **arrays})
+    facts = {"person": judged.person, "now": questions.now, "ipw_ideal": judged.ipw_ideal}
+    _save(path, {**facts, **arrays})
 
 
-def kept_arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:
-    """Return what `make` gives, from the file at `path` where it was made before."""
+def load_or_make_arrays(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays that `make` returns, read from the file at `path` if it exists."""
     if not path.exists():
         _save(path, make())
     with np.load(path) as file:

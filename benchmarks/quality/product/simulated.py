@@ -17,12 +17,12 @@ import numpy as np
 
 from benchmarks.quality import learnable
 from benchmarks.quality.product import project
-from benchmarks.quality.product.baselines import find_rows, own, popular
+from benchmarks.quality.product.baselines import find_rows, list_own_items, list_popular_items
 from benchmarks.quality.product.figures import OURS, Floats, Resampling, interval
 from benchmarks.quality.product.log import Ints, Log, Questions
 from benchmarks.quality.product.replay import Stream, replay
 from benchmarks.quality.product.report import training_report
-from benchmarks.quality.product.run import Arrays, kept_arrays, replay_report, served_arrays
+from benchmarks.quality.product.run import Arrays, load_or_make_arrays, replay_report, served_arrays
 from benchmarks.quality.product.sets import Cut
 from benchmarks.quality.true_reward import (
     DAYS,
@@ -32,7 +32,7 @@ from benchmarks.quality.true_reward import (
     SMALL_DAYS,
     USERS,
     oracle_scores,
-    worth_of,
+    true_rewards,
 )
 from tailorbird.events import DAY, Event, Receipt, RoutePlan, check
 from tailorbird.simulator import Site
@@ -52,10 +52,11 @@ WEIGHTS = {"click": REWARD.click, "purchase": REWARD.purchase}
 
 @dataclass(frozen=True)
 class World:
-    """The simulated site and how long it is looked at.
+    """The simulated site and the simulated period.
 
     Attributes:
-        days: of the log that is trained on; live: days that are replayed.
+        days: of the log that is trained on.
+        live: days that are replayed.
         questions: drawn of the requests of the replayed days.
     """
 
@@ -67,17 +68,17 @@ class World:
 
     @cached_property
     def site(self) -> Site:
-        """The site, which its seed makes."""
+        """Return the site, which depends on its seed alone."""
         return Site(SEED, users=self.users, items=self.items, days=self.days + self.live + 1)
 
     @property
     def cut(self) -> Cut:
-        """From when on events are replayed."""
+        """Return the time from which events are replayed."""
         at = self.site.start + self.days * DAY
         return Cut(self.site.start, at, at + self.live * DAY)
 
 
-WHOLE = World(USERS, ITEMS, DAYS, 3, 2_000)
+FULL = World(USERS, ITEMS, DAYS, 3, 2_000)
 SMALL = World(USERS // 3, ITEMS, SMALL_DAYS, 1, 200)
 
 
@@ -85,7 +86,7 @@ def run_simulated(
     keep: Path, seeds: tuple[int, ...], *, small: bool, quick: bool
 ) -> dict[str, Any]:
     """Import, train and replay with each seed, and compare the true rewards."""
-    world = SMALL if small else WHOLE
+    world = SMALL if small else FULL
     folder = keep / ("simulated-small" if small else "simulated")
     folder.mkdir(parents=True, exist_ok=True)
     log, stream, history = read_history(world)
@@ -94,21 +95,23 @@ def run_simulated(
     def write(path: Path) -> None:
         path.write_bytes(b"".join(line + b"\n" for line in history))
 
-    made = project.kept(
+    project_facts = project.load_or_make(
         folder / "imported.json", lambda: project.make_project(folder / "imported", None, write)
     )
     trained, served = {}, {}
     for seed in seeds:
         name = f"{seed}-quick" if quick else str(seed)
         root = folder / f"seed-{name}" / project.NAME
-        trained[seed] = project.kept(
-            folder / f"trained-{name}.json", partial(train, made, root, seed, quick)
+        trained[seed] = project.load_or_make(
+            folder / f"trained-{name}.json", partial(train, project_facts, root, seed, quick)
         )
-        served[seed] = kept_arrays(
+        served[seed] = load_or_make_arrays(
             folder / f"served-{name}.npz", partial(serve, root, stream, log, questions, seed)
         )
-    rewards = kept_arrays(folder / "rewards.npz", lambda: known_rewards(world, log, questions))
-    found = compare(world, log, questions, served, rewards)
+    rewards = load_or_make_arrays(
+        folder / "rewards.npz", lambda: compute_rewards(world, log, questions)
+    )
+    comparison = compare(world, log, questions, served, rewards)
     return {
         "benchmark": "product",
         "set": "simulated",
@@ -116,21 +119,21 @@ def run_simulated(
         "small": small,
         "quick": quick,
         "protocol": PROTOCOL,
-        **found,
+        **comparison,
         "knowing": learnable.KNOWING,
-        "cuts": {"test": _about(world, log, questions, made, trained, served)},
+        "cuts": {"test": _describe_run(world, log, questions, project_facts, trained, served)},
     }
 
 
-def _about(
+def _describe_run(
     world: World,
     log: Log,
     questions: Questions,
-    made: Mapping[str, Any],
+    project_facts: Mapping[str, Any],
     trained: Mapping[int, Mapping[str, Any]],
     served: Mapping[int, Arrays],
 ) -> dict[str, Any]:
-    """Return what was imported and replayed, and what became of it."""
+    """Return the facts of import, training and replay."""
     return {
         "days": world.days,
         "live_days": world.live,
@@ -139,7 +142,7 @@ def _about(
         "people": len(np.unique(log.person[questions.asker])),
         "training": {str(seed): training_report(each) for seed, each in trained.items()},
         "replay": {str(seed): replay_report(each) for seed, each in served.items()},
-        "seconds": {name: step["seconds"] for name, step in made["steps"].items()},
+        "seconds": {name: step["seconds"] for name, step in project_facts["steps"].items()},
     }
 
 
@@ -163,8 +166,8 @@ def read_history(world: World) -> tuple[Log, Stream, list[bytes]]:
             continue
         is_click = event.type == "click" and event.item_id is not None
         if arrival.received_at >= at:
-            plain = {k: v for k, v in json.loads(arrival.body).items() if k != "received_at"}
-            line = json.dumps(plain).encode()
+            fields = {k: v for k, v in json.loads(arrival.body).items() if k != "received_at"}
+            line = json.dumps(fields).encode()
             receipt = Receipt(arrival.received_at, encoding="ndjson")
             if event.type != "answer" and not check(line, receipt, RoutePlan())[0]:
                 continue  # dirt too
@@ -183,28 +186,28 @@ def read_history(world: World) -> tuple[Log, Stream, list[bytes]]:
 
 
 def _visitor(event: Event) -> int:
-    """Return the site's number of who an event is of, -1 for its crawler and for profiles."""
+    """Return the site's number of an event's user, -1 for its crawler and for profiles."""
     name = event.user_id or event.anonymous_id or ""
     return int(name[1:]) if name[1:].isdigit() else -1
 
 
-def draw_requests(log: Log, stream: Stream, most: int) -> Questions:
+def draw_requests(log: Log, stream: Stream, max_questions: int) -> Questions:
     """Return requests of the first page, drawn evenly."""
-    asked = [
+    request_rows = [
         log.test_from + row
         for row, event in enumerate(stream.events)
         if event is not None and event.answer is not None and event.answer.slot == "home"
     ]
-    at = np.array([row for row in asked if log.person[row] >= 0])
-    at = np.sort(np.random.default_rng(0).choice(at, min(most, len(at)), replace=False))
+    at = np.array([row for row in request_rows if log.person[row] >= 0])
+    at = np.sort(np.random.default_rng(0).choice(at, min(max_questions, len(at)), replace=False))
     return Questions.before(log, at, np.arange(len(at) + 1), np.zeros(len(at), np.int64))
 
 
-def train(made: dict[str, Any], root: Path, seed: int, quick: bool) -> dict[str, Any]:
+def train(project_facts: dict[str, Any], root: Path, seed: int, quick: bool) -> dict[str, Any]:
     """Train in a copy of the imported project, as of the end of the log."""
-    project.copy_project(Path(made["root"]), root)
+    project.copy_project(Path(project_facts["root"]), root)
     extra = ["--as-of", "latest", *(["--quick"] if quick else [])]
-    return project.train(made, root, seed, extra)
+    return project.train(project_facts, root, seed, extra)
 
 
 def serve(root: Path, stream: Stream, log: Log, questions: Questions, seed: int) -> Arrays:
@@ -214,12 +217,15 @@ def serve(root: Path, stream: Stream, log: Log, questions: Questions, seed: int)
     return served_arrays(replay(live, stream, log, questions, seed), stream.refused)
 
 
-def known_rewards(world: World, log: Log, questions: Questions) -> dict[str, Floats]:
+def compute_rewards(world: World, log: Log, questions: Questions) -> dict[str, Floats]:
     """Return the true reward of each question's list by baselines, oracle and learners."""
-    rows, asked = find_rows(log, questions, hide=False)
-    found = {
-        name: reward(world, log, questions, lists)
-        for name, lists in {**popular(rows, asked), **own(rows, asked)}.items()
+    rows, queries = find_rows(log, questions, hide=False)
+    baseline_rewards = {
+        name: true_reward(world, log, questions, lists)
+        for name, lists in {
+            **list_popular_items(rows, queries),
+            **list_own_items(rows, queries),
+        }.items()
     }
     user, day = log.person[questions.asker], _days(world, questions)
     lists = [world.site.items.available(float(t)) for t in day]
@@ -228,24 +234,27 @@ def known_rewards(world: World, log: Log, questions: Questions) -> dict[str, Flo
     scores = oracle_scores(world.site, user, item, day, offsets)
     scores = {ORACLE: scores[ORACLE]} | learners(world, user, day, lists)
     rewards = {
-        name: worth_of(world.site, user, item, day, offsets, each) for name, each in scores.items()
+        name: true_rewards(world.site, user, item, day, offsets, each)
+        for name, each in scores.items()
     }
-    return found | rewards
+    return baseline_rewards | rewards
 
 
 def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
-    """Return the scores of who knows all but the person, without and with a log as long as ours."""
-    seen, asked, _, _ = learnable.simulate_days(world.site, world.days + world.live)
+    """Return scores that know all but the person, without and with a log as long as ours."""
+    views, searches, _, _ = learnable.simulate_days(world.site, world.days + world.live)
     knowing = {
         "kind": learnable.unknown_taste(world.site, user),
-        LEARNER: learnable.infer_taste(world.site, seen, asked, user, day),
+        LEARNER: learnable.infer_taste(world.site, views, searches, user, day),
     }
     weights = (REWARD.click, REWARD.purchase)
     return {
         name: np.concatenate(
             [
-                learnable.worth(world.site, taste, row, user[row], day[row], these, weights)
-                for row, these in enumerate(lists)
+                learnable.expected_reward(
+                    world.site, taste, row, user[row], day[row], items, weights
+                )
+                for row, items in enumerate(lists)
             ]
         )
         for name, taste in knowing.items()
@@ -256,7 +265,7 @@ def _days(world: World, questions: Questions) -> Floats:
     return (questions.now - world.site.start) / DAY
 
 
-def reward(world: World, log: Log, questions: Questions, lists: Ints) -> Floats:
+def true_reward(world: World, log: Log, questions: Questions, lists: Ints) -> Floats:
     """Return the true expected reward of each list's first items."""
     shown = [log.items[row[row >= 0]].tolist() for row in np.asarray(lists)[:, : REWARD.size]]
     users = log.person[questions.asker].tolist()
@@ -264,30 +273,34 @@ def reward(world: World, log: Log, questions: Questions, lists: Ints) -> Floats:
 
 
 def compare(
-    world: World, log: Log, questions: Questions, served: Mapping[int, Arrays], known: Arrays
+    world: World,
+    log: Log,
+    questions: Questions,
+    served: Mapping[int, Arrays],
+    reference_rewards: Arrays,
 ) -> dict[str, Any]:
     """Return true rewards, and shares of what oracle and learner gain over `clicked_7d`."""
-    by_seed = [reward(world, log, questions, each["lists"]) for each in served.values()]
+    by_seed = [true_reward(world, log, questions, each["lists"]) for each in served.values()]
     in_arm = np.mean([each["arms"] == "model" for each in served.values()], axis=0) > 0.5
-    rewards = {OURS: np.mean(by_seed, axis=0), **known}
+    rewards = {OURS: np.mean(by_seed, axis=0), **reference_rewards}
     resampling = Resampling.of(log.people[log.person[questions.asker]])
     results = {name: _shares(resampling, each, rewards) for name, each in rewards.items()}
     if in_arm.any():  # arms are by person, so that their people are others
         part = Resampling.of(log.people[log.person[questions.asker[in_arm]]])
-        only = {name: each[in_arm] for name, each in rewards.items()}
-        results[f"{OURS}_in_arm_model"] = _shares(part, only[OURS], only)
+        rewards_in_arm = {name: each[in_arm] for name, each in rewards.items()}
+        results[f"{OURS}_in_arm_model"] = _shares(part, rewards_in_arm[OURS], rewards_in_arm)
     gains = {
         name: interval("reward", *resampling.mean(rewards[OURS] - each))
-        for name, each in known.items()
+        for name, each in reference_rewards.items()
     }
     return {"results": results, "gains": gains}
 
 
 def _shares(
-    resampling: Resampling, each: Floats, rewards: Mapping[str, Floats]
+    resampling: Resampling, rewards_of_entry: Floats, rewards: Mapping[str, Floats]
 ) -> dict[str, float]:
-    found = interval("reward", *resampling.mean(each))
+    figures = interval("reward", *resampling.mean(rewards_of_entry))
     for best in (ORACLE, LEARNER):
-        gain, possible = each - rewards[POPULAR], rewards[best] - rewards[POPULAR]
-        found |= interval(f"share_of_{best}", *resampling.ratio(gain, possible))
-    return found
+        gain, possible_gain = rewards_of_entry - rewards[POPULAR], rewards[best] - rewards[POPULAR]
+        figures |= interval(f"share_of_{best}", *resampling.ratio(gain, possible_gain))
+    return figures

@@ -27,7 +27,7 @@ class _Stopped(Exception):
 
 def lake_is_ahead(role: CandidatesRole, lake: Lake) -> bool:
     """Return whether the lake is ahead of the folds; until then a role that needs history waits."""
-    return read_released(lake.path).of_routed() > role.fold.p + 1
+    return read_released(lake.path).routed_position() > role.fold.p + 1
 
 
 def build_from_lake(
@@ -65,7 +65,7 @@ def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: 
         while role.step():
             pass
         role.publish(everything=True)
-        role.save()
+        role.save_snapshot()
         return role.fold.p
 
 

@@ -66,7 +66,7 @@ def compare_lists(
     answers: pa.Table,
     recent: list[tuple[npt.NDArray[np.uint64], Int64s]],
     *,
-    known: int,
+    complete_until: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ListReport:
     """Recompute the lists of logged responses and compare their checksums.
@@ -88,7 +88,7 @@ def compare_lists(
         epoch_by_group = _epochs_by_group(names or (), positions or ())
         if not any(epoch_by_group.values()):
             continue
-        if max(epoch_by_group.values()) > known:
+        if max(epoch_by_group.values()) > complete_until:
             report.pending += 1
             continue
         keys, times = recent[row]
@@ -125,7 +125,7 @@ def compare_lists(
                 if not is_source(name):
                     continue
                 report.lists += 1
-                if request_lists.of(name).digest != digest:
+                if request_lists.get(name).digest != digest:
                     report.add_unequal(UnequalList(columns["request_id"][row], name, p))
     return report
 

@@ -122,7 +122,7 @@ def replay_requests(
             for lists in request_lists:
                 for name in sources:
                     if table_group(name) == BOARDS:
-                        lists.of(name)
+                        lists.get(name)
         ready = indices[groups_left[indices] == 0]
         if len(ready):
             yield ready, [pending[question] for question in ready.tolist()]
@@ -170,7 +170,7 @@ def _query_sessions(
         similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
         for index, lists in enumerate(request_lists):
             entries = slice(similar.offsets[index], similar.offsets[index + 1])
-            lists.asked[name] = rank_items(
+            lists.by_source[name] = rank_items(
                 similar.keys[entries], similar.gain[entries], SESSION_SIZE
             )
 

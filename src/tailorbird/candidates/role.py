@@ -105,7 +105,7 @@ class CandidatesRole:
                 self.fold.update(to_event_batch(table, self.contract, pc.max(table["p"]).as_py()))
                 self._save_if_due()
         self.fold.update(empty_batch(p))
-        self.save()
+        self.save_snapshot()
 
     def step(self, rows_max: int = ROWS_MAX) -> int:
         """Apply about `rows_max` rows of the log; return the number of positions consumed.
@@ -159,7 +159,7 @@ class CandidatesRole:
         reader = self._open_reader()
         return 0 if reader is None else max(reader.end() - 1 - self.fold.p, 0)
 
-    def save(self) -> None:
+    def save_snapshot(self) -> None:
         """Write a snapshot of the folds and remove the previous one."""
         path = self._folder / f"state-{self.fold.p}.npz"
         temporary = self._folder / f".state-{os.getpid()}.npz"
@@ -188,7 +188,7 @@ class CandidatesRole:
         if new_positions and (
             self._clock.now() - self._saved_at >= SNAPSHOT_US or new_positions >= SNAPSHOT_ROWS
         ):
-            self.save()
+            self.save_snapshot()
 
     def _snapshots(self) -> list[Path]:
         return sorted(

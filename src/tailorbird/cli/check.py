@@ -71,7 +71,7 @@ def check(*, json: Json = False) -> None:
             f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}"
         )
     for name, churn in project.churn.items():
-        out.print(f"  churn      {name}: {churn.told()}")
+        out.print(f"  churn      {name}: {churn.describe()}")
 
 
 def check_slots(project: "Project") -> None:

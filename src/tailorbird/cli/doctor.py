@@ -258,7 +258,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     known = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
-        for name in sorted(shaping.asks - {*known, *RARE_ATTRIBUTES}):
+        for name in sorted(shaping.item_attributes - {*known, *RARE_ATTRIBUTES}):
             fix = suggest_name(
                 name,
                 known,
@@ -435,7 +435,7 @@ def _erasure(project: "Project") -> Iterator[Finding]:
             from tailorbird.stream.kafka.emptied import last_erasure
 
             last_erasure(project.stream.cluster)
-        project.stopped()
+        project.suppression_list()
     except StorageError:
         return  # that the cluster does not answer is told below
     except TailorbirdError as error:

@@ -65,14 +65,14 @@ def evaluate(
         f"Slot {evaluated.slot}: {evaluation.requests:,} requests, {evaluation.people:,} people, "
         f"{evaluation.rows:,} rows of the newest part"
     )
-    print_results(evaluation.plain()["results"], title)
+    print_results(evaluation.to_dict()["results"], title)
     print_cold_start(evaluation)
     print_long_tail(evaluation)
     out = console()
     if evaluated.note:
         out.print(evaluated.note)
     for name, amount in evaluation.amounts.items():
-        out.print(f"{name}: {amount.told}")
+        out.print(f"{name}: {amount.summary}")
     out.print(evaluation.about["source"])
     for version, moment in evaluated.learned_until.items():
         out.print(f"{version} learned from what came before {moment}")

@@ -172,7 +172,7 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
 
     project = open_project(applied=True)
     wanted = {features.schema_hash for features in active_schemas(project)}
-    copies = project.copies()
+    copies = project.copy_target()
     if copies is None and unnamed:
         raise UsageError(
             "no records are copied",

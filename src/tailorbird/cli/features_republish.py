@@ -73,7 +73,7 @@ def _republish_part(
             paths.state,
             features,
             clock=SystemClock(),
-            copies=project.copies(),
+            copies=project.copy_target(),
             entities_max=entities_max,
             part=part,
         )

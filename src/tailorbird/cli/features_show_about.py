@@ -67,7 +67,7 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
         found["features"] = _read(project, subject, found)
     newest = [
         _plain(event)
-        for event in subject.newest(
+        for event in subject.newest_events(
             _of_subject(project, subject, person, found), person, max(1, asked.events)
         )
     ]

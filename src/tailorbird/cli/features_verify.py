@@ -109,7 +109,7 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
         whole.examples += report.examples
         for name, count in report.by_feature.items():
             whole.by_feature.setdefault(name, 0)
-            whole.count(name, count)
+            whole.add_unequal(name, count)
     return whole
 
 
@@ -181,7 +181,7 @@ def _of_schema(
     requests = requests_of(sample)
     events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
-        found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
+        found = parity(features, events, sample, complete_to=known, dropped=dropped, progress=tell)
         found.skipped, found.exempt, found.pending = report.skipped, report.exempt, report.pending
         return found
     with _folder(project) as folder:
@@ -285,7 +285,7 @@ def _newest(lake: "Lake") -> int:
     """Up to which position the lake is complete."""
     from tailorbird.stream import read_released
 
-    return read_released(lake.path).of_routed() - 1
+    return read_released(lake.path).routed_position() - 1
 
 
 def _wait_for(lake: "Lake", p: int) -> None:

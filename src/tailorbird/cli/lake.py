@@ -49,7 +49,7 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     project = open_project()
     report = run_verify(project.paths.lake, stream=project.stream, deep=deep)
     try:
-        project.stopped()
+        project.suppression_list()
     except DamageError as error:
         report.faults.append(Fault(error.where, error.message))
     if json:
@@ -208,7 +208,7 @@ def replay(
             choice,
             plan=project.plan,
             clock=SystemClock(),
-            stopped=project.stopped(),
+            stopped=project.suppression_list(),
             dry_run=dry_run,
             progress=progress,
         )

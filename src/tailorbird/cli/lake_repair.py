@@ -97,7 +97,7 @@ def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
     with Router(folder, project.plan, clock=SystemClock()) as router:
 
         def route() -> None:
-            while router.step().more:
+            while router.step().has_more:
                 pass
 
         yield route

@@ -53,12 +53,12 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
             fix="declare rules in slots.py",
         )
     asked = _asked(Lake(project.paths.lake), chosen.name, requests)
-    parts = InProcessServer(project, clock, door=None, seed=0, hide=False)
+    parts = InProcessServer(project, clock, collector=None, seed=0, hide=False)
     weighed = []
     try:
         with progress_bars(quiet=json) as progress:
             for number, query in enumerate(asked, 1):
-                told = parts.pipeline.weighed(query, weigher)
+                told = parts.pipeline.compare_variants(query, weigher)
                 weighed += [told] if told is not None else []
                 progress("requests", number, len(asked))
     finally:

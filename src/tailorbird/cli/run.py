@@ -70,7 +70,9 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slots = with_hidden_rule(slots, settings.gorse_slot)
     more.append(
         partial(
-            home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports
+            home_routes,
+            read_overview=partial(overview, project, shop=shop),
+            reports=project.paths.reports,
         )
     )
     if shop:
@@ -133,7 +135,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
                 project.clock(),
                 stop,
                 session_s=session_s,
-                stopped=project.stopped(),
+                suppression_list=project.suppression_list(),
                 memory_bytes=memory,
             )
         return
@@ -147,7 +149,7 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
             project.clock(),
             stop,
             released=partial(releasable_offset, project),
-            stopped=project.stopped(),
+            suppression_list=project.suppression_list(),
             memory_bytes=memory,
         )
 
@@ -193,7 +195,7 @@ def worker(
         )
     mine = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
-    entities_max, copies = settings.features.entities_max, project.copies()
+    entities_max, copies = settings.features.entities_max, project.copy_target()
     routed = worker_log(project, features, mine)
     with (
         probes(
@@ -270,7 +272,7 @@ def shuffle(
             where="stream.url",
             fix="run the workers; they need no shuffle",
         )
-    first = read_released(project.paths.lake).of_routed()
+    first = read_released(project.paths.lake).routed_position()
     with (
         probes("shuffle", project, stop, host=health_host, port=health_port),
         Shuffle(project.routed, logs, features, first=first) as role,
@@ -289,17 +291,17 @@ def _schema(schema: str) -> "tuple[Project, FeatureSet]":
     """
     from tailorbird.config import open_project
     from tailorbird.config.erasures import apply_remote_erasures
-    from tailorbird.config.schemas import find_schema, settle
+    from tailorbird.config.schemas import apply_declared, find_schema
     from tailorbird.events import SystemClock
 
     if schema:
         project = open_project(applied=True)
         apply_remote_erasures(project)
         return project, find_schema(project, schema)
-    settled = settle(open_project(), SystemClock())
+    settled = apply_declared(open_project(), SystemClock())
     apply_remote_erasures(settled.project)
-    if settled.said:
-        log.warning("%s", settled.said)
+    if settled.notice:
+        log.warning("%s", settled.notice)
     return settled.project, settled.project.features
 
 
@@ -348,7 +350,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
                 return [ScoresCollector(lambda: role.figures)]
 
             with probes("score", project, stop, host=health_host, port=health_port, more=more):
-                role.run(stop, tell=tell)
+                role.run(stop, report=tell)
     finally:
         models.close()
 
@@ -396,7 +398,7 @@ def candidates(
             project.paths.candidates,
             chosen,
             clock=project.clock(),
-            copies=project.copies(),
+            copies=project.copy_target(),
         ) as role,
     ):
         while not stop.is_set():
@@ -451,9 +453,9 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     )
     loops = [
         PeriodicTask(
-            "features", partial(watch.run, *compared, workers=project.workers), every_s=60.0
+            "features", partial(watch.run, *compared, workers=project.workers), interval_s=60.0
         ),
-        PeriodicTask("checks", partial(_check_days, project, stop), every_s=60.0),
+        PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
     ]
     if not isinstance(project.stream, Path):
         from tailorbird.config.schemas import releasable_offset
@@ -462,9 +464,9 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         loops.append(
             PeriodicTask(
                 "retention",
-                Retention(project.stream, partial(releasable_offset, project)).tend,
-                every_s=EVERY_S,
-                first=False,
+                Retention(project.stream, partial(releasable_offset, project)).tick,
+                interval_s=EVERY_S,
+                run_at_start=False,
             )
         )
     for loop in loops:
@@ -502,10 +504,10 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
         paths.checks,
         project.clock(),
         stop,
-        wanted=wanted(project),
+        expectations=wanted(project),
         after_us=parse_duration(settings.after),
         target=settings.alert,
-        further=partial(features_check, project),
+        extra_checks=partial(features_check, project),
     )
 
 

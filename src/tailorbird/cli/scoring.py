@@ -25,12 +25,18 @@ class Models:
         from tailorbird.serving.metrics import Metrics
         from tailorbird.store.valkey import WRITE_TIMEOUT_S
 
-        copies = project.copies()
+        copies = project.copy_target()
         # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed
         # log are hidden already.
         copies = None if copies is None else replace(copies, read_timeout_s=WRITE_TIMEOUT_S)
         self._parts = InProcessServer(
-            project, clock, door=None, seed=None, hide=False, copies=copies, probe=probe_in_child
+            project,
+            clock,
+            collector=None,
+            seed=None,
+            hide=False,
+            copies=copies,
+            probe=probe_in_child,
         )
         slots = {
             score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
@@ -44,8 +50,8 @@ class Models:
         )
         self._churn.start()
 
-    def look(self) -> None:
-        self._parts.look()
+    def refresh(self) -> None:
+        self._parts.refresh()
 
     def reached(self) -> int:
         reached = []

@@ -64,7 +64,7 @@ def serve_options(project: Project) -> ServeOptions:
         keep_alive_s=parse_duration(settings.keep_alive) / SECOND,
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
-        stopped=project.stopped(),
+        suppression_list=project.suppression_list(),
         body_bytes_max=settings.body_bytes_max,
         reserve_bytes=settings.disk_reserve_mb << 20,
     )
@@ -72,5 +72,5 @@ def serve_options(project: Project) -> ServeOptions:
 
 def _hedged(project: Project) -> CopyTarget | None:
     """Where to read copies, with what asks a second time; None where there are no copies."""
-    copies, share = project.copies(), project.settings.store.hedge
+    copies, share = project.copy_target(), project.settings.store.hedge
     return copies if copies is None or not share else replace(copies, hedge=Hedge(share))

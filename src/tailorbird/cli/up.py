@@ -144,11 +144,11 @@ def _first_roles(
     model are better than none.
     """
     from tailorbird.config.log_end import settle_clock
-    from tailorbird.config.schemas import settle
+    from tailorbird.config.schemas import apply_declared
     from tailorbird.events import SystemClock
 
     try:
-        if said := settle(project, SystemClock()).said:
+        if said := apply_declared(project, SystemClock()).notice:
             _say("up", said)
         if said := settle_clock(project, SystemClock(), live=live):
             _say("up", said)

@@ -39,7 +39,7 @@ def required_contract(project: Project) -> Contract:
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
-        for version in filter(None, map(registry.aliases().named, SERVED)):
+        for version in filter(None, map(registry.aliases().version_named, SERVED)):
             sources += registry.info(version).sources
     except TailorbirdError as error:
         log.warning("the candidate sources of a bundle are not known: %s", error)

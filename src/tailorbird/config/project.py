@@ -137,7 +137,7 @@ class Project:
             self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note
         )
 
-    def stopped(self) -> SuppressionList:
+    def suppression_list(self) -> SuppressionList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
         stopped = SuppressionList.load(self.paths.data)
         if (
@@ -146,7 +146,7 @@ class Project:
             stopped.require_marked(self.paths.lake, self.paths.data)
         return stopped
 
-    def copies(self) -> CopyTarget | None:
+    def copy_target(self) -> CopyTarget | None:
         """Where the records are copied to; None where they are not. Draws an id for the project
         where it needs one.
 

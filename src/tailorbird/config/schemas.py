@@ -33,7 +33,7 @@ from tailorbird.features.state import Position, read_local_position
 from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.whole import FileStamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -52,10 +52,10 @@ class Settled:
     """
 
     project: Project
-    said: str
+    notice: str
 
 
-def settle(project: Project, clock: Clock) -> Settled:
+def apply_declared(project: Project, clock: Clock) -> Settled:
     """Apply what `features.py` declares, where roles are about to start and nobody has gone back
     from it.
 
@@ -128,7 +128,7 @@ def for_training(project: Project, clock: Clock) -> Settled:
     return (
         Settled(applied(project), differs(project))
         if is_running(project)
-        else settle(project, clock)
+        else apply_declared(project, clock)
     )
 
 
@@ -169,7 +169,7 @@ def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
     for path in _registries(project):
         registry = Registry(path, clock=SystemClock())
         aliases = registry.aliases()
-        found += [(registry, version) for version in map(aliases.named, SERVED) if version]
+        found += [(registry, version) for version in map(aliases.version_named, SERVED) if version]
     return found
 
 
@@ -216,7 +216,7 @@ def releasable_offset(project: Project) -> int:
     """Below which row neither the lake, nor a worker of an active schema, nor the score role needs
     the routed log.
     """
-    marks = [read_released(project.paths.lake).of_routed()]
+    marks = [read_released(project.paths.lake).routed_position()]
     for features in active_schemas(project):
         marks += required_offsets(project, features)  # a shuffle is before its workers
     if project.scores:
@@ -257,7 +257,7 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
     try:
         position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
-        copies = project.copies()
+        copies = project.copy_target()
         try:
             position = (
                 Position()
@@ -287,7 +287,7 @@ class ActiveWatch:
 
     def changed(self) -> bool:
         """Whether any file is another than at the last call; yes at the first."""
-        seen = [stamp(file) for file in self._files]
+        seen = [file_stamp(file) for file in self._files]
         self._seen, before = seen, self._seen
         return seen != before
 

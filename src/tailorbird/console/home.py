@@ -28,7 +28,7 @@ _REPORT_POLICY = (
 
 
 def home_routes(
-    service: Service, told: Callable[[Service], Overview], reports: Path
+    service: Service, read_overview: Callable[[Service], Overview], reports: Path
 ) -> list[Route]:
     """Return the routes of the page, to be mounted beside those of the API.
 
@@ -40,7 +40,7 @@ def home_routes(
         route("/", "GET", static_file("home.html"), OPEN, service),
         *(route(f"/console/{name}", "GET", static_file(name), OPEN, service) for name in _FILES),
         route("/console/person", "POST", post_person, READ, service),
-        route("/console/overview", "GET", _overview(told), ADMIN, service),
+        route("/console/overview", "GET", _overview(read_overview), ADMIN, service),
         route("/console/reports/{name}", "GET", _report(reports), ADMIN, service),
     ]
 

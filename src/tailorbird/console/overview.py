@@ -174,7 +174,7 @@ def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow
         "%Y-%m-%d %H:%M"
     )  # real time, whatever the log's clock
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
-    if not info.whole:
+    if not info.is_readable:
         kind = "its manifest is damaged"
     decision = "; ".join(str(line) for line in info.metrics.get("decision", ()))
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")

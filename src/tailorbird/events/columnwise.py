@@ -84,7 +84,7 @@ class EventColumns(NamedTuple):
     answer: Sequence[Answer | None]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple]) -> "EventColumns":
+    def from_rows(cls, rows: Sequence[tuple]) -> "EventColumns":
         """Transpose tuples of all fields into columns."""
         return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
 
@@ -249,7 +249,7 @@ class _Batch:
 
     def check_rows(self) -> CheckedBatch:
         """Run the column tests, then the contract itself on the rows that they do not clear."""
-        fields = EventColumns.of(self._decoded)
+        fields = EventColumns.from_rows(self._decoded)
         suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
         times = self._times(fields, suspects)
         if not suspects and not self._undecoded:
@@ -336,11 +336,11 @@ def _to_columns(
     accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]
 ) -> CheckedBatch:
     if not accepted:
-        return CheckedBatch((), (), EventColumns.of(()), (), (), (), (), refused)
+        return CheckedBatch((), (), EventColumns.from_rows(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
     events, ts, ts_original, sent_at, received_at = zip(*rest, strict=True)
     return CheckedBatch(
-        bodies, rows, EventColumns.of(events), ts, ts_original, sent_at, received_at, refused
+        bodies, rows, EventColumns.from_rows(events), ts, ts_original, sent_at, received_at, refused
     )
 
 

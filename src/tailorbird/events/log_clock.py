@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock, SystemClock
-from tailorbird.whole import FileStamp, atomic_write, stamp
+from tailorbird.whole import FileStamp, atomic_write, file_stamp
 
 FILE = "clock.json"
 
@@ -38,14 +38,14 @@ class LogClock:
     def now(self) -> int:
         return self._machine.now() - self.behind
 
-    def today(self) -> int:
+    def machine_now(self) -> int:
         """Return the machine's own time."""
         return self._machine.now()
 
     @property
     def behind(self) -> int:
         """The lag behind the machine's clock in microseconds; 0 where the project is live."""
-        current_stamp = stamp(self._file)
+        current_stamp = file_stamp(self._file)
         if current_stamp != self._stamp:
             self._lag_us = 0 if current_stamp is None else self._read()
             self._stamp = current_stamp
@@ -56,7 +56,7 @@ class LogClock:
         """True if the project went live once, after which an old log is only a pause."""
         return self._file.exists() and not self._read()
 
-    def set_back(self, lag_us: int) -> None:
+    def set_lag(self, lag_us: int) -> None:
         """Set the lag of the log in microseconds."""
         atomic_write(self._file, json.dumps({"behind_us": lag_us}).encode())
 

@@ -93,7 +93,7 @@ class Pseudonyms:
     def anonymous_id(self, text: str) -> str:
         return self._hash("anonymous_id", text)
 
-    def body(
+    def pseudonymise_body(
         self,
         body: bytes,
         encoding: str,
@@ -108,14 +108,14 @@ class Pseudonyms:
         project declares.
         """
         parts = [bytes(part) for part in split_body(body, encoding)]
-        rows = [self.line(part, foreign=foreign, types=types) for part in parts]
+        rows = [self.pseudonymise_line(part, foreign=foreign, types=types) for part in parts]
         if encoding == "ndjson":
             return b"\n".join(rows)
         return (
             rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"
         )  # a body that cannot be split is one row
 
-    def line(
+    def pseudonymise_line(
         self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
     ) -> bytes:
         """Pseudonymise one event in the wire format."""
@@ -168,7 +168,7 @@ class Pseudonyms:
         """
         return Batch(
             batch.file,
-            [self.line(line, foreign=foreign, types=types) for line in batch.lines],
+            [self.pseudonymise_line(line, foreign=foreign, types=types) for line in batch.lines],
             batch.numbers,
             batch.left_out,
         )

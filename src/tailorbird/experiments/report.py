@@ -220,7 +220,7 @@ def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float6
 
 
 def _arm_moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
-    return Moments.of(
+    return Moments.from_totals(
         _per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask]
     )
 

@@ -38,7 +38,7 @@ class Moments:
     yy: float
 
     @classmethod
-    def of(cls, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> "Moments":
+    def from_totals(cls, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> "Moments":
         """Return the moments of each user's totals, shape (users,); without y, of a mean."""
         x = np.asarray(x, np.float64)
         y = np.ones_like(x) if y is None else np.asarray(y, np.float64)

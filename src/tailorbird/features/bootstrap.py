@@ -72,7 +72,7 @@ def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     return (
         not worker.position.ready
         or worker.has_log_gap()
-        or read_released(lake.path).of_routed() > max(worker.position.offset, 1)
+        or read_released(lake.path).routed_position() > max(worker.position.offset, 1)
     )
 
 

@@ -117,5 +117,5 @@ def remake_state(
                 fix="tailorbird run worker builds it",
             )
         worker.sweep_all()
-        worker.tell()
+        worker.publish_figures()
         return worker.position.rows

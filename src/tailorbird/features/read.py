@@ -108,7 +108,7 @@ class Reader:
         """
         return self._read_with_retries(request, hash64s(items) if item_keys is None else item_keys)
 
-    def person(self, request: ReadRequest) -> Rows:
+    def read_person(self, request: ReadRequest) -> Rows:
         """Return one row with the features of the person, where everything about items is missing.
 
         Raises as `read`.

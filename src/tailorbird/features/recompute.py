@@ -85,13 +85,13 @@ class ParityReport:
         self.compared_by_feature[name] = self.compared_by_feature.get(name, 0) + values
         self.compared += values
 
-    def count(self, name: str, unequal_values: int) -> None:
+    def add_unequal(self, name: str, unequal_values: int) -> None:
         self.by_feature[name] += unequal_values
         self.unequal += unequal_values
 
     def add_difference(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
         """Record one value that differs."""
-        self.count(difference.feature, 1)
+        self.add_unequal(difference.feature, 1)
         if len(self.examples) < examples:
             self.examples.append(difference)
 
@@ -108,7 +108,7 @@ def parity(
     events: pa.Table,
     answers: pa.Table,
     *,
-    known: int | None = None,
+    complete_to: int | None = None,
     only: Sequence[str] | None = None,
     dropped: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -128,7 +128,7 @@ def parity(
         DamageError: the number of a response's features does not match its items and the schema.
     """
     report = empty_report(features)
-    newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
+    newest = (pc.max(events["p"]).as_py() or 0) if complete_to is None else complete_to
     logged = comparable_answers(features, newest, answers, report)
     if not logged.num_rows:
         return report
@@ -291,7 +291,7 @@ def compare_answers(
             is_unequal = unequal(own, recomputed)
             report.add_compared(name, len(own))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
-            report.count(name, len(unequal_rows))
+            report.add_unequal(name, len(unequal_rows))
             for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(

@@ -71,7 +71,7 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     """Draw `count` events of people uniformly from the lake, with sessions and context, to read
     `now`.
     """
-    end = max(read_released(lake.path).of_routed(), 1)
+    end = max(read_released(lake.path).routed_position(), 1)
     drawn_positions = (
         np.random.default_rng(seed).integers(1, end, 4 * count)
         if end > 1

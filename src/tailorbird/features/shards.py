@@ -435,7 +435,9 @@ def _assign_buckets(
 
 def _part_requests(plan: _BackfillPlan, parts_folder: Folder, part: int) -> Requests:
     start, stop = parts_folder.manifest.cuts[part : part + 2]
-    return plan.requests.part(start, stop, slice(*parts_folder.manifest.row_cuts[part : part + 2]))
+    return plan.requests.slice_requests(
+        start, stop, slice(*parts_folder.manifest.row_cuts[part : part + 2])
+    )
 
 
 def _row_bytes(features: FeatureSet, entities: Sequence[int] | None = None) -> int:

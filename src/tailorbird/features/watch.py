@@ -68,7 +68,7 @@ def compare_recent(
     if until is not None:
         where &= ds.field("ts") < pa.scalar(until, TIME)
     logged = lake.table("answers", where=where)
-    complete_to = read_released(lake.path).of_routed() - 1
+    complete_to = read_released(lake.path).routed_position() - 1
     report = empty_report(features)
     sample = comparable_answers(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
@@ -89,7 +89,9 @@ def compare_recent(
         )
         if events is None:
             return report, [step.name for step in features.layout.steps]
-    return parity(features, events, sample, known=complete_to, only=only, dropped=dropped), left_out
+    return parity(
+        features, events, sample, complete_to=complete_to, only=only, dropped=dropped
+    ), left_out
 
 
 def add_report(

@@ -214,7 +214,7 @@ class FeatureWorker:
         for table in history(start.p):
             if len(table):
                 self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
-                self.tell()
+                self.publish_figures()
         faults.at("worker.before_ready")
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
 
@@ -300,10 +300,10 @@ class FeatureWorker:
                 tally.entities,
                 name,
             )
-            self.tell()
+            self.publish_figures()
         return report
 
-    def tell(self) -> None:
+    def publish_figures(self) -> None:
         """Write the progress and the sizes of the state to the file of `features.figures`."""
         with self._store.snapshot() as snapshot:
             kinds = {
@@ -380,7 +380,7 @@ class FeatureWorker:
     def _publish_figures_if_due(self, due: float) -> float:
         if time.monotonic() < due:
             return due
-        self.tell()
+        self.publish_figures()
         return time.monotonic() + FIGURES_INTERVAL_S
 
     def close(self) -> None:
@@ -496,7 +496,7 @@ def _copies_figures(store: Store) -> CopiesFigures | None:
 
     if not isinstance(store, PublishedStore):
         return None
-    publishing = store.publishing()
+    publishing = store.status()
     return CopiesFigures(
         at=publishing.at,
         commits=publishing.commits,

@@ -28,9 +28,12 @@ def prune_idle(
         The number of blocks deleted, by log.
     """
     released = read_released(lake)
-    logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]
+    logs = [
+        (path, producer, released.raw_position(producer))
+        for producer, path in raw_logs(stream).items()
+    ]
     logs += [
-        (path, producer, released.answers(producer))
+        (path, producer, released.responses_position(producer))
         for producer, path in response_logs(stream).items()
     ]
     pruned: dict[str, int] = {}

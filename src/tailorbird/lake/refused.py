@@ -86,7 +86,7 @@ def reasons(lake: Lake, choice: QuarantineFilter, replayed: frozenset[RowKey]) -
                 strict=True,
             )
         )
-        replayed_count = sum(row_key in replayed for row_key in places(rows)) if replayed else 0
+        replayed_count = sum(row_key in replayed for row_key in row_keys(rows)) if replayed else 0
         summaries.append(
             Reason(code, len(rows), replayed_count, int(times.min()), int(times.max()), paths)
         )
@@ -133,7 +133,7 @@ def count(lake: Lake, choice: QuarantineFilter) -> int:
     return lake.table("quarantine", ["code"], choice.filter()).num_rows
 
 
-def places(rows: pa.Table) -> list[RowKey]:
+def row_keys(rows: pa.Table) -> list[RowKey]:
     """Return the partition, offset and row number of each row in the raw logs."""
     return list(zip(*(rows.column(name).to_pylist() for name in ROW_KEY_COLUMNS), strict=True))
 

@@ -37,7 +37,7 @@ from tailorbird.events.schema import micros
 from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.refused import QuarantineFilter, RowKey, count, places, slices
+from tailorbird.lake.refused import QuarantineFilter, RowKey, count, row_keys, slices
 from tailorbird.places import Storage as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
 from tailorbird.stream.held import read_expected_ends
@@ -132,7 +132,7 @@ def replay(
         done = 0
         for table in slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
-            rows = zip(table.select(_READ).to_pylist(), received, places(table), strict=True)
+            rows = zip(table.select(_READ).to_pylist(), received, row_keys(table), strict=True)
             replayable = [
                 again
                 for row in rows

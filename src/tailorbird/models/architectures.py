@@ -109,7 +109,7 @@ def fit(
             fix=f"use one of {', '.join(ARCHITECTURES)}",
         )
     if validation is None:
-        rows, validation = rows.cut(VALIDATION)
+        rows, validation = rows.split_newest(VALIDATION)
     if architecture == "gbdt":
         return _fit_gbdt(parameters, layout, rows, validation, seed, on_epoch, progress)
     return fit_net(
@@ -136,7 +136,7 @@ def fit_net(
     on_epoch: OnEpoch | None = None,
     progress: Callable[[int, int], None] | None = None,
     checkpoint: Path | None = None,
-    begin: Mapping[str, npt.NDArray] | None = None,
+    initial_weights: Mapping[str, npt.NDArray] | None = None,
     processes: int = 1,
 ) -> "Net":
     """Fit a net to rows that may lie in files (`models.deep.batches.PartRows`).
@@ -174,7 +174,7 @@ def fit_net(
                 seed=seed,
                 processes=processes,
                 progress=progress,
-                initial_weights=begin,
+                initial_weights=initial_weights,
             )
         for epoch in range(1, len(deep.curve["train"]) + 1):
             if on_epoch is not None:
@@ -190,7 +190,7 @@ def fit_net(
             validation,
             seed=seed,
             run=run,
-            initial_weights=begin,
+            initial_weights=initial_weights,
         )
     )
 

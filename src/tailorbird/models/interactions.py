@@ -51,7 +51,7 @@ class Counter:
     bits: int
 
     @classmethod
-    def over(cls, key: Ints, ts: Ints) -> "Counter":
+    def from_keys(cls, key: Ints, ts: Ints) -> "Counter":
         """Count interactions with `key` (n,) ≥ 0 at `ts` (n,); a key of −1 is left out."""
         is_valid = key >= 0
         times, rank = np.unique(ts[is_valid], return_inverse=True)
@@ -90,11 +90,11 @@ class History:
 
     @cached_property
     def by_item(self) -> Counter:
-        return Counter.over(self.interactions.item, self.interactions.ts)
+        return Counter.from_keys(self.interactions.item, self.interactions.ts)
 
     @cached_property
     def by_person(self) -> Counter:
-        return Counter.over(self.interactions.person, self.interactions.ts)
+        return Counter.from_keys(self.interactions.person, self.interactions.ts)
 
     @cached_property
     def _sequence(self) -> tuple[Ints, Ints]:

@@ -122,7 +122,7 @@ def measure_version(
         if version in counts.arms:
             arm = counts.arms.index(version)
             seen, clicked = counts.per_person(arm, "impressions"), counts.per_person(arm, "clicks")
-            clicks += Moments.of(clicked[seen > 0], seen[seen > 0])
+            clicks += Moments.from_totals(clicked[seen > 0], seen[seen > 0])
     return VersionFigures(
         version,
         own.num_rows,

@@ -158,10 +158,10 @@ def watch(
     clock: Clock,
     stop: threading.Event,
     *,
-    wanted: DayExpectations,
+    expectations: DayExpectations,
     after_us: int,
     target: str,
-    further: ExtraChecks,
+    extra_checks: ExtraChecks,
     poll_s: float = POLL_S,
     retry_s: float = RETRY_S,
 ) -> None:
@@ -179,7 +179,7 @@ def watch(
         for number in days_due(folder, clock.now(), after_us):
             started = time.monotonic()
             try:
-                report = run_day(Lake(lake), number, clock.now(), wanted, further)
+                report = run_day(Lake(lake), number, clock.now(), expectations, extra_checks)
                 if report.has_content:
                     due_alert = bool(target and report.failed)
                     save_report(

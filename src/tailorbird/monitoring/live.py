@@ -116,7 +116,7 @@ def sums_by_period(
                 # dropped.
             )
             if is_seen.any():
-                moments[arm] = Moments.of(clicks[is_seen], seen[is_seen])
+                moments[arm] = Moments.from_totals(clicks[is_seen], seen[is_seen])
                 purchases[arm] = int(part.per_person(number, "purchases").sum())
         if moments:
             yield value * period, moments, purchases

@@ -83,7 +83,7 @@ def import_files(
             options=options,
             progress=progress,
             pseudonyms=project.pseudonyms(),
-            stopped=project.stopped(),
+            suppression_list=project.suppression_list(),
             lake=project.paths.lake,
         )
         try:

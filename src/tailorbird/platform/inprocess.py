@@ -46,7 +46,7 @@ class InProcessServer:
         project: Project,
         clock: Clock,
         *,
-        door: EventCollector | None,
+        collector: EventCollector | None,
         seed: int | None,
         hide: bool = True,
         copies: CopyTarget | None = None,
@@ -62,10 +62,10 @@ class InProcessServer:
             project.paths.candidates,
             clock,
             copies=copies,
-            wanted=partial(required_contract, project),
+            expected_contract=partial(required_contract, project),
             log_end=lambda: self._catalogue.position,
         )
-        self.tables.look()
+        self.tables.tick()
         self.bundles = Rollout(
             registry,
             lambda folder: self.schemas.complete(load_bundle(folder)),
@@ -76,8 +76,8 @@ class InProcessServer:
         )
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
-        self.look()
-        self.pipeline = self._pipeline(project.slots, door, seed)
+        self.refresh()
+        self.pipeline = self._pipeline(project.slots, collector, seed)
 
     def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
         """Another pipeline over the same parts, with slots of its own, that logs nothing."""
@@ -89,25 +89,25 @@ class InProcessServer:
         return Pipeline(
             slots=slots,
             bundles=self.bundles,
-            readings=self.schemas,
+            feature_provider=self.schemas,
             catalogue=self._catalogue,
-            answers=door,
+            answer_log=door,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
             formulas=self._formulas,
-            editors=self._lists,
+            editorial_lists=self._lists,
             tables=self.tables,
         )
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Take in what is new: candidate tables, a promoted bundle, a formula, items that came
         since.
         """
-        self.tables.look()
-        self.bundles.look()
-        self._formulas.look()
-        self._lists.look()
+        self.tables.tick()
+        self.bundles.tick()
+        self._formulas.tick()
+        self._lists.tick()
         self._catalogue.refresh()
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class InProcessServer:
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
     """A pipeline that logs nothing, until the end of the block."""
-    parts = InProcessServer(project, clock, door=None, seed=seed)
+    parts = InProcessServer(project, clock, collector=None, seed=seed)
     try:
         yield parts.pipeline
     finally:

@@ -9,7 +9,7 @@ from tailorbird.candidates import history
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.config import Project
 from tailorbird.config.candidates import required_contract
-from tailorbird.config.schemas import ActiveWatch, active_schemas, route_plan_for, settle
+from tailorbird.config.schemas import ActiveWatch, active_schemas, apply_declared, route_plan_for
 from tailorbird.events import Clock, RoutePlan, parse_duration
 from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.keypart import KeyPart, all_parts
@@ -31,7 +31,7 @@ class Roles:
     """
 
     def __init__(self, project: Project, clock: Clock) -> None:
-        self._project, self._clock = settle(project, clock).project, clock
+        self._project, self._clock = apply_declared(project, clock).project, clock
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._watch = ActiveWatch(project)
@@ -133,7 +133,11 @@ class Roles:
     def _open_router(self, plan: RoutePlan) -> "Router | PartitionedRouter":
         project, memory = self._project, self._project.settings.router.memory_mb << 20
         return open_router(
-            project.stream, plan, clock=self._clock, stopped=project.stopped(), memory_bytes=memory
+            project.stream,
+            plan,
+            clock=self._clock,
+            suppression_list=project.suppression_list(),
+            memory_bytes=memory,
         )
 
     def step(self) -> int:
@@ -142,7 +146,7 @@ class Roles:
         """
         self.look()
         report = self.router.step()
-        self.more = report.more
+        self.more = report.has_more
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
@@ -168,7 +172,7 @@ class Roles:
         self.lake.drain()
         self._follow()  # what lacked an attribute in the log is in the lake now
         self.candidates.publish(everything=True)
-        self.candidates.save()
+        self.candidates.save_snapshot()
 
     def close(self) -> None:
         """Let go of all files."""

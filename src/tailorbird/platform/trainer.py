@@ -136,7 +136,7 @@ def run_train(
 
 
 def outcome_of(report: TrainReport) -> TrainOutcome:
-    plain = report.evaluation.plain()
+    plain = report.evaluation.to_dict()
     offline = plain["results"]
     # Probabilities are judged by head; those of the first one stand beside the model's own figures.
     offline[report.evaluation.model] |= next(iter(plain["heads"].values()), {})
@@ -157,7 +157,7 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
     A training that fails is logged and tried again.
     """
     canary = PeriodicTask(
-        "canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S
+        "canary", partial(advance_canary_safely, project, clock), interval_s=CANARY_S
     )
     canary.start()
     try:

@@ -107,12 +107,14 @@ class TrainOptions:
         )
         if not self.untuned:
             path = project.root / FILE
-            settings = apply_tuned(settings, slot.name, path, asked=bool(self.architecture))
+            settings = apply_tuned(
+                settings, slot.name, path, architecture_requested=bool(self.architecture)
+            )
         if self.budget:
             lake = Lake(project.paths.lake)
             events = lake.count("events") if lake.exists("events") else 0
             seconds = span_of(self.budget, "--budget") / SECOND
-            settings = plan_budget(seconds, measure_speed(), events).applied(settings)
+            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
         check_settings(settings, bool(self.parameters))
         return settings
 
@@ -157,8 +159,8 @@ def train(
     options = options or TrainOptions()
     settled = for_training(project, SystemClock())
     project = settled.project
-    if settled.said:
-        notify(settled.said)
+    if settled.notice:
+        notify(settled.notice)
     declared, by = project.slot_or_churn(name), by or getpass.getuser()
     if isinstance(declared, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
@@ -267,7 +269,7 @@ class Evaluated:
             "slot": self.slot,
             "learned_until": self.learned_until,
             "source": self.evaluation.about["source"],
-            **self.evaluation.plain(),
+            **self.evaluation.to_dict(),
         }
 
 
@@ -378,7 +380,7 @@ def tune(
         out=project.paths.data / "tune" / declared.name,
         settings=settings,
         spaces=spaces,
-        more=more,
+        extend=more,
         progress=progress,
     )
 
@@ -389,7 +391,7 @@ def keep_tuned(project: Project, report: "TuneReport") -> bool:
 
     if not report.settings:
         return False
-    taken = report.choice.taken
+    taken = report.choice.winner
     gain = f"{taken.gain:+.4f} (spread {taken.spread:.4f}) over {report.choice.reference.name}"
     write_tuned(
         project.root / FILE,
@@ -441,7 +443,9 @@ def backtest(
     tuned_to = ""
     if not options.untuned:
         path = project.root / FILE
-        settings = apply_tuned(settings, declared.name, path, asked=bool(options.architecture))
+        settings = apply_tuned(
+            settings, declared.name, path, architecture_requested=bool(options.architecture)
+        )
         tuned = read_tuned(path).get(declared.name)
         tuned_to = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))

@@ -240,7 +240,7 @@ class _Erasure:
         topics, routed = self._writers.topics, self._writers.routed
         forgotten = [] if topics is None else topics.routed.erase(**erased)
         if routed is not None:
-            released = read_released(self._project.paths.lake).of_routed()
+            released = read_released(self._project.paths.lake).routed_position()
             forgotten.append(erase_router(routed, released, **erased))
         names = ErasedCounts.__struct_fields__
         return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
@@ -249,12 +249,12 @@ class _Erasure:
         released = read_released(self._project.paths.lake)
         count = 0
         for producer, log in self._writers.raw.items():
-            count += log.prune(released.raw(producer))
+            count += log.prune(released.raw_position(producer))
             erase_paths(log)
             log.shrink()
             faults.at("erase.raw_log")
         for producer, log in self._writers.answers.items():
-            count += log.prune(released.answers(producer))
+            count += log.prune(released.responses_position(producer))
             log.shrink()
         if (scores := self._writers.scores) is not None:
             count += scores.prune(scores.end())
@@ -275,7 +275,7 @@ class _Erasure:
 
     def _copies(self) -> dict[str, Any]:
         """Delete the records in Valkey, before the states: a schema is published from its state."""
-        at = self._project.copies()
+        at = self._project.copy_target()
         if at is None:
             return {}
         parts = all_parts(self._project.workers)

@@ -97,7 +97,7 @@ def export_person(project: Project, ids: Sequence[str], clock: Clock) -> Iterato
             yield {"source": "waiting", "producer": producer, "body": text}
     yield from _features(project, people, sets, events, clock)
     yield from _scores(project, people)
-    suppressed = project.stopped()
+    suppressed = project.suppression_list()
     for mark, id_ in people.subjects:
         if (at := suppressed.erased_at(mark, id_)) is not None:
             yield {"source": "erased", "id": id_, "at": to_iso(at)}
@@ -198,7 +198,7 @@ def _waiting(project: Project, mentions: Mentions) -> Iterator[tuple[str, bytes]
         except NotReadyError:
             continue
         with reader:
-            position = max(released.raw(producer), reader.start())
+            position = max(released.raw_position(producer), reader.start())
             while blocks := reader.read(position):
                 for stored in blocks:
                     if stored.block.kind != "body":
@@ -233,7 +233,7 @@ def _features(
 
 def _open_reader(project: Project, features: FeatureSet) -> Reader | None:
     """Open the state on this machine; where its worker is elsewhere, the copy in Valkey."""
-    for copies in (None, project.copies()):
+    for copies in (None, project.copy_target()):
         try:
             return Reader(project.paths.state, features, copies=copies, workers=project.workers)
         except NotReadyError:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tailorbird.events.schema import micros
 from tailorbird.events.suppression import subject_of, whose_of
 from tailorbird.lake import Lake
-from tailorbird.lake.refused import ROW_KEY_COLUMNS, places
+from tailorbird.lake.refused import ROW_KEY_COLUMNS, row_keys
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import People, is_any, one_of
 
@@ -73,7 +73,7 @@ def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footpr
                 strict=True,
             )
         ]
-        footprint.places = places(owned)
+        footprint.places = row_keys(owned)
         footprint.types = dict(Counter(owned["type"].to_pylist()))
         times = micros(owned["ts"])[micros(owned["ts"]) > 0]
         if len(times):
@@ -160,7 +160,7 @@ def find_refused(
         lake.batches("quarantine", ["body", *ROW_KEY_COLUMNS]) if lake.exists("quarantine") else ()
     ):
         rows = pa.Table.from_batches([batch])
-        for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
+        for place, body in zip(row_keys(rows), rows["body"].to_pylist(), strict=True):
             row = whose_of(body)
             is_unnamed = row is not None and not (row.user_id or row.anonymous_id)
             of_theirs = row is not None and (

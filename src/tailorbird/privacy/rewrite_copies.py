@@ -32,7 +32,7 @@ def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
 
 def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
     try:
-        while copies.claimed():
+        while copies.is_claimed():
             if time.monotonic() > deadline:
                 raise LockedError(
                     f"a worker publishes the records of schema {name}",

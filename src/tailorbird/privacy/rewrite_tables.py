@@ -25,7 +25,7 @@ from tailorbird.events.suppression import subject_of
 from tailorbird.features.erase import Sensitivity
 from tailorbird.features.recompute import UNLINKED
 from tailorbird.features.request import pack_sequences, unpack_sequences
-from tailorbird.lake.refused import places
+from tailorbird.lake.refused import row_keys
 from tailorbird.privacy.footprint import JSON, TEXTS, THINGS, Footprint, changed_rows
 from tailorbird.privacy.mentions import Mentions
 from tailorbird.privacy.people import Mask, People, is_any
@@ -110,7 +110,7 @@ class TableRewriter:
 
     def quarantine(self, rows: pa.Table) -> pa.Table | None:
         """Return refused rows with an empty body in place of theirs."""
-        changed = np.flatnonzero([place in self._refused_rows for place in places(rows)])
+        changed = np.flatnonzero([place in self._refused_rows for place in row_keys(rows)])
         if not len(changed):
             return None
         self.counts["quarantine"] += len(changed)

@@ -52,24 +52,24 @@ class Topics:
             each.partition
             for some in self.raw.values()
             for each in some
-            if each.end() > released.raw(each.partition)
+            if each.end() > released.raw_position(each.partition)
         ]
         answers = [
             each.partition
             for some in self.answers.values()
             for each in some
-            if each.end() > released.answers(each.partition)
+            if each.end() > released.responses_position(each.partition)
         ]
         return [
             *raw,
             *answers,
-            *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else []),
+            *(["routed"] if self.routed.end() > max(released.routed_position(), 1) else []),
         ]
 
     def describe(self) -> list[TopicSpec]:
         """Return how all topics are made again."""
         mine = [
-            emptied.describe([each.address for each in some], [each.end() for each in some])
+            emptied.describe_topic([each.address for each in some], [each.end() for each in some])
             for some in self._all
         ]
         return [*mine, *self.routed.describe()]
@@ -78,14 +78,14 @@ class Topics:
         """Empty all topics and return their number; what was emptied before stays."""
         for some in self._all:
             for writer in some:
-                writer.check_alone()
+                writer.check_sole_writer()
                 writer.close()
         for held in (self.raw, self.answers, self.shuffled):
             held.clear()
         by_name = {each.topic: each for each in topics}
         for name, was in by_name.items():
             if name not in ("routed", "order", "index", "items"):
-                emptied.empty(logs_of(self.stream, was), was)
+                emptied.reset_topic(logs_of(self.stream, was), was)
                 faults.at("erase.topic")
         self.routed.empty(
             by_name["routed"],
@@ -126,7 +126,7 @@ def hold_topics(
     faults.at("erase.marked")
     try:
         for was in topics or ():
-            emptied.begin(logs_of(stream, was), was)
+            emptied.create_topic(logs_of(stream, was), was)
         with lock_routed_topics(stream) as routed:
             held = Topics(stream, routed)
             try:
@@ -186,9 +186,9 @@ def logs_of(stream: KafkaStream, was: TopicSpec) -> list[KafkaLog]:
     if kind == "order":
         return [stream.order(stream.folder)]
     if kind == "items":
-        return [stream.items]
+        return [stream.item_summary]
     if kind == "answers":
-        return [stream.answers(producer)]
+        return [stream.response_log(producer)]
     if kind == "scores":
         return [stream.scores]
     if kind == "raw":
@@ -214,7 +214,7 @@ def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
     routed = [
         *(stream.share(number, stream.folder).routed for number in range(stream.count)),
         *stream.snapshots(),
-        stream.items,
+        stream.item_summary,
     ]
     raw = [log for log in stream.raw_logs().values() if isinstance(log, KafkaLog)]
     for log in (

@@ -155,9 +155,13 @@ def _lock_out_readers(path: Path) -> FileLock:
 def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) -> None:
     """Raise LagError where rows stand in the logs alone, which are emptied."""
     released = read_released(project.paths.lake)
-    behind = [name for name, log in writers.raw.items() if log.end() > released.raw(name)]
-    behind += [name for name, log in writers.answers.items() if log.end() > released.answers(name)]
-    if writers.routed is not None and writers.routed.end() > max(released.of_routed(), 1):
+    behind = [name for name, log in writers.raw.items() if log.end() > released.raw_position(name)]
+    behind += [
+        name
+        for name, log in writers.answers.items()
+        if log.end() > released.responses_position(name)
+    ]
+    if writers.routed is not None and writers.routed.end() > max(released.routed_position(), 1):
         behind.append("routed")
     if writers.topics is not None and check_topics:
         behind += writers.topics.behind(released)

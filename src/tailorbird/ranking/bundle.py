@@ -191,7 +191,7 @@ class Bundle:
         item_keys: Keys,
         *,
         objective: Mapping[str, float] | None = None,
-        asked: UserQuery | None = None,
+        user_query: UserQuery | None = None,
         live: Matrix | None = None,
     ) -> Scores:
         """Score one request's items.
@@ -207,7 +207,9 @@ class Bundle:
             NotFiniteError: the model gave something that is no number; serve with the previous
                 bundle.
         """
-        matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked, live)
+        matrix = self.encoder.encode_request(
+            rows, item_keys, self.index, self.space, user_query, live
+        )
         return self.score_matrix(matrix, objective=objective)
 
     def score_matrix(

@@ -150,7 +150,7 @@ class Churn:
         """The number of periods in the window."""
         return max(1, round(self.window_us / self.period_us))
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Describe the definition in a sentence."""
         population = f"with any within {self.active}" if self.active else "who ever had one"
         after = f", from {self.gap} after the moment of asking" if self.gap else ""

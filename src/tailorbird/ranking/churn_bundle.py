@@ -127,7 +127,7 @@ class ChurnScores:
     Purchases are NaN without such a model.
     """
 
-    gone: Floats
+    churn_probability: Floats
     purchases: Floats
 
 
@@ -201,7 +201,7 @@ class ChurnBundle:
         bundle = cls(
             manifest, plan, encoder, calibration, sessions, features, background, trees, space
         )
-        if manifest.columns.numeric[len(bundle.read.numeric) :] != (
+        if manifest.columns.numeric[len(bundle.feature_columns.numeric) :] != (
             () if space is None else vector_names(space.tower.plan)
         ):
             raise BundleError("its tower and its columns do not belong together", where=where)
@@ -219,7 +219,7 @@ class ChurnBundle:
         return self.manifest.columns
 
     @property
-    def read(self) -> Columns:
+    def feature_columns(self) -> Columns:
         """The feature columns among `columns`: all but the user vector."""
         width = 0 if self.space is None else self.space.tower.plan.width
         columns = self.manifest.columns
@@ -227,12 +227,12 @@ class ChurnBundle:
             columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences
         )
 
-    def numeric(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
+    def with_user_vector(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
         """Append the user vector to the numeric columns (1, F) of one user, for `score`."""
         return (
             numeric
             if self.space is None
-            else np.concatenate([numeric, self.space.ask(sequence).user[None]], axis=1)
+            else np.concatenate([numeric, self.space.query(sequence).user[None]], axis=1)
         )
 
     def moments(self, now: int) -> list[int]:

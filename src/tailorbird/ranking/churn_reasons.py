@@ -42,7 +42,7 @@ def churn_reasons(
     effects, matrix, churn_probability = (
         bundle.effects(rows),
         bundle.encoder.encode_people(*rows[0]),
-        bundle.score(rows).gone,
+        bundle.score(rows).churn_probability,
     )
     without = 1 / (
         1 + np.exp(effects - log_odds(churn_probability)[:, None])

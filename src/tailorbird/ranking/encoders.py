@@ -194,7 +194,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | transformed
 
     @cached_property
-    def absent(self) -> Matrix:
+    def missing_row(self) -> Matrix:
         """The value of each column of the matrix where everything is missing, shape (width,)."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
@@ -208,9 +208,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
 
     def warm_up(self) -> None:
         """Build all lookup tables ahead of the first request."""
-        assert self.absent.shape == (len(self.names),)
+        assert self.missing_row.shape == (len(self.names),)
 
-    def told(self) -> dict[str, str]:
+    def describe_columns(self) -> dict[str, str]:
         """Describe each column of the matrix."""
         descriptions = dict.fromkeys(self.names, "as read")
         descriptions |= {
@@ -425,7 +425,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if (
             user_query is not None
             and space is not None
-            and not user_query.of(space.vectors, rows.sequences.get(space.tower.plan.sequence))
+            and not user_query.matches(space.vectors, rows.sequences.get(space.tower.plan.sequence))
         ):
             user_query = None
         t = np.array([rows.t], np.int64)

@@ -49,7 +49,7 @@ class SlateSpec:
     promotions: Sequence[Promotion] = ()
     promoted: Sequence[Mask] = ()
 
-    def bounds(self) -> SlateConstraints:
+    def constraints(self) -> SlateConstraints:
         """Return the constraints that exploration respects."""
         codes = (
             [attribute_codes(self.index, self.rows, quota.by) for quota in self.quotas]
@@ -78,7 +78,7 @@ def arrange_slate(
         and order.size
     ):
         order = _diverse(values, order, size, spec.index, spec.rows, spec.diversity)
-    constraints = spec.bounds() if constraints is None else constraints
+    constraints = spec.constraints() if constraints is None else constraints
     if constraints.is_unconstrained and not spec.pins:
         return order
     place_of = np.empty(order.size, np.intp)

@@ -344,7 +344,7 @@ class Slot:
                 where=where,
                 fix="tell them apart by when=, or move one",
             )
-        shaped = self.limits or self.diversity or self.promotions or self.pins
+        shaped = self.all_quotas or self.diversity or self.promotions or self.pins
         if shaped and self.explore is not None and self.explore.method == "plackett_luce":
             raise DeclarationError(
                 "plackett_luce draws every position by value, and would keep to no quota, "
@@ -355,7 +355,7 @@ class Slot:
         self._check_arms()
 
     @property
-    def limits(self) -> tuple[Quota, ...]:
+    def all_quotas(self) -> tuple[Quota, ...]:
         """All quotas, `per_category` among them."""
         return (
             *self.quotas,

@@ -110,7 +110,7 @@ class Tower:
     edges: Matrix
     net: Net
 
-    def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
+    def encode_windows(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
         """Return user vectors (n, width) of windows of item rows (n, length)."""
         inputs = vectors.vectors[np.maximum(row, 0)]
         inputs[row == PAD] = self.edges[0]
@@ -132,7 +132,7 @@ class UserQuery:
     total: float
     probe: ProbeResult | None = None
 
-    def product(self, rows: Rows) -> Matrix:
+    def scores_of(self, rows: Rows) -> Matrix:
         """Return the score of some items, (n,), independent of which others are requested."""
         if self.probe is None:
             return self.products[rows]
@@ -144,7 +144,7 @@ class UserQuery:
             np.broadcast_to(self.user, (len(rows), self.user.size)),
         )
 
-    def of(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
+    def matches(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
         """Return whether this query is of that very sequence in that very space.
 
         Another version has another tower.
@@ -191,12 +191,12 @@ class Space:
             plan.length,
         )
         parts = [
-            self.tower.read(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
+            self.tower.encode_windows(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
             for at in range(0, requests, _PEOPLE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
-    def ask(self, sequence: SequenceLike | None) -> UserQuery:
+    def query(self, sequence: SequenceLike | None) -> UserQuery:
         """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
@@ -276,8 +276,8 @@ class Space:
         row = self.index.find(item_keys)
         at = np.maximum(row, 0)
         if requests == 1:
-            query = self.ask(sequences) if query is None else query
-            users, product = query.user[None], query.product(at)
+            query = self.query(sequences) if query is None else query
+            users, product = query.user[None], query.scores_of(at)
             total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
@@ -387,7 +387,7 @@ def read_tower(
         raise BundleError(
             "its golden windows name items that do not exist", where=where, fix="tailorbird train"
         )
-    if not np.allclose(tower.read(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
+    if not np.allclose(tower.encode_windows(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
         raise BundleError(
             "its tower answers its golden windows differently here",
             where=where,

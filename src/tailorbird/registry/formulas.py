@@ -45,7 +45,7 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     changes: tuple[FormulaChange, ...] = ()
 
-    def of(self, slot: str) -> FormulaChange | None:
+    def in_force(self, slot: str) -> FormulaChange | None:
         """Return the change in force for a slot, or None if its own formula is."""
         newest = next((change for change in reversed(self.changes) if change.slot == slot), None)
         return newest if newest is not None and newest.text else None

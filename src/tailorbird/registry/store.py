@@ -76,9 +76,9 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def names_of(self, version: str) -> tuple[str, ...]:
         """Return the aliases of a version."""
-        return tuple(name for name in NAMES if self.named(name) == version)
+        return tuple(name for name in NAMES if self.version_named(name) == version)
 
-    def named(self, name: str) -> str:
+    def version_named(self, name: str) -> str:
         """Return the version of one of `NAMES`, or ""."""
         return getattr(self, name)
 
@@ -112,7 +112,7 @@ class VersionInfo:
         0,
         0,
     )  # time span of the data of model and index, microseconds; zeros for none
-    whole: bool = True  # whether its manifest is readable
+    is_readable: bool = True  # whether its manifest is readable
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
     baseline: str = ""  # sources that order its items, if it has no heads
 
@@ -298,9 +298,9 @@ class Registry:
         """Return the folder of the live version, or None."""
         return self._folder_of(self.aliases().champion)
 
-    def behind(self, name: str) -> Path | None:
+    def folder_named(self, name: str) -> Path | None:
         """Return the folder of the version with one of `NAMES`, or None."""
-        return self._folder_of(self.aliases().named(name))
+        return self._folder_of(self.aliases().version_named(name))
 
     def challenger(self) -> Path | None:
         """Return the folder of the challenger, or None."""
@@ -313,7 +313,7 @@ class Registry:
     def resolve(self, name: str) -> Path:
         """Return the folder of a version or of an alias."""
         aliases = self.aliases()
-        version = aliases.named(name) if name in NAMES else name
+        version = aliases.version_named(name) if name in NAMES else name
         folder = self._folder_of(version) if _version_number(version) else None
         if folder is None or not folder.is_dir():
             raise UsageError(
@@ -407,7 +407,14 @@ class Registry:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return VersionInfo(
-                name, folder, 0, "", (), {"damaged": True}, aliases.names_of(name), whole=False
+                name,
+                folder,
+                0,
+                "",
+                (),
+                {"damaged": True},
+                aliases.names_of(name),
+                is_readable=False,
             )
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)

@@ -87,7 +87,7 @@ class ProfileHistory:
         if self._unsaved:
             connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._unsaved)
             self._unsaved = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
     def _from_row(self, version: str, properties: str) -> ProfileVersion:
         return ProfileVersion(version, self._encode_attributes(_decoder.decode(properties)))

@@ -86,13 +86,15 @@ class RoutedTopics:
     def describe(self) -> list[TopicSpec]:
         """Summarize the items, then return the specs of the topics."""
         summarize(self.stream)
-        topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
-        if (items := _topic_ends([self.stream.items])) is not None:
-            topics.append(emptied.describe([self.stream.items], items))
+        topics = [emptied.describe_topic(list(self.stream.routed_parts), self.ends)]
+        if (items := _topic_ends([self.stream.item_summary])) is not None:
+            topics.append(emptied.describe_topic([self.stream.item_summary], items))
         if (index := _topic_ends(self.stream.snapshots())) is not None:
-            topics.append(emptied.describe(list(self.stream.snapshots()), index))
+            topics.append(emptied.describe_topic(list(self.stream.snapshots()), index))
         if self.order is not None:
-            topics.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
+            topics.append(
+                emptied.describe_topic([self.stream.order(self.folder)], [self.order.end()])
+            )
         return topics
 
     def erase(
@@ -141,17 +143,17 @@ class RoutedTopics:
         for topic in self.topics:
             topic.check_alone()
         if items is not None:
-            emptied.empty([self.stream.items], items)
+            emptied.reset_topic([self.stream.item_summary], items)
             faults.at("erase.items_topic")
             publish_summary(self.stream)
         if index is not None:
-            emptied.empty(snapshots, index)
+            emptied.reset_topic(snapshots, index)
         for topic, address in zip(self.topics, snapshots, strict=True):
             topic.put_snapshot(address)
         faults.at("erase.snapshot")
         self.close()
         logs = list(self.stream.routed_parts)
-        emptied.empty(logs, routed)
+        emptied.reset_topic(logs, routed)
         faults.at("erase.routed_topic")
         ends: list[int] = []
         for number, log in enumerate(logs):
@@ -163,7 +165,7 @@ class RoutedTopics:
                 ends.append(topic.end())
         if order is not None:
             order_log = self.stream.order(self.folder)
-            emptied.empty([order_log], order)
+            emptied.reset_topic([order_log], order)
             faults.at("erase.order_topic")
             restart_order(order_log, routed.ends, ends, clock)
 

@@ -52,7 +52,7 @@ class IdentityHistory:
         if self._new:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
 
 class MergeHistory:
@@ -96,4 +96,4 @@ class MergeHistory:
         if self._unsaved:
             connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._unsaved)
             self._unsaved = []
-        self._timeline.saved()
+        self._timeline.mark_saved()

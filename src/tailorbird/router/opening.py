@@ -21,7 +21,7 @@ def open_router(
     plan: RoutePlan,
     *,
     clock: Clock,
-    stopped: SuppressionList | None = None,
+    suppression_list: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> "Router | PartitionedRouter":
     """Open the router of all partitions, which share `memory_bytes` evenly.
@@ -31,10 +31,10 @@ def open_router(
     """
     if isinstance(stream, Path) or stream.count == 1:
         return Router(
-            stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+            stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
         )
     from tailorbird.router.whole import PartitionedRouter
 
     return PartitionedRouter(
-        stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+        stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
     )

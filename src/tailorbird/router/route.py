@@ -42,7 +42,7 @@ class RouterMemory:
         self, connection: apsw.Connection, plan: RoutePlan, bytes_max: int = MEMORY_BYTES
     ) -> None:
         share = bytes_max // 4
-        self.seen = dedup.DedupIndex(connection, plan.dedup_us)
+        self.dedup_index = dedup.DedupIndex(connection, plan.dedup_us)
         self.identity = identity.IdentityHistory(connection, share)
         self.merges = identity.MergeHistory(connection, share)
         self.users = catalogue.ProfileHistory(connection, "user", plan.user_attributes, share)
@@ -63,7 +63,7 @@ class RouterMemory:
             newest: newest time of receipt by producer.
             import_producers: the producers of imports and replays.
         """
-        self.seen.save(connection, import_producers)
+        self.dedup_index.save(connection, import_producers)
         self.identity.save(connection)
         self.merges.save(connection)
         self.users.save(connection)

@@ -80,7 +80,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     quarantined: int = 0
     positions: dict[str, int] = {}
     lag_us: int = 0
-    more: bool = False
+    has_more: bool = False
 
     @property
     def rows(self) -> int:
@@ -178,18 +178,18 @@ class Router:
         if not offsets:
             if rows_followed:
                 self._save_profiles()
-            return RouteReport(positions=self.positions, more=rows_followed > 0)
+            return RouteReport(positions=self.positions, has_more=rows_followed > 0)
         faults.at("router.after_read")
         first_entries = (
             {}
             if faults.is_disabled("router.dedup")
-            else self._memory.seen.find_duplicates(arrivals.entries)
+            else self._memory.dedup_index.find_duplicates(arrivals.entries)
         )
         first_p = self._log.end()
         accepted = arrivals.without(list(first_entries)) if first_entries else arrivals
         with sqlite.errors(Path(self._log.connection.filename)):
             batch = route(accepted, self._memory, self._plan, first_p)
-        self._memory.seen.add(accepted.entries)
+        self._memory.dedup_index.add(accepted.entries)
         refused, duplicates = arrivals.refused, self._duplicates(arrivals, first_entries)
         newest = _newest_receipts(arrivals)
         with self._log.transaction() as connection:

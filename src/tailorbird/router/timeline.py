@@ -159,7 +159,7 @@ class Timeline(Generic[V]):
         """Return the newest values of `key`, oldest first."""
         return [value for _, value in self._get(key).values]
 
-    def saved(self) -> None:
+    def mark_saved(self) -> None:
         """Note that the table has all that was put, and shrink the cache to its bound."""
         for key in self._updated_keys:
             cached = self._cache[key]

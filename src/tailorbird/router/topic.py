@@ -84,7 +84,7 @@ class RoutedTopic:
                 address, partition="routed", first=first
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
-            newest = LatestSnapshot(snapshots).look()
+            newest = LatestSnapshot(snapshots).refresh()
             self._restore_snapshot(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
@@ -193,7 +193,7 @@ class RoutedTopic:
 
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
-        if LatestSnapshot(address).look() is None:
+        if LatestSnapshot(address).refresh() is None:
             take_snapshot(self.path, address, _position)
 
     def append_first_row(self) -> None:
@@ -210,7 +210,7 @@ class RoutedTopic:
 
     def check_alone(self) -> None:
         """Raise LockedError if another router has taken over the topic."""
-        self._topic.check_alone()
+        self._topic.check_sole_writer()
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:

@@ -71,7 +71,7 @@ class PartitionedRouter:
             sum(report.quarantined for report in reports),
             positions,
             max(report.lag_us for report in reports),
-            any(report.more for report in reports),
+            any(report.has_more for report in reports),
         )
 
     def changed(self) -> bool:

@@ -27,7 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
 from tailorbird.loops import PeriodicTask
 from tailorbird.registry import Registry
-from tailorbird.whole import FileStamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 POLL_S = 0.2
 PROBE_TIMEOUT_S = 60.0
@@ -64,7 +64,7 @@ class _RefusedFolder:
 
 def _file_stamps(folder: Path) -> dict[Path, FileStamp | None]:
     try:
-        return {path: stamp(path) for path in folder.rglob("*")}
+        return {path: file_stamp(path) for path in folder.rglob("*")}
     except OSError:  # an unreadable folder may be why it cannot be loaded
         return {}
 
@@ -134,7 +134,10 @@ class BundleHolder(Generic[B]):
         self._aliases_stamp: FileStamp | None = None
         self._problem = ""
         self.loop = PeriodicTask(
-            "bundles" if name == "champion" else name, self.tick, every_s=poll_s, first=False
+            "bundles" if name == "champion" else name,
+            self.tick,
+            interval_s=poll_s,
+            run_at_start=False,
         )
 
     def current(self) -> B | None:
@@ -171,7 +174,7 @@ class BundleHolder(Generic[B]):
         That is the case after a change of the alias file, after a bundle has waited long enough, or
         when a refused bundle was repaired.
         """
-        aliases_stamp = stamp(self._registry.path / "aliases.json")
+        aliases_stamp = file_stamp(self._registry.path / "aliases.json")
         if aliases_stamp == self._aliases_stamp:
             if self._is_previous_pending:
                 self._load_previous()
@@ -183,7 +186,7 @@ class BundleHolder(Generic[B]):
         self._refused = None
         try:
             aliases = self._registry.aliases()
-            folder = self._registry.behind(self._name)
+            folder = self._registry.folder_named(self._name)
         except TailorbirdError as error:
             self._refuse(str(error))
             return False

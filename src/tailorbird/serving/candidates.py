@@ -34,7 +34,7 @@ from tailorbird.loops import PeriodicTask
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopyTarget
-from tailorbird.whole import FileStamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 POLL_S = 0.2
 RETRY_S = 1.0
@@ -71,11 +71,16 @@ class LiveTables:
         clock: Clock,
         *,
         copies: CopyTarget | None = None,
-        wanted: Callable[[], Contract] | None = None,
+        expected_contract: Callable[[], Contract] | None = None,
         log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._root, self._clock, self._copies, self._expected_contract = root, clock, copies, wanted
+        self._root, self._clock, self._copies, self._expected_contract = (
+            root,
+            clock,
+            copies,
+            expected_contract,
+        )
         self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
         self._open: _OpenTables | None = None
@@ -83,10 +88,10 @@ class LiveTables:
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
-        self.loop = PeriodicTask("candidates", self.look, every_s=poll_s)
+        self.loop = PeriodicTask("candidates", self.tick, interval_s=poll_s)
 
     def start(self) -> None:
-        self.look()
+        self.tick()
         self.loop.start()
 
     def stop(self) -> None:
@@ -144,21 +149,21 @@ class LiveTables:
             for name, group in published.groups.items()
         }
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Follow the current contract, and decode new tables."""
         self._follow_contract()
         opened = self._acquire()
         if opened is None:
             return
         try:
-            opened.reader.look()
+            opened.reader.prefetch_sessions()
         except TailorbirdError as error:
             self._report_problem(str(error))
         finally:
             self._release(opened)
 
     def _follow_contract(self) -> None:
-        current_stamp = stamp(self._root / CURRENT) if self._copies is None else None
+        current_stamp = file_stamp(self._root / CURRENT) if self._copies is None else None
         with self._lock:
             opened = self._open
         if opened is not None and self._copies is None and current_stamp == self._current_stamp:
@@ -180,7 +185,7 @@ class LiveTables:
             ):
                 return
             reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
-            reader.look()
+            reader.prefetch_sessions()
         except TailorbirdError as error:
             self._report_problem(error.message)
             return

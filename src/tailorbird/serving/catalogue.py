@@ -65,7 +65,9 @@ class Catalogue:
         self._overlays: tuple[_Overlay, ...] = ()
         self.warm_index: Callable[[Index], None] = _no_warm_up
         self._overlay_lock = threading.Lock()
-        self.loop = PeriodicTask("catalogue", self._tick, every_s=poll_s, failed=self._restart)
+        self.loop = PeriodicTask(
+            "catalogue", self._tick, interval_s=poll_s, on_failure=self._restart
+        )
 
     def start(self) -> None:
         """Follow the log in a thread until `stop`."""
@@ -146,7 +148,7 @@ class Catalogue:
         from tailorbird.stream.kafka.snapshots import LatestSnapshot, load_snapshot
 
         address, start = item_summary_log(self._routed), reader.start()
-        newest = LatestSnapshot(address).look()
+        newest = LatestSnapshot(address).refresh()
         if newest is None or newest.position < start:
             if start > 1:
                 log.error(
@@ -164,7 +166,7 @@ class Catalogue:
         """The offset behind the newest row that was ingested."""
         return self._position
 
-    def over(self, index: Index | None) -> Index | None:
+    def overlay_for(self, index: Index | None) -> Index | None:
         """Return an index with the items as of the last `refresh`, or `index` itself if nothing
         changed.
 
@@ -251,7 +253,7 @@ class Catalogue:
             self.caught_up = True
         except TailorbirdError as error:
             log.error("the routed log cannot be followed, items stay as they are: %s", error)
-            self.loop.rest(10)
+            self.loop.pause(10)
 
 
 def _no_warm_up(index: Index) -> None:

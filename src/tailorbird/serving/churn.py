@@ -118,7 +118,7 @@ class ChurnModels:
             user_id=user_id,
             name=name,
             model=bundle.version,
-            gone=float(scores.gone[0]),
+            gone=float(scores.churn_probability[0]),
             purchases=None if np.isnan(purchases) else purchases,
             known=_has_activity(rows[0]),
             as_of=moments[0].t,
@@ -169,12 +169,14 @@ def _columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one row of the columns that the bundle reads."""
-    numeric = [features.numeric.index(name) for name in bundle.read.numeric]
-    categorical = [features.categorical.index(name) for name in bundle.read.categorical]
+    numeric = [features.numeric.index(name) for name in bundle.feature_columns.numeric]
+    categorical = [features.categorical.index(name) for name in bundle.feature_columns.categorical]
     sequence = (
         rows.sequences.get(bundle.space.tower.plan.sequence) if bundle.space is not None else None
     )
-    return bundle.numeric(rows.numeric[:1, numeric], sequence), rows.categorical[:1, categorical]
+    return bundle.with_user_vector(rows.numeric[:1, numeric], sequence), rows.categorical[
+        :1, categorical
+    ]
 
 
 def _has_activity(row: tuple[np.ndarray, np.ndarray]) -> bool:

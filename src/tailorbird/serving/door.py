@@ -105,14 +105,17 @@ class EventCollector:
         reopen_after_s: float = 5.0,
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
-        stopped: SuppressionList | None = None,
+        suppression_list: SuppressionList | None = None,
         lake: Storage | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
         self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
-        self._pseudonyms, self._suppression_list = pseudonyms, stopped or SuppressionList(b"")
+        self._pseudonyms, self._suppression_list = (
+            pseudonyms,
+            suppression_list or SuppressionList(b""),
+        )
         self._record_timeout_s, self._reopen_after_s = record_timeout_s, reopen_after_s
         self._queue: deque[_QueueEntry] = deque()
         self._answer_records: deque[AnswerRecord] = deque()
@@ -288,7 +291,7 @@ class EventCollector:
     ) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the check, because shedding must be cheap
         if self._pseudonyms is not None:
-            body = self._pseudonyms.body(
+            body = self._pseudonyms.pseudonymise_body(
                 body, encoding, foreign=bool(format_), types=self._plan.event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
@@ -353,7 +356,7 @@ class EventCollector:
         ahead = sum(decision.code == _FUTURE_TS_CODE for decision in decisions)
         if not ahead or self._log_clock is None:
             return False
-        today = msgspec.structs.replace(receipt, received_at=self._log_clock.today())
+        today = msgspec.structs.replace(receipt, received_at=self._log_clock.machine_now())
         return (
             sum(
                 decision.code == _FUTURE_TS_CODE

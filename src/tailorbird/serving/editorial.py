@@ -20,7 +20,7 @@ from tailorbird.events import hash64s
 from tailorbird.loops import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.serving.parts import Lists
-from tailorbird.whole import FileStamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 FILE = "lists.toml"
 POLL_S = 0.5
@@ -33,16 +33,16 @@ class LiveLists:
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
         self._loaded_stamp: FileStamp | None = None
-        self._latest_stamp = stamp(path)
+        self._latest_stamp = file_stamp(path)
         self.keys: Lists = {}
-        self.loop = PeriodicTask("lists", self.look, every_s=poll_s, first=False)
-        self.look()
+        self.loop = PeriodicTask("lists", self.tick, interval_s=poll_s, run_at_start=False)
+        self.tick()
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """Load a changed file that has been stable since the last check, and return whether it was
         loaded.
         """
-        previous_stamp, self._latest_stamp = self._latest_stamp, stamp(self._path)
+        previous_stamp, self._latest_stamp = self._latest_stamp, file_stamp(self._path)
         if self._latest_stamp == self._loaded_stamp or self._latest_stamp != previous_stamp:
             return False
         self._loaded_stamp = self._latest_stamp

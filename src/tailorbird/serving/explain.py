@@ -187,7 +187,7 @@ def _attribute_by_occlusion(
     count, width = matrix.shape
     without = np.repeat(matrix[None], width, axis=0)
     for column in range(width):
-        without[column, :, column] = bundle.encoder.absent[column]
+        without[column, :, column] = bundle.encoder.missing_row[column]
     stacked = np.concatenate([matrix, without.reshape(count * width, width)])
     value = bundle.score_matrix(stacked, objective=objective).value
     return (value[:count] - value[count:].reshape(width, count)).T

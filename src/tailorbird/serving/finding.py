@@ -82,7 +82,7 @@ class CandidateFinder:
     ) -> tuple[Rows, Floats]:
         source = source_of(name)
         if source.kind in LIVE:
-            return self._visible_rows(request.lists.of(name), view)
+            return self._visible_rows(request.lists.get(name), view)
         if source.kind == "editorial":
             keys = lists.get(source.list, np.zeros(0, np.uint64))
             return self._visible_rows(

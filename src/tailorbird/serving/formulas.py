@@ -23,7 +23,7 @@ from tailorbird.ranking.formula import (
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
-from tailorbird.whole import FileStamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class LiveFormulas:
         self._registry, self._slots = registry, slots
         self._file_stamp: FileStamp | None = None
         self._overrides: Mapping[str, Formula] = {}
-        self.loop = PeriodicTask("formulas", self.look, every_s=poll_s, first=False)
+        self.loop = PeriodicTask("formulas", self.tick, interval_s=poll_s, run_at_start=False)
 
     def formula_for(self, slot: Slot) -> Formula:
         """Return the formula in force for a slot."""
@@ -89,24 +89,24 @@ class LiveFormulas:
             raise QueryError(
                 error.message, path="$.formula", code="bad_formula", fix=error.fix
             ) from None
-        self.look()
+        self.tick()
         return describe_formulas(self._registry, [self._slots[slot]])[0]
 
     def start(self) -> None:
-        self.look()
+        self.tick()
         self.loop.start()
 
     def stop(self) -> None:
         self.loop.stop()
 
-    def look(self) -> bool:
+    def tick(self) -> bool:
         """Load the formulas in force if the file changed since the last check, and return
         whether it did.
         """
-        file_stamp = stamp(self._registry.path / FILE)
-        if file_stamp == self._file_stamp:
+        stamp = file_stamp(self._registry.path / FILE)
+        if stamp == self._file_stamp:
             return False
-        self._file_stamp = file_stamp
+        self._file_stamp = stamp
         try:
             self._overrides = _load_overrides(self._registry.path)
         except TailorbirdError as error:
@@ -145,7 +145,7 @@ def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFor
     heads = registry.info(champion.name).heads if champion is not None else ()
     described = []
     for slot in slots:
-        change = formulas.of(slot.name)
+        change = formulas.in_force(slot.name)
         weights = (
             slot.objective
             if change is None
@@ -171,7 +171,7 @@ def _load_overrides(registry: Path) -> dict[str, Formula]:
     formulas = read_formulas(registry)
     overrides: dict[str, Formula] = {}
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
-        change = formulas.of(slot)
+        change = formulas.in_force(slot)
         if change is not None:
             overrides[slot] = Formula(
                 parse_formula(change.text, where=f"slot {slot}"), change.version

@@ -291,7 +291,7 @@ async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) 
     seconds: list[float] = []
 
     def call_timed() -> Any:
-        service.metrics.waited(service.shedder.start(ticket))
+        service.metrics.observe_wait(service.shedder.start(ticket))
         started_at = time.perf_counter()
         try:
             return call(*args)

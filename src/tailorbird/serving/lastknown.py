@@ -94,7 +94,7 @@ class StaleFeatureCache:
         self._tables: OrderedDict[str, _ItemTable] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, features: FeatureSet, person_id: str, rows: Rows, keys: Keys | None) -> None:
+    def store(self, features: FeatureSet, person_id: str, rows: Rows, keys: Keys | None) -> None:
         """Store the features that were read for a person.
 
         Args:

@@ -122,7 +122,7 @@ class Metrics:
         """Count a part that failed while the answer was made without it."""
         self._faults.labels(part).inc()
 
-    def waited(self, seconds: float) -> None:
+    def observe_wait(self, seconds: float) -> None:
         """Record how long a request waited for a thread."""
         self._wait.observe(seconds)
 

@@ -39,7 +39,7 @@ def open_collector(
                 plan,
                 clock,
                 pseudonyms=pseudonyms,
-                stopped=suppression_list,
+                suppression_list=suppression_list,
                 reserve_bytes=reserve_bytes,
                 lake=lake,
                 log_clock=log_clock,

@@ -48,7 +48,7 @@ class Bundles(Protocol):
 
 
 class Overlay(Protocol):
-    def over(self, index: Index | None) -> Index | None: ...
+    def overlay_for(self, index: Index | None) -> Index | None: ...
 
 
 class Tables(Protocol):
@@ -143,7 +143,7 @@ class NullWatcher:
 class NoOverlay:
     """The bundle's index without later changes."""
 
-    def over(self, index: Index | None) -> Index | None:
+    def overlay_for(self, index: Index | None) -> Index | None:
         return index
 
 

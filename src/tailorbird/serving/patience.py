@@ -55,16 +55,16 @@ class Dependency:
 
     def allow(self) -> bool:
         """Return whether to call it now."""
-        return self.breaker.lets()
+        return self.breaker.allow()
 
     def record(self, seconds: float, *, failed: bool = False) -> None:
         """Record a call that took so long, or `failed`."""
         late = seconds > self._budget_s
         self.late += late
         if failed or late:
-            self.breaker.failed()
+            self.breaker.record_failure()
         else:
-            self.breaker.answered()
+            self.breaker.record_success()
 
 
 class ModelBreakers:
@@ -109,7 +109,7 @@ class ModelBreakers:
     def open(self) -> bool:
         """Return whether any of the breakers is open."""
         with self._lock:
-            return any(dependency.breaker.open for dependency in self._dependencies.values())
+            return any(dependency.breaker.is_open for dependency in self._dependencies.values())
 
     def opened(self) -> int:
         with self._lock:
@@ -140,7 +140,10 @@ class Breakers:
         """Return the current state of each."""
         states = [
             BreakerState(
-                dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late
+                dependency.name,
+                dependency.breaker.is_open,
+                dependency.breaker.opened,
+                dependency.late,
             )
             for dependency in (self.store, self.policy, self.log)
         ]

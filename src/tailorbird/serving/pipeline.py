@@ -116,8 +116,8 @@ class Pipeline:
         *,
         slots: Mapping[str, Slot],
         bundles: Bundles,
-        readings: FeatureProvider,
-        answers: AnswerLog | None,
+        feature_provider: FeatureProvider,
+        answer_log: AnswerLog | None,
         clock: Clock,
         rng: np.random.Generator,
         catalogue: Overlay | None = None,
@@ -127,22 +127,22 @@ class Pipeline:
         stale_us: int = STALE_US,
         budgets: Budgets = UNBOUNDED,
         tables: Tables | None = None,
-        editors: EditorialLists | None = None,
+        editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._formulas: Formulas = formulas or DeclaredFormulas()
-        self._slots, self._bundles, self._feature_provider = slots, bundles, readings
-        self._answer_log, self.clock = answers, clock
+        self._slots, self._bundles, self._feature_provider = slots, bundles, feature_provider
+        self._answer_log, self.clock = answer_log, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
         self.breakers = Breakers(budgets)
-        self._shadows = ShadowScorer(readings, self._watcher)
+        self._shadows = ShadowScorer(feature_provider, self._watcher)
         self._last_index: Index | None = None
         self._tables: Tables = tables or NoLiveTables()
         stage_options = {
             "breakers": self.breakers,
             "ages": self._tables.ages,
-            "editorial_lists": editors,
+            "editorial_lists": editorial_lists,
         }
         self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **stage_options)
 
@@ -211,7 +211,7 @@ class Pipeline:
             ),
         )
 
-    def weighed(
+    def compare_variants(
         self, query: RecommendQuery, weigher: VariantComparer
     ) -> dict[str, VariantOutcome] | None:
         """Return the outcome of each variant of a slot for a query, see `rule_costs`, without
@@ -304,7 +304,7 @@ class Pipeline:
 
     def _current_index(self, bundle: Bundle | None) -> Index | None:
         """Return the current items; those of the last index where the bundle has none."""
-        index = self._catalogue.over(bundle.index if bundle else None)
+        index = self._catalogue.overlay_for(bundle.index if bundle else None)
         if index is not None and len(index):
             self._last_index = index
             return index
@@ -485,7 +485,11 @@ class Pipeline:
                 "shadow"
             ):  # over its own index, whose vectors belong to its tower
                 self._shadows.score(
-                    shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index
+                    shadow,
+                    request,
+                    shown,
+                    rows,
+                    self._catalogue.overlay_for(shadow.index) or shadow.index,
                 )
         if request.has_stale_features:
             # Logged features, and the time of an answer, must be those of the state.

@@ -24,7 +24,7 @@ class Pruner:
         self, collector: EventCollector, lake: Storage, *, every_s: float = EVERY_S
     ) -> None:
         self._collector, self._lake = collector, lake
-        self.loop = PeriodicTask("pruner", self.look, every_s=every_s, first=False)
+        self.loop = PeriodicTask("pruner", self.tick, interval_s=every_s, run_at_start=False)
 
     def start(self) -> None:
         self.loop.start()
@@ -32,7 +32,7 @@ class Pruner:
     def stop(self) -> None:
         self.loop.stop()
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Prune once, by the offsets that are released now."""
         try:
             released = read_released(self._lake)
@@ -40,8 +40,8 @@ class Pruner:
             log.warning("nothing is pruned: %s", error)
             return
         raw, answers = (
-            [released.raw(name) for name in self._collector.raw_names],
-            released.answers(self._collector.producer),
+            [released.raw_position(name) for name in self._collector.raw_names],
+            released.responses_position(self._collector.producer),
         )
         if any(raw) or answers:
             self._collector.prune(raw, answers)

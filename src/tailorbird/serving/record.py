@@ -173,8 +173,8 @@ def build_log_entry(
         shadow_scores=request.shadow_scores,
         candidate_sources=list(request.contributed),
         candidate_counts=list(request.contributed.values()),
-        candidate_lists=list(request.lists.asked),
-        candidate_digests=[listed.digest for listed in request.lists.asked.values()],
+        candidate_lists=list(request.lists.by_source),
+        candidate_digests=[listed.digest for listed in request.lists.by_source.values()],
         candidate_positions=_positions(request.lists),
         live=request.live.ravel().tolist()
         if request.live is not None and scores is not None
@@ -190,7 +190,7 @@ def _positions(lists: RequestLists) -> list[int]:
     """
     epochs = lists.tables.epochs
     return [
-        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.asked
+        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.by_source
     ]
 
 

@@ -133,7 +133,7 @@ class Rollout:
         for holder in self._holders.values():
             holder.stop()
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Follow the registry now, for callers without threads."""
         for holder in self._holders.values():
             holder.tick()

@@ -45,7 +45,7 @@ def variants_without(slot: Slot) -> dict[str, Slot]:
         variants[f"cap {cap.most} of {cap.sequence} within {cap.within}"] = replace(
             slot, caps=[other for other in slot.caps if other != cap]
         )
-    for quota in slot.limits:
+    for quota in slot.all_quotas:
         where = (
             f" among the first {quota.first}"
             if quota.first

@@ -80,7 +80,7 @@ log = logging.getLogger(__name__)
 class Scorers(Protocol):
     """The models of the role, as `cli.scoring.Models`."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Load new models, formulas and items."""
         ...
 
@@ -211,7 +211,7 @@ class ScoreRole:
         return self._append(scores, end)
 
     def run(
-        self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None
+        self, stop: threading.Event, *, report: Callable[[int], None] = lambda position: None
     ) -> None:
         """Step while there are rows, else check again every few milliseconds, until `stop` is set.
 
@@ -221,10 +221,10 @@ class ScoreRole:
         prune_at = refresh_at = report_at = 0.0
         while not stop.is_set():
             if time.monotonic() >= refresh_at:
-                self._models.look()
+                self._models.refresh()
                 refresh_at = time.monotonic() + REFRESH_INTERVAL_S
             if self._writer is not None and time.monotonic() >= report_at:
-                tell(self._writer.end())
+                report(self._writer.end())
                 report_at = time.monotonic() + REPORT_INTERVAL_S
             if not self.step(stop).rows:
                 stop.wait(POLL_S)
@@ -354,7 +354,7 @@ class ScoreRole:
         while self._models.reached() < p:
             if stop is None or stop.wait(POLL_S):
                 return False
-            self._models.look()
+            self._models.refresh()
         return True
 
     def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:

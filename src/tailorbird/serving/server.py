@@ -133,7 +133,7 @@ class ServeOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
-    stopped: SuppressionList | None = None
+    suppression_list: SuppressionList | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES
@@ -194,7 +194,7 @@ def run(
     open_this_collector = partial(
         open_collector,
         pseudonyms=options.pseudonyms,
-        suppression_list=options.stopped,
+        suppression_list=options.suppression_list,
         reserve_bytes=options.reserve_bytes,
     )
     with ExitStack() as stack:
@@ -247,7 +247,9 @@ def _assemble(
     stack.callback(schemas.close)
     metrics.watch_copies(schemas.published_at)
     catalogue = Catalogue(options.routed)
-    tables = LiveTables(options.candidates, clock, copies=options.copies, wanted=options.contract)
+    tables = LiveTables(
+        options.candidates, clock, copies=options.copies, expected_contract=options.contract
+    )
     sources = live_sources(
         dict.fromkeys(name for slot in options.slots.values() for name in slot.sources)
     )
@@ -255,7 +257,7 @@ def _assemble(
 
     def load(folder: Path) -> Bundle:
         bundle = schemas.complete(load_bundle(folder))
-        catalogue.over(bundle.index)  # so that the first request after the swap need not
+        catalogue.overlay_for(bundle.index)  # so that the first request after the swap need not
         warm(bundle)
         return bundle
 
@@ -268,14 +270,14 @@ def _assemble(
         Pipeline,
         slots=options.slots,
         bundles=rollout,
-        readings=schemas,
+        feature_provider=schemas,
         catalogue=catalogue,
         clock=clock,
-        editors=editors,
+        editorial_lists=editors,
         tables=tables,
     )
     pipeline = build_pipeline(
-        answers=collector,
+        answer_log=collector,
         rng=np.random.default_rng(),
         watcher=metrics,
         pseudonyms=options.pseudonyms,
@@ -290,7 +292,7 @@ def _assemble(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
     warming = Warming(
-        build_pipeline(answers=None, rng=np.random.default_rng()), catalogue, options.slots
+        build_pipeline(answer_log=None, rng=np.random.default_rng()), catalogue, options.slots
     )
     service = Service(
         pipeline,

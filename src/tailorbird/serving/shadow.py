@@ -43,7 +43,7 @@ class ShadowScorer:
             not shown.ids
             or not shadow.heads
             or not self._has_credit(started_at - request.started_at)
-            or not self._breaker.lets()
+            or not self._breaker.allow()
         ):
             return
         try:
@@ -57,13 +57,13 @@ class ShadowScorer:
                 rows, shown.keys, objective=request.formula.weights, live=live
             )
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
-            self._breaker.answered()
+            self._breaker.record_success()
         except NotReadyError:
-            self._breaker.failed()
+            self._breaker.record_failure()
         except Exception:  # any error, because it does not serve
             log.exception("the shadow %s failed", shadow.version)
             self._watcher.fault("shadow")
-            self._breaker.failed()
+            self._breaker.record_failure()
         finally:
             with self._lock:
                 self._credit_s -= time.perf_counter() - started_at

@@ -81,7 +81,7 @@ class Shaping:
         self._empty_reason = ""  # last reported reason why nothing is shown
 
     @property
-    def asks(self) -> frozenset[str]:
+    def item_attributes(self) -> frozenset[str]:
         """Attributes of items that the rules read."""
         compiled = (
             self.rules,
@@ -90,7 +90,7 @@ class Shaping:
             *(rules for _, rules in self.pins),
         )
         return frozenset().union(
-            *(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.limits)
+            *(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.all_quotas)
         ) - set(ITEM_FIELDS)
 
     # Filters
@@ -106,7 +106,7 @@ class Shaping:
         with self._view_lock:
             if (view := self._view_of(index)) is not None:
                 return view
-            if missing := sorted(self.asks - index.attributes.keys() - RARE_ATTRIBUTES):
+            if missing := sorted(self.item_attributes - index.attributes.keys() - RARE_ATTRIBUTES):
                 log.warning(
                     "slot %s asks for %s, which no item has", self.slot.name, ", ".join(missing)
                 )
@@ -307,7 +307,7 @@ class Shaping:
         return SlateSpec(
             index,
             candidates.rows,
-            slot.limits,
+            slot.all_quotas,
             slot.diversity,
             {
                 position: index_position

@@ -221,8 +221,10 @@ class Stages:
             return None
         try:
             with self.timed("vector"):
-                if request.vector is None or not request.vector.of(space.vectors, request.recent):
-                    request.vector = space.ask(request.recent)
+                if request.vector is None or not request.vector.matches(
+                    space.vectors, request.recent
+                ):
+                    request.vector = space.query(request.recent)
         except BundleError:
             log.exception("the tower of a bundle failed")
             self._watcher.fault("tower")
@@ -263,7 +265,7 @@ class Stages:
             request.mark_degraded("features" if rows is None else "last_known")
             return rows
         request.has_stale_features = False
-        self._stale_cache.keep(features, person_id, rows, keys)
+        self._stale_cache.store(features, person_id, rows, keys)
         if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
             request.mark_degraded("freshness")
         return rows
@@ -317,7 +319,7 @@ class Stages:
                 rows,
                 candidates.keys,
                 objective=request.formula.weights,
-                asked=request.vector,
+                user_query=request.vector,
                 live=live,
             )
             if not np.isfinite(scores.value).all():
@@ -363,7 +365,7 @@ class Stages:
         if shape.diversity is not None and not policy.allow():
             request.mark_degraded("policy")
             shape = replace(shape, diversity=None)
-        bounds, start = shape.bounds(), time.perf_counter()
+        bounds, start = shape.constraints(), time.perf_counter()
         order = arrange_slate(values, size, shape, bounds)
         if shape.diversity is not None:
             policy.record(time.perf_counter() - start)

@@ -85,7 +85,7 @@ class StateReader:
 
     def person(self, request: ReadRequest) -> Rows:
         """Read the features of a person, see `features.read.Reader.person`. Raises as `read`."""
-        return self._read_with(lambda reader: reader.person(request))
+        return self._read_with(lambda reader: reader.read_person(request))
 
     def _read_with(self, query: Callable[[Reader], Rows]) -> Rows:
         opened = self._acquire()

@@ -9,7 +9,7 @@ from tailorbird.serving.messages import DEGRADED, Answer
 
 
 def explain_answer(
-    answer: Answer, *, user: str, known: bool, baseline: str, command: str, refused: str = ""
+    answer: Answer, *, user: str, has_history: bool, baseline: str, command: str, refused: str = ""
 ) -> list[str]:
     """Return a sentence for each reason why an answer is general, short or empty.
 
@@ -30,7 +30,7 @@ def explain_answer(
         )
     if not user:
         sentences.append(f"for a stranger; for somebody: {command} recommend --user ID")
-    elif not known:
+    elif not has_history:
         sentences.append(f"nothing is known of user {user}: the list is a stranger's")
     return sentences
 

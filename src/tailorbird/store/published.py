@@ -159,13 +159,13 @@ class PublishedStore:
         """Return the number of commits that the copies are behind."""
         return self._sequence - (0 if self._head is None else self._head.sequence)
 
-    def publishing(self) -> PublishStatus:
+    def status(self) -> PublishStatus:
         """Return the state of publishing, for metrics."""
         return PublishStatus(
             int(self._current_at * 1e6), self.commits_behind(), len(self._pending.old), self.problem
         )
 
-    def settle(self, timeout_s: float) -> bool:
+    def wait_until_copied(self, timeout_s: float) -> bool:
         """Wait until the copies have everything written so far, and return whether they have."""
         target = self._sequence
 

@@ -189,7 +189,7 @@ class Copies:
             {key[len(prefix) :].partition(b":")[0].decode(errors="replace") for key in keys}
         )
 
-    def claimed(self) -> bool:
+    def is_claimed(self) -> bool:
         """Return whether a publisher has these records."""
         with self._guarded():
             return self._client.read([self._owner_key])[0] is not None
@@ -272,7 +272,7 @@ class Copies:
     def _guarded(self) -> Iterator[None]:
         import redis
 
-        if self._breaker is not None and not self._breaker.lets():
+        if self._breaker is not None and not self._breaker.allow():
             raise StorageError(
                 "the server did not answer lately",
                 where=self.where,
@@ -281,7 +281,7 @@ class Copies:
         try:
             yield
             if self._breaker is not None:
-                self._breaker.answered()
+                self._breaker.record_success()
         except redis.exceptions.NoPermissionError as error:
             fix = f"let the user of store.url have its keys, and the commands {ACL}"
             raise StorageError(
@@ -298,7 +298,7 @@ class Copies:
             OSError,
         ) as error:
             if self._breaker is not None:
-                self._breaker.failed()
+                self._breaker.record_failure()
             is_untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
             fix = (
                 "its certificate must be for this host, and by ssl_ca_certs of store.url"

@@ -94,7 +94,7 @@ def import_files(
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
-    stopped: SuppressionList | None = None,
+    suppression_list: SuppressionList | None = None,
     lake: Storage | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
@@ -151,13 +151,15 @@ def import_files(
         receipt = Receipt(log.started_at, "import", "ndjson")
         hide = None
         if pseudonyms is not None:
-            hide = partial(pseudonyms.line, foreign=format_ == "gorse", types=log.plan.event_types)
+            hide = partial(
+                pseudonyms.pseudonymise_line, foreign=format_ == "gorse", types=log.plan.event_types
+            )
         collect = _Collector(
             receipt,
             log.plan,
             hide,
             log.is_ordered_by(pseudonym_key_id),
-            stopped if stopped else None,
+            suppression_list if suppression_list else None,
             runs,
             refused,
             report,

@@ -174,7 +174,7 @@ class LagMeter:
         if isinstance(self._stream, Path) or not self._producer:
             return raw_addresses(self._stream), response_log_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
-        return raw, {self._producer: self._stream.answers(self._producer)}
+        return raw, {self._producer: self._stream.response_log(self._producer)}
 
     def _open(self, address: Address) -> "_Waits":
         if isinstance(address, Path):
@@ -214,7 +214,7 @@ class LagWatch:
         self._meter = meter
         self.lags: list[Lag] = []
         self.measured_at = 0.0
-        self.loop = PeriodicTask("lag", self._measure, every_s=every_s, failed=meter.close)
+        self.loop = PeriodicTask("lag", self._measure, interval_s=every_s, on_failure=meter.close)
 
     def start(self) -> None:
         self.loop.start()

@@ -98,7 +98,7 @@ def response_log_address(stream: Stream, producer: str) -> "Path | KafkaLog":
     return (
         response_log_path(stream, producer)
         if isinstance(stream, Path)
-        else stream.answers(producer)
+        else stream.response_log(producer)
     )
 
 

@@ -32,15 +32,15 @@ class Released(msgspec.Struct, frozen=True):
     tables: dict[str, dict[str, int]] = {}
     archive: dict[str, int] = {}
 
-    def raw(self, producer: str) -> int:
+    def raw_position(self, producer: str) -> int:
         """Return the row before which nobody needs the raw log of `producer`."""
         return min(self.safe.get(f"raw-{producer}", 0), self.routed.get(producer, 0))
 
-    def answers(self, producer: str) -> int:
+    def responses_position(self, producer: str) -> int:
         """Return the row before which nobody needs the response log of `producer`."""
         return self.safe.get(f"answers-{producer}", 0)
 
-    def of_routed(self) -> int:
+    def routed_position(self) -> int:
         """Return the row before which the lake does not need the routed log; workers may."""
         return self.safe.get("routed", 0)
 
@@ -93,7 +93,7 @@ def read_history_end(lake: Storage, log_start: int) -> int:
         DamageError: the lake does not have all that the log, which begins at `log_start`, has
             deleted.
     """
-    end = read_released(lake).of_routed()
+    end = read_released(lake).routed_position()
     if end < log_start:
         raise DamageError(
             f"the routed log begins at {log_start}, the lake has only what stood before {end}",

@@ -359,7 +359,7 @@ def _fit_amount_trees(
     tree_inputs = replace(tree_inputs, heads=heads)
     if inputs.files is None:
         return _fit_boosters(tree_inputs, settings, progress, sample)
-    rows = sample_blocks(inputs.files.only(heads), settings.rows_in_memory)
+    rows = sample_blocks(inputs.files.select_heads(heads), settings.rows_in_memory)
     matrix = rows.matrix.copy()
     matrix[:, len(drop_net_columns(inputs.encoder).names) :] = np.nan
     rows = replace(rows, matrix=np.ascontiguousarray(matrix[:, : len(tree_inputs.encoder.names)]))
@@ -389,7 +389,7 @@ def _fit_by_architecture(
     net = _fit_net(inputs, net_architecture, settings, progress, sample)
     gain = _validation_gain(inputs, net, boosters)
     comparison = f"ndcg_10 on the validation part {gain.signed} for {net_architecture} over gbdt"
-    winner = net if gain.known and gain.low > 0 else boosters
+    winner = net if gain.has_bounds and gain.low > 0 else boosters
     return replace(
         winner,
         note="; ".join(
@@ -483,9 +483,9 @@ def _fit_net(
     rows: Blocks = Rows(
         inputs.matrix, {head: inputs.labels[head] for head in inputs.heads}, inputs.train.weight
     )
-    rows = rows if inputs.files is None else inputs.files.only(inputs.heads)
+    rows = rows if inputs.files is None else inputs.files.select_heads(inputs.heads)
     if start.since is not None:
-        newest = RowSubset.of(rows, inputs.train.t[inputs.train.request] >= start.since)
+        newest = RowSubset.from_mask(rows, inputs.train.t[inputs.train.request] >= start.since)
         if reason := single_class_problem(newest):
             start = start_from_scratch(layout, parameters, f"since then {reason}")
         else:
@@ -505,7 +505,7 @@ def _fit_net(
         on_epoch=make_epoch_logger(settings.logs),
         progress=partial(progress, f"net {architecture} (rows)"),
         checkpoint=settings.checkpoint,
-        begin=start.weights,
+        initial_weights=start.weights,
         processes=settings.processes,
     )
     warm_start_note = _save_warm_start(
@@ -546,7 +546,7 @@ def _save_warm_start(
         DivergenceError: weights or losses are not finite.
     """
     check_convergence(deep)
-    worthless = deep.worthless(validation)
+    worthless = deep.heads_without_skill(validation)
     losses = ", ".join(
         f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items()
     )
@@ -572,7 +572,7 @@ def check_convergence(deep: "DeepModel") -> None:
     Raises:
         DivergenceError: weights or losses are not finite.
     """
-    if deep.broken:
+    if deep.has_diverged:
         problem = (
             f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
         )

@@ -50,7 +50,7 @@ class Budget:
     rate: float
     vectors: bool
 
-    def applied(self, settings: TrainSettings) -> TrainSettings:
+    def apply(self, settings: TrainSettings) -> TrainSettings:
         """Return the settings limited to this budget."""
         gbdt = replace(settings.gbdt, trees=self.trees, rate=self.rate)
         requests = min(settings.requests or self.requests, self.requests)

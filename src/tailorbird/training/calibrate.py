@@ -65,7 +65,7 @@ class CalibrationChoice:
     loss_name: str = "log loss"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Describe the choice in one sentence."""
         name = self.calibration.name
         if not self.losses:
@@ -93,7 +93,7 @@ def choose_calibration(
     *,
     label_period: Ints | None = None,
     periods_min: int = 1,
-    probability: bool = True,
+    is_probability: bool = True,
 ) -> CalibrationChoice:
     """Choose a calibration by its loss on following periods, and fit it on all rows.
 
@@ -112,11 +112,13 @@ def choose_calibration(
     target = (label > 0).astype(np.float64)
     weight = np.ones(raw.size) if weight is None else weight
     methods = {
-        name: fit for name, fit in METHODS.items() if probability or name not in PROBABILITY_METHODS
+        name: fit
+        for name, fit in METHODS.items()
+        if is_probability or name not in PROBABILITY_METHODS
     }
     if target.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
-    total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
+    total = dict.fromkeys((*(("none",) if is_probability else ()), *methods), 0.0)
     available_period = period + 1 if label_period is None else label_period
     total_weight, judged_periods = 0.0, 0
     for current in np.unique(period)[1:]:
@@ -133,7 +135,7 @@ def choose_calibration(
                 weight[is_current] @ log_losses(fitted.apply(raw[is_current]), target[is_current])
             )
     if judged_periods < periods_min:
-        if probability:
+        if is_probability:
             return CalibrationChoice(Identity(), {}, judged_periods)
         return CalibrationChoice(
             (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight),
@@ -230,7 +232,7 @@ def choose_head_calibration(
         periods,
         weight,
         label_period=label_period,
-        probability=is_probability,
+        is_probability=is_probability,
     )
 
 

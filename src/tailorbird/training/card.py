@@ -151,7 +151,7 @@ def _head_line(name: str, head: HeadFigures) -> str:
 
 
 def _amount_lines(evaluation: Evaluation) -> list[str]:
-    return [f"- {name}: {figures.told}" for name, figures in evaluation.amounts.items()]
+    return [f"- {name}: {figures.summary}" for name, figures in evaluation.amounts.items()]
 
 
 def _calibration_table(name: str, head: HeadFigures) -> str:

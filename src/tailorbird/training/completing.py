@@ -31,7 +31,7 @@ class EvaluationRows:
     """
 
     rows: Dataset
-    values: Mapping[str, Floats]
+    baseline_values: Mapping[str, Floats]
     slates: Mapping[str, Slates]
 
 

@@ -91,14 +91,14 @@ def evaluate_scorers(
             done, rows = done + count, rows + piece.part.rows
         positives, recalled = positives + drawn.positives, recalled + drawn.recalled
         candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
-    about: dict[str, Any] = {"source": material.why}
+    about: dict[str, Any] = {"source": material.source_note}
     if material.scheme is not None:
         about |= {
             "candidate_recall": recalled / max(positives, 1),
             "candidates_mean": candidates / max(test.requests, 1),
         }
         about["candidates"] = describe_sources(sources, about)
-    return replace(evaluator.result(model), about=about)
+    return replace(evaluator.evaluation(model), about=about)
 
 
 def _test_chunks(
@@ -208,7 +208,7 @@ def evaluate(
                 fix="judge it on another slot: --slot NAME",
             )
     progress("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, settings.wanted(now))
+    material = load_material(Lake(lake), features, slot, settings.row_settings(now))
     progress("read", 1, 1)
     data = material.data
     gap = material.label_window

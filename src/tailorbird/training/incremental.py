@@ -65,10 +65,12 @@ def _prepare_folders(
     }
     folder = work / UNFINISHED_FOLDER / slot.name
     unfinished = UnfinishedRun(folder, fingerprint, clock.now())
-    if clock.now() - unfinished.now > DAY:
+    if clock.now() - unfinished.started_at > DAY:
         unfinished.discard()
         unfinished = UnfinishedRun(folder, fingerprint, clock.now())
-    run_name = f"{slot.name}-{settings.architecture}-{to_iso(unfinished.now)[:19].replace(':', '')}"
+    run_name = (
+        f"{slot.name}-{settings.architecture}-{to_iso(unfinished.started_at)[:19].replace(':', '')}"
+    )
     return unfinished, replace(
         settings, checkpoint=folder, logs=work / "logs" / run_name, warm=work / "warm" / slot.name
     )
@@ -122,8 +124,8 @@ def begin_training(
     except UsageError as error:
         return start_from_scratch(layout, parameters, error.message)
     summary = (
-        f"went on from the weights of the last training: {start.new:,} new ids got a row, "
-        f"{start.gone:,} lost theirs"
+        f"went on from the weights of the last training: {start.added:,} new ids got a row, "
+        f"{start.dropped:,} lost theirs"
     )
     incremental_parameters = {**parameters, "epochs": min(EPOCHS, settled_parameters.epochs)}
     return WarmStart(

@@ -106,7 +106,7 @@ class Evaluation:
         }
         return max(baselines, key=lambda name: baselines[name]) if baselines else ""
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON; each interval adds `_low` and `_high` keys."""
         return {
             "results": {name: flatten_intervals(figures) for name, figures in self.figures.items()},
@@ -154,7 +154,7 @@ class Evaluator:
         seed: int = 0,
     ) -> None:
         self._history = history
-        self.as_of(share)
+        self.set_popularity(share)
         self._objective = objective
         self._replicates = replicates
         self._seed = seed
@@ -168,7 +168,7 @@ class Evaluator:
         self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
         self._rows = 0
 
-    def as_of(self, share: Floats) -> None:
+    def set_popularity(self, share: Floats) -> None:
         """Set popularity, and with it the long tail and the new items, as of another moment."""
         self._share, self._tail, self._unseen = share, long_tail_mask(share), share == 0
 
@@ -179,7 +179,7 @@ class Evaluator:
         probabilities: Mapping[str, Floats] | None = None,
         slates: Mapping[str, Slates] = MappingProxyType({}),
         *,
-        named: str = "",
+        slice_name: str = "",
     ) -> None:
         """Add some requests.
 
@@ -224,7 +224,7 @@ class Evaluator:
             )
         )
         self._device.append(part.context["device"].to_pylist())
-        self._slice_names += [named] * part.requests
+        self._slice_names += [slice_name] * part.requests
         self._rows += part.rows
 
     @property
@@ -257,21 +257,21 @@ class Evaluator:
             subset_missed = np.bincount(
                 missed.request[mask[missed.item]], minlength=len(offsets) - 1
             )
-            subsets[figure] = ranked.only(mask[item[ranked.row]], subset_missed)
+            subsets[figure] = ranked.restrict(mask[item[ranked.row]], subset_missed)
         step = assign_steps(self._history.by_item.count(item[ranked.row], t, ranked.request))
         step_missed = assign_steps(self._history.by_item.count(missed.item, t, missed.request))
         for step_index, events in enumerate(STEP_LABELS):
             subset_missed = np.bincount(
                 missed.request[step_missed == step_index], minlength=len(offsets) - 1
             )
-            subsets[f"items {events}"] = ranked.only(step == step_index, subset_missed)
+            subsets[f"items {events}"] = ranked.restrict(step == step_index, subset_missed)
         for figure, value in _listwise_figures(ranked, subsets, item, self._share).items():
             self._values[name][figure].append(value)
         shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
         shown[item[ranked.top[ranked.top >= 0]]] = True
         return ranked
 
-    def result(self, model: str) -> Evaluation:
+    def evaluation(self, model: str) -> Evaluation:
         """Return all metrics; `model` is the one that the others are compared with."""
         person = np.concatenate(self._person)
         # Each request of an unknown user counts as a user of its own.

@@ -95,7 +95,7 @@ def encode_rows(
         if part.live is None
         else {name: part.live[:, index] for index, name in enumerate(live.names)}
     )
-    index_position = series.place_of(part.t)
+    index_position = series.positions_at(part.t)
     assert np.all(index_position >= 0)
     matrix = np.empty((part.rows, len(encoder.names)), np.float32)
     keys, request = part.items.keys[part.item], part.request

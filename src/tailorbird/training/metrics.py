@@ -60,7 +60,7 @@ class RankedLists:
             self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64)
         )
 
-    def only(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "RankedLists":
+    def restrict(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "RankedLists":
         """Return the lists with fewer positives; ranks stay those in the full list.
 
         Args:

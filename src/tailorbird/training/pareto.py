@@ -67,7 +67,7 @@ def measure_model_us(exported: Mapping[str, bytes], heads: Sequence[Head], rows:
 
 def measure_bundle_us(bundle: Bundle) -> float:
     """Measure the microseconds that a loaded bundle takes for ITEMS rows."""
-    rows = np.resize(bundle.encoder.absent, (ITEMS, len(bundle.encoder.names)))
+    rows = np.resize(bundle.encoder.missing_row, (ITEMS, len(bundle.encoder.names)))
     return _best_us(
         lambda: run_heads(
             bundle.sessions, bundle.manifest.heads, np.ascontiguousarray(rows, np.float32)

@@ -244,7 +244,7 @@ class Replay:
         for name, limit in sources.items():
             source = source_of(name)
             if source.kind in LIVE:
-                merge.add(name, limit, *self._list_codes(lists.of(name)))
+                merge.add(name, limit, *self._list_codes(lists.get(name)))
             elif source.kind == "sequence" and self._retriever is not None:
                 merge.add(
                     name,
@@ -267,7 +267,7 @@ class Replay:
         keys = self._items.keys[merged.rows]
         is_visible = ~np.isin(keys, hidden_items)
         codes, keys = merged.rows[is_visible], keys[is_visible]
-        ranks = [rank for name in self._names if len(rank := lists.of(name).ranks(keys))]
+        ranks = [rank for name in self._names if len(rank := lists.get(name).ranks(keys))]
         best = (
             np.min([np.where(rank < 0, ABSENT_RANK, rank) for rank in ranks], axis=0)
             if ranks

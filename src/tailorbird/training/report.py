@@ -78,7 +78,7 @@ def _figures_section(evaluation: Evaluation) -> str:
     rows = []
     for name in ordered:
         gain = evaluation.differences.get(name)
-        gain_cell = "" if gain is None else gain.marked
+        gain_cell = "" if gain is None else gain.signed_html
         figures = evaluation.figures[name]
         cells = [
             escape(name),
@@ -300,7 +300,9 @@ def _learning_curve_chart(model: HeadModel) -> Figure:
 def _cell(interval: Interval) -> str:
     if interval.value != interval.value:
         return "–"
-    spread = f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else ""
+    spread = (
+        f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.has_bounds else ""
+    )
     return f"{interval.value:.4f}{spread}"
 
 

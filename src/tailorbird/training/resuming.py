@@ -41,17 +41,17 @@ class UnfinishedRun:
             saved = msgspec.json.decode(head.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             saved = {}
-        self.resumed = (
+        self.is_resumed = (
             isinstance(saved, dict)
             and saved.get("settings") == expected
             and any(path != head for path in folder.iterdir())
         )
-        if self.resumed:
-            self.now = int(saved["now"])
+        if self.is_resumed:
+            self.started_at = int(saved["now"])
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self.now = now
+        self.started_at = now
         head.write_bytes(msgspec.json.encode({"settings": expected, "now": now}))
 
     def arrays(

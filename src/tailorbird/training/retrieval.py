@@ -85,11 +85,11 @@ def make_retriever(series: IndexSeries) -> VectorRetriever:
     """Return a retriever of items by vectors over the newest index before a time."""
 
     def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
-        space = series.space(int(series.place_of(np.array([t]))[0]))
+        space = series.space(int(series.positions_at(np.array([t]))[0]))
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
         nearest = space.nearest(
-            space.ask(_PersonSequence(request.recent, request.recent_ts)), limit
+            space.query(_PersonSequence(request.recent, request.recent_ts)), limit
         )
         # The index also holds items that first appeared before the next index.
         is_visible = space.index.first_seen[nearest.rows] < t
@@ -145,7 +145,7 @@ def choose_retrieval(
     cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
     gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
     progress(1, 1)
-    if choice == "auto" and not (gain.known and gain.low > 0 and cost <= COST_US_MAX):
+    if choice == "auto" and not (gain.has_bounds and gain.low > 0 and cost <= COST_US_MAX):
         return RetrievalChoice(
             series,
             None,
@@ -167,7 +167,7 @@ def choose_retrieval(
 
 def _series_at(series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
-    position = int(series.place_of(np.array([as_of]))[0])
+    position = int(series.positions_at(np.array([as_of]))[0])
     moment, index = int(series.moments[position]), series.indexes[position]
     return IndexSeries(
         series.moments[position : position + 1], (index,), (learner.space(index, moment),)

@@ -47,7 +47,7 @@ class PresenceIndex:
             if name in events.column_names:
                 mask = pc.and_(mask, pc.equal(pc.fill_null(events[name], expected), expected))
         present = events.filter(mask)
-        self._counter = Counter.over(people.encode(present["person"]), micros(present["ts"]))
+        self._counter = Counter.from_keys(people.encode(present["person"]), micros(present["ts"]))
         self._complete_until = complete_until
 
     def label(self, target: Return, person: Ints, t: Ints) -> Label:

@@ -92,7 +92,7 @@ class Material:
     codes: Codes
     data: Dataset
     scheme: Scheme | None
-    why: str
+    source_note: str
     heads: tuple[str, ...]
     attribution: int
     complete_until: int
@@ -103,7 +103,7 @@ class Material:
         return add_profiles(self.events, self.items)
 
     @property
-    def logged(self) -> bool:
+    def is_logged(self) -> bool:
         """Return whether the rows are logged responses."""
         return self.scheme is None
 
@@ -115,7 +115,7 @@ class Material:
         )
 
     @property
-    def by_type(self) -> dict[str, Interactions]:
+    def interactions_by_type(self) -> dict[str, Interactions]:
         """Return the interactions of `history` by event type."""
         return {
             type_name: encode_interactions(self.events, self.people, self.codes, (type_name,))
@@ -133,7 +133,7 @@ class Material:
         A drawn request's own event happens at once, unless the request was moved.
         """
         later = (
-            self.logged
+            self.is_logged
             or MOVED_KEY in self.data.scheme
             or any(len(outcomes) for outcomes in self._extra_outcomes.values())
         )
@@ -243,7 +243,7 @@ def log_end(events: pa.Table) -> int:
 def _drop_unsettled(material: Material) -> Material:
     """Drop drawn requests whose further labels may still change."""
     data = material.data
-    if material.logged or not material.label_window:
+    if material.is_logged or not material.label_window:
         return material
     settled = np.flatnonzero(data.t + material.label_window <= material.complete_until)
     if not len(settled):

@@ -168,7 +168,7 @@ def gather_signal_rows(
     """
     target_slot = replace(slot, objective={target: 1.0})
     progress("read", 0, 1)
-    material = load_material(lake, features, target_slot, settings.wanted(now))
+    material = load_material(lake, features, target_slot, settings.row_settings(now))
     data, gap = material.data, material.label_window
     _require_requests(
         data, target, 4 * REQUESTS_MIN, f"{data.requests:,} requests of slot {slot.name}"
@@ -193,7 +193,7 @@ def gather_signal_rows(
     )
     live = select_live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
-    train_requests = split.train[series.place_of(start) >= 0]
+    train_requests = split.train[series.positions_at(start) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
         "train": (thin(train_requests, settings.requests, settings.seed), all_requests),
@@ -221,7 +221,7 @@ def gather_signal_rows(
         matrix = np.concatenate(
             [encode_rows(piece, encoder, series, live=live) for piece in pieces]
         )
-        drawn = evenly[requests] if material.logged else np.ones(part.requests, bool)
+        drawn = evenly[requests] if material.is_logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(
             matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn
         )
@@ -267,7 +267,7 @@ def _about(
         }
         for name, rows in parts.items()
     }
-    return {"slot": slot.name, "target": target, "source": material.why, "parts": sizes}
+    return {"slot": slot.name, "target": target, "source": material.source_note, "parts": sizes}
 
 
 def _require_requests(data: Dataset, target: str, requests_min: int, where: str) -> None:

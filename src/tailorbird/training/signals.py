@@ -108,7 +108,7 @@ class SignalReport:
     about: dict[str, Any]
     notes: tuple[str, ...]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         ranking = {
             "target": self.target,
@@ -253,7 +253,7 @@ def rank_parts(
     )
     about = parts.about | {
         "schema_hash": features.schema_hash,
-        "as_of": to_iso(unfinished.now),
+        "as_of": to_iso(unfinished.started_at),
         "seed": settings.seed,
     }
     notes = _notes(
@@ -285,7 +285,7 @@ def _load_parts(
             seed=settings.seed,
         )
         gathered = gather_signal_rows(
-            features, slot, target, lake, unfinished.now, trained, progress=progress
+            features, slot, target, lake, unfinished.started_at, trained, progress=progress
         )
         head = msgspec.json.encode([gathered.names, gathered.categorical, gathered.about])
         return {**gathered.arrays(), "head": np.frombuffer(head, np.uint8)}

@@ -47,7 +47,7 @@ def write_signals(folder: Path, report: SignalReport, commands: Sequence[str]) -
     image = folder / "signals.png"
     overview_figure(report).savefig(image, dpi=130, metadata={"Software": None})
     (folder / "signals.json").write_bytes(
-        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1)
+        msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1)
     )
     parts = [
         _summary(report),
@@ -223,7 +223,7 @@ def _cells(signal: Signal) -> list[str]:
 def _interval(interval: Interval) -> str:
     if not np.isfinite(interval.value):
         return "–"
-    return interval.marked
+    return interval.signed_html
 
 
 def _charts_section(report: SignalReport) -> str:

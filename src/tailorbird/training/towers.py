@@ -197,15 +197,15 @@ class TowerLearner:
         vectors = build_item_vectors(index, self.codes, model, self._content, tokens)
         return Space(Tower(plan, edges, model.run), replace(index, vectors=vectors))
 
-    def indexed(self, space: Space) -> Space:
+    def add_inverted_file(self, space: Space) -> Space:
         """Return the space with an inverted file, tuned with users, if it has many items."""
         if len(space.index) < INVERTED_ITEMS_MIN:
             return space
         row, gap = self._user_windows(space, PROBE_USERS)
-        users = space.tower.read(space.vectors, row, gap)
+        users = space.tower.encode_windows(space.vectors, row, gap)
         return replace(space, index=replace(space.index, vectors=space.vectors.indexed(users)))
 
-    def files(self, space: Space) -> dict[str, bytes]:
+    def export_files(self, space: Space) -> dict[str, bytes]:
         """Export the last tower for a bundle, and check the export.
 
         Raises:
@@ -219,7 +219,7 @@ class TowerLearner:
         exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
         row, gap = self._parity_windows(space)
         trained, restored = (
-            replace(space.tower, net=net).read(space.vectors, row, gap)
+            replace(space.tower, net=net).encode_windows(space.vectors, row, gap)
             for net in (space.tower.net, exported)
         )
         worst = float(np.abs(trained - restored).max(initial=0.0))
@@ -230,7 +230,9 @@ class TowerLearner:
             )
         golden = self._random_windows(space, GOLDEN_ROWS)
         arrays = {"edges": space.tower.edges, "golden_row": golden[0], "golden_gap": golden[1]}
-        arrays["golden_user"] = replace(space.tower, net=exported).read(space.vectors, *golden)
+        arrays["golden_user"] = replace(space.tower, net=exported).encode_windows(
+            space.vectors, *golden
+        )
         files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
         return {"plan.json": msgspec.json.encode(space.tower.plan), "user.onnx": data, **files}
 
@@ -317,7 +319,7 @@ def add_spaces(
         count,
     )
     even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
-    learned_at = {*even, int(series.place_of(np.array([validation_from]))[0])}
+    learned_at = {*even, int(series.positions_at(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first
     for number in range(first, count):
         progress(number, count)

@@ -139,20 +139,20 @@ def _train(
     unfinished: UnfinishedRun | None,
     progress: Progress,
 ) -> TrainReport:
-    now = clock.now() if unfinished is None else unfinished.now
+    now = clock.now() if unfinished is None else unfinished.started_at
     timer = StageTimer(progress)
     store = Registry(registry, clock=clock)
 
-    timer.tell("read", 0, 1)
+    timer.report("read", 0, 1)
     champion, bundle, unjudged = _load_champion(store, features, slot)
     other_features = [bundle.features] if bundle is not None and bundle.features is not None else []
     source = Lake(lake).pinned()  # data loaded during the training is for the next one
     material = load_material(
-        source, features, slot, settings.wanted(now, heads), other_features=other_features
+        source, features, slot, settings.row_settings(now, heads), other_features=other_features
     )
     data = material.data
     split = split_requests(data, material, settings)
-    timer.tell("read", 1, 1)
+    timer.report("read", 1, 1)
     retrieval = _choose_retrieval(material, features, slot, split, settings, timer)
     series = retrieval.series
     rivals = _load_rivals(store, bundle, features, slot)
@@ -167,9 +167,9 @@ def _train(
         series,
         slot.objective,
         settings,
-        position=material.logged and slot.denominator == "answer",
+        position=material.is_logged and slot.denominator == "answer",
         label_window=material.label_window,
-        progress=timer.tell,
+        progress=timer.report,
         heads=heads,
     )
     test_from, recipe = split.validation_until, recipe_hash(features, slot, settings)
@@ -182,10 +182,10 @@ def _train(
     )
     decision = decide(judgement.evidence(store))
     all_notes = (
-        material.why,
+        material.source_note,
         *(
             (f"went on with the training that was begun at {to_iso(now)} and cut short",)
-            if unfinished and unfinished.resumed
+            if unfinished and unfinished.is_resumed
             else ()
         ),
         *((retrieval.summary,) if retrieval.summary else ()),
@@ -209,12 +209,14 @@ def _train(
         "anchor": judgement.anchor_after(store, decision),
         "architecture": fitted.architecture,
         "owner": owner,
-        "columns": fitted.encoder.told(),
-        "calibration": {head: choice.told for head, choice in fitted.calibration_choices.items()},
+        "columns": fitted.encoder.describe_columns(),
+        "calibration": {
+            head: choice.summary for head, choice in fitted.calibration_choices.items()
+        },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
         **_lake_provenance(source, data),
     }
-    timer.tell("bundle", 0, 1)
+    timer.report("bundle", 0, 1)
     card = render_model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         _write_bundle(
@@ -252,7 +254,7 @@ def _train(
             owner=owner,
             meaning=settings.meaning,
         )
-    timer.tell("bundle", 1, 1)
+    timer.report("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
     report = TrainReport(
@@ -266,7 +268,7 @@ def _train(
         notes,
         about,
         timer.seconds,
-        instead=fallback_version,
+        fallback_version=fallback_version,
     )
     return (
         report
@@ -319,7 +321,7 @@ def _choose_retrieval(
     """Build the indexes over time, with vectors if requested and better."""
     moments = index_moments(material.data, split, settings)
     series = build_series(
-        material.events, material.items, moments, progress=partial(timer.tell, "index")
+        material.events, material.items, moments, progress=partial(timer.report, "index")
     )
     return choose_retrieval(
         material,
@@ -331,7 +333,7 @@ def _choose_retrieval(
         settings.tower,
         validation=material.data.take(split.validation),
         seed=settings.seed,
-        progress=partial(timer.tell, "vectors"),
+        progress=partial(timer.report, "vectors"),
     )
 
 
@@ -426,7 +428,7 @@ def _build_parts(
     The test part has no candidates yet.
     """
     limit = settings.requests
-    if material.logged:  # as many rows as drawn requests would have
+    if material.is_logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
     train = thin(split.train, limit, settings.seed)
@@ -434,7 +436,7 @@ def _build_parts(
     test = thin(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
         plan.replay(material, features, plan.live),
-        partial(timer.tell, "candidates"),
+        partial(timer.report, "candidates"),
     )
     combined = data.take(np.concatenate([train, validation]))
     if material.scheme is None:
@@ -521,7 +523,7 @@ def _evaluate_rivals(
         slot.objective,
         as_of=test_from,
         seed=settings.seed,
-        progress=timer.tell,
+        progress=timer.report,
     )
 
 
@@ -707,7 +709,7 @@ def _about(
     return {
         "slot": slot.name,
         "objective": dict(slot.objective),
-        "source": "logged answers" if material.logged else "what people chose",
+        "source": "logged answers" if material.is_logged else "what people chose",
         "sources": plan.sources,
         "live_columns": list(plan.live.names),
         "scheme": dict(parts.train.scheme),
@@ -747,11 +749,11 @@ def _write_bundle(
     write_index(folder / "index", material.events, material.items, now, meaning=settings.meaning)
     tower = None
     if retrieval.learner is not None:
-        space = retrieval.learner.indexed(
+        space = retrieval.learner.add_inverted_file(
             retrieval.learner.space(Index.open(folder / "index"), now)
         )
         space.vectors.write(folder / "index")
-        tower = retrieval.learner.files(space)
+        tower = retrieval.learner.export_files(space)
     write_bundle(
         folder / "bundle",
         created_at=now,
@@ -765,7 +767,7 @@ def _write_bundle(
         formula={head: weight for head, weight in slot.objective.items() if head in fitted.models},
         window=Window(about["window"]["from"], about["window"]["test_from"]),
         metrics={
-            **evaluation.plain(),
+            **evaluation.to_dict(),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": fitted.parity,

@@ -198,7 +198,7 @@ def _learn_steps(
         elif isinstance(step, declared.ImputeStep) and not numbers:
             fitted = _learn_impute_key(step, keys)
             keys = fitted.fill(keys)
-        elif step.takes == declared.KEY:
+        elif step.input_kind == declared.KEY:
             fitted = _learn_keys(step, transform, keys, labelled)
             x, numbers = fitted.apply(keys), True
         else:
@@ -210,7 +210,7 @@ def _learn_steps(
 
 def _complete_steps(transform: Transform, categorical: bool) -> tuple[declared.Step, ...]:
     """Append a vocabulary step to a category without a step that makes numbers."""
-    has_key_step = any(step.takes == declared.KEY for step in transform.steps)
+    has_key_step = any(step.input_kind == declared.KEY for step in transform.steps)
     return (
         transform.steps
         if has_key_step or not categorical

@@ -12,7 +12,7 @@ class StageTimer:
         self._progress, self._last = progress, time.monotonic()
         self.seconds: dict[str, float] = {}
 
-    def tell(self, stage: str, done: int, total: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         moment = time.monotonic()
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
         self._last = moment

@@ -1,13 +1,15 @@
-"""Faults by the hundred, and what they did: `make chaos`, or python -m tests.faults.chaos.
+"""Inject hundreds of faults and judge the results: `make chaos`, or python -m tests.faults.chaos.
 
-    --kills N       how many kills and power cuts (default 1,500: each point of each scene once, and the real processes under load)
+    --kills N       how many kills and power cuts (default 1,500: each point of each scene once, and
+                    the real processes under load)
     --quick         some hundred injected faults and no real processes: what `make test` runs
-    --mutants       unsafe changes instead, each of which the same scenes must notice; with --quick without those of the feature engine
-    --json PATH     all that was found, for docs/reliability.md
-    --keep PATH     each result as it comes; with the same file again, a run that was cut short goes on
+    --mutants       unsafe changes instead, each of which the same scenes must notice; with --quick
+                    without those of the feature engine
+    --json PATH     all results, for docs/reliability.md
+    --keep PATH     each result as it comes; with the same file again, an interrupted run continues
 
-The last line reads `kills N, lost 0, doubled 0, unequal 0` with the counts as they are; the exit
-status is 1 if any of the three is not 0.
+The last line reads `kills N, lost 0, doubled 0, unequal 0` with the actual counts; the exit status
+is 1 if any of the three is not 0.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from tests.faults.chaos import injection, mutants, power, trials
 from tests.faults.chaos.injection import Point
 from tests.faults.chaos.judging import Verdict, save_events, warm
 from tests.faults.chaos.live import LIVE
-from tests.faults.chaos.plan import plan, root_of
+from tests.faults.chaos.plan import choose_root, plan
 from tests.faults.chaos.scenes import SCENES
 from tests.faults.chaos.site import Site
 from tests.faults.chaos.trials import Result
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     if injection.WHY_NOT:
         sys.stderr.write(f"no faults can be injected: {injection.WHY_NOT}\n")
         return 2
-    root = Path(tempfile.mkdtemp(prefix="chaos-", dir=root_of(options.root)))
+    root = Path(tempfile.mkdtemp(prefix="chaos-", dir=choose_root(options.root)))
     try:
         return _mutants(root, options) if options.mutants else _chaos(root, options)
     finally:
@@ -90,92 +92,97 @@ def main(arguments: list[str] | None = None) -> int:
 def _chaos(root: Path, options: argparse.Namespace) -> int:
     started = time.monotonic()
     no_power = power.why_not()
-    wanted = (
+    counts = (
         dict(QUICK)
         if options.quick
         else {kind: round(share * options.kills) for kind, share in SHARE.items()}
     )
     if no_power:
-        wanted.pop("power")
+        counts.pop("power")
         sys.stderr.write(f"no power cuts: {no_power}\n")
     if options.kind:
-        wanted = {kind: count for kind, count in wanted.items() if kind in options.kind}
+        counts = {kind: count for kind, count in counts.items() if kind in options.kind}
     names = [
         scene.name
         for scene in SCENES
         if scene.name in options.scene or (not options.scene and (scene.quick or not options.quick))
     ]
     revision = revision_of(Path(__file__))
-    kept, drills = _read_kept(options.keep)
-    results = list(kept.values())
+    earlier_results, drills = _read_results(options.keep)
+    results = list(earlier_results.values())
     if names:
         if not options.kind:
-            wanted["none"] = len(
-                names
-            )  # what is undisturbed must be judged clean, or the judge is no judge
-        chosen = plan(partial(_prepare, root, names, options.jobs), wanted, options.seed)
+            counts["none"] = len(names)  # an undisturbed trial must be clean, or the judge is wrong
+        chosen = plan(partial(_prepare, root, names, options.jobs), counts, options.seed)
         chosen = [
             trial
             for trial in chosen
-            if (trial.kind, trial.scene, trial.place, trial.seed) not in kept
+            if (trial.kind, trial.scene, trial.place, trial.seed) not in earlier_results
         ]
-        for result in _each(partial(_attempt, root), chosen, options.jobs, "faults"):
+        for result in _run_in_pool(partial(_attempt, root), chosen, options.jobs, "faults"):
             results.append(replace(result, revision=revision, at=_today()))
-            _keep(options.keep, asdict(results[-1]))
+            _append_row(options.keep, asdict(results[-1]))
     if not options.quick and not options.kind:
         done = sum(result.hit for result in results if result.kind in ("kill", "power"))
-        left = max(40, options.kills - done)
+        remaining_kills = max(40, options.kills - done)
         for drill in LIVE:
             if (not options.scene or drill.name in options.scene) and drill.name not in {
                 each["name"] for each in drills
             }:
                 played = drill.play(
-                    root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1
+                    root / drill.name.lower().replace(" ", "-"),
+                    round(remaining_kills * drill.share) or 1,
                 )
                 drills.append({**played, "revision": revision, "at": _today()})
-                _say_drill(drills[-1])
-                _keep(options.keep, {"drill": drills[-1]})
-    return _report(results, drills, options, time.monotonic() - started, continued=bool(kept))
+                _print_drill(drills[-1])
+                _append_row(options.keep, {"drill": drills[-1]})
+    return _report(
+        results, drills, options, time.monotonic() - started, continued=bool(earlier_results)
+    )
 
 
 def revision_of(path: Path) -> str:
-    """The commit that is tried, with a mark if anything of it was changed since; empty outside of a
-    repository.
+    """Return the commit under test, with a mark if its files were changed since.
+
+    Empty outside of a repository.
     """
-    said = []
+    outputs = []
     for command in (
         ["rev-parse", "--short=10", "HEAD"],
         ["status", "--porcelain", "--untracked-files=no"],
     ):
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(path.parent), *command], capture_output=True, text=True, check=False
         )
-        if done.returncode:
+        if process.returncode:
             return ""
-        said.append(done.stdout.strip())
-    return said[0] + ("+" if said[1] else "")
+        outputs.append(process.stdout.strip())
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def _today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-def _tried(results: list[Result]) -> dict[str, dict[str, str]]:
-    """For each scene the revisions of which its results are, and when the last of them came."""
-    found: dict[str, dict[str, str]] = {}
+def _revisions_by_scene(results: list[Result]) -> dict[str, dict[str, str]]:
+    """Return for each scene the revisions of its results, and the date of the last one."""
+    revisions_by_scene: dict[str, dict[str, str]] = {}
     for scene in sorted({result.scene for result in results}):
-        of = [result for result in results if result.scene == scene]
-        revisions = ", ".join(dict.fromkeys(result.revision for result in of if result.revision))
-        found[scene] = {"revision": revisions, "at": max(result.at for result in of)}
-    return found
+        scene_results = [result for result in results if result.scene == scene]
+        revisions = ", ".join(
+            dict.fromkeys(result.revision for result in scene_results if result.revision)
+        )
+        revisions_by_scene[scene] = {
+            "revision": revisions,
+            "at": max(result.at for result in scene_results),
+        }
+    return revisions_by_scene
 
 
-def _read_kept(
+def _read_results(
     path: Path | None,
 ) -> tuple[dict[tuple[str, str, str, int], Result], list[dict[str, Any]]]:
-    """The results of a run that was cut short, by what was tried, and the drills that it got
-    through.
-    """
+    """Return the results of an interrupted run, by trial, and the drills that it finished."""
     results: dict[tuple[str, str, str, int], Result] = {}
     drills: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path is not None and path.exists() else []:
@@ -188,7 +195,7 @@ def _read_kept(
     return results, drills
 
 
-def _keep(path: Path | None, row: dict[str, Any]) -> None:
+def _append_row(path: Path | None, row: dict[str, Any]) -> None:
     if path is not None:
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -207,8 +214,8 @@ def _report(
     hit = [result for result in results if result.hit]
     kinds = {kind: [result for result in hit if result.kind == kind] for kind in trials.KINDS}
     kills = len(kinds["kill"]) + len(kinds["power"]) + sum(drill["kills"] for drill in drills)
-    # A write that a disk swallowed is not ours to bring back. What counts there is who was told,
-    # which is a figure of its own.
+    # A write that a disk swallowed cannot be restored. Only its detection counts, which is a
+    # figure of its own.
     wrong += [result for result in hit if not result.verdict.clean and result.kind != "lost"]
     totals = {
         name: sum(getattr(result.verdict, name) for result in wrong)
@@ -222,33 +229,34 @@ def _report(
             f"{'; '.join(result.verdict.notes[:4])}"
         )
     table = {
-        kind: dict(Counter(result.scene for result in found))
-        for kind, found in kinds.items()
-        if found
+        kind: dict(Counter(result.scene for result in results_))
+        for kind, results_ in kinds.items()
+        if results_
     }
     for kind, scenes in table.items():
         print(
             f"{kind:<6}{sum(scenes.values()):>6}  "
             + ", ".join(f"{scene} {count}" for scene, count in scenes.items())
         )
-    swallowed = kinds["lost"]
+    swallowed_writes = kinds["lost"]
     spent = sum(result.seconds for result in results) / options.jobs + sum(
         drill["seconds"] for drill in drills
     )
-    told = Counter(
+    named_by_counts = Counter(
         "role" if result.verdict.told else result.verdict.named_by or "harmless"
-        for result in swallowed
+        for result in swallowed_writes
         if not result.silent
     )
-    silent = [result for result in swallowed if result.silent]
+    silent = [result for result in swallowed_writes if result.silent]
     silent_counts = {
         name: sum(getattr(result.verdict, name) for result in silent)
         for name in ("lost", "doubled", "unequal")
     }
-    if swallowed:
+    if swallowed_writes:
         places = "; ".join(f"{each.scene} {each.point}" for each in silent)
         print(
-            f"swallowed writes {len(swallowed)}, of which nobody was told {len(silent)}: {places}"
+            f"swallowed writes {len(swallowed_writes)}, of which nobody was told "
+            f"{len(silent)}: {places}"
         )
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {
@@ -258,18 +266,18 @@ def _report(
         "by_kind": table,
         "not_hit": len(results) - len(hit),
         "swallowed_writes": {
-            "tried": len(swallowed),
+            "tried": len(swallowed_writes),
             "silent": len(silent),
             "silent_counts": silent_counts,
-            **told,
+            **named_by_counts,
         },
         "recovery_s": {
-            "median": _at(recoveries, 0.5),
-            "p99": _at(recoveries, 0.99),
-            "max": _at(recoveries, 1.0),
+            "median": _quantile(recoveries, 0.5),
+            "p99": _quantile(recoveries, 0.99),
+            "max": _quantile(recoveries, 1.0),
         },
         "drills": drills,
-        "tried": _tried(hit),
+        "tried": _revisions_by_scene(hit),
         "seconds": round(spent),
         "seed": options.seed,
         "continued": continued,
@@ -292,22 +300,22 @@ def _report(
 
 def _mutants(root: Path, options: argparse.Namespace) -> int:
     names = sorted({name for mutant in mutants.MUTANTS for name in mutant.scenes})
-    found = _prepare(root, names, options.jobs, 1)
-    for name in names:  # a sound one must pass where they must not
-        sound = trials.attempt(
-            root, trials.trials_of("none", name, found[name], 1)[0], root / "room"
+    points_by_scene = _prepare(root, names, options.jobs, 1)
+    for name in names:  # without a mutant each scene must be clean
+        result = trials.attempt(
+            root, trials.trials_of("none", name, points_by_scene[name], 1)[0], root / "room"
         )
-        assert sound.verdict.clean, (
-            f"scene {name} is not clean without a mutant: {sound.verdict.notes}"
+        assert result.verdict.clean, (
+            f"scene {name} is not clean without a mutant: {result.verdict.notes}"
         )
-    asked = [
+    mutant_names = [
         name
         for name in mutants.names(engine=not options.quick)
         if not options.scene or any(each in name for each in options.scene)
     ]
     rows = sorted(
-        _each(partial(_try_mutant, root), asked, options.jobs, "mutants"),
-        key=lambda row: asked.index(row["name"]),
+        _run_in_pool(partial(_try_mutant, root), mutant_names, options.jobs, "mutants"),
+        key=lambda row: mutant_names.index(row["name"]),
     )
     for row in rows:
         row["how"] = row["how"].replace(f"{root}/", "").splitlines()[0]
@@ -320,17 +328,19 @@ def _mutants(root: Path, options: argparse.Namespace) -> int:
 
 
 def _prepare(root: Path, names: list[str], jobs: int, seed: int) -> dict[str, list[Point]]:
-    found = dict(_each(partial(_points, root, seed), names, jobs, f"scenes, seed {seed}"))
+    points_by_scene = dict(
+        _run_in_pool(partial(_points, root, seed), names, jobs, f"scenes, seed {seed}")
+    )
     if not (root / "events.arrow").exists():
-        made = injection.run(
+        outcome = injection.run(
             lambda _: save_events(
                 Site(trials.base_of(root, names[0], seed)), root / "events.arrow"
             ),
             root / "log",
         )
-        assert made.status == 0, made.error
+        assert outcome.status == 0, outcome.error
         warm(root / "events.arrow")
-    return {name: found[name] for name in names}
+    return {name: points_by_scene[name] for name in names}
 
 
 def _points(root: Path, seed: int, name: str) -> tuple[str, list[Point]]:
@@ -345,40 +355,41 @@ def _try_mutant(root: Path, name: str) -> dict[str, Any]:
     return mutants.attempt(root, name, root / f"room-{os.getpid()}")
 
 
-def _each(do: Callable[[T], R], items: list[T], jobs: int, what: str) -> Iterator[R]:
-    """The results, as they come, from some processes; each is a fork of this one, with all that it
-    has imported and compiled.
+def _run_in_pool(work: Callable[[T], R], items: list[T], jobs: int, label: str) -> Iterator[R]:
+    """Yield results from worker processes as they come.
+
+    Each process is a fork of this one, with all imported and compiled modules.
     """
-    with _bar(what, len(items)) as advance, multiprocessing.get_context("fork").Pool(jobs) as pool:
-        for result in pool.imap_unordered(do, items):
+    with _bar(label, len(items)) as advance, multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for result in pool.imap_unordered(work, items):
             advance()
             yield result
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+def _bar(label: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    # Without a thread of its own, which a fork would leave without its locks.
+    # No refresh thread: a fork would leave its locks held.
     console = Console(stderr=True)
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(label, total=total)
 
         def advance() -> None:
             progress.update(task, advance=1)
             progress.refresh()
             done = int(progress.tasks[0].completed)
             if not console.is_terminal and done % _LINE_EVERY == 0:
-                sys.stderr.write(f"{what}: {done} of {total}\n")
+                sys.stderr.write(f"{label}: {done} of {total}\n")
 
         yield advance
 
 
-def _say_drill(drill: dict[str, Any]) -> None:
+def _print_drill(drill: dict[str, Any]) -> None:
     if drill.get("skipped"):
         print(f"drill {drill['name']}: not run: {drill['skipped']}")
         return
@@ -391,7 +402,7 @@ def _say_drill(drill: dict[str, Any]) -> None:
         print(f"  {note}")
 
 
-def _at(values: list[float], share: float) -> float:
+def _quantile(values: list[float], share: float) -> float:
     return round(values[min(len(values) - 1, int(share * len(values)))], 2) if values else 0.0
 
 

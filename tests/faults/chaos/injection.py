@@ -1,10 +1,9 @@
-"""A step of a role in a child of its own, watched by strace from outside: killed, refused or
-stopped at the Nth of its system calls.
+"""Runs a step of a role in a child watched by strace: killed, refused or stopped at its Nth call.
 
-The parent imports everything once and never opens a lake, a store or a log itself; a child is a
-fork of it, so that a fault costs a fraction of a second instead of a start of Python. What the
-child acknowledges comes over a socket, whose `sendto` no fault touches: what was received before
-the child died is the ledger, and it stands outside.
+The parent imports everything once and never opens a lake, a store or a log itself. A child is a
+fork of it, so that a fault costs a fraction of a second instead of a start of Python. The child's
+acknowledgements come over a socket, whose `sendto` no fault touches: the messages received before
+the child died are the ledger, and it stands outside.
 
 strace counts by system call and by thread: "the 3rd fdatasync" is the first one that is any
 thread's third.
@@ -59,8 +58,9 @@ WHY_NOT = (
 
 @dataclass(frozen=True)
 class Injection:
-    """What happens at the `when`-th `call`: `signal=KILL`, `signal=STOP`, `error=EIO`, `retval=24`
-    …, as strace writes it.
+    """The fault at the `when`-th `call`, in strace's syntax.
+
+    Such as `signal=KILL`, `signal=STOP`, `error=EIO` or `retval=24`.
     """
 
     call: str
@@ -73,19 +73,18 @@ class Injection:
 
 @dataclass
 class Outcome:
-    """How a child ended, and what it had said by then.
+    """The end of a child, and its messages until then.
 
     Attributes:
         status: exit status, or minus the signal.
-        told: what it acknowledged, in order.
-        error: why it failed, if it did so by itself.
-        alarms: what it told an operator as critical, or ended with, of a file that is not as it was
-            written.
+        told: its acknowledgements, in order.
+        error: the reason, if it failed by itself.
+        alarms: its critical log messages, or final error, about a corrupt file.
         calls: lines of the trace, if one was kept.
     """
 
     status: int
-    told: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     alarms: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -96,17 +95,17 @@ class Outcome:
 
 
 class Tell:
-    """What a step says to the ledger outside: durable for the ledger's purposes once it returns."""
+    """Sends a step's reports to the outer ledger; a report is durable once the call returns."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
-    def __call__(self, **said: Any) -> None:
-        self._channel.send(json.dumps(said).encode())
+    def __call__(self, **fields: Any) -> None:
+        self._channel.send(json.dumps(fields).encode())
 
 
 class _Alarm(logging.Handler):
-    """Says to the outside what an operator is told as critical."""
+    """Sends critical log messages to the outside."""
 
     def __init__(self, channel: socket.socket) -> None:
         super().__init__(logging.CRITICAL)
@@ -114,7 +113,7 @@ class _Alarm(logging.Handler):
 
     @classmethod
     def install(cls, channel: socket.socket) -> None:
-        """In a child, where no other handler is and nothing outlasts it."""
+        """Add the handler in a child, which has no other handlers."""
         logging.getLogger("tailorbird").addHandler(cls(channel))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -129,21 +128,21 @@ class Child:
     """A fork that waits at a gate until it is watched, and then runs its step."""
 
     def __init__(self, step: Step, log: Path, deadline_s: int = DEADLINE_S) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._parent_end, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._parent_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         sys.stdout.flush()
         sys.stderr.flush()
         self.log = log
         self.pid = os.fork()
         if self.pid == 0:
-            self._be_child(step, theirs, deadline_s)
-        theirs.close()
+            self._be_child(step, child_end, deadline_s)
+        child_end.close()
         self._strace: subprocess.Popen | None = None
 
     def _be_child(self, step: Step, channel: socket.socket, deadline_s: int) -> None:
         status = 70
         try:
-            self._ours.close()
+            self._parent_end.close()
             output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -169,7 +168,7 @@ class Child:
         self, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = ()
     ) -> None:
         """Attach strace, and return once it watches."""
-        names = {each.call for each in injections} | set(calls)
+        names = {injection.call for injection in injections} | set(calls)
         command = [
             STRACE or "strace",
             "-f",
@@ -182,8 +181,8 @@ class Child:
             "-e",
             f"trace={','.join(sorted(names))}",
         ]
-        for each in injections:
-            command += ["-e", f"inject={each.call}:{each.what}:when={each.when}"]
+        for fault in injections:
+            command += ["-e", f"inject={fault.call}:{fault.what}:when={fault.when}"]
         self._strace = subprocess.Popen(
             [*command, "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -195,11 +194,12 @@ class Child:
             time.sleep(0.001)
 
     def go(self) -> None:
-        self._ours.send(b"!")
+        self._parent_end.send(b"!")
 
     def stopped(self, trace: Path) -> bool:
-        """Whether every thread stands still, as strace wrote into `trace`; what /proc says is true
-        of any traced call as well.
+        """Return True if every thread stands still, as strace wrote into `trace`.
+
+        The state in /proc is the same during any traced call, so it cannot tell.
         """
         stopped = {
             line.split()[0]
@@ -217,10 +217,10 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
 
     def received(self) -> Iterator[dict[str, Any]]:
-        """What was said and not yet read."""
+        """Yield the messages that were not yet read."""
         while True:
             try:
-                message = self._ours.recv(1 << 20, socket.MSG_DONTWAIT)
+                message = self._parent_end.recv(1 << 20, socket.MSG_DONTWAIT)
             except (BlockingIOError, ConnectionResetError):
                 return
             if not message:
@@ -232,14 +232,14 @@ class Child:
         outcome = Outcome(os.waitstatus_to_exitcode(raw))
         if self._strace is not None:
             self._strace.wait(20)
-        for said in self.received():
-            if "error" in said:
-                outcome.error = said["error"]
-            elif "alarm" in said:
-                outcome.alarms.append(said["alarm"])
+        for message in self.received():
+            if "error" in message:
+                outcome.error = message["error"]
+            elif "alarm" in message:
+                outcome.alarms.append(message["alarm"])
             else:
-                outcome.told.append(said)
-        self._ours.close()
+                outcome.reports.append(message)
+        self._parent_end.close()
         if trace is not None and trace.exists():
             outcome.calls = trace.read_text(errors="replace").splitlines()
         return outcome
@@ -263,9 +263,7 @@ def run(
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """A place of a step where a fault can be put: some thread's `number`-th `call`, and what it
-    returned undisturbed.
-    """
+    """A place for a fault: some thread's `number`-th `call`, and its undisturbed result."""
 
     call: str
     number: int
@@ -273,27 +271,29 @@ class Point:
 
 
 def points(
-    step: Step, log: Path, trace: Path, below: Path, calls: tuple[str, ...] = CHANGES
+    step: Step, log: Path, trace: Path, folder: Path, calls: tuple[str, ...] = CHANGES
 ) -> list[Point]:
-    """All the points of an undisturbed step whose calls concern a file in the folder `below`, or
-    the ledger.
+    """Return all points of an undisturbed step whose calls concern a file in a folder, or the
+    ledger.
     """
     outcome = run(step, log, trace=trace, calls=(*calls, ACK))
     if outcome.status != 0:
         raise AssertionError(f"the step fails without a fault: {outcome.error}; see {log}")
-    made: Counter[tuple[str, str]] = Counter()
-    found: dict[tuple[str, int], Point] = {}
+    call_counts: Counter[tuple[str, str]] = Counter()
+    points_by_call: dict[tuple[str, int], Point] = {}
     for line in outcome.calls:
         thread, _, call = line.partition(" ")
         name = call.strip().partition("(")[0]
         if name not in (*calls, ACK):
             continue
-        made[thread, name] += 1
-        if name == ACK or str(below) in call:
+        call_counts[thread, name] += 1
+        if name == ACK or str(folder) in call:
             returned = call.rpartition("= ")[2].split()
             result = int(returned[0]) if returned and returned[0].isdigit() else 0
-            found.setdefault((name, made[thread, name]), Point(name, made[thread, name], result))
-    return sorted(found.values())
+            points_by_call.setdefault(
+                (name, call_counts[thread, name]), Point(name, call_counts[thread, name], result)
+            )
+    return sorted(points_by_call.values())
 
 
 def _tracer(pid: int) -> int:

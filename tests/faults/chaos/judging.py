@@ -1,12 +1,14 @@
-"""After a fault: start everything again as an operator would, let the client send again what got no
-answer, and count what is wrong.
+"""Judges the state after a fault: restart everything, resend, and count what is wrong.
 
-    lost      acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table
+    lost      acknowledged and not in the lake; refused and not in the quarantine; raw rows that are
+              in no table
     doubled   in the lake, or in the tables as a raw row, more than once
-    unequal   state that differs from what the lake's events make; a lake that does not verify; a click without the answer it followed;
-              an event of another person than identifies and merges say
+    unequal   state that differs from the lake's events; a lake that does not verify; a click
+              without the response it followed; an event of another person than identifies and
+              merges imply
 
-Half of the bodies without an answer are sent again, half are not: both must end well.
+Roles are started as an operator would start them. Half of the bodies without a response are sent
+again, half are not: both must end well.
 """
 
 import time
@@ -33,9 +35,7 @@ from tailorbird.platform.roles import Roles
 
 
 def warm(events: Path) -> None:
-    """Compile, in the parent of all judges, what each of them would compile again: the backfill of
-    some events in a file.
-    """
+    """Compile in the parent what each judge would compile again: the backfill of some events."""
     table = pa.ipc.open_file(events).read_all()
     with as_file(files("tailorbird.platform") / "templates" / "features.py") as path:
         features = load_features(path, event_types=EVENT_TYPES)
@@ -54,14 +54,14 @@ def warm(events: Path) -> None:
 
 
 def save_events(site: Site, file: Path) -> None:
-    """To be run in a child: the events of a site's lake, for `warm`."""
+    """Write the events of a site's lake for `warm`; to be run in a child."""
     table = Lake(site.project.paths.lake).events()
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
-class Known(Protocol):
-    """What a ledger says: ids by what became of them."""
+class LedgerSets(Protocol):
+    """The id sets of a ledger."""
 
     acked: set[str]
     refused: set[str]
@@ -70,12 +70,12 @@ class Known(Protocol):
 
 @dataclass
 class Verdict:
-    """What is wrong after a fault; nothing, if all counts are 0.
+    """The faults that a judge found; none if all counts are 0.
 
     Attributes:
-        told: damage that a role found by itself and named, instead of going on with it.
-        named_by: the command of ours that names what is wrong, if one does.
-        seconds: from the start of the roles until all of them were through.
+        told: corruption that a role detected and named, instead of continuing.
+        named_by: our command that names the problem, if one does.
+        seconds: from the start of the roles until all of them had caught up.
     """
 
     lost: int = 0
@@ -91,48 +91,49 @@ class Verdict:
         return not (self.lost or self.doubled or self.unequal)
 
 
-def recover(site: Site, told: Told, bodies: int) -> None:
-    """Send again what got no answer, and bring everything into state and lake."""
-    waiting = [number for number in range(told.bodies, bodies) if number not in told.answered]
+def recover(site: Site, ledger: Told, bodies: int) -> None:
+    """Resend bodies without a response, and bring everything into state and lake."""
+    waiting = [number for number in range(ledger.bodies, bodies) if number not in ledger.answered]
     for number in range(bodies):
-        told.sent.update(event["event_id"] for event in body(told.seed, number))
-    again = [number for number in waiting if number % 2 == 0]
-    if again:
+        ledger.sent.update(event["event_id"] for event in body(ledger.seed, number))
+    resent = [number for number in waiting if number % 2 == 0]
+    if resent:
         with site.door() as door:
-            told.take(submit(door, told.seed, number) for number in again)
+            ledger.take(submit(door, ledger.seed, number) for number in resent)
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
 
 
-def judge(site: Site, told: Told, bodies: int, first: Callable[[], None]) -> Verdict:
-    """Do `first`, recover, and count what is wrong. Damage that a role names and refuses is in
-    `told`.
+def judge(site: Site, ledger: Told, bodies: int, prepare: Callable[[], None]) -> Verdict:
+    """Call `prepare`, recover, and count what is wrong.
+
+    Corruption that a role names and refuses is in `told`.
     """
     started = time.monotonic()
     try:
-        first()
-        recover(site, told, bodies)
+        prepare()
+        recover(site, ledger, bodies)
     except TailorbirdError as error:
         return Verdict(told=str(error), notes=[f"recovery was refused: {error}"])
     verdict = Verdict(seconds=time.monotonic() - started)
-    count(site.project, told, verdict)
-    verdict.named_by = verdict.named_by or told.named_by
+    count(site.project, ledger, verdict)
+    verdict.named_by = verdict.named_by or ledger.named_by
     return verdict
 
 
-def count(project: Project, told: Known, verdict: Verdict) -> None:
-    """Add to a verdict what is wrong with a project in which everything is through."""
-    found = in_lake(project)
+def count(project: Project, ledger: LedgerSets, verdict: Verdict) -> None:
+    """Add the faults of a project that has processed everything to a verdict."""
+    counts_by_id = in_lake(project)
     lake = Lake(project.paths.lake)
     quarantined = (
         b"\n".join(lake.table("quarantine")["body"].to_pylist())
         if lake.exists("quarantine")
         else b""
     )
-    lost = sorted(told.acked - found.keys())
-    lost += sorted(each for each in told.refused if f'"{each}"'.encode() not in quarantined)
-    doubled = sorted(each for each, count in found.items() if count > 1)
-    wrong = sorted(told.refused & found.keys()) + sorted(found.keys() - told.sent)
+    lost = sorted(ledger.acked - counts_by_id.keys())
+    lost += sorted(each for each in ledger.refused if f'"{each}"'.encode() not in quarantined)
+    doubled = sorted(each for each, count in counts_by_id.items() if count > 1)
+    wrong = sorted(ledger.refused & counts_by_id.keys()) + sorted(counts_by_id.keys() - ledger.sent)
     verdict.lost += len(lost)
     verdict.doubled += len(doubled)
     verdict.unequal += len(wrong)
@@ -144,18 +145,19 @@ def count(project: Project, told: Known, verdict: Verdict) -> None:
 
 
 def count_rest(project: Project, verdict: Verdict) -> None:
-    """Add what is wrong whatever a ledger says: the lake with itself, the state with the lake,
-    clicks with the answers they follow.
+    """Add faults that need no ledger to a verdict.
+
+    These concern the lake itself, the state against the lake, and clicks against their responses.
     """
     report = verify(project.paths.lake)
     verdict.lost += sum(each.missing for each in report.partitions.values())
     verdict.doubled += sum(each.repeated for each in report.partitions.values())
-    others = [str(fault) for fault in report.faults if not fault.where.startswith("raw rows")]
-    verdict.unequal += len(others)
+    other_faults = [str(fault) for fault in report.faults if not fault.where.startswith("raw rows")]
+    verdict.unequal += len(other_faults)
     verdict.notes += [str(fault) for fault in report.faults[:5]]
     if report.faults:
         verdict.named_by = "lake verify"
-    if others:
+    if other_faults:
         return  # what is damaged is not read
     persons = wrong_persons(project)
     state = unequal_state(project)
@@ -167,20 +169,20 @@ def count_rest(project: Project, verdict: Verdict) -> None:
 
 
 def _count_followers(lake: Lake, verdict: Verdict) -> None:
-    """Clicks whose answer is in the lake must have been routed behind it, and know what it showed."""
+    """Add clicks that were routed before their response in the lake, or without its items."""
     events = lake.events(["type", "request_id", "p", "slot", "counts"])
     answers = events.filter(pc.equal(events["type"], "answer"))
     first = dict(zip(answers["request_id"].to_pylist(), answers["p"].to_pylist(), strict=True))
     clicks = events.filter(
         pc.and_(pc.equal(events["type"], "click"), pc.is_valid(events["request_id"]))
     ).to_pylist()
-    astray = [
+    early_clicks = [
         each["request_id"]
         for each in clicks
         if each["request_id"] in first and each["slot"] is None
     ]
-    verdict.unequal += len(astray)
-    verdict.notes += [f"a click before its answer: {each}" for each in astray[:3]]
+    verdict.unequal += len(early_clicks)
+    verdict.notes += [f"a click before its answer: {each}" for each in early_clicks[:3]]
     uncounted = sum(not counts for counts in events["counts"].to_pylist())
     verdict.unequal += uncounted
     if uncounted:

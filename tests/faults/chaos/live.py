@@ -1,8 +1,8 @@
-"""Drills with the real processes, as `tailorbird up` runs them, under load: killed at random times,
-cut off from power, without space.
+"""Drills with the real processes under load: killed at random, without power, without space.
 
-The load is `tests.faults.oracle.Load`, whose ledger is synced before anything is sent. A drill ends
-when all that was acknowledged is in the lake by itself; then it is judged as the scenes are.
+Processes run as `tailorbird up` starts them. The load is `tests.faults.oracle.Load`, whose ledger
+is synced before anything is sent. A drill ends when everything acknowledged has reached the lake by
+itself; then it is judged as the scenes are.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.chaos import injection, overloaded, power
-from tests.faults.chaos.judging import Known, Verdict, count
+from tests.faults.chaos.judging import LedgerSets, Verdict, count
 from tests.faults.chaos.site import CLOCK
 from tests.faults.oracle import Ledger, Load, in_lake
 from tests.faults.overload import ROWS
@@ -40,7 +40,7 @@ OVERLOAD_S = 3.0  # a phase; a million events at most come of it, which all have
 
 @dataclass(frozen=True)
 class Drill:
-    """What is done to the running processes, and which share of the kills that are left it takes."""
+    """A disturbance of the running processes, and its share of the remaining kills."""
 
     name: str
     share: float
@@ -49,27 +49,25 @@ class Drill:
 
     def play(self, folder: Path, kills: int) -> dict[str, Any]:
         counts = {"kills": 0, "acked": 0, "lost": 0, "doubled": 0, "unequal": 0}
-        found = {"name": self.name, "what": "", "notes": [], "skipped": self.why_not(), **counts}
+        result = {"name": self.name, "what": "", "notes": [], "skipped": self.why_not(), **counts}
         started = time.monotonic()
-        if not found["skipped"]:
+        if not result["skipped"]:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                found |= self.run(folder, kills)
+                result |= self.run(folder, kills)
             except AssertionError as error:
-                found |= {"unequal": 1, "notes": [f"the drill did not end well: {error}"]}
-        return {**found, "seconds": round(time.monotonic() - started)}
+                result |= {"unequal": 1, "notes": [f"the drill did not end well: {error}"]}
+        return {**result, "seconds": round(time.monotonic() - started)}
 
 
 def kills_under_load(folder: Path, kills: int) -> dict[str, Any]:
-    """Each role again and again, whatever it is doing just then."""
+    """Kill each role again and again, at any moment."""
     project = _make_project(folder / "shop")
-    return _killed(project, folder, kills)
+    return _kill_under_load(project, folder, kills)
 
 
 def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
-    """The same with the logs in topics of a broker, and the records copied to a Valkey, which is
-    killed as well.
-    """
+    """Kill roles with logs in a broker and records in a Valkey, which is killed as well."""
     with ExitStack() as stack:
         servers = stack.enter_context(broker(folder))
         valkey = stack.enter_context(running(folder / "valkey"))
@@ -82,11 +80,11 @@ def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
             valkey.kill()
             valkey.start()
 
-        return _killed(project, folder, kills, kill_valkey)
+        return _kill_under_load(project, folder, kills, kill_valkey)
 
 
-def _killed(
-    project: Project, folder: Path, kills: int, other: Callable[[], None] | None = None
+def _kill_under_load(
+    project: Project, folder: Path, kills: int, kill_other: Callable[[], None] | None = None
 ) -> dict[str, Any]:
     ledger, rng = Ledger(folder / "ledger.jsonl"), random.Random(kills)
     up = Up(project).wait()
@@ -96,11 +94,9 @@ def _killed(
         load.start()
         for number in range(kills):
             before = len(ledger.acked)
-            time.sleep(
-                rng.uniform(0, 0.4)
-            )  # the time is the drill's, not a guess of when something is done
-            if other is not None and number % 5 == 4:
-                other()
+            time.sleep(rng.uniform(0, 0.4))  # a random moment, not a wait for something
+            if kill_other is not None and number % 5 == 4:
+                kill_other()
                 continue
             started = time.monotonic()
             up.kill(ROLES[number % len(ROLES)])
@@ -112,13 +108,13 @@ def _killed(
             slowest = max(slowest, time.monotonic() - started)
         load.stop()
         until(
-            lambda: _all_in(project, ledger),
+            lambda: _is_all_in_lake(project, ledger),
             180,
             "what was acknowledged did not reach the lake by itself",
         )
     finally:
         up.stop()
-    return _judged(
+    return _judge_in_child(
         project,
         count,
         ledger,
@@ -128,40 +124,44 @@ def _killed(
     )
 
 
-def _all_in(project: Project, ledger: Known) -> bool:
-    """Asked in a child, for the parent of later forks must not open a lake."""
-    with_lake = injection.run(
-        lambda tell: tell(there=ledger.acked <= in_lake(project).keys()), project.root / "asked.log"
+def _is_all_in_lake(project: Project, ledger: LedgerSets) -> bool:
+    """Return True if all acknowledged ids are in the lake.
+
+    Runs in a child, since the parent of later forks must not open a lake.
+    """
+    outcome = injection.run(
+        lambda report: report(there=ledger.acked <= in_lake(project).keys()),
+        project.root / "asked.log",
     )
-    return bool(with_lake.told) and with_lake.told[0]["there"]
+    return bool(outcome.reports) and outcome.reports[0]["there"]
 
 
-def _judged(
+def _judge_in_child(
     project: Project,
     counting: Callable[[Project, Any, Verdict], None],
     ledger: Any,
     kills: int,
-    what: str,
+    description: str,
     *,
     acked: int,
     deadline_s: int = injection.DEADLINE_S,
 ) -> dict[str, Any]:
-    """What `counting` finds wrong, in a child that has so long for it."""
+    """Run `counting` in a child with a deadline and return the counts."""
 
-    def judging(tell: injection.Tell) -> None:
+    def judging(report: injection.Tell) -> None:
         verdict = Verdict()
         drain(project, CLOCK, progress=lambda *_: None)
         counting(project, ledger, verdict)
-        tell(**vars(verdict))
+        report(**vars(verdict))
 
     outcome = injection.run(judging, project.root / "judge.log", deadline_s=deadline_s)
-    counts = {"kills": kills, "acked": acked, "what": what}
-    if not outcome.told:
-        why = (
+    counts = {"kills": kills, "acked": acked, "what": description}
+    if not outcome.reports:
+        reason = (
             outcome.error or f"it ended with status {outcome.status}, after at most {deadline_s} s"
         )
-        return {**counts, "unequal": 1, "notes": [f"the judge failed: {why}"]}
-    verdict = Verdict(**outcome.told[0])
+        return {**counts, "unequal": 1, "notes": [f"the judge failed: {reason}"]}
+    verdict = Verdict(**outcome.reports[0])
     return {
         **counts,
         "lost": verdict.lost,
@@ -172,18 +172,18 @@ def _judged(
 
 
 def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
-    """All processes on a disk of their own, whose power goes at random times; what was acknowledged
-    by then must be on it.
-    """
+    """Cut the power of all processes at random times; acknowledged events must be on the disk."""
     rng, worst = random.Random(kills), Verdict()
     acked, done = 0, 0
     image = power.make_image(folder / "disk-0", None, size=4 * power.IMAGE_BYTES)
-    where = folder / "disk"
+    mount_point = folder / "disk"
     ledger = Ledger(folder / "ledger.jsonl")
     for cut in range(kills):
-        with power.mounted(image, where):
+        with power.mounted(image, mount_point):
             project = (
-                open_project(where / "shop") if cut else _synced(_make_project(where / "shop"))
+                open_project(mount_point / "shop")
+                if cut
+                else _sync_project(_make_project(mount_point / "shop"))
             )
             up = Up(project).wait()
             load = Load(up.port, ledger, seed=cut)
@@ -198,7 +198,7 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
             pids = _all_pids(up)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            known = set(ledger.acked), set(ledger.refused), set(ledger.sent)
+            ledger_sets = set(ledger.acked), set(ledger.refused), set(ledger.sent)
             image = power.copy_image(image, folder / f"disk-{cut + 1}")
             load.abandon()
             for pid in pids:
@@ -207,17 +207,17 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
             up.process.wait()
         (folder / f"disk-{cut}").unlink()
         ledger.acked, ledger.refused, _ = (
-            known  # what was acknowledged behind the cut was on the lost disk
+            ledger_sets  # later acknowledgements were on the lost disk
         )
         done += 1
-        with power.mounted(power.copy_image(image, folder / "judged"), where):
-            found = _judged(
-                open_project(where / "shop"), count, ledger, done, "", acked=len(ledger.acked)
+        with power.mounted(power.copy_image(image, folder / "judged"), mount_point):
+            result = _judge_in_child(
+                open_project(mount_point / "shop"), count, ledger, done, "", acked=len(ledger.acked)
             )
-        worst.lost += found.get("lost", 0)
-        worst.doubled += found.get("doubled", 0)
-        worst.unequal += found.get("unequal", 0)
-        worst.notes += [f"cut {cut}: {note}" for note in found["notes"]]
+        worst.lost += result.get("lost", 0)
+        worst.doubled += result.get("doubled", 0)
+        worst.unequal += result.get("unequal", 0)
+        worst.notes += [f"cut {cut}: {note}" for note in result["notes"]]
         acked = len(ledger.acked)
     return {
         "kills": done,
@@ -232,9 +232,7 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
 
 
 def full_disk(folder: Path, kills: int) -> dict[str, Any]:
-    """A disk that others fill: the door refuses before it accepts, answers go on, and with space
-    all goes on by itself.
-    """
+    """Fill the disk: the collector refuses first, responses go on, and space restores all."""
     with power.small_disk(folder / "disk", DISK_BYTES):
         project, ledger = (
             _with_data(_make_project(folder / "shop"), folder / "disk" / "data"),
@@ -256,18 +254,18 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
             answered = [_status(up.port, "/v1/recommend", _ASK) for _ in range(100)]
             if set(answered) != {200}:
                 notes.append(f"answers on a full disk: {sorted(set(answered))}")
-            held = len(ledger.acked)
+            acknowledged_before = len(ledger.acked)
             filler.unlink()
             started = time.monotonic()
             until(
-                lambda: len(ledger.acked) > held + 50,
+                lambda: len(ledger.acked) > acknowledged_before + 50,
                 60,
                 f"it did not go on by itself; see {up.log}",
             )
-            again = time.monotonic() - started
+            recovered_s = time.monotonic() - started
             load.stop()
             until(
-                lambda: _all_in(project, ledger),
+                lambda: _is_all_in_lake(project, ledger),
                 180,
                 "what was acknowledged did not reach the lake by itself",
             )
@@ -275,18 +273,16 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
             up.stop()
         what = (
             "507 while it was full, 100 answers of 100 given meanwhile, events taken again "
-            f"{again:.1f} s after"
+            f"{recovered_s:.1f} s after"
         )
-        found = _judged(project, count, ledger, 0, what, acked=len(ledger.acked))
-        found["notes"] = notes + found["notes"]
-        found["unequal"] += len(notes)
-        return found
+        result = _judge_in_child(project, count, ledger, 0, what, acked=len(ledger.acked))
+        result["notes"] = notes + result["notes"]
+        result["unequal"] += len(notes)
+        return result
 
 
 def overload(folder: Path, kills: int) -> dict[str, Any]:
-    """What the door can take, twice that and ten times that, and a thousand senders that never come
-    to an end.
-    """
+    """Measure the collector's peak, twice and ten times that, and a thousand endless senders."""
     project, ledger = _make_project(folder / "shop"), overloaded.Ledger()
     up = Up(project).wait()
     phases: list[overloaded.Phase] = []
@@ -306,21 +302,20 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
                 rate = phases[0].acked_per_s / ROWS
                 usual_mb, usual_ms = (
                     overloaded.memory_mb(serve),
-                    sorted(overloaded.ask_ms(up.port) for _ in range(50))[25],
+                    sorted(overloaded.measure_response_ms(up.port) for _ in range(50))[25],
                 )
             else:
                 recovered = max(recovered, overloaded.recovery_s(up.port, max(50.0, 5 * usual_ms)))
-            # What is behind the door has its work still: without this it would take its part of the
-            # next phase.
+            # Later roles still have work, which would otherwise slow the next phase.
             until(
-                lambda: _through(project),
+                lambda: _has_caught_up(project),
                 300,
                 "what was acknowledged did not reach the lake by itself",
             )
         grown = overloaded.memory_mb(serve) - usual_mb
         peers = overloaded.slow_senders(up.port, 1_000)
-        beside = sorted(overloaded.ask_ms(up.port) for _ in range(100))[98]
-        closed = overloaded.closed(peers, 30)
+        p99_ms = sorted(overloaded.measure_response_ms(up.port) for _ in range(100))[98]
+        closed = overloaded.count_closed(peers, 30)
         notes = (
             [f"the server grew by {grown:.0f} MB"]
             if grown > overloaded.BOUND_MB or up.pid("serve") != serve
@@ -329,7 +324,7 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
         notes += [f"{closed} of 1,000 slow senders were closed"] if closed < 1_000 else []
     finally:
         up.stop()
-    most = phases[0].goodput
+    peak_goodput = phases[0].goodput
     for phase in phases:
         notes += (
             [f"{phase.name}: {phase.without_retry_after} refusals without Retry-After"]
@@ -341,41 +336,41 @@ def overload(folder: Path, kills: int) -> dict[str, Any]:
             if not set(phase.statuses) <= {"200", "429", "503"}
             else []
         )
-    aim = f"of at least {overloaded.GOODPUT_MIN} that is wanted"
+    target = f"of at least {overloaded.GOODPUT_MIN} that is wanted"
     missed = [
-        f"{phase.name}: {phase.goodput / most:.2f} {aim}"
+        f"{phase.name}: {phase.goodput / peak_goodput:.2f} {target}"
         for phase in phases
-        if phase.goodput < overloaded.GOODPUT_MIN * most
+        if phase.goodput < overloaded.GOODPUT_MIN * peak_goodput
     ]
-    told = [
-        f"at {phase.name} {phase.goodput / most:.2f} of the events for each second of the "
+    descriptions = [
+        f"at {phase.name} {phase.goodput / peak_goodput:.2f} of the events for each second of the "
         "server's CPU, "
         f"{phase.acked_per_s / phases[0].acked_per_s:.2f} of those for each second, p99 "
         f"{phase.p99_ms / 1_000:.1f} s"
         for phase in phases[1:]
     ]
     what = (
-        f"{'; '.join(told)} (p99 before {phases[0].p99_ms / 1_000:.1f} s; sender, router, "
+        f"{'; '.join(descriptions)} (p99 before {phases[0].p99_ms / 1_000:.1f} s; sender, router, "
         "worker and lake are on the same two cores); "
         f"usual again after at most {recovered:.1f} s; {grown:.0f} MB more memory; beside "
         "1,000 slow senders an answer took "
-        f"{beside:.0f} ms at p99, {closed:,} of them were closed"
+        f"{p99_ms:.0f} ms at p99, {closed:,} of them were closed"
     )
-    found = _judged(
+    result = _judge_in_child(
         project, overloaded.count, ledger, 0, what, acked=ROWS * len(ledger.bodies), deadline_s=900
     )
-    found["notes"] = (
-        notes + found["notes"] + missed
+    result["notes"] = (
+        notes + result["notes"] + missed
     )  # a figure, not a promise: nothing is lost, doubled or unequal by it
-    found["unequal"] += len(notes)
-    return {**found, "phases": [asdict(phase) for phase in phases]}
+    result["unequal"] += len(notes)
+    return {**result, "phases": [asdict(phase) for phase in phases]}
 
 
-def _through(project: Project) -> bool:
-    asked = injection.run(
-        lambda tell: tell(through=overloaded.through(project)), project.root / "asked.log"
+def _has_caught_up(project: Project) -> bool:
+    outcome = injection.run(
+        lambda report: report(through=overloaded.has_caught_up(project)), project.root / "asked.log"
     )
-    return bool(asked.told) and asked.told[0]["through"]
+    return bool(outcome.reports) and outcome.reports[0]["through"]
 
 
 _CLICK = {"event_id": "full", "type": "click", "user_id": "u1", "item_id": "i1"}
@@ -383,12 +378,12 @@ _ASK = {"user_id": "u1", "slot": "home", "size": 3}
 
 
 def _make_project(folder: Path) -> Project:
-    with redirect_stdout(StringIO()):  # of what `init` says
+    with redirect_stdout(StringIO()):  # hides the output of `init`
         return make_project(folder)
 
 
-def _synced(project: Project) -> Project:
-    """What a user wrote is theirs to keep; the promise begins with the first event."""
+def _sync_project(project: Project) -> Project:
+    """Sync the project's files; the promise begins with the first event."""
     subprocess.run(["sync", "-f", str(project.root)], check=True)
     return project
 
@@ -420,14 +415,14 @@ def _status(port: int, path: str, body: dict[str, Any]) -> int:
 
 
 def _all_pids(up: Up) -> list[int]:
-    """`up` and all below it; the supervisor first, so that it starts nothing meanwhile."""
-    found = [up.process.pid]
-    for pid in found:
+    """Return `up` and its descendants, the supervisor first, so that it starts nothing."""
+    pids = [up.process.pid]
+    for pid in pids:
         listed = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
         )
-        found += [int(child) for child in listed.stdout.split()]
-    return found
+        pids += [int(child) for child in listed.stdout.split()]
+    return pids
 
 
 def _no_kafka() -> str:

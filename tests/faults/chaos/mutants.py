@@ -1,10 +1,10 @@
-"""Unsafe changes to the data plane, one each, and where they must show: a checker that never failed
-proves nothing.
+"""Unsafe changes to the data plane, and the scenes that must notice them.
 
-A mutant is patched into the child that plays a scene (or into its judge too, where what it changes
-is a decision of the router). Nothing in the package knows of them, but for the two measures that
-`faults.cut` switches off. Those of the feature engine are in `tests/features/fuzz_mutants.py`, each
-with a scene of its own; here they are run beside the others, so that the list is whole.
+A checker that never failed proves nothing. A mutant is patched into the child that plays a scene
+(or into its judge too, if it changes a decision of the router). Nothing in the package knows of
+them, but for the two measures that `faults.cut` switches off. Those of the feature engine are in
+`tests/features/fuzz_mutants.py`, each with a scene of its own; they run here too, so that the list
+is complete.
 """
 
 import os
@@ -40,9 +40,9 @@ class Mutant:
 
     Attributes:
         patch: makes it, in a process that ends with the scene.
-        scenes: where it must show.
-        kind: the faults that bring it out; "none" if it shows by itself.
-        judged: whether whoever recovers is changed too.
+        scenes: those that must notice it.
+        kind: the faults that reveal it; "none" if it shows by itself.
+        judged: True if the recovering process is changed too.
     """
 
     patch: Callable[[], None]
@@ -56,7 +56,7 @@ class Mutant:
 
 
 def _cut(site: str) -> None:
-    faults.is_disabled = lambda asked: asked == site
+    faults.is_disabled = lambda site_: site_ == site
 
 
 def _acknowledge_before_the_sync() -> None:
@@ -64,10 +64,10 @@ def _acknowledge_before_the_sync() -> None:
 
 
 def _synchronous_normal_instead_of_full() -> None:
-    sound = sqlite.connect_writer
+    original = sqlite.connect_writer
 
     def connect(path: Path) -> apsw.Connection:
-        connection = sound(path)
+        connection = original(path)
         connection.execute("PRAGMA synchronous = 1")
         return connection
 
@@ -82,15 +82,15 @@ def _acknowledge_what_was_not_committed() -> None:
 
 
 def _a_click_before_its_answer() -> None:
-    """Answers are written down once there is time."""
+    """Write responses down later."""
     record, submit, waiting = EventCollector.record_answer, EventCollector.submit, []
 
-    def late(self: EventCollector, *given: Any) -> bool:
-        waiting.append(given)
+    def late(self: EventCollector, *arguments: Any) -> bool:
+        waiting.append(arguments)
         return True
 
-    def first(self: EventCollector, *given: Any, **more: Any) -> list:
-        decisions = submit(self, *given, **more)
+    def first(self: EventCollector, *arguments: Any, **options: Any) -> list:
+        decisions = submit(self, *arguments, **options)
         while waiting:
             record(self, *waiting.pop(0))
         return decisions
@@ -118,34 +118,32 @@ def _the_routers_position_outside_its_transaction() -> None:
 def _identifies_are_remembered_until_it_dies() -> None:
     def save(self: identity.IdentityHistory, connection: apsw.Connection) -> None:
         self._new = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
     identity.IdentityHistory.save = save  # pyrefly: ignore
 
 
 def _the_index_before_the_output() -> None:
-    """What is remembered as seen is committed first, and by the time of its receipt only, not by
-    where it stood.
-    """
+    """Commit the dedup index first, and by the time of receipt instead of the position."""
     blocks = router.Router._blocks
 
-    def first(self: router.Router, *given: Any) -> list:
+    def first(self: router.Router, *arguments: Any) -> list:
         connection = self._log.connection
-        self._memory.seen.save(connection)
+        self._memory.dedup_index.save(connection)
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
-        return blocks(self, *given)
+        return blocks(self, *arguments)
 
     router.Router._blocks = first  # pyrefly: ignore
 
 
 def _lateness_by_the_imports_clock() -> None:
-    sound = columnwise.Contract.check
+    original = columnwise.Contract.check
 
     def check(
         self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]
     ) -> columnwise.CheckedBatch:
-        checked = sound(self, bodies)
+        checked = original(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
         at = [
             CLOCK.now() if late else at
@@ -157,35 +155,35 @@ def _lateness_by_the_imports_clock() -> None:
 
 
 def _the_workers_position_outside_its_transaction() -> None:
-    sound = EmbeddedStore.write
+    original = EmbeddedStore.write
     position = worker.Position().encode()[0]
 
     class Without(EmbeddedSnapshot):
-        held: list[tuple[bytes, bytes]]
+        position_records: list[tuple[bytes, bytes]]
 
         def put_many(self, records: Any) -> None:
             records = list(records)
-            self.held += [one for one in records if one[0] == position]
-            super().put_many(one for one in records if one[0] != position)
+            self.position_records += [record for record in records if record[0] == position]
+            super().put_many(record for record in records if record[0] != position)
 
     def write(self: EmbeddedStore, change: Callable[[Any], Any]) -> Any:
-        held: list[tuple[bytes, bytes]] = []
+        position_records: list[tuple[bytes, bytes]] = []
 
-        def apart(transaction: EmbeddedSnapshot) -> Any:
+        def change_apart(transaction: EmbeddedSnapshot) -> Any:
             without = Without(transaction._transaction)
-            without.held = held
+            without.position_records = position_records
             return change(without)
 
-        result = sound(self, apart)
-        if held:
-            sound(self, lambda transaction: transaction.put_many(held))
+        result = original(self, change_apart)
+        if position_records:
+            original(self, lambda transaction: transaction.put_many(position_records))
         return result
 
     EmbeddedStore.write = write  # pyrefly: ignore
 
 
 def _no_fence() -> None:
-    """Two workers on one state, and neither lock nor commit number between them."""
+    """Run two workers on one state, without a lock or commit number between them."""
     FileLock.__init__ = lambda self, path, *, shared=False: setattr(self, "_file", -1)  # pyrefly: ignore
     step, second = worker.FeatureWorker.step, []
 
@@ -208,10 +206,10 @@ def _no_fence() -> None:
 def _a_state_that_is_ready_before_it_is_built() -> None:
     worker.replace = lambda position, **changes: replace(position, **{**changes, "ready": 1})
     worker.Position = partial(worker.Position, ready=1)  # pyrefly: ignore
-    sound = worker.FeatureWorker.bootstrap
+    original = worker.FeatureWorker.bootstrap
 
     def bootstrap(self: worker.FeatureWorker, history: Any, p: int) -> None:
-        sound(
+        original(
             self,
             lambda after: (
                 table.slice(at, 5) for table in history(after) for at in range(0, len(table), 5)
@@ -241,7 +239,7 @@ def _what_a_failed_sync_left_in_a_log_is_taken_for_written() -> None:
 
 
 def _the_names_of_a_log_are_left_to_sqlite() -> None:
-    """Which syncs their folder too, and goes on if that fails."""
+    """Leave the folder sync to SQLite, which ignores its failure."""
     sqlite.sync_folder = lambda folder: None
 
 
@@ -255,46 +253,48 @@ def _the_manifest_before_its_file() -> None:
 
 
 def _pruned_before_it_is_verified() -> None:
-    """The router's word is enough."""
+    """Trust the router's word."""
     released.Released.raw = lambda self, producer: 1 << 40  # pyrefly: ignore
     released.Released.of_routed = lambda self: 1 << 40  # pyrefly: ignore
 
 
 def _a_dry_run_for_a_vacuum() -> None:
-    sound = vacuum.vacuum
+    original = vacuum.vacuum
 
-    def dry(*given: Any, **more: Any) -> Any:
-        return sound(*given, **{**more, "dry_run": True})
+    def dry(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **{**options, "dry_run": True})
 
     delta.vacuum = SimpleNamespace(**{**vars(vacuum), "vacuum": dry})
 
 
 def _small_files_deleted_before_the_large_one_counts() -> None:
-    sound = delta.DurableTable._commit
+    original = delta.DurableTable._commit
 
-    def commit(self: delta.DurableTable, *given: Any, **more: Any) -> Any:
-        for path in more.get("removed") or []:
+    def commit(self: delta.DurableTable, *arguments: Any, **options: Any) -> Any:
+        for path in options.get("removed") or []:
             (self.path / path).unlink()
-        return sound(self, *given, **more)
+        return original(self, *arguments, **options)
 
     delta.DurableTable._commit = commit  # pyrefly: ignore
 
 
 def _putting_files_together_drops_a_row() -> None:
-    sound = delta.DurableTable._write
+    original = delta.DurableTable._write
 
-    def write(self: delta.DurableTable, rows: Any, now: int, **more: Any) -> Any:
-        return sound(self, rows if more.get("data_change", True) else rows.slice(1), now, **more)
+    def write(self: delta.DurableTable, rows: Any, now: int, **options: Any) -> Any:
+        return original(
+            self, rows if options.get("data_change", True) else rows.slice(1), now, **options
+        )
 
     delta.DurableTable._write = write  # pyrefly: ignore
 
 
 def _a_batch_loses_its_last_body() -> None:
-    sound = embedded.EmbeddedWriter._insert
+    original = embedded.EmbeddedWriter._insert
 
     def insert(self: embedded.EmbeddedWriter, blocks: Any) -> int:
         blocks = list(blocks)
-        return sound(self, blocks[:-1] if len(blocks) > 1 else blocks)
+        return original(self, blocks[:-1] if len(blocks) > 1 else blocks)
 
     embedded.EmbeddedWriter._insert = insert  # pyrefly: ignore
 
@@ -327,7 +327,7 @@ ENGINE = tuple(mutant.name for mutant in fuzz_mutants.MUTANTS)
 
 
 def names(*, engine: bool = True) -> list[str]:
-    """All of them, those of the feature engine included unless told otherwise."""
+    """Return the names of all mutants, by default with those of the feature engine."""
     return [
         *(mutant.name for mutant in MUTANTS),
         *(f"engine: {name.replace('_', ' ')}" for name in ENGINE if engine),
@@ -335,29 +335,31 @@ def names(*, engine: bool = True) -> list[str]:
 
 
 def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
-    """Whether a mutant is noticed, and by what."""
+    """Try a mutant and return whether, and by what, it is noticed."""
     if name.startswith("engine: "):
         return _attempt_engine(name, room)
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
-    tried = 0
+    attempts = 0
     for scene in mutant.scenes:
-        found = trials.prepared(root, scene, 1)
-        for trial in evenly(trials.trials_of(mutant.kind, scene, found, 1), TRIES):
+        points = trials.load_points(root, scene, 1)
+        for trial in evenly(trials.trials_of(mutant.kind, scene, points, 1), TRIES):
             result = trials.attempt(root, trial, room, mutant.patch, mutant.judged)
-            tried += 1
+            attempts += 1
             if result.hit and not result.verdict.clean:
-                how = result.verdict.notes[0] if result.verdict.notes else f"{result.verdict}"
+                description = (
+                    result.verdict.notes[0] if result.verdict.notes else f"{result.verdict}"
+                )
                 return {
                     "name": name,
                     "caught": True,
-                    "how": f"{mutant.kind} in {scene}, {result.point}: {how}",
-                    "tried": tried,
+                    "how": f"{mutant.kind} in {scene}, {result.point}: {description}",
+                    "tried": attempts,
                 }
     return {
         "name": name,
         "caught": False,
-        "how": f"{tried} faults of the kind {mutant.kind} in {', '.join(mutant.scenes)}",
-        "tried": tried,
+        "how": f"{attempts} faults of the kind {mutant.kind} in {', '.join(mutant.scenes)}",
+        "tried": attempts,
     }
 
 
@@ -368,13 +370,13 @@ def _attempt_engine(name: str, room: Path) -> dict[str, Any]:
         if f"engine: {mutant.name.replace('_', ' ')}" == name
     )
 
-    def play(tell: injection.Tell) -> None:
+    def play(report: injection.Tell) -> None:
         with fuzz_mutants.mutated(mutant):
-            found = fuzz_mutants.differences(mutant.scene, room / f"engine-{mutant.name}")
-        tell(found=[one[:200] for one in found[:1]])
+            differences = fuzz_mutants.differences(mutant.scene, room / f"engine-{mutant.name}")
+        report(found=[one[:200] for one in differences[:1]])
 
     room.mkdir(parents=True, exist_ok=True)
     outcome = injection.run(play, room / "log")
-    found = outcome.told[0]["found"] if outcome.told else []
-    how = found[0].splitlines()[0] if found else outcome.error or "no difference"
-    return {"name": name, "caught": bool(found), "how": f"its scene: {how}", "tried": 1}
+    notes = outcome.reports[0]["found"] if outcome.reports else []
+    description = notes[0].splitlines()[0] if notes else outcome.error or "no difference"
+    return {"name": name, "caught": bool(notes), "how": f"its scene: {description}", "tried": 1}

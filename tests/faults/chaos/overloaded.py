@@ -1,10 +1,9 @@
-"""The drill of overload: what the door can take, then twice and ten times that, and a thousand
-senders that never come to an end.
+"""The drill of overload: the collector's peak, twice and ten times that, and endless senders.
 
-Held against each other, in one run on one machine: events acknowledged for each second of the
-server's own CPU, in the overload and before. Not for each second that passes: sender, router,
-worker and lake are on the same cores, and take the more the more comes. What was refused says when
-to come again; memory has a bound; nothing acknowledged is lost, nothing is there by halves.
+It compares events acknowledged per second of the server's own CPU, in the overload and before, in
+one run on one machine. Wall time would not do: sender, router, worker and lake share the cores, and
+use more of them as load grows. Refusals say when to retry; memory has a bound; nothing acknowledged
+is lost, and no body is stored in part.
 """
 
 import json
@@ -28,8 +27,7 @@ from tailorbird.config import Project
 from tailorbird.lake import Lake
 from tailorbird.stream.lag import LagMeter
 
-# by which the server may grow: bodies (64 MiB), queue (64 MiB), what is made of them while they are
-# checked
+# The server's memory may grow by bodies (64 MiB), queue (64 MiB), and their decoded form.
 BOUND_MB = 512
 RECOVERED_S = 10.0
 
@@ -39,11 +37,11 @@ GOODPUT_MIN = 0.9  # of what the server acknowledges for its time without overlo
 
 @dataclass
 class Ledger:
-    """What the senders were told, of all runs.
+    """Outcomes of all runs of the senders.
 
     Attributes:
-        bodies: that were acknowledged, by the beginning of their ids.
-        unknown: of how many others there was no answer.
+        bodies: acknowledged ones, by the prefix of their ids.
+        unknown: number of others without a response.
     """
 
     bodies: set[str] = field(default_factory=set)
@@ -52,7 +50,7 @@ class Ledger:
 
 @dataclass
 class Phase:
-    """What came of one run of the sender. `cpu_s`: of the server, meanwhile."""
+    """The result of one run of the sender. `cpu_s`: of the server, meanwhile."""
 
     name: str
     offered: float  # bodies a second
@@ -67,7 +65,7 @@ class Phase:
 
     @property
     def goodput(self) -> float:
-        """Events acknowledged for each second of the server's CPU."""
+        """Return events acknowledged per second of the server's CPU."""
         return self.acked / max(self.cpu_s, 0.01)
 
 
@@ -81,8 +79,9 @@ def load(
     rate: float = 0.0,
     serve: int = 0,
 ) -> Phase:
-    """Run the sender, and take what it was told into the ledger. `serve`: the server's process,
-    whose CPU time is measured.
+    """Run the sender, and add its outcomes to the ledger.
+
+    `serve`: the server's process, whose CPU time is measured.
     """
     file = folder / f"load-{run}.json"
     command = [
@@ -96,68 +95,69 @@ def load(
     command += ["--seconds", str(seconds), "--rate", str(rate), "--ledger", str(file)]
     before = cpu_s(serve) if serve else 0.0
     subprocess.run(command, check=True, timeout=seconds * 20 + 60, cwd=Path(__file__).parents[3])
-    spent = cpu_s(serve) - before if serve else 0.0
-    found = json.loads(file.read_text())
-    ledger.bodies.update(f"t{run}-{number}" for number in found["acked"])
-    ledger.unknown += found["unanswered"]
-    bodies = sum(found["statuses"].values()) + found["unanswered"] + found["unsent"]
-    latencies, acked = sorted(found["latency_ms"]), len(found["acked"]) * ROWS
+    cpu_used = cpu_s(serve) - before if serve else 0.0
+    report = json.loads(file.read_text())
+    ledger.bodies.update(f"t{run}-{number}" for number in report["acked"])
+    ledger.unknown += report["unanswered"]
+    bodies = sum(report["statuses"].values()) + report["unanswered"] + report["unsent"]
+    latencies, acked = sorted(report["latency_ms"]), len(report["acked"]) * ROWS
     return Phase(
         name,
-        rate or bodies / found["seconds"],
+        rate or bodies / report["seconds"],
         acked,
-        acked / found["seconds"],
-        spent,
+        acked / report["seconds"],
+        cpu_used,
         latencies[int(0.99 * len(latencies))] if latencies else 0.0,
-        found["statuses"],
-        found["without_retry_after"],
-        found["unanswered"],
-        found["unsent"],
+        report["statuses"],
+        report["without_retry_after"],
+        report["unanswered"],
+        report["unsent"],
     )
 
 
-def through(project: Project) -> bool:
-    """Whether router and lake have taken all that the door wrote. To be run in a child."""
+def has_caught_up(project: Project) -> bool:
+    """Return True if router and lake have processed all events; to be run in a child."""
     with LagMeter(project.stream, project.paths.lake, dict) as meter:
         return not any(lag.rows for lag in meter.measure())
 
 
 def count(project: Project, ledger: Ledger, verdict: Verdict) -> None:
-    """Add to a verdict what is wrong, body by body: there are millions of events. To be run in a
-    child, when everything is through.
+    """Add faults to a verdict, body by body, since there are millions of events.
+
+    To be run in a child, when everything has caught up.
     """
     ids = Lake(project.paths.lake).events(["event_id"])["event_id"].combine_chunks()
-    ids = ids.filter(pc.starts_with(ids, "t"))  # not the answers that were given meanwhile
+    ids = ids.filter(pc.starts_with(ids, "t"))  # leave out response events
     bodies = pc.replace_substring_regex(ids, r"-\d+$", "")
     by_body = (
         pa.table({"body": bodies, "id": ids})
         .group_by("body")
         .aggregate([("id", "count"), ("id", "count_distinct")])
     )
-    found = {
-        body: (rows, different)
-        for body, rows, different in zip(
+    counts_by_body = {
+        body: (rows, distinct)
+        for body, rows, distinct in zip(
             *(by_body[name].to_pylist() for name in _BY_BODY), strict=True
         )
     }
-    lost = sorted(body for body in ledger.bodies if found.get(body, (0, 0))[1] != ROWS)
-    doubled = sorted(body for body, (rows, different) in found.items() if rows != different)
+    lost = sorted(body for body in ledger.bodies if counts_by_body.get(body, (0, 0))[1] != ROWS)
+    doubled = sorted(body for body, (rows, distinct) in counts_by_body.items() if rows != distinct)
     halves = sorted(
         body
-        for body, (_, different) in found.items()
-        if body not in ledger.bodies and different != ROWS
+        for body, (_, distinct) in counts_by_body.items()
+        if body not in ledger.bodies and distinct != ROWS
     )
-    strange = (
-        len(found.keys() - ledger.bodies) - ledger.unknown
-    )  # refused for want of room, and yet there
+    unexpected = (
+        len(counts_by_body.keys() - ledger.bodies) - ledger.unknown
+    )  # refused for lack of room, and yet in the lake
     verdict.lost += len(lost)
     verdict.doubled += len(doubled)
-    verdict.unequal += len(halves) + max(0, strange)
+    verdict.unequal += len(halves) + max(0, unexpected)
     verdict.notes += [f"lost: of {each}" for each in lost[:3]] + [
         f"doubled: of {each}" for each in doubled[:3]
     ]
     verdict.notes += [f"by halves: {each}" for each in halves[:3]] + (
-        [f"{strange} refused bodies are in the lake"] if strange > 0 else []
+        [f"{unexpected} refused bodies are in the lake"] if unexpected > 0 else []
     )
     count_rest(project, verdict)
 
@@ -166,53 +166,54 @@ _BY_BODY = ("body", "id_count", "id_count_distinct")
 
 
 def memory_mb(pid: int, line: str = "VmHWM") -> float:
-    """The most memory that a process ever had, or has now (`VmRSS`)."""
+    """Return the peak memory of a process, or its current one (`VmRSS`)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition(f"{line}:")[2].split()[0]) / 1_024
 
 
-def recovery_s(port: int, within_ms: float) -> float:
-    """How long until ten requests in a row are answered in that time."""
-    began, good = time.monotonic(), 0
-    while good < 10:
-        assert time.monotonic() - began < 60, (
+def recovery_s(port: int, limit_ms: float) -> float:
+    """Return the seconds until ten requests in a row are answered within a limit."""
+    started, good_in_row = time.monotonic(), 0
+    while good_in_row < 10:
+        assert time.monotonic() - started < 60, (
             "requests are slow still a minute after the load has ended"
         )
-        good = good + 1 if ask_ms(port) < within_ms else 0
-    return time.monotonic() - began
+        good_in_row = good_in_row + 1 if measure_response_ms(port) < limit_ms else 0
+    return time.monotonic() - started
 
 
-def ask_ms(port: int) -> float:
-    """How long an answer takes."""
+def measure_response_ms(port: int) -> float:
+    """Measure the latency of one response."""
     question = json.dumps({"user_id": "u1", "slot": "home", "size": 3}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/recommend", question, {"content-type": "application/json"}
     )
-    began = time.monotonic()
+    started = time.monotonic()
     with urllib.request.urlopen(request, timeout=30) as response:
         assert response.status == 200
         response.read()
-    return (time.monotonic() - began) * 1_000
+    return (time.monotonic() - started) * 1_000
 
 
 def slow_senders(port: int, count: int) -> list[socket.socket]:
-    """Connections that announce a body and bring a byte of it; from several addresses, as a server
-    bounds those of one.
+    """Open connections that announce a body and send a byte of it.
+
+    They come from several addresses, as a server bounds those of one.
     """
     head = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n["
-    found = []
+    peers = []
     for number in range(count):
         peer = socket.create_connection(
             ("127.0.0.1", port), timeout=10, source_address=(f"127.0.0.{2 + number % 4}", 0)
         )
         peer.sendall(head)
         peer.setblocking(False)
-        found.append(peer)
-    return found
+        peers.append(peer)
+    return peers
 
 
-def closed(peers: Sequence[socket.socket], seconds: float) -> int:
-    """How many of them the server has closed, or told that they were too slow, by then."""
+def count_closed(peers: Sequence[socket.socket], seconds: float) -> int:
+    """Return how many peers the server closes or refuses as too slow within `seconds`."""
     waiting, until = set(peers), time.monotonic() + seconds
     while waiting and time.monotonic() < until:
         for peer in list(waiting):

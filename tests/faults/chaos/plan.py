@@ -1,7 +1,6 @@
-"""Which faults are tried: every point of every scene where there is time, else so many of them,
-evenly spread.
+"""Choice of the faults to try: every point of every scene if there is time, else a spread.
 
-More than there are points means the same scenes with other traffic, by another seed.
+A count above the number of points means the same scenes with other traffic, by another seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,41 +17,39 @@ SEEDS_MAX = 50
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:
-    """So many of the items, from the whole length.
+    """Return `count` items, spread evenly.
 
     >>> evenly("abcdef", 3)
     ['a', 'c', 'e']
     """
     if count >= len(items):
         return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[index * len(items) // count] for index in range(count)]
 
 
-def plan(prepare: Prepare, wanted: dict[str, int], first_seed: int) -> list[Trial]:
-    """The trials: of each kind as many as wanted."""
+def plan(prepare: Prepare, counts: dict[str, int], first_seed: int) -> list[Trial]:
+    """Return the trials, `counts[kind]` of each kind."""
     chosen: list[Trial] = []
-    left = dict(wanted)
+    left = dict(counts)
     for seed in range(first_seed, first_seed + SEEDS_MAX):
         left = {kind: count for kind, count in left.items() if count > 0}
         if not left:
             break
-        found = prepare(seed)
+        points_by_scene = prepare(seed)
         for kind, count in left.items():
-            there = [
+            trials_there = [
                 trial
-                for scene, points in found.items()
+                for scene, points in points_by_scene.items()
                 for trial in trials.trials_of(kind, scene, points, seed)
             ]
-            taken = evenly(there, count)
+            taken = evenly(trials_there, count)
             chosen += taken
-            left[kind] = count - len(taken) if there else 0
+            left[kind] = count - len(taken) if trials_there else 0
     return chosen
 
 
-def root_of(parent: Path | None) -> Path:
-    """Where scenes are played: in memory where there is room, since what a power cut takes is
-    simulated anyway.
-    """
+def choose_root(parent: Path | None) -> Path:
+    """Return the folder for scenes: in memory if possible, since power cuts are simulated."""
     memory = Path("/dev/shm")
     if parent is not None:
         return parent

@@ -1,9 +1,8 @@
-"""Power cuts: a small file system in a file, whose backing file is copied while its writers stand
-still, and mounted elsewhere.
+"""Power cuts by copying the backing file of a small file system while its writers are stopped.
 
-What was not synced is in the kernel's memory only and not in the copy, as after a cut. Writers are
-stopped first: a copy that takes a moment while they go on would be of no instant that ever was.
-What this does not show is a drive that lies about its cache.
+The copy is mounted elsewhere. Unsynced data are only in the kernel's memory and not in the copy, as
+after a cut. Writers are stopped first: a copy made while they run would mix several instants. This
+does not cover a drive that lies about its cache.
 """
 
 import os
@@ -19,7 +18,7 @@ IMAGE_BYTES = 24 << 20
 
 
 def why_not() -> str:
-    """Why power cannot be cut here; empty if it can."""
+    """Return the reason why power cannot be cut here; empty if it can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "file systems are mounted by root on Linux only"
     if shutil.which("mkfs.ext4") is None:
@@ -35,51 +34,53 @@ def why_not() -> str:
 
 
 def make_image(image: Path, content: Path | None, *, size: int = IMAGE_BYTES) -> Path:
-    """A file system in the file `image`, with what is in the folder `content`."""
+    """Make a file system in the file `image`, with the contents of the folder `content`."""
     with image.open("wb") as file:
         file.truncate(size)
-    given = ["-d", str(content)] if content is not None else []
+    options_ = ["-d", str(content)] if content is not None else []
     subprocess.run(
-        ["mkfs.ext4", "-q", "-F", "-m", "0", *given, str(image)], check=True, capture_output=True
+        ["mkfs.ext4", "-q", "-F", "-m", "0", *options_, str(image)], check=True, capture_output=True
     )
     return image
 
 
 @contextmanager
-def mounted(image: Path, where: Path) -> Iterator[Path]:
-    """The file system at `where`, until the end of the block."""
-    where.mkdir(exist_ok=True, parents=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(where)], check=True, capture_output=True)
+def mounted(image: Path, mount_point: Path) -> Iterator[Path]:
+    """Mount the file system at `mount_point` until the end of the block."""
+    mount_point.mkdir(exist_ok=True, parents=True)
+    subprocess.run(
+        ["mount", "-o", "loop", str(image), str(mount_point)], check=True, capture_output=True
+    )
     try:
-        yield where
+        yield mount_point
     finally:
-        unmount(where)
+        unmount(mount_point)
 
 
 @contextmanager
-def small_disk(where: Path, size: int) -> Iterator[Path]:
-    """A file system in memory that is full after `size` bytes."""
-    where.mkdir(exist_ok=True, parents=True)
+def small_disk(mount_point: Path, size: int) -> Iterator[Path]:
+    """Mount a file system in memory that is full after `size` bytes."""
+    mount_point.mkdir(exist_ok=True, parents=True)
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(where)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(mount_point)],
         check=True,
         capture_output=True,
     )
     try:
-        yield where
+        yield mount_point
     finally:
-        unmount(where)
+        unmount(mount_point)
 
 
-def unmount(where: Path) -> None:
-    done = subprocess.run(["umount", str(where)], check=False, capture_output=True)
+def unmount(mount_point: Path) -> None:
+    process = subprocess.run(["umount", str(mount_point)], check=False, capture_output=True)
     if (
-        done.returncode != 0
-    ):  # somebody still looks: let go of the name now, and of the rest when they are gone
-        subprocess.run(["umount", "-l", str(where)], check=True, capture_output=True)
+        process.returncode != 0
+    ):  # The mount is still in use: detach the name now, and the rest later.
+        subprocess.run(["umount", "-l", str(mount_point)], check=True, capture_output=True)
 
 
 def copy_image(image: Path, copy: Path) -> Path:
-    """What is on the disk now, and not what is only in memory."""
+    """Copy the bytes on the disk, without those that are only in memory."""
     subprocess.run(["cp", "--sparse=always", str(image), str(copy)], check=True)
     return copy

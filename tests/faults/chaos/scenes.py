@@ -1,9 +1,8 @@
-"""The scenes: for each role a folder made ready, a step of the role as it really runs, and how to
-judge what it left.
+"""The scenes: for each role a prepared folder, a real step of the role, and its judge.
 
     prepare   brings a site to just before the step, undisturbed
-    step      is what a fault hits; what it acknowledges it tells
-    bodies    up to which of the client's bodies the step sends (all are the client's to send again)
+    step      is disturbed by a fault; it reports its acknowledgements
+    bodies    up to which of the client's bodies the step sends (the client may resend all)
 
 A further role needs a function and a line in `SCENES`; kills at each of its calls, failing syncs,
 full disks and power cuts follow.
@@ -45,53 +44,53 @@ class Scene:
     bodies: int = AFTER
     afterwards: Callable[[Site, Told], None] = field(default=lambda site, told: None)
     quick: bool = True  # whether the few faults that `make test` tries are also put into this one
-    # behind each commit, so that they are hit as well; what only a sync keeps shows without
+    # after each commit, so that faults hit them too; without, only syncs keep the data
     checkpoints: bool = True
 
     def make(self, folder: Path, seed: int) -> None:
-        """To be run in a child: the site, just before the step."""
+        """Make the site as it is just before the step; to be run in a child."""
         site = make_site(folder, seed)
-        _settled(site)
+        _settle(site)
         self.prepare(site)
 
     def run(self, folder: Path, tell: Tell) -> None:
-        _small(self.checkpoints)
+        _shrink_limits(self.checkpoints)
         self.step(Site(folder), tell)
 
-    def judge(self, folder: Path, told: Told) -> Verdict:
-        """To be run in a child."""
+    def judge(self, folder: Path, ledger: Told) -> Verdict:
+        """Judge the folder; to be run in a child."""
         site = Site(folder)
-        return judge(site, told, self.bodies, lambda: self.afterwards(site, told))
+        return judge(site, ledger, self.bodies, lambda: self.afterwards(site, ledger))
 
 
-def _small(checkpoints: bool = True) -> None:
-    """Whatever happens now and then happens in each step."""
+def _shrink_limits(checkpoints: bool = True) -> None:
+    """Lower the limits, so that rare work happens in each step."""
     if checkpoints:
         sqlite.CHECKPOINT_BYTES = 0
     delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 
 
 def _send(site: Site, first: int, end: int) -> None:
-    """Bodies that come in undisturbed."""
-    told = site.told()
+    """Send bodies undisturbed."""
+    ledger = site.read_ledger()
     with site.door() as door:
-        told.take(submit(door, told.seed, number) for number in range(first, end))
-    told.bodies = end
-    told.write(site.ledger)
+        ledger.take(submit(door, ledger.seed, number) for number in range(first, end))
+    ledger.bodies = end
+    ledger.write(site.ledger)
 
 
-def _settled(site: Site) -> None:
+def _settle(site: Site) -> None:
     _send(site, 0, BEFORE)
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
 
 
-def _sent(site: Site) -> None:
+def _send_rest(site: Site) -> None:
     _send(site, BEFORE, AFTER)
 
 
 def _routed(site: Site) -> None:
-    _sent(site)
+    _send_rest(site)
     with Router(site.project.stream, site.project.plan, clock=CLOCK) as router:
         while router.step(8).rows:
             pass
@@ -104,7 +103,7 @@ def _applied(site: Site) -> None:
 
 
 def _loaded(site: Site) -> None:
-    _small()
+    _shrink_limits()
     _routed(site)
     with LakeRole(site.project.stream, site.project.paths.lake, clock=CLOCK) as role:
         while not role.step(rows_max=8, flush=True).idle:
@@ -113,25 +112,25 @@ def _loaded(site: Site) -> None:
         roles.step()
 
 
-def _nothing(site: Site) -> None:
+def _do_nothing(site: Site) -> None:
     pass
 
 
-def _door(site: Site, tell: Tell) -> None:
-    seed = site.told().seed
+def _door(site: Site, report: Tell) -> None:
+    seed = site.read_ledger().seed
     with site.door(flush_s=0.0) as door:
         for number in range(BEFORE, AFTER):
-            tell(**submit(door, seed, number))
+            report(**submit(door, seed, number))
 
 
-def _router(site: Site, tell: Tell) -> None:
+def _router(site: Site, report: Tell) -> None:
     project = site.project
     with Router(project.stream, project.plan, clock=CLOCK) as router:
         while router.step(8).rows:
             pass
 
 
-def _worker(site: Site, tell: Tell) -> None:
+def _worker(site: Site, report: Tell) -> None:
     project = site.project
     with FeatureWorker(
         project.routed, project.paths.state, project.features, clock=CLOCK
@@ -140,17 +139,17 @@ def _worker(site: Site, tell: Tell) -> None:
             pass
         worker.refresh()
         worker.sweep()
-        worker.tell()
+        worker.publish_figures()
 
 
-def _lake(site: Site, tell: Tell) -> None:
+def _lake(site: Site, report: Tell) -> None:
     project = site.project
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
         while not role.step(rows_max=8, flush=True).idle:
             pass
 
 
-def _compaction(site: Site, tell: Tell) -> None:
+def _compaction(site: Site, report: Tell) -> None:
     project = site.project
     with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
         while role.upkeep(everything=True):
@@ -159,51 +158,49 @@ def _compaction(site: Site, tell: Tell) -> None:
         assert not role.vacuum(keep_us=0, dry_run=True), "what was to be deleted is still there"
 
 
-def _load(site: Site, tell: Tell) -> None:
-    """The lake takes in a piece, and what it has is deleted from the logs, and so on: nothing else
-    has it then.
-    """
+def _load(site: Site, report: Tell) -> None:
+    """Load a piece into the lake and delete it from the logs, so that only the lake has it."""
     project = site.project
     with (
         LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role,
         Router(project.stream, project.plan, clock=CLOCK) as router,
     ):
         while not role.step(rows_max=8, flush=True).idle:
-            tell(step="loaded")
+            report(step="loaded")
             router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
-            tell(step="pruned")
+            report(step="pruned")
 
 
-def _prune(site: Site, tell: Tell) -> None:
-    """Door and router delete what the lake has, while events come in."""
-    project, seed = site.project, site.told().seed
+def _prune(site: Site, report: Tell) -> None:
+    """Delete what the lake has from the logs of collector and router, while events come in."""
+    project, seed = site.project, site.read_ledger().seed
     with site.door(flush_s=0.0) as door:
         pruner = Pruner(door, project.paths.lake)
         for number in range(BEFORE, AFTER):
-            pruner.look()
-            tell(**submit(door, seed, number))
+            pruner.tick()
+            report(**submit(door, seed, number))
     with Router(project.stream, project.plan, clock=CLOCK) as router:
         router.prune(releasable_offset(project))
         router.step()
 
 
-def _import(site: Site, tell: Tell) -> None:
-    told, project = site.told(), site.project
+def _import(site: Site, report: Tell) -> None:
+    ledger, project = site.read_ledger(), site.project
     import_files(
         project.paths.stream,
         "tailorbird",
-        _history(site, told.seed),
+        _history(site, ledger.seed),
         plan=project.plan,
         clock=CLOCK,
     )
-    tell(body=-1, acked=[each["event_id"] for each in _past(told.seed)], refused=[])
+    report(body=-1, acked=[each["event_id"] for each in _past(ledger.seed)], refused=[])
 
 
-def _import_again(site: Site, told: Told) -> None:
-    """The operator gives the same command again, and then it is done."""
-    _import(site, lambda **said: told.take([said]))  # pyrefly: ignore
-    told.sent.update(each["event_id"] for each in _past(told.seed))
+def _import_again(site: Site, ledger: Told) -> None:
+    """Repeat the operator's command, which then completes."""
+    _import(site, lambda **message: ledger.take([message]))  # pyrefly: ignore
+    ledger.sent.update(each["event_id"] for each in _past(ledger.seed))
 
 
 def _history(site: Site, seed: int) -> Path:
@@ -213,19 +210,19 @@ def _history(site: Site, seed: int) -> Path:
 
 
 def _past(seed: int) -> list[dict]:
-    """Events of some days long ago: later than any lateness, and yet they count."""
-    began = 20_000 * DAY
+    """Return events of days long ago: later than any lateness, and yet they count."""
+    started = 20_000 * DAY
     events = [
         each
         for number in range(1_000, 1_020)
         for each in body_of_its_own(seed, number)
         if each["type"] != "nonsense"
     ]
-    return [{**each, "ts": to_iso(began + place * HOUR)} for place, each in enumerate(events)]
+    return [{**each, "ts": to_iso(started + hour * HOUR)} for hour, each in enumerate(events)]
 
 
-def _bootstrap(site: Site, tell: Tell) -> None:
-    """The state was lost, and is built from the lake."""
+def _bootstrap(site: Site, report: Tell) -> None:
+    """Build a lost state from the lake."""
     project = site.project
     with FeatureWorker(
         project.routed, project.paths.state, project.features, clock=CLOCK
@@ -244,21 +241,21 @@ def _without_state(site: Site) -> None:
         file.unlink()
 
 
-def _leavers(site: Site) -> None:
-    _sent(site)
+def _prepare_erasure(site: Site) -> None:
+    _send_rest(site)
     erasing.prepare(site)
 
 
 SCENES = (
-    Scene("door", _door, _nothing),
-    Scene("acknowledge", _door, _nothing, checkpoints=False),
-    Scene("router", _router, _sent),
+    Scene("door", _door, _do_nothing),
+    Scene("acknowledge", _door, _do_nothing, checkpoints=False),
+    Scene("router", _router, _send_rest),
     Scene("worker", _worker, _routed),
     Scene("lake", _lake, _routed),
     Scene("load", _load, _applied),
     Scene("compaction", _compaction, _loaded),
-    Scene("prune", _prune, _nothing),
-    Scene("import", _import, _nothing, BEFORE, _import_again),
+    Scene("prune", _prune, _do_nothing),
+    Scene("import", _import, _do_nothing, BEFORE, _import_again),
     Scene("bootstrap", _bootstrap, _without_state),
-    Scene("erase", erasing.step, _leavers, afterwards=erasing.finish, quick=False),
+    Scene("erase", erasing.step, _prepare_erasure, afterwards=erasing.finish, quick=False),
 )

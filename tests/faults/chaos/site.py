@@ -1,8 +1,7 @@
-"""A small site on which faults are tried: a project, what was sent to it, and what it acknowledged.
+"""A small site for faults: a project, its traffic, and its acknowledgements.
 
-What a client sends is a function of a seed and a number, so that whoever judges knows it without
-being told. A click that follows an answer carries its request, so that an answer that is lost, or
-comes too late, shows in the lake.
+A client's bodies are a function of a seed and a number, so that a judge can derive them. A click
+that follows a response carries its request, so that a lost or late response shows in the lake.
 """
 
 import json
@@ -28,10 +27,9 @@ PRODUCER = "serve-1"
 
 @dataclass
 class Told:
-    """What the ledger outside knows: ids by what became of them, and the bodies of which no answer
-    came.
+    """The outer ledger: ids by outcome, and the bodies without a response.
 
-    `named_by`: the command that told the operator what it found wrong.
+    `named_by`: the command that reported a problem to the operator.
     """
 
     seed: int
@@ -43,11 +41,11 @@ class Told:
     named_by: str = ""
 
     def take(self, messages: Iterable[dict[str, Any]]) -> None:
-        for said in messages:
-            if "acked" in said:
-                self.acked.update(said["acked"])
-                self.refused.update(said["refused"])
-                self.answered.add(said["body"])
+        for message in messages:
+            if "acked" in message:
+                self.acked.update(message["acked"])
+                self.refused.update(message["refused"])
+                self.answered.add(message["body"])
 
     def write(self, path: Path) -> None:
         path.write_text(
@@ -61,11 +59,11 @@ class Told:
 
     @classmethod
     def read(cls, path: Path) -> "Told":
-        found = json.loads(path.read_text())
+        fields = json.loads(path.read_text())
         return cls(
             **{
                 name: set(value) if isinstance(value, list) else value
-                for name, value in found.items()
+                for name, value in fields.items()
             }
         )
 
@@ -84,7 +82,7 @@ class Site:
     def ledger(self) -> Path:
         return self.folder / "ledger.json"
 
-    def told(self) -> Told:
+    def read_ledger(self) -> Told:
         return Told.read(self.ledger)
 
     def door(self, **options: Any) -> EventCollector:
@@ -101,9 +99,7 @@ def make_site(folder: Path, seed: int) -> Site:
 
 
 def body(seed: int, number: int) -> list[dict[str, Any]]:
-    """What the client sends as its `number`-th request: some events, now and then one that was sent
-    before.
-    """
+    """Return the client's `number`-th body: some events, now and then with an earlier one."""
     rng = random.Random(f"{seed}/{number}")
     events = [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
     items = {
@@ -115,7 +111,7 @@ def body(seed: int, number: int) -> list[dict[str, Any]]:
     events.append({**items, "request_id": f"r{seed}-{number}"})
     device = {
         "anonymous_id": f"d{number % 2}"
-    }  # passed on from body to body: the click is of whom the body before the last named
+    }  # shared by bodies: the click belongs to the user that the body before the last identified
     events.append(
         {
             "event_id": f"t{seed}-{number}-d",
@@ -133,23 +129,23 @@ def body(seed: int, number: int) -> list[dict[str, Any]]:
         }
     )
     if number and rng.random() < 0.4:
-        again = [
+        repeats = [
             event
             for event in body_of_its_own(seed, rng.randrange(number))
             if event["type"] != "nonsense"
         ]
-        events += again[:1]
+        events += repeats[:1]
     return events
 
 
 def body_of_its_own(seed: int, number: int) -> list[dict[str, Any]]:
-    """A body without what was sent before."""
+    """Return a body without repeated events."""
     rng = random.Random(f"{seed}/{number}")
     return [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
 
 
 def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
-    """The answer that the click of a body follows: its event, and what it read."""
+    """Return the response that the click of a body follows: its event, and its record."""
     items = [ITEMS[(number + n) % 30] for n in range(3)]
     now = CLOCK.now()
     event = {
@@ -175,9 +171,7 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
 def submit(
     door: EventCollector, seed: int, number: int, *, answered: bool = True
 ) -> dict[str, Any]:
-    """Send a body, after the answer that it follows; what the door said of it, as the ledger has
-    it.
-    """
+    """Send a body, after the response that it follows; return the outcome as the ledger has it."""
     if answered:
         door.record_answer(*answer(seed, number))
     events = body(seed, number)

@@ -1,14 +1,13 @@
-"""What a failed sync leaves in doubt, read from the trace of a step: whether anybody took a later
-sync's word for it.
+"""Finds syncs that were believed after a failed sync, from the trace of a step.
 
-After a failed fsync the kernel may mark what it could not write as clean: the next one says "done"
-and has written nothing. So what was written to a file since it was last synced is in doubt once a
-sync of it fails, until the same bytes are written again, and so are the names that were made in a
-folder. To sync a file whose bytes, or whose name, are in doubt is to believe what nobody wrote.
+After a failed fsync the kernel may mark unwritten pages as clean: the next one says "done" and has
+written nothing. So bytes written to a file since its last sync are in doubt once a sync of it
+fails, until the same bytes are written again, and so are the names that were made in a folder. To
+sync a file whose bytes, or whose name, are in doubt is to believe what nobody wrote.
 
-    write, pwrite64 …   bytes that no sync has made last; no longer in doubt, if they were
-    open, rename …      names that no sync of their folder has made last
-    fsync, fdatasync    they last; or, if it fails, are in doubt
+    write, pwrite64 …   bytes that no sync has made durable; no longer in doubt, if they were
+    open, rename …      names that no sync of their folder has made durable
+    fsync, fdatasync    they become durable; or, if it fails, are in doubt
 """
 
 import re
@@ -24,9 +23,7 @@ TRACED = (*SYNCS, *WRITES, *NAMES)
 
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 _HANDLE = re.compile(r"\d+<([^>]*)>")
-_END = (
-    1 << 60
-)  # where a write without an offset goes: behind all others, and each behind the one before
+_END = 1 << 60  # offset of appends: after all others, in order
 
 
 @dataclass
@@ -52,7 +49,7 @@ class _File:
 
 @dataclass
 class _Folder:
-    """Names. `lasting`: those that a sync has made last, so that to open them again makes nothing."""
+    """Names of a folder. `lasting`: the durable ones, which an open does not create."""
 
     unsynced: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
@@ -69,28 +66,30 @@ class _Folder:
         self.doubtful, self.unsynced = self.doubtful | self.unsynced, set()
 
 
-def believed(trace: Iterable[str], below: str, there: Iterable[str] = ()) -> list[str]:
+def find_believed_syncs(
+    trace: Iterable[str], folder: str, durable_paths: Iterable[str] = ()
+) -> list[str]:
     """The files and folders below `below` that were synced while something of them was in doubt;
     `there`: what lasted before the step.
 
-    >>> believed(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
+    >>> find_believed_syncs(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
     ['/a/f']
-    >>> believed(['1 pwrite64(3</a/f>, "x", 1, 0) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 pwrite64(3</a/f>, "x", 1, 0) = 1',
+    >>> find_believed_syncs(['1 pwrite64(3</a/f>, "x", 1, 0) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 pwrite64(3</a/f>, "x", 1, 0) = 1',
     ...     '1 fsync(3</a/f>) = 0'], "/a")
     []
     """
     files: dict[str, _File] = defaultdict(_File)
     folders: dict[str, _Folder] = defaultdict(_Folder)
-    for path in there:
+    for path in durable_paths:
         folders[dirname(path)].lasting.add(path)
-    found: list[str] = []
+    believed_paths: list[str] = []
     appended = _END
-    for name, given, result in _calls(trace):
-        handle = _HANDLE.match(given)
+    for name, arguments, result in _calls(trace):
+        handle = _HANDLE.match(arguments)
         path = handle.group(1) if handle else ""
         if name in NAMES and result >= 0:
-            _take_name(name, given, files, folders)
-        elif not path.startswith(below):
+            _take_name(name, arguments, files, folders)
+        elif not path.startswith(folder):
             continue
         elif name in SYNCS and result < 0:
             (folders[path] if path in folders else files[path]).fail()
@@ -101,35 +100,37 @@ def believed(trace: Iterable[str], below: str, there: Iterable[str] = ()) -> lis
             else:
                 doubtful = bool(files[path].doubtful) or path in folders[dirname(path)].doubtful
                 files[path].unsynced.clear()
-            found += [path] if doubtful else []
+            believed_paths += [path] if doubtful else []
         elif name == "ftruncate" and result == 0:
-            files[path].cut(int(given.rpartition(", ")[2]))
+            files[path].cut(int(arguments.rpartition(", ")[2]))
         elif name in ("pwrite64", "pwritev") and result > 0:
-            at = int(given.rpartition(", ")[2])
-            files[path].write(at, at + result)
+            offset = int(arguments.rpartition(", ")[2])
+            files[path].write(offset, offset + result)
         elif name in WRITES and result > 0:
             files[path].write(appended, appended + result)
             appended += result
-    return found
+    return believed_paths
 
 
-def _take_name(name: str, given: str, files: dict[str, _File], folders: dict[str, _Folder]) -> None:
-    paths = re.findall(r'"([^"]*)"', given)
-    if not paths or (name == "openat" and "O_CREAT" not in given):
+def _take_name(
+    name: str, arguments: str, files: dict[str, _File], folders: dict[str, _Folder]
+) -> None:
+    paths = re.findall(r'"([^"]*)"', arguments)
+    if not paths or (name == "openat" and "O_CREAT" not in arguments):
         return
     path = paths[-1]
     if path.endswith(
         (".lock", "-shm", "-journal")
-    ):  # which need not last; of the journals only those of files that are being made
+    ):  # these need not be durable; journals only matter for files that are being created
         return
     names = folders[dirname(path)]
-    if name == "openat" and "O_TRUNC" in given:
+    if name == "openat" and "O_TRUNC" in arguments:
         files[path].cut(0)
     if name == "unlink":
         files.pop(path, None)
         names.drop(path)
         return
-    if name != "openat" or "O_EXCL" in given:  # it was not there before, and so was made anew
+    if name != "openat" or "O_EXCL" in arguments:  # the file is new
         names.drop(path)
         files[path] = files.pop(paths[0], _File()) if name.startswith("rename") else _File()
     if path not in names.lasting:
@@ -137,24 +138,27 @@ def _take_name(name: str, given: str, files: dict[str, _File], folders: dict[str
 
 
 def _without(ranges: list[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
-    left: list[tuple[int, int]] = []
+    remaining: list[tuple[int, int]] = []
     for first, last in ranges:
-        left += [(a, b) for a, b in ((first, min(last, begin)), (max(first, end), last)) if a < b]
-    return left
+        remaining += [
+            (a, b) for a, b in ((first, min(last, begin)), (max(first, end), last)) if a < b
+        ]
+    return remaining
 
 
 def _calls(trace: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-    """Name, arguments and result of each call that came to its end, those that strace shows in two
-    lines put together.
+    """Yield name, arguments and result of each finished call.
+
+    Calls that strace shows in two lines are joined.
     """
-    begun: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
     for line in trace:
         thread, _, call = line.partition(" ")
         call = call.strip()
         if call.endswith("<unfinished ...>"):
-            begun[thread] = call.removesuffix("<unfinished ...>")
+            unfinished[thread] = call.removesuffix("<unfinished ...>")
             continue
         if call.startswith("<..."):
-            call = begun.pop(thread, "") + call.partition("resumed>")[2]
+            call = unfinished.pop(thread, "") + call.partition("resumed>")[2]
         if match := _CALL.match(call):
             yield match.group(1), match.group(2), int(match.group(3))

@@ -2,9 +2,10 @@
 
 kill    SIGKILL before the call is carried out
 sync    EIO from fsync or fdatasync: the batch is refused, and the sync is not tried again
-full    ENOSPC from this write on: what is acknowledged stays, and once there is space all goes on without hands
-lost    a write that says "done" and is not: found by a checksum, or harmless, but never wrong data without a word
-power   the power goes just behind the call
+full    ENOSPC from this write on: acknowledged data stay, and with space all goes on by itself
+lost    a write that says "done" and is not: found by a checksum, or harmless, but never
+        silently wrong data
+power   the power goes just after the call
 none    nothing: for a mutant that shows by itself
 """
 
@@ -22,8 +23,8 @@ from tests.faults.chaos.scenes import SCENES, Scene
 from tests.faults.chaos.site import Told
 
 
-def _sound() -> None:
-    """Changes nothing."""
+def _change_nothing() -> None:
+    """Do nothing."""
 
 
 _STEP_S = 12  # a step takes half a second; a thread that nobody woke, for ever
@@ -34,7 +35,7 @@ Prelude = Callable[[], None]  # what a mutant changes in the child before its st
 
 @dataclass(frozen=True)
 class Trial:
-    """What is to be tried."""
+    """One fault to try."""
 
     kind: str
     scene: str
@@ -48,8 +49,10 @@ class Trial:
 
 @dataclass
 class Result:
-    """What came of it. `hit`: the fault took place; without that a trial counts for nothing.
-    `revision`, `at`: of what, and when.
+    """The result of a trial.
+
+    `hit`: the fault took place; without that a trial counts for nothing. `revision`, `at`: the code
+    and date of the trial.
     """
 
     kind: str
@@ -65,7 +68,7 @@ class Result:
 
     @property
     def silent(self) -> bool:
-        """Whether something is wrong that nobody was told of."""
+        """Return True if something is wrong and nothing reported it."""
         return not self.verdict.clean and not self.verdict.told and not self.verdict.named_by
 
 
@@ -78,26 +81,29 @@ def base_of(root: Path, scene: str, seed: int) -> Path:
 
 
 def prepare(root: Path, name: str, seed: int) -> list[Point]:
-    """Make a scene's folder, as a folder and as a disk, and find where faults can be put."""
+    """Make a scene's folder, as a folder and as a disk, and find the points for faults."""
     scene, base = scene_of(name), base_of(root, name, seed)
     log = root / f"{name}-{seed}.log"
-    made = injection.run(lambda _: scene.make(base, seed), log)
-    if made.status != 0:
-        raise AssertionError(f"scene {name} cannot be made: {made.error}; see {log}")
-    tried = root / f"{name}-{seed}.tried"
-    shutil.copytree(base, tried)
+    outcome = injection.run(lambda _: scene.make(base, seed), log)
+    if outcome.status != 0:
+        raise AssertionError(f"scene {name} cannot be made: {outcome.error}; see {log}")
+    trial_folder = root / f"{name}-{seed}.tried"
+    shutil.copytree(base, trial_folder)
     try:
-        found = injection.points(
-            lambda tell: scene.run(tried, tell), log, root / f"{name}-{seed}.trace", tried
+        points = injection.points(
+            lambda report: scene.run(trial_folder, report),
+            log,
+            root / f"{name}-{seed}.trace",
+            trial_folder,
         )
-        _points_file(root, name, seed).write_bytes(msgspec.json.encode(found))
-        return found
+        _points_file(root, name, seed).write_bytes(msgspec.json.encode(points))
+        return points
     finally:
-        shutil.rmtree(tried)
+        shutil.rmtree(trial_folder)
 
 
-def prepared(root: Path, name: str, seed: int) -> list[Point]:
-    """The points of a scene that was prepared."""
+def load_points(root: Path, name: str, seed: int) -> list[Point]:
+    """Load the points of a prepared scene."""
     return msgspec.json.decode(_points_file(root, name, seed).read_bytes(), type=list[Point])
 
 
@@ -105,22 +111,22 @@ def _points_file(root: Path, name: str, seed: int) -> Path:
     return root / f"{name}-{seed}.points"
 
 
-def trials_of(kind: str, scene: str, found: list[Point], seed: int) -> list[Trial]:
-    """All the faults of a kind that can be put into a scene."""
+def trials_of(kind: str, scene: str, points: list[Point], seed: int) -> list[Trial]:
+    """Return all faults of a kind that can be put into a scene."""
     if kind == "none":
         return [Trial(kind, scene, Point("none", 0), seed)]
-    wanted: dict[str, Callable[[Point], bool]] = {
+    conditions: dict[str, Callable[[Point], bool]] = {
         "kill": lambda point: point.call != ACK,
         "sync": lambda point: point.call in SYNCS,
         "full": lambda point: point.call in ("write", "pwrite64", "writev"),
         "lost": lambda point: point.call in ("write", "pwrite64") and point.result > 8,
         "power": lambda point: point.call in (*SYNCS, "rename", ACK),
     }
-    return [Trial(kind, scene, point, seed) for point in found if wanted[kind](point)]
+    return [Trial(kind, scene, point, seed) for point in points if conditions[kind](point)]
 
 
 def attempt(
-    root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, judged: bool = False
+    root: Path, trial: Trial, room: Path, prelude: Prelude = _change_nothing, judged: bool = False
 ) -> Result:
     """Carry a trial out in the folder `room`, which is this caller's own.
 
@@ -137,19 +143,19 @@ def attempt(
         _cut_power(base, trial, room, (prelude, judged), result)
     else:
         shutil.copytree(base, room / "site")
-        outcome = _disturb(trial, room, prelude)
-        told = Told.read(room / "site" / "ledger.json")
-        told.take(outcome.told)
-        result.acked = len(outcome.told)
-        result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _hit(outcome, room))
+        outcome = _run_step(trial, room, prelude)
+        ledger = Told.read(room / "site" / "ledger.json")
+        ledger.take(outcome.reports)
+        result.acked = len(outcome.reports)
+        result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _has_hit(outcome, room))
         if result.hit:
             _judge(
                 trial,
                 room / "site",
-                told,
+                ledger,
                 room,
                 result,
-                prelude if judged else _sound,
+                prelude if judged else _change_nothing,
                 outcome.alarms,
             )
             _check_syncs(root, trial, outcome, room, result)
@@ -160,19 +166,20 @@ def attempt(
     return result
 
 
-def _hit(outcome: Outcome, room: Path) -> bool:
-    """Whether the fault met a file. Threads wake each other by `write` too, so that the Nth may be
-    another one this time.
+def _has_hit(outcome: Outcome, room: Path) -> bool:
+    """Return True if the fault met a file.
+
+    Threads also wake each other by `write`, so the Nth call may be another one this time.
     """
     return any("(INJECTED)" in call and str(room / "site") in call for call in outcome.calls)
 
 
-def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
+def _run_step(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
     scene, point = scene_of(trial.scene), trial.point
 
-    def step(tell: injection.Tell) -> None:
+    def step(report: injection.Tell) -> None:
         prelude()
-        scene.run(room / "site", tell)
+        scene.run(room / "site", report)
 
     if trial.kind == "none":
         return injection.run(step, room / "log")
@@ -201,50 +208,50 @@ def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
 def _judge(
     trial: Trial,
     site: Path,
-    told: Told,
+    ledger: Told,
     room: Path,
     result: Result,
     prelude: Prelude,
     alarms: list[str] | None = None,
 ) -> None:
-    """In a child of its own, since a parent must not open a lake.
+    """Judge in a child of its own, since a parent must not open a lake.
 
     Args:
-        alarms: what the step itself said of files that are not as they were written.
+        alarms: reports of the step itself about corrupt files.
     """
     scene = scene_of(trial.scene)
 
-    def judging(tell: injection.Tell) -> None:
+    def judging(report: injection.Tell) -> None:
         prelude()
-        tell(**vars(scene.judge(site, told)))
+        report(**vars(scene.judge(site, ledger)))
 
     outcome = injection.run(judging, room / "log")
     if trial.kind == "lost":
-        for _ in range(2):  # a supervisor starts what died again
+        for _ in range(2):  # a supervisor restarts dead processes
             if outcome.status < 0:
                 outcome = injection.run(judging, room / "log")
     alarms = [*(alarms or []), *outcome.alarms]
-    if outcome.told:
-        result.verdict = Verdict(**outcome.told[0])
+    if outcome.reports:
+        result.verdict = Verdict(**outcome.reports[0])
     else:
         result.verdict = Verdict(
             unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"]
         )
-    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.told:
+    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.reports:
         result.verdict.told = result.verdict.told or alarms[0]
     if trial.kind != "lost" and result.verdict.told:
-        # A crash or an error is nothing that anybody should have to mend by hand.
+        # Nobody should have to repair anything by hand after a crash or an error.
         result.verdict.unequal += 1
         result.verdict.told = ""
 
 
 def _check_syncs(root: Path, trial: Trial, outcome: Outcome, room: Path, result: Result) -> None:
-    """What a failed sync left in doubt may not be taken for written because a later sync says so."""
+    """Check that no later sync was believed for data that a failed sync left in doubt."""
     if trial.kind != "sync":
         return
     base = base_of(root, trial.scene, trial.seed)
-    there = [str(room / "site" / path.relative_to(base)) for path in base.rglob("*")]
-    for path in syncs.believed(outcome.calls, str(room / "site"), there)[:1]:
+    durable_paths = [str(room / "site" / path.relative_to(base)) for path in base.rglob("*")]
+    for path in syncs.find_believed_syncs(outcome.calls, str(room / "site"), durable_paths)[:1]:
         result.verdict.unequal += 1
         result.verdict.notes.append(f"a failed sync was tried again: {path}")
 
@@ -254,12 +261,12 @@ def _cut_power(
 ) -> None:
     scene, point = scene_of(trial.scene), trial.point
     image = power.make_image(room / "disk", base)
-    where = room / "site"
-    with power.mounted(image, where):
+    mount_point = room / "site"
+    with power.mounted(image, mount_point):
 
-        def step(tell: injection.Tell) -> None:
+        def step(report: injection.Tell) -> None:
             preludes[0]()
-            scene.run(where, tell)
+            scene.run(mount_point, report)
 
         child = Child(step, room / "log")
         child.watch(Injection(point.call, "signal=STOP", str(point.number)), trace=room / "trace")
@@ -268,15 +275,22 @@ def _cut_power(
         while not (child.ended() or child.stopped(room / "trace")) and time.monotonic() < give_up:
             time.sleep(0.002)
         result.hit = not child.ended()
-        said = list(child.received())
+        messages = list(child.received())
         if result.hit:
             power.copy_image(image, room / "copy")
         child.kill()
         child.wait()
     if not result.hit:
         return
-    result.acked = sum("acked" in each for each in said)
-    with power.mounted(room / "copy", where):
-        told = Told.read(where / "ledger.json")
-        told.take(said)
-        _judge(trial, where, told, room, result, preludes[0] if preludes[1] else _sound)
+    result.acked = sum("acked" in each for each in messages)
+    with power.mounted(room / "copy", mount_point):
+        ledger = Told.read(mount_point / "ledger.json")
+        ledger.take(messages)
+        _judge(
+            trial,
+            mount_point,
+            ledger,
+            room,
+            result,
+            preludes[0] if preludes[1] else _change_nothing,
+        )

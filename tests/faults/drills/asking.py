@@ -1,13 +1,12 @@
-"""Who asks during a drill: a process of its own with the client that applications use, which tries
-a request once more where it fails.
+"""The client process of a drill, which retries a failed request once, as applications do.
 
     python -m tests.faults.drills.asking URL… --requests 30000 --rate 150 --out FILE
 
-Requests are due at fixed times, and asked then if not `AT_ONCE` are under way; who is late asks at
+Requests are due at fixed times, and sent then unless `AT_ONCE` are under way; late ones are sent at
 once. Latency counts from the time at which a request was due, the second try included, so that a
-stall is felt by all who would have asked meanwhile. There is a client for each server, which begins
-with that one; each sends clicks too, as an application does: taken down, and sent by its outbox.
-More than servers can take is asked by `drills.flood`.
+stall counts for all requests due meanwhile. There is a client for each server, which begins with
+that one; each sends clicks too, as an application does: recorded, and sent by its outbox.
+`drills.flood` sends more than servers can take.
 """
 
 import argparse
@@ -31,15 +30,13 @@ SENT_S = 60.0  # within which the outbox must be empty, once the last request wa
 
 @dataclass
 class Tally:
-    """What became of the requests: for each, when it was asked (monotonic), how long it took, and
-    what its answer lacked.
-    """
+    """Outcomes of the requests: send time (monotonic), latency, and missing parts."""
 
     began: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
     lacked: list[str] = field(
         default_factory=list
-    )  # codes with +, "" for nothing, "!" and why for no answer with items
+    )  # codes joined by +, "" for none; "!" and the reason if there are no items
     models: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     clicks: list[str] = field(default_factory=list)  # that were tracked
@@ -52,17 +49,17 @@ class Tally:
         self.models[model] += 1
 
 
-async def ask(urls: list[str], requests: int, rate: float) -> Tally:
-    """Ask so often, at that rate or as fast as answers come."""
+async def send_requests(urls: list[str], requests: int, rate: float) -> Tally:
+    """Send so many requests, at a rate or as fast as responses come."""
     tally, numbers, start = Tally(), iter(range(requests)), time.monotonic()
     async with AsyncExitStack() as stack:
-        turned = [urls[place:] + urls[:place] for place in range(len(urls))]
+        rotated_urls = [urls[index:] + urls[:index] for index in range(len(urls))]
         clients = [
-            await stack.enter_async_context(AsyncClient(each, timeout_s=TIMEOUT_S, attempts=2))
-            for each in turned
+            await stack.enter_async_context(AsyncClient(address, timeout_s=TIMEOUT_S, attempts=2))
+            for address in rotated_urls
         ]
 
-        async def one() -> None:
+        async def send() -> None:
             for number in numbers:
                 due, client, person = (
                     start + number / rate,
@@ -84,7 +81,7 @@ async def ask(urls: list[str], requests: int, rate: float) -> Tally:
                     due, "+".join(answer.degraded) if answer.items else "!no items", answer.model
                 )
 
-        await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(send() for _ in range(AT_ONCE)))
         tally.retried = sum(client.retried for client in clients)
         await asyncio.gather(*(client.flush(SENT_S) for client in clients))
         tally.unsent = sum(client.waiting for client in clients)
@@ -99,8 +96,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
-    asked.out.write_text(json.dumps(vars(asyncio.run(ask(asked.urls, asked.requests, asked.rate)))))
+    options = parser.parse_args()
+    options.out.write_text(
+        json.dumps(vars(asyncio.run(send_requests(options.urls, options.requests, options.rate))))
+    )
 
 
 if __name__ == "__main__":

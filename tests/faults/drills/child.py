@@ -1,5 +1,6 @@
-"""A serve process of a drill: python -m tests.faults.drills.child '{"data": …}'. It loads no more
-than one of a project does.
+"""A serve process of a drill: python -m tests.faults.drills.child '{"data": …}'.
+
+It loads no more than one of a project does.
 """
 
 import json
@@ -20,7 +21,7 @@ from tailorbird.stream import Stream
 
 @dataclass
 class Part:
-    """Where a serve process finds its parts.
+    """Addresses of a serve process's parts.
 
     Attributes:
         valkey: to read features from; "" reads the state's own folder.
@@ -36,8 +37,8 @@ class Part:
     cpu: int | None = None
 
 
-def stream_of(data: Path, kafka: str) -> Stream:
-    """Where servers write."""
+def open_stream(data: Path, kafka: str) -> Stream:
+    """Return the stream that servers write to."""
     if not kafka:
         return data / "stream"
     from tests.stream.brokers import OPTIONS
@@ -55,7 +56,7 @@ def main() -> None:
     data = Path(part.data)
     copies = CopyTarget(part.valkey, "drill", hedge=Hedge()) if part.valkey else None
     options = ServeOptions(
-        stream=stream_of(data, part.kafka),
+        stream=open_stream(data, part.kafka),
         routed=data / "routed.db",
         state=data / "state",
         registry=data / "registry",

@@ -1,13 +1,14 @@
-"""More questions than a server can take: an open loop, run as a process beside it.
+"""More requests than a server can take: an open loop, run as a process beside it.
 
-    python -m tests.faults.drills.flood URL --rate 2000 --seconds 20 --cpu 1 --pid PID --out FILE    due at fixed times, answered or not
-    python -m tests.faults.drills.flood URL --at-once 8 --seconds 20 --cpu 1 --pid PID --out FILE    each as soon as one before is answered
+    python -m tests.faults.drills.flood URL --rate 2000 --seconds 20 --cpu 1 --pid PID --out FILE
+    python -m tests.faults.drills.flood URL --at-once 8 --seconds 20 --cpu 1 --pid PID --out FILE
 
-It speaks HTTP over bare connections, so that asking costs little beside answering. Connections come
-from several addresses, as a server bounds those of one. Latency counts from the time at which a
-request was due. One whose time comes while all connections wait for answers is not sent, and
-counted. What the server's process has of its CPU is read when all connections are open, and at the
-end.
+With `--rate` requests are due at fixed times, answered or not; with `--at-once` each is sent as
+soon as an earlier one is answered. It speaks HTTP over bare connections, so that sending costs
+little beside answering. Connections come from several addresses, as a server bounds those of one.
+Latency counts from the time at which a request was due. A request that falls due while all
+connections are waiting is not sent, and counted. The CPU time of the server's process is read when
+all connections are open, and at the end.
 """
 
 import argparse
@@ -32,15 +33,13 @@ _HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applic
 
 @dataclass
 class Tally:
-    """What became of the requests: when each was due (monotonic), how long its answer took, its
-    status; 0 is no answer.
-    """
+    """Outcomes of the requests: due time (monotonic), latency, and status; 0 is no response."""
 
     began: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
     status: list[int] = field(default_factory=list)
     empty: int = 0  # answers without items
-    without_retry_after: int = 0  # refusals that do not say when to come again
+    without_retry_after: int = 0  # refusals that do not say when to retry
     unsent: int = 0
     cpu_s: float = 0.0  # of the server, meanwhile
     lacked: Counter[str] = field(default_factory=Counter)
@@ -61,29 +60,29 @@ class Asker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        head, found, body = self._data.partition(b"\r\n\r\n")
-        if not found:
+        head, separator, body = self._data.partition(b"\r\n\r\n")
+        if not separator:
             return
         head = head.lower()
         length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         if len(body) < length:
             return
         self._data = b""
-        self._flood.answered(self._due, int(head[9:12]), head, body)
+        self._flood.record_response(self._due, int(head[9:12]), head, body)
         self._due = 0.0
         if b"connection: close" in head:
             self.transport.close()
         else:
-            self._flood.free(self)
+            self._flood.release(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._due:
-            self._flood.answered(self._due, 0, b"", b"")
-        self._flood.lost()
+            self._flood.record_response(self._due, 0, b"", b"")
+        self._flood.record_loss()
 
 
 class Flood:
-    """The questions, and what became of them."""
+    """The requests and their outcomes."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -98,7 +97,7 @@ class Flood:
         self._requests = [_HEAD + str(len(body)).encode() + b"\r\n\r\n" + body for body in bodies]
 
     async def open(self, count: int) -> None:
-        """Have so many connections open, as far as that goes."""
+        """Open so many connections, as far as possible."""
         loop = asyncio.get_running_loop()
         while self._opened < count:
             self._opened += 1
@@ -109,7 +108,7 @@ class Flood:
             self._idle.append(asker)
 
     def ask(self, due: float) -> bool:
-        """Send the next question, if there is a connection for it."""
+        """Send the next request, if there is a connection for it."""
         while self._idle:
             asker = self._idle.pop()
             if not asker.transport.is_closing():
@@ -120,7 +119,7 @@ class Flood:
         self.tally.unsent += 1
         return False
 
-    def answered(self, due: float, status: int, head: bytes, body: bytes) -> None:
+    def record_response(self, due: float, status: int, head: bytes, body: bytes) -> None:
         self.under_way -= 1
         tally = self.tally
         tally.began.append(due)
@@ -132,12 +131,12 @@ class Flood:
         elif b"retry-after: " not in head:
             tally.without_retry_after += 1
 
-    def free(self, asker: Asker) -> None:
+    def release(self, asker: Asker) -> None:
         self._idle.append(asker)
         if self._closed_loop:
             self.ask(time.monotonic())
 
-    def lost(self) -> None:
+    def record_loss(self) -> None:
         self._opened -= 1
 
     async def closed_loop(self, at_once: int, seconds: float) -> None:
@@ -157,21 +156,21 @@ class Flood:
             await asyncio.sleep(0.002)
 
     async def end(self) -> None:
-        """Wait for the answers that are due still."""
+        """Wait for the responses that are still due."""
         give_up = time.monotonic() + GIVEN_UP_S
         while self.under_way and time.monotonic() < give_up:
             await asyncio.sleep(0.02)
 
 
-async def _asked(
+async def _run_flood(
     host: str, port: int, at_once: int, rate: float, seconds: float, pid: int
 ) -> Tally:
     flood = Flood(host, port)
     await flood.open(CONNECTIONS if rate else at_once)
-    before = cpu_s(pid)
+    cpu_before = cpu_s(pid)
     await (flood.open_loop(rate, seconds) if rate else flood.closed_loop(at_once, seconds))
     await flood.end()
-    flood.tally.cpu_s = cpu_s(pid) - before
+    flood.tally.cpu_s = cpu_s(pid) - cpu_before
     flood.tally.status += [0] * flood.under_way
     flood.tally.began += [time.monotonic()] * flood.under_way
     flood.tally.ms += [GIVEN_UP_S * 1_000] * flood.under_way
@@ -189,21 +188,21 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, help="the only one that this process may use")
     parser.add_argument("--pid", type=int, required=True, help="of the server")
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args()
-    if asked.cpu is not None:
-        os.sched_setaffinity(0, {asked.cpu})
-    host, _, port = asked.url.removeprefix("http://").partition(":")
+    options = parser.parse_args()
+    if options.cpu is not None:
+        os.sched_setaffinity(0, {options.cpu})
+    host, _, port = options.url.removeprefix("http://").partition(":")
     tally = uvloop.run(
-        _asked(
+        _run_flood(
             socket.gethostbyname(host),
             int(port),
-            asked.at_once,
-            asked.rate,
-            asked.seconds,
-            asked.pid,
+            options.at_once,
+            options.rate,
+            options.seconds,
+            options.pid,
         )
     )
-    asked.out.write_text(json.dumps(vars(tally)))
+    options.out.write_text(json.dumps(vars(tally)))
 
 
 if __name__ == "__main__":

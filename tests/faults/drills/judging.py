@@ -1,4 +1,4 @@
-"""What a drill came to, from what the asking process wrote down and when the fault was there."""
+"""Results of a drill, from the client's tally and the times of the fault."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,11 @@ Span = tuple[float, float]  # from when to when, monotonic
 
 
 @dataclass
-class Found:
-    """What a drill came to. `rest` is outside the fault, `fault` within it; times in milliseconds,
-    None where nobody asked then.
+class DrillResult:
+    """The result of a drill.
+
+    `rest` is outside the fault, `fault` within it; times are in milliseconds, None if there were no
+    requests then.
     """
 
     name: str
@@ -26,7 +28,7 @@ class Found:
     per_s: float = 0.0
     lacked: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
-    faults: int = 0  # times that the fault was there
+    faults: int = 0  # how often the fault took place
     fault_s: float = 0.0
     requests_in_fault: int = 0
     labelled_in_fault: int = 0
@@ -34,8 +36,8 @@ class Found:
     p99_ms_rest: float | None = None
     p50_ms_fault: float | None = None
     p99_ms_fault: float | None = None
-    events: int = 0  # that were sent beside
-    events_lost: int = 0  # of those that a server has taken
+    events: int = 0  # sent besides the requests
+    events_lost: int = 0  # of those that a server accepted
     more: dict[str, float] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)  # of what is expected
 
@@ -44,53 +46,56 @@ class Found:
         return self.answered / self.requests if self.requests else 0.0
 
 
-def judged(name: str, what: str, told: dict, spans: Sequence[Span], *, lacks: str = "") -> Found:
-    """Sum a tally up. `spans`: when the fault was there; `lacks`: the code that answers must show
-    at some time of it.
+def judge(
+    name: str, what: str, tally: dict, spans: Sequence[Span], *, expected_code: str = ""
+) -> DrillResult:
+    """Sum a tally up.
+
+    `spans`: times of the fault; `expected_code`: the code that some response must show during it.
     """
-    began, ms, lacked = np.array(told["began"]), np.array(told["ms"]), told["lacked"]
-    ended = began + ms / 1_000
-    within = np.zeros(began.size, bool)
+    due, ms, lacked = np.array(tally["began"]), np.array(tally["ms"]), tally["lacked"]
+    ended = due + ms / 1_000
+    within = np.zeros(due.size, bool)
     for start, stop in spans:
-        within |= (ended >= start) & (began <= stop)
-    found = Found(
+        within |= (ended >= start) & (due <= stop)
+    result = DrillResult(
         name,
         what,
-        requests=began.size,
-        retried=told["retried"],
+        requests=due.size,
+        retried=tally["retried"],
         faults=len(spans),
-        events=len(told["clicks"]),
+        events=len(tally["clicks"]),
     )
-    for each in lacked:
-        if each.startswith("!"):
-            found.failures[each[1:80]] = found.failures.get(each[1:80], 0) + 1
+    for codes in lacked:
+        if codes.startswith("!"):
+            result.failures[codes[1:80]] = result.failures.get(codes[1:80], 0) + 1
         else:
-            found.lacked[each or "nothing"] = found.lacked.get(each or "nothing", 0) + 1
-    found.answered = sum(found.lacked.values())
-    found.per_s = float(began.size / max(ended.max() - began.min(), 1e-9))
-    found.fault_s = sum(stop - start for start, stop in spans)
-    found.requests_in_fault = int(within.sum())
-    found.labelled_in_fault = sum(
+            result.lacked[codes or "nothing"] = result.lacked.get(codes or "nothing", 0) + 1
+    result.answered = sum(result.lacked.values())
+    result.per_s = float(due.size / max(ended.max() - due.min(), 1e-9))
+    result.fault_s = sum(stop - start for start, stop in spans)
+    result.requests_in_fault = int(within.sum())
+    result.labelled_in_fault = sum(
         1
-        for each, inside in zip(lacked, within.tolist(), strict=True)
-        if inside and each and each[0] != "!"
+        for codes, inside in zip(lacked, within.tolist(), strict=True)
+        if inside and codes and codes[0] != "!"
     )
     for part, rows in (("rest", ~within), ("fault", within)):
         if rows.any():
-            setattr(found, f"p50_ms_{part}", float(np.quantile(ms[rows], 0.5)))
-            setattr(found, f"p99_ms_{part}", float(np.quantile(ms[rows], 0.99)))
-    if found.availability < AVAILABLE:
-        found.missed.append(f"availability {found.availability:.5f}")
-    if lacks and not any(lacks in each.split("+") for each in found.lacked):
-        found.missed.append(f"no answer says {lacks}")
-    if told["unsent"]:
-        found.missed.append(f"{told['unsent']} events still wait in the client")
-    return found
+            setattr(result, f"p50_ms_{part}", float(np.quantile(ms[rows], 0.5)))
+            setattr(result, f"p99_ms_{part}", float(np.quantile(ms[rows], 0.99)))
+    if result.availability < AVAILABLE:
+        result.missed.append(f"availability {result.availability:.5f}")
+    if expected_code and not any(expected_code in codes.split("+") for codes in result.lacked):
+        result.missed.append(f"no answer says {expected_code}")
+    if tally["unsent"]:
+        result.missed.append(f"{tally['unsent']} events still wait in the client")
+    return result
 
 
 @contextmanager
 def span(spans: list[Span]) -> Iterator[None]:
-    """A fault is there: from when to when."""
-    began = time.monotonic()
+    """Record the start and end of a fault."""
+    started = time.monotonic()
     yield
-    spans.append((began, time.monotonic()))
+    spans.append((started, time.monotonic()))

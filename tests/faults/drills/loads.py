@@ -1,9 +1,8 @@
-"""The drills of load: more questions than a server can answer, and senders that never come to an
-end.
+"""The drills of load: more requests than a server can answer, and endless senders.
 
-The server of the overload has a core of its own, and so has who asks; both are shared with whatever
-else the machine does. Held against each other are therefore answers for each second of the server's
-CPU; those for each second that passed are told beside.
+The server of the overload has a core of its own, and so has the client; both are shared with other
+load on the machine. So responses per second of the server's CPU are compared; those per second of
+wall time are reported beside them.
 """
 
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from tests.faults.chaos.overloaded import slow_senders
-from tests.faults.drills.judging import Found, Span, judged, span
+from tests.faults.drills.judging import DrillResult, Span, judge, span
 from tests.faults.drills.scenes import count_events
 from tests.faults.drills.site import RATE, ROOT, Asking, Site, pause, site
 
@@ -28,7 +27,7 @@ FACTORS = (2, 10)
 ROUNDS = 5
 RECOVERED_S = 10.0
 REFUSED_AT_PEAK = 0.01
-WANTED_MS = 1_000.0  # an answer that comes later counts for nothing
+LIMIT_MS = 1_000.0  # later responses do not count
 AT_ONCE = 8  # of the closed loop that finds the peak
 SERVER_CPU, ASKER_CPU = 0, 1
 SENDERS = 1_000
@@ -39,8 +38,9 @@ UNMOVED_MS = 5.0
 
 @dataclass
 class Phase:
-    """What came of asking for a while. `good`: answered with items and soon enough; `cpu_s`: of the
-    server, meanwhile.
+    """The result of a phase of requests.
+
+    `good`: answered with items and soon enough; `cpu_s`: of the server, meanwhile.
     """
 
     tally: dict
@@ -50,14 +50,15 @@ class Phase:
     ms: np.ndarray  # of the good ones
 
 
-def overload(folder: Path, requests: int) -> Found:
-    """The peak and an overload in turn, so that both have the machine alike; `requests` is about
-    how many are asked if it is free.
+def overload(folder: Path, requests: int) -> DrillResult:
+    """Alternate the peak and an overload, so that both meet the same machine.
+
+    `requests` is about how many are sent if the machine is free.
     """
     seconds = max(3.0, requests / 1_200 / ROUNDS)
-    with site(folder, servers=1, cpu=SERVER_CPU) as here:
-        usual_ms = float(np.median([timed_ms(here) for _ in range(50)]))
-        found = Found(
+    with site(folder, servers=1, cpu=SERVER_CPU) as site_:
+        usual_ms = float(np.median([measure_response_ms(site_) for _ in range(50)]))
+        result = DrillResult(
             "overload",
             f"an open loop at {FACTORS[0]} and {FACTORS[1]} times what a closed loop of "
             f"{AT_ONCE} gets answered",
@@ -68,27 +69,27 @@ def overload(folder: Path, requests: int) -> Found:
             overs: list[Phase] = []
             recovered = 0.0
             for _ in range(ROUNDS):
-                peaks.append(asked(here, seconds, at_once=AT_ONCE))
-                overs.append(asked(here, seconds, rate=factor * peaks[-1].good_per_s))
-                recovered = max(recovered, recovery_s(here, within_ms=max(50.0, 5 * usual_ms)))
-            compare(found, factor, peaks, overs)
-            found.more[f"recovery_s_{factor}x"] = recovered
+                peaks.append(run_flood(site_, seconds, at_once=AT_ONCE))
+                overs.append(run_flood(site_, seconds, rate=factor * peaks[-1].good_per_s))
+                recovered = max(recovered, recovery_s(site_, limit_ms=max(50.0, 5 * usual_ms)))
+            compare(result, factor, peaks, overs)
+            result.more[f"recovery_s_{factor}x"] = recovered
             if recovered > RECOVERED_S:
-                found.missed.append(f"recovery {recovered:.0f} s after {factor} times")
+                result.missed.append(f"recovery {recovered:.0f} s after {factor} times")
             phases += [each for pair in zip(peaks, overs, strict=True) for each in pair]
-        return summed_up(found, phases)
+        return sum_phases(result, phases)
 
 
-def compare(found: Found, factor: int, peaks: Sequence[Phase], overs: Sequence[Phase]) -> None:
-    """The answers of an overload beside those of the peak: for each second of the server's CPU, and
-    by the clock.
-    """
+def compare(
+    result: DrillResult, factor: int, peaks: Sequence[Phase], overs: Sequence[Phase]
+) -> None:
+    """Compare an overload with the peak, per second of the server's CPU and per second."""
     by_cpu, by_clock = (
         [
-            sum(phase.good for phase in of) / max(sum(phase.cpu_s for phase in of), 0.01)
-            for of in (overs, peaks)
+            sum(phase.good for phase in phases_) / max(sum(phase.cpu_s for phase in phases_), 0.01)
+            for phases_ in (overs, peaks)
         ],
-        [float(np.mean([phase.good_per_s for phase in of])) for of in (overs, peaks)],
+        [float(np.mean([phase.good_per_s for phase in phases_])) for phases_ in (overs, peaks)],
     )
     goodput, refused = (
         by_cpu[0] / by_cpu[1],
@@ -97,8 +98,10 @@ def compare(found: Found, factor: int, peaks: Sequence[Phase], overs: Sequence[P
     spent_on_refusals = (
         sum(phase.cpu_s for phase in overs) - sum(phase.good for phase in overs) / by_cpu[1]
     )
-    over_ms, peak_ms = (np.concatenate([phase.ms for phase in of]) for of in (overs, peaks))
-    found.more |= {
+    over_ms, peak_ms = (
+        np.concatenate([phase.ms for phase in phases_]) for phases_ in (overs, peaks)
+    )
+    result.more |= {
         f"peak_per_s_{factor}x": by_clock[1],
         f"offered_per_s_{factor}x": factor * by_clock[1],
         f"answer_cpu_us_{factor}x": 1e6 / by_cpu[1],
@@ -110,19 +113,17 @@ def compare(found: Found, factor: int, peaks: Sequence[Phase], overs: Sequence[P
         f"p99_ms_{factor}x": float(np.quantile(over_ms, 0.99)),
     }
     if goodput < GOODPUT:
-        found.missed.append(f"goodput {goodput:.2f} of the peak at {factor} times")
+        result.missed.append(f"goodput {goodput:.2f} of the peak at {factor} times")
 
 
-def summed_up(found: Found, phases: Sequence[Phase]) -> Found:
-    """The requests of all phases: those of the peaks, which must all be answered, and those of the
-    overload.
-    """
+def sum_phases(result: DrillResult, phases: Sequence[Phase]) -> DrillResult:
+    """Sum the requests of all phases: those of the peaks must all be answered."""
     statuses = Counter(status for phase in phases for status in phase.tally["status"])
-    found.requests, found.answered = (
+    result.requests, result.answered = (
         sum(statuses.values()),
         statuses[200] - sum(phase.tally["empty"] for phase in phases),
     )
-    found.failures = {
+    result.failures = {
         f"it answered {status}" if status else "no answer": count
         for status, count in statuses.items()
         if status != 200
@@ -130,38 +131,39 @@ def summed_up(found: Found, phases: Sequence[Phase]) -> Found:
     for phase in phases:
         for codes, count in phase.tally["lacked"].items():
             name = "+".join(codes.replace('"', "").split(",")) or "nothing"
-            found.lacked[name] = found.lacked.get(name, 0) + count
-    found.faults = len(phases) // 2
-    found.requests_in_fault = sum(len(phase.tally["status"]) for phase in phases[1::2])
-    found.labelled_in_fault = 0
-    for part, of in (("rest", phases[::2]), ("fault", phases[1::2])):
+            result.lacked[name] = result.lacked.get(name, 0) + count
+    result.faults = len(phases) // 2
+    result.requests_in_fault = sum(len(phase.tally["status"]) for phase in phases[1::2])
+    result.labelled_in_fault = 0
+    for part, phases_ in (("rest", phases[::2]), ("fault", phases[1::2])):
         good = np.concatenate(
-            [np.array(phase.tally["ms"])[np.array(phase.tally["status"]) == 200] for phase in of]
+            [
+                np.array(phase.tally["ms"])[np.array(phase.tally["status"]) == 200]
+                for phase in phases_
+            ]
         )
-        setattr(found, f"p50_ms_{part}", float(np.quantile(good, 0.5)))
-        setattr(found, f"p99_ms_{part}", float(np.quantile(good, 0.99)))
-    found.more["not_sent"] = sum(phase.tally["unsent"] for phase in phases)
+        setattr(result, f"p50_ms_{part}", float(np.quantile(good, 0.5)))
+        setattr(result, f"p99_ms_{part}", float(np.quantile(good, 0.99)))
+    result.more["not_sent"] = sum(phase.tally["unsent"] for phase in phases)
     at_peak = Counter(status for phase in phases[::2] for status in phase.tally["status"])
-    found.more["refused_at_peak"] = at_peak[
-        503
-    ]  # eight at once are too many where the machine gives the server next to nothing
+    result.more["refused_at_peak"] = at_peak[503]  # eight at once may be too many on a busy machine
     if at_peak.total() - at_peak[200] > REFUSED_AT_PEAK * at_peak.total():
-        found.missed.append(
+        result.missed.append(
             f"{at_peak.total() - at_peak[200]} of {at_peak.total()} not answered without overload"
         )
-    if vague := sum(phase.tally["without_retry_after"] for phase in phases):
-        found.missed.append(f"{vague} refused without a word on when to come again")
-    return found
+    if without_retry_after := sum(phase.tally["without_retry_after"] for phase in phases):
+        result.missed.append(f"{without_retry_after} refused without a word on when to come again")
+    return result
 
 
-def asked(here: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) -> Phase:
-    """Ask the first server for so long, in a closed loop or at a rate."""
-    out, server = here.folder / f"flood-{time.monotonic_ns()}.json", here.servers[0].process.pid
+def run_flood(site_: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) -> Phase:
+    """Send requests to the first server for so long, in a closed loop or at a rate."""
+    out, server = site_.folder / f"flood-{time.monotonic_ns()}.json", site_.servers[0].process.pid
     command = [
         sys.executable,
         "-m",
         "tests.faults.drills.flood",
-        here.urls[0],
+        site_.urls[0],
         "--cpu",
         str(ASKER_CPU),
         "--seconds",
@@ -179,11 +181,10 @@ def asked(here: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) ->
     ]
     subprocess.run(command, check=True, cwd=ROOT, timeout=300)
     tally = json.loads(out.read_text())
-    began, ms, status = (np.array(tally[name]) for name in ("began", "ms", "status"))
-    ended, good = began + ms / 1_000, (status == 200) & (ms <= WANTED_MS)
-    # By the clock: of what was answered in the middle, so that neither the beginning nor the
-    # backlog at the end counts.
-    start = began.min() + 1.0
+    due, ms, status = (np.array(tally[name]) for name in ("began", "ms", "status"))
+    ended, good = due + ms / 1_000, (status == 200) & (ms <= LIMIT_MS)
+    # Only responses in the middle count, so that neither the start nor the backlog at the end does.
+    start = due.min() + 1.0
     within = good & (ended >= start) & (ended < start + seconds - 1.0)
     return Phase(
         tally,
@@ -194,23 +195,26 @@ def asked(here: Site, seconds: float, *, at_once: int = 0, rate: float = 0.0) ->
     )
 
 
-def recovery_s(here: Site, within_ms: float) -> float:
-    """How long until ten requests in a row are answered with items in that time; a minute at most."""
-    began, row = time.monotonic(), 0
-    while row < 10 and time.monotonic() - began < 60:
-        row = row + 1 if timed_ms(here) < within_ms else 0
-    return time.monotonic() - began
+def recovery_s(site_: Site, limit_ms: float) -> float:
+    """Return the seconds until ten requests in a row have items in time; at most a minute."""
+    started, good_in_row = time.monotonic(), 0
+    while good_in_row < 10 and time.monotonic() - started < 60:
+        good_in_row = good_in_row + 1 if measure_response_ms(site_) < limit_ms else 0
+    return time.monotonic() - started
 
 
-def timed_ms(here: Site) -> float:
-    """How long an answer takes; without end, if it is none."""
-    began = time.monotonic()
-    return (time.monotonic() - began) * 1_000 if here.ask(here.urls[0])["items"] else float("inf")
+def measure_response_ms(site_: Site) -> float:
+    """Measure the latency of a response; infinite without one."""
+    started = time.monotonic()
+    return (
+        (time.monotonic() - started) * 1_000 if site_.ask(site_.urls[0])["items"] else float("inf")
+    )
 
 
 class Swarm:
-    """Connections that announce a body and bring a byte of it; who is closed for that is replaced.
-    Opened at a pace, not all at once.
+    """Connections that announce a body and send a byte of it; closed ones are replaced.
+
+    They are opened at a pace, not all at once.
     """
 
     def __init__(self, port: int, count: int) -> None:
@@ -232,15 +236,15 @@ class Swarm:
 
     def _run(self) -> None:
         while not self._stop.wait(0.1):
-            stay = [peer for peer in self.peers if not ended(peer)]
+            stay = [peer for peer in self.peers if not is_closed(peer)]
             self.closed += len(self.peers) - len(stay)
             self.peers = stay + slow_senders(
                 self._port, min(self._count // 80, self._count - len(stay))
             )
 
 
-def ended(peer: socket.socket) -> bool:
-    """Whether the server has answered or closed; it is closed here too then."""
+def is_closed(peer: socket.socket) -> bool:
+    """Return True if the server has answered or closed; it is closed here too then."""
     try:
         peer.recv(1_000)
     except BlockingIOError:
@@ -251,12 +255,12 @@ def ended(peer: socket.socket) -> bool:
     return True
 
 
-def slow(folder: Path, requests: int) -> Found:
-    """In turn: a thousand connections that announce a body and bring a byte of it, and none."""
+def slow(folder: Path, requests: int) -> DrillResult:
+    """Alternate a thousand connections that announce a body and send a byte of it, and none."""
     spans: list[Span] = []
     stay_s = min(SENDERS_STAY_S, requests / RATE / 4)
-    with site(folder, servers=1) as here:
-        asking, closed, port = Asking(here, requests), 0, int(here.urls[0].rpartition(":")[2])
+    with site(folder, servers=1) as site_:
+        asking, closed, port = Asking(site_, requests), 0, int(site_.urls[0].rpartition(":")[2])
         at_once: list[int] = []
         while not asking.over():
             pause(stay_s, asking.over)
@@ -264,14 +268,14 @@ def slow(folder: Path, requests: int) -> Found:
                 pause(stay_s, asking.over)
                 at_once.append(len(swarm.peers))
             closed += swarm.closed
-        found = judged(
+        result = judge(
             "slow",
             "a thousand senders that never bring their body, and nobody else, in turn",
-            asking.found(),
+            asking.tally(),
             spans,
         )
-        found.more |= {"senders_at_once": max(at_once), "closed_by_the_server": closed}
-        usual, beside = found.p99_ms_rest, found.p99_ms_fault
-        if usual is not None and beside is not None and beside > UNMOVED * usual + UNMOVED_MS:
-            found.missed.append(f"p99 of the others went from {usual:.0f} to {beside:.0f} ms")
-        return count_events(here, found, asking)
+        result.more |= {"senders_at_once": max(at_once), "closed_by_the_server": closed}
+        usual, p99_ms = result.p99_ms_rest, result.p99_ms_fault
+        if usual is not None and p99_ms is not None and p99_ms > UNMOVED * usual + UNMOVED_MS:
+            result.missed.append(f"p99 of the others went from {usual:.0f} to {p99_ms:.0f} ms")
+        return count_events(site_, result, asking)

@@ -1,8 +1,7 @@
-"""A site to let fall apart: two serve processes over one registry, a routed log of clicks, and what
-is made of it in a Valkey.
+"""A site for drills: two serve processes, one registry, a routed log of clicks, and a Valkey.
 
-What servers write goes into files, or to a broker. Nothing routes it: the answers are what is
-looked at, and that no event is lost.
+Servers write to files, or to a broker. Nothing routes it: drills look at responses, and that no
+event is lost.
 """
 
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from tests.faults.drills.child import Part, stream_of
+from tests.faults.drills.child import Part, open_stream
 from tests.faults.roles import until
 from tests.features import kit
 from tests.serving import shop, shop_plan
@@ -34,7 +33,7 @@ from tailorbird.stream import open_reader, raw_addresses
 
 ROOT = Path(__file__).parents[3]
 RATE = 150.0  # requests a second
-ASKED_S = 1_800.0  # within which a drill must be over
+DRILL_TIMEOUT_S = 1_800.0  # within which a drill must be over
 
 
 class Serving:
@@ -75,8 +74,8 @@ class Serving:
         self._part = replace(self._part, port=int(self.url.rpartition(":")[2]))
 
     def _addresses(self) -> list[str]:
-        told = [json.loads(file.read_bytes()) for file in self._run.glob("*.json")]
-        return [each["url"] for each in told if each["pid"] == self.process.pid]
+        addresses = [json.loads(file.read_bytes()) for file in self._run.glob("*.json")]
+        return [each["url"] for each in addresses if each["pid"] == self.process.pid]
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -88,7 +87,7 @@ class Site:
     """Everything that a drill breaks.
 
     Args:
-        kafka: brokers to which servers write what they take and what they answered; "" is files.
+        kafka: brokers to which servers write events and responses; "" is files.
         cpu: the only one that servers may use.
     """
 
@@ -142,33 +141,35 @@ class Site:
         return [server.url for server in self.servers]
 
     def ready(self) -> bool:
-        """Whether each server answers with everything."""
+        """Return True if no response of any server lacks anything."""
         return all(self.ask(url)["degraded"] == [] for url in self.urls)
 
     def ask(self, url: str) -> dict:
-        """An answer; one without items where there is none, as while a server starts or refuses for
-        load.
-        """
-        told = self._post(f"{url}/v1/recommend", {"slot": "home", "user_id": "u1"})
+        """Return a response; one without items if there is none, as while a server starts."""
+        response = self._post(f"{url}/v1/recommend", {"slot": "home", "user_id": "u1"})
         return (
-            told.json()
-            if told is not None and told.status_code == 200
+            response.json()
+            if response is not None and response.status_code == 200
             else {"items": [], "degraded": ["all"], "model": ""}
         )
 
     def serves(self, version: str) -> bool:
-        """Whether each server answers with this model."""
+        """Return True if each server answers with this model."""
         return all(self.ask(url)["model"] == version for url in self.urls)
 
-    def takes_events(self) -> bool:
-        """Whether each server takes a click now."""
-        return all(told is not None and told.status_code == 200 for told in self._clicks())
+    def accepts_events(self) -> bool:
+        """Return True if each server accepts a click now."""
+        return all(
+            response is not None and response.status_code == 200 for response in self._clicks()
+        )
 
     def refuses_events(self) -> bool:
-        """Whether each server refuses a click now, with a word on when to come again."""
+        """Return True if each server refuses a click now and says when to retry."""
         return all(
-            told is not None and told.status_code == 503 and "retry-after" in told.headers
-            for told in self._clicks()
+            response is not None
+            and response.status_code == 503
+            and "retry-after" in response.headers
+            for response in self._clicks()
         )
 
     def _clicks(self) -> list[httpx.Response | None]:
@@ -179,7 +180,7 @@ class Site:
         ]
 
     def metric(self, name: str) -> float:
-        """A figure, summed over servers and labels."""
+        """Return a metric, summed over servers and labels."""
         total = 0.0
         for url in self.urls:
             for line in self._http.get(f"{url}/metrics").text.splitlines():
@@ -188,20 +189,20 @@ class Site:
         return total
 
     def events(self) -> set[str]:
-        """The ids of all events in the raw logs."""
-        found: set[str] = set()
-        for address in raw_addresses(stream_of(self.folder, self.kafka)).values():
+        """Return the ids of all events in the raw logs."""
+        event_ids: set[str] = set()
+        for address in raw_addresses(open_stream(self.folder, self.kafka)).values():
             with open_reader(address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position):
                     position = blocks[-1].end
                     for stored in blocks:
                         body = json.loads(stored.block.payload)
-                        found.update(
+                        event_ids.update(
                             event["event_id"]
                             for event in (body if isinstance(body, list) else [body])
                         )
-        return found
+        return event_ids
 
     def close(self) -> None:
         for server in self.servers:
@@ -241,16 +242,16 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, **more) -> Iterator[Site]:
-    made = Site(folder, **more)
+def site(folder: Path, **options) -> Iterator[Site]:
+    site_ = Site(folder, **options)
     try:
-        yield made
+        yield site_
     finally:
-        made.close()
+        site_.close()
 
 
 class Asking:
-    """The asking process, and what it found."""
+    """The client process, and its tally."""
 
     def __init__(self, site: Site, requests: int, *, rate: float = RATE) -> None:
         self._out = site.folder / f"asked-{time.monotonic_ns()}.json"
@@ -269,13 +270,13 @@ class Asking:
     def over(self) -> bool:
         return self._process.poll() is not None
 
-    def found(self) -> dict:
-        assert self._process.wait(ASKED_S) == 0
+    def tally(self) -> dict:
+        assert self._process.wait(DRILL_TIMEOUT_S) == 0
         return json.loads(self._out.read_text())
 
 
 def pause(seconds: float, unless: Callable[[], bool]) -> None:
-    """Let time go by, as long as the asking goes on."""
+    """Wait, as long as the client runs."""
     over = time.monotonic() + seconds
     while time.monotonic() < over and not unless():
         time.sleep(0.02)

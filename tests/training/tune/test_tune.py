@@ -57,7 +57,7 @@ def tuned(shop, out, settings=SETTINGS, clock=None, *, is_extended=False):
         out=out,
         settings=settings,
         spaces=SPACE,
-        more=is_extended,
+        extend=is_extended,
     )
 
 
@@ -68,7 +68,7 @@ def report(shop, tmp_path_factory):
 
 def of_trials(report: TuneReport):
     """Return the parts of trials that do not depend on timing."""
-    return [{**one, "seconds": 0} for one in report.plain()["trials"]]
+    return [{**one, "seconds": 0} for one in report.to_dict()["trials"]]
 
 
 def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report: TuneReport):
@@ -106,8 +106,8 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     best = max(
         (one for one in choice.finalists if one is not choice.reference), key=lambda one: one.score
     )
-    assert choice.taken is (best if best.score > 0 else choice.reference)
-    assert bool(report.settings) == (choice.taken is not choice.reference)
+    assert choice.winner is (best if best.score > 0 else choice.reference)
+    assert bool(report.settings) == (choice.winner is not choice.reference)
 
 
 def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: TuneReport, tmp_path):
@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_seed_does_not(
 ):
     again = tuned(shop, tmp_path / "again")
     assert of_trials(again) == of_trials(report)
-    assert again.plain()["chosen"] == report.plain()["chosen"]
+    assert again.to_dict()["chosen"] == report.to_dict()["chosen"]
     other = tuned(shop, tmp_path / "other", replace(SETTINGS, seed=8, trials=2, seeds=1))
     assert other.trials["gbdt"][1].settings != report.trials["gbdt"][1].settings
 
@@ -285,7 +285,7 @@ def test_every_architecture_is_among_the_last_few(report: TuneReport):
 def test_one_split_under_one_seed_reports_no_spread_so_that_the_defaults_stay(shop, tmp_path):
     report = tuned(shop, tmp_path, replace(SETTINGS, trials=3, splits=1, seeds=1))
     assert len(report.choice.finalists) > 1
-    assert report.choice.taken.trial.default
+    assert report.choice.winner.trial.default
     assert (
         "on one split under one seed, which does not tell how much it varies" in report.choice.why
     )
@@ -449,11 +449,13 @@ def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
     assert taken.architecture == "dcn"
     assert taken.parameters["crosses"] == report.trials["dcn"][1].settings["crosses"]
     assert apply_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
-    assert apply_tuned(SMALL, "home", path, asked=True) == SMALL, (
+    assert apply_tuned(SMALL, "home", path, architecture_requested=True) == SMALL, (
         "trees that were asked for stay trees"
     )
     assert (
-        apply_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
+        apply_tuned(
+            replace(SMALL, architecture="dcn"), "home", path, architecture_requested=True
+        ).parameters
         == taken.parameters
     )
     path.write_text(path.read_text().replace("crosses", "corsses"))

@@ -64,7 +64,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def material(shop):
-    return load_material(Lake(shop.lake), shop.features, HOME, QUICK.wanted(shop.clock.now()))
+    return load_material(Lake(shop.lake), shop.features, HOME, QUICK.row_settings(shop.clock.now()))
 
 
 def validated(shop, settings=SETTINGS, **more):
@@ -184,14 +184,14 @@ def test_the_gap_is_of_rows_that_stand_for_the_same(report: ValidationReport):
 
 
 def test_an_honest_shop_has_no_leak_but_that_of_the_ranking(report: ValidationReport):
-    assert [one.what for one in report.leaks] == ["device"]
+    assert [one.subject for one in report.leaks] == ["device"]
     assert "`features rank` called it too good" in report.leaks[0].why
 
 
 def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
     monkeypatch.setattr(tune_rows, "iterate_features", with_the_answer("price", share=0.6))
     report = validated(shop, replace(SETTINGS, variants=False, splits=1))
-    assert [one.what for one in report.leaks] == ["price"]
+    assert [one.subject for one in report.leaks] == ["price"]
     assert "while no other column is above" in report.leaks[0].why
 
 
@@ -223,7 +223,7 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
-    findings = {one.what: one for one in find_lookahead(material, material.data, shop.features)}
+    findings = {one.subject: one for one in find_lookahead(material, material.data, shop.features)}
     assert findings["item_clicks_1d"].severity == "leak"
     assert (
         "once what came, or came in, after the request is taken away"
@@ -256,7 +256,7 @@ def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, materi
             yield replace(piece, part=data)
 
     monkeypatch.setattr(leaks, "iterate_features", late)
-    findings = {one.what: one for one in find_lookahead(changed, material.data, shop.features)}
+    findings = {one.subject: one for one in find_lookahead(changed, material.data, shop.features)}
     assert findings["item_clicks_1d"].severity == "leak"
     assert "device" not in findings
 
@@ -268,7 +268,7 @@ def test_profiles_without_a_time_are_reported_with_the_columns_that_read_them(sh
     changed = replace(
         material, events=events.set_column(place, "timeless", pa.chunked_array(profile))
     )
-    findings = {one.what: one for one in find_lookahead(changed, material.data, shop.features)}
+    findings = {one.subject: one for one in find_lookahead(changed, material.data, shop.features)}
     assert {"price", "category"} <= set(findings)
     assert findings["price"].severity == "look"
     assert "profile without a time" in findings["price"].why
@@ -302,7 +302,7 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
         [attribute("plan", entity("user"), "plan", kind="categorical")]
     )
     (finding,) = find_backdated_imports(Imported(), plan)
-    assert (finding.severity, finding.what) == ("look", "users")
+    assert (finding.severity, finding.subject) == ("look", "users")
     assert "30 of 30 profiles are the one that was imported of their user" in finding.why
     assert "(plan)" in finding.why
     assert find_backdated_imports(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
@@ -312,7 +312,7 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
     assert (
         "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
     )
-    assert (later.what, "(plan)" in later.why) == ("users", True)
+    assert (later.subject, "(plan)" in later.why) == ("users", True)
     assert find_backdated_imports(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
         "it is told with the columns that read it"
     )
@@ -329,7 +329,7 @@ def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_read
     sold = FeatureSet.from_declarations(
         [attribute("sold", entity("item"), "sold_ever", kind="numeric")]
     )
-    assert [one.what for one in find_backdated_imports(Imported("item"), sold)] == ["items"]
+    assert [one.subject for one in find_backdated_imports(Imported("item"), sold)] == ["items"]
     assert find_backdated_imports(Imported(), sold) == []
     assert find_backdated_imports(Lake(shop.lake), plan) == []
 
@@ -342,7 +342,7 @@ def test_profiles_of_items_that_are_dated_back_are_reported(material):
     )
     changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
     (finding,) = find_backdated_items(replace(material, items=changed))
-    assert (finding.severity, finding.what) == ("look", "items")
+    assert (finding.severity, finding.subject) == ("look", "items")
     assert (
         f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour "
         "after it, at most 2.0 days" in finding.why
@@ -398,7 +398,7 @@ def test_a_dominant_column_is_reported_and_close_ones_are_not():
         np.float32
     )
     assert [
-        one.what for one in find_target_leakage(("nothing", "far", "a"), far, label, "click")
+        one.subject for one in find_target_leakage(("nothing", "far", "a"), far, label, "click")
     ] == ["far"]
     assert findings_from_ranking({}) == []
 
@@ -440,11 +440,11 @@ def test_the_report_starts_with_a_note_if_another_architecture_is_tuned(
 ):
     other_report = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
     assert (
-        other_report.instead
+        other_report.substitution
         == "All figures are of gbdt, which was asked for, not of dcn, which the slot is tuned to"
     )
-    assert other_report.plain()["about"]["tuned"] == other_report.instead
+    assert other_report.to_dict()["about"]["tuned"] == other_report.substitution
     page = write_validation(tmp_path, other_report).read_text()
-    assert page.index(other_report.instead) < page.index("<h2>")
-    assert not report.instead
-    assert report.plain()["about"]["tuned"] == "no"
+    assert page.index(other_report.substitution) < page.index("<h2>")
+    assert not report.substitution
+    assert report.to_dict()["about"]["tuned"] == "no"

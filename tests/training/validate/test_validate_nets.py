@@ -79,7 +79,7 @@ def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
 ):
     assert report.architecture == report.about["architecture"] == "mlp"
     assert report.about["settings"]["mlp"]["epochs"] == 2
-    assert not report.instead
+    assert not report.substitution
     assert report.about["tuned"] == "mlp as tuned"
     assert ours(report) != ours(trees)
     # columns for nets change nothing of what trees learn, nor of how they are judged
@@ -140,7 +140,7 @@ def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
 def test_the_same_seed_gives_the_same_and_another_one_another(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     one, same = alone(shop), alone(shop)
-    assert one.plain() == same.plain()
+    assert one.to_dict() == same.to_dict()
     other = validated(shop, replace(SETTINGS, variants=False, seed=8))
     assert ours(other) != ours(one)
 

@@ -1,4 +1,4 @@
-"""Who buys again within 39 weeks: as long again as what is known."""
+"""Churn within 39 weeks, which is as long as the known period."""
 
 from tailorbird.ranking import Churn, Contact
 

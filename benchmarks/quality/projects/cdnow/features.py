@@ -1,4 +1,4 @@
-"""Nothing is known of these people but when they bought, how many discs, and for how much."""
+"""Features from purchases alone: when, how many discs, and for how much."""
 
 from tailorbird.features import (
     count,
@@ -32,8 +32,8 @@ gap = gap_mean("gap", user, "purchase")
 day = 86_400
 silence = derived(
     "silence", f"since / (gap + {7 * day})"
-)  # how many of one's usual gaps one has been away
+)  # time away in multiples of the customer's usual gap
 rate = derived("rate", f"bought / (age + {33 * day}) * {day}")
 stretch = derived(
     "stretch", f"(age - since) / (age + {day})"
-)  # the part of one's time up to the last purchase
+)  # the share of the customer's time up to the last purchase

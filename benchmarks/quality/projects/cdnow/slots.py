@@ -1,4 +1,4 @@
-"""Nothing is shown here: a project has at least one slot, and this one is asked for nothing."""
+"""A placeholder: a project needs at least one slot, and this one gets no requests."""
 
 from tailorbird.ranking import Slot
 

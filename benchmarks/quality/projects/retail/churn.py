@@ -1,4 +1,4 @@
-"""Which customers, of those who ordered within a year, will not order in the next 90 days."""
+"""Churn of customers who ordered within a year: no order in the next 90 days."""
 
 from tailorbird.ranking import Churn, Contact
 

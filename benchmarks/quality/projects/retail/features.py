@@ -1,6 +1,4 @@
-"""Orders of a gift wholesaler: how often, how lately, how much, how regularly, and whether that is
-rising or falling.
-"""
+"""Features of a gift wholesaler's orders: frequency, recency, amount, regularity and trend."""
 
 from tailorbird.features import (
     count,
@@ -50,13 +48,13 @@ country = favourite("country", user, "purchase", of="properties.country", length
 
 silence = derived(
     "silence", f"since / (gap + {7 * day})"
-)  # how many of one's usual gaps one has been away
+)  # time away in multiples of the customer's usual gap
 silence_last = derived("silence_last", f"since / (gap_last + {7 * day})")
 rate = derived("rate", f"orders / (age + {45 * day}) * {day}")
 stretch = derived("stretch", f"(age - since) / (age + {day})")
 rising = derived("rising", "(orders_90d + 0.5) / (orders_365d + 2)")
 missed = derived(
     "missed", f"orders * since / (age - since + {45 * day})"
-)  # orders that one's own rate would have brought by now
+)  # orders expected by now at the customer's own rate
 missed_lately = derived("missed_lately", f"(orders_180d + 0.5) * since / {180 * day}")
 usual_month = derived("usual_month", f"spent / (age + {45 * day}) * {30 * day}")

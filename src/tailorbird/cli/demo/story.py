@@ -240,7 +240,7 @@ class Story:
             self._tell_training(outcome)
             attempts += 1
         assert outcome is not None
-        traffic.parts.look()
+        traffic.parts.refresh()
         renewed = clock.now()
         traffic.run(
             renewed + self.scale.recovery_days * DAY, None, self.progress, "with the new model"

@@ -60,7 +60,7 @@ class Traffic:
         self._door = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcessServer(project, clock, door=self._door, seed=seed)
+        self.parts = InProcessServer(project, clock, collector=self._door, seed=seed)
         self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
@@ -85,7 +85,7 @@ class Traffic:
         while clock.now() < until:
             edge = min(clock.now() + self._scale.tick_us, until)
             self._deliver(clock.now())
-            self.parts.look()
+            self.parts.refresh()
             for request in self.live.requests(edge):
                 clock.advance_to(max(clock.now(), request.at))
                 self._answer(request, judged)

@@ -116,7 +116,7 @@ class Rows:
             self.block_rows,
         )
 
-    def cut(self, share: float) -> tuple["Rows", "Rows"]:
+    def split_newest(self, share: float) -> tuple["Rows", "Rows"]:
         """Split off the newest `share` of the rows; requests stay together if lengths are given."""
         boundary = round(len(self) * (1 - share))
         request_boundary = 0
@@ -187,7 +187,7 @@ class PartRows:
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def only(self, heads: Sequence[str]) -> "PartRows":
+    def select_heads(self, heads: Sequence[str]) -> "PartRows":
         """Return the same rows with some of the labels."""
         return replace(self, heads=tuple(heads))
 
@@ -213,7 +213,7 @@ class RowSubset:
     ]  # per block: its index in `rows`, and row indices
 
     @classmethod
-    def of(cls, rows: Blocks, mask: npt.NDArray[np.bool_]) -> "RowSubset":
+    def from_mask(cls, rows: Blocks, mask: npt.NDArray[np.bool_]) -> "RowSubset":
         """Return the rows selected by a mask, shape (n,)."""
         ends = np.cumsum(rows.sizes)[:-1]
         selections = [

@@ -43,14 +43,14 @@ class DeepModel:
         return self.net.heads
 
     @property
-    def broken(self) -> bool:
+    def has_diverged(self) -> bool:
         """True if a weight is not finite, or a head never had a finite loss."""
         return (
             not all(bool(torch.isfinite(each).all()) for each in self.net.parameters())
             or 0 in self.best_epoch.values()
         )
 
-    def worthless(self, validation: Blocks) -> dict[str, tuple[float, float]]:
+    def heads_without_skill(self, validation: Blocks) -> dict[str, tuple[float, float]]:
         """Return heads whose log loss is no better than that of the mean, with both losses."""
         means = dict(
             zip(validation.heads, count_classes(validation).chance_loss.tolist(), strict=True)

@@ -91,8 +91,8 @@ class WarmStart:
 
     layout: Layout
     weights: Arrays
-    new: int
-    gone: int
+    added: int
+    dropped: int
 
 
 def series_name(

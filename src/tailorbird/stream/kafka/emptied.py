@@ -64,7 +64,7 @@ class Erasure(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def describe(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
+def describe_topic(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
@@ -91,7 +91,7 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
     return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def empty(logs: list[KafkaLog], was: TopicSpec) -> None:
+def reset_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Delete a topic, unless it was reset already, and create it again.
 
     Its only writers are the caller's, and are closed.
@@ -101,10 +101,10 @@ def empty(logs: list[KafkaLog], was: TopicSpec) -> None:
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
         delete_topic(logs[0].cluster, logs[0].name)
-    begin(logs, was)
+    create_topic(logs, was)
 
 
-def begin(logs: list[KafkaLog], was: TopicSpec) -> None:
+def create_topic(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):

@@ -54,7 +54,7 @@ class KafkaStream:
         """Return the partitions of the raw log of `producer`."""
         return self._parts(f"raw.{check_producer_name(producer)}", producer, self.folder)
 
-    def answers(self, producer: str) -> KafkaLog:
+    def response_log(self, producer: str) -> KafkaLog:
         """Return the response log of the serve process `producer`."""
         return KafkaLog(
             self.cluster, f"answers.{check_producer_name(producer)}", producer, self.folder
@@ -103,7 +103,7 @@ class KafkaStream:
         return KafkaLog(self.cluster, "scores", "scores", self.folder)
 
     @property
-    def items(self) -> KafkaLog:
+    def item_summary(self) -> KafkaLog:
         """The topic of the item summary of deleted rows, see `router.retention`."""
         return item_summary_log(self.routed)
 
@@ -125,7 +125,7 @@ class KafkaStream:
 
     def response_logs(self) -> dict[str, KafkaLog]:
         """Return the existing response logs by producer, in order of name."""
-        return {producer: self.answers(producer) for producer in self._producers("answers")}
+        return {producer: self.response_log(producer) for producer in self._producers("answers")}
 
     def share(self, number: int, folder: Path) -> "KafkaPartition":
         """Return one partition for its router; `folder` has the index and the router's lock."""

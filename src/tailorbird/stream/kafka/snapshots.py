@@ -65,7 +65,7 @@ class LatestSnapshot:
         self._end = -1
         self._latest: Snapshot | None = None
 
-    def look(self) -> Snapshot | None:
+    def refresh(self) -> Snapshot | None:
         """Return the newest snapshot, or None."""
         try:
             with open_reader(self._address) as reader:
@@ -116,7 +116,7 @@ def take_snapshot(
             connection.close()
         faults.at("snapshot.before_pieces")
         with open_writer(address, partition=address.partition) as writer:
-            previous = LatestSnapshot(address).look()
+            previous = LatestSnapshot(address).refresh()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _chunks(copy):
                 digest.update(chunk)

@@ -50,8 +50,8 @@ def churn_card(
         f"{about['people']:,} people from {text['from']} to {text['to']}; "
         f"{about['asked_now']:,} are asked about now.",
         f"Judged at {len(about['origins'])} past origins; the last is "
-        f"{to_iso(window.origin)}, with {len(cut.gone):,} people, "
-        f"{cut.gone.mean():.1%} of whom were gone.",
+        f"{to_iso(window.origin)}, with {len(cut.churned):,} people, "
+        f"{cut.churned.mean():.1%} of whom were gone.",
         f"Taken: {choice.description}.",
         "## Quality at the last origin",
         "\n".join([f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|", *rows]),

@@ -35,7 +35,7 @@ class ContactCurve:
     realised: Floats
 
     @property
-    def best(self) -> int:
+    def best_k(self) -> int:
         """Return the k with the greatest expected value, 0 if no contact is worth its cost."""
         position = int(np.argmax(self.expected))
         return position + 1 if self.expected[position] > 0 else 0

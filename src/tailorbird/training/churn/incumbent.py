@@ -142,7 +142,7 @@ def compare_with_champion(
         bundle, churn, people, cut, [*redeclared, *dropped], younger=younger
     ):
         return ChampionComparison(champion.version, skip_reason=why)
-    champion_people = people.with_columns(bundle.read, bundle.space, bundle.features)
+    champion_people = people.with_columns(bundle.feature_columns, bundle.space, bundle.features)
     notes = []
     if redeclared:
         notes.append(
@@ -170,8 +170,8 @@ def compare_with_champion(
         )
         champion_probability = bundle.score(
             [(table.numeric, table.categorical) for table in tables]
-        ).gone
-    gains = log_losses(champion_probability, cut.gone) - log_losses(cut.probability, cut.gone)
+        ).churn_probability
+    gains = log_losses(champion_probability, cut.churned) - log_losses(cut.probability, cut.churned)
     return ChampionComparison(
         champion.version, Bootstrap(np.arange(len(gains))).mean(gains), note="; ".join(notes)
     )
@@ -186,7 +186,11 @@ def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str
     if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
     available = {*people.columns.numeric, *people.columns.categorical}
-    read = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name in available]
+    read = [
+        name
+        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
+        if name in available
+    ]
     return [
         name
         for name in read
@@ -199,7 +203,9 @@ def _dropped_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
     """Return the columns that a bundle reads and the new model does not."""
     available = {*people.columns.numeric, *people.columns.categorical}
     return [
-        name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in available
+        name
+        for name in (*bundle.feature_columns.numeric, *bundle.feature_columns.categorical)
+        if name not in available
     ]
 
 
@@ -240,7 +246,7 @@ def _incomparable_reason(
     # Columns declared as ours were already checked for leakage before training.
     numeric, categorical = (
         tuple(name for name in names if name in changed_columns)
-        for names in (bundle.read.numeric, bundle.read.categorical)
+        for names in (bundle.feature_columns.numeric, bundle.feature_columns.categorical)
     )
     leaks = people.with_columns(Columns(numeric, categorical), None, bundle.features).find_leaks(
         [window.origin], [cut.scores.person]

@@ -80,7 +80,7 @@ class SortedScores:
         self._starts = np.flatnonzero(np.diff(ordered, prepend=np.inf) != 0)
         self._label = label[self._order].astype(np.float64)
 
-    def figures(self, weight: Floats) -> tuple[float, float, float]:
+    def ranking_metrics(self, weight: Floats) -> tuple[float, float, float]:
         """Return AUC, average precision and lift of the first tenth, with row weights."""
         w = weight[self._order]
         positive = np.add.reduceat(w * self._label, self._starts)
@@ -102,7 +102,7 @@ class SortedScores:
 
 def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
     """Return all metrics of a cut."""
-    resampler = _Resampler(len(cut.gone), replicates, seed)
+    resampler = _Resampler(len(cut.churned), replicates, seed)
     churn_probabilities = {OURS: cut.probability, **cut.baselines}
     purchase_predictions = {
         **({} if cut.purchases is None else {OURS: cut.purchases}),
@@ -128,12 +128,12 @@ def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> Cu
         if name != OURS
     }
     slices = {
-        name: metrics.calibration(cut.probability[rows], cut.gone[rows], bins=10)
+        name: metrics.calibration(cut.probability[rows], cut.churned[rows], bins=10)
         for name, rows in frequency_slices(cut).items()
         if rows.any()
     }
     return CutMetrics(
-        cut, results, differences, metrics.calibration(cut.probability, cut.gone), slices
+        cut, results, differences, metrics.calibration(cut.probability, cut.churned), slices
     )
 
 
@@ -158,20 +158,23 @@ def _bootstrap_metrics(
 ) -> dict[str, Replicates]:
     """Return each metric with its value in each replicate."""
     churn_order, return_order = (
-        SortedScores(probability, cut.gone),
-        SortedScores(1 - probability, ~cut.gone),
+        SortedScores(probability, cut.churned),
+        SortedScores(1 - probability, ~cut.churned),
     )
     ones = np.ones(len(probability))
-    area, ap_churned, lift = churn_order.figures(ones)
+    area, ap_churned, lift = churn_order.ranking_metrics(ones)
     drawn = np.array(
-        [(*churn_order.figures(w), return_order.figures(w)[1]) for w in resampler.weights]
+        [
+            (*churn_order.ranking_metrics(w), return_order.ranking_metrics(w)[1])
+            for w in resampler.weights
+        ]
     )
-    bins = metrics.calibration(probability, cut.gone)
-    errors = np.array([_calibration(bins, probability, cut.gone, w) for w in resampler.weights])
-    losses = metrics.log_losses(probability, cut.gone)
+    bins = metrics.calibration(probability, cut.churned)
+    errors = np.array([_calibration(bins, probability, cut.churned, w) for w in resampler.weights])
+    losses = metrics.log_losses(probability, cut.churned)
     pairs: dict[str, Replicates] = {
         "auc": (area, drawn[:, 0]),
-        "ap": (return_order.figures(ones)[1], drawn[:, 3]),
+        "ap": (return_order.ranking_metrics(ones)[1], drawn[:, 3]),
         "ap_gone": (ap_churned, drawn[:, 1]),
         "log_loss": resampler.mean(losses),
         "lift_10": (lift, drawn[:, 2]),

@@ -83,11 +83,11 @@ class Activity:
 
     @cached_property
     def _counter(self) -> Counter:
-        return Counter.over(self.person[self._is_counted], self.ts[self._is_counted])
+        return Counter.from_keys(self.person[self._is_counted], self.ts[self._is_counted])
 
     @cached_property
     def _event_counter(self) -> Counter:
-        return Counter.over(self.person, self.ts)
+        return Counter.from_keys(self.person, self.ts)
 
     @property
     def start_ts(self) -> int:

@@ -30,7 +30,7 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         _head(report),
         _figures(last),
         _origins(report.figures),
-        _contact(report.curve, churn, len(last.cut.gone)),
+        _contact(report.curve, churn, len(last.cut.churned)),
         "<h2>Are the probabilities right?</h2>",
         page.calibration_table(["people with", "people", "predicted", "gone"], last.slices),
         to_svg(page.reliability_chart(last.calibration, 1, "P(gone)", "gone")),
@@ -60,7 +60,7 @@ def _head(report: "ChurnReport") -> str:
         f"{escape(report.decision.reason)}</p><ul>{details}</ul>"
         f'<p class="soft">Gone: {escape(report.about["definition"])}. At '
         f"{to_iso(cut.scores.window.origin)[:16]} UTC "
-        f"{len(cut.gone):,} people were asked about, of whom {cut.gone.mean():.1%} were gone.</p>"
+        f"{len(cut.churned):,} people were asked about, of whom {cut.churned.mean():.1%} were gone.</p>"
     )
 
 
@@ -93,7 +93,7 @@ def _origins(figures: Sequence[CutMetrics]) -> str:
             (
                 [
                     to_iso(window.origin)[:10],
-                    f"{len(each.cut.gone):,}",
+                    f"{len(each.cut.churned):,}",
                     escape(model),
                     our_cells[0],
                     best_cells[0],
@@ -110,7 +110,7 @@ def _origins(figures: Sequence[CutMetrics]) -> str:
 
 
 def _contact(curve: ContactCurve, churn: Churn, people: int) -> str:
-    contact, best = churn.contact, curve.best
+    contact, best = churn.contact, curve.best_k
     advice = (
         f"A contact costs {contact.cost:g}, one who stays is worth {contact.value:g}, and a "
         f"contact keeps {contact.success:.0%} of those "
@@ -167,8 +167,8 @@ def _value(curve: ContactCurve) -> Figure:
     k = np.arange(1, len(curve.expected) + 1)
     axes.plot(k, curve.expected, color=page.HIGHLIGHT_COLOUR, label="expected")
     axes.plot(k, curve.realised, color=MUTED_COLOUR, label="by who left")
-    if curve.best:
-        axes.axvline(curve.best, color=MUTED_COLOUR, linewidth=0.8, linestyle="--")
+    if curve.best_k:
+        axes.axvline(curve.best_k, color=MUTED_COLOUR, linewidth=0.8, linestyle="--")
     axes.set_xlabel("people contacted")
     axes.set_title("Value of contacting the first k", fontsize=10)
     axes.legend(frameon=False, fontsize=8)

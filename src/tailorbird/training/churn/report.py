@@ -47,7 +47,7 @@ class ChurnReport:
         """The newest cut, which estimates the quality of the bundle."""
         return self.figures[-1]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON; `results` are of the last cut."""
         return {
             "version": self.version,
@@ -58,7 +58,7 @@ class ChurnReport:
             "differences": flatten_intervals(self.last.differences),
             "origins": [cut_to_dict(each) for each in self.figures],
             "choice": self.choice.description,
-            "contact": {"best": self.curve.best, "curve": self.curve.points()},
+            "contact": {"best": self.curve.best_k, "curve": self.curve.points()},
             "importance": self.importance,
             "notes": list(self.notes),
             "about": self.about,
@@ -129,8 +129,8 @@ def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
     return {
         "origin": to_iso(window.origin),
         "window_days": window.length / DAY,
-        "people": len(cut.gone),
-        "gone": float(cut.gone.mean()),
+        "people": len(cut.churned),
+        "gone": float(cut.churned.mean()),
         "merged": cut.merged,
         "choice": cut.choice.description,
         "results": flatten_intervals(figures.results),

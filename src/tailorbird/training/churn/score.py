@@ -75,7 +75,7 @@ def score_people(
     eligible = activity.active_people(now, bundle.plan.active)
     if not len(eligible):
         raise NotReadyError("nobody was there lately enough to be asked about")
-    people = PeopleFeatures(bundle.features, events, activity, bundle.read, bundle.space)
+    people = PeopleFeatures(bundle.features, events, activity, bundle.feature_columns, bundle.space)
     probabilities, purchases, numbers = [], [], []
     for start in range(0, len(eligible), PEOPLE_PER_CHUNK):
         progress("people", start, len(eligible))
@@ -83,7 +83,7 @@ def score_people(
         tables = people.read_projected(now, chunk, bundle.moments(now))
         scores = bundle.score([(table.numeric, table.categorical) for table in tables])
         numbers.append(tables[0].numeric)
-        probabilities.append(scores.gone)
+        probabilities.append(scores.churn_probability)
         purchases.append(scores.purchases)
     progress("people", len(eligible), len(eligible))
     chance, count = np.concatenate(probabilities), np.concatenate(purchases)
@@ -107,10 +107,10 @@ def score_people(
         "reasons": pa.array(reason_texts, pa.list_(pa.string())),
         "as_of": pa.array(np.full(len(order), now), pa.timestamp("us", "UTC")),
     }
-    matrix, read = np.concatenate(numbers), len(bundle.read.numeric)
+    matrix, read = np.concatenate(numbers), len(bundle.feature_columns.numeric)
     taste = taste_groups(bundle.space, matrix[:, read:]) if bundle.space is not None else {}
     numbers_read, seconds = matrix[:, :read].astype(np.float64), duration_columns(bundle.features)
     top_segments = find_segments(
-        bundle.read.numeric, numbers_read, chance, churn.contact, taste, seconds
+        bundle.feature_columns.numeric, numbers_read, chance, churn.contact, taste, seconds
     )
     return ChurnScores(pa.table(columns), top_segments, log_end(events))

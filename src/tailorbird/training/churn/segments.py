@@ -42,7 +42,7 @@ class Segment:
     lift: float
     expected: float
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -197,7 +197,7 @@ def run_backtest(
                 people_with_vectors,
                 full_grid,
                 by_vectors,
-                learner.files(space),
+                learner.export_files(space),
             )
     figures, judged = [], cuts[-JUDGED_MAX:]
     progress("figures", 0, len(judged))
@@ -289,7 +289,7 @@ def train_churn(
     """
     watch = StageTimer(progress)
     now, store = clock.now(), Registry(registry, clock=clock)
-    watch.tell("read", 0, 1)
+    watch.report("read", 0, 1)
     source = Lake(lake).pinned()
     champion = load_champion(store)
     events = JoinedEvents(source, features, *champion.features).table(
@@ -299,22 +299,22 @@ def train_churn(
         raise NotReadyError(
             "the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH"
         )
-    watch.tell("read", 1, 1)
+    watch.report("read", 1, 1)
     until = min(now, log_end(events) + settings.lateness_us)
     backtest = run_backtest(
-        features, churn, events, now=until, settings=settings, progress=watch.tell
+        features, churn, events, now=until, settings=settings, progress=watch.report
     )
     activity, figures = backtest.activity, backtest.figures
     window = Window(activity.known_until, churn.gap_us, churn.window_us)
-    watch.tell("last fit", 0, 1)
+    watch.report("last fit", 0, 1)
     fitted = fit_at(backtest.grid, activity, window, settings.fit, churn.rfm)
     choice = choose_model(
         backtest.cuts, fitted.candidates, window, settings.fit.half_life, fitted.count_models
     )
-    watch.tell("last fit", 1, 1)
-    watch.tell("incumbent", 0, 1)
+    watch.report("last fit", 1, 1)
+    watch.report("incumbent", 0, 1)
     comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
-    watch.tell("incumbent", 1, 1)
+    watch.report("incumbent", 1, 1)
     decision = _decide(figures[-1], backtest, comparison)
     notes = (
         *((backtest.vectors_note,) if backtest.vectors_note else ()),
@@ -326,7 +326,7 @@ def train_churn(
         "owner": owner,
         RECIPE: Recipe(churn, settings.fit, settings.grid_rows).to_dict(),
     }
-    curve = contact_curve(backtest.cuts[-1].probability, backtest.cuts[-1].gone, churn.contact)
+    curve = contact_curve(backtest.cuts[-1].probability, backtest.cuts[-1].churned, churn.contact)
     importance = column_importance(fitted, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
         _write_bundle(
@@ -375,7 +375,7 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
         Rival(name, _negate(each["log_loss"]), each["log_loss"].value)
         for name, each in last.differences.items()
     )
-    smaller_class = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
+    smaller_class = int(min(last.cut.churned.sum(), (~last.cut.churned).sum()))
     incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
     unjudged = (
         describe_unevaluated(comparison.version, comparison.skip_reason)
@@ -387,7 +387,7 @@ def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionCompa
             "log loss",
             rivals,
             incumbent,
-            unjudged=unjudged,
+            incumbent_note=unjudged,
             people=smaller_class,
             leaks=backtest.leaks,
         )
@@ -448,7 +448,7 @@ def _describe_training(
 ) -> dict[str, Any]:
     return {
         "churn": churn.name,
-        "definition": churn.told(),
+        "definition": churn.describe(),
         "window": {"from": backtest.activity.start_ts, "to": backtest.activity.known_until},
         "window_text": {
             "from": to_iso(backtest.activity.start_ts),
@@ -458,7 +458,7 @@ def _describe_training(
         "asked_now": len(backtest.activity.active_people(window.origin, churn.active_us)),
         "origins": [to_iso(each.cut.scores.window.origin) for each in backtest.figures],
         "rows": dict(fitted.rows),
-        "columns": fitted.encoder.told(),
+        "columns": fitted.encoder.describe_columns(),
     }
 
 

@@ -79,7 +79,10 @@ def vectors_help(
     if not pairs:
         return False, "vectors of people were left out: no earlier origin says whether they help"
     gains = np.concatenate(
-        [log_losses(a.probability, a.gone) - log_losses(b.probability, b.gone) for a, b in pairs]
+        [
+            log_losses(a.probability, a.churned) - log_losses(b.probability, b.churned)
+            for a, b in pairs
+        ]
     )
     person = np.unique(np.concatenate([a.scores.person for a, _ in pairs]), return_inverse=True)[1]
     gain: Interval = Bootstrap(person, seed=seed).mean(gains)
@@ -88,7 +91,7 @@ def vectors_help(
         f"{'lower' if gain.value > 0 else 'higher'} with them"
     )
     sentence = f"{comparison} (gain {gain.signed})"
-    improves = gain.known and gain.low > 0
+    improves = gain.has_bounds and gain.low > 0
     return (
         improves,
         f"vectors of people {'are among the columns' if improves else 'were left out'}: {sentence}",

@@ -125,7 +125,7 @@ class Choice:
         calibration = (
             f"none, as {self.uncalibrated_reason}"
             if self.uncalibrated_reason
-            else self.calibration.told
+            else self.calibration.summary
         )
         return f"{self.model}, {by}; calibration {calibration}; {self._count_description}"
 
@@ -157,7 +157,7 @@ class Cut:
     """
 
     scores: OriginScores
-    gone: npt.NDArray[np.bool_]
+    churned: npt.NDArray[np.bool_]
     bought: Floats
     choice: Choice
     probability: Floats
@@ -452,15 +452,17 @@ def _discrimination_loss(cut: Cut, name: str) -> float:
         -np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)
     )
     return float(
-        log_losses(fit_platt(logits, cut.gone.astype(np.float64)).apply(logits), cut.gone).mean()
+        log_losses(
+            fit_platt(logits, cut.churned.astype(np.float64)).apply(logits), cut.churned
+        ).mean()
     )
 
 
 def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
     """Return a candidate's calibration, or none if no cut began after another had finished."""
-    sizes = [len(cut.gone) for cut in finished]
+    sizes = [len(cut.churned) for cut in finished]
     raw = np.concatenate([cut.scores.raw[name] for cut in finished])
-    churned = np.concatenate([cut.gone for cut in finished])
+    churned = np.concatenate([cut.churned for cut in finished])
     after = np.array([_first_after(finished, cut) for cut in finished])
     return choose_calibration(
         raw,

@@ -165,7 +165,7 @@ def _calibrate_heads(
     periods = assign_periods(watch.t[watch.request])
     return {
         head: choose_calibration(
-            raw[head], watch.labels[head], periods, watch.weight, probability=probability
+            raw[head], watch.labels[head], periods, watch.weight, is_probability=probability
         ).calibration
         for head in raw
     }

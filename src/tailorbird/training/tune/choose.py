@@ -107,7 +107,7 @@ class Choice:
 
     finalists: tuple[Finalist, ...]
     reference: Finalist
-    taken: Finalist
+    winner: Finalist
     why: str
 
 

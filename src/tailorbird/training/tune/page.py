@@ -47,14 +47,14 @@ def write_tuning(folder: Path, report: TuneReport, next_: Sequence[str]) -> Path
     parts.append(_facts(report.about))
     write_page(page, f"Tuning of slot {report.slot}", parts)
     page.with_suffix(".json").write_bytes(
-        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n"
+        msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1) + b"\n"
     )
     return page
 
 
 def _head(report: TuneReport, next_: Sequence[str]) -> str:
     choice = report.choice
-    kind = " kept" if choice.taken.trial.default else ""
+    kind = " kept" if choice.winner.trial.default else ""
     lines = "".join(f"<li>{_line(line)}</li>" for line in next_)
     return (
         f"<h1>Tuning of slot {escape(report.slot)}</h1><p "
@@ -77,7 +77,7 @@ def _finalists(report: TuneReport) -> str:
     for one in report.choice.finalists:
         span = (
             f" <small>{one.interval.low:+.4f} … {one.interval.high:+.4f}</small>"
-            if one.interval.known
+            if one.interval.has_bounds
             else ""
         )
         cells = [
@@ -90,7 +90,7 @@ def _finalists(report: TuneReport) -> str:
             _interval(one.tail_gain, "+"),
             f"{one.seconds:.1f}",
         ]
-        rows.append((cells, one is report.choice.taken))
+        rows.append((cells, one is report.choice.winner))
     header = [
         "",
         "ndcg_10",
@@ -120,7 +120,9 @@ def _interval(figure: Interval, sign: str) -> str:
     if not np.isfinite(figure.value):
         return "–"
     return f"{figure.value:{sign}.4f}" + (
-        f" <small>{figure.low:{sign}.4f} … {figure.high:{sign}.4f}</small>" if figure.known else ""
+        f" <small>{figure.low:{sign}.4f} … {figure.high:{sign}.4f}</small>"
+        if figure.has_bounds
+        else ""
     )
 
 

@@ -178,7 +178,7 @@ class Split:
     def tail_quality(self, value: Floats) -> Floats:
         """Return NDCG@10 with long-tail items alone as relevant."""
         ranked = self._ranked(value)
-        return metrics.ndcg(ranked.only(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
+        return metrics.ndcg(ranked.restrict(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
     def _ranked(self, value: Floats) -> metrics.RankedLists:
         return metrics.rank_lists(value, self.holdout.gain(self.worth), self.holdout.offsets, k=K)
@@ -278,7 +278,7 @@ def segment_requests(
         NotReadyError: there is too little data to evaluate each split.
     """
     progress("read", 0, 1)
-    material = load_material(lake, features, slot, settings.wanted(now))
+    material = load_material(lake, features, slot, settings.row_settings(now))
     data, gap = material.data, material.label_window
     border = settings.test_from
     time_split = (
@@ -383,7 +383,7 @@ def encode_splits(
     segment_features: list[_SegmentFeatures] = []
     for number, requests in enumerate(segments):
         progress("features", number, len(segments))
-        usable = requests[segmented.series.place_of(data.t[requests]) >= 0]
+        usable = requests[segmented.series.positions_at(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
         learned = training_rows(
             material, data.take(thin(usable, limit, settings.seed)), segmented.replay
@@ -408,7 +408,7 @@ def encode_splits(
             )
         )
     progress("features", len(segments), len(segments))
-    position = material.logged and slot.denominator == "answer"
+    position = material.is_logged and slot.denominator == "answer"
     splits = []
     for number in range(2, len(segments)):
         progress("encode", number - 2, len(segments) - 2)
@@ -537,7 +537,7 @@ def describe_splits(segmented: SegmentedRequests, splits: Sequence[Split]) -> di
         for number, split in enumerate(splits)
     ]
     return {
-        "source": segmented.material.why,
+        "source": segmented.material.source_note,
         "test_from": to_iso(segmented.borders[-1]),
         "test_from_us": segmented.borders[-1],
         "splits": rows,

@@ -121,17 +121,17 @@ class TuneReport:
         """End of the data that took part in the choice, microseconds."""
         return int(self.about["test_from_us"])
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         choice = self.choice
         chosen = {
-            "architecture": choice.taken.trial.architecture,
+            "architecture": choice.winner.trial.architecture,
             "settings": dict(self.settings),
             "why": choice.why,
         }
         return {
             "slot": self.slot,
-            "chosen": {**chosen, "default": choice.taken.trial.default},
+            "chosen": {**chosen, "default": choice.winner.trial.default},
             "finalists": [one.to_dict() for one in choice.finalists],
             "reference": choice.reference.name,
             "trials": [one.to_dict() for each in self.trials.values() for one in each],
@@ -153,7 +153,7 @@ def tune(
     out: Path,
     settings: TuneSettings = TuneSettings(),
     spaces: Mapping[str, SearchSpace] | None = None,
-    more: bool = False,
+    extend: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> TuneReport:
     """Search for better settings than the defaults.
@@ -181,7 +181,7 @@ def tune(
             out / UNFINISHED_FOLDER,
             settings,
             search_spaces,
-            more,
+            extend,
             progress,
         )
 
@@ -207,7 +207,7 @@ def _tune(
     study_key = _study_key(features, slot, lake, settings, search_spaces)
     _prepare_folder(folder, extend=extend)
     unfinished = UnfinishedRun(folder, study_key, clock.now())
-    if extend and not unfinished.resumed:
+    if extend and not unfinished.is_resumed:
         shutil.rmtree(folder, ignore_errors=True)
         raise UsageError(
             "the last study was of other settings or declarations",
@@ -260,10 +260,10 @@ def _tune(
             partial(progress, "finalists"),
         )
     (folder / _DONE).touch()
-    winner = choice.taken.trial
+    winner = choice.winner.trial
     new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
     about |= {
-        "as_of": to_iso(unfinished.now),
+        "as_of": to_iso(unfinished.started_at),
         "schema_hash": features.schema_hash,
         "seed": settings.seed,
         "source": about["source"],
@@ -288,7 +288,7 @@ def _tune(
     )
     space_by_name = {one.name: space for one, space in search_spaces}
     return TuneReport(
-        slot.name, trials, choice, importance, space_by_name, new, about, unfinished.resumed
+        slot.name, trials, choice, importance, space_by_name, new, about, unfinished.is_resumed
     )
 
 
@@ -371,7 +371,7 @@ def _load_splits(
     about: dict[str, Any] = {}
     for preset in dict.fromkeys(one.columns for one in selected):
         builder = _SplitBuilder(
-            features, slot, lake, unfinished.now, settings, train, preset == NETS, progress
+            features, slot, lake, unfinished.started_at, settings, train, preset == NETS, progress
         )
         cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
         about |= msgspec.json.decode(cached["told"].tobytes())

@@ -121,7 +121,7 @@ def _toml(value: Value) -> str:
 
 
 def apply_tuned(
-    settings: TrainSettings, slot: str, path: Path, *, asked: bool = False
+    settings: TrainSettings, slot: str, path: Path, *, architecture_requested: bool = False
 ) -> TrainSettings:
     """Return the training settings with a slot's tuned settings applied.
 
@@ -154,7 +154,7 @@ def apply_tuned(
             fix=fix,
         )
     if settings.architecture not in (
-        *(() if asked else ("gbdt",)),
+        *(() if architecture_requested else ("gbdt",)),
         tuned.architecture,
     ):  # another architecture was requested
         return settings

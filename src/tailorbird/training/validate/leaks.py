@@ -58,11 +58,11 @@ class Finding:
     """
 
     severity: str
-    what: str
+    subject: str
     why: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"severity": self.severity, "what": self.what, "why": self.why}
+        return {"severity": self.severity, "what": self.subject, "why": self.why}
 
 
 def find_target_leakage(

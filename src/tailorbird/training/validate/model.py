@@ -51,7 +51,7 @@ def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
         watch.offsets,
         watch.person,
     )
-    return net if gain.known and gain.low > 0 else trees
+    return net if gain.has_bounds and gain.low > 0 else trees
 
 
 def _fit_architecture(name: str, split: Split, request: FitRequest) -> CalibratedModel:

@@ -39,20 +39,20 @@ def write_validation(folder: Path, report: ValidationReport) -> Path:
     ]
     write_page(page, f"Validation of slot {report.slot}", parts)
     page.with_suffix(".json").write_bytes(
-        msgspec.json.format(msgspec.json.encode(report.plain()), indent=1) + b"\n"
+        msgspec.json.format(msgspec.json.encode(report.to_dict()), indent=1) + b"\n"
     )
     return page
 
 
 def _head(report: ValidationReport) -> str:
-    leaks = len({one.what for one in report.leaks})
+    leaks = len({one.subject for one in report.leaks})
     verdict = (
         f"{leaks} leaks: no figure here can be believed before they are mended"
         if leaks
         else "no leak was found"
     )
     listed = "".join(
-        f"<li><b>{escape(one.what)}</b>{' (leak)' if one in report.leaks else ''}: "
+        f"<li><b>{escape(one.subject)}</b>{' (leak)' if one in report.leaks else ''}: "
         f"{escape(one.why)}</li>"
         for one in report.findings
     )
@@ -60,7 +60,7 @@ def _head(report: ValidationReport) -> str:
     return (
         f"<h1>Validation of slot {escape(report.slot)}</h1><p "
         f'class="verdict{" kept" if leaks else ""}">{verdict}</p>'
-        f"{f'<p><b>{escape(report.instead)}.</b></p>' if report.instead else ''}"
+        f"{f'<p><b>{escape(report.substitution)}.</b></p>' if report.substitution else ''}"
         f"<ul>{listed}{notes}</ul>"
     )
 
@@ -94,7 +94,7 @@ def _tests(report: ValidationReport) -> str:
             [
                 escape(one.other),
                 one.kind,
-                one.gain.marked,
+                one.gain.signed_html,
                 _chance(one.p),
                 _chance(one.adjusted),
                 one.verdict,
@@ -250,7 +250,7 @@ def _cell(interval: Interval) -> str:
     if not np.isfinite(interval.value):
         return "–"
     return f"{interval.value:.4f}" + (
-        f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else ""
+        f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.has_bounds else ""
     )
 
 

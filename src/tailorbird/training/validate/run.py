@@ -165,7 +165,7 @@ class ValidationReport:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     about: dict[str, Any]
-    instead: str = ""
+    substitution: str = ""
 
     @property
     def architecture(self) -> str:
@@ -176,7 +176,7 @@ class ValidationReport:
     def leaks(self) -> tuple[Finding, ...]:
         return tuple(one for one in self.findings if one.severity == LEAK)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         curve = [
             {"share": share, **flatten_intervals({PRIMARY: figure})}
@@ -194,8 +194,8 @@ class ValidationReport:
         }
         return {
             "slot": self.slot,
-            "instead": self.instead,
-            **self.evaluation.plain(),
+            "instead": self.substitution,
+            **self.evaluation.to_dict(),
             **tables,
             **details,
         }
@@ -257,13 +257,17 @@ def validate(
         origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
         gaps += _gaps(origin, split, model)
         heads = model.probabilities(split.holdout.matrix)
-        evaluator.as_of(
+        evaluator.set_popularity(
             interaction_shares(segmented.material.history, segmented.borders[number + 1])
         )
         evaluator.add(
-            judged.rows, {**scores[number], **judged.values}, heads, judged.slates, named=origin
+            judged.rows,
+            {**scores[number], **judged.baseline_values},
+            heads,
+            judged.slates,
+            slice_name=origin,
         )
-    evaluation = evaluator.result(NAME)
+    evaluation = evaluator.evaluation(NAME)
     kinds = {one.name: one.kind for one in variants}
     tests = holm_adjust(
         [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
@@ -272,7 +276,7 @@ def validate(
     findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
     substitution = _describe_substitution(train.architecture, settings.tuned_to)
     notes = [
-        segmented.material.why,
+        segmented.material.source_note,
         *_describe_auto_choice(train.architecture, fitted, nets=nets),
         *left_out,
     ]
@@ -385,14 +389,14 @@ def _find_leaks(
             split.names, split.train.matrix, split.train.labels[head], head
         )
     ]
-    first_by_subject = {one.what: one for one in reversed(column_findings)}
+    first_by_subject = {one.subject: one for one in reversed(column_findings)}
     unique_findings = list(reversed(first_by_subject.values()))
     material = segmented.material
     return [
         *unique_findings,
         *find_lookahead(material, judged, features, seed=seed),
         *find_backdated_items(material),
-        *find_repeated_events(material.by_type, segmented.borders[:-1]),
+        *find_repeated_events(material.interactions_by_type, segmented.borders[:-1]),
     ]
 
 
@@ -469,7 +473,7 @@ def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[Compariso
         error = (gain.high - gain.low) / (2 * 1.96)
         certain = 1.0 if gain.value == 0 else 0.0
         chance = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else certain
-        chances.append(chance if gain.known else float("nan"))
+        chances.append(chance if gain.has_bounds else float("nan"))
     finite = [index for index in np.argsort(chances, kind="stable") if np.isfinite(chances[index])]
     adjusted = [float("nan")] * len(compared)
     worst = 0.0

@@ -34,7 +34,7 @@ def fit(recipe: SequenceTransformer, interactions: Interactions) -> SequenceVect
         recipe, interactions.items, _content_tokens(recipe, interactions.items), _seen_mask(data)
     )
     losses = train_net(net, recipe, data, recipe.steps) if len(data.item) else []
-    return SequenceVectors.of(recipe, net, interactions, losses)
+    return SequenceVectors.from_net(recipe, net, interactions, losses)
 
 
 def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVectors:
@@ -63,7 +63,7 @@ def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVe
     new["token.weight"][:tokens] = old["token.weight"][:tokens]
     net.load_state_dict(new | shared_weights)
     losses = train_net(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
-    return SequenceVectors.of(recipe, net, interactions, [*model.losses, *losses])
+    return SequenceVectors.from_net(recipe, net, interactions, [*model.losses, *losses])
 
 
 def train_net(

@@ -34,7 +34,7 @@ class SequenceVectors:
     losses: list[float]
 
     @classmethod
-    def of(
+    def from_net(
         cls,
         recipe: SequenceTransformer,
         net: SequenceNet,

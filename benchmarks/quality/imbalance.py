@@ -166,7 +166,7 @@ def _fit_scores(
         "mlp",
         parameters,
         column_layout,
-        *Rows(matrix, {"click": rows["click"]}, weight).cut(0.1),
+        *Rows(matrix, {"click": rows["click"]}, weight).split_newest(0.1),
         seed=seed,
     )
     queries = np.stack([items + 1, np.ones(len(items))], axis=1)[:, : matrix.shape[1]].astype(

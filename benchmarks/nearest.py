@@ -131,7 +131,7 @@ def make_space(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=1 / 3)
     index = Index.bare([str(one) for one in range(len(vectors))], item_vectors)
 
-    def net(vectors: np.ndarray, mask: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    def net(vectors: np.ndarray, there: np.ndarray, gap: np.ndarray) -> np.ndarray:
         return next(user_vectors)[None]
 
     return Space(Tower(plan, np.zeros((2, WIDTH), np.float32), net), index)

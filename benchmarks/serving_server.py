@@ -61,7 +61,7 @@ def run_with_vectors(site: Site) -> None:
 
 
 def run_without_cache(site: Site) -> None:
-    LastKnown.keep = lambda self, features, request, rows, keys: None
+    LastKnown.keep = lambda self, features, asked, rows, keys: None
     run_tailorbird(site)
 
 

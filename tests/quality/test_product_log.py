@@ -58,7 +58,7 @@ def test_a_small_run_keeps_some_users_and_the_newest_of_the_training_part(tmp_pa
 def test_sessions_are_runs_where_the_data_name_none() -> None:
     person = np.array([0, 1, 0, 0, 1])
     ts = np.array([0, 1, 29, 60, 29]) * MINUTE
-    assert log_module.runs(person, ts).tolist() == [0, 2, 0, 1, 2]
+    assert log_module.split_sessions(person, ts).tolist() == [0, 2, 0, 1, 2]
 
 
 def tiny_log(tmp_path: Path, **changes: object) -> tuple[DataSet, log_module.Log]:

@@ -5,8 +5,8 @@
                                           [--json]
 
 Rows, cuts and questions are those of `benchmarks.quality.product`. Both learn from the rows before
-the cut, on one thread, and list their 20 best items for the same questions, whose history is
-the rows of the question's person before it. Where the set has no repeats, neither lists items of the
+the cut, on one thread, and list their 20 best items for the same questions, whose history is the
+rows of the question's person before it. Where the set has no repeats, neither lists items of the
 history.
 
 - Ours is trained by the functions of `tailorbird train` with their defaults, in a project that

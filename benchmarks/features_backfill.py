@@ -278,7 +278,7 @@ def measure_forty(work: Workload, runs: int) -> dict:
     The result also holds the cost as a multiple of that of the eight windows.
     """
     table, requests = make_mixed(work)
-    backfill(forty_features(), table, requests.part(0, 100, slice(0, 100)))  # compiles
+    backfill(forty_features(), table, requests.slice_requests(0, 100, slice(0, 100)))  # compiles
 
     def run() -> tuple[np.ndarray, float]:
         started = time.perf_counter()

@@ -31,7 +31,7 @@ from benchmarks.features_stream import CLOCK, Stage, run_router_stage
 from benchmarks.forty import forty_features
 from benchmarks.site import Site
 from tailorbird.features import FeatureSet
-from tailorbird.features.keypart import WHOLE, KeyPart, parts_of
+from tailorbird.features.keypart import ALL_KEYS, KeyPart, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
@@ -91,7 +91,7 @@ def main() -> None:
         run_router_stage(folder, features, site, 0, Stage())
         routed, profiles = routed_path(folder), people + items
         for run in range(arguments.runs):
-            expected = run_worker(routed, folder / f"one-{run}", features, WHOLE, profiles, one)
+            expected = run_worker(routed, folder / f"one-{run}", features, ALL_KEYS, profiles, one)
             for count in COUNTS:
                 logs = [folder / f"shuffled-{run}-{count}-{number}.db" for number in range(count)]
                 cutting = stages.setdefault(f"shuffle {count}", [Stage()])[0]
@@ -99,7 +99,7 @@ def main() -> None:
                 for mode, sources in (("direct", [routed] * count), ("shuffled", logs)):
                     timed = stages.setdefault(f"{mode} {count}", [Stage() for _ in range(count)])
                     state, merged = folder / f"{mode}-{run}-{count}", dict[bytes, bytes]()
-                    for part, log, stage in zip(parts_of(count), sources, timed, strict=True):
+                    for part, log, stage in zip(all_parts(count), sources, timed, strict=True):
                         merged |= run_worker(log, state, features, part, profiles, stage)
                     equal &= merged == expected
     slowest = {

@@ -49,7 +49,7 @@ from tailorbird.features.state import all_records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.features.worker import run as run_worker
 from tailorbird.router import Router
-from tailorbird.router import run as run_router
+from tailorbird.router import run_router as run_router
 from tailorbird.router.dedup import ENTRY
 from tailorbird.stream import open_writer, raw_path, routed_path
 
@@ -102,7 +102,7 @@ def fill_index(router: Router, entries: int) -> None:
     """Add event ids of the last days, so that the router searches a full index."""
     rng, dedup_index, connection = (
         np.random.default_rng(1),
-        router._memory.seen,
+        router._memory.dedup_index,
         router._log.connection,
     )
     for start in range(0, entries, 1 << 18):

@@ -48,7 +48,7 @@ home = Slot("home", size=12, sources={"popular": 200, "item_knn": 100}, hide_see
 
 
 @dataclass
-class Found:
+class Latencies:
     """Latencies of clicks, in milliseconds.
 
     Attributes:
@@ -171,9 +171,9 @@ def _is_ready(port: int) -> bool:
     )
 
 
-def clicked(port: int, people: Sequence[str], clicks: int) -> Found:
+def clicked(port: int, people: Sequence[str], clicks: int) -> Latencies:
     """Send clicks one after the other and time until each is reflected."""
-    site, latencies = Site(port), Found()
+    site, latencies = Site(port), Latencies()
     for number in range(clicks):
         user = people[number % len(people)]
         answer = site.recommend(user)
@@ -230,7 +230,7 @@ def settings(kind: str, folder: Path) -> Iterator[str]:
         yield f'{stream}\n[store]\nurl = "{store.url}"\nprefix = "fresh"\n'
 
 
-def measured(kind: str, clicks: int, *, small: bool) -> Found:
+def measured(kind: str, clicks: int, *, small: bool) -> Latencies:
     """Measure one kind of deployment.
 
     Raises LookupError if a required server is not installed.

@@ -44,9 +44,9 @@ from tailorbird.events.rules import Rule
 from tailorbird.features import FeatureSet, count, entity, mean, ratio, sequence, time_since
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
 START = 1_764_072_000_000_000
@@ -183,14 +183,14 @@ def run_pass(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> 
     """Pass the bodies through all stages and return True if each of them has every event."""
     clock = SimulatedClock(START)
     stream, state, lake = folder / "stream", folder / "state", folder / "lake"
-    with Door(stream, "door", PLAN, clock) as door, ThreadPoolExecutor(SENDERS) as pool:
+    with EventCollector(stream, "door", PLAN, clock) as door, ThreadPoolExecutor(SENDERS) as pool:
         with watch.of("door"):
             for decisions in pool.map(door.submit, sent):
                 assert all(decision.accepted for decision in decisions)
         commits = door.figures().batches
     _time_raw_log(folder / "bare", sent, commits, "raw", watch)
     single_bodies = sent[: max(1, len(sent) // 4)]
-    with Door(folder / "single", "door", PLAN, clock) as door, watch.of("door_single"):
+    with EventCollector(folder / "single", "door", PLAN, clock) as door, watch.of("door_single"):
         for body in single_bodies:
             door.submit(body)
     _time_raw_log(folder / "bare-single", single_bodies, len(single_bodies), "raw_single", watch)
@@ -310,7 +310,7 @@ def main() -> None:
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(
+    exit_process(
         0 if all(complete) else 1
     )  # deltalake's threads may abort a process that ends in the usual way
 

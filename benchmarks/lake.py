@@ -40,7 +40,7 @@ from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, cpu_name, make_
 from tailorbird.events import DAY, Receipt, SimulatedClock
 from tailorbird.events.columnwise import Contract
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
@@ -224,7 +224,7 @@ def main() -> None:
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(
+    exit_process(
         0 if all(equal) else 1
     )  # deltalake's threads may abort a process that ends in the usual way
 

@@ -28,7 +28,7 @@ from benchmarks.ingest import cpu_name
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.inverted import NEAREST, find_inverted
+from tailorbird.retrieval.inverted import NEAREST, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 WIDTH, KINDS, PEOPLE = 64, 500, 200
@@ -81,7 +81,7 @@ def measure_size(size: int, *, kinds: int) -> dict:
     vectors = vectors.astype(np.float32, copy=False)
     sample, queries = draw(300), draw(PEOPLE)
     started = time.process_time()
-    inverted_file = find_inverted(vectors, sample)
+    inverted_file = build_inverted(vectors, sample)
     build_s = time.process_time() - started
     exact = make_space(vectors, None, queries)
     exact_answers, taken = query_space(exact, NEAREST)
@@ -142,7 +142,7 @@ def query_space(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], d
     answers, cpu_seconds, wall_seconds = [], [], []
     for _ in range(PEOPLE):
         start, own = time.perf_counter(), time.thread_time()
-        query = space.ask(EMPTY_HISTORY)
+        query = space.query(EMPTY_HISTORY)
         rows = space.nearest(query, n).rows
         cpu_seconds.append(time.thread_time() - own)
         wall_seconds.append(time.perf_counter() - start)

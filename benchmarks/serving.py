@@ -129,7 +129,7 @@ def _length(head: bytes) -> int:
     return int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
 
 
-def posted(path: str, body: object) -> bytes:
+def to_request(path: str, body: object) -> bytes:
     data = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: "
@@ -203,22 +203,22 @@ def compare_peers(
 
     Also returns the reason for each peer that does not run.
     """
-    problems = serving_peers.stores()
+    problems = serving_peers.store_problems()
     missing = {kind: reason for kind, reason in problems.items() if reason}
     if len(missing) == len(problems):
         return {}, missing
     folder = site.folder / "peers"
-    questions = serving_peers.prepared(site, bodies, folder)
+    questions = serving_peers.prepare_peers(site, bodies, folder)
     with ExitStack() as stack:
         ports = {}
         for kind in problems.keys() - missing.keys():
             try:
-                ports[kind] = stack.enter_context(serving_peers.answering(kind, folder))
+                ports[kind] = stack.enter_context(serving_peers.run_peer(kind, folder))
             except RuntimeError as error:
                 missing[kind] = str(error)
-        peer_requests = [posted("/recommend", one.body) for one in questions]
+        peer_requests = [to_request("/recommend", one.body) for one in questions]
         requests_by_name = {
-            "tailorbird": (ours.port, [posted("/v1/recommend", body) for body in bodies])
+            "tailorbird": (ours.port, [to_request("/v1/recommend", body) for body in bodies])
         }
         requests_by_name |= {kind: (port, peer_requests) for kind, port in ports.items()}
         taken: dict[str, list[float]] = {name: [] for name in requests_by_name}
@@ -231,7 +231,7 @@ def compare_peers(
                     seconds, answer = connection.ask(requests[index])
                     connection.close()
                     if name != "tailorbird":
-                        serving_peers.checked(answer, question)
+                        serving_peers.check_scores(answer, question)
                     if turn:  # the first is for warming up
                         taken[name].append(seconds)
     return taken, missing
@@ -366,10 +366,10 @@ def plot(curve: Sequence[dict[str, float]], path: Path) -> None:
 
 def measure_site(site: Site, count: int, seconds: float, to: Path | None) -> dict:
     bodies = site.requests(count)
-    requests = [posted("/v1/recommend", body) for body in bodies]
+    requests = [to_request("/v1/recommend", body) for body in bodies]
     rng = np.random.default_rng(5)
     rank_requests = [
-        posted(
+        to_request(
             "/v1/rank",
             {
                 **body,
@@ -382,7 +382,7 @@ def measure_site(site: Site, count: int, seconds: float, to: Path | None) -> dic
         for body in bodies[: count // 4]
     ]
     search_requests = [
-        posted(
+        to_request(
             "/v1/search",
             {
                 "slot": "search",

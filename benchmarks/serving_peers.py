@@ -30,7 +30,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
@@ -69,7 +69,7 @@ def view_of_column(column: str, live: Sequence[str]) -> str:
     return "users" if column.startswith(("user_", "session_")) else "items"
 
 
-def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]:
+def prepare_peers(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]:
     """Write the peer's files for these requests and return the questions in its format."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -145,9 +145,9 @@ def _candidate_matrices(
     )
     pipeline = Pipeline(
         slots=SLOTS,
-        bundles=Fixed(bundle),
-        readings=readings,
-        answers=None,
+        bundles=FixedBundle(bundle),
+        feature_provider=readings,
+        answer_log=None,
         clock=CLOCK,
         rng=rng,
         tables=tables,
@@ -169,7 +169,7 @@ def _to_json_list(column: np.ndarray) -> list[float | None]:
     return [None if value != value else value for value in column.astype(float).tolist()]
 
 
-def stores() -> dict[str, str]:
+def store_problems() -> dict[str, str]:
     """Return each kind of store with the reason why it cannot run here, or ""."""
     reason = "" if interpreter(SERVING).exists() else f"no {interpreter(SERVING)}: make peers"
     valkey = reason or ("" if _valkey() else "no valkey-server and no redis-server on the path")
@@ -181,7 +181,7 @@ def _valkey() -> str | None:
 
 
 @contextmanager
-def answering(kind: str, folder: Path) -> Iterator[int]:
+def run_peer(kind: str, folder: Path) -> Iterator[int]:
     """Run the peer over one kind of store and yield its port.
 
     Raises:
@@ -256,7 +256,7 @@ def _wait_for(port: int) -> None:
     raise RuntimeError(f"nothing answers at port {port}")
 
 
-def checked(answer: bytes, question: Question) -> None:
+def check_scores(answer: bytes, question: Question) -> None:
     """Raise AssertionError unless the response has the scores of our trees for the same rows."""
     reply: Mapping = json.loads(answer)
     scores = np.array([scored_item["score"] for scored_item in reply["items"]])

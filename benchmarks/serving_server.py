@@ -23,10 +23,10 @@ from benchmarks.serving_site import CLOCK, SLOTS, Site, Size
 from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state import open_state
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.lastknown import LastKnown
+from tailorbird.serving.lastknown import StaleFeatureCache
 from tailorbird.serving.listening import bind
 from tailorbird.serving.messages import Answer, RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.server import ServeOptions, run
@@ -48,7 +48,7 @@ def run_tailorbird(site: Site, registry: Path | None = None) -> None:
         slots=SLOTS,
         plan=site.plan,
         port=0,
-        port_asked=True,
+        is_port_explicit=True,
         threads=1,
         candidates=site.candidates,
     )
@@ -61,7 +61,7 @@ def run_with_vectors(site: Site) -> None:
 
 
 def run_without_cache(site: Site) -> None:
-    LastKnown.keep = lambda self, features, asked, rows, keys: None
+    StaleFeatureCache.store = lambda self, features, person_id, rows, keys: None
     run_tailorbird(site)
 
 
@@ -98,9 +98,9 @@ class Floor:
         self._needs: dict[bytes, Needs] = {}
         self._pipeline = Pipeline(
             slots=SLOTS,
-            bundles=Fixed(self._bundle),
-            readings=OneSchema(site.features, self._reader),
-            answers=None,
+            bundles=FixedBundle(self._bundle),
+            feature_provider=OneSchema(site.features, self._reader),
+            answer_log=None,
             clock=CLOCK,
             rng=np.random.default_rng(1),
             tables=site.tables(),
@@ -166,7 +166,7 @@ class Floor:
 
 
 def run_floor(site: Site) -> None:
-    listener = bind("127.0.0.1", 0, asked=True)
+    listener = bind("127.0.0.1", 0, is_explicit=True)
     app = Floor(site)
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(

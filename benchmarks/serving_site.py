@@ -44,8 +44,8 @@ from tailorbird.retrieval.vectors import content_of
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.stream import routed_path
 from tailorbird.training.coding import Codes
-from tailorbird.training.matrix import columns_of
-from tailorbird.training.replaying import live_columns
+from tailorbird.training.matrix import bundle_columns
+from tailorbird.training.replaying import select_live_columns
 
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
@@ -108,7 +108,7 @@ class Site:
     @cached_property
     def live(self) -> LiveColumns:
         """Return the columns from candidate tables that `train` selects for the slot."""
-        return live_columns(self.features, SLOTS["home"])
+        return select_live_columns(self.features, SLOTS["home"])
 
     @property
     def contract(self) -> Contract:
@@ -121,7 +121,7 @@ class Site:
     def tables(self) -> LiveTables:
         """Return the candidate tables, open as a server has them."""
         opened = LiveTables(self.candidates, CLOCK)
-        opened.look()
+        opened.tick()
         return opened
 
     @property
@@ -211,7 +211,7 @@ class Site:
 
     def _training_requests(self, drawn: "EventDraw") -> list[TrainingRequest]:
         reader, tables = Reader(self.state, self.features), self.tables()
-        rng, recent = np.random.default_rng(11), columns_of(self.features).sequences[0]
+        rng, recent = np.random.default_rng(11), bundle_columns(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
         training_requests = []
         for event in rng.choice(chosen, SAMPLED).tolist():
@@ -250,7 +250,7 @@ class Site:
         computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
         keys = np.concatenate([request.rows.categorical for request in training_requests])
         encoder = fit_encoder(
-            columns_of(self.features), keys, computed=computed, candidates=self.live.candidates
+            bundle_columns(self.features), keys, computed=computed, candidates=self.live.candidates
         )
         parts = [
             encoder.encode_request(
@@ -285,21 +285,21 @@ class Site:
 
     def _tower(self, drawn: "EventDraw", index: Index) -> tuple[Space, dict[str, bytes]]:
         """Return barely trained vectors: their cost does not depend on training."""
-        from tailorbird.training.towers import Learner, TowerSettings, read_by
+        from tailorbird.training.towers import TowerLearner, TowerSettings, find_sequence
 
         events = pa.concat_tables(drawn.tables())
-        declared = read_by(self.features)
+        declared = find_sequence(self.features)
         assert declared is not None
         log = Log(events, Codes.of(events["person"]), Codes.of(events["item_id"]))
-        learner = Learner(
+        learner = TowerLearner(
             log,
             *declared,
             content_of(index.attributes),
             TowerSettings(steps_max=TOWER_STEPS, steps_min=1),
             seed=3,
         )
-        space = learner.indexed(learner.space(index, START))
-        return space, learner.files(space)
+        space = learner.add_inverted_file(learner.space(index, START))
+        return space, learner.export_files(space)
 
     def bundle(self) -> Bundle:
         """Load the champion."""

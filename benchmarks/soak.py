@@ -41,9 +41,9 @@ import numpy as np
 from benchmarks.ingest import cpu_name
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
-from tailorbird.features.figures import readers_of_routed
+from tailorbird.features.figures import routed_log_offsets
 from tailorbird.lake import Lake
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.stream.lag import LagMeter
 
 LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")
@@ -200,7 +200,7 @@ class Watch:
     def measure_lags(self) -> dict[str, int]:
         paths = self._project.paths
         with LagMeter(
-            self._project.stream, paths.lake, lambda: readers_of_routed(paths.state)
+            self._project.stream, paths.lake, lambda: routed_log_offsets(paths.state)
         ) as meter:
             rows_by_reader: dict[str, int] = {}
             for lag in meter.measure():
@@ -412,7 +412,7 @@ def main() -> None:
         report = _report(watch, rates, sent, taken, in_lake, caught_up, minutes)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(0 if all(report["equal"].values()) else 1)
+    exit_process(0 if all(report["equal"].values()) else 1)
 
 
 def _report(

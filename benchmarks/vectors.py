@@ -65,11 +65,11 @@ def measure_space(items: int, width: int, length: int, repeats: int) -> dict[str
     )
     keys = space.index.keys[rng.integers(0, items, CANDIDATES)]
     request = np.zeros(CANDIDATES, np.intp)
-    query = space.ask(past)
+    query = space.query(past)
     stages: dict[str, Callable[[], object]] = {
         "floor": lambda: space.vectors.vectors @ query.user,
         "a person's vector": lambda: space.users(past, 1),
-        "ask: vector and products": lambda: space.ask(past),
+        "ask: vector and products": lambda: space.query(past),
         f"nearest {NEAREST}": lambda: space.nearest(query, NEAREST),
         f"columns of {CANDIDATES}": lambda: space.columns(
             tuple(VECTOR_COLUMNS), keys, request, past, 1, query
@@ -109,7 +109,9 @@ def make_space(items: int, width: int, length: int) -> Space:
     recipe = SequenceTransformer(width=width, length=length)
     net = SequenceNet(recipe, 1, torch.zeros((3, 1), dtype=torch.long), torch.ones(3))
     none = np.zeros(0, np.int64)
-    data = tower_to_onnx(SequenceVectors.of(recipe, net, Interactions(none, none, none, 0, 1), []))
+    data = tower_to_onnx(
+        SequenceVectors.from_net(recipe, net, Interactions(none, none, none, 0, 1), [])
+    )
     vectors = np.random.default_rng(0).normal(size=(items, width)).astype(np.float32)
     item_vectors = ItemVectors(
         vectors, np.zeros((1, width), np.float32), np.zeros(width, np.float32), Content()

@@ -18,7 +18,7 @@ from tests.cli.test_help import parse
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
-from tailorbird.events import SECOND, duration
+from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.app import ROUTES
 from tailorbird.serving.limits import Networks
 
@@ -236,8 +236,8 @@ def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():
         (spec, container) for spec, container in pods() if container["name"] == "serve"
     )
     (drain,) = [each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN"]
-    assert duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
-    assert duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
+    assert parse_duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
+    assert parse_duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
 
 
 def test_nobody_is_root_and_nothing_can_be_written_but_data():

@@ -14,8 +14,8 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
-from tailorbird.health import FollowedStop, Health, answering
-from tailorbird.loops import Loop
+from tailorbird.health import Health, ProgressEvent, answering
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.stream.lag import LagWatch
@@ -42,8 +42,8 @@ def test_a_signal_in_the_midst_of_a_wait_stops_the_role():
     """
     told = """
 import os, signal
-from tailorbird.health import FollowedStop
-stop = FollowedStop()
+from tailorbird.health import ProgressEvent
+stop = ProgressEvent()
 stop.on_signals(signal.SIGTERM)
 with stop._cond:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -54,7 +54,7 @@ assert stop.wait(20)
 
 
 def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
-    stop = FollowedStop()
+    stop = ProgressEvent()
     with answering(
         Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
     ) as port:
@@ -81,7 +81,7 @@ def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
 
     project, port, done = make_project(tmp_path / "shop"), free_port(), {}
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
-    stop = FollowedStop()
+    stop = ProgressEvent()
     monkeypatch.setattr(roles, "_begin", lambda: stop)
     monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
 
@@ -142,7 +142,7 @@ def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_threa
         if len(looks) < 3:
             raise ZeroDivisionError("of a look")
 
-    loop = Loop("watch of nothing", look, every_s=0.01)
+    loop = PeriodicTask("watch of nothing", look, interval_s=0.01)
     loop.start()
     poll(lambda: len(looks) > 4)
     loop.stop()
@@ -178,11 +178,11 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
     from tests.faults.test_pruning import CLOCK, send
 
     from tailorbird.router import Router
-    from tailorbird.serving.door import Door
+    from tailorbird.serving.door import EventCollector
 
     monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
     project = make_project(tmp_path / "shop")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         while router.step(12).rows:

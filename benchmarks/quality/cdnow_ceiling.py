@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tailorbird.models.btyd import BgNbd, Purchases, fit_bg_nbd
-from tailorbird.training.churn.judge import Ordered
+from tailorbird.training.churn.judge import SortedScores
 from tailorbird.training.churn.pareto import ParetoNbd, fit_pareto_nbd
 
 Floats = npt.NDArray[np.float64]
@@ -209,7 +209,7 @@ def _figures(chance: Floats, expected: Floats, bought: Floats) -> Figures:
 
     The outcome is the mean number of purchases and the share of customers that bought.
     """
-    auc, ap, _ = Ordered(chance, bought > 0).figures(np.ones(len(bought)))
+    auc, ap, _ = SortedScores(chance, bought > 0).ranking_metrics(np.ones(len(bought)))
     return {
         "auc": auc,
         "ap": ap,

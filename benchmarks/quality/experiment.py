@@ -42,8 +42,8 @@ from tailorbird.experiments.statistics import (
     sample_ratio_p,
 )
 from tailorbird.simulator import Site
-from tailorbird.simulator.behaviour import chances
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.behaviour import list_probabilities
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints, Users
@@ -114,7 +114,7 @@ class Shop:
             [_era_of(site.taste, users_drawn)],
             int(rng.integers(1 << 62)),
         )
-        population = fresh_population(taste.users)
+        population = new_population(taste.users)
         clicks, seen = np.zeros(len(users_drawn)), np.zeros(len(users_drawn))
         for day in range(self.design.days):
             visits = draw_visits(rng, taste.users, population, day, (day + 3) % 7)
@@ -124,7 +124,7 @@ class Shop:
             )
             outcome = respond(rng, taste, None, requests, items)
             if expected:
-                expected_chances = chances(taste, requests.user, items, requests.day)
+                expected_chances = list_probabilities(taste, requests.user, items, requests.day)
                 list_clicks, list_seen = (
                     expected_chances.click.sum(axis=1),
                     expected_chances.seen.sum(axis=1),
@@ -133,8 +133,8 @@ class Shop:
                 list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen
             clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(users_drawn))
             seen += np.bincount(requests.user, weights=list_seen, minlength=len(users_drawn))
-            population.please(requests.user, pleasures(taste, items, outcome))
-            population.let_go(rng, np.unique(visits.user))
+            population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+            population.remove_leavers(rng, np.unique(visits.user))
         return clicks, seen
 
     def true_uplift(self, seed: int) -> tuple[float, float]:
@@ -188,7 +188,7 @@ def run_experiment(shop: Shop, number: int, seed: int, *, is_null_test: bool = F
     clicks, seen = shop.simulate(rng, drawn, arm & (not is_null_test), expected=False)
     has_seen = seen > 0
     treatment, control = (
-        Moments.of(clicks[rows & has_seen], seen[rows & has_seen]) for rows in (arm, ~arm)
+        Moments.from_totals(clicks[rows & has_seen], seen[rows & has_seen]) for rows in (arm, ~arm)
     )
     fixed, always_valid = (
         relative_uplift(treatment, control),

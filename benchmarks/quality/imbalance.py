@@ -22,10 +22,10 @@ from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, find_data_set
 from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.layout import layout
+from tailorbird.models.deep.layout import build_layout
 from tailorbird.simulator import Site
 from tailorbird.training.metrics import auc, log_loss
-from tailorbird.training.position import Examination, click_weights, examination
+from tailorbird.training.position import Examination, click_weights, estimate_examination
 
 Floats = npt.NDArray[np.float64]
 
@@ -119,7 +119,9 @@ def position_effects(seeds: int) -> dict[str, Any]:
     """Return expected clicks on lists of random items, by the treatment of a row's position."""
     site = Site(SEED, users=USERS, items=ITEMS, days=DAYS + 1)
     rows = _impression_rows(site)
-    examined = examination(rows["position"], rows["click"], rows["propensity"], rows["request"])
+    examined = estimate_examination(
+        rows["position"], rows["click"], rows["propensity"], rows["request"]
+    )
     rng = np.random.default_rng(SEED)
     users = rng.integers(0, USERS, LISTS).tolist()
     lists_drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
@@ -158,13 +160,13 @@ def _fit_scores(
         np.float32
     )
     weight = click_weights(examined, rows["position"], rows["click"]) if way == "weights" else None
-    column_layout = layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
+    column_layout = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
     parameters = {"threads": 1, "epochs": 3, "rate": 3e-3}
     model = fit_net(
         "mlp",
         parameters,
         column_layout,
-        *Rows(matrix, {"click": rows["click"]}, weight).cut(0.1),
+        *Rows(matrix, {"click": rows["click"]}, weight).split_newest(0.1),
         seed=seed,
     )
     queries = np.stack([items + 1, np.ones(len(items))], axis=1)[:, : matrix.shape[1]].astype(

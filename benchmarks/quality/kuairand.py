@@ -23,12 +23,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.quality.running import environment, make_parser, require_data_set
-from tailorbird.models.architectures import available, fit
+from tailorbird.models.architectures import fit, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import History, Layout
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.metrics import auc, auc_influence, log_losses
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -103,14 +103,14 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
         (seed, name)
         for seed in range(seeds)
         for name, architecture in MODELS.items()
-        if available(architecture)
+        if is_available(architecture)
     ]
     for seed, name in fits:
         architecture = MODELS[name]
         parameters = fit_parameters(name) | (
             {"epochs": 2} if small and architecture != "gbdt" else {}
         )
-        outputs = kept_arrays(
+        outputs = load_or_make_arrays(
             keep,
             f"{name} {seed} {small}",
             partial(

@@ -19,17 +19,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.learnable_taste import Rows, Taste, expected_reward, inferred, told, untold
+from benchmarks.quality.learnable_taste import (
+    Rows,
+    Taste,
+    expected_reward,
+    infer_taste,
+    known_taste,
+    unknown_taste,
+)
 from benchmarks.quality.running import environment
 from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, true_rewards
 from tailorbird.events import DAY
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints
 from tailorbird.training.bootstrap import Bootstrap
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 
 LENGTHS = (7, 14, 30)
 QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0
@@ -80,8 +87,10 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
     results = {}
     for days in lengths:
         rewards = [
-            kept_arrays(
-                keep, f"{days} {seed} {questions}", partial(_found, SEED + seed, days, questions)
+            load_or_make_arrays(
+                keep,
+                f"{days} {seed} {questions}",
+                partial(measure_rewards, SEED + seed, days, questions),
             )
             for seed in range(seeds)
         ]
@@ -108,10 +117,10 @@ def run_lengths(keep: Path, lengths: Sequence[int], seeds: int, questions: int) 
     }
 
 
-def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
+def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     """Return the true expected reward of each question's list, by method."""
     site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
-    views, searches, requests, query = lived(site, days)
+    views, searches, requests, query = simulate_days(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]
     chosen = np.sort(
@@ -121,12 +130,12 @@ def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     lists = [site.items.available(float(t)) for t in day]
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
     item = np.concatenate(lists)
-    inferred_taste = inferred(site, views, searches, user, day)
-    lasting_taste = told(site, user, np.zeros_like(inferred_taste.urge))
+    inferred_taste = infer_taste(site, views, searches, user, day)
+    lasting_taste = known_taste(site, user, np.zeros_like(inferred_taste.urge))
     knowing: dict[str, Taste] = {
-        "kind": untold(site, user),
+        "kind": unknown_taste(site, user),
         "learner": inferred_taste,
-        "lasting": inferred(site, views, searches, user, day, taste=lasting_taste),
+        "lasting": infer_taste(site, views, searches, user, day, taste=lasting_taste),
     }
     weights = (REWARD.click, REWARD.purchase)
     scores = {
@@ -154,14 +163,14 @@ def _popular(seen: Rows, t: float, count: int) -> Floats:
     return np.bincount(seen["item"][newest], minlength=count).astype(np.float64)
 
 
-def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
+def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
     """Simulate days of the site under its own policy.
 
     Returns views and searches, by user and day, all requests, and which of them were searches.
     """
     taste, rng = site.taste, np.random.default_rng([site.seed, 3])
     population, policy = (
-        fresh_population(taste.users),
+        new_population(taste.users),
         HousePolicy(site.box, taste.items.count, REWARD.size),
     )
     views: list[Rows] = []
@@ -175,8 +184,8 @@ def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_
         outcome = respond(rng, taste, site.box, requests, items)
         is_seen = np.arange(items.shape[1]) < outcome.seen[:, None]
         policy.learn(items[is_seen], items[outcome.click])
-        population.please(requests.user, pleasures(taste, items, outcome))
-        population.let_go(rng, np.unique(visits.user))
+        population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+        population.remove_leavers(rng, np.unique(visits.user))
         row, position = np.nonzero(is_seen)
         relevance = np.zeros(items.shape)
         search_rows = np.flatnonzero([bool(query) for query in requests.query])

@@ -46,14 +46,14 @@ class Taste:
     urge: Floats
 
 
-def told(site: Site, user: Ints, urge: Floats) -> Taste:
+def known_taste(site: Site, user: Ints, urge: Floats) -> Taste:
     """Return the true lasting tastes."""
     era = site.taste.eras[0]
     own = era.own[:, user].transpose(1, 0, 2)
     return Taste(own, np.zeros_like(own), era.style[user], urge)
 
 
-def untold(site: Site, user: Ints) -> Taste:
+def unknown_taste(site: Site, user: Ints) -> Taste:
     """Return tastes of people about whom nothing is known."""
     n, categories, styles = (
         len(user),
@@ -100,7 +100,7 @@ def expected_reward(
     return chance * (weights[0] + weights[1] * cart * behaviour.PURCHASE_GIVEN_CART)
 
 
-def inferred(
+def infer_taste(
     site: Site, seen: Rows, searches: Rows, user: Ints, day: Floats, *, taste: Taste | None = None
 ) -> Taste:
     """Infer the taste of each request's person from earlier behaviour.

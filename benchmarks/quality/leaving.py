@@ -21,14 +21,14 @@ import numpy as np
 from benchmarks.quality.running import PROJECTS, Counted, environment, make_parser, require_data_set
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake
-from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.report import plain_cut
+from tailorbird.training.churn.report import cut_to_dict
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnSettings, Study, study
+from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
 
 SEEDS = (7, 8, 9)
 OURS = "tailorbird"
@@ -168,7 +168,7 @@ def _run_seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, An
     """Run everything with one seed and return the figures of each cut."""
     project = open_project(root)
     churn = project.churn["churn"]
-    events = AttachedEvents(Lake(project.paths.lake), project.features).table(
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(
         needed_columns(project.features)
     )
     ts = micros(events["ts"])
@@ -180,7 +180,7 @@ def _run_seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, An
     )
     if small:
         plan = Plan(plan.windows[-2:], 1, plan.learn_until)
-    study_ = study(
+    study_ = run_backtest(
         project.features,
         churn,
         events,
@@ -204,17 +204,17 @@ def _show_progress(stage: str, done: int, total: int) -> None:
         print(stage, done, total, file=sys.stderr)
 
 
-def _cut_figures(study_: Study, cut_index: int, contact: Any) -> dict[str, Any]:
+def _cut_figures(study_: ChurnBacktest, cut_index: int, contact: Any) -> dict[str, Any]:
     figures = study_.figures[cut_index]
     cut = figures.cut
-    curve = curve_of(cut.probability, cut.gone, contact)
-    best = curve.best
+    curve = contact_curve(cut.probability, cut.churned, contact)
+    best = curve.best_k
     sums = [
         round(float(uplift[best - 1]), 1) if best else 0.0
         for uplift in (curve.expected, curve.realised)
     ]
     return {
-        **plain_cut(figures),
+        **cut_to_dict(figures),
         "contact": {"people": best, "expected": sums[0], "realised": sums[1]},
     }
 

@@ -48,11 +48,11 @@ from tailorbird.features import (
     time_since_first,
     trend,
 )
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import ParityReport, empty_report
-from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
+from tailorbird.features.sampled import SampledRead, compare, read_sample, requests_of
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
 
@@ -95,8 +95,8 @@ def run(
         ),
     )
     project, features = open_project(Path(project_facts["root"])), declare_features()
-    readings: list[Asked] = []
-    events = AttachedEvents(Lake(project.paths.lake), features).table(event_columns(features))
+    readings: list[SampledRead] = []
+    events = JoinedEvents(Lake(project.paths.lake), features).table(event_columns(features))
     with FeatureWorker(
         project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)
     ) as worker:
@@ -237,7 +237,9 @@ def declare_features() -> FeatureSet:
     return FeatureSet.from_declarations([*counts, *changes, *shares, *distincts, *sequences])
 
 
-def _stream_and_sample(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Asked]:
+def _stream_and_sample(
+    worker: FeatureWorker, reader: Reader, events: pa.Table
+) -> list[SampledRead]:
     """Read the log, and sample known readers and articles between commits."""
     rng, readings = np.random.default_rng(0), []
     events = events.filter(pc.is_valid(events["item_id"]))  # profiles of readers have no article

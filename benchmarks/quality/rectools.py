@@ -157,9 +157,9 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     from tailorbird.platform.training import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.indexes import build_series, write_index
-    from tailorbird.training.retrieval import FEWEST
+    from tailorbird.training.retrieval import EVENTS_MIN
     from tailorbird.training.rows import load_material
-    from tailorbird.training.towers import learner_for, with_spaces
+    from tailorbird.training.towers import add_spaces, make_learner
     from tailorbird.training.train import index_moments, split_requests
 
     site = open_project(case.root)
@@ -171,21 +171,21 @@ def list_tailorbird(case: Case, seed: int) -> Arrays:
     )
     heads = [head for other in site.slots.values() for head in other.objective]
     material = load_material(
-        Lake(site.paths.lake).pinned(), site.features, slot, settings.wanted(now, heads)
+        Lake(site.paths.lake).pinned(), site.features, slot, settings.row_settings(now, heads)
     )
     split = split_requests(material.data, material, settings)
     series = build_series(
         material.events, material.items, index_moments(material.data, split, settings)
     )
     started = time.process_time()
-    learner = learner_for(material, site.features, series, settings.tower, seed)
+    learner = make_learner(material, site.features, series, settings.tower, seed)
     assert learner is not None, "the project declares a sequence"
-    with_spaces(series, learner, split.train_until, FEWEST, lambda done, total: None)
+    add_spaces(series, learner, split.train_until, EVENTS_MIN, lambda done, total: None)
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as folder:
         write_index(Path(folder) / "index", material.events, material.items, now)
-        space = learner.indexed(learner.space(Index.open(Path(folder) / "index"), now))
+        space = learner.add_inverted_file(learner.space(Index.open(Path(folder) / "index"), now))
         seconds = time.process_time() - started
-        lists, microseconds = _rank_questions(case, learner.files(space), space)
+        lists, microseconds = _rank_questions(case, learner.export_files(space), space)
     return {"lists": lists, "seconds_fit": np.array(seconds), "us": np.array(microseconds)}
 
 
@@ -207,7 +207,7 @@ def _rank_questions(case: Case, files: Mapping[str, bytes], space: Any) -> tuple
     for number in range(len(case.questions)):
         history = slice(offsets[number], offsets[number + 1])
         started = time.perf_counter()
-        product = space.ask(_History(keys[item[history]], ts[history])).product(
+        product = space.query(_History(keys[item[history]], ts[history])).scores_of(
             np.arange(len(space.index))
         )
         if not case.data_set.repeats:

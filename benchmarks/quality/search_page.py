@@ -32,7 +32,7 @@ def section(result: dict[str, Any]) -> str:
     parts = [
         "## search",
         result["title"],
-        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with "
+        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2, Apache-2.0), and with "
         "`--wands FOLDER` on one's own copy "
         "of WANDS",
     ]

@@ -65,7 +65,7 @@ class LockedError(TailorbirdError):
 
 
 class DamageError(TailorbirdError):
-    """Stored data does not match its checksum or the ledger; the role stops rather than go on with
+    """StoredBlock data does not match its checksum or the ledger; the role stops rather than go on with
     wrong data.
     """
 
@@ -100,13 +100,13 @@ class NotReadyError(TailorbirdError):
     code = "not_ready"
 
 
-class BehindError(NotReadyError):
+class LagError(NotReadyError):
     """Rows stand in the logs that those who read them have not taken yet; letting them go on is the
     remedy.
     """
 
 
-def nearest(
+def suggest_name(
     name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6
 ) -> str:
     """How to mend a name that is not known: the known one that is most like it, behind `owner`;

@@ -31,7 +31,7 @@ class _Fault:
 
 
 @cache
-def _armed() -> dict[str, _Fault]:
+def _configured_faults() -> dict[str, _Fault]:
     text = os.environ.get("TAILORBIRD_FAULTS", "")
     faults: dict[str, _Fault] = {}
     for entry in filter(None, text.split(";")):
@@ -48,7 +48,7 @@ def _armed() -> dict[str, _Fault]:
 
 def at(site: str) -> None:
     """Fire the fault that a test armed at `site`, if any."""
-    faults = _armed()
+    faults = _configured_faults()
     if not faults:
         return
     fault = faults.get(site)
@@ -65,7 +65,7 @@ def at(site: str) -> None:
         time.sleep(float(fault.argument))
 
 
-def cut(site: str) -> bool:
+def is_disabled(site: str) -> bool:
     """Whether a test switched the safety measure at `site` off, to show that the checks notice."""
-    fault = _armed().get(site)
+    fault = _configured_faults().get(site)
     return fault is not None and fault.action == "cut"

@@ -24,7 +24,7 @@ TEXT = "text/plain; charset=utf-8"
 log = logging.getLogger(__name__)
 
 
-class FollowedStop(threading.Event):
+class ProgressEvent(threading.Event):
     """The event that tells a role to stop, which notes when the role asked last.
 
     Attributes:
@@ -84,7 +84,7 @@ class Health:
     """
 
     def __init__(
-        self, stop: FollowedStop, *, stalled_after_s: float, metrics: Callable[[], bytes]
+        self, stop: ProgressEvent, *, stalled_after_s: float, metrics: Callable[[], bytes]
     ) -> None:
         self._stop, self._stalled_after_s, self.metrics = stop, stalled_after_s, metrics
 

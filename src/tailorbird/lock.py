@@ -29,7 +29,7 @@ class FileLock:
             )
 
         self.path = path.with_name(path.name + ".lock")
-        self._file = take(self.path, in_use, shared=shared)
+        self._file = acquire(self.path, in_use, shared=shared)
 
     def release(self) -> None:
         """Let the next writer in; harmless when already released."""
@@ -38,7 +38,7 @@ class FileLock:
             self._file = -1
 
 
-def take(file: Path, busy: Callable[[str], LockedError], *, shared: bool = False) -> int:
+def acquire(file: Path, busy: Callable[[str], LockedError], *, shared: bool = False) -> int:
     """The descriptor of a lock file that is made and stays, held until it is closed.
 
     Args:

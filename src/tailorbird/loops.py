@@ -18,7 +18,7 @@ RETRY_S = 1.0  # after a failure, or as long as it rests anyway, if that is long
 log = logging.getLogger(__name__)
 
 
-class Loop:
+class PeriodicTask:
     """Calls `look` again and again in a thread.
 
     Args:
@@ -39,16 +39,16 @@ class Loop:
         name: str,
         look: Callable[[], object],
         *,
-        every_s: float,
-        first: bool = True,
-        failed: Callable[[], object] | None = None,
+        interval_s: float,
+        run_at_start: bool = True,
+        on_failure: Callable[[], object] | None = None,
     ) -> None:
         self.name, self._look, self._every_s, self._first, self._failed = (
             name,
             look,
-            every_s,
-            first,
-            failed,
+            interval_s,
+            run_at_start,
+            on_failure,
         )
         self.failures = 0
         self.done_at = 0.0
@@ -66,11 +66,11 @@ class Loop:
             self._thread.join()
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether it was told to stop: for a look that takes long."""
         return self._stop.is_set()
 
-    def rest(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Wait, within a look, but not beyond the end."""
         self._stop.wait(seconds)
 
@@ -97,7 +97,7 @@ class Loop:
             log.exception("%s could not let go of what failed", self.name)
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """End the process at once, after everything was flushed.
 
     The threads of deltalake and DuckDB may abort a process that ends in the usual way ("terminate

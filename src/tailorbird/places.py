@@ -241,7 +241,7 @@ class ObjectPath:
                 yield from (meta["path"] for meta in chunk)
 
 
-Place: TypeAlias = Path | ObjectPath
+Storage: TypeAlias = Path | ObjectPath
 
 
 def require_plain_path(path: Path) -> None:
@@ -251,7 +251,7 @@ def require_plain_path(path: Path) -> None:
         raise ConfigError("its data lie at a path with % and two digits", where=str(path), fix=fix)
 
 
-def place_of(address: str, root: Path, environ: Mapping[str, str] | None = None) -> Place:
+def open_storage(address: str, root: Path, environ: Mapping[str, str] | None = None) -> Storage:
     """A folder below `root`, or with `s3://` a prefix of a bucket. Touches no network.
 
     Raises:

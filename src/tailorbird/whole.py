@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _GONE = ".gone"
-Stamp = tuple[int, int, int]
+FileStamp = tuple[int, int, int]
 
 
-def stamp(path: Path) -> Stamp | None:
+def file_stamp(path: Path) -> FileStamp | None:
     """What tells one state of a file from another, without reading it; None where there is none. A
     rename makes a new inode.
     """
@@ -23,7 +23,7 @@ def stamp(path: Path) -> Stamp | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Put `data` in the place of what stands at `path`; its folder is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -36,7 +36,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """As `write_whole`, readable for its owner alone, and on the disk when this returns."""
+    """As `atomic_write`, readable for its owner alone, and on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -47,22 +47,22 @@ def write_private(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def destroy(path: Path) -> None:
+def shred(path: Path) -> None:
     """Delete what `write_private` wrote, overwritten before, and its draft; harmless where there is
     none.
 
-    Whoever dies on the way leaves the file as it was, or none of that name: `end_destroying` finds
+    Whoever dies on the way leaves the file as it was, or none of that name: `finish_shredding` finds
     what is left then.
     """
-    end_destroying(path)
+    finish_shredding(path)
     for each in (path.with_name(path.name + ".new"), path):
         with suppress(FileNotFoundError):
             os.replace(each, path.with_name(path.name + _GONE))
             sync_folder(path.parent)
-            end_destroying(path)
+            finish_shredding(path)
 
 
-def end_destroying(path: Path) -> None:
+def finish_shredding(path: Path) -> None:
     """Bring to its end what `destroy` began; harmless where there is nothing, and beside another
     that does the same.
     """

@@ -16,7 +16,7 @@ from tests.candidates.logs import (
     table_of,
 )
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import RankedList
 from tailorbird.candidates.query import RequestLists
@@ -29,7 +29,7 @@ LOGS = [(seed, events) for seed in range(12) for events in (3, 40, 300)]
 
 def fold_of(lines: list) -> CandidateFold:
     fold = CandidateFold(CONTRACT)
-    fold.update(batch_of(table_of(lines), CONTRACT, lines[-1].p))
+    fold.update(to_event_batch(table_of(lines), CONTRACT, lines[-1].p))
     return fold
 
 
@@ -58,14 +58,14 @@ def test_lists_equal_those_of_the_reference(seed: int, events: int) -> None:
             ("popular:24h", BOARDS[1]),
             ("popular:24h:device", BOARDS[3]),
         ):
-            check(lists.of(name), reference.popular(asker, board))
-        check(lists.of("popular:7d:category"), reference.popular(asker, BOARDS[4]))
-        check(lists.of("new_items"), reference.new_items())
-        check(lists.of("repeat"), reference.repeat(asker))
+            check(lists.get(name), reference.popular(asker, board))
+        check(lists.get("popular:7d:category"), reference.popular(asker, BOARDS[4]))
+        check(lists.get("new_items"), reference.new_items())
+        check(lists.get("repeat"), reference.repeat(asker))
         for last in (1, 2, 10):
-            check(lists.of(f"item_knn:{last}"), reference.item_knn(asker, last))
+            check(lists.get(f"item_knn:{last}"), reference.item_knn(asker, last))
         check(
-            lists.of("session_knn"),
+            lists.get("session_knn"),
             v_sknn(reference, asker, VSkNN(500, 500, "quadratic", "quadratic")),
         )
 
@@ -112,13 +112,13 @@ def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None
     fold = fold_of(lines)
     assert (
         hash64("i-new")
-        not in RequestLists(fold.tables(), request_of(UserContext())).of("trending").keys
+        not in RequestLists(fold.tables(), request_of(UserContext())).get("trending").keys
     )
     last = lines[-1]
     click = replace(
         last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False
     )
-    fold.update(batch_of(table_of([click]), CONTRACT, click.p))
+    fold.update(to_event_batch(table_of([click]), CONTRACT, click.p))
     lists = RequestLists(fold.tables(), request_of(UserContext()))
-    assert hash64("i-new") in lists.of("trending").keys
-    assert hash64("i-new") in lists.of("new_items").keys
+    assert hash64("i-new") in lists.get("trending").keys
+    assert hash64("i-new") in lists.get("new_items").keys

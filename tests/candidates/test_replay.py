@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.parity import compare_lists
 from tailorbird.candidates.protocol import GROUPS
-from tailorbird.candidates.query import RequestLists, group_of
-from tailorbird.candidates.replay import Questions, epochs_by_group, replayed
+from tailorbird.candidates.query import RequestLists, table_group
+from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
 
 NAMES = [
     "trending",
@@ -30,7 +30,7 @@ NAMES = [
 
 def requests_at(
     lines: list[Line], seed: int, many: int = 30
-) -> tuple[Questions, list[RequestLists]]:
+) -> tuple[ReplayRequests, list[RequestLists]]:
     """Return questions whose groups of tables stand at positions of their own, and the lists that a
     server would have read.
     """
@@ -47,13 +47,13 @@ def requests_at(
             at = [line for line in lines if line.p <= epochs[group][number]]
             fold = CandidateFold(CONTRACT)
             if at:
-                fold.update(batch_of(table_of(at), CONTRACT, at[-1].p))
+                fold.update(to_event_batch(table_of(at), CONTRACT, at[-1].p))
             lists = RequestLists(fold.tables(), request)
             for name in NAMES:
-                if group_of(name) in (group, ""):
-                    expected.asked[name] = lists.of(name)
+                if table_group(name) in (group, ""):
+                    expected.by_source[name] = lists.get(name)
         served.append(expected)
-    return Questions(requests, epochs), served
+    return ReplayRequests(requests, epochs), served
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,24 +61,24 @@ def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
     lines = random_log(seed, 150)
     questions, served = requests_at(lines, seed)
     answered = []
-    for chosen, request_lists in replayed(CONTRACT, table_of(lines), questions, NAMES):
+    for chosen, request_lists in replay_requests(CONTRACT, table_of(lines), questions, NAMES):
         for question, lists in zip(chosen.tolist(), request_lists, strict=True):
             answered.append(question)
             for name in NAMES:
                 expected = served[question].asked[name]
-                assert lists.of(name).keys.tolist() == expected.keys.tolist(), name
-                assert lists.of(name).scores.tolist() == expected.scores.tolist(), name
+                assert lists.get(name).keys.tolist() == expected.keys.tolist(), name
+                assert lists.get(name).scores.tolist() == expected.scores.tolist(), name
     assert sorted(answered) == list(range(len(served)))
 
 
-def logged(questions: Questions, served: list[RequestLists]) -> tuple[pa.Table, list]:
+def logged(questions: ReplayRequests, served: list[RequestLists]) -> tuple[pa.Table, list]:
     rows = [
         {
             "request_id": f"r{number}",
             "candidate_lists": NAMES,
-            "candidate_digests": [lists.asked[name].digest for name in NAMES],
+            "candidate_digests": [lists.by_source[name].digest for name in NAMES],
             "candidate_positions": [
-                int(questions.epochs[group_of(name)][number]) if group_of(name) else 0
+                int(questions.epochs[table_group(name)][number]) if table_group(name) else 0
                 for name in NAMES
             ],
             "device": "mobile" if lists.request.segments else None,
@@ -95,7 +95,7 @@ def logged(questions: Questions, served: list[RequestLists]) -> tuple[pa.Table, 
 def test_logged_lists_are_recomputed_and_one_changed_position_is_detected() -> None:
     lines = random_log(1, 150)
     answers, recent = logged(*requests_at(lines, 1))
-    report = compare_lists(CONTRACT, table_of(lines), answers, recent, known=lines[-1].p)
+    report = compare_lists(CONTRACT, table_of(lines), answers, recent, complete_until=lines[-1].p)
     assert report.unequal == {}
     assert report.lists == report.responses * len(NAMES) > 100
     digests = answers["candidate_digests"].to_pylist()
@@ -103,7 +103,7 @@ def test_logged_lists_are_recomputed_and_one_changed_position_is_detected() -> N
     wrong = answers.set_column(
         answers.column_names.index("candidate_digests"), "candidate_digests", pa.array(digests)
     )
-    report = compare_lists(CONTRACT, table_of(lines), wrong, recent, known=lines[-1].p)
+    report = compare_lists(CONTRACT, table_of(lines), wrong, recent, complete_until=lines[-1].p)
     assert report.unequal == {"item_knn": 1}
     assert report.examples[0].request_id == "r5"
 
@@ -116,14 +116,18 @@ def test_one_event_more_or_less_is_detected() -> None:
         for line in lines
         if line.p != next(line.p for line in lines[40:] if line.kind == "click" and line.person)
     ]
-    assert compare_lists(CONTRACT, table_of(without), answers, recent, known=lines[-1].p).unequal
+    assert compare_lists(
+        CONTRACT, table_of(without), answers, recent, complete_until=lines[-1].p
+    ).unequal
 
 
 def test_what_the_lake_does_not_have_yet_waits() -> None:
     lines = random_log(1, 150)
     answers, recent = logged(*requests_at(lines, 1))
     complete_until = lines[119].p
-    report = compare_lists(CONTRACT, table_of(lines[:120]), answers, recent, known=complete_until)
+    report = compare_lists(
+        CONTRACT, table_of(lines[:120]), answers, recent, complete_until=complete_until
+    )
     assert report.pending > 0
     assert report.responses > 0
     assert report.unequal == {}

@@ -53,7 +53,7 @@ def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bo
             project.paths.state,
             project.features,
             clock=CLOCK,
-            copies=project.copies(),
+            copies=project.copy_target(),
         ) as worker:
             while worker.step().rows:
                 pass
@@ -63,7 +63,7 @@ def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bo
             shutil.rmtree(project.paths.state)
         models = Models(project, CLOCK)
         try:
-            models.look()
+            models.refresh()
             assert models.reached() == position
             answer = models.next_best(RecommendQuery(slot="home", user_id="other-user-002"))
             assert answer.items

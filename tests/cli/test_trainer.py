@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.cli import trainer
 from tailorbird.config.project import Paths
 from tailorbird.config.settings import Settings, TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock
@@ -18,6 +17,7 @@ from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform import trainer
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
 
@@ -259,7 +259,7 @@ def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_
 def test_the_role_renews_the_slot_that_is_trained_and_a_fall_comes_first(scheduled, monkeypatch):
     renewed, fallen = [], {"search"}
     monkeypatch.setattr(trainer, "applied", lambda project: project)
-    monkeypatch.setattr(trainer, "look_safely", lambda project, clock: None)
+    monkeypatch.setattr(trainer, "advance_canary_safely", lambda project, clock: None)
     monkeypatch.setattr(
         trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None
     )

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.folder import CURRENT, keep_current
-from tailorbird.config.candidates import kept_contracts, shown_by, slots_contract, wanted_contract
+from tailorbird.candidates.folder import CURRENT, set_current_contract
+from tailorbird.config.candidates import kept_contracts, required_contract, shown_by, slots_contract
 from tailorbird.config.project import Paths
 from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Slot
@@ -43,7 +43,7 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
     assert {Board(6 * HOUR), Board(DAY, "device"), Board(DAY)} <= set(contract.boards)
     assert contract.session_knn is None
     assert slots_contract(project, ["session_knn"]).session_knn is not None
-    assert wanted_contract(project) == contract
+    assert required_contract(project) == contract
 
 
 def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamespace) -> None:
@@ -52,13 +52,13 @@ def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamesp
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
     )
     promote(project, first)
-    assert Board(HOUR // 4) in wanted_contract(project).boards
+    assert Board(HOUR // 4) in required_contract(project).boards
     promote(project, second)
-    wanted = wanted_contract(project)
+    wanted = required_contract(project)
     assert Board(HOUR // 4) in wanted.boards
     assert wanted.session_knn is not None
     promote(project, third)
-    wanted = wanted_contract(project)
+    wanted = required_contract(project)
     assert Board(HOUR // 4) not in wanted.boards
     assert wanted.session_knn is not None
     assert wanted.covers(slots_contract(project))
@@ -67,13 +67,13 @@ def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamesp
 def test_the_current_tables_stay_until_the_wanted_ones_are_there(project: SimpleNamespace) -> None:
     before = slots_contract(project)
     assert kept_contracts(project) == [before]
-    keep_current(project.paths.candidates, before)
+    set_current_contract(project.paths.candidates, before)
     assert kept_contracts(project) == [before]
     project.slots["home"] = Slot("home", sources={"session_knn": 5})
-    wanted = wanted_contract(project)
+    wanted = required_contract(project)
     assert wanted != before
     assert kept_contracts(project) == [before, wanted]
-    keep_current(project.paths.candidates, wanted)
+    set_current_contract(project.paths.candidates, wanted)
     assert kept_contracts(project) == [wanted]
 
 
@@ -81,7 +81,7 @@ def test_a_record_that_cannot_be_read_stops_nothing(
     project: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project.paths.candidates / CURRENT).write_text("{")
-    assert kept_contracts(project) == [wanted_contract(project)]
+    assert kept_contracts(project) == [required_contract(project)]
     assert "remove data/candidates" in caplog.text
 
 

@@ -35,7 +35,7 @@ def reasons(body: bytes, encoding: str = "json") -> list[tuple[int, str]]:
 
 
 def hidden(body: bytes, encoding: str = "json") -> bytes:
-    return HIDDEN.body(body, encoding)
+    return HIDDEN.pseudonymise_body(body, encoding)
 
 
 def test_ids_become_the_same_pseudonyms_everywhere_and_differ_by_kind_and_key():
@@ -78,11 +78,12 @@ def test_an_id_derived_from_a_record_reveals_nothing():
     """
     line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()
     first, repeated = (
-        msgspec.json.decode(HIDDEN.body(line, "ndjson", foreign=True)) for _ in range(2)
+        msgspec.json.decode(HIDDEN.pseudonymise_body(line, "ndjson", foreign=True))
+        for _ in range(2)
     )
     assert first == repeated
     assert first["event_id"] != "gorse:0123"
-    assert msgspec.json.decode(HIDDEN.body(line, "ndjson"))["event_id"] == "gorse:0123"
+    assert msgspec.json.decode(HIDDEN.pseudonymise_body(line, "ndjson"))["event_id"] == "gorse:0123"
 
 
 def test_a_key_that_can_be_guessed_is_refused():
@@ -246,7 +247,7 @@ def test_unvalidated_values_are_hashed_or_dropped():
         {**CLICK, "type": "declared"},
     ]
     types = (*RoutePlan().event_types, "declared")
-    body = HIDDEN.body(json.dumps(sent).encode(), "json", types=types)
+    body = HIDDEN.pseudonymise_body(json.dumps(sent).encode(), "json", types=types)
     met, repeated, other, birthday, seconds, milliseconds, country, right, declared = (
         msgspec.json.decode(body)
     )

@@ -26,20 +26,20 @@ from tests.faults.roles import Up, make_project, until
 from tests.serving import shop
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import active_schemas, answering, settle
+from tailorbird.config.schemas import active_schemas, apply_declared, champion_features
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
-from tailorbird.features.schemas import apply, go_back, read_applied
+from tailorbird.features.schemas import apply, read_applied, revert
 from tailorbird.lake import Lake
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head, Registry
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
@@ -130,7 +130,7 @@ def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str,
     for version, features in schemas.items():
         answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
         assert set(answers_of_schema["model"].to_pylist()) == {version}
-        report = parity(features, AttachedEvents(lake, features).table(), answers_of_schema)
+        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending, report.skipped) == (0, 0, 0), report.examples[:3]
         assert report.answers == answers_of_schema.num_rows > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -144,11 +144,11 @@ class Live:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.door = Door(project.paths.stream, "serve-1", project.plan, CLOCK)
+        self.door = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
         assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
         self.roles = Roles(project, CLOCK)
         self.roles.step()
-        self.parts = InProcess(project, CLOCK, door=self.door, seed=0)
+        self.parts = InProcessServer(project, CLOCK, collector=self.door, seed=0)
         self.answers: list[tuple[str, tuple[str, ...]]] = []
         self.failures: list[BaseException] = []
         self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
@@ -227,7 +227,7 @@ class Live:
         done.set()
 
     def _refresh_parts(self) -> None:
-        self.parts.look()
+        self.parts.refresh()
         time.sleep(0.01)
 
     def _ask(self) -> None:
@@ -252,7 +252,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
         if pruned:
             with live.quiet():
                 live.in_roles(live.roles.lake.drain)
-            end = read_released(project.paths.lake).of_routed()
+            end = read_released(project.paths.lake).routed_position()
             assert end > 100
             live.in_roles(lambda: live.roles.router.prune(end))
             with open_reader(project.paths.routed) as log:
@@ -285,7 +285,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     assert (
         min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
     )
-    assert answering(changed).schema_hash == project.features.schema_hash, (
+    assert champion_features(changed).schema_hash == project.features.schema_hash, (
         "what is held against the lake all the time"
     )
     assert [one.schema_hash for one in active_schemas(changed)] == [
@@ -442,7 +442,7 @@ def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) ->
     logged = lake.table("answers")
     for features in schemas.values():
         answers_of_schema = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
-        report = parity(features, AttachedEvents(lake, features).table(), answers_of_schema)
+        report = parity(features, JoinedEvents(lake, features).table(), answers_of_schema)
         assert (report.unequal, report.pending) == (0, 0), report.examples[:3]
         assert report.answers > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -451,26 +451,26 @@ def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) ->
 def test_starting_roles_apply_features_py_unless_it_was_rolled_back(tmp_path):
     project = make_project(tmp_path / "shop")
     state = project.paths.state
-    assert settle(project, CLOCK).said == ""
+    assert apply_declared(project, CLOCK).notice == ""
     assert read_applied(state).schema == project.features.schema_hash
     changed = change(project)
-    assert "features.py has changed" in settle(changed, CLOCK).said
+    assert "features.py has changed" in apply_declared(changed, CLOCK).notice
     assert read_applied(state).schema == changed.features.schema_hash
-    go_back(state, at=CLOCK.now())
-    settled = settle(open_project(project.root), CLOCK)
-    assert "gone back from" in settled.said
+    revert(state, at=CLOCK.now())
+    settled = apply_declared(open_project(project.root), CLOCK)
+    assert "gone back from" in settled.notice
     assert (
         settled.project.features.schema_hash
         == project.features.schema_hash
         == read_applied(state).schema
     )
     apply(state, changed.features, at=CLOCK.now())
-    assert settle(open_project(project.root), CLOCK).said == ""
+    assert apply_declared(open_project(project.root), CLOCK).notice == ""
 
 
 def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     project = make_project(tmp_path / "shop")
-    settle(project, CLOCK)
+    apply_declared(project, CLOCK)
     (project.root / "features.py").write_text("1 / 0")
     assert (
         open_project(project.root, applied=True).features.schema_hash

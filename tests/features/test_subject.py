@@ -198,7 +198,7 @@ def test_a_value_is_explained_by_the_events_of_the_subject(site):
 def test_the_newest_events_match_all_parts_of_the_subject(site):
     _, table = site
     ordered = table.sort_by("ts")
-    newest = Subject.parse(["query:red shoes", "item:i2"], FEATURES).newest([ordered], "", 4)
+    newest = Subject.parse(["query:red shoes", "item:i2"], FEATURES).newest_events([ordered], "", 4)
     assert len(newest) == 4
     assert all(
         event["item_id"] == "i2" and event["query"].casefold().split() == ["red", "shoes"]
@@ -207,8 +207,10 @@ def test_the_newest_events_match_all_parts_of_the_subject(site):
     assert [event["ts"] for event in newest] == sorted(
         (event["ts"] for event in newest), reverse=True
     )
-    assert Subject.parse(["item.category:nothing"], FEATURES).newest([ordered], "", 4) == []
-    mine = Subject.parse(["anonymous:a1", "item.category:a"], FEATURES).newest([ordered], "u1", 50)
+    assert Subject.parse(["item.category:nothing"], FEATURES).newest_events([ordered], "", 4) == []
+    mine = Subject.parse(["anonymous:a1", "item.category:a"], FEATURES).newest_events(
+        [ordered], "u1", 50
+    )
     assert {
         (event["person"], event["item_profile"]) for event in mine if event["type"] == "click"
     } == {("u1", '{"category": "a"}')}

@@ -19,9 +19,9 @@ def order_of(values):
 def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
     lists = world.lists_of(tables)
     values = Baseline.parse("popular").values(lists, KEYS)
-    listed = lists.of("popular").keys.tolist()
+    listed = lists.get("popular").keys.tolist()
     assert order_of(values)[: len(listed)] == listed
-    assert (values[~np.isin(KEYS, lists.of("popular").keys)] == 0).all()
+    assert (values[~np.isin(KEYS, lists.get("popular").keys)] == 0).all()
 
 
 def test_the_first_source_that_knows_an_item_decides():
@@ -30,7 +30,7 @@ def test_the_first_source_that_knows_an_item_decides():
     baseline = Baseline.parse("repeat+popular:28d")
     assert str(baseline) == "repeat+popular:28d"
     popular = [
-        key for key in lists.of("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])
+        key for key in lists.get("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])
     ]
     assert order_of(baseline.values(lists, KEYS))[:12] == [
         *world.keys_of([30, 7]).tolist(),
@@ -44,7 +44,7 @@ def test_without_a_past_popularity_decides(tables):
     new_user, returning_user = world.lists_of(tables), world.lists_of(tables, [4])
     combined, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
     assert order_of(combined.values(new_user, KEYS)) == order_of(popular.values(new_user, KEYS))
-    neighbours = returning_user.of("item_knn").keys
+    neighbours = returning_user.get("item_knn").keys
     assert len(neighbours), "the world's people leave pairs"
     assert order_of(combined.values(returning_user, KEYS)) != order_of(
         popular.values(returning_user, KEYS)

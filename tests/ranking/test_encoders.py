@@ -45,7 +45,7 @@ def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index
     )
     matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(lists, rows, keys))
     for source, name in (("item_knn:2", "item_knn_2"), ("popular:24h", "popular_24h")):
-        ranked_list = lists.of(source)
+        ranked_list = lists.get(source)
         listed = dict(
             zip(ranked_list.keys.tolist(), enumerate(ranked_list.scores.tolist()), strict=True)
         )

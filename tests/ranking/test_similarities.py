@@ -129,7 +129,7 @@ def test_an_encoder_is_read_back_with_its_similarities_and_refuses_what_is_none(
     data = msgspec.json.encode(msgspec.structs.replace(fitted, format=FORMAT))
     assert read_encoder(data, where="encoder.json").similarities == fitted.similarities
     assert (
-        fitted.told()["best"]
+        fitted.describe_columns()["best"]
         == "largest of what goes with the last 5 items of recent, times 0.5 ** age, by cooccurrence"
     )
     for wrong, message in (

@@ -306,7 +306,7 @@ def test_embedding_sizes_and_the_missing_row():
     )
     assert encoder.sizes == {"category": 5, "filled": 4, "bucket": 7}
     assert encoder.categorical_names == ("category", "filled", "bucket")
-    absent = dict(zip(encoder.names, encoder.absent.tolist(), strict=True))
+    absent = dict(zip(encoder.names, encoder.missing_row.tolist(), strict=True))
     assert absent["category"] == 0
     assert absent["filled"] == 3
     assert absent["rank"] == 0.5
@@ -315,7 +315,7 @@ def test_embedding_sizes_and_the_missing_row():
 
 
 def test_each_column_is_described():
-    descriptions = make_encoder(numeric=("price",)).told()
+    descriptions = make_encoder(numeric=("price",)).describe_columns()
     assert descriptions["price"] == "as read"
     assert descriptions["logged"] == (
         "price: log, clip to [-1, 2], standardise (mean 0.3, deviation 0.7), missing is the "
@@ -497,7 +497,7 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
                     world.make_rows(range(9), recent=[1]), world.keys_of(range(9)), index
                 )
             assert matrix.shape == (9, len(encoder.names))
-            assert encoder.absent.shape == (len(encoder.names),)
+            assert encoder.missing_row.shape == (len(encoder.names),)
     except BundleError:
         pass
 

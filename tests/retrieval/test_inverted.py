@@ -12,7 +12,7 @@ from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.inverted import FILES, Inverted, find_inverted
+from tailorbird.retrieval.inverted import FILES, Inverted, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 N, WIDTH, KINDS = 6_000, 16, 60
@@ -27,7 +27,7 @@ def drawn(count):
 
 
 VECTORS, USERS = drawn(N), drawn(50)
-FOUND = find_inverted(VECTORS, drawn(100))
+FOUND = build_inverted(VECTORS, drawn(100))
 NOBODY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
@@ -47,7 +47,7 @@ def space(user, inverted, shown=None):
 
 def both(user, n, shown=None, sequence=NOBODY):
     exact, by_file = space(user, None, shown), space(user, FOUND, shown)
-    return exact.nearest(exact.ask(sequence), n), by_file.nearest(by_file.ask(sequence), n)
+    return exact.nearest(exact.query(sequence), n), by_file.nearest(by_file.query(sequence), n)
 
 
 def test_it_looks_at_a_part_and_finds_nearly_all_of_the_nearest():
@@ -68,15 +68,16 @@ def test_it_looks_at_a_part_and_finds_nearly_all_of_the_nearest():
 def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
     for user in USERS[:10]:
         one = space(user, FOUND)
-        exact = space(user, None).ask(NOBODY)
-        assert one.ask(NOBODY).total == pytest.approx(exact.total, abs=0.1)
+        exact = space(user, None).query(NOBODY)
+        assert one.query(NOBODY).total == pytest.approx(exact.total, abs=0.1)
         assert (
-            one._totals(np.stack([user, user])).tolist() == [np.float32(one.ask(NOBODY).total)] * 2
+            one._totals(np.stack([user, user])).tolist()
+            == [np.float32(one.query(NOBODY).total)] * 2
         )
     rows = np.array([5, 0, N - 1])
-    asked = space(USERS[0], FOUND).ask(NOBODY)
+    asked = space(USERS[0], FOUND).query(NOBODY)
     np.testing.assert_allclose(
-        asked.product(rows), space(USERS[0], None).ask(NOBODY).product(rows), rtol=1e-5
+        asked.scores_of(rows), space(USERS[0], None).query(NOBODY).scores_of(rows), rtol=1e-5
     )
 
 
@@ -129,7 +130,7 @@ def test_what_somebody_had_is_left_out():
 def test_new_and_changed_items_are_found_at_once():
     user = USERS[0]
     before = space(user, FOUND)
-    far = before.nearest(before.ask(NOBODY), N).rows[-1]
+    far = before.nearest(before.query(NOBODY), N).rows[-1]
     vectors = before.vectors
     moved = VECTORS.copy()
     moved[far] = 10 * user
@@ -139,7 +140,7 @@ def test_new_and_changed_items_are_found_at_once():
         inverted=FOUND.extended(np.array([far]), N + 1),
     )
     now = Space(before.tower, Index.bare([f"i{number}" for number in range(N + 1)], after))
-    asked = now.ask(NOBODY)
+    asked = now.query(NOBODY)
     found = now.nearest(asked, N + 1)
     assert found.rows[:2].tolist() == [far, N]
     assert np.unique(found.rows).size == found.rows.size == N + 1
@@ -157,9 +158,9 @@ def test_an_item_that_came_later_is_among_the_lists_of_its_index():
 
 def test_nothing_is_built_where_it_would_spare_nothing():
     even = np.random.default_rng(0).normal(size=(3_000, 48)).astype(np.float32)
-    assert find_inverted(even, even[:50]) is None
-    assert find_inverted(even[:0], even[:5]) is None
-    assert find_inverted(even, even[:0]) is None
+    assert build_inverted(even, even[:50]) is None
+    assert build_inverted(even[:0], even[:5]) is None
+    assert build_inverted(even, even[:0]) is None
 
 
 def files(**damaged):

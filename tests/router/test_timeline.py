@@ -30,7 +30,7 @@ class History:
     def save(self):
         self.table.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", self.new)
         self.new = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
 
 @given(

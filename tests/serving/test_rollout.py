@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.serving import shop
 from tests.serving.test_bundles import Seen
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock
@@ -18,22 +18,22 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.shadow import Shadows
+from tailorbird.serving.shadow import ShadowScorer
 
 
 class Open:
     """Schemas whose states are all there; notes what is to be kept open."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, set[str]] = {}
+        self.kept_open: dict[str, set[str]] = {}
 
     def caught_up(self, bundle, serving) -> bool:
         return True
 
-    def serves(self, bundle) -> None: ...
+    def set_serving(self, bundle) -> None: ...
 
     def keep_open(self, schemas, *, by: str) -> None:
-        self.kept[by] = set(schemas)
+        self.kept_open[by] = set(schemas)
 
 
 @pytest.fixture
@@ -57,16 +57,16 @@ def rollout(registry, loads):
         return load_bundle(folder)
 
     rollout = Rollout(registry, load, Seen([]), Open())
-    rollout.look()
+    rollout.tick()
     return rollout
 
 
-def pipeline_of(rollout, features, kept=None):
+def pipeline_of(rollout, features, answer_log=None):
     return Pipeline(
         slots=shop.slots(),
         bundles=rollout,
-        readings=OneSchema(features, shop.FakeReader(features)),
-        answers=kept,
+        feature_provider=OneSchema(features, shop.FakeReader(features)),
+        answer_log=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         tables=shop.Live(),
@@ -84,35 +84,35 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
     registry, rollout, features
 ):
     pipeline = pipeline_of(rollout, features)
-    registry.send_canary("v0002", 0.2, by="test", why="try")
-    rollout.look()
+    registry.set_canary("v0002", 0.2, by="test", why="try")
+    rollout.tick()
     small = models_of(pipeline)
     assert {person for person, model in small.items() if model == "v0002"} == {
         u for u in small if in_share("canary-v0002", 0.2, u)
     }
-    registry.send_canary("v0002", 0.5, by="test", why="more")
-    rollout.look()
+    registry.set_canary("v0002", 0.5, by="test", why="more")
+    rollout.tick()
     large = models_of(pipeline)
     assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
     assert 60 < sum(model == "v0002" for model in large.values()) < 140
     registry.end_canary(by="test", why="enough")
-    rollout.look()
+    rollout.tick()
     assert set(models_of(pipeline).values()) == {"v0001"}
     with pytest.raises(NotReadyError):
         registry.end_canary(by="test", why="again")
 
 
 def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
-    registry.send_canary("v0002", 0.1, by="test", why="try")
-    rollout.look()
+    registry.set_canary("v0002", 0.1, by="test", why="try")
+    rollout.tick()
     assert loads == ["v0001", "v0002"]
     registry.promote("v0002", by="test", why="good")
-    rollout.look()
+    rollout.tick()
     assert rollout.versions() == {"champion": "v0002", "previous": "v0001"}
-    began = time.thread_time()
+    started_at = time.thread_time()
     registry.rollback(by="test", why="not so good")
-    rollout.look()
-    assert time.thread_time() - began < 1.0
+    rollout.tick()
+    assert time.thread_time() - started_at < 1.0
     assert rollout.current().version == "v0001"
     assert loads == ["v0001", "v0002"]
 
@@ -120,9 +120,9 @@ def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, l
 def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, loads):
     registry.promote("v0002", by="test", why="second")
     fresh = Rollout(registry, load_bundle, Seen([]), Open())
-    fresh.look()
+    fresh.tick()
     assert fresh.previous() is None, "the champion first"
-    fresh.look()
+    fresh.tick()
     assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
 
 
@@ -132,19 +132,19 @@ def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_a
     registry.promote("v0002", by="test", why="second")
     manifest = registry.path / "v0002" / "manifest.json"
     manifest.chmod(0o644)
-    whole = manifest.read_bytes()
+    intact = manifest.read_bytes()
     manifest.write_bytes(b"{}")
     fresh = Rollout(registry, load_bundle, Seen([]), Open())
     fresh.start()
     fresh.stop()
     query, pipeline = RecommendQuery(slot="home", user_id="u1"), pipeline_of(fresh, features)
-    told = pipeline.answer(query)
-    assert (told.model, told.degraded) == ("v0001", ["previous_model"])
-    manifest.write_bytes(whole)
-    registry.cast_shadow("", by="test", why="any change is looked at")
-    fresh.look()
-    told = pipeline.answer(query)
-    assert (told.model, told.degraded) == ("v0002", [])
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
+    manifest.write_bytes(intact)
+    registry.set_shadow("", by="test", why="any change is looked at")
+    fresh.tick()
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0002", [])
 
 
 def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, features):
@@ -155,8 +155,8 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
 
     seen = Seen([])
     rollout = Rollout(registry, load, seen, Open())
-    registry.send_canary("v0002", 0.9, by="test", why="try")
-    rollout.look()
+    registry.set_canary("v0002", 0.9, by="test", why="try")
+    rollout.tick()
     assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
     assert seen.refused == 1
 
@@ -170,56 +170,56 @@ def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, featu
 
     tables = Published()
     rollout = Rollout(registry, load_bundle, Seen([]), Open(), tables=tables)
-    rollout.look()
+    rollout.tick()
     registry.add(shop.write(tmp_path / "live", features, columns=["popular:24h", "stan"]))
     registry.promote("v0003", by="test", why="reads sessions")
-    rollout.look()
+    rollout.tick()
     assert rollout.current().version == "v0001"
     assert "its candidate tables are built" in rollout.champion.problem
     tables.sources = {"popular:24h", "stan"}
-    rollout.look()
+    rollout.tick()
     assert (rollout.current().version, rollout.champion.problem) == ("v0003", "")
 
 
 def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
     for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
         with pytest.raises(UsageError):
-            registry.send_canary("v0002", share, by="test", why="try")
+            registry.set_canary("v0002", share, by="test", why="try")
     with pytest.raises(UsageError):
-        registry.send_canary("v0001", 0.1, by="test", why="the champion itself")
-    registry.send_canary("v0002", 0.1, by="test", why="try")
-    began = registry.aliases().canary_at
-    registry.send_canary("v0002", 0.2, by="test", why="more")
-    assert (registry.aliases().canary_at, registry.aliases().share) == (began, 0.2), (
+        registry.set_canary("v0001", 0.1, by="test", why="the champion itself")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
+    canary_since = registry.aliases().canary_at
+    registry.set_canary("v0002", 0.2, by="test", why="more")
+    assert (registry.aliases().canary_at, registry.aliases().share) == (canary_since, 0.2), (
         "its figures go on"
     )
     assert registry.versions()[1].aliases == ("canary",)
 
 
 def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
-    kept = Kept()
-    pipeline = pipeline_of(rollout, features, kept)
+    answer_log = AnswerRecorder()
+    pipeline = pipeline_of(rollout, features, answer_log)
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
-    registry.cast_shadow("v0002", by="test", why="look")
-    rollout.look()
+    registry.set_shadow("v0002", by="test", why="look")
+    rollout.tick()
     after = pipeline.answer(query)
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
-    record = kept.records[1]
+    record = answer_log.records[1]
     assert (record.shadow, record.model) == ("v0002", "v0001")
     assert record.shadow_scores == sorted(record.shadow_scores), (
         "it likes cheap items, of which the dear ones are shown first"
     )
-    assert kept.records[0].shadow is None
-    registry.cast_shadow("", by="test", why="enough")
-    rollout.look()
+    assert answer_log.records[0].shadow is None
+    registry.set_shadow("", by="test", why="enough")
+    rollout.tick()
     pipeline.answer(query)
-    assert kept.records[2].shadow is None
+    assert answer_log.records[2].shadow is None
 
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
     class Failing:
-        version, heads, schema_hash, index, encoder, asked = (
+        version, heads, schema_hash, index, encoder, calls = (
             "v0009",
             ("click",),
             bundle.schema_hash,
@@ -232,16 +232,18 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
             return self
 
         def score(self, rows, keys, *, objective, live):
-            self.asked += 1
+            self.calls += 1
             raise RuntimeError("no")
 
     failing = Failing()
     monkeypatch.setattr(rollout, "shadow", lambda: failing)
     pipeline = pipeline_of(rollout, features)
-    told = [pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)]
-    assert told == [[]] * 6
-    assert failing.asked == 3
-    shadows = Shadows(OneSchema(features, None), pipeline._watcher)
+    degraded = [
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)
+    ]
+    assert degraded == [[]] * 6
+    assert failing.calls == 3
+    shadows = ShadowScorer(OneSchema(features, None), pipeline._watcher)
     shadows._credit_s = -1.0
-    assert not shadows._may(0.1), "it has had its time"
-    assert shadows._may(10.0)
+    assert not shadows._has_credit(0.1), "it has had its time"
+    assert shadows._has_credit(10.0)

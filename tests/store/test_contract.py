@@ -43,7 +43,7 @@ def store(request, tmp_path):
         pytest.skip("no valkey-server here (Debian: apt-get install valkey-server)")
     with running(tmp_path / "server", cluster="cluster" in request.param) as server:
         published = PublishedStore(local, open_copies(server.url, "test", timeout_s=5))
-        assert published.settle(20), published.problem
+        assert published.wait_until_copied(20), published.problem
         copies = CopiedStore(open_copies(server.url, "test", timeout_s=5))
         yield Copied(published, copies)
         copies.close()

@@ -12,9 +12,9 @@ from tests.store.servers import needs_valkey, running
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
 from tailorbird.store import open_store
-from tailorbird.store.protocol import MovedError
+from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
+from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 from tailorbird.store.versions import Change, Head, encode_versions, version_at
 
 pytestmark = needs_valkey
@@ -98,7 +98,7 @@ def test_a_snapshot_whose_record_was_written_twice_says_so(server, local):
         for value in (b"1", b"2"):
             put(published, (b"a", value))
             settled(published)
-        with pytest.raises(MovedError, match="written again"):
+        with pytest.raises(SnapshotExpiredError, match="written again"):
             snapshot.get(b"a")
     published.close()
 
@@ -134,7 +134,7 @@ def test_lost_copies_are_told_to_readers_and_written_anew(server, local, loss):
         with pytest.raises(StorageError, match="fix: is the server up"):
             everything(CopiedStore(copies(server)))
         put(published, (b"meanwhile", b"1"))
-        assert not published.settle(0.1)
+        assert not published.wait_until_copied(0.1)
         server.start()
     else:
         server.ask("FLUSHALL")
@@ -155,7 +155,7 @@ def test_only_one_publishes_under_a_name_and_the_next_takes_over_when_it_ends(
     other = open_store(tmp_path / "other", create=True)
     put(other, (b"other", b"1"))
     second = PublishedStore(other, copies(server))
-    assert not second.settle(0.5)
+    assert not second.wait_until_copied(0.5)
     assert "another process publishes under this name" in second.problem
     put(first, (b"a", b"1"))
     settled(first)
@@ -197,7 +197,7 @@ def test_a_server_that_evicts_is_refused(tmp_path, local):
         tmp_path / "evicting", "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"
     ) as server:
         published = PublishedStore(local, copies(server))
-        assert not published.settle(0.5)
+        assert not published.wait_until_copied(0.5)
         assert "allkeys-lru, which drops records in silence" in published.problem
         published.close()
 
@@ -208,7 +208,7 @@ def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
     ) as server:
         published = settled(PublishedStore(local, copies(server)))
         put(published, *((b"%04d" % n, bytes(10_000)) for n in range(500)))
-        assert not published.settle(1)
+        assert not published.wait_until_copied(1)
         assert "command not allowed when used memory" in published.problem
         assert len(everything(published)) == 500
         server.ask("CONFIG SET maxmemory 100mb")
@@ -239,7 +239,7 @@ def test_foreign_and_cut_records_are_never_taken_for_ours():
     assert version_at(stored, Head(7, 5)) == b"value"
     assert version_at(stored, Head(7, 4)) == b"old"
     for head in (Head(7, 2), Head(8, 5)):
-        with pytest.raises(MovedError):
+        with pytest.raises(SnapshotExpiredError):
             version_at(stored, head)
     for cut in range(len(stored)):
         with pytest.raises(DamageError, match="record"):
@@ -275,11 +275,11 @@ def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(
     monkeypatch.setattr(copied, "claim", lambda *given: 1 // 0 if wrong[0] else claim(*given))
     with closing(PublishedStore(local, copied)) as store:
         store.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
-        assert not store.settle(0.2)
+        assert not store.wait_until_copied(0.2)
         assert "division" in store.problem
         assert "copies are not renewed" in caplog.text
         wrong[0] = False
-        assert store.settle(30), store.problem
+        assert store.wait_until_copied(30), store.problem
 
 
 def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(server, local):
@@ -291,14 +291,14 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
     while copies(server).head().at != 1_060_000_000:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert published.publishing().at == 1_060_000_000
+    assert published.status().at == 1_060_000_000
     server.kill()
     put(published, (b"a", b"1"), (b"b", b"2"))
     moment[0] = 1_090.0
     while not published.problem:
         assert time.monotonic() < until
         time.sleep(0.05)
-    status = published.publishing()
+    status = published.status()
     assert (status.at, status.commits, status.records, bool(status.problem)) == (
         1_060_000_000,
         1,
@@ -311,7 +311,7 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
 @pytest.mark.slow
 def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
     with running(tmp_path / "cluster", cluster=True) as server:
-        at = CopiesAt(server.url, "shop")
+        at = CopyTarget(server.url, "shop")
         published = PublishedStore(local, at.open("0" * 12, timeout_s=5))
         put(published, *((b"%d" % n, b"x") for n in range(1_500)))
         settled(published)

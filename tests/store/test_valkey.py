@@ -29,7 +29,7 @@ def filled(server, folder, url=""):
         open_store(folder, create=True), open_copies(url or server.url, "test", timeout_s=5)
     )
     published.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
-    assert published.settle(30), published.problem
+    assert published.wait_until_copied(30), published.problem
     published.close()
 
 

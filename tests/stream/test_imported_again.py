@@ -14,7 +14,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.stream import open_reader, routed_path
 from tailorbird.stream.importer import import_files
 
@@ -51,14 +51,14 @@ def run(stream: Path, format_: str, path: Path, now: int = NOW, **options) -> No
 
 def routed(stream: Path) -> list[dict]:
     with Router(stream, RoutePlan(), clock=SimulatedClock(NOW + 2 * YEAR)) as router:
-        while router.step().more:
+        while router.step().has_more:
             pass
     with open_reader(routed_path(stream)) as reader:
         return [
             row
             for stored in reader.read(0)
             if stored.block.kind == "events"
-            for row in table(stored.block).to_pylist()
+            for row in to_table(stored.block).to_pylist()
         ]
 
 

@@ -56,7 +56,7 @@ def test_missing_values_are_left_out():
 
 
 def test_one_person_gives_no_interval():
-    assert not Bootstrap(np.zeros(10, int)).mean(np.arange(10.0)).known
+    assert not Bootstrap(np.zeros(10, int)).mean(np.arange(10.0)).has_bounds
 
 
 def test_the_auc_interval_agrees_with_resampling_by_hand():

@@ -9,7 +9,7 @@ import pytest
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset, MissedPositives
-from tailorbird.training.judge import Judge, shares
+from tailorbird.training.judge import Evaluator, interaction_shares
 from tailorbird.training.replaying import Slates
 
 
@@ -48,7 +48,7 @@ def history(items=40):
 
 def test_the_truth_beats_chance_and_slices_add_up():
     data, past = questions(), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=200)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=200)
     for part in data.chunks(50):
         truth = part.labels["click"].astype(float)
         judge.add(
@@ -56,7 +56,7 @@ def test_the_truth_beats_chance_and_slices_add_up():
             {"oracle": truth, "random": np.random.default_rng(1).random(part.rows)},
             {"click": 0.1 + 0.8 * truth},
         )
-    evaluation = judge.result("oracle")
+    evaluation = judge.evaluation("oracle")
     assert evaluation.figures["oracle"]["ndcg_10"].value == 1.0
     assert evaluation.differences["random"].low > 0
     assert evaluation.best_baseline == "random"
@@ -65,7 +65,7 @@ def test_the_truth_beats_chance_and_slices_add_up():
     assert evaluation.slices["long-tail items"][0] < 120  # those whose truth is not item 0
     assert evaluation.heads["click"].auc.value == 1.0
     assert evaluation.people == 60
-    fields = evaluation.plain()
+    fields = evaluation.to_dict()
     assert fields["results"]["oracle"]["ndcg_10_low"] == 1.0
     assert fields["results"]["oracle"]["coverage_10_low"] is None
 
@@ -75,10 +75,10 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     one each, the others none.
     """
     data, past = with_half_missed(questions()), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(50):
         judge.add(part, {"oracle": part.labels["click"].astype(float)})
-    evaluation = judge.result("oracle")
+    evaluation = judge.evaluation("oracle")
     people, items = (
         {step.events: step for step in evaluation.cold[of]} for of in ("people", "items")
     )
@@ -98,7 +98,7 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     assert sum(
         step.figures["oracle"].value * step.requests for step in items.values()
     ) == pytest.approx(60)
-    assert [step["events"] for step in evaluation.plain()["cold_start"]["people"]] == ["0", "1"]
+    assert [step["events"] for step in evaluation.to_dict()["cold_start"]["people"]] == ["0", "1"]
 
 
 def with_half_missed(data):
@@ -124,24 +124,24 @@ def test_missed_items_lower_recall_but_not_calibration():
     that lacks it is the worse for it.
     """
     data, past = with_half_missed(questions()), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(200):
         judge.add(
             part,
             {"oracle": part.labels["click"].astype(float)},
             {"click": np.full(part.rows, 60 / 540)},
         )
-    evaluation = judge.result("oracle")
+    evaluation = judge.evaluation("oracle")
     assert (evaluation.heads["click"].positives, evaluation.heads["click"].rows) == (60, 540)
     assert evaluation.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
     assert evaluation.figures["oracle"]["ndcg_10"].value == 0.5
     assert evaluation.figures["oracle"]["hr_20"].value == 0.5
     assert evaluation.requests == 120
-    complete = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    complete = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     complete.add(questions(), {"oracle": questions().labels["click"].astype(float)})
     assert (
         evaluation.slices["long-tail items"][0]
-        == complete.result("oracle").slices["long-tail items"][0]
+        == complete.evaluation("oracle").slices["long-tail items"][0]
     ), "missed ones are of it too"
 
 
@@ -162,9 +162,9 @@ def test_a_baseline_shows_a_list_of_its_own_and_may_find_what_no_source_gave():
         if one not in unfound
     )
     baseline = Slates(np.arange(data.requests + 1), np.concatenate(slates))
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     judge.add(data, {"oracle": data.labels["click"].astype(float)}, slates={"popular": baseline})
-    evaluation = judge.result("oracle")
+    evaluation = judge.evaluation("oracle")
     assert evaluation.figures["popular"]["ndcg_10"].value == pytest.approx((60 + first) / 120)
     assert evaluation.differences["popular"].value == pytest.approx(0.5 - (60 + first) / 120)
     assert evaluation.figures["popular"]["coverage_10"].value > 0
@@ -174,18 +174,18 @@ def test_parts_do_not_change_the_result():
     data, past = questions(), history()
     results = []
     for size in (10_000, 35):
-        judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+        judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
         for part in data.chunks(size):
             # a score that depends on the row alone
             judge.add(
                 part,
                 {"m": (part.item * 7 % 11).astype(float), "o": part.labels["click"].astype(float)},
             )
-        results.append(judge.result("o").figures["m"]["recall_10"])
+        results.append(judge.evaluation("o").figures["m"]["recall_10"])
     assert results[0] == results[1]
 
 
 def test_shares_use_only_earlier_interactions():
     past = history()
-    assert shares(past, 100)[0] == pytest.approx(20 / 30)
-    assert shares(past, 50).sum() == 0
+    assert interaction_shares(past, 100)[0] == pytest.approx(20 / 30)
+    assert interaction_shares(past, 50).sum() == 0

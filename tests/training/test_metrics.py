@@ -163,13 +163,13 @@ def test_the_chance_within_a_list():
 def test_counting_only_some_positives_leaves_ranks_alone():
     score, label, offsets = lists(([4, 3, 2, 1], [1, 0, 1, 0]), ([2, 1], [1, 0]))
     ranked = metrics.rank_lists(score, label, offsets)
-    tail = ranked.only(np.array([False, True, False]), np.array([0, 0]))
+    tail = ranked.restrict(np.array([False, True, False]), np.array([0, 0]))
     assert tail.rank.tolist() == [3]
     assert metrics.ndcg(tail).tolist()[0] == pytest.approx(0.5)
     assert np.isnan(metrics.ndcg(tail)[1])
-    assert metrics.ndcg(ranked.only(np.array([False, True, False]), np.array([0, 2])))[1] == 0.0, (
-        "it was missed"
-    )
+    assert (
+        metrics.ndcg(ranked.restrict(np.array([False, True, False]), np.array([0, 2])))[1] == 0.0
+    ), "it was missed"
 
 
 def test_items_missing_from_a_list_count_as_missed():

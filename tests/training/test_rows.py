@@ -70,11 +70,11 @@ def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
     material = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
-    assert not material.logged
+    assert not material.is_logged
     assert material.data.requests == 905
     assert (
         "only 5 answers of slot 'home' have an outcome that is known by now, and "
-        f"{ANSWERS_MIN} are needed" in material.why
+        f"{ANSWERS_MIN} are needed" in material.source_note
     )
 
 
@@ -82,14 +82,14 @@ def test_answers_too_young_to_learn_from_do_not_either(routed, features):
     material = load(
         features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed
     )
-    assert not material.logged
+    assert not material.is_logged
 
 
 def test_enough_responses_are_used_regardless_of_clicks(routed, features):
     material = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
-    assert material.logged
+    assert material.is_logged
     assert material.data.requests == ANSWERS_MIN
-    assert material.why == (
+    assert material.source_note == (
         f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that "
         "is known by now"
     )
@@ -99,26 +99,26 @@ def test_answers_without_outcomes_are_not_enough(routed, features):
     shown = [
         routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * ANSWERS_MIN)
     ]
-    assert not load(features, *clicks(routed, 900), *shown, routed=routed).logged
+    assert not load(features, *clicks(routed, 900), *shown, routed=routed).is_logged
 
 
 def test_few_answers_are_learned_from_where_the_log_holds_nothing_else(routed, features):
     material = load(features, *answers(routed, 40), routed=routed)
-    assert material.logged
-    assert "hardly any click beside them" in material.why
+    assert material.is_logged
+    assert "hardly any click beside them" in material.source_note
 
 
 def test_clicks_outside_the_window_are_none(routed, features):
     assert load(
         features, *clicks(routed, 900), *answers(routed, 5), routed=routed, ts_from=9 * DAY
-    ).logged
+    ).is_logged
 
 
 def test_one_may_choose(routed, features):
     rows = [*clicks(routed, 900), *answers(routed, 5)]
     assert load(features, *rows, routed=routed, rows="answers").data.requests == 5
     many = [*clicks(routed, 10), *answers(routed, ANSWERS_MIN)]
-    assert not load(features, *many, routed=routed, rows="clicks").logged
+    assert not load(features, *many, routed=routed, rows="clicks").is_logged
     with pytest.raises(NotReadyError, match="slot 'cart' has no answer"):
         load(features, *rows, routed=routed, slot=Slot("cart"), rows="answers")
 
@@ -236,7 +236,7 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
     material = load(features, *rows, routed=routed, slot=slot)
     assert (
         "before 100% of these the person had looked at the very item within 30 min, so each "
-        "is asked just before that look" in material.why
+        "is asked just before that look" in material.source_note
     )
     first = [
         p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"
@@ -254,7 +254,7 @@ def test_requests_are_moved_before_the_visit_to_the_item(routed, features):
         scheme=Scheme(type="purchase", before_looks=False),
     )
     assert (as_before.data.t - material.data.t == 20 * MINUTE).all()
-    assert "looked at the very item" not in as_before.why
+    assert "looked at the very item" not in as_before.source_note
 
 
 def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
@@ -264,7 +264,7 @@ def test_a_simultaneous_view_is_not_part_of_the_visit(routed, features):
         person, item, t = f"u{n % 50}", f"i{n % 7}", n * HOUR // 2 + HOUR
         rows += [routed.event("purchase", t, person, item), routed.event("view", t, person, item)]
     material = load(features, *rows, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
-    assert "looked at the very item" not in material.why
+    assert "looked at the very item" not in material.source_note
     assert material.data.p.tolist() == [
         p - 1 for p, row in enumerate(rows, 1) if row["type"] == "purchase"
     ]
@@ -282,7 +282,7 @@ def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, 
     material = load(features, *views, *bought, routed=routed, slot=slot)
     assert (
         "150 whose looks began longer before than the slot's attribution are left out"
-        in material.why
+        in material.source_note
     )
     assert material.data.requests == 150
     with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
@@ -291,7 +291,7 @@ def test_a_choice_with_a_visit_before_the_attribution_window_is_dropped(routed, 
 
 def test_requests_stay_if_most_choices_follow_no_visit(routed, features):
     views = clicks(routed, 900)
-    assert "looked at the very item" not in load(features, *views, routed=routed).why, (
+    assert "looked at the very item" not in load(features, *views, routed=routed).source_note, (
         "of clicks nothing comes before"
     )
     later = [
@@ -301,6 +301,6 @@ def test_requests_stay_if_most_choices_follow_no_visit(routed, features):
     apart = load(
         features, *views, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0})
     )
-    assert "looked at the very item" not in apart.why
+    assert "looked at the very item" not in apart.source_note
     assert apart.data.t.tolist() == [row["ts"] + 1 for row in later]
     assert apart.label_window == 0

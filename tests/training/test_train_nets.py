@@ -19,7 +19,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.incremental import open_working_folder
-from tailorbird.training.resuming import alone
+from tailorbird.training.resuming import exclusive
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -87,7 +87,7 @@ def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeyp
     for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):
         report = trained(shop, tmp_path / name, rows_in_memory=most, **settings)
         bundle = tmp_path / name / report.version
-        made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.plain()
+        made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.to_dict()
         notes = [note for note in report.notes if "lay in files" in note]
         assert bool(notes) == (name == "files")
     assert report.rows["train"] > 2 * 2_000, "in several pieces"
@@ -110,8 +110,8 @@ def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(s
         )
         assert bundle.encoder.history is None
     assert (
-        report.evaluation.plain()["results"]["tailorbird"]
-        == auto.evaluation.plain()["results"]["tailorbird"]
+        report.evaluation.to_dict()["results"]["tailorbird"]
+        == auto.evaluation.to_dict()["results"]["tailorbird"]
     )
 
 
@@ -134,7 +134,7 @@ def test_concurrent_net_trainings_of_a_slot_raise_but_trees_may_run(shop, tmp_pa
     work = tmp_path / "work"
     settings = replace(QUICK, architecture="mlp")
     folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
-    with alone(work / "home.lock", ""):
+    with exclusive(work / "home.lock", ""):
         with pytest.raises(
             LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"
         ):
@@ -256,7 +256,7 @@ def test_an_incremental_training_killed_after_saving_weights_is_bit_identical(
         for name, version in ended.items()
     ]
     assert made[0] == made[1]
-    assert uninterrupted.evaluation.plain() == again.evaluation.plain()
+    assert uninterrupted.evaluation.to_dict() == again.evaluation.to_dict()
 
 
 def test_a_net_continues_its_own_weights_despite_other_trainings(shop, tmp_path):
@@ -356,7 +356,7 @@ def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it
             settings=settings,
         )
     with open_working_folder(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
-        assert (unfinished.now, unfinished.resumed) == (later.now(), False)
+        assert (unfinished.started_at, unfinished.is_resumed) == (later.now(), False)
 
 
 def test_two_processes_share_a_training_with_bit_identical_results(shop, tmp_path):

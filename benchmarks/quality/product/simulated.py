@@ -242,10 +242,10 @@ def compute_rewards(world: World, log: Log, questions: Questions) -> dict[str, F
 
 def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
     """Return scores that know all but the person, without and with a log as long as ours."""
-    views, searches, _, _ = learnable.lived(world.site, world.days + world.live)
+    views, searches, _, _ = learnable.simulate_days(world.site, world.days + world.live)
     knowing = {
-        "kind": learnable.untold(world.site, user),
-        LEARNER: learnable.inferred(world.site, views, searches, user, day),
+        "kind": learnable.unknown_taste(world.site, user),
+        LEARNER: learnable.infer_taste(world.site, views, searches, user, day),
     }
     weights = (REWARD.click, REWARD.purchase)
     return {

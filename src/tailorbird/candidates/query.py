@@ -46,7 +46,7 @@ def live_sources(names: Iterable[str]) -> list[str]:
     return [name for name in names if source_of(name).kind in LIVE]
 
 
-def group_of(name: str) -> str:
+def table_group(name: str) -> str:
     """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
     kind = source_of(name).kind
     if kind in ("session_knn", "stan"):
@@ -66,13 +66,13 @@ class RequestLists:
 
     def __init__(self, tables: CandidateTables, request: CandidateRequest) -> None:
         self.tables, self.request = tables, request
-        self.asked: dict[str, RankedList] = {}
+        self.by_source: dict[str, RankedList] = {}
 
-    def of(self, name: str) -> RankedList:
+    def get(self, name: str) -> RankedList:
         """Return the list of a live source by its name."""
-        ranked_list = self.asked.get(name)
+        ranked_list = self.by_source.get(name)
         if ranked_list is None:
-            ranked_list = self.asked[name] = self._query(source_of(name))
+            ranked_list = self.by_source[name] = self._query(source_of(name))
         return ranked_list
 
     @cached_property
@@ -155,7 +155,7 @@ class CandidateColumns(msgspec.Struct, frozen=True, dict=True):
         """Return the columns of a request's candidates, (n, columns)."""
         columns = np.zeros((len(keys), len(self.names)), np.float32)
         for index, name in enumerate(self.sources):
-            listed = lists.of(name)
+            listed = lists.get(name)
             rank = listed.ranks(keys)
             is_listed = rank >= 0
             columns[:, 2 * index] = np.where(is_listed, rank, np.nan)

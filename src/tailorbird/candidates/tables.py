@@ -201,7 +201,7 @@ class TableReader:
         with self._store.snapshot() as snapshot:
             yield PublishedTables(snapshot, self._decoded_for(snapshot))
 
-    def look(self) -> None:
+    def prefetch_sessions(self) -> None:
         """Decode a new session table ahead of the next request."""
         with self._store.snapshot() as snapshot:
             PublishedTables(snapshot, self._decoded_for(snapshot)).renew_sessions()

@@ -71,7 +71,7 @@ def check(*, json: Json = False) -> None:
             f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}"
         )
     for name, churn in project.churn.items():
-        out.print(f"  churn      {name}: {churn.told()}")
+        out.print(f"  churn      {name}: {churn.describe()}")
 
 
 def check_slots(project: "Project") -> None:
@@ -100,12 +100,12 @@ def check_churn(project: "Project") -> None:
     """Hold the columns that churn models name against those that are declared.
 
     Raises:
-        DeclarationError, NotReadyError: as `columns_for`.
+        DeclarationError, NotReadyError: as `churn_columns`.
     """
-    from tailorbird.ranking.churn_columns import columns_for
+    from tailorbird.ranking.churn_columns import churn_columns
 
     for churn in project.churn.values():
-        columns_for(churn, project.features)
+        churn_columns(churn, project.features)
 
 
 def check_settings(project: "Project") -> None:
@@ -116,7 +116,7 @@ def check_settings(project: "Project") -> None:
         ConfigError: names the setting.
     """
     from tailorbird.events.pseudonyms import Pseudonyms
-    from tailorbird.store.valkey import server_named
+    from tailorbird.store.valkey import server_address
 
     settings = project.settings
     require_gorse_slot(project)
@@ -129,7 +129,7 @@ def check_settings(project: "Project") -> None:
         Pseudonyms(settings.events.pseudonym_key)
     for name in ("url", "replica"):
         if url := getattr(settings.store, name):
-            server_named(url, f"store.{name}")
+            server_address(url, f"store.{name}")
     if settings.stream.url and find_spec("confluent_kafka") is not None:  # of the extra `kafka`
         _check_brokers(project)
     nearest = next(

@@ -10,7 +10,7 @@ from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.monitoring.amounts import Wanted
+    from tailorbird.monitoring.amounts import DayExpectations
     from tailorbird.monitoring.verdict import Check
 
 
@@ -58,17 +58,17 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     report = daily.run_day(
         lake, number, now, wanted(project), lambda number: features_check(project, number)
     )
-    if not report.of_use:
+    if not report.has_content:
         raise NotReadyError(
             f"the lake has no event of {report.day}, nor of any day before",
             fix="name another day by --day",
         )
     target = project.settings.checks.alert
-    told = daily.alert(target, report) if alert else ""
-    untold = bool(told) if alert else daily.owed(project.paths.checks, report, target)
-    page = daily.keep(project.paths.checks, msgspec.structs.replace(report, untold=untold))
+    told = daily.send_alert(target, report) if alert else ""
+    untold = bool(told) if alert else daily.is_alert_due(project.paths.checks, report, target)
+    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=untold))
     if out is not None:
-        page = write_page(out, daily.history(project.paths.checks))
+        page = write_page(out, daily.read_reports(project.paths.checks))
     if json:
         print_json({**msgspec.to_builtins(report), "page": str(page), "alert": told})
     else:
@@ -81,11 +81,11 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     raise SystemExit(1 if report.failed else 0)
 
 
-def wanted(project: "Project") -> "Wanted":
+def wanted(project: "Project") -> "DayExpectations":
     """What the project declares of its days."""
-    from tailorbird.monitoring.amounts import Wanted
+    from tailorbird.monitoring.amounts import DayExpectations
 
-    return Wanted(
+    return DayExpectations(
         project.declared.unique, project.declared.daily_min, project.declared.fresh_within
     )
 
@@ -93,15 +93,15 @@ def wanted(project: "Project") -> "Wanted":
 def features_check(project: "Project", number: int) -> "Sequence[Check]":
     """A few answers of the day, computed again from the lake."""
     from tailorbird.events import DAY
-    from tailorbird.features.watch import LATELY_US, compare_lately
+    from tailorbird.features.watch import RECENT_US, compare_recent
     from tailorbird.lake import Lake
     from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
 
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):
         return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_lately(
-        project.features, lake, number * DAY + LATELY_US, until=(number + 1) * DAY, seed=number
+    report, _ = compare_recent(
+        project.features, lake, number * DAY + RECENT_US, until=(number + 1) * DAY, seed=number
     )
     if not report.answers:
         return [

@@ -21,12 +21,12 @@ COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 def print_training(report: "ChurnReport", name: str) -> None:
     """Print what came of the training of a churn model, and what to do next."""
-    plain = report.plain()
+    plain = report.to_dict()
     out, cut = console(), report.last.cut
     _print(
         plain["results"],
-        f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.gone):,} people, "
-        f"{cut.gone.mean():.1%} gone",
+        f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.churned):,} people, "
+        f"{cut.churned.mean():.1%} gone",
     )
     out.print(
         f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
@@ -39,13 +39,13 @@ def print_training(report: "ChurnReport", name: str) -> None:
         )
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
-    best = report.curve.best
+    best = report.curve.best_k
     if best:
         worth = (
             f"expected {report.curve.expected[best - 1]:,.0f}, by who left "
             f"{report.curve.realised[best - 1]:,.0f}"
         )
-        out.print(f"Contact the first {best:,} of {len(cut.gone):,}: {worth}")
+        out.print(f"Contact the first {best:,} of {len(cut.churned):,}: {worth}")
     out.print(f"Report: {report.report}")
 
 
@@ -117,7 +117,7 @@ def churn(
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.ranking.churn_bundle import ChurnBundle
     from tailorbird.registry import Registry
-    from tailorbird.training.churn.score import score_everybody
+    from tailorbird.training.churn.score import score_people
 
     project = open_project(applied=True)
     declared = project.churn_model(name)
@@ -140,7 +140,7 @@ def churn(
         raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        found = score_everybody(
+        found = score_people(
             bundle,
             declared,
             lake=project.paths.lake,
@@ -162,7 +162,7 @@ def churn(
             "out": str(out),
             "log_until": to_iso(found.until),
         }
-        print_json({**plain, "segments": [each.plain() for each in found.segments]})
+        print_json({**plain, "segments": [each.to_dict() for each in found.segments]})
         return
     rows = [
         (

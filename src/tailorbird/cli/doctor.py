@@ -15,8 +15,8 @@ from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import StorageError, TailorbirdError, nearest
-from tailorbird.places import Place
+from tailorbird.errors import StorageError, TailorbirdError, suggest_name
+from tailorbird.places import Storage
 from tailorbird.platform.servers import running_servers
 
 if TYPE_CHECKING:
@@ -209,10 +209,10 @@ def _formulas(project: "Project") -> Iterator[Finding]:
     """Formulas whose heads the champion does not all predict."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
-    from tailorbird.serving.formulas import told_formulas
+    from tailorbird.serving.formulas import describe_formulas
 
     try:
-        told = told_formulas(
+        told = describe_formulas(
             Registry(project.paths.registry, clock=SystemClock()), project.slots.values()
         )
     except TailorbirdError as error:
@@ -239,7 +239,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.retrieval import Index
-    from tailorbird.serving.shaping import RARE, Shaping
+    from tailorbird.serving.shaping import RARE_ATTRIBUTES, Shaping
 
     try:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
@@ -258,15 +258,15 @@ def _wishes(project: "Project") -> Iterator[Finding]:
     known = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
-        for name in sorted(shaping.asks - {*known, *RARE}):
-            fix = nearest(
+        for name in sorted(shaping.item_attributes - {*known, *RARE_ATTRIBUTES}):
+            fix = suggest_name(
                 name,
                 known,
                 f"use one of {', '.join(known) or 'none: no item has any'}",
                 owner="item.",
             )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
-        if why := shaping.why_nothing(index):
+        if why := shaping.explain_empty(index):
             text = f"shows nothing of {len(index):,} items: {why}"
             yield (
                 f"rules: {slot}",
@@ -307,7 +307,7 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
-def _items_of_lake(lake: Place) -> "Index":
+def _items_of_lake(lake: Storage) -> "Index":
     """The newest of what the lake knows of each item, as far as a look at it reaches."""
     import json
 
@@ -330,13 +330,13 @@ def _items_of_lake(lake: Place) -> "Index":
 def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
     """How far the readers of the logs are behind; long, where nobody takes anything."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.figures import readers_of_routed
+    from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter
 
     paths = project.paths
     try:
         with LagMeter(
-            project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)
+            project.stream, paths.lake, lambda: routed_log_offsets(paths.state, project.workers)
         ) as meter:
             lags = meter.measure()
     except TailorbirdError as error:
@@ -367,9 +367,9 @@ def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
 def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
     """What the lake role found when it held served features against the lake."""
     from tailorbird.events import to_iso
-    from tailorbird.features.compared import read_compared
+    from tailorbird.features.compared import read_parity_totals
 
-    found = read_compared(run)
+    found = read_parity_totals(run)
     if found is None or found.schema_hash != schema_hash:
         return
     text = (
@@ -427,15 +427,15 @@ def _erasure(project: "Project") -> Iterator[Finding]:
     """One that was cut short, here or on another machine, or whose list of people is lost; nothing
     is taken in by looking.
     """
-    from tailorbird.events.erased import require_finished
+    from tailorbird.events.suppression import require_finished
 
     try:
         require_finished(project.paths.data)
         if not isinstance(project.stream, Path):
-            from tailorbird.stream.kafka.emptied import last
+            from tailorbird.stream.kafka.emptied import last_erasure
 
-            last(project.stream.cluster)
-        project.stopped()
+            last_erasure(project.stream.cluster)
+        project.suppression_list()
     except StorageError:
         return  # that the cluster does not answer is told below
     except TailorbirdError as error:
@@ -506,12 +506,12 @@ def _front_door(project: "Project") -> Finding:
 
 
 def _logs(stream: Path) -> Iterator[Finding]:
-    from tailorbird.stream import answer_logs, open_reader, raw_logs, routed_path
+    from tailorbird.stream import open_reader, raw_logs, response_logs, routed_path
     from tailorbird.stream.partitions import set_aside_files
 
     routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
     raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
-    answers = {f"answers {name}": path for name, path in answer_logs(stream).items()}
+    answers = {f"answers {name}": path for name, path in response_logs(stream).items()}
     for name, path in {**raw, **answers, **routed}.items():
         wal = path.with_name(path.name + "-wal")
         size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)

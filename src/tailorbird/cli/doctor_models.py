@@ -33,7 +33,7 @@ def damaged_models(project: "Project") -> Iterator[Finding]:
             yield what, "error", f"{error.where}: {error.message}", error.fix
             continue
         for name in _NAMES:
-            version = aliases.previous if name == "previous" else aliases.named(name)
+            version = aliases.previous if name == "previous" else aliases.version_named(name)
             if not version:
                 continue
             try:

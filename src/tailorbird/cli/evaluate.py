@@ -13,7 +13,7 @@ def evaluate(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Judge the champion, or the versions named, beside all baselines on the newest part of what
+    """Evaluator the champion, or the versions named, beside all baselines on the newest part of what
     the lake holds. Changes nothing.
 
     Every figure has its 95 % interval over people. For each version it says up to when that one has
@@ -65,14 +65,14 @@ def evaluate(
         f"Slot {evaluated.slot}: {evaluation.requests:,} requests, {evaluation.people:,} people, "
         f"{evaluation.rows:,} rows of the newest part"
     )
-    print_results(evaluation.plain()["results"], title)
+    print_results(evaluation.to_dict()["results"], title)
     print_cold_start(evaluation)
     print_long_tail(evaluation)
     out = console()
     if evaluated.note:
         out.print(evaluated.note)
     for name, amount in evaluation.amounts.items():
-        out.print(f"{name}: {amount.told}")
+        out.print(f"{name}: {amount.summary}")
     out.print(evaluation.about["source"])
     for version, moment in evaluated.learned_until.items():
         out.print(f"{version} learned from what came before {moment}")

@@ -52,10 +52,10 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
 
     project = open_project()
     before = _applied(project)
-    found = planning.compare(before, project.features)
+    found = planning.compare_sets(before, project.features)
     same = found.before == found.after
     counted = (
-        planning.counted(project.paths.state, before, project.workers)
+        planning.read_tallies(project.paths.state, before, project.workers)
         if before is not None
         else None
     )
@@ -98,19 +98,17 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     from tailorbird.config.schemas import find_schema, is_running
     from tailorbird.events import SystemClock
     from tailorbird.features import schemas
-    from tailorbird.features.plan import compare
+    from tailorbird.features.plan import compare_sets
 
     project = open_project(applied=back)
     before = schemas.read_applied(project.paths.state).schema
     if back:
         _agree(yes, f"Go back from schema {before or 'none'} to the one before it?")
-        features = find_schema(
-            project, schemas.go_back(project.paths.state, at=SystemClock().now())
-        )
+        features = find_schema(project, schemas.revert(project.paths.state, at=SystemClock().now()))
     else:
         features = project.features
         if features.schema_hash != before and not json:
-            _tell_changes(compare(_applied(project), features))
+            _tell_changes(compare_sets(_applied(project), features))
         if features.schema_hash != before:
             _agree(yes, f"Apply schema {features.schema_hash}?")
         schemas.apply(project.paths.state, features, at=SystemClock().now())
@@ -165,16 +163,16 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
         also remove from the Valkey what earlier versions wrote, whose keys name no project: that of
             all projects on the server
     """
-    from tailorbird.candidates.folder import copied_name
+    from tailorbird.candidates.folder import copy_name
     from tailorbird.config import open_project
     from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.schemas import active_schemas
     from tailorbird.features import schemas
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
     project = open_project(applied=True)
     wanted = {features.schema_hash for features in active_schemas(project)}
-    copies = project.copies()
+    copies = project.copy_target()
     if copies is None and unnamed:
         raise UsageError(
             "no records are copied",
@@ -185,9 +183,9 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     kept = {
         part.copies(schema)
         for schema in (*wanted, *schemas.state_folders(project.paths.state))
-        for part in parts_of(project.workers)
+        for part in all_parts(project.workers)
     }
-    kept |= {copied_name(contract) for contract in kept_contracts(project)}
+    kept |= {copy_name(contract) for contract in kept_contracts(project)}
     copied = {} if copies is None else copies.prune(kept, unnamed=unnamed)
     if json:
         print_json(
@@ -242,16 +240,18 @@ def _agree(yes: bool, question: str) -> None:
 
 def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     """Build the state here, since no `up` does it, part after part; the p that it has reached."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
-    return min(_build_part(project, features, part, progress) for part in parts_of(project.workers))
+    return min(
+        _build_part(project, features, part, progress) for part in all_parts(project.workers)
+    )
 
 
 def _build_part(
     project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
 ) -> int:
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -269,7 +269,7 @@ def _build_part(
         return _follow(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
-        if worker.needs_history() and lake_is_ahead(worker, lake):
+        if worker.needs_history() and is_lake_ahead(worker, lake):
             build_from_lake(
                 worker,
                 lake,
@@ -277,7 +277,7 @@ def _build_part(
                 progress=lambda done, total: progress("from the lake", done, total),
             )
         end = _log_end(project)
-        follow(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
+        catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()
         return worker.position.p
 
@@ -314,11 +314,11 @@ def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int
 
 def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
     """Whether all workers of a schema do."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import state_folder
     from tailorbird.lock import FileLock
 
-    for part in parts_of(project.workers):
+    for part in all_parts(project.workers):
         try:
             FileLock(state_folder(project.paths.state, features, part) / "worker").release()
         except LockedError:
@@ -329,12 +329,13 @@ def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
 
 def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
     """How far all parts of the state are."""
-    from tailorbird.features.keypart import parts_of
-    from tailorbird.features.state import position_in
+    from tailorbird.features.keypart import all_parts
+    from tailorbird.features.state import read_local_position
 
     try:
         positions = [
-            position_in(project.paths.state, features, part) for part in parts_of(project.workers)
+            read_local_position(project.paths.state, features, part)
+            for part in all_parts(project.workers)
         ]
     except NotReadyError:
         return 0, False

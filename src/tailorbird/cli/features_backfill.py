@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tailorbird.cli.limits import size_of
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, nearest
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, suggest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,8 +75,8 @@ def backfill(
     import pyarrow.dataset as ds
 
     from tailorbird.config import open_project
-    from tailorbird.features.asked import read_asked
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.asked import read_backfill_inputs
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.shards import backfill_to, definitions
     from tailorbird.lock import FileLock
 
@@ -88,7 +88,7 @@ def backfill(
         raise UsageError(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
         )
-    read_asked(out, lock=_LOCK)  # before a file of ours is made there
+    read_backfill_inputs(out, lock=_LOCK)  # before a file of ours is made there
     fresh = not out.exists()
     lock = FileLock(out / WORK)  # two at a time would write over each other
     try:
@@ -99,7 +99,7 @@ def backfill(
             raise
         newest = int(wanted.p.max(initial=0))
         events = partial(
-            AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest
         )
         with progress_bars(quiet=json) as progress:
             backfill_to(
@@ -150,14 +150,19 @@ def _asked(
     """The lake as the folder's first run found it, and the requests; noted, if this is the first
     run.
     """
-    from tailorbird.features.asked import Asked, read_asked, requests_of_file, write_asked
-    from tailorbird.features.shards import inputs_of
+    from tailorbird.features.asked import (
+        BackfillInputs,
+        read_backfill_inputs,
+        requests_of_file,
+        write_backfill_inputs,
+    )
+    from tailorbird.features.shards import hash_inputs
     from tailorbird.lake import Lake
-    from tailorbird.lake.versions import from_plain, plain, versions_of
+    from tailorbird.lake.versions import from_manifest, to_manifest, versions_of
 
     path = project.paths.lake
-    before = read_asked(out, lock=_LOCK)
-    lake = Lake(path, at=versions_of(path) if before is None else from_plain(before.lake))
+    before = read_backfill_inputs(out, lock=_LOCK)
+    lake = Lake(path, at=versions_of(path) if before is None else from_manifest(before.lake))
     if not lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(path), fix="tailorbird import brings events in"
@@ -167,9 +172,11 @@ def _asked(
         if file is not None
         else _of_answers(lake, since, to)
     )
-    asked = Asked(inputs_of(wanted, _version(int(wanted.p.max(initial=0)))), plain(lake.at or {}))
+    asked = BackfillInputs(
+        hash_inputs(wanted, _version(int(wanted.p.max(initial=0)))), to_manifest(lake.at or {})
+    )
     if before is None:
-        write_asked(out, asked)
+        write_backfill_inputs(out, asked)
     elif asked.inputs != before.inputs:
         told = "holds the features of other requests"
         raise UsageError(
@@ -187,7 +194,7 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
     import pyarrow.compute as pc
 
     from tailorbird.features.recompute import requests_of
-    from tailorbird.platform.moment import time_of
+    from tailorbird.platform.moment import parse_time
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError(
@@ -197,7 +204,9 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
         )
     columns = ["ts", "p", "positions", "person", "items", "request_id", *_KNOWN_BY]
     answers = lake.answers(
-        columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None
+        columns,
+        parse_time(since, "--from") if since else None,
+        parse_time(to, "--to") if to else None,
     )
     # An answer may be in the lake before the events that it knew.
     complete = pc.and_(
@@ -225,7 +234,7 @@ def _write_rows(
     import pyarrow.parquet as pq
 
     from tailorbird.features.parts import read_manifest, read_parts
-    from tailorbird.features.positions import newest
+    from tailorbird.features.positions import newest_positions
 
     manifest = read_manifest(out / WORK)
     held = {
@@ -238,7 +247,7 @@ def _write_rows(
         "request_id": ids,
         "person": wanted.person,
         "ts": moments,
-        "p": pa.array(newest(wanted.p)),
+        "p": pa.array(newest_positions(wanted.p)),
     }
     known = {
         name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one)
@@ -301,7 +310,7 @@ def _write_texts(
     import pyarrow.parquet as pq
 
     from tailorbird.features.backfill import event_columns, subset
-    from tailorbird.features.dictionary import texts_of
+    from tailorbird.features.dictionary import texts_by_hash
 
     file = out / "categories.parquet"
     of_texts = [
@@ -311,7 +320,7 @@ def _write_texts(
         return
     known = [pq.read_table(file)] if file.exists() else []
     left = np.setdiff1d(keys, known[0]["hash"].to_numpy()) if known else keys
-    found = texts_of(left, wanted, events(event_columns(subset(features, of_texts))))
+    found = texts_by_hash(left, wanted, events(event_columns(subset(features, of_texts))))
     fresh = out / "categories.new"
     pq.write_table(pa.concat_tables([*known, found]).sort_by("hash"), fresh)
     fresh.replace(file)
@@ -320,5 +329,5 @@ def _write_texts(
 def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:
     for name in only:
         if name not in declared:
-            fix = nearest(name, declared, f"{this_command()} features list")
+            fix = suggest_name(name, declared, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)

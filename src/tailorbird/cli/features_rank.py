@@ -101,7 +101,7 @@ def rank(
     paste = to_paste(report)
     page, image = write_signals(folder, report, paste)
     if json:
-        print_json({**report.plain(), "report": str(page), "picture": str(image)})
+        print_json({**report.to_dict(), "report": str(page), "picture": str(image)})
         return
     _print(report)
     for line in ("", *paste, "", f"Report: {page}", f"Picture: {image}"):

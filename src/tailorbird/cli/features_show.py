@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
-from tailorbird.errors import NotReadyError, UsageError, nearest
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ def show(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import clock_of_answers, time_of
+    from tailorbird.platform.moment import clock_of_answers, parse_time
 
     if not about:
         raise UsageError(
@@ -106,7 +106,7 @@ def show(
     if alone and kind != "item":
         name = about[0].partition(":")[2]
     clock, told = clock_of_answers("", project, SystemClock())
-    t = time_of(at, "--at") if at else clock.now()
+    t = parse_time(at, "--at") if at else clock.now()
     if told and not at and not json:
         console().print(told)
     if why:
@@ -127,13 +127,13 @@ def show(
 def _as_kept(project: "Project", text: str) -> str:
     """A person's id under which the project keeps it; anything else as it is."""
     from tailorbird.events.contract import ANONYMOUS_PREFIX
-    from tailorbird.privacy.person import hidden
+    from tailorbird.privacy.people import pseudonymise_ids
 
     field, _, value = text.partition(":")
     if not value or field not in ("user", "anonymous"):
         return text
     prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (kept,) = hidden([f"{prefix}{value}"], project.pseudonyms())
+    (kept,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
     return f"{field}:{kept.removeprefix(prefix)}"
 
 
@@ -204,22 +204,28 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     import numpy as np
 
     from tailorbird.events import to_iso
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.backfill import Requests, backfill, event_columns
-    from tailorbird.features.positions import joined
-    from tailorbird.features.sampled import wanted
+    from tailorbird.features.positions import stack_positions
+    from tailorbird.features.sampled import required_events
     from tailorbird.lake import Lake
 
     lake, known = Lake(project.paths.lake), _known(project, asked.known)
     p = max(known)
     person = _person(project, asked, p)
     requests = Requests(
-        np.array([asked.t]), joined([known]), [person or None], np.zeros(1, np.intp), [asked.item]
+        np.array([asked.t]),
+        stack_positions([known]),
+        [person or None],
+        np.zeros(1, np.intp),
+        [asked.item],
     )
     features = project.features
     found = backfill(
         features,
-        AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)),
+        JoinedEvents(lake, features).table(
+            event_columns(features), required_events(features, requests)
+        ),
         requests,
     )
     then = _about(project, asked, found.numeric[0])
@@ -255,7 +261,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
 def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
@@ -263,7 +269,7 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     lake, known = Lake(project.paths.lake), _known(project, asked.known)
     p = max(known)
     person = _person(project, asked, p)
-    before = routed_events(AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
+    before = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
     found = explain(
         project.features,
         name,
@@ -336,7 +342,7 @@ def _check_name(project: "Project", name: str) -> None:
     if name not in names:
         raise UsageError(
             f"features.py declares no feature {name!r}",
-            fix=nearest(name, names, "tailorbird features list"),
+            fix=suggest_name(name, names, "tailorbird features list"),
         )
 
 

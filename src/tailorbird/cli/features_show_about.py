@@ -67,7 +67,7 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
         found["features"] = _read(project, subject, found)
     newest = [
         _plain(event)
-        for event in subject.newest(
+        for event in subject.newest_events(
             _of_subject(project, subject, person, found), person, max(1, asked.events)
         )
     ]
@@ -192,11 +192,11 @@ def _events(project: "Project", subject: "Subject", t: int) -> "pa.Table":
     """All events that its columns may count."""
     import pyarrow.dataset as ds
 
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.lake import Lake, span
 
     counted = ds.field("type").isin(list(subject.types(project.features)))
-    return AttachedEvents(Lake(project.paths.lake), project.features).table(
+    return JoinedEvents(Lake(project.paths.lake), project.features).table(
         where=span(ts_to=t) & counted
     )
 
@@ -207,7 +207,7 @@ def _of_subject(
     """The events among which the newest are, in order of time."""
     import pyarrow.dataset as ds
 
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.lake import Lake, span
 
     where = span(ts_to=found["t"]) & (ds.field("p") <= found["p"])
@@ -220,7 +220,7 @@ def _of_subject(
     ):
         if field in subject.parts:
             where &= ds.field(column) == (person if column == "person" else subject.parts[field])
-    events = AttachedEvents(Lake(project.paths.lake), project.features).table(where=where)
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(where=where)
     return [events.sort_by([("ts", "ascending"), ("event_id", "ascending")]).combine_chunks()]
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.features.recompute import Difference, ParityReport
-    from tailorbird.features.sampled import Asked
+    from tailorbird.features.sampled import SampledRead
     from tailorbird.lake import Lake
 
 _PART = 250  # people that are read and compared at a time
@@ -104,11 +104,12 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
         whole.compared += report.compared
         whole.pending += report.pending
         whole.skipped += report.skipped
+        whole.exempt += report.exempt
         whole.dropped += report.dropped
         whole.examples += report.examples
         for name, count in report.by_feature.items():
             whole.by_feature.setdefault(name, 0)
-            whole.count(name, count)
+            whole.add_unequal(name, count)
     return whole
 
 
@@ -142,9 +143,9 @@ def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
     """The kinds of entities of which the schema's worker dropped some, and up to when these were
     heard of.
     """
-    from tailorbird.features.figures import figures_of
+    from tailorbird.features.figures import read_schema_figures
 
-    told = figures_of(project.paths.state, features.schema_hash, project.workers)
+    told = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
     return {} if told is None else told.dropped
 
 
@@ -158,13 +159,13 @@ def _of_schema(
 ) -> "ParityReport":
     import pyarrow.dataset as ds
 
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
     from tailorbird.features.recompute import (
-        Excused,
+        Exemptions,
+        comparable_answers,
         compare_answers,
         empty_report,
         parity,
-        readable,
         requests_of,
     )
 
@@ -173,25 +174,25 @@ def _of_schema(
         chosen["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = readable(features, known, rows, report)
+    sample = comparable_answers(features, known, rows, report)
     if not sample.num_rows:
         return report
     tell = partial(progress, "logged answers")
     requests = requests_of(sample)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
-        found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
-        found.skipped, found.pending = report.skipped, report.pending
+        found = parity(features, events, sample, complete_to=known, dropped=dropped, progress=tell)
+        found.skipped, found.exempt, found.pending = report.skipped, report.exempt, report.pending
         return found
     with _folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             some = sample.slice(part.start, part.stop - part.start).combine_chunks()
             compare_answers(
                 features,
                 some,
                 part.rows,
                 report,
-                Excused(AnyOfKind(features), requests_of(some), dropped),
+                Exemptions(KindExemptions(features), requests_of(some), dropped),
             )
             tell(part.stop, sample.num_rows)
     return report
@@ -246,18 +247,18 @@ def _sampled(
 def _compare_sample(
     project: "Project",
     lake: "Lake",
-    asked: "list[Asked]",
+    asked: "list[SampledRead]",
     memory_bytes: int,
     report: "ParityReport",
 ) -> None:
     from tailorbird.features.backfill import History
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
-    from tailorbird.features.recompute import Excused
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
+    from tailorbird.features.recompute import Exemptions
     from tailorbird.features.sampled import compare, requests_of
 
     features, requests = project.features, requests_of(asked)
     dropped = _dropped(project, features)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
         compare(
@@ -265,18 +266,18 @@ def _compare_sample(
             asked,
             history.rows(requests),
             report,
-            excused=Excused(history, requests, dropped),
+            excused=Exemptions(history, requests, dropped),
         )
         return
     with _folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             some = asked[part.start : part.stop]
             compare(
                 features,
                 some,
                 part.rows,
                 report,
-                excused=Excused(AnyOfKind(features), requests_of(some), dropped),
+                excused=Exemptions(KindExemptions(features), requests_of(some), dropped),
             )
 
 
@@ -284,7 +285,7 @@ def _newest(lake: "Lake") -> int:
     """Up to which position the lake is complete."""
     from tailorbird.stream import read_released
 
-    return read_released(lake.path).of_routed() - 1
+    return read_released(lake.path).routed_position() - 1
 
 
 def _wait_for(lake: "Lake", p: int) -> None:
@@ -313,6 +314,7 @@ def _plain(
         },
         "answers": logged.answers,
         "skipped": logged.skipped,
+        "exempt": logged.exempt,
         "pending": logged.pending,
         "samples": sampled.answers,
         "compared": logged.compared + sampled.compared,
@@ -342,6 +344,8 @@ def _print(
         rows = [(schema, one.answers, one.compared, one.unequal) for schema, one in reports.items()]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
+    if logged.exempt:
+        out.print(f"{logged.exempt:,} answers are exempt: they may have read erased events.")
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = (

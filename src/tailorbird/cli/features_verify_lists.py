@@ -53,9 +53,14 @@ def compare_logged_lists(
     names = {name for names in rows["candidate_lists"].to_pylist() for name in names or ()}
     contract = slots_contract(project, sorted(name for name in names if is_source(name)))
     events = lake.table("events", COLUMNS).sort_by("p")
-    known = read_released(lake.path).of_routed() - 1
+    known = read_released(lake.path).routed_position() - 1
     return compare_lists(
-        contract, events, rows, recent, known=known, progress=partial(progress, "logged lists")
+        contract,
+        events,
+        rows,
+        recent,
+        complete_until=known,
+        progress=partial(progress, "logged lists"),
     )
 
 

@@ -140,10 +140,15 @@ def _guess(path: Path, json: bool) -> None:
     import msgspec
 
     from tailorbird.events import SystemClock
-    from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
+    from tailorbird.events.adapters import (
+        FORMATS,
+        find_files,
+        list_importable_files,
+        recognise_format,
+    )
     from tailorbird.events.guess import guess_files, try_mapping
 
-    known = recognise(look_in(path))
+    known = recognise_format(list_importable_files(path))
     if known not in (None, "mapping", "tailorbird"):
         if json:
             print_json({"format": known})

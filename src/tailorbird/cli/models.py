@@ -35,7 +35,7 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
                 "versions": [
                     {
                         "version": v.version,
-                        "created_at": time_told(v.created_at) if v.whole else None,
+                        "created_at": time_told(v.created_at) if v.is_readable else None,
                         "aliases": list(v.aliases),
                     }
                     for v in versions
@@ -48,7 +48,7 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
     rows = [
         (
             v.version,
-            time_told(v.created_at) if v.whole else "its manifest is damaged",
+            time_told(v.created_at) if v.is_readable else "its manifest is damaged",
             ", ".join(v.aliases),
         )
         for v in versions

@@ -76,7 +76,7 @@ def _compared(
 
     from tailorbird.lake.tables import TABLES
     from tailorbird.ranking.bundle import Bundle
-    from tailorbird.training.rescored import ITEM_COLUMNS, rescored
+    from tailorbird.training.rescored import ITEM_COLUMNS, rescore_answers
 
     found: dict[str, ScoreReport] = {}
     damaged: list[str] = []
@@ -106,12 +106,12 @@ def _compared(
         def told(done: int, name: str = name, total: int = chosen.num_rows) -> None:
             progress(f"answers of {name}", done, total)
 
-        found[name] = rescored(bundle, _rows(lake, chosen, name), items, progress=told)
+        found[name] = rescore_answers(bundle, _rows(lake, chosen, name), items, progress=told)
     return found, damaged
 
 
 def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "Iterator[pa.Table]":
-    """Chosen answers with all that was logged, some at a time, in the order of time."""
+    """CalibrationChoice answers with all that was logged, some at a time, in the order of time."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 

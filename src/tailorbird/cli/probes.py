@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from tailorbird.health import FollowedStop, Health, answering
-from tailorbird.loops import Loop
+from tailorbird.health import Health, ProgressEvent, answering
+from tailorbird.loops import PeriodicTask
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -31,12 +31,12 @@ STALLED_AFTER_S = {
 def probes(
     role: str,
     project: "Project",
-    stop: FollowedStop,
+    stop: ProgressEvent,
     *,
     host: str,
     port: int,
     more: "Callable[[], list[Collector]]" = list,
-    loops: Sequence[Loop] = (),
+    loops: Sequence[PeriodicTask] = (),
 ) -> Iterator[None]:
     """Answer as long as the block lasts, if `port` is not 0; `more` gives further figures of the
     role, `loops` are its threads.
@@ -69,13 +69,13 @@ def probes(
 
 def _lag(project: "Project") -> "LagWatch":
     """The lake role is one, so it tells for all how far the readers of the logs are behind."""
-    from tailorbird.features.figures import readers_of_routed
+    from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter, LagWatch
 
     return LagWatch(
         LagMeter(
             project.stream,
             project.paths.lake,
-            lambda: readers_of_routed(project.paths.state, project.workers),
+            lambda: routed_log_offsets(project.paths.state, project.workers),
         )
     )

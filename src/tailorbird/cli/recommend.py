@@ -114,7 +114,7 @@ def _print_why(project: "Project", answer: dict, user: str) -> None:
     for line in explain_answer(
         told,
         user=user,
-        known=known,
+        has_history=known,
         baseline=baseline,
         command=this_command(),
         refused=max(models, default=""),

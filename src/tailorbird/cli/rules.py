@@ -40,12 +40,12 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
-    from tailorbird.platform.inprocess import InProcess
-    from tailorbird.serving.rule_costs import Weigher, costs
+    from tailorbird.platform.inprocess import InProcessServer
+    from tailorbird.serving.rule_costs import VariantComparer, costs
 
     project = open_project(applied=True)
     chosen, clock = project.slot(slot), SystemClock()
-    weigher = Weigher(chosen, clock)
+    weigher = VariantComparer(chosen, clock)
     if not weigher.names:
         raise UsageError(
             "it asks for nothing beside its formula",
@@ -53,12 +53,12 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
             fix="declare rules in slots.py",
         )
     asked = _asked(Lake(project.paths.lake), chosen.name, requests)
-    parts = InProcess(project, clock, door=None, seed=0, hide=False)
+    parts = InProcessServer(project, clock, collector=None, seed=0, hide=False)
     weighed = []
     try:
         with progress_bars(quiet=json) as progress:
             for number, query in enumerate(asked, 1):
-                told = parts.pipeline.weighed(query, weigher)
+                told = parts.pipeline.compare_variants(query, weigher)
                 weighed += [told] if told is not None else []
                 progress("requests", number, len(asked))
     finally:
@@ -111,7 +111,7 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     """The page, where what draws pages is installed."""
     if find_spec("matplotlib") is None:
         return None
-    from tailorbird.training.page import table, write_page
+    from tailorbird.training.page import render_table, write_page
 
     text = (
         f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "
@@ -123,7 +123,7 @@ def _page(path: Path, slot: str, found: "list[Cost]", requests: int) -> Path | N
     return write_page(
         path,
         f"Wishes of slot {slot}",
-        [text, table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
+        [text, render_table(_TITLES, [([escape(cell) for cell in _row(c)], False) for c in found])],
     )
 
 

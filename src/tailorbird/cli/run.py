@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.probes import probes
 from tailorbird.errors import UsageError
-from tailorbird.health import FollowedStop
-from tailorbird.loops import Loop, leave
+from tailorbird.health import ProgressEvent
+from tailorbird.loops import PeriodicTask, exit_process
 from tailorbird.platform.supervisor import die_with_parent
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     """
     from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.console.home import home_routes
     from tailorbird.console.overview import overview
     from tailorbird.serving.access import require_origins
@@ -55,7 +55,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log == "json")
     require_origins(settings.origins)
@@ -63,14 +63,16 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     slots = project.slots
     if settings.gorse_slot:
         from tailorbird.cli.check import require_gorse_slot
-        from tailorbird.serving.gorse import gorse_routes, hiding
+        from tailorbird.serving.gorse import gorse_routes, with_hidden_rule
 
         require_gorse_slot(project)
         more.append(partial(gorse_routes, slot=settings.gorse_slot))
-        slots = hiding(slots, settings.gorse_slot)
+        slots = with_hidden_rule(slots, settings.gorse_slot)
     more.append(
         partial(
-            home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports
+            home_routes,
+            read_overview=partial(overview, project, shop=shop),
+            reports=project.paths.reports,
         )
     )
     if shop:
@@ -90,7 +92,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
-        port_asked=asked,
+        is_port_explicit=asked,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
     run(options, stop=stop, log_clock=project.clock())
@@ -105,26 +107,26 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import active_schemas, plan_for, released
-    from tailorbird.events import SECOND, duration
-    from tailorbird.router import run
-    from tailorbird.router.deciding import noted
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import active_schemas, releasable_offset, route_plan_for
+    from tailorbird.events import SECOND, parse_duration
+    from tailorbird.router import run_router
+    from tailorbird.router.deciding import register_router
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan, memory = (
-        plan_for(project, active_schemas(project)),
+        route_plan_for(project, active_schemas(project)),
         project.settings.router.memory_mb << 20,
     )
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
-        session_s = duration(project.settings.stream.session) / SECOND
+        session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
-            noted(project.paths.run, plan),
+            register_router(project.paths.run, plan),
             probes("router", project, stop, host=health_host, port=health_port),
         ):
             run_member(
@@ -133,21 +135,21 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
                 project.clock(),
                 stop,
                 session_s=session_s,
-                stopped=project.stopped(),
+                suppression_list=project.suppression_list(),
                 memory_bytes=memory,
             )
         return
     with (
-        noted(project.paths.run, plan),
+        register_router(project.paths.run, plan),
         probes("router", project, stop, host=health_host, port=health_port),
     ):
-        run(
+        run_router(
             project.stream,
             plan,
             project.clock(),
             stop,
-            released=partial(released, project),
-            stopped=project.stopped(),
+            released=partial(releasable_offset, project),
+            suppression_list=project.suppression_list(),
             memory_bytes=memory,
         )
 
@@ -193,7 +195,7 @@ def worker(
         )
     mine = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
-    entities_max, copies = settings.features.entities_max, project.copies()
+    entities_max, copies = settings.features.entities_max, project.copy_target()
     routed = worker_log(project, features, mine)
     with (
         probes(
@@ -217,12 +219,12 @@ def worker(
         from_lake = False
         while not stop.is_set():
             if worker.needs_history():
-                from tailorbird.features.bootstrap import build_from_lake, lake_is_ahead
+                from tailorbird.features.bootstrap import build_from_lake, is_lake_ahead
                 from tailorbird.lake import Lake
 
                 from_lake = True
                 reader = Lake(project.paths.lake)
-                if not lake_is_ahead(
+                if not is_lake_ahead(
                     worker, reader
                 ):  # events lack an attribute, and are about to be in the lake
                     stop.wait(LAKE_POLL_S)
@@ -230,7 +232,7 @@ def worker(
                 build_from_lake(worker, reader, stop)
             worker.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def shuffle(
@@ -251,13 +253,13 @@ def shuffle(
         of which schema, as `tailorbird features plan` names it; the applied one unless told
             otherwise
     """
-    from tailorbird.config.schemas import needed_by_workers, shuffled
+    from tailorbird.config.schemas import required_offsets, shuffled_logs
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
     stop = _begin()
     project, features = _schema(schema)
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     if not logs:
         if project.workers == 1:
             raise UsageError(
@@ -270,14 +272,14 @@ def shuffle(
             where="stream.url",
             fix="run the workers; they need no shuffle",
         )
-    first = read_released(project.paths.lake).of_routed()
+    first = read_released(project.paths.lake).routed_position()
     with (
         probes("shuffle", project, stop, host=health_host, port=health_port),
         Shuffle(project.routed, logs, features, first=first) as role,
     ):
         role.run(
             stop,
-            needed_from=partial(needed_by_workers, project, features),
+            needed_from=partial(required_offsets, project, features),
             state=project.paths.state,
             clock=project.clock(),
         )
@@ -288,18 +290,18 @@ def _schema(schema: str) -> "tuple[Project, FeatureSet]":
     features.py is applied.
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import find_schema, settle
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import apply_declared, find_schema
     from tailorbird.events import SystemClock
 
     if schema:
         project = open_project(applied=True)
-        take_in(project)
+        apply_remote_erasures(project)
         return project, find_schema(project, schema)
-    settled = settle(open_project(), SystemClock())
-    take_in(settled.project)
-    if settled.said:
-        log.warning("%s", settled.said)
+    settled = apply_declared(open_project(), SystemClock())
+    apply_remote_erasures(settled.project)
+    if settled.notice:
+        log.warning("%s", settled.notice)
     return settled.project, settled.project.features
 
 
@@ -314,27 +316,29 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     """
     from tailorbird.cli.scoring import Models
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.events import duration
-    from tailorbird.features.figures import Figures, write_scored
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.events import parse_duration
+    from tailorbird.features.figures import Figures, write_score_figures
     from tailorbird.serving.collectors import ScoresCollector
     from tailorbird.serving.score_log import scores_address
     from tailorbird.serving.scoring import ScoreRole
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     if not project.scores:
         raise UsageError(
             "scores.py declares nothing to score",
             where=str(project.root),
             fix="see docs/how-to/scores.md",
         )
-    clock, keep = project.clock(), duration(project.settings.score.keep)
+    clock, keep = project.clock(), parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def tell(position: int) -> None:
-        write_scored(project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position))
+        write_score_figures(
+            project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position)
+        )
 
     models, declared = Models(project, clock), list(project.scores.values())
     try:
@@ -346,7 +350,7 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
                 return [ScoresCollector(lambda: role.figures)]
 
             with probes("score", project, stop, host=health_host, port=health_port, more=more):
-                role.run(stop, tell=tell)
+                role.run(stop, report=tell)
     finally:
         models.close()
 
@@ -372,11 +376,11 @@ def candidates(
     from tailorbird.candidates.role import CandidatesRole
     from tailorbird.config import open_project
     from tailorbird.config.candidates import kept_contracts
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     known = {each.hash: each for each in kept_contracts(project)}
     if contract and contract not in known:
         raise UsageError(
@@ -394,7 +398,7 @@ def candidates(
             project.paths.candidates,
             chosen,
             clock=project.clock(),
-            copies=project.copies(),
+            copies=project.copy_target(),
         ) as role,
     ):
         while not stop.is_set():
@@ -411,7 +415,7 @@ def candidates(
                 build_from_lake(role, tables, stop)
             role.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -424,23 +428,23 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import answering
-    from tailorbird.events import duration
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import champion_features
+    from tailorbird.events import parse_duration
     from tailorbird.features import watch
     from tailorbird.lake import run
 
     stop = _begin()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.lake
     every, rows, keep = (
-        duration(settings.commit_every),
+        parse_duration(settings.commit_every),
         settings.commit_rows,
-        duration(settings.history),
+        parse_duration(settings.history),
     )
     compared = (
-        partial(answering, project),
+        partial(champion_features, project),
         project.paths.lake,
         project.paths.state,
         project.paths.run,
@@ -448,19 +452,21 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         stop,
     )
     loops = [
-        Loop("features", partial(watch.run, *compared, workers=project.workers), every_s=60.0),
-        Loop("checks", partial(_check_days, project, stop), every_s=60.0),
+        PeriodicTask(
+            "features", partial(watch.run, *compared, workers=project.workers), interval_s=60.0
+        ),
+        PeriodicTask("checks", partial(_check_days, project, stop), interval_s=60.0),
     ]
     if not isinstance(project.stream, Path):
-        from tailorbird.config.schemas import released
+        from tailorbird.config.schemas import releasable_offset
         from tailorbird.router.retention import EVERY_S, Retention
 
         loops.append(
-            Loop(
+            PeriodicTask(
                 "retention",
-                Retention(project.stream, partial(released, project)).tend,
-                every_s=EVERY_S,
-                first=False,
+                Retention(project.stream, partial(releasable_offset, project)).tick,
+                interval_s=EVERY_S,
+                run_at_start=False,
             )
         )
     for loop in loops:
@@ -476,20 +482,20 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
             keep_us=keep,
             sort=settings.sort,
         )
-    leave(0)
+    exit_process(0)
 
 
 def _figures(project: "Project") -> "list[Collector]":
-    from tailorbird.features.figures import whole_figures
+    from tailorbird.features.figures import figures_by_schema
     from tailorbird.serving.collectors import WorkersCollector
 
-    return [WorkersCollector(partial(whole_figures, project.paths.state, project.workers))]
+    return [WorkersCollector(partial(figures_by_schema, project.paths.state, project.workers))]
 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
     """Once a day is over: is its data whole, and as usual."""
     from tailorbird.cli.checks import features_check, wanted
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
 
     settings, paths = project.settings.checks, project.paths
@@ -498,10 +504,10 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
         paths.checks,
         project.clock(),
         stop,
-        wanted=wanted(project),
-        after_us=duration(settings.after),
+        expectations=wanted(project),
+        after_us=parse_duration(settings.after),
         target=settings.alert,
-        further=partial(features_check, project),
+        extra_checks=partial(features_check, project),
     )
 
 
@@ -520,12 +526,12 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         watch(project, project.clock(), stop)
 
 
-def _begin() -> FollowedStop:
+def _begin() -> ProgressEvent:
     """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    stop = FollowedStop()
+    stop = ProgressEvent()
     stop.on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

@@ -28,13 +28,13 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
 
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.serving.score_log import ScoreFeed, nothing_yet, scores_address
+    from tailorbird.serving.score_log import ScoreFeed, not_scored_error, scores_address
 
     feed = ScoreFeed(scores_address(open_project(applied=True).stream))
     at = start
     try:
         while True:
-            for found in feed.all_from(at):
+            for found in feed.iterate_from(at):
                 for score in found.scores:
                     sys.stdout.write(msgspec.json.encode(score).decode() + "\n")
                 at = found.next
@@ -43,7 +43,7 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
                 break
             time.sleep(0.2)
     except NotReadyError as error:
-        raise nothing_yet(error) from None
+        raise not_scored_error(error) from None
     except KeyboardInterrupt:
         pass
     finally:

@@ -18,19 +18,25 @@ class Models:
     """
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
-        from tailorbird.platform.inprocess import InProcess
+        from tailorbird.platform.inprocess import InProcessServer
         from tailorbird.ranking import ChurnScore, NextBest
         from tailorbird.serving.bundles import probe_in_child
         from tailorbird.serving.churn import ChurnModels
         from tailorbird.serving.metrics import Metrics
         from tailorbird.store.valkey import WRITE_TIMEOUT_S
 
-        copies = project.copies()
+        copies = project.copy_target()
         # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed
         # log are hidden already.
         copies = None if copies is None else replace(copies, read_timeout_s=WRITE_TIMEOUT_S)
-        self._parts = InProcess(
-            project, clock, door=None, seed=None, hide=False, copies=copies, probe=probe_in_child
+        self._parts = InProcessServer(
+            project,
+            clock,
+            collector=None,
+            seed=None,
+            hide=False,
+            copies=copies,
+            probe=probe_in_child,
         )
         slots = {
             score.slot: replace(project.slots[score.slot], explore=None, experiment=None)
@@ -44,13 +50,13 @@ class Models:
         )
         self._churn.start()
 
-    def look(self) -> None:
-        self._parts.look()
+    def refresh(self) -> None:
+        self._parts.refresh()
 
     def reached(self) -> int:
         reached = []
         for features in self._read():
-            with self._parts.schemas.reading_of(features) as reading:
+            with self._parts.schemas.access_for(features) as reading:
                 reader = reading.reader
                 try:
                     reached.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]

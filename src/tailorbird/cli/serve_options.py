@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import partial
 
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
-from tailorbird.events import SECOND, duration
+from tailorbird.config.candidates import required_contract
+from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.limits import Networks, ServerLimits
 from tailorbird.serving.score_log import scores_address
 from tailorbird.serving.server import BUDGETS, ServeOptions
 from tailorbird.store.hedge import Hedge
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 
 def serve_options(project: Project) -> ServeOptions:
@@ -22,7 +22,7 @@ def serve_options(project: Project) -> ServeOptions:
         routed=project.routed,
         state=paths.state,
         copies=_hedged(project),
-        stale_us=duration(project.settings.store.stale_after),
+        stale_us=parse_duration(project.settings.store.stale_after),
         wait_s=settings.wait_ms / 1e3,
         budgets=replace(
             BUDGETS,
@@ -32,7 +32,7 @@ def serve_options(project: Project) -> ServeOptions:
             policy_s=settings.policy_ms / 1e3,
         ),
         candidates=paths.candidates,
-        contract=partial(wanted_contract, project),
+        contract=partial(required_contract, project),
         workers=project.workers,
         registry=paths.registry,
         churn={name: paths.churn(name) for name in project.churn},
@@ -60,17 +60,17 @@ def serve_options(project: Project) -> ServeOptions:
             address_connections=settings.address_connections,
             proxies=Networks(settings.proxies),
         ),
-        drain_s=duration(settings.drain) / SECOND,
-        keep_alive_s=duration(settings.keep_alive) / SECOND,
+        drain_s=parse_duration(settings.drain) / SECOND,
+        keep_alive_s=parse_duration(settings.keep_alive) / SECOND,
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
-        stopped=project.stopped(),
+        suppression_list=project.suppression_list(),
         body_bytes_max=settings.body_bytes_max,
         reserve_bytes=settings.disk_reserve_mb << 20,
     )
 
 
-def _hedged(project: Project) -> CopiesAt | None:
+def _hedged(project: Project) -> CopyTarget | None:
     """Where to read copies, with what asks a second time; None where there are no copies."""
-    copies, share = project.copies(), project.settings.store.hedge
+    copies, share = project.copy_target(), project.settings.store.hedge
     return copies if copies is None or not share else replace(copies, hedge=Hedge(share))

@@ -46,9 +46,9 @@ def sql(
         how much the query may take before it is given up
     """
     from tailorbird.cli.limits import go_on_within, size_of
-    from tailorbird.events import SECOND, duration
+    from tailorbird.events import SECOND, parse_duration
 
-    go_on_within(duration(timeout) / SECOND, size_of(memory))
+    go_on_within(parse_duration(timeout) / SECOND, size_of(memory))
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 

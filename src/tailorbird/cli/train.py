@@ -165,7 +165,7 @@ def train(
             notify=print_note,
         )
     if json:
-        print_json(report.plain())
+        print_json(report.to_dict())
     elif isinstance(report, TrainReport):
         _print(report)
     else:
@@ -177,7 +177,7 @@ def train(
 def _print(report: "TrainReport") -> None:
     """What came of a training, and what to do next."""
     print_results(
-        report.evaluation.plain()["results"],
+        report.evaluation.to_dict()["results"],
         "On the last part of the time, which nothing learned from",
     )
     print_long_tail(report.evaluation)
@@ -186,8 +186,8 @@ def _print(report: "TrainReport") -> None:
         f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: "
         f"{report.decision.reason}"
     )
-    if report.instead:
-        out.print(f"{report.instead} serves until then: the best baseline that was judged")
+    if report.fallback_version:
+        out.print(f"{report.fallback_version} serves until then: the best baseline that was judged")
     if not report.promoted:
         out.print(
             f"  To let it answer nevertheless:  {this_command()} models promote "

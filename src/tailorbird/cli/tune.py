@@ -149,7 +149,7 @@ def tune(
     told = _keep(project, report)
     page = write_tuning(project.paths.reports, report, told)
     if json:
-        print_json({**report.plain(), "report": str(page), "next": told})
+        print_json({**report.to_dict(), "report": str(page), "next": told})
         return
     _print(report)
     for line in (*told, f"Report: {page}"):

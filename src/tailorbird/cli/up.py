@@ -49,22 +49,22 @@ def up(
     """
     from tailorbird.cli.check import check_slots
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import forget_roles
     from tailorbird.config.schemas import ActiveWatch
-    from tailorbird.events import SECOND, duration
+    from tailorbird.events import SECOND, parse_duration
     from tailorbird.lock import FileLock
     from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
 
     die_with_parent()
     project = open_project()
     check_slots(project)
-    take_in(project)
+    apply_remote_erasures(project)
     if port:
         from tailorbird.serving.listening import bind
 
         bind(
-            project.settings.serve.host, port, asked=True
+            project.settings.serve.host, port, is_explicit=True
         ).close()  # taken: said here, rather than by a role that starts again and again
     project.paths.run.mkdir(parents=True, exist_ok=True)
     try:
@@ -82,7 +82,7 @@ def up(
         *([] if port is None else ["--port", str(port)]),
     ]
     serve = partial(
-        Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND
+        Role, "serve", arguments, drain_s=parse_duration(project.settings.serve.drain) / SECOND
     )
     watch = ActiveWatch(project)
 
@@ -109,11 +109,11 @@ def _roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
     keeps the attributes that they need.
     """
     from tailorbird.config.candidates import kept_contracts
-    from tailorbird.config.schemas import active_schemas, plan_for
+    from tailorbird.config.schemas import active_schemas, route_plan_for
     from tailorbird.platform.supervisor import Role
 
     schemas = active_schemas(project)
-    plan = plan_for(project, schemas)
+    plan = route_plan_for(project, schemas)
     kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
     trainer = [Role("trainer", ["run", "trainer"])] if train else []
@@ -144,11 +144,11 @@ def _first_roles(
     model are better than none.
     """
     from tailorbird.config.log_end import settle_clock
-    from tailorbird.config.schemas import settle
+    from tailorbird.config.schemas import apply_declared
     from tailorbird.events import SystemClock
 
     try:
-        if said := settle(project, SystemClock()).said:
+        if said := apply_declared(project, SystemClock()).notice:
             _say("up", said)
         if said := settle_clock(project, SystemClock(), live=live):
             _say("up", said)
@@ -206,7 +206,7 @@ def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "l
     """The workers of a schema, and the shuffle that writes for them where there is one; those of
     `of` have short names.
     """
-    from tailorbird.config.schemas import shuffled
+    from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.supervisor import Role
 
     schema, told = (
@@ -221,7 +221,7 @@ def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "l
     if project.workers == 1:
         return [role("worker")]
     workers = [role("worker", str(number)) for number in range(project.workers)]
-    return [role("shuffle"), *workers] if shuffled(project, features) else workers
+    return [role("shuffle"), *workers] if shuffled_logs(project, features) else workers
 
 
 def _routers(project: "Project") -> int:

@@ -107,7 +107,7 @@ def validate(
         )
     page = write_validation(project.paths.reports, report)
     if json:
-        print_json({**report.plain(), "report": str(page)})
+        print_json({**report.to_dict(), "report": str(page)})
     else:
         _print(report)
         console().print(f"Report: {page}")
@@ -120,8 +120,8 @@ def _print(report: "ValidationReport") -> None:
     from tailorbird.training.validate.run import NAME
 
     evaluation, out = report.evaluation, console()
-    if report.instead:
-        out.print(f"{report.instead}.\n")
+    if report.substitution:
+        out.print(f"{report.substitution}.\n")
     best = best_baseline(report)
     title = (
         f"Slot {report.slot}: NDCG@10 of {report.architecture} over "
@@ -147,7 +147,7 @@ def _print(report: "ValidationReport") -> None:
     print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
     out.print("")
     for one in report.findings:
-        out.print(f"{one.severity.upper()}  {one.what}: {one.why}")
+        out.print(f"{one.severity.upper()}  {one.subject}: {one.why}")
     if not report.leaks:
         out.print("No leak was found.")
     for note in report.notes:
@@ -169,4 +169,6 @@ def _interval(figure: Any) -> str:
 
 
 def _gained(gain: "Interval") -> str:
-    return f"{gain.value:+.4f}" + (f" ({gain.low:+.4f} – {gain.high:+.4f})" if gain.known else "")
+    return f"{gain.value:+.4f}" + (
+        f" ({gain.low:+.4f} – {gain.high:+.4f})" if gain.has_bounds else ""
+    )

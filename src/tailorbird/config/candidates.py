@@ -32,14 +32,14 @@ def slots_contract(project: Project, further: Iterable[str] = ()) -> Contract:
     return contract_of(live_sources([*names, *further]), shown=shown_by(project))
 
 
-def wanted_contract(project: Project) -> Contract:
+def required_contract(project: Project) -> Contract:
     """Return the contract that the candidates role has to keep up: of the slots, and of the bundles
     that answer or may.
     """
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
     try:
-        for version in filter(None, map(registry.aliases().named, SERVED)):
+        for version in filter(None, map(registry.aliases().version_named, SERVED)):
             sources += registry.info(version).sources
     except TailorbirdError as error:
         log.warning("the candidate sources of a bundle are not known: %s", error)
@@ -50,7 +50,7 @@ def kept_contracts(project: Project) -> list[Contract]:
     """Return the contracts to keep up now: the wanted one, and before it the current one as long as
     the wanted one is being built.
     """
-    wanted = wanted_contract(project)
+    wanted = required_contract(project)
     try:
         current = current_contract(project.paths.candidates)
     except TailorbirdError as error:

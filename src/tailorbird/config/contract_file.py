@@ -23,9 +23,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
-from tailorbird.events import duration
+from tailorbird.events import parse_duration
 from tailorbird.events.contract import NUMBERS
-from tailorbird.events.rules import KINDS, Rule, violation
+from tailorbird.events.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
 _OF_TYPE = ("daily_min", "fresh_within")
@@ -124,7 +124,7 @@ def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Pa
             found.daily_min[type_] = value
         elif name == "fresh_within" and isinstance(value, str):
             try:
-                found.fresh_within[type_] = duration(value)
+                found.fresh_within[type_] = parse_duration(value)
             except UsageError as error:
                 raise ConfigError(error.message, where=where) from None
         elif name in _OF_TYPE:
@@ -189,7 +189,9 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
             fix="name the values, or leave it out",
         )
     if wrong := [
-        value for value in one_of if kind and violation((Rule(name, kind=kind),), {name: value})
+        value
+        for value in one_of
+        if kind and find_violation((Rule(name, kind=kind),), {name: value})
     ]:
         raise ConfigError(f"one_of has {wrong[0]!r}, and the type is {kind}", where=where)
     if wrong := [

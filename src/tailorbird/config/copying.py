@@ -14,13 +14,13 @@ from pathlib import Path
 
 from tailorbird.config.settings import Settings
 from tailorbird.errors import ConfigError, StorageError
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 FILE = "project-id"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
-def copies_of(settings: Settings, data: Path) -> CopiesAt | None:
+def copies_of(settings: Settings, data: Path) -> CopyTarget | None:
     """Where the records are copied to; None where they are not.
 
     Raises:
@@ -30,7 +30,7 @@ def copies_of(settings: Settings, data: Path) -> CopiesAt | None:
     store = settings.store
     if not store.url:
         return None
-    return CopiesAt(store.url, _project_id(settings, data), store.password, store.replica)
+    return CopyTarget(store.url, _project_id(settings, data), store.password, store.replica)
 
 
 def _project_id(settings: Settings, data: Path) -> str:
@@ -44,9 +44,9 @@ def _project_id(settings: Settings, data: Path) -> str:
             )
         return prefix
     if settings.stream.url:
-        from tailorbird.stream.kafka import cluster_of
+        from tailorbird.stream.kafka import parse_cluster
 
-        return cluster_of(settings.stream.url).prefix
+        return parse_cluster(settings.stream.url).prefix
     file = data / FILE
     if not file.exists():
         try:

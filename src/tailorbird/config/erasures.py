@@ -12,19 +12,19 @@ from pathlib import Path
 
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
-from tailorbird.events.erased import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
+from tailorbird.events.suppression import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
 from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
 from tailorbird.lock import FileLock
-from tailorbird.whole import end_destroying, write_private
+from tailorbird.whole import finish_shredding, write_private
 
 # held, shared, by roles and by each command that writes down what it read; an erasure holds it
 # alone
-READING = "reading"
+READ_LOCK = "reading"
 _STATE = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
-def take_in(project: Project) -> bool:
+def apply_remote_erasures(project: Project) -> bool:
     """Take in what was erased since this machine last looked; whether anything was.
 
     Raises:
@@ -32,13 +32,13 @@ def take_in(project: Project) -> bool:
         LockedError: a role runs here that has not taken it in.
     """
     require_finished(project.paths.data)
-    end_destroying(project.paths.data / FOLDER / JOURNAL)
+    finish_shredding(project.paths.data / FOLDER / JOURNAL)
     if isinstance(project.stream, Path):
         return False
     from tailorbird.router.retention import FILE as ITEMS
     from tailorbird.stream.kafka import emptied
 
-    erasure = emptied.last(project.stream.cluster)
+    erasure = emptied.last_erasure(project.stream.cluster)
     if erasure is None or erasure.number <= taken(project):
         return False
     folder = project.paths.data / FOLDER
@@ -60,7 +60,7 @@ def take_in(project: Project) -> bool:
 
 
 @contextmanager
-def reading(data: Path, *, make: bool = False) -> Iterator[None]:
+def hold_off_erasures(data: Path, *, make: bool = False) -> Iterator[None]:
     """Keep erasures away from a project's data until the end of the block, which writes what it
     read, or what came in, where an erasure that is through would not look any more.
 
@@ -75,7 +75,7 @@ def reading(data: Path, *, make: bool = False) -> Iterator[None]:
         yield
         return
     try:
-        lock = FileLock(data / "run" / READING, shared=True)
+        lock = FileLock(data / "run" / READ_LOCK, shared=True)
     except StorageError:  # who may only read here is not kept from it
         lock = None
     except LockedError as error:

@@ -80,7 +80,7 @@ def settle_clock(project: Project, machine: Clock, *, live: bool = False) -> str
             return ""
         clock.go_live()
         return "the log has events of today: all roles go by today's time from now on"
-    clock.set_back(now - end.record)
+    clock.set_lag(now - end.record)
     return (
         f"{end.told(now)}: all roles go on from there, until an event of today comes in; up "
         "--live goes by today"

@@ -15,19 +15,19 @@ from tailorbird.config.copying import copies_of
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
-from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
-from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
-from tailorbird.events.erased import FOLDER, TAKEN, StopList
+from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, suggest_name
+from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
-from tailorbird.places import Place, place_of, require_plain_path
+from tailorbird.places import Storage, open_storage, require_plain_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
@@ -40,7 +40,7 @@ class Paths:
     """Where a project keeps what; one writer each (see ARCHITECTURE.md)."""
 
     data: Path
-    lake_at: Place | None = None  # where it is not below `data`
+    lake_at: Storage | None = None  # where it is not below `data`
 
     @property
     def stream(self) -> Path:
@@ -59,7 +59,7 @@ class Paths:
         return self.data / "candidates"
 
     @property
-    def lake(self) -> Place:
+    def lake(self) -> Storage:
         return self.lake_at or self.data / "lake"
 
     @property
@@ -137,16 +137,16 @@ class Project:
             self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note
         )
 
-    def stopped(self) -> StopList:
+    def suppression_list(self) -> SuppressionList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
-        stopped = StopList.load(self.paths.data)
+        stopped = SuppressionList.load(self.paths.data)
         if (
             isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists()
         ):  # else it comes from the cluster
             stopped.require_marked(self.paths.lake, self.paths.data)
         return stopped
 
-    def copies(self) -> CopiesAt | None:
+    def copy_target(self) -> CopyTarget | None:
         """Where the records are copied to; None where they are not. Draws an id for the project
         where it needs one.
 
@@ -163,7 +163,7 @@ class Project:
         """
         name = name or self.settings.train.slot
         if name not in self.slots:
-            fix = nearest(name, self.slots, f"use one of {', '.join(self.slots)}")
+            fix = suggest_name(name, self.slots, f"use one of {', '.join(self.slots)}")
             raise UsageError(
                 f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix
             )
@@ -186,7 +186,7 @@ class Project:
                 else f"there is no {CHURN} yet, which would declare {name!r}"
             )
             raise UsageError(
-                wrong, where=str(file), fix=nearest(name, self.churn, churn_example(name))
+                wrong, where=str(file), fix=suggest_name(name, self.churn, churn_example(name))
             )
         return self.churn[name]
 
@@ -202,7 +202,7 @@ class Project:
         if not name or name in self.slots:
             return self.slot(name)
         known = (*self.slots, *self.churn)
-        fix = nearest(
+        fix = suggest_name(
             name,
             known,
             f"use one of {', '.join(known)}; or, if it is to be a churn model, "
@@ -270,7 +270,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
             features.transforms, (head for slot in slots.values() for head in slot.objective)
         )
     if settings.train.slot not in slots and slots:
-        hint = nearest(settings.train.slot, slots, f"declared: {', '.join(slots)}")
+        hint = suggest_name(settings.train.slot, slots, f"declared: {', '.join(slots)}")
         raise ConfigError(
             f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
             where=str(root / FILE),
@@ -306,7 +306,7 @@ def paths_of(root: Path, settings: Settings) -> Paths:
     """
     data = (root / settings.project.data).resolve()
     try:
-        return Paths(data, place_of(settings.lake.url, data) if settings.lake.url else None)
+        return Paths(data, open_storage(settings.lake.url, data) if settings.lake.url else None)
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
 
@@ -385,12 +385,12 @@ def compile_plan(
         event_types=event_types(settings),
         user_attributes=tuple(features.user_attributes),
         item_attributes=tuple(features.item_attributes),
-        skew_us=duration(events.skew),
-        lateness_us=duration(events.lateness),
-        dedup_us=duration(events.dedup),
-        answer_us=duration(events.answer),
+        skew_us=parse_duration(events.skew),
+        lateness_us=parse_duration(events.lateness),
+        dedup_us=parse_duration(events.dedup),
+        answer_us=parse_duration(events.answer),
         slots={
-            name: SlotPlan(duration(slot.attribution), slot.denominator)
+            name: SlotPlan(parse_duration(slot.attribution), slot.denominator)
             for name, slot in slots.items()
         },
         rules=declared.rules,
@@ -435,7 +435,7 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             if churn.name in found and found[churn.name] is not churn:
                 raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
             if unknown := [each for each in churn.types if each not in types]:
-                fix = nearest(unknown[0], types, f"use some of {', '.join(types)}")
+                fix = suggest_name(unknown[0], types, f"use some of {', '.join(types)}")
                 raise DeclarationError(
                     f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix
                 )
@@ -472,7 +472,7 @@ def load_scores(
             ]
             for name, there, what in named:
                 if name not in there:
-                    fix = nearest(
+                    fix = suggest_name(
                         name, there, f"use one of {', '.join(there) or 'none: declare one'}"
                     )
                     raise DeclarationError(

@@ -13,13 +13,13 @@ import msgspec
 
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.whole import sync_folder
 
 FILE = "pseudonyms.json"
 
 
-def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Pseudonyms | None:
+def pseudonyms_of(key: str, data: Path, lake: Storage, *, note: bool = True) -> Pseudonyms | None:
     """The pseudonyms of a project that has a key; None for one that has none.
 
     Args:
@@ -61,7 +61,7 @@ def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Ps
     return pseudonyms
 
 
-def _fingerprint_in(file: Place) -> str | None:
+def _fingerprint_in(file: Storage) -> str | None:
     """What a note says; "" where there is none or the storage does not answer, None where it is
     damaged.
     """
@@ -75,7 +75,7 @@ def _fingerprint_in(file: Place) -> str | None:
         return None
 
 
-def _note(file: Place, fingerprint: str) -> None:
+def _note(file: Storage, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
     if not isinstance(file, Path):
         try:

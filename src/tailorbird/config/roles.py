@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 FILE = "roles.json"
 
@@ -32,10 +32,10 @@ def note_roles(run: Path, roles: Sequence[RoleState]) -> None:
     """Write the roles that run now in place of those that were noted before. Raises OSError where
     the folder cannot be written.
     """
-    write_whole(run / FILE, msgspec.json.encode(roles))
+    atomic_write(run / FILE, msgspec.json.encode(roles))
 
 
-def noted_roles(run: Path) -> list[RoleState]:
+def read_roles(run: Path) -> list[RoleState]:
     """Return the roles that `up` runs on this machine; none where it does not run, or its file
     cannot be read.
     """

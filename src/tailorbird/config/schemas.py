@@ -19,21 +19,21 @@ from tailorbird.errors import DeclarationError, LockedError, NotReadyError, Tail
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
-from tailorbird.features.figures import scored_to
-from tailorbird.features.keypart import KeyPart, parts_of
-from tailorbird.features.read import copied_position
+from tailorbird.features.figures import read_score_offset
+from tailorbird.features.keypart import KeyPart, all_parts
+from tailorbird.features.read import read_copy_position
 from tailorbird.features.schemas import (
     APPLIED,
     applied_features,
     apply,
-    kept_features,
+    load_declarations,
     read_applied,
 )
-from tailorbird.features.state import Position, position_in
+from tailorbird.features.state import Position, read_local_position
 from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, file_stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -52,10 +52,10 @@ class Settled:
     """
 
     project: Project
-    said: str
+    notice: str
 
 
-def settle(project: Project, clock: Clock) -> Settled:
+def apply_declared(project: Project, clock: Clock) -> Settled:
     """Apply what `features.py` declares, where roles are about to start and nobody has gone back
     from it.
 
@@ -128,7 +128,7 @@ def for_training(project: Project, clock: Clock) -> Settled:
     return (
         Settled(applied(project), differs(project))
         if is_running(project)
-        else settle(project, clock)
+        else apply_declared(project, clock)
     )
 
 
@@ -169,11 +169,11 @@ def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
     for path in _registries(project):
         registry = Registry(path, clock=SystemClock())
         aliases = registry.aliases()
-        found += [(registry, version) for version in map(aliases.named, SERVED) if version]
+        found += [(registry, version) for version in map(aliases.version_named, SERVED) if version]
     return found
 
 
-def answering(project: Project) -> FeatureSet:
+def champion_features(project: Project) -> FeatureSet:
     """The schema that answers are read with: the champion's; the applied one without a champion, or
     where its declarations are not here.
     """
@@ -195,10 +195,10 @@ def find_schema(project: Project, schema: str) -> FeatureSet:
     known = {
         features.schema_hash: features for features in (*active_schemas(project), project.features)
     }
-    return known[schema] if schema in known else kept_features(project.paths.state, schema)
+    return known[schema] if schema in known else load_declarations(project.paths.state, schema)
 
 
-def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
+def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     """What the router needs to know: the attributes that any of the schemas names."""
     plan = compile_plan(project.settings, project.features, project.slots, project.declared)
     return msgspec.structs.replace(
@@ -212,19 +212,21 @@ def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     )
 
 
-def released(project: Project) -> int:
+def releasable_offset(project: Project) -> int:
     """Below which row neither the lake, nor a worker of an active schema, nor the score role needs
     the routed log.
     """
-    marks = [read_released(project.paths.lake).of_routed()]
+    marks = [read_released(project.paths.lake).routed_position()]
     for features in active_schemas(project):
-        marks += needed_by_workers(project, features)  # a shuffle is before its workers
+        marks += required_offsets(project, features)  # a shuffle is before its workers
     if project.scores:
-        marks += [scored for scored in [scored_to(project.paths.state)] if scored is not None]
+        marks += [
+            scored for scored in [read_score_offset(project.paths.state)] if scored is not None
+        ]
     return min(marks)
 
 
-def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
+def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
     """The logs that a shuffle writes for the workers of a schema; none where they read the routed
     log themselves.
 
@@ -238,29 +240,29 @@ def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
 
 def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
     """What the worker of a part reads."""
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     return logs[part.number] if logs else project.routed
 
 
-def needed_by_workers(project: Project, features: FeatureSet) -> list[int]:
+def required_offsets(project: Project, features: FeatureSet) -> list[int]:
     """From which row on the worker of each part needs its log, as its state here says, or the copy
     of it.
 
     0, all of it, where neither is there, and while a state is being built.
     """
-    return [_needed_by(project, features, part) for part in parts_of(project.workers)]
+    return [_needed_by(project, features, part) for part in all_parts(project.workers)]
 
 
 def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
     try:
-        position = position_in(project.paths.state, features, part)
+        position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
-        copies = project.copies()
+        copies = project.copy_target()
         try:
             position = (
                 Position()
                 if copies is None
-                else copied_position(copies, features.schema_hash, part)
+                else read_copy_position(copies, features.schema_hash, part)
             )
         except TailorbirdError as error:
             log.warning(
@@ -281,18 +283,18 @@ class ActiveWatch:
     def __init__(self, project: Project) -> None:
         files = (path / "aliases.json" for path in _registries(project))
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
-        self._seen: list[Stamp | None] = []
+        self._seen: list[FileStamp | None] = []
 
     def changed(self) -> bool:
         """Whether any file is another than at the last call; yes at the first."""
-        seen = [stamp(file) for file in self._files]
+        seen = [file_stamp(file) for file in self._files]
         self._seen, before = seen, self._seen
         return seen != before
 
 
 def _features_of(project: Project, schema: str, bundle: Path) -> FeatureSet:
     try:
-        return kept_features(project.paths.state, schema)
+        return load_declarations(project.paths.state, schema)
     except NotReadyError:
         if project.features.schema_hash == schema:
             return project.features

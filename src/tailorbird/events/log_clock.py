@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock, SystemClock
-from tailorbird.whole import Stamp, stamp, write_whole
+from tailorbird.whole import FileStamp, atomic_write, file_stamp
 
 FILE = "clock.json"
 
@@ -32,20 +32,20 @@ class LogClock:
 
     def __init__(self, folder: Path, machine: Clock | None = None) -> None:
         self._file, self._machine = folder / FILE, machine or SystemClock()
-        self._stamp: Stamp | None = None
+        self._stamp: FileStamp | None = None
         self._lag_us = 0
 
     def now(self) -> int:
         return self._machine.now() - self.behind
 
-    def today(self) -> int:
+    def machine_now(self) -> int:
         """Return the machine's own time."""
         return self._machine.now()
 
     @property
     def behind(self) -> int:
         """The lag behind the machine's clock in microseconds; 0 where the project is live."""
-        current_stamp = stamp(self._file)
+        current_stamp = file_stamp(self._file)
         if current_stamp != self._stamp:
             self._lag_us = 0 if current_stamp is None else self._read()
             self._stamp = current_stamp
@@ -56,13 +56,13 @@ class LogClock:
         """True if the project went live once, after which an old log is only a pause."""
         return self._file.exists() and not self._read()
 
-    def set_back(self, lag_us: int) -> None:
+    def set_lag(self, lag_us: int) -> None:
         """Set the lag of the log in microseconds."""
-        write_whole(self._file, json.dumps({"behind_us": lag_us}).encode())
+        atomic_write(self._file, json.dumps({"behind_us": lag_us}).encode())
 
     def go_live(self) -> None:
         """Use the machine's time from now on."""
-        write_whole(self._file, json.dumps({"behind_us": 0}).encode())
+        atomic_write(self._file, json.dumps({"behind_us": 0}).encode())
 
     def _read(self) -> int:
         try:

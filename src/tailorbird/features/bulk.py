@@ -75,7 +75,7 @@ class Requests:
                 f"a row names a request outside 0 to {count - 1}", where="requests.row_request"
             )
 
-    def part(self, start: int, stop: int, rows: slice) -> "Requests":
+    def slice_requests(self, start: int, stop: int, rows: slice) -> "Requests":
         """Return the requests [start, stop) with their rows, which are contiguous."""
         columns: dict[str, Any] = {
             field_.name: getattr(self, field_.name)

@@ -62,8 +62,8 @@ class ParityReport:
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: responses that cannot be compared: of another schema, degraded without features, or
-            with features of erased events.
+        skipped: responses that cannot be compared: of another schema, or degraded without features.
+        exempt: responses that may have read what erased people contributed.
         pending: responses that read events that the lake does not have yet.
         dropped: values that differ, but belong to entities that a cap may have dropped; not counted
             as unequal.
@@ -76,6 +76,7 @@ class ParityReport:
     compared_by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
+    exempt: int = 0
     pending: int = 0
     dropped: int = 0
 
@@ -84,13 +85,13 @@ class ParityReport:
         self.compared_by_feature[name] = self.compared_by_feature.get(name, 0) + values
         self.compared += values
 
-    def count(self, name: str, unequal_values: int) -> None:
+    def add_unequal(self, name: str, unequal_values: int) -> None:
         self.by_feature[name] += unequal_values
         self.unequal += unequal_values
 
     def add_difference(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
         """Record one value that differs."""
-        self.count(difference.feature, 1)
+        self.add_unequal(difference.feature, 1)
         if len(self.examples) < examples:
             self.examples.append(difference)
 
@@ -107,7 +108,7 @@ def parity(
     events: pa.Table,
     answers: pa.Table,
     *,
-    known: int | None = None,
+    complete_to: int | None = None,
     only: Sequence[str] | None = None,
     dropped: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -127,8 +128,8 @@ def parity(
         DamageError: the number of a response's features does not match its items and the schema.
     """
     report = empty_report(features)
-    newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
-    logged = readable(features, newest, answers, report)
+    newest = (pc.max(events["p"]).as_py() or 0) if complete_to is None else complete_to
+    logged = comparable_answers(features, newest, answers, report)
     if not logged.num_rows:
         return report
     history = History(features, events, only=only)
@@ -140,7 +141,7 @@ def parity(
             part,
             history.rows(requests),
             report,
-            Excused(history, requests, dropped or {}),
+            Exemptions(history, requests, dropped or {}),
         )
         done += part.num_rows
         progress(done, logged.num_rows)
@@ -153,7 +154,7 @@ class ExemptionSource(Protocol):
     def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
 
 
-class Excused:
+class Exemptions:
     """The rows that may differ because a cap dropped what they depend on from the state."""
 
     def __init__(
@@ -183,7 +184,7 @@ class Excused:
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
-def readable(
+def comparable_answers(
     features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
 ) -> pa.Table:
     """Return the responses comparable with a lake that is complete up to `newest`; count the
@@ -195,6 +196,7 @@ def readable(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
     logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
+    report.skipped = answers.num_rows - logged.num_rows
     if "degraded" in logged.column_names and len(logged):
         unlinked = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
@@ -207,7 +209,7 @@ def readable(
                 )
             )
         )
-    report.skipped = answers.num_rows - logged.num_rows
+    report.exempt = answers.num_rows - report.skipped - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived
@@ -263,7 +265,7 @@ def compare_answers(
     answers: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     """Add to `report` the comparison of responses with their recomputed `rows`.
 
@@ -289,7 +291,7 @@ def compare_answers(
             is_unequal = unequal(own, recomputed)
             report.add_compared(name, len(own))
             unequal_rows = exemptions.non_exempt(name, np.flatnonzero(is_unequal), report)
-            report.count(name, len(unequal_rows))
+            report.add_unequal(name, len(unequal_rows))
             for row in unequal_rows[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(
@@ -310,7 +312,7 @@ def _compare_sequences(
     answers: pa.Table,
     sequences: dict[str, RaggedSequence],
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     for name in sequences:
         report.add_compared(name, answers.num_rows)

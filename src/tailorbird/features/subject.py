@@ -159,7 +159,7 @@ class Subject:
         )
         return {name: moment_.value(name) for name in self.columns(features)}
 
-    def newest(self, tables: Iterable[pa.Table], person: str, count: int) -> list[Event]:
+    def newest_events(self, tables: Iterable[pa.Table], person: str, count: int) -> list[Event]:
         """Return the newest events that match all parts; tables and results are ordered newest
         first.
         """

@@ -38,8 +38,8 @@ _collector: ContextVar["list[Transform] | None"] = ContextVar("transforms", defa
 class Step:
     """One step of a transform, with the kinds of its input and output."""
 
-    takes = NUMBER
-    gives = NUMBER
+    input_kind = NUMBER
+    output_kind = NUMBER
     call_name = ""  # if it differs from the class name
 
 
@@ -83,12 +83,12 @@ class Table(Step):
 
     count_min: int
     size_max: int
-    takes = KEY
+    input_kind = KEY
 
 
 @dataclass(frozen=True)
 class VocabularyStep(Table):
-    gives = CODE
+    output_kind = CODE
 
 
 @dataclass(frozen=True)
@@ -427,7 +427,7 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
 def _check_chain(transform_: Transform, kind: str) -> None:
     for step in transform_.steps:
         call_name = step.call_name or type(step).__name__.removesuffix("Step").lower()
-        input_kind = kind if isinstance(step, ImputeStep) and kind != CODE else step.takes
+        input_kind = kind if isinstance(step, ImputeStep) and kind != CODE else step.input_kind
         if input_kind != kind:
             if kind == KEY:
                 fix = "put frequency() or target(HEAD) before it"
@@ -446,7 +446,7 @@ def _check_chain(transform_: Transform, kind: str) -> None:
         if isinstance(step, ImputeStep):
             _check_impute(transform_, step, kind)
         else:
-            kind = step.gives
+            kind = step.output_kind
 
 
 def _check_impute(transform_: Transform, step: ImputeStep, kind: str) -> None:

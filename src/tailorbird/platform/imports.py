@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.config import Project
-from tailorbird.config.erasures import reading, take_in
+from tailorbird.config.erasures import apply_remote_erasures, hold_off_erasures
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
-from tailorbird.events.adapters import AdapterOptions, look_in, recognise
+from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.roles import drain
 from tailorbird.stream.importer import ImportReport
@@ -72,8 +72,8 @@ def import_files(
         format_ = recognised_format(path)
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
     # A person who is erased meanwhile would be missing from the list that the files are read with.
-    with reading(project.paths.data, make=True):
-        take_in(project)
+    with hold_off_erasures(project.paths.data, make=True):
+        apply_remote_erasures(project)
         report = import_into_log(
             project.paths.stream,
             format_,
@@ -83,7 +83,7 @@ def import_files(
             options=options,
             progress=progress,
             pseudonyms=project.pseudonyms(),
-            stopped=project.stopped(),
+            suppression_list=project.suppression_list(),
             lake=project.paths.lake,
         )
         try:
@@ -99,7 +99,7 @@ def recognised_format(path: Path) -> str:
     Raises:
         InputError: it cannot be seen, or the files need a mapping.
     """
-    name = recognise(look_in(path))
+    name = recognise_format(list_importable_files(path))
     if name is None:
         raise InputError(
             "which format this is cannot be seen",

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
+from tailorbird.config.candidates import required_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
@@ -24,10 +24,10 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 
-class InProcess:
+class InProcessServer:
     """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles
     and items; `schemas`, `bundles`.
 
@@ -46,10 +46,10 @@ class InProcess:
         project: Project,
         clock: Clock,
         *,
-        door: Door | None,
+        collector: EventCollector | None,
         seed: int | None,
         hide: bool = True,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
@@ -62,10 +62,10 @@ class InProcess:
             project.paths.candidates,
             clock,
             copies=copies,
-            wanted=partial(wanted_contract, project),
+            expected_contract=partial(required_contract, project),
             log_end=lambda: self._catalogue.position,
         )
-        self.tables.look()
+        self.tables.tick()
         self.bundles = Rollout(
             registry,
             lambda folder: self.schemas.complete(load_bundle(folder)),
@@ -76,36 +76,38 @@ class InProcess:
         )
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
-        self.look()
-        self.pipeline = self._pipeline(project.slots, door, seed)
+        self.refresh()
+        self.pipeline = self._pipeline(project.slots, collector, seed)
 
     def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
         """Another pipeline over the same parts, with slots of its own, that logs nothing."""
         return self._pipeline(slots, None, seed)
 
-    def _pipeline(self, slots: Mapping[str, Slot], door: Door | None, seed: int | None) -> Pipeline:
+    def _pipeline(
+        self, slots: Mapping[str, Slot], door: EventCollector | None, seed: int | None
+    ) -> Pipeline:
         return Pipeline(
             slots=slots,
             bundles=self.bundles,
-            readings=self.schemas,
+            feature_provider=self.schemas,
             catalogue=self._catalogue,
-            answers=door,
+            answer_log=door,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
             formulas=self._formulas,
-            editors=self._lists,
+            editorial_lists=self._lists,
             tables=self.tables,
         )
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Take in what is new: candidate tables, a promoted bundle, a formula, items that came
         since.
         """
-        self.tables.look()
-        self.bundles.look()
-        self._formulas.look()
-        self._lists.look()
+        self.tables.tick()
+        self.bundles.tick()
+        self._formulas.tick()
+        self._lists.tick()
         self._catalogue.refresh()
 
     def close(self) -> None:
@@ -117,7 +119,7 @@ class InProcess:
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
     """A pipeline that logs nothing, until the end of the block."""
-    parts = InProcess(project, clock, door=None, seed=seed)
+    parts = InProcessServer(project, clock, collector=None, seed=seed)
     try:
         yield parts.pipeline
     finally:

@@ -39,7 +39,7 @@ def clock_as_of(
     if text == NOW:
         return machine
     if text not in ("", LATEST):
-        return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+        return SimulatedClock(parse_time(text, "--as-of", f", or {LATEST}"))
     end = end_of_log(project)
     if not text:
         clock = project.clock()
@@ -96,7 +96,7 @@ def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:
     )
 
 
-def time_of(text: str, option: str, otherwise: str = "") -> int:
+def parse_time(text: str, option: str, otherwise: str = "") -> int:
     """Microseconds of a date or a time, in UTC where it names no zone."""
     try:
         moment = datetime.fromisoformat(text)

@@ -197,7 +197,7 @@ class Project:
         as_of: str = "",
         progress: Progress = no_progress,
     ) -> EvaluationResult:
-        """Judge the champion, or the versions named, beside all baselines on the newest part of
+        """Evaluator the champion, or the versions named, beside all baselines on the newest part of
         what the lake holds. Changes nothing.
 
         Raises:
@@ -366,12 +366,12 @@ class Project:
 
 
 def _train_options(options: dict[str, Any]) -> Any:
-    from tailorbird.errors import nearest
+    from tailorbird.errors import suggest_name
     from tailorbird.platform.training import TrainOptions
 
     names = list(TrainOptions.__dataclass_fields__)
     for name in options:
         if name not in names:
-            fix = nearest(name, names, f"use one of {', '.join(names)}")
+            fix = suggest_name(name, names, f"use one of {', '.join(names)}")
             raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
     return TrainOptions(**options)

@@ -49,7 +49,7 @@ class TrainResult:
     @property
     def results(self) -> dict[str, dict[str, Any]]:
         """The figures of the model and its baselines, by name."""
-        return self.report.plain()["results"]
+        return self.report.to_dict()["results"]
 
     def to_frame(self) -> Frame:
         """Return the figures as a table, the best model first."""
@@ -84,7 +84,7 @@ class EvaluationResult:
     @property
     def results(self) -> dict[str, dict[str, Any]]:
         """The figures of each version and baseline, by name."""
-        return self.evaluated.evaluation.plain()["results"]
+        return self.evaluated.evaluation.to_dict()["results"]
 
     def to_frame(self) -> Frame:
         """Return the figures as a table, the best first."""

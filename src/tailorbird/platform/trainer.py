@@ -30,18 +30,18 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.config.schemas import applied
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, Clock, duration, micros
+from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.loops import Loop
-from tailorbird.monitoring import Trigger, decide
+from tailorbird.loops import PeriodicTask
+from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.baseline import ensure_champion
 from tailorbird.training.train import TrainReport, TrainSettings, train
-from tailorbird.training.tune.tuned import FILE, with_tuned
+from tailorbird.training.tune.tuned import FILE, apply_tuned
 
 REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are looked for
 RETRAIN_US = 2 * DAY  # at least this much traffic since the fall began is learned from
@@ -84,7 +84,7 @@ def train_once(
             for.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
-    window, lateness = duration(project.settings.train.window), project.plan.lateness_us
+    window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
         window, lateness = clock.now() - since, HOUR
     settings = TrainSettings(
@@ -94,7 +94,7 @@ def train_once(
         retrieval=retrieval,
         meaning=project.meaning,
     )
-    settings = with_tuned(settings, slot, project.root / FILE)
+    settings = apply_tuned(settings, slot, project.root / FILE)
     return outcome_of(
         run_train(project, clock, project.slots[slot], settings, by=by, progress=progress)
     )
@@ -136,7 +136,7 @@ def run_train(
 
 
 def outcome_of(report: TrainReport) -> TrainOutcome:
-    plain = report.evaluation.plain()
+    plain = report.evaluation.to_dict()
     offline = plain["results"]
     # Probabilities are judged by head; those of the first one stand beside the model's own figures.
     offline[report.evaluation.model] |= next(iter(plain["heads"].values()), {})
@@ -156,7 +156,9 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
 
     A training that fails is logged and tried again.
     """
-    canary = Loop("canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S)
+    canary = PeriodicTask(
+        "canary", partial(advance_canary_safely, project, clock), interval_s=CANARY_S
+    )
     canary.start()
     try:
         _watch_slots(project, clock, stop)
@@ -165,7 +167,7 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def _watch_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
-    while not stop.wait(duration(project.settings.train.check_every) / 1e6):
+    while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
         project = applied(project)
         for slot in project.slots.values():
             try:
@@ -191,7 +193,7 @@ def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         if info.metrics.get("about", {}).get("slot") == slot.name
     ]
     newest = max(mine, key=lambda info: info.created_at, default=None)
-    if newest is None or now < newest.created_at + duration(every):
+    if newest is None or now < newest.created_at + parse_duration(every):
         return None
     lake = Lake(project.paths.lake)
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
@@ -210,7 +212,7 @@ def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
 
 
 def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for
+    """Evaluator a slot's live figures; train anew if they have fallen. None if there was no call for
     it, or not yet again.
     """
     experiment = slot.experiment
@@ -222,7 +224,7 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
     watched = _watched(Registry(project.paths.registry, clock=clock), slot.name)
     if experiment is None or arm is None or arm == experiment.control_arm or watched is None:
         return None
-    lake, now, attribution = Lake(project.paths.lake), clock.now(), duration(slot.attribution)
+    lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
     start = _live_from(lake, slot.name, watched)
     if start is None or now < start + REFERENCE_US:
         return None
@@ -230,7 +232,7 @@ def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
         slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
     )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
-    decision = decide(
+    decision = decide_retrain(
         events,
         trigger,
         reference_from=start,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import for_training
-from tailorbird.errors import NotReadyError, UsageError, nearest
-from tailorbird.events import SECOND, SystemClock, duration, to_iso
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
+from tailorbird.events import SECOND, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.platform.moment import clock_as_of
@@ -83,8 +83,8 @@ class TrainOptions:
         Raises:
             UsageError: options that do not go together, or a column that does not exist.
         """
-        from tailorbird.training.budget import budget_of, speed_now
-        from tailorbird.training.tune.tuned import FILE, with_tuned
+        from tailorbird.training.budget import measure_speed, plan_budget
+        from tailorbird.training.tune.tuned import FILE, apply_tuned
 
         settings = replace(
             base_settings(
@@ -107,12 +107,14 @@ class TrainOptions:
         )
         if not self.untuned:
             path = project.root / FILE
-            settings = with_tuned(settings, slot.name, path, asked=bool(self.architecture))
+            settings = apply_tuned(
+                settings, slot.name, path, architecture_requested=bool(self.architecture)
+            )
         if self.budget:
             lake = Lake(project.paths.lake)
             events = lake.count("events") if lake.exists("events") else 0
             seconds = span_of(self.budget, "--budget") / SECOND
-            settings = budget_of(seconds, speed_now(), events).applied(settings)
+            settings = plan_budget(seconds, measure_speed(), events).apply(settings)
         check_settings(settings, bool(self.parameters))
         return settings
 
@@ -157,8 +159,8 @@ def train(
     options = options or TrainOptions()
     settled = for_training(project, SystemClock())
     project = settled.project
-    if settled.said:
-        notify(settled.said)
+    if settled.notice:
+        notify(settled.notice)
     declared, by = project.slot_or_churn(name), by or getpass.getuser()
     if isinstance(declared, Churn):
         clock = clock_as_of(as_of, project, notify=notify)
@@ -267,7 +269,7 @@ class Evaluated:
             "slot": self.slot,
             "learned_until": self.learned_until,
             "source": self.evaluation.about["source"],
-            **self.evaluation.plain(),
+            **self.evaluation.to_dict(),
         }
 
 
@@ -283,7 +285,7 @@ def evaluate(
     progress: Progress = no_progress,
     notify: Notify = ignore_note,
 ) -> Evaluated:
-    """Judge the champion, or the versions named, beside all baselines on the newest part of what
+    """Evaluator the champion, or the versions named, beside all baselines on the newest part of what
     the lake holds. Changes nothing.
 
     Raises:
@@ -361,13 +363,13 @@ def tune(
     """
     from tailorbird.training.tune.architectures import ARCHITECTURES
     from tailorbird.training.tune.run import tune as run_study
-    from tailorbird.training.tune.space import FILE, overridden
+    from tailorbird.training.tune.space import FILE, override_spaces
 
     if space is not None and not space.is_file():
         raise UsageError("no such file", where=f"--space {space}")
-    spaces = overridden(
+    spaces = override_spaces(
         space or project.root / FILE,
-        {name: one.whole_space() for name, one in ARCHITECTURES.items()},
+        {name: one.full_space() for name, one in ARCHITECTURES.items()},
     )
     declared = project.slot(slot)
     return run_study(
@@ -378,23 +380,23 @@ def tune(
         out=project.paths.data / "tune" / declared.name,
         settings=settings,
         spaces=spaces,
-        more=more,
+        extend=more,
         progress=progress,
     )
 
 
 def keep_tuned(project: Project, report: "TuneReport") -> bool:
     """Write what tuning chose to tuned.toml, where training takes it; whether anything was."""
-    from tailorbird.training.tune.tuned import FILE, tuned_of, write_tuned
+    from tailorbird.training.tune.tuned import FILE, build_tuned, write_tuned
 
     if not report.settings:
         return False
-    taken = report.choice.taken
+    taken = report.choice.winner
     gain = f"{taken.gain:+.4f} (spread {taken.spread:.4f}) over {report.choice.reference.name}"
     write_tuned(
         project.root / FILE,
         report.slot,
-        tuned_of(taken.trial.architecture, report.settings, report.until, gain),
+        build_tuned(taken.trial.architecture, report.settings, report.until, gain),
     )
     return True
 
@@ -420,7 +422,7 @@ def backtest(
     """
     import msgspec
 
-    from tailorbird.training.tune.tuned import FILE, read_tuned, with_tuned
+    from tailorbird.training.tune.tuned import FILE, apply_tuned, read_tuned
     from tailorbird.training.validate.run import ValidateSettings, validate
 
     options = options or TrainOptions()
@@ -441,7 +443,9 @@ def backtest(
     tuned_to = ""
     if not options.untuned:
         path = project.root / FILE
-        settings = with_tuned(settings, declared.name, path, asked=bool(options.architecture))
+        settings = apply_tuned(
+            settings, declared.name, path, architecture_requested=bool(options.architecture)
+        )
         tuned = read_tuned(path).get(declared.name)
         tuned_to = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))
@@ -490,14 +494,14 @@ def window_of(text: str, project: Project) -> int:
 def span_of(text: str, option: str) -> int:
     """Return the microseconds of a duration that an option gives."""
     try:
-        return duration(text)
+        return parse_duration(text)
     except UsageError as error:
         raise UsageError(error.message, where=option) from None
 
 
 def known_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
     """Return the columns of `--leave-out`. Raises UsageError where one does not exist."""
-    from tailorbird.features.declare import COMPUTED_NAMES, OF_CANDIDATES, VECTOR_NAMES
+    from tailorbird.features.declare import CANDIDATE_COLUMN, COMPUTED_NAMES, VECTOR_NAMES
 
     columns = (
         *features.numeric,
@@ -508,18 +512,18 @@ def known_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]
         *(one.output for one in features.transforms),
     )
     if wrong := [
-        name for name in names if name not in columns and not OF_CANDIDATES.fullmatch(name)
+        name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = nearest(wrong[0], columns, "tailorbird features list")
+        fix = suggest_name(wrong[0], columns, "tailorbird features list")
         raise UsageError(f"there is no column {wrong[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 
 
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of a net. Raises UsageError where the architecture has none of a name."""
-    from tailorbird.models.deep.parameters import DEFAULTS, settled
+    from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
 
-    settled(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
+    resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
     return dict(parameters)
 
 

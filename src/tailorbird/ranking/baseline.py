@@ -51,7 +51,7 @@ class Baseline:
         return JOIN.join(self.sources)
 
     @property
-    def is_alike(self) -> bool:
+    def is_global(self) -> bool:
         """True if all users get the same order: no source depends on a segment or category."""
         boards = [source_of(name).board for name in self.sources]
         return all(board is not None and not board.segment for board in boards)
@@ -60,12 +60,12 @@ class Baseline:
         """Return the value of each item, (n,); 0 for an item without a score."""
         values = np.zeros(len(keys))
         for name in self.sources:
-            values += lists.of(name).scores_of(keys)
+            values += lists.get(name).scores_of(keys)
         return values
 
-    def leading(self, lists: RequestLists, keys: Keys) -> list[str]:
+    def leading_sources(self, lists: RequestLists, keys: Keys) -> list[str]:
         """Return the first source that scores each item, or ""."""
-        has_score = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
+        has_score = [(name, lists.get(name).scores_of(keys) > 0) for name in self.sources]
         return [
             next((name for name, is_scored in has_score if is_scored[index]), "")
             for index in range(len(keys))
@@ -75,7 +75,7 @@ class Baseline:
         """Return the keys of the best items, best first, ties by key, without some."""
         keys = np.unique(
             np.concatenate(
-                [np.zeros(0, np.uint64), *(lists.of(name).keys for name in self.sources)]
+                [np.zeros(0, np.uint64), *(lists.get(name).keys for name in self.sources)]
             )
         )
         keys = keys[~np.isin(keys, without)] if len(without) else keys

@@ -40,7 +40,7 @@ from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, read_en
 from tailorbird.ranking.formula import compute_value
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import FOLDER as TOWER
-from tailorbird.ranking.tower import Asked, Space, Tower, read_tower
+from tailorbird.ranking.tower import Space, Tower, UserQuery, read_tower
 from tailorbird.ranking.tree_shap import FOLDER as TREES
 from tailorbird.ranking.tree_shap import SUFFIX, Trees, decode_trees, encode_trees
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
@@ -191,7 +191,7 @@ class Bundle:
         item_keys: Keys,
         *,
         objective: Mapping[str, float] | None = None,
-        asked: Asked | None = None,
+        user_query: UserQuery | None = None,
         live: Matrix | None = None,
     ) -> Scores:
         """Score one request's items.
@@ -207,7 +207,9 @@ class Bundle:
             NotFiniteError: the model gave something that is no number; serve with the previous
                 bundle.
         """
-        matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked, live)
+        matrix = self.encoder.encode_request(
+            rows, item_keys, self.index, self.space, user_query, live
+        )
         return self.score_matrix(matrix, objective=objective)
 
     def score_matrix(

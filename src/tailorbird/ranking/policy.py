@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shape:
+class SlateSpec:
     """A slot's specification of a slate, for the candidates of one request.
 
     Attributes:
@@ -49,7 +49,7 @@ class Shape:
     promotions: Sequence[Promotion] = ()
     promoted: Sequence[Mask] = ()
 
-    def bounds(self) -> SlateConstraints:
+    def constraints(self) -> SlateConstraints:
         """Return the constraints that exploration respects."""
         codes = (
             [attribute_codes(self.index, self.rows, quota.by) for quota in self.quotas]
@@ -60,8 +60,8 @@ class Shape:
         return SlateConstraints(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
 
-def arranged(
-    values: Floats, size: int, spec: Shape, constraints: SlateConstraints | None = None
+def arrange_slate(
+    values: Floats, size: int, spec: SlateSpec, constraints: SlateConstraints | None = None
 ) -> Rows:
     """Order all candidates: the slate's `size` items first, then the rest by value.
 
@@ -78,7 +78,7 @@ def arranged(
         and order.size
     ):
         order = _diverse(values, order, size, spec.index, spec.rows, spec.diversity)
-    constraints = spec.bounds() if constraints is None else constraints
+    constraints = spec.constraints() if constraints is None else constraints
     if constraints.is_unconstrained and not spec.pins:
         return order
     place_of = np.empty(order.size, np.intp)
@@ -95,7 +95,7 @@ def arranged(
     return order[constrained_order]
 
 
-def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
+def apply_boosts(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
     """Apply boosts: each changes the values of its items by factor - 1 of their magnitude."""
     moved = values.copy()
     for factor, mask in factors:

@@ -35,9 +35,9 @@ from tailorbird.ranking.computed import Keys, RaggedLike, Rows, Times
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.retrieval import Found, Index
 from tailorbird.retrieval.arrays import read_array
-from tailorbird.retrieval.inverted import Looked
+from tailorbird.retrieval.inverted import ProbeResult
 from tailorbird.retrieval.sequences import PAD, START, windows
-from tailorbird.retrieval.vectors import ItemVectors, largest
+from tailorbird.retrieval.vectors import ItemVectors, largest_indices
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -110,7 +110,7 @@ class Tower:
     edges: Matrix
     net: Net
 
-    def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
+    def encode_windows(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
         """Return user vectors (n, width) of windows of item rows (n, length)."""
         inputs = vectors.vectors[np.maximum(row, 0)]
         inputs[row == PAD] = self.edges[0]
@@ -119,7 +119,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Asked:
+class UserQuery:
     """A user's query: the sequence read, the user vector, products with all items, and log Σ exp.
 
     With an inverted file, `probe` holds the probed items, instead of all products.
@@ -130,9 +130,9 @@ class Asked:
     user: Matrix
     products: Matrix
     total: float
-    probe: Looked | None = None
+    probe: ProbeResult | None = None
 
-    def product(self, rows: Rows) -> Matrix:
+    def scores_of(self, rows: Rows) -> Matrix:
         """Return the score of some items, (n,), independent of which others are requested."""
         if self.probe is None:
             return self.products[rows]
@@ -144,7 +144,7 @@ class Asked:
             np.broadcast_to(self.user, (len(rows), self.user.size)),
         )
 
-    def of(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
+    def matches(self, item_vectors: ItemVectors, sequence: SequenceLike | None) -> bool:
         """Return whether this query is of that very sequence in that very space.
 
         Another version has another tower.
@@ -191,21 +191,23 @@ class Space:
             plan.length,
         )
         parts = [
-            self.tower.read(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
+            self.tower.encode_windows(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE])
             for at in range(0, requests, _PEOPLE)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
-    def ask(self, sequence: SequenceLike | None) -> Asked:
+    def query(self, sequence: SequenceLike | None) -> UserQuery:
         """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
             probe = self.vectors.inverted.look(user, self.vectors.vectors)
-            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe)
+            return UserQuery(
+                self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
+            )
         products = self.vectors.products(user)
-        return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
+        return UserQuery(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, query: Asked, n: int) -> Found:
+    def nearest(self, query: UserQuery, n: int) -> Found:
         """Return the nearest items that the index shows.
 
         Items of the sequence are left out unless users repeat items.
@@ -222,11 +224,13 @@ class Space:
             values[excluded] = -np.inf
         if self.index.shown is not None:
             values = np.where(self.index.shown, values, -np.inf)
-        rows = largest(values, n)
+        rows = largest_indices(values, n)
         rows = rows[np.isfinite(values[rows])]
         return Found(rows, values[rows].astype(np.float64) - query.total)
 
-    def _nearest_inverted(self, query: Asked, probe: Looked, excluded: Rows, n: int) -> Found:
+    def _nearest_inverted(
+        self, query: UserQuery, probe: ProbeResult, excluded: Rows, n: int
+    ) -> Found:
         """Return the nearest items by an inverted file.
 
         It probes more lists where few of their items may be shown, and scans all items where those
@@ -252,7 +256,7 @@ class Space:
             ):
                 probe = next_probe
                 rows, products = _shown_items(probe, shown)
-        at = largest(products, n)
+        at = largest_indices(products, n)
         return Found(rows[at], products[at].astype(np.float64) - query.total)
 
     def columns(
@@ -262,7 +266,7 @@ class Space:
         request: Rows,
         sequences: RaggedLike | None,
         requests: int,
-        query: Asked | None = None,
+        query: UserQuery | None = None,
     ) -> dict[str, Matrix]:
         """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
@@ -272,8 +276,8 @@ class Space:
         row = self.index.find(item_keys)
         at = np.maximum(row, 0)
         if requests == 1:
-            query = self.ask(sequences) if query is None else query
-            users, product = query.user[None], query.product(at)
+            query = self.query(sequences) if query is None else query
+            users, product = query.user[None], query.scores_of(at)
             total = np.full(1, query.total, np.float32)
         else:
             users = self.users(sequences, requests)
@@ -300,12 +304,12 @@ class Space:
         return np.concatenate(parts)
 
 
-def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+def _shown_items(probe: ProbeResult, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
     is_shown = shown[probe.rows]
     return probe.rows[is_shown], probe.products[is_shown]
 
 
-def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
+def add_sequence_source(sources: Mapping[str, int], share: float) -> dict[str, int]:
     """Add the `sequence` source to a slot's sources, at a share of the same total.
 
     Unchanged if the slot names it, or has no item-kNN source.
@@ -383,7 +387,7 @@ def read_tower(
         raise BundleError(
             "its golden windows name items that do not exist", where=where, fix="tailorbird train"
         )
-    if not np.allclose(tower.read(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
+    if not np.allclose(tower.encode_windows(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
         raise BundleError(
             "its tower answers its golden windows differently here",
             where=where,

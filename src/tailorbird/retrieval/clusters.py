@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
 from tailorbird.retrieval.columns import Column
-from tailorbird.retrieval.directions import centres, nearest_of
+from tailorbird.retrieval.directions import nearest_of, spherical_kmeans
 from tailorbird.retrieval.vectors import Content, content_of
 
 Rows = npt.NDArray[np.intp]
@@ -118,7 +118,7 @@ def find_clusters(attributes: Mapping[str, Column], rows: int, *, seed: int = 0)
             len(distinct), min(CLUSTERS, len(distinct), max(rows // ITEMS_EACH, 1)), replace=False
         )
     ]
-    at = centres(some, at, ROUNDS)
+    at = spherical_kmeans(some, at, ROUNDS)
     return Clusters(_nearest(units, at), at)
 
 

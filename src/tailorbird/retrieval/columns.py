@@ -214,7 +214,7 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def of_truths(column: Column) -> bool:
+def is_boolean(column: Column) -> bool:
     """Whether a column has nothing but truths, which are kept as 1 and 0."""
     return not isinstance(column, TextColumn) and not np.any(
         (column != 0) & (column != 1) & ~np.isnan(column)

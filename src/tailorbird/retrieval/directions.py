@@ -11,7 +11,7 @@ Matrix = npt.NDArray[np.float32]
 _AT_ONCE = 16_384
 
 
-def centres(units: Matrix, at: Matrix, rounds: int) -> Matrix:
+def spherical_kmeans(units: Matrix, at: Matrix, rounds: int) -> Matrix:
     """Where clusters come to lie, (k, width), of length 1: k-means on directions (spherical,
     Dhillon and Modha, 2001).
 

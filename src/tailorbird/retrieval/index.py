@@ -31,7 +31,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
 from tailorbird.retrieval.meaning import Meaning
-from tailorbird.retrieval.synonyms import Words
+from tailorbird.retrieval.synonyms import Phrase
 from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
 
@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
 TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
-MIXED = 1_000  # hits of words that are ordered by meaning too
+RERANKED_MIN = 1_000  # hits of words that are ordered by meaning too
 SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
 # Computed once: the first by which items there are, the second by their categories too.
 _OF_ITEMS, _OF_CATEGORIES = ("_key_order",), ("category",)
@@ -256,7 +256,7 @@ class Index:
             scores[~self.shown] = 0.0
         return _best(np.arange(len(self)), scores, n)
 
-    def search(self, text: str, n: int, beside: Sequence[Words] = ()) -> Found:
+    def search(self, text: str, n: int, beside: Sequence[Phrase] = ()) -> Found:
         """Return the items that match a query as typed, best first; empty without a text index.
 
         With text vectors, hits are ordered by words and meaning, and items near in meaning are
@@ -269,12 +269,12 @@ class Index:
                 this.
         """
         if self.meaning is not None:
-            words = self._by_words(text, max(n, MIXED), beside)
+            words = self._by_words(text, max(n, RERANKED_MIN), beside)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
             return _best(rows, scores, n)
         return self._by_words(text, n, beside)
 
-    def _by_words(self, text: str, n: int, beside: Sequence[Words]) -> Found:
+    def _by_words(self, text: str, n: int, beside: Sequence[Phrase]) -> Found:
         if self.shown is None:
             return self._matching(text, n, beside)
         asked = n
@@ -285,7 +285,7 @@ class Index:
                 return Found(found.rows[kept], found.scores[kept])
             asked *= 4
 
-    def _matching(self, text: str, n: int, beside: Sequence[Words]) -> Found:
+    def _matching(self, text: str, n: int, beside: Sequence[Phrase]) -> Found:
         if self.text is None:
             return NOTHING
         try:

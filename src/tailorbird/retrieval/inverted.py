@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
-from tailorbird.retrieval.directions import centres, nearest_of
+from tailorbird.retrieval.directions import nearest_of, spherical_kmeans
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
@@ -54,7 +54,7 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Looked:
+class ProbeResult:
     """What was found near one person so far: rows and products (m,), the lists in their order, how
     many of these were looked into, and log Σ exp of the products of all items.
     """
@@ -99,7 +99,7 @@ class Inverted:
     def _beside(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, among: Matrix) -> Looked:
+    def look(self, user: Matrix, among: Matrix) -> ProbeResult:
         """Look into as many lists as was measured to be enough.
 
         Args:
@@ -128,9 +128,9 @@ class Inverted:
             if np.isfinite(most)
             else 0.0
         )
-        return Looked(rows, products, order, self.measured.lists, total)
+        return ProbeResult(rows, products, order, self.measured.lists, total)
 
-    def further(self, looked: Looked, user: Matrix) -> Looked | None:
+    def further(self, looked: ProbeResult, user: Matrix) -> ProbeResult | None:
         """As many lists again; None where all were looked into."""
         more = looked.order[looked.lists : 2 * looked.lists]
         if not more.size:
@@ -218,7 +218,7 @@ class Inverted:
         return made
 
 
-def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
+def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
     """An inverted file, or None where it would spare too little.
 
     Args:
@@ -231,7 +231,7 @@ def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted 
         return None
     rng = np.random.default_rng(seed)
     some = _units(vectors[np.sort(rng.choice(n, min(n, LEARNED_FROM * k), replace=False))])
-    at = centres(some, some[rng.choice(len(some), k, replace=False)], ROUNDS)
+    at = spherical_kmeans(some, some[rng.choice(len(some), k, replace=False)], ROUNDS)
     of = nearest_of(_units(vectors), at)
     rows = np.argsort(of, kind="stable").astype(np.int32)
     begin = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=k))]).astype(np.int64)

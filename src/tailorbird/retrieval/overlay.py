@@ -21,7 +21,7 @@ from tailorbird.retrieval.columns import (
     truths_in,
 )
 from tailorbird.retrieval.index import Index
-from tailorbird.retrieval.meaning import Meaning, encoded_texts
+from tailorbird.retrieval.meaning import Meaning, texts_to_encode
 from tailorbird.retrieval.text import TextIndex, documents_of
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ItemVersion:
         return NewItem(item_id, attributes if isinstance(attributes, dict) else {}, self.valid_from)
 
 
-def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
+def update_newest(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
     """Let a version take the place of the one before, unless that is newer."""
     before = newest.get(item_id)
     if before is None or (version.valid_from, version.known_since) >= (
@@ -72,7 +72,7 @@ def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVers
         newest[item_id] = version
 
 
-def laid_over(
+def overlay_versions(
     index: Index,
     newest: Mapping[str, ItemVersion],
     bare: Sequence[NewItem] = (),
@@ -159,7 +159,7 @@ def _with_meanings(
     rows = np.concatenate(
         [of_other_texts(index.attributes, attributes, changed), np.arange(len(index), total)]
     ).astype(np.intp)
-    texts = encoded_texts(documents_of(attributes, rows)) if rows.size else []
+    texts = texts_to_encode(documents_of(attributes, rows)) if rows.size else []
     return index.meaning.extended(rows, texts, total)
 
 

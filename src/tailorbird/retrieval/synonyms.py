@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 WORDS_MAX = 4  # of a phrase
 
-Words = tuple[str, ...]
+Phrase = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Synonyms:
     """Phrases by their words, each with the others of its group."""
 
-    others: Mapping[Words, tuple[Words, ...]]
+    others: Mapping[Phrase, tuple[Phrase, ...]]
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[str]]) -> "Synonyms":
@@ -24,7 +24,7 @@ class Synonyms:
             ValueError: a group has fewer than two phrases, or a phrase has no word, or more than
                 `WORDS_MAX`.
         """
-        found: dict[Words, dict[Words, None]] = {}
+        found: dict[Phrase, dict[Phrase, None]] = {}
         for group in groups:
             if isinstance(group, str) or len(group) < 2:
                 raise ValueError(f"{group!r} is no group of two phrases or more")
@@ -37,7 +37,7 @@ class Synonyms:
                 )
         return cls({words: tuple(others) for words, others in found.items()})
 
-    def beside(self, query: str) -> list[Words]:
+    def beside(self, query: str) -> list[Phrase]:
         """The phrases that mean the same as some words of a query, each once; what it says itself
         is not among them.
         """
@@ -57,7 +57,7 @@ class Synonyms:
         ]
 
 
-def words_of(text: str) -> Words:
+def words_of(text: str) -> Phrase:
     """The words of a text in lower case: runs of letters and digits."""
     return tuple(
         "".join(character if character.isalnum() else " " for character in text).lower().split()

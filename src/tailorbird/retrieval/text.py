@@ -30,7 +30,7 @@ import tantivy
 
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.spelling import Spelling, corrections
-from tailorbird.retrieval.synonyms import Words, words_of
+from tailorbird.retrieval.synonyms import Phrase, words_of
 
 # Field and weight: a word of the title says more than one of the description.
 FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
@@ -187,7 +187,7 @@ class TextIndex:
         self,
         query: str,
         limit: int,
-        beside: Sequence[Words] = (),
+        beside: Sequence[Phrase] = (),
         meant: Sequence[str] | None = None,
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
         """Rows and scores of the best items for a query as a person typed it, best first. Never

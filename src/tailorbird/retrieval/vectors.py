@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.inverted import Inverted, find_inverted
+from tailorbird.retrieval.inverted import Inverted, build_inverted
 from tailorbird.retrieval.words import Words, is_listed
 
 Matrix = npt.NDArray[np.float32]
@@ -35,7 +35,7 @@ FILES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.js
 BUCKETS = 512  # of each attribute
 WORDS, VALUES = 8, 4  # at most so many tokens of a title, and of another attribute
 ATTRIBUTES_MAX = 8
-INDEXED_FROM = (
+INVERTED_ITEMS_MIN = (
     100_000  # items: where an inverted file halves the time, by `python -m benchmarks.nearest`
 )
 SHARED = 2.0  # items a value, at least: what hardly two items share says nothing of a third
@@ -144,12 +144,12 @@ class ItemVectors:
         return made
 
     def indexed(self, users: Matrix) -> "ItemVectors":
-        """With an inverted file, if there are `INDEXED_FROM` items and it helps; `users`: some
+        """With an inverted file, if there are `INVERTED_ITEMS_MIN` items and it helps; `users`: some
         people's vectors, to measure that by.
         """
-        if len(self.vectors) < INDEXED_FROM:
+        if len(self.vectors) < INVERTED_ITEMS_MIN:
             return self
-        return replace(self, inverted=find_inverted(self.vectors, users))
+        return replace(self, inverted=build_inverted(self.vectors, users))
 
     def check(self, rows: int) -> None:
         """Raise ValueError unless these are finite vectors of so many items, by as many tokens as
@@ -194,7 +194,7 @@ class ItemVectors:
         return found
 
 
-def largest(values: Matrix, n: int) -> Rows:
+def largest_indices(values: Matrix, n: int) -> Rows:
     """Where the `n` largest are, the largest first, ties by place. Exact.
 
     The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what

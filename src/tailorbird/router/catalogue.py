@@ -2,7 +2,7 @@
 
 A version is the `event_id` of the profile event, which holds the whole profile. A "timeless"
 profile is valid from the beginning. The table keeps all properties of all versions, so that an
-attribute that is declared later is attached to events from then on. Memory caches the declared
+attribute that is declared later is attached to events from then on. RouterMemory caches the declared
 attributes of recently requested keys, see `router.timeline`.
 """
 
@@ -87,7 +87,7 @@ class ProfileHistory:
         if self._unsaved:
             connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._unsaved)
             self._unsaved = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
     def _from_row(self, version: str, properties: str) -> ProfileVersion:
         return ProfileVersion(version, self._encode_attributes(_decoder.decode(properties)))

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS merge(
 """
 
 
-class Identity:
+class IdentityHistory:
     """Applied identifies: unsaved ones, and the table `identity` with a cache of at most
     `bytes_max`.
 
@@ -52,7 +52,7 @@ class Identity:
         if self._new:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
-        self.timeline.saved()
+        self.timeline.mark_saved()
 
 
 class MergeHistory:
@@ -96,4 +96,4 @@ class MergeHistory:
         if self._unsaved:
             connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._unsaved)
             self._unsaved = []
-        self._timeline.saved()
+        self._timeline.mark_saved()

@@ -26,7 +26,12 @@ from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import KafkaStream
 from tailorbird.stream.kafka.merged import MergedLog, decode_entry
 from tailorbird.stream.kafka.pruning import Deleter
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore_snapshot, take_snapshot
+from tailorbird.stream.kafka.snapshots import (
+    LatestSnapshot,
+    Snapshot,
+    restore_snapshot,
+    take_snapshot,
+)
 
 FILE = "routed-items.db"
 EVERY_S = 60.0
@@ -63,7 +68,7 @@ class Retention:
             keep_rows,
             rows_min,
         )
-        self._newest = [Newest(address) for address in stream.snapshots()]
+        self._newest = [LatestSnapshot(address) for address in stream.snapshots()]
         self._routed = stream.routed
         self._parts = stream.routed_parts
 
@@ -80,7 +85,7 @@ class Retention:
         except NotReadyError:
             return 0
 
-    def tend(self) -> None:
+    def tick(self) -> None:
         """Prune and log the outcome; a failure is retried with the next tick."""
         try:
             if count := self.prune():
@@ -89,7 +94,7 @@ class Retention:
             log.warning("nothing routed is deleted: %s", error)
 
     def _prune(self, reader: LogReader) -> int:
-        snapshots = [newest.look() for newest in self._newest]
+        snapshots = [newest.refresh() for newest in self._newest]
         begin = reader.start()
         target = min(self._released(), reader.end() - self._keep_rows)
         if len(self._parts) == 1:
@@ -161,7 +166,7 @@ class Retention:
         finally:
             connection.close()
         if newest is None or newest.position < position:
-            take_snapshot(file, self._stream.items, _summary_position)
+            take_snapshot(file, self._stream.item_summary, _summary_position)
         return position
 
 
@@ -193,18 +198,18 @@ def rewrite_summary(stream: KafkaStream, change: Callable[[apsw.Connection], int
 
 def publish_summary(stream: KafkaStream) -> None:
     """Publish the local summary to its topic."""
-    take_snapshot(stream.folder / FILE, stream.items, _summary_position)
+    take_snapshot(stream.folder / FILE, stream.item_summary, _summary_position)
 
 
 def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
     """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    newest = Newest(stream.items).look()
+    newest = LatestSnapshot(stream.item_summary).refresh()
     connection = _open(file)
     if newest is not None and _summary_position(connection)[0] < newest.position:
         connection.close()
-        restore_snapshot(stream.items, newest, file)
+        restore_snapshot(stream.item_summary, newest, file)
         connection = _open(file)
     return connection, newest
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
@@ -23,7 +23,7 @@ KEEP_ROWS = 200_000
 log = logging.getLogger(__name__)
 
 
-def run(
+def run_router(
     stream: Stream,
     plan: RoutePlan,
     clock: Clock,
@@ -32,7 +32,7 @@ def run(
     released: Callable[[], int] | None = None,
     keep_rows: int = KEEP_ROWS,
     prune_every_s: float = PRUNE_EVERY_S,
-    stopped: StopList | None = None,
+    suppression_list: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route the raw logs of `stream` until `stop` is set; a running step is finished first.
@@ -47,13 +47,13 @@ def run(
         starts it again or tells the operator.
     """
     with Router(
-        stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
+        stream, plan, clock=clock, suppression_list=suppression_list, memory_bytes=memory_bytes
     ) as router:
         pruning = None if released is None else _Pruner(router, released, keep_rows, prune_every_s)
         has_more = False
         while not stop.is_set():
             if has_more or router.changed():
-                has_more = router.step(ROWS_MAX).more
+                has_more = router.step(ROWS_MAX).has_more
             else:
                 stop.wait(POLL_S)
             if pruning is not None:

@@ -2,7 +2,7 @@
 
 at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
-A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
+A table with rows (key, ts, p, value …) is the source of truth. RouterMemory caches the newest values of
 recently requested keys, up to a number of bytes, and everything put since the last save. Other
 values are read on demand, so the cache changes the speed of a lookup and never its result.
 """
@@ -159,7 +159,7 @@ class Timeline(Generic[V]):
         """Return the newest values of `key`, oldest first."""
         return [value for _, value in self._get(key).values]
 
-    def saved(self) -> None:
+    def mark_saved(self) -> None:
         """Note that the table has all that was put, and shrink the cache to its bound."""
         for key in self._updated_keys:
             cached = self._cache[key]

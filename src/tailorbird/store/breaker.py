@@ -40,11 +40,11 @@ class Breaker:
         self.opened = 0
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """True while calls fail at once."""
         return self._failure_count >= self._failures
 
-    def lets(self) -> bool:
+    def allow(self) -> bool:
         """Return whether a call may be made now."""
         with self._lock:
             if self._failure_count < self._failures:
@@ -54,12 +54,12 @@ class Breaker:
             self._retry_at = self._now() + self._open_s
             return True
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         """Record a response, whatever it was."""
         with self._lock:
             self._failure_count = 0
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """Record a failed or late call."""
         with self._lock:
             self._failure_count += 1

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.places import Place, UnreachableError
+from tailorbird.places import Storage, UnreachableError
 
 FILE = "positions.json"
 _CHECKSUM = "checksum"
@@ -32,27 +32,27 @@ class Released(msgspec.Struct, frozen=True):
     tables: dict[str, dict[str, int]] = {}
     archive: dict[str, int] = {}
 
-    def raw(self, producer: str) -> int:
+    def raw_position(self, producer: str) -> int:
         """Return the row before which nobody needs the raw log of `producer`."""
         return min(self.safe.get(f"raw-{producer}", 0), self.routed.get(producer, 0))
 
-    def answers(self, producer: str) -> int:
+    def responses_position(self, producer: str) -> int:
         """Return the row before which nobody needs the response log of `producer`."""
         return self.safe.get(f"answers-{producer}", 0)
 
-    def of_routed(self) -> int:
+    def routed_position(self) -> int:
         """Return the row before which the lake does not need the routed log; workers may."""
         return self.safe.get("routed", 0)
 
 
-def sealed(content: dict[str, Any]) -> bytes:
+def seal(content: dict[str, Any]) -> bytes:
     """Encode the content of the file with its checksum."""
     return msgspec.json.format(
         msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1
     )
 
 
-def unsealed(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> dict[str, Any]:
     """Decode the file without its checksum, or raise ValueError if it does not match.
 
     >>> unsealed(sealed({"ledger": 42}))
@@ -74,10 +74,10 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _decode(data: bytes) -> Released:
-    return msgspec.convert(unsealed(data), Released)
+    return msgspec.convert(unseal(data), Released)
 
 
-def try_read_released(lake: Place) -> Released | None:
+def try_read_released(lake: Storage) -> Released | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
         return _decode((lake / FILE).read_bytes())
@@ -85,7 +85,7 @@ def try_read_released(lake: Place) -> Released | None:
         return None
 
 
-def end_of_history(lake: Place, log_start: int) -> int:
+def read_history_end(lake: Storage, log_start: int) -> int:
     """Return the position up to which a reader of the routed log can be built from the lake, before
     it goes on in the log.
 
@@ -93,7 +93,7 @@ def end_of_history(lake: Place, log_start: int) -> int:
         DamageError: the lake does not have all that the log, which begins at `log_start`, has
             deleted.
     """
-    end = read_released(lake).of_routed()
+    end = read_released(lake).routed_position()
     if end < log_start:
         raise DamageError(
             f"the routed log begins at {log_start}, the lake has only what stood before {end}",
@@ -103,7 +103,7 @@ def end_of_history(lake: Place, log_start: int) -> int:
     return end
 
 
-def read_released(lake: Place) -> Released:
+def read_released(lake: Storage) -> Released:
     """Return the released positions of a lake; empty if it has none yet.
 
     Raises:

@@ -72,7 +72,7 @@ class AmountFigures:
         }
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Describe the metrics in one sentence."""
         return (
             f"mean absolute error {self.mae} (of always the mean {self.mae_mean:.4f}, the "

@@ -30,7 +30,7 @@ class Interval:
     high: float
 
     @property
-    def known(self) -> bool:
+    def has_bounds(self) -> bool:
         """Return whether both ends of the interval are finite."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
@@ -38,18 +38,20 @@ class Interval:
     def signed(self) -> str:
         """Return the interval as text of a difference, with its sign."""
         return f"{self.value:+.4f} " + (
-            f"[{self.low:+.4f}, {self.high:+.4f}]" if self.known else TOO_FEW
+            f"[{self.low:+.4f}, {self.high:+.4f}]" if self.has_bounds else TOO_FEW
         )
 
     @property
-    def marked(self) -> str:
+    def signed_html(self) -> str:
         """Return the signed interval as HTML."""
         return f"{self.value:+.4f}" + (
-            f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.known else ""
+            f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.has_bounds else ""
         )
 
     def __str__(self) -> str:
-        return f"{self.value:.4f}" + (f" [{self.low:.4f}, {self.high:.4f}]" if self.known else "")
+        return f"{self.value:.4f}" + (
+            f" [{self.low:.4f}, {self.high:.4f}]" if self.has_bounds else ""
+        )
 
 
 class Bootstrap:
@@ -174,7 +176,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     )
 
 
-def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
+def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
     out: dict[str, float | None] = {}
     for name, figure in figures.items():

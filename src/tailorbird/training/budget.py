@@ -50,7 +50,7 @@ class Budget:
     rate: float
     vectors: bool
 
-    def applied(self, settings: TrainSettings) -> TrainSettings:
+    def apply(self, settings: TrainSettings) -> TrainSettings:
         """Return the settings limited to this budget."""
         gbdt = replace(settings.gbdt, trees=self.trees, rate=self.rate)
         requests = min(settings.requests or self.requests, self.requests)
@@ -80,7 +80,7 @@ class Budget:
         )
 
 
-def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
+def plan_budget(seconds: float, speed: float, events: int = 0) -> Budget:
     """Plan the sizes that fit into a time on a machine of this speed.
 
     Args:
@@ -116,7 +116,7 @@ def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
     )
 
 
-def speed_now() -> float:
+def measure_speed() -> float:
     """Measure how fast this machine grows trees, rounded to one of a few steps.
 
     Takes less than a second on an idle machine.

@@ -59,11 +59,11 @@ class Rival:
     @property
     def is_beaten(self) -> bool:
         """Return whether the new model is significantly better."""
-        return self.gain.known and self.gain.low > 0
+        return self.gain.has_bounds and self.gain.low > 0
 
     def is_matched(self, margin: float) -> bool:
         """Return whether the new model is not worse by more than a share of the rival's figure."""
-        return self.gain.known and self.gain.low >= -margin * abs(self.value)
+        return self.gain.has_bounds and self.gain.low >= -margin * abs(self.value)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Evidence:
     incumbent: Rival | None = None
     anchor: Rival | None = None
     same_recipe: bool = False
-    unjudged: str = ""
+    incumbent_note: str = ""
     people: int = 0
     calibration: Mapping[str, float] | None = None
     coverage: float = 1.0
@@ -125,8 +125,8 @@ def decide(evidence: Evidence) -> Decision:
             else "no gain that could not be chance: "
         )
         (notes if passes else refusals).append(text if passes else f"{why}{text}")
-    if evidence.unjudged:
-        notes.append(evidence.unjudged)
+    if evidence.incumbent_note:
+        notes.append(evidence.incumbent_note)
     if best is None and evidence.incumbent is None:
         refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
     return Decision(
@@ -134,7 +134,7 @@ def decide(evidence: Evidence) -> Decision:
     )
 
 
-def not_judged(incumbent: str, why: str) -> str:
+def describe_unevaluated(incumbent: str, why: str) -> str:
     """Describe an incumbent that the new model could not be compared with."""
     return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
 

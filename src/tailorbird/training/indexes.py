@@ -45,7 +45,7 @@ class IndexSeries:
     indexes: tuple[Index, ...]
     spaces: tuple[Space | None, ...] = ()
 
-    def place_of(self, t: Ints) -> Ints:
+    def positions_at(self, t: Ints) -> Ints:
         """Return the position of the index for rows at t, −1 where there is none yet."""
         return np.searchsorted(self.moments, t, side="right") - 1
 

@@ -19,16 +19,22 @@ from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.errors import UsageError
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.computed import Keys, Times
-from tailorbird.ranking.live import NOTHING_LIVE
+from tailorbird.ranking.live import NO_LIVE_COLUMNS
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.tower import with_sequence
+from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.replaying import Replay, VectorRetriever
 from tailorbird.training.rows import Material
-from tailorbird.training.thinned import thinned
-from tailorbird.training.towers import Learner, TowerSettings, learner_for, why_none, with_spaces
+from tailorbird.training.sampling import thin
+from tailorbird.training.towers import (
+    TowerLearner,
+    TowerSettings,
+    add_spaces,
+    explain_missing_tower,
+    make_learner,
+)
 
 Floats = npt.NDArray[np.float64]
 Choice = Literal["auto", "tables", "sequence"]
@@ -38,7 +44,7 @@ TABLES = "tables"
 SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
 QUESTIONS = 1_000
 COST_US_MAX = 3_000.0
-FEWEST = 100  # events without which nothing is learned, even if requested
+EVENTS_MIN = 100  # events without which nothing is learned, even if requested
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,14 @@ class RetrievalChoice:
     """
 
     series: IndexSeries
-    learner: Learner | None = None
+    learner: TowerLearner | None = None
     summary: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def sources(self, slot: Slot) -> dict[str, int]:
         """Return the sources of the slot as a server with this choice queries them."""
         share = None if self.learner is None else self.learner.share
-        return bounded(slot.sources if share is None else with_sequence(slot.sources, share))
+        return bounded(slot.sources if share is None else add_sequence_source(slot.sources, share))
 
     def retriever(self) -> VectorRetriever | None:
         """Return the retriever by vectors, None without them."""
@@ -79,11 +85,11 @@ def make_retriever(series: IndexSeries) -> VectorRetriever:
     """Return a retriever of items by vectors over the newest index before a time."""
 
     def retrieve(t: int, request: CandidateRequest, limit: int) -> RankedList:
-        space = series.space(int(series.place_of(np.array([t]))[0]))
+        space = series.space(int(series.positions_at(np.array([t]))[0]))
         if space is None:
             return RankedList(np.zeros(0, np.uint64), np.zeros(0))
         nearest = space.nearest(
-            space.ask(_PersonSequence(request.recent, request.recent_ts)), limit
+            space.query(_PersonSequence(request.recent, request.recent_ts)), limit
         )
         # The index also holds items that first appeared before the next index.
         is_visible = space.index.first_seen[nearest.rows] < t
@@ -121,8 +127,8 @@ def choose_retrieval(
     if choice == "tables":
         return RetrievalChoice(series)
     reason = _explain_unavailable(slot, features)
-    learner = None if reason else learner_for(material, features, series, settings, seed)
-    events_min = settings.interactions_min if choice == "auto" else FEWEST
+    learner = None if reason else make_learner(material, features, series, settings, seed)
+    events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
     if learner is not None and learner.count(window[0]) < events_min:
         reason = f"the training part has fewer than {events_min:,} events to learn from"
     if reason or learner is None:
@@ -139,17 +145,17 @@ def choose_retrieval(
     cost = figures[_vector_label(best)]["us"] - figures[TABLES]["us"]
     gain_note = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
     progress(1, 1)
-    if choice == "auto" and not (gain.known and gain.low > 0 and cost <= COST_US_MAX):
+    if choice == "auto" and not (gain.has_bounds and gain.low > 0 and cost <= COST_US_MAX):
         return RetrievalChoice(
             series,
             None,
             f"candidates come from tables alone: vectors would bring {gain_note}",
             figures,
         )
-    learner = learner_for(material, features, series, settings, seed)
+    learner = make_learner(material, features, series, settings, seed)
     assert learner is not None  # as at the first call
     learner.share = best
-    learned_series = with_spaces(series, learner, window[0], events_min, progress)
+    learned_series = add_spaces(series, learner, window[0], events_min, progress)
     request_note = ", as asked for" if choice == "sequence" else ""
     return RetrievalChoice(
         learned_series,
@@ -159,9 +165,9 @@ def choose_retrieval(
     )
 
 
-def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries:
+def _series_at(series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
-    position = int(series.place_of(np.array([as_of]))[0])
+    position = int(series.positions_at(np.array([as_of]))[0])
     moment, index = int(series.moments[position]), series.indexes[position]
     return IndexSeries(
         series.moments[position : position + 1], (index,), (learner.space(index, moment),)
@@ -170,9 +176,9 @@ def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries
 
 def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
     """Return why vectors are unavailable, "" if they are not."""
-    if "sequence" not in with_sequence(slot.sources, SHARES[0]):
+    if "sequence" not in add_sequence_source(slot.sources, SHARES[0]):
         return f"slot {slot.name} does not ask for what goes with a person's items"
-    return why_none(features)
+    return explain_missing_tower(features)
 
 
 def compare_retrieval(
@@ -189,17 +195,19 @@ def compare_retrieval(
         The better share of vectors, its gain in recall over tables alone, and recall and cost of
         each source and way.
     """
-    data = validation.take(thinned(np.arange(validation.requests), QUESTIONS, seed))
+    data = validation.take(thin(np.arange(validation.requests), QUESTIONS, seed))
     source_limits: dict[str, dict[str, int]] = {
         TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
     source_limits |= {
-        _vector_label(share): bounded(with_sequence(slot.sources, share)) for share in SHARES
+        _vector_label(share): bounded(add_sequence_source(slot.sources, share)) for share in SHARES
     }
     total = sum(source_limits[TABLES].values())
     source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
     retriever = make_retriever(series)
-    replay = Replay(material.log, features, slot, material.codes, NOTHING_LIVE, retriever=retriever)
+    replay = Replay(
+        material.log, features, slot, material.codes, NO_LIVE_COLUMNS, retriever=retriever
+    )
     recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
     durations: dict[str, list[float]] = {name: [] for name in source_limits}
     for request, lists in replay.iterate_lists(data, replay.read_sequences(data)):

@@ -114,13 +114,13 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_seed(self.seed)
 
-    def wanted(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
+    def row_settings(self, now: int, heads: Sequence[str] = ()) -> RowSettings:
         """Return which requests to learn from at a moment, with labels for further heads."""
         return RowSettings(
             now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads
         )
 
-    def hurried(self) -> "TrainSettings":
+    def resolve_quick(self) -> "TrainSettings":
         """Return the settings with `quick` resolved."""
         if not self.quick:
             return self
@@ -164,17 +164,17 @@ class TrainReport:
     about: dict[str, Any]
     seconds: dict[str, float]
     report: Path | None = None
-    instead: str = ""
+    fallback_version: str = ""
     priced: tuple[Mapping[str, Any], ...] = ()
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
         outcome = {
             "version": self.version,
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
         }
-        outcome |= {"incumbent": self.incumbent, "instead": self.instead}
+        outcome |= {"incumbent": self.incumbent, "instead": self.fallback_version}
         details = {
             "notes": list(self.notes),
             "rows": self.rows,
@@ -182,7 +182,7 @@ class TrainReport:
             "seconds": self.seconds,
         }
         return {
-            **self.evaluation.plain(),
+            **self.evaluation.to_dict(),
             **outcome,
             **details,
             "serving": list(self.priced),

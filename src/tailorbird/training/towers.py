@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import available
+from tailorbird.models.architectures import is_available
 from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.ranking.tower import TOLERANCE, OnnxNet, Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows
-from tailorbird.retrieval.vectors import INDEXED_FROM, Content, ItemVectors, content_of
+from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
 from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.rows import Material
@@ -92,7 +92,7 @@ class TowerSettings:
         )
 
 
-def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
+def find_sequence(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
     """Return the sequence that serves requests, and its event types; None if none is declared."""
     for feature, step in zip(features.features, features.layout.steps, strict=True):
         if step.kind == "sequence":
@@ -100,13 +100,13 @@ def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def why_none(features: FeatureSet) -> str:
+def explain_missing_tower(features: FeatureSet) -> str:
     """Return why no tower is available, "" if one is."""
-    if not available("dcn"):
+    if not is_available("dcn"):
         return "a tower needs torch, which is not installed: pip install 'tailorbird[deep]'"
     return (
         ""
-        if read_by(features) is not None
+        if find_sequence(features) is not None
         else "features.py declares no sequence of a person's events"
     )
 
@@ -122,7 +122,7 @@ class EventData(Protocol):
     def codes(self) -> Codes: ...
 
 
-class Learner:
+class TowerLearner:
     """Learns towers as of ascending moments, each from the weights of the previous one.
 
     Args:
@@ -197,15 +197,15 @@ class Learner:
         vectors = build_item_vectors(index, self.codes, model, self._content, tokens)
         return Space(Tower(plan, edges, model.run), replace(index, vectors=vectors))
 
-    def indexed(self, space: Space) -> Space:
+    def add_inverted_file(self, space: Space) -> Space:
         """Return the space with an inverted file, tuned with users, if it has many items."""
-        if len(space.index) < INDEXED_FROM:
+        if len(space.index) < INVERTED_ITEMS_MIN:
             return space
         row, gap = self._user_windows(space, PROBE_USERS)
-        users = space.tower.read(space.vectors, row, gap)
+        users = space.tower.encode_windows(space.vectors, row, gap)
         return replace(space, index=replace(space.index, vectors=space.vectors.indexed(users)))
 
-    def files(self, space: Space) -> dict[str, bytes]:
+    def export_files(self, space: Space) -> dict[str, bytes]:
         """Export the last tower for a bundle, and check the export.
 
         Raises:
@@ -219,7 +219,7 @@ class Learner:
         exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
         row, gap = self._parity_windows(space)
         trained, restored = (
-            replace(space.tower, net=net).read(space.vectors, row, gap)
+            replace(space.tower, net=net).encode_windows(space.vectors, row, gap)
             for net in (space.tower.net, exported)
         )
         worst = float(np.abs(trained - restored).max(initial=0.0))
@@ -230,7 +230,9 @@ class Learner:
             )
         golden = self._random_windows(space, GOLDEN_ROWS)
         arrays = {"edges": space.tower.edges, "golden_row": golden[0], "golden_gap": golden[1]}
-        arrays["golden_user"] = replace(space.tower, net=exported).read(space.vectors, *golden)
+        arrays["golden_user"] = replace(space.tower, net=exported).encode_windows(
+            space.vectors, *golden
+        )
         files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
         return {"plan.json": msgspec.json.encode(space.tower.plan), "user.onnx": data, **files}
 
@@ -293,9 +295,9 @@ def build_item_vectors(
     return replace(unlearned, vectors=vectors)
 
 
-def with_spaces(
+def add_spaces(
     series: IndexSeries,
-    learner: Learner,
+    learner: TowerLearner,
     validation_from: int,
     events_min: int,
     progress: Callable[[int, int], None],
@@ -317,7 +319,7 @@ def with_spaces(
         count,
     )
     even = np.linspace(first, count - 1, min(count - first, TOWERS_MAX)).astype(int).tolist()
-    learned_at = {*even, int(series.place_of(np.array([validation_from]))[0])}
+    learned_at = {*even, int(series.positions_at(np.array([validation_from]))[0])}
     spaces: list[Space | None] = [None] * first
     for number in range(first, count):
         progress(number, count)
@@ -330,15 +332,17 @@ def with_spaces(
     return replace(series, spaces=tuple(spaces))
 
 
-def learner_for(
+def make_learner(
     material: Material,
     features: FeatureSet,
     series: IndexSeries,
     settings: TowerSettings,
     seed: int,
-) -> Learner | None:
+) -> TowerLearner | None:
     """Return a learner for some indexes; None if no sequence is declared."""
-    sequence = read_by(features)
+    sequence = find_sequence(features)
     if sequence is None:
         return None
-    return Learner(material, *sequence, content_of(series.indexes[0].attributes), settings, seed)
+    return TowerLearner(
+        material, *sequence, content_of(series.indexes[0].attributes), settings, seed
+    )

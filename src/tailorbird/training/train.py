@@ -24,9 +24,9 @@ from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.lake.versions import plain
+from tailorbird.lake.versions import to_manifest
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.live import LiveColumns
@@ -37,7 +37,7 @@ from tailorbird.training.baseline import serve_best_baseline
 from tailorbird.training.card import render_model_card
 from tailorbird.training.clicks import sample_negatives
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import told_of_dated_back
+from tailorbird.training.dated_back import describe_backdated_profiles
 from tailorbird.training.evaluate import (
     Scorer,
     evaluate_scorers,
@@ -46,19 +46,26 @@ from tailorbird.training.evaluate import (
     version_scorer,
 )
 from tailorbird.training.fit import FittedModel, Parts, fit
-from tailorbird.training.gate import SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
+from tailorbird.training.gate import (
+    SUPERIORITY,
+    Decision,
+    Evidence,
+    Rival,
+    decide,
+    describe_unevaluated,
+)
 from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation, K
-from tailorbird.training.replaying import Replay, live_columns
-from tailorbird.training.resuming import Unfinished
+from tailorbird.training.replaying import Replay, select_live_columns
+from tailorbird.training.resuming import UnfinishedRun
 from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
-from tailorbird.training.thinned import thinned
-from tailorbird.training.trees import trees_of
-from tailorbird.training.watch import Watch
+from tailorbird.training.trees import export_trees
+from tailorbird.training.watch import StageTimer
 
 MODEL_NAME = "tailorbird"
 
@@ -67,7 +74,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -98,7 +105,7 @@ def train(
         LockedError: another process trains a net for this slot.
     """
     with open_working_folder(
-        work, features, slot, (settings or TrainSettings()).hurried(), clock
+        work, features, slot, (settings or TrainSettings()).resolve_quick(), clock
     ) as (unfinished, resolved):
         return _train(
             features,
@@ -120,7 +127,7 @@ def train(
 def _train(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None,
@@ -129,28 +136,28 @@ def _train(
     by: str,
     owner: str,
     promote: bool,
-    unfinished: Unfinished | None,
+    unfinished: UnfinishedRun | None,
     progress: Progress,
 ) -> TrainReport:
-    now = clock.now() if unfinished is None else unfinished.now
-    timer = Watch(progress)
+    now = clock.now() if unfinished is None else unfinished.started_at
+    timer = StageTimer(progress)
     store = Registry(registry, clock=clock)
 
-    timer.tell("read", 0, 1)
+    timer.report("read", 0, 1)
     champion, bundle, unjudged = _load_champion(store, features, slot)
     other_features = [bundle.features] if bundle is not None and bundle.features is not None else []
     source = Lake(lake).pinned()  # data loaded during the training is for the next one
     material = load_material(
-        source, features, slot, settings.wanted(now, heads), other_features=other_features
+        source, features, slot, settings.row_settings(now, heads), other_features=other_features
     )
     data = material.data
     split = split_requests(data, material, settings)
-    timer.tell("read", 1, 1)
+    timer.report("read", 1, 1)
     retrieval = _choose_retrieval(material, features, slot, split, settings, timer)
     series = retrieval.series
     rivals = _load_rivals(store, bundle, features, slot)
     plan = _CandidatePlan(
-        live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
+        select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
     parts, dropped = _build_parts(material, features, data, split, plan, settings, timer)
     fitted = fit(
@@ -160,25 +167,25 @@ def _train(
         series,
         slot.objective,
         settings,
-        position=material.logged and slot.denominator == "answer",
+        position=material.is_logged and slot.denominator == "answer",
         label_window=material.label_window,
-        progress=timer.tell,
+        progress=timer.report,
         heads=heads,
     )
     test_from, recipe = split.validation_until, recipe_hash(features, slot, settings)
     evaluation = _evaluate_rivals(
         material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
     )
-    incumbent_note = not_judged(champion, unjudged) if unjudged else ""
+    incumbent_note = describe_unevaluated(champion, unjudged) if unjudged else ""
     judgement = _Judgement(
         evaluation, fitted, champion if bundle is not None else "", incumbent_note, rivals, recipe
     )
     decision = decide(judgement.evidence(store))
     all_notes = (
-        material.why,
+        material.source_note,
         *(
             (f"went on with the training that was begun at {to_iso(now)} and cut short",)
-            if unfinished and unfinished.resumed
+            if unfinished and unfinished.is_resumed
             else ()
         ),
         *((retrieval.summary,) if retrieval.summary else ()),
@@ -188,7 +195,7 @@ def _train(
         *fitted.notes,
         *(
             f"{profile_kind}: {why}"
-            for profile_kind, why in told_of_dated_back(source, features, ("user",))
+            for profile_kind, why in describe_backdated_profiles(source, features, ("user",))
         ),
         *_other_slot_notes(fitted, slot, store, champion),
         *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
@@ -202,12 +209,14 @@ def _train(
         "anchor": judgement.anchor_after(store, decision),
         "architecture": fitted.architecture,
         "owner": owner,
-        "columns": fitted.encoder.told(),
-        "calibration": {head: choice.told for head, choice in fitted.calibration_choices.items()},
+        "columns": fitted.encoder.describe_columns(),
+        "calibration": {
+            head: choice.summary for head, choice in fitted.calibration_choices.items()
+        },
         **({"retrieval": dict(retrieval.figures)} if retrieval.figures else {}),
         **_lake_provenance(source, data),
     }
-    timer.tell("bundle", 0, 1)
+    timer.report("bundle", 0, 1)
     card = render_model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         _write_bundle(
@@ -245,7 +254,7 @@ def _train(
             owner=owner,
             meaning=settings.meaning,
         )
-    timer.tell("bundle", 1, 1)
+    timer.report("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
     report = TrainReport(
@@ -259,7 +268,7 @@ def _train(
         notes,
         about,
         timer.seconds,
-        instead=fallback_version,
+        fallback_version=fallback_version,
     )
     return (
         report
@@ -307,12 +316,12 @@ def _choose_retrieval(
     slot: Slot,
     split: Split,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> RetrievalChoice:
     """Build the indexes over time, with vectors if requested and better."""
     moments = index_moments(material.data, split, settings)
     series = build_series(
-        material.events, material.items, moments, progress=partial(timer.tell, "index")
+        material.events, material.items, moments, progress=partial(timer.report, "index")
     )
     return choose_retrieval(
         material,
@@ -324,7 +333,7 @@ def _choose_retrieval(
         settings.tower,
         validation=material.data.take(split.validation),
         seed=settings.seed,
-        progress=partial(timer.tell, "vectors"),
+        progress=partial(timer.report, "vectors"),
     )
 
 
@@ -380,9 +389,9 @@ def _bundle_heads(fitted: FittedModel) -> list[Head]:
 def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
-    `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows.
+    `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
     """
-    return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
+    return {"lake": to_manifest(source.at or {}), "rows_digest": data.digest()}
 
 
 def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
@@ -412,22 +421,22 @@ def _build_parts(
     split: Split,
     plan: _CandidatePlan,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> tuple[Parts, int]:
     """Return the rows of the three parts, and the number of training requests left out.
 
     The test part has no candidates yet.
     """
     limit = settings.requests
-    if material.logged:  # as many rows as drawn requests would have
+    if material.is_logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
-    train = thinned(split.train, limit, settings.seed)
-    validation = thinned(split.validation, settings.test_requests, settings.seed)
-    test = thinned(split.test, settings.test_requests, settings.seed)
+    train = thin(split.train, limit, settings.seed)
+    validation = thin(split.validation, settings.test_requests, settings.seed)
+    test = thin(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
         plan.replay(material, features, plan.live),
-        partial(timer.tell, "candidates"),
+        partial(timer.report, "candidates"),
     )
     combined = data.take(np.concatenate([train, validation]))
     if material.scheme is None:
@@ -490,7 +499,7 @@ def _evaluate_rivals(
     slot: Slot,
     test_from: int,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> Evaluation:
     """Evaluate the new model, its rivals and all baselines on the test part."""
     live = merge_live_columns(
@@ -514,7 +523,7 @@ def _evaluate_rivals(
         slot.objective,
         as_of=test_from,
         seed=settings.seed,
-        progress=timer.tell,
+        progress=timer.report,
     )
 
 
@@ -657,7 +666,7 @@ def _comparison_notes(
 ) -> list[str]:
     """Describe caveats of the comparison with the incumbent."""
     if unjudged:
-        return [not_judged(champion, unjudged)]
+        return [describe_unevaluated(champion, unjudged)]
     if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
@@ -700,7 +709,7 @@ def _about(
     return {
         "slot": slot.name,
         "objective": dict(slot.objective),
-        "source": "logged answers" if material.logged else "what people chose",
+        "source": "logged answers" if material.is_logged else "what people chose",
         "sources": plan.sources,
         "live_columns": list(plan.live.names),
         "scheme": dict(parts.train.scheme),
@@ -740,11 +749,11 @@ def _write_bundle(
     write_index(folder / "index", material.events, material.items, now, meaning=settings.meaning)
     tower = None
     if retrieval.learner is not None:
-        space = retrieval.learner.indexed(
+        space = retrieval.learner.add_inverted_file(
             retrieval.learner.space(Index.open(folder / "index"), now)
         )
         space.vectors.write(folder / "index")
-        tower = retrieval.learner.files(space)
+        tower = retrieval.learner.export_files(space)
     write_bundle(
         folder / "bundle",
         created_at=now,
@@ -758,7 +767,7 @@ def _write_bundle(
         formula={head: weight for head, weight in slot.objective.items() if head in fitted.models},
         window=Window(about["window"]["from"], about["window"]["test_from"]),
         metrics={
-            **evaluation.plain(),
+            **evaluation.to_dict(),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": fitted.parity,
@@ -766,7 +775,7 @@ def _write_bundle(
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
         trees={
-            head: trees_of(model)
+            head: export_trees(model)
             for head, model in fitted.models.items()
             if isinstance(model, Gbdt)
         },

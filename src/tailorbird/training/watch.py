@@ -5,14 +5,14 @@ import time
 from tailorbird.training.settings import Progress
 
 
-class Watch:
+class StageTimer:
     """Forwards progress, and records how long each stage took."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._last = progress, time.monotonic()
         self.seconds: dict[str, float] = {}
 
-    def tell(self, stage: str, done: int, total: int) -> None:
+    def report(self, stage: str, done: int, total: int) -> None:
         moment = time.monotonic()
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
         self._last = moment

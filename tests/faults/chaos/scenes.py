@@ -19,7 +19,7 @@ from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.judging import Verdict, judge
 from tests.faults.chaos.site import CLOCK, Site, Told, body_of_its_own, make_site, submit
 
-from tailorbird.config.schemas import released
+from tailorbird.config.schemas import releasable_offset
 from tailorbird.events import DAY, HOUR, to_iso
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
@@ -139,7 +139,7 @@ def _worker(site: Site, report: Tell) -> None:
             pass
         worker.refresh()
         worker.sweep()
-        worker.tell()
+        worker.publish_figures()
 
 
 def _lake(site: Site, report: Tell) -> None:
@@ -167,7 +167,7 @@ def _load(site: Site, report: Tell) -> None:
     ):
         while not role.step(rows_max=8, flush=True).idle:
             report(step="loaded")
-            router.prune(released(project))
+            router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
             report(step="pruned")
 
@@ -178,10 +178,10 @@ def _prune(site: Site, report: Tell) -> None:
     with site.door(flush_s=0.0) as door:
         pruner = Pruner(door, project.paths.lake)
         for number in range(BEFORE, AFTER):
-            pruner.look()
+            pruner.tick()
             report(**submit(door, seed, number))
     with Router(project.stream, project.plan, clock=CLOCK) as router:
-        router.prune(released(project))
+        router.prune(releasable_offset(project))
         router.step()
 
 

@@ -19,7 +19,7 @@ from tests.faults.roles import make_project
 from tailorbird.config import Project, open_project
 from tailorbird.events import SystemClock
 from tailorbird.events.answer_record import AnswerRecord
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 
 CLOCK = SystemClock()
 PRODUCER = "serve-1"
@@ -85,9 +85,9 @@ class Site:
     def read_ledger(self) -> Told:
         return Told.read(self.ledger)
 
-    def door(self, **options: Any) -> Door:
+    def door(self, **options: Any) -> EventCollector:
         project = self.project
-        return Door(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
+        return EventCollector(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
 
 
 def make_site(folder: Path, seed: int) -> Site:
@@ -168,7 +168,9 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
     return msgspec.json.encode(event), record
 
 
-def submit(door: Door, seed: int, number: int, *, answered: bool = True) -> dict[str, Any]:
+def submit(
+    door: EventCollector, seed: int, number: int, *, answered: bool = True
+) -> dict[str, Any]:
     """Send a body, after the response that it follows; return the outcome as the ledger has it."""
     if answered:
         door.record_answer(*answer(seed, number))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tailorbird.cli.output import console, print_table
-from tailorbird.simulator import Injected
+from tailorbird.simulator import InjectedCounts
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Figures:
 
 
 def event_figures(
-    accepted: int, duplicates: int, quarantined: int, injected: list[Injected], answers: int
+    accepted: int, duplicates: int, quarantined: int, injected: list[InjectedCounts], answers: int
 ) -> dict[str, Any]:
     """What the router decided beside what the simulator sent and what was answered; `found` says
     whether they agree to the event.

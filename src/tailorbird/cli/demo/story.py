@@ -30,10 +30,10 @@ from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide, figures_by_period
+from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
@@ -199,7 +199,7 @@ class Story:
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
             events = lake.events(COLUMNS, ts_from=opened)
-            decision = decide(
+            decision = decide_retrain(
                 events, trigger, reference_from=opened, reference_to=shifted, until=clock.now()
             )
             if decision.retrain or clock.now() >= until:
@@ -240,7 +240,7 @@ class Story:
             self._tell_training(outcome)
             attempts += 1
         assert outcome is not None
-        traffic.parts.look()
+        traffic.parts.refresh()
         renewed = clock.now()
         traffic.run(
             renewed + self.scale.recovery_days * DAY, None, self.progress, "with the new model"
@@ -309,7 +309,7 @@ class Story:
         answers = lake.table("answers")
         step = max(1, answers.num_rows // self.scale.parity_answers)
         sample = answers.take(list(range(0, answers.num_rows, step)))
-        report = parity(project.features, AttachedEvents(lake, project.features).table(), sample)
+        report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {
             "answers": report.answers,
             "compared": report.compared,

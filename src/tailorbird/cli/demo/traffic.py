@@ -14,13 +14,13 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.simulator import Live, Outbox, Population, Request, Site
+from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
 PRODUCER = "live"
 
@@ -57,11 +57,11 @@ class Traffic:
     ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._door = Door(
+        self._door = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.parts = InProcess(project, clock, door=self._door, seed=seed)
-        self.live: Live = site.live(clock.now(), population, prefix="l")
+        self.parts = InProcessServer(project, clock, collector=self._door, seed=seed)
+        self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
         self.requests = 0
@@ -85,7 +85,7 @@ class Traffic:
         while clock.now() < until:
             edge = min(clock.now() + self._scale.tick_us, until)
             self._deliver(clock.now())
-            self.parts.look()
+            self.parts.refresh()
             for request in self.live.requests(edge):
                 clock.advance_to(max(clock.now(), request.at))
                 self._answer(request, judged)

@@ -297,7 +297,7 @@ class KafkaWriter:
     def end(self) -> int:
         return self._end
 
-    def check_alone(self) -> None:
+    def check_sole_writer(self) -> None:
         """Raise LockedError if another writer has taken over."""
         self._check_usable()
         self._skip_uncounted()

@@ -57,7 +57,7 @@ class Latencies:
     """
 
     ms: list[float] = field(default_factory=list)
-    request_counts: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
     unseen: int = 0
     degraded: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class Latencies:
                 strict=True,
             )
         )
-        requests_per_click = round(float(np.mean(self.request_counts)), 1)
+        requests_per_click = round(float(np.mean(self.asked)), 1)
         return {
             **percentiles,
             "max_ms": round(max(self.ms), 1),
@@ -199,7 +199,7 @@ def clicked(port: int, people: Sequence[str], clicks: int) -> Latencies:
                 and "features" not in response["degraded"]
             ):
                 latencies.ms.append((time.perf_counter() - accepted) * 1_000)
-                latencies.request_counts.append(requests)
+                latencies.asked.append(requests)
                 break
         else:
             latencies.unseen += 1

@@ -1,21 +1,20 @@
-"""Compare what `train --retrieval sequence` learns with RecTools' eSASRec, both without anything
-beside them.
+"""Compare the model of `train --retrieval sequence` with RecTools' eSASRec, both on their own.
 
     python -m benchmarks.quality.rectools [--set eshop movielens] [--cut test] [--seeds N]
                                           [--questions N] [--data PATH] [--keep FOLDER] [--small]
                                           [--json]
 
 Rows, cuts and questions are those of `benchmarks.quality.product`. Both learn from the rows before
-the cut, on one thread, and list their 20 best items for the same questions, which they know as the
-rows of the question's person before it. Where the set has no repeats, neither lists what the person
-had.
+the cut, on one thread, and list their 20 best items for the same questions, whose history is the
+rows of the question's person before it. Where the set has no repeats, neither lists items of the
+history.
 
-- Ours is learned by the functions of `tailorbird train` with their defaults, in a project that
-  `init` and `import` made, and is asked through the exported net and the index that a bundle would
-  hold.
-- eSASRec is learned in `.peers/` (`make peers`) with the settings of RecTools' own tutorials. How
-  many epochs it takes is chosen on the `dev` cut: it is asked after each of `LOOKS`, and stops
-  where `PATIENCE` of them were not better than the best.
+- Ours is trained by the functions of `tailorbird train` with their defaults, in a project that
+  `init` and `import` made, and answers through the exported net and the index of a
+  bundle.
+- eSASRec is trained in `.peers/` (`make peers`) with the settings of RecTools' own tutorials. How
+  many epochs it takes is chosen on the `dev` cut: it is evaluated after each of
+  `EVALUATION_EPOCHS`, and stops once `PATIENCE_EVALUATIONS` of them were not better than the best.
 
 Without `.peers/` or the data, the command ends with status 3.
 """

@@ -32,7 +32,7 @@ def section(result: dict[str, Any]) -> str:
     parts = [
         "## search",
         result["title"],
-        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with "
+        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2, Apache-2.0), and with "
         "`--wands FOLDER` on one's own copy "
         "of WANDS",
     ]
@@ -59,7 +59,7 @@ def section(result: dict[str, Any]) -> str:
             "of its format alone. Published figures are "
             "given in a variant (gain 2^grade − 1 of exact 2, partial 1, else 0; discount "
             "1/rank; ideal of ten exact hits; 480 queries): "
-            f"{quoted}. DayExpectations: .62 within 20 ms a query.",
+            f"{quoted}. Wanted: .62 within 20 ms a query.",
         ]
     environment = result["environment"]
     machine = (

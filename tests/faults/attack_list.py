@@ -161,13 +161,13 @@ ATTACKS = (
     Attack(
         "secrets",
         "keys and passwords in logs, errors, metrics, files",
-        "StoredBlock as hashes or not at all; shown as stars; in no output.",
+        "Stored as hashes or not at all; shown as stars; in no output.",
         (
             "tests/faults/test_secrets.py::test_no_secret_of_the_environment_is_in_any_output_or_file",
             "tests/serving/test_logs.py::test_no_output_tells_ids_questions_or_keys",
             "tests/serving/test_keys.py::test_the_file_holds_no_key_and_only_its_owner_reads_it",
             "tests/stream/test_secured.py::test_a_wrong_password_is_called_one_and_shown_nowhere",
         ),
-        "RouterMemory dumps of a process hold them.",
+        "Memory dumps of a process hold them.",
     ),
 )

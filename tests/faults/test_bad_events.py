@@ -158,7 +158,7 @@ def test_a_value_beyond_what_is_declared_is_cut_off_and_counted(site):
     assert equal_readings(site) == []
     spent = {
         value
-        for _, one in site.asked
+        for _, one in site.reads
         for value in one.rows.numeric[:, site.features.numeric.index("spend")].tolist()
     }
     assert spent == {1000.0, 0.0}, "of the day, and two days later"
@@ -180,7 +180,7 @@ def test_very_many_ids_of_one_client_are_people_of_their_own(site):
     site.settle()
     assert quarantined(site) == []
     site.read(ReadRequest(anonymous_id="robot-19999", now=BASE + SECOND))
-    assert [one.rows.sequences["recent"].ts.tolist() for _, one in site.asked] == [[BASE - 19_999]]
+    assert [one.rows.sequences["recent"].ts.tolist() for _, one in site.reads] == [[BASE - 19_999]]
     site.read(ReadRequest("u1", now=BASE + SECOND))
-    clicks = site.asked[1][1].rows.numeric[:, site.features.numeric.index("clicks")]
+    clicks = site.reads[1][1].rows.numeric[:, site.features.numeric.index("clicks")]
     assert clicks.tolist() == [1.0, 0.0, 0.0]

@@ -265,9 +265,7 @@ def german(folder: Path) -> None:
 
 
 def american(folder: Path) -> None:
-    """Dates of which nobody can say whether day or month comes first: within twelve days, and in no
-    order.
-    """
+    """Write ambiguous dates: day and month are both at most twelve, and in no order."""
     at = [BEGIN + timedelta(days=number % 9) for number in range(EVENTS)]
     rows = [
         [d.person, d.item, f"{day:%m/%d/%Y} 10:{number // 60:02}:{number % 60:02}"]
@@ -386,8 +384,9 @@ def personalize(folder: Path) -> None:
 
 
 def olist(folder: Path) -> None:
-    """Olist's shop, as an SQL database is exported: lines of orders without a customer or a time,
-    which stand with the order.
+    """Write Olist's shop, as an SQL database is exported.
+
+    Lines of orders have no customer or time, which are with the order.
     """
     moment = "%Y-%m-%d %H:%M:%S"
     orders = [
@@ -438,9 +437,7 @@ def olist(folder: Path) -> None:
 
 
 def instacart(folder: Path) -> None:
-    """Instacart: orders by weekday, hour and days since the one before, their products, and names
-    in lists of their own.
-    """
+    """Write Instacart: orders by weekday, hour and days since the last one, with their products."""
     of_person: dict[int, list[Action]] = {}
     for deed in actions():
         of_person.setdefault(deed.person, []).append(deed)

@@ -69,14 +69,16 @@ class _Folder:
 def find_believed_syncs(
     trace: Iterable[str], folder: str, durable_paths: Iterable[str] = ()
 ) -> list[str]:
-    """The files and folders below `below` that were synced while something of them was in doubt;
-    `there`: what lasted before the step.
+    """Return the files and folders that were synced while something of them was in doubt.
 
-    >>> find_believed_syncs(['1 write(3</a/f>, "x", 1) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'], "/a")
-    ['/a/f']
-    >>> find_believed_syncs(['1 pwrite64(3</a/f>, "x", 1, 0) = 1', '1 fsync(3</a/f>) = -1 EIO', '1 pwrite64(3</a/f>, "x", 1, 0) = 1',
-    ...     '1 fsync(3</a/f>) = 0'], "/a")
-    []
+    `durable_paths`: what was durable before the step.
+
+        >>> write = '1 pwrite64(3</a/f>, "x", 1, 0) = 1'
+        >>> failed, synced = '1 fsync(3</a/f>) = -1 EIO', '1 fsync(3</a/f>) = 0'
+        >>> find_believed_syncs([write, failed, synced], "/a")
+        ['/a/f']
+        >>> find_believed_syncs([write, failed, write, synced], "/a")
+        []
     """
     files: dict[str, _File] = defaultdict(_File)
     folders: dict[str, _Folder] = defaultdict(_Folder)

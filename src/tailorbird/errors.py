@@ -65,7 +65,7 @@ class LockedError(TailorbirdError):
 
 
 class DamageError(TailorbirdError):
-    """StoredBlock data does not match its checksum or the ledger; the role stops rather than go on with
+    """Stored data does not match its checksum or the ledger; the role stops rather than go on with
     wrong data.
     """
 

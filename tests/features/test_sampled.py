@@ -1,4 +1,4 @@
-"""BreakerState, served answers and lake held against each other: samples, the loop of the lake role, what
+"""State, served answers and lake held against each other: samples, the loop of the lake role, what
 it counts and says.
 """
 

@@ -71,7 +71,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def state_of(pid: int) -> list[str]:
-    """BreakerState and parent of a process; nothing where it is gone."""
+    """State and parent of a process; nothing where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):

@@ -13,7 +13,7 @@ def evaluate(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Evaluator the champion, or the versions named, beside all baselines on the newest part of what
+    """Judge the champion, or the versions named, beside all baselines on the newest part of what
     the lake holds. Changes nothing.
 
     Every figure has its 95 % interval over people. For each version it says up to when that one has

@@ -111,7 +111,7 @@ def _compared(
 
 
 def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "Iterator[pa.Table]":
-    """CalibrationChoice answers with all that was logged, some at a time, in the order of time."""
+    """Chosen answers with all that was logged, some at a time, in the order of time."""
     import pyarrow as pa
     import pyarrow.dataset as ds
 

@@ -275,7 +275,7 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             ge=1,
             le=64,
             description="into how many the topics are cut, by visitor; as many routers can share "
-            "the work. FixedBundle once they are made",
+            "the work. Fixed once they are made",
         ),
     ] = 1
     routers: Annotated[

@@ -3,7 +3,7 @@
     bucket(person) = hash64(salt + "/" + person) mod 10_000
 
 Each arm owns a run of buckets in the order declared. The salt defaults to the experiment's name, so
-experiments are independent of each other. FixedBundle test vectors pin the assignment: an upgrade never
+experiments are independent of each other. Fixed test vectors pin the assignment: an upgrade never
 moves anybody.
 """
 

@@ -9,7 +9,7 @@ newest events, the first ones, the largest or smallest of each tile, one event f
 each tile of a sketch, and the newest profiles. A sum over a window is then the sum of the retained
 events, which `features.records` computes, plus the sum of the window's tiles, which are complete
 since a window begins on the edge of a tile. Values are therefore equal to those computed from all
-events together. RouterMemory does not grow with the number of events of a key, only with the tiles of its
+events together. Memory does not grow with the number of events of a key, only with the tiles of its
 windows and the events in flight. `features.shards` decides when this is used.
 """
 

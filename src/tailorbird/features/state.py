@@ -205,7 +205,7 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class StateBatch:
-    """BreakerState records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
+    """State records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
     missing.
     """
 
@@ -217,7 +217,7 @@ class StateBatch:
 class Records:
     """The records of one entity, as arrays with a row for each key.
 
-    BreakerState records are packed (`features.packing`). Reading records have a fixed width, without the
+    State records are packed (`features.packing`). Reading records have a fixed width, without the
     lanes of sequences, which are read from the state; the high bits of their commit are a tag of
     the layout, so that none is misread.
     """

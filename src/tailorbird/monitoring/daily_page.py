@@ -61,7 +61,7 @@ def _newest(report: "DayReport") -> str:
     )
     head = "<tr><th>check</th><th></th><th>what was found</th><th>figure</th><th>limit</th></tr>"
     return (
-        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>CheckedBatch at "
+        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>Checked at "
         f"{escape(report.at)}.</p><table>{head}{rows}</table>"
     )
 

@@ -108,7 +108,7 @@ def decide_retrain(
     denominator: str = "impression",
     attribution: int = ATTRIBUTION,
 ) -> Decision:
-    """Evaluator the time after the reference window [reference_from, reference_to), up to `until`.
+    """Judge the time after the reference window [reference_from, reference_to), up to `until`.
 
     `until` defaults to the newest event. The reference is the time just after the model went live.
     Call it as often as needed: the false-alarm rate is of the whole watch, not of one call. Only
@@ -137,7 +137,7 @@ def decide_retrain(
 def decide_from_steps(
     reference: Sequence[Step], watched: Sequence[Step], trigger: Trigger
 ) -> Decision:
-    """Evaluator steps that are already computed."""
+    """Judge steps that are already computed."""
     figure = "lift" if trigger.control else "ctr"
     watched = watched[-trigger.periods_max :]
     if not reference or not watched:

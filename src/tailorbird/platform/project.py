@@ -197,7 +197,7 @@ class Project:
         as_of: str = "",
         progress: Progress = no_progress,
     ) -> EvaluationResult:
-        """Evaluator the champion, or the versions named, beside all baselines on the newest part of
+        """Judge the champion, or the versions named, beside all baselines on the newest part of
         what the lake holds. Changes nothing.
 
         Raises:

@@ -212,7 +212,7 @@ def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
 
 
 def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Evaluator a slot's live figures; train anew if they have fallen. None if there was no call for
+    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for
     it, or not yet again.
     """
     experiment = slot.experiment

@@ -285,7 +285,7 @@ def evaluate(
     progress: Progress = no_progress,
     notify: Notify = ignore_note,
 ) -> Evaluated:
-    """Evaluator the champion, or the versions named, beside all baselines on the newest part of what
+    """Judge the champion, or the versions named, beside all baselines on the newest part of what
     the lake holds. Changes nothing.
 
     Raises:

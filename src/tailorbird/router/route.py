@@ -32,7 +32,7 @@ _ANONYMOUS = "anon:"
 
 
 class RouterMemory:
-    """BreakerState of the router from applied events, read from its tables and saved with each step.
+    """State of the router from applied events, read from its tables and saved with each step.
 
     Args:
         bytes_max: approximate bound of the caches of identities and profiles.

@@ -5,7 +5,7 @@
     history.injected                   # counts of injected dirt, complete after the iteration
     history.population                 # continues in site.live(…, history.population)
 
-Iterate once. RouterMemory holds one day's events and late arrivals.
+Iterate once. Memory holds one day's events and late arrivals.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ WEEKDAY_FACTOR = np.array([0.92, 0.90, 0.92, 0.96, 1.04, 1.15, 1.11])
 
 @dataclass
 class Population:
-    """BreakerState of all users, shape (users,) each."""
+    """State of all users, shape (users,) each."""
 
     satisfaction: Floats  # 0 is average
     left: npt.NDArray[np.bool_]

@@ -38,7 +38,7 @@ CONTEXT = ("person", "session_id", "device", "country", "referrer", "local_hour"
 
 @dataclass(frozen=True)
 class MissedPositives:
-    """CalibrationChoice items that were no candidates: pairs of request and item code, sorted by request.
+    """Chosen items that were no candidates: pairs of request and item code, sorted by request.
 
     Arrays have shape (m,).
     """

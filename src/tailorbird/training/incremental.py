@@ -1,4 +1,4 @@
-"""BreakerState that one training of a net leaves to the next: weights for a warm start, logs by epoch.
+"""State that one training of a net leaves to the next: weights for a warm start, logs by epoch.
 
 An incremental training uses a rolling buffer: the rows since the last training and as many before
 them. It neither forgets at once nor costs more as the window grows. Weights and their ids are in

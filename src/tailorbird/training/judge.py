@@ -4,7 +4,7 @@
     for drawn in …: evaluator.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
     evaluation = evaluator.evaluation("tailorbird")
 
-A model orders the candidates of a request; a baseline shows a list of its own. CalibrationChoice items that
+A model orders the candidates of a request; a baseline shows a list of its own. Chosen items that
 are in neither count as missed. `gain` is the slot's value formula over the outcomes, so a purchase
 weighs as much as the slot says. `training.evaluate` decides what is evaluated on which requests,
 `training.gate` decides on promotion, and `training.report` has charts.
@@ -380,7 +380,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class _Positives:
-    """CalibrationChoice items: request, item and gain, sorted by request and item; shape (m,) each."""
+    """Chosen items: request, item and gain, sorted by request and item; shape (m,) each."""
 
     request: Ints
     item: Ints

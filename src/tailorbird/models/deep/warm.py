@@ -1,4 +1,4 @@
-"""BreakerState for warm starts: the weights of the last training, and the ids of its embedding rows.
+"""State for warm starts: the weights of the last training, and the ids of its embedding rows.
 
 Between two trainings, ids come and go. The row of an id that is still frequent moves to its new
 position; a new id starts as the unknown, whose row was learned from rare ids; the row of an id that

@@ -282,7 +282,7 @@ def _score_by_recipe(
         replace(cut.scores.window, origin=cut.scores.window.origin - age) for cut in cuts
     ]
     origin = shifted_windows[-1].origin
-    # UnfinishedRun windows cannot take part in the model choice.
+    # Unfinished windows cannot take part in the model choice.
     windows = [
         window for window in shifted_windows if window.stop <= origin or window.origin == origin
     ]

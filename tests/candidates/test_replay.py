@@ -65,7 +65,7 @@ def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
         for question, lists in zip(chosen.tolist(), request_lists, strict=True):
             answered.append(question)
             for name in NAMES:
-                expected = served[question].asked[name]
+                expected = served[question].by_source[name]
                 assert lists.get(name).keys.tolist() == expected.keys.tolist(), name
                 assert lists.get(name).scores.tolist() == expected.scores.tolist(), name
     assert sorted(answered) == list(range(len(served)))

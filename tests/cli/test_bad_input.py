@@ -218,7 +218,7 @@ def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path)
     )
     (fresh / "data" / "lake" / "ledger.jsonl").unlink()
     refused(tailorbird("lake", "compact", cwd=fresh), "ledger.jsonl is missing", status=1)
-    assert "lake ledger: restore it from a copy" in tailorbird("doctor", cwd=fresh).stdout
+    assert "lake ledger: restore it from the backup" in tailorbird("doctor", cwd=fresh).stdout
 
 
 def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path) -> None:

@@ -429,13 +429,13 @@ def test_a_baseline_without_a_figure_is_listed_behind_the_others(
         "origins": [{"origin": "2026-11-01T00:00:00Z"}],
     }
     report = SimpleNamespace(
-        plain=lambda: plain,
-        last=SimpleNamespace(cut=SimpleNamespace(gone=np.array([True, False]))),
+        to_dict=lambda: plain,
+        last=SimpleNamespace(cut=SimpleNamespace(churned=np.array([True, False]))),
         version="v0001",
         promoted=True,
         decision=SimpleNamespace(reason="first", reasons=("first",)),
         notes=(),
-        curve=SimpleNamespace(best=0),
+        curve=SimpleNamespace(best_k=0),
         report=None,
     )
     print_training(report, "churn")  # type: ignore[arg-type]

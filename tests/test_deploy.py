@@ -28,12 +28,14 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
+# applied only where several share the entities
 WORKERS = sorted(
     (DEPLOY / "kubernetes" / "workers").glob("*.yaml")
-)  # applied only where several share the entities
+)
+# applied only where a project has a scores.py
 SCORE = sorted(
     (DEPLOY / "kubernetes" / "score").glob("*.yaml")
-)  # applied only where a project has a scores.py
+)
 ROLES = {"serve", "router", "worker", "candidates", "lake", "trainer", "shuffle", "score"}
 
 
@@ -306,9 +308,10 @@ def test_servers_keep_their_names():
 
 
 def test_applying_the_folder_leaves_the_secret_alone():
+    # as kubectl chooses
     applied = [
         path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")
-    ]  # as kubectl chooses
+    ]
     assert sorted(applied) == MANIFESTS
     kinds = {
         document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())

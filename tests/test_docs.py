@@ -23,7 +23,7 @@ from tests.cli.test_init import address_of
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
-from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.config.contract_file import EventContract, load_contract
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters.mapping import parse_mapping
 from tailorbird.serving.editorial import read_lists
@@ -134,7 +134,7 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
             parse_mapping(block, str(path))
         elif block.lstrip().startswith("# contract.toml"):
             (tmp_path / "contract.toml").write_text(block)
-            assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != Declared()
+            assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != EventContract()
         elif block.lstrip().startswith("# lists.toml"):
             (tmp_path / "lists.toml").write_text(block)
             assert read_lists(tmp_path / "lists.toml")

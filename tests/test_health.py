@@ -14,7 +14,7 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
-from tailorbird.health import FollowedStop, Health, answering
+from tailorbird.health import FollowedStop, Health, serve_health
 from tailorbird.loops import Loop
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
@@ -55,7 +55,7 @@ assert stop.wait(20)
 
 def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
     stop = FollowedStop()
-    with answering(
+    with serve_health(
         Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
     ) as port:
         assert get(port, "/readyz")[0] == 503, "it has yet to come round"

@@ -353,6 +353,7 @@ def test_a_query_is_bound_in_time_and_memory(shop: Path, bound: list[str], expec
 @pytest.mark.slow
 def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "sql", ENDLESS]
+    # which a shell ignores for what runs in its background
     asked = subprocess.Popen(
         command,
         cwd=shop,
@@ -361,7 +362,7 @@ def test_a_query_ends_on_ctrl_c(shop: Path) -> None:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        ),  # which a shell ignores for what runs in its background
+        ),
     )
     children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
     deadline = time.monotonic() + 60

@@ -310,7 +310,8 @@ def test_options_of_a_slot_are_refused_for_a_churn_model(project):
 
 
 def shop_that_reads_plans(folder: Path) -> None:
-    """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet."""
+    """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet.
+    """
     must("init", folder)
     plan = 'attribute("plan", user, "plan", kind="categorical")\n'
     (folder / "features.py").write_text(

@@ -671,9 +671,10 @@ def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_men
     try:
         url = address_of(copy, process)
         deadline = time.monotonic() + 120
+        # the log is being read
         while not (answer := _post(f"{url}/v1/recommend", {"slot": "home", "user_id": "nobody"}))[
             "items"
-        ]:  # the log is being read
+        ]:
             assert time.monotonic() < deadline
         assert answer["model"] == "fallback"
         assert "model" in answer["degraded"]
@@ -736,9 +737,10 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     rescored = must_json("-C", project, "models", "verify")
     [of_version] = rescored["versions"].values()
     assert (rescored["unequal"], of_version["other_bits"]) == (0, 0)
+    # what arms without a model showed is passed over
     assert (
         of_version["answers"] + of_version["skipped"] >= 31
-    )  # what arms without a model showed is passed over
+    )
     assert of_version["scores"] >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
     changed = tmp_path / "changed"
@@ -845,9 +847,10 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     settings.write_text(settings.read_text().replace("types = []", 'types = ["zoomed"]'))
     dry = must_json("lake", "replay", "--reason", "unknown_type", "--dry-run", cwd=fresh)
     assert (dry["accepted"], dry["routed"]) == (3, None)
+    # as `lake compact` holds it, which routes nothing
     compacting = FileLock(
         fresh / "data" / "lake" / "ledger.jsonl"
-    )  # as `lake compact` holds it, which routes nothing
+    )
     told = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
     compacting.release()
     assert "If it is up, or a role, it takes the events from here" in told

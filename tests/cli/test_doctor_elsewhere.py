@@ -1,4 +1,5 @@
-"""`tailorbird doctor` looks at what a project has elsewhere, and at servers whose logs are topics."""
+"""`tailorbird doctor` looks at what a project has elsewhere, and at servers whose logs are topics.
+"""
 
 import json
 import threading
@@ -10,7 +11,7 @@ from tests.lake.bucket import BUCKET, s3_server
 from tests.ports import free_port
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.cli.doctor_elsewhere import Finding, elsewhere
+from tailorbird.cli.doctor_elsewhere import Finding, external_services
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.platform.servers import running_servers
@@ -21,7 +22,7 @@ def found(folder: Path, settings: str) -> dict[str, Finding]:
     if not root.exists():
         init(root, json=True)
     (root / "tailorbird.toml").write_text(settings)
-    findings = {row[0]: row for row in elsewhere(open_project(root))}
+    findings = {row[0]: row for row in external_services(open_project(root))}
     assert not any((root / "data").iterdir()), "nothing is changed by looking"
     return findings
 

@@ -1,11 +1,12 @@
-"""`tailorbird doctor` says which slots' rules leave nothing to show, before there is a model too."""
+"""`tailorbird doctor` says which slots' rules leave nothing to show, before there is a model too.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tailorbird.cli.doctor import _wishes
+from tailorbird.cli.doctor import _slot_rules
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
@@ -32,7 +33,7 @@ def test_a_rule_that_hides_every_item_is_named(
 ) -> None:
     init(tmp_path / "shop", json=True)
     project, clock = open_project(tmp_path / "shop"), SystemClock()
-    assert list(_wishes(project)) == []
+    assert list(_slot_rules(project)) == []
     said = {"category": "c"} | ({} if stock is None else {"stock": stock})
     older = {
         "event_id": "0",
@@ -59,7 +60,7 @@ def test_a_rule_that_hides_every_item_is_named(
     )
     drain(project, clock, progress=lambda *_: None)
     (tmp_path / "shop/lists.toml").write_text('summer = ["i1", "x1", "i0"]\nwinter = ["i2"]')
-    lists = [row for row in _wishes(project) if row[0].startswith("list")]
+    lists = [row for row in _slot_rules(project) if row[0].startswith("list")]
     assert lists == [
         (
             "list: summer",
@@ -68,6 +69,6 @@ def test_a_rule_that_hides_every_item_is_named(
             "mend lists.toml, or send these items",
         )
     ]
-    found = [row for row in _wishes(project) if row[0] == "rules: home"]
+    found = [row for row in _slot_rules(project) if row[0] == "rules: home"]
     assert [row[2] for row in found] == told
     assert {row[1] for row in found} <= {"warning"}

@@ -70,9 +70,10 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(
     (tmp_path / "out").mkdir()
     done = each([["-C", str(root), *words] for words in WRITE], tmp_path / "out", cwd=root)
     told = {" ".join(one.args[2:]): one.stderr[-300:] for one in done if one.returncode}
+    # what they find is for others to say
     assert not {name for name in told if not name.startswith(("checks", "experiment"))}, (
         told
-    )  # what they find is for others to say
+    )
     cut_short = [
         root / "data" / "registry" / ".incoming" / "a",
         root / "data" / "run" / "verify-x" / "b",

@@ -94,7 +94,8 @@ def test_a_log_that_goes_on_is_answered_as_of_now(project):
 
 
 def test_an_answer_alone_is_no_life(project):
-    """As where somebody looked at the page of a project whose log ended: people did nothing since."""
+    """As where somebody looked at the page of a project whose log ended: people did nothing since.
+    """
     shop, _ = project(HOUR, "answer")
     assert clock_as_of("latest", shop, settled=False).now() == 1
 
@@ -121,7 +122,7 @@ def test_roles_go_on_from_the_end_of_an_imported_log_until_the_site_is_live(proj
     again, _ = clock_of_answers("", shop, SystemClock())
     assert again.now() < newest + MINUTE
     assert (
-        settle_clock(shop, SystemClock(), live=True) == "all roles go by today's time from now on"
+        settle_clock(shop, SystemClock(), force_live=True) == "all roles go by today's time from now on"
     )
     assert clock.behind == 0, "a role that runs sees it"
     assert settle_clock(shop, SystemClock()) == ""

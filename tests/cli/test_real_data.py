@@ -41,7 +41,8 @@ def _project(folder: Path, kind: str) -> Path:
 
 
 def _part(file: Path, folder: Path, row_groups: int) -> tuple[Path, pa.Table]:
-    """The first groups of rows of a file, in a file of the same name in `folder`, and as a table."""
+    """The first groups of rows of a file, in a file of the same name in `folder`, and as a table.
+    """
     source = pq.ParquetFile(file)
     rows = source.read() if WHOLE else source.read_row_groups(list(range(row_groups)))
     folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from tests.faults.roles import make_project
 from tests.faults.test_evolution import item_events, some_events
 from tests.store.servers import needs_valkey, running
 
-from tailorbird.config.copying import copies_of
+from tailorbird.config.copying import copy_target_of
 from tailorbird.config.project import FILE
 from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
@@ -49,7 +49,7 @@ def records(store):
 
 def copied(project, env):
     settings, _ = load_settings(project.root / FILE, env)
-    at = copies_of(settings, project.paths.data)
+    at = copy_target_of(settings, project.paths.data)
     assert at is not None
     return records(CopiedStore(at.open(project.features.schema_hash, timeout_s=5)))
 
@@ -139,7 +139,7 @@ def count(server, name):
 
 def test_the_id_of_a_project_is_kept_or_set_and_no_password_is_shown(project):
     def id_of(env):
-        at = copies_of(load_settings(project.root / FILE, env)[0], project.paths.data)
+        at = copy_target_of(load_settings(project.root / FILE, env)[0], project.paths.data)
         assert isinstance(at, CopiesAt)
         return at
 

@@ -7,7 +7,12 @@ import pytest
 
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.folder import CURRENT, keep_current
-from tailorbird.config.candidates import kept_contracts, shown_by, slots_contract, wanted_contract
+from tailorbird.config.candidates import (
+    exposure_event,
+    maintained_contracts,
+    slots_contract,
+    wanted_contract,
+)
 from tailorbird.config.project import Paths
 from tailorbird.events import DAY, HOUR, SystemClock
 from tailorbird.ranking import Slot
@@ -47,7 +52,8 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
 
 
 def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamespace) -> None:
-    """Also the one before: a rollback must find its tables. What neither serves nor may is let go."""
+    """Also the one before: a rollback must find its tables. What neither serves nor may is let go.
+    """
     first, second, third = (
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
     )
@@ -66,30 +72,30 @@ def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamesp
 
 def test_the_current_tables_stay_until_the_wanted_ones_are_there(project: SimpleNamespace) -> None:
     before = slots_contract(project)
-    assert kept_contracts(project) == [before]
+    assert maintained_contracts(project) == [before]
     keep_current(project.paths.candidates, before)
-    assert kept_contracts(project) == [before]
+    assert maintained_contracts(project) == [before]
     project.slots["home"] = Slot("home", sources={"session_knn": 5})
     wanted = wanted_contract(project)
     assert wanted != before
-    assert kept_contracts(project) == [before, wanted]
+    assert maintained_contracts(project) == [before, wanted]
     keep_current(project.paths.candidates, wanted)
-    assert kept_contracts(project) == [wanted]
+    assert maintained_contracts(project) == [wanted]
 
 
 def test_a_record_that_cannot_be_read_stops_nothing(
     project: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project.paths.candidates / CURRENT).write_text("{")
-    assert kept_contracts(project) == [wanted_contract(project)]
+    assert maintained_contracts(project) == [wanted_contract(project)]
     assert "remove data/candidates" in caplog.text
 
 
 def test_answers_say_what_was_shown_where_no_slot_reports_impressions(
     project: SimpleNamespace,
 ) -> None:
-    assert shown_by(project) == "impression"
+    assert exposure_event(project) == "impression"
     project.slots = {name: Slot(name, denominator="answer") for name in ("home", "cart")}
-    assert shown_by(project) == slots_contract(project).shown == "answer"
+    assert exposure_event(project) == slots_contract(project).shown == "answer"
     project.slots["other"] = Slot("other")
-    assert shown_by(project) == "impression"
+    assert exposure_event(project) == "impression"

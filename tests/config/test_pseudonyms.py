@@ -42,7 +42,7 @@ def test_either_note_alone_keeps_another_key_out_and_is_written_again(begun, har
     for key, told in ((OTHER, "is not the key"), ("", "no key for them is set")):
         with pytest.raises(ConfigError, match=told):
             pseudonyms_of(key, *begun)
-    assert pseudonyms_of(KEY, *begun, note=False) is not None
+    assert pseudonyms_of(KEY, *begun, record_key=False) is not None
     assert not file.exists() or file.read_bytes() != whole, "who only looks writes nothing"
     assert pseudonyms_of(KEY, *begun) is not None
     assert file.read_bytes() == whole

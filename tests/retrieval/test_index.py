@@ -10,7 +10,7 @@ from tests.retrieval import shop
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
 from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, with_items
-from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extended
+from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extend_column
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
 
@@ -221,9 +221,9 @@ def test_columns_of_mixed_values():
     numbers = column_of([True, None, 2.5])
     np.testing.assert_array_equal(numbers, [1.0, np.nan, 2.5])
     np.testing.assert_array_equal(
-        extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
+        extend_column(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan]
     )
-    assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == [
+    assert [extend_column(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == [
         "zero",
         "two",
         "",
@@ -272,8 +272,8 @@ def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_withou
 
 def test_a_column_that_grew_knows_old_and_new_texts():
     column = column_of(["red", "blue", None])
-    same = extended(column, 3, {0: "blue"}, 3)
-    more = extended(column, 3, {2: "green"}, 4)
+    same = extend_column(column, 3, {0: "blue"}, 3)
+    more = extend_column(column, 3, {2: "green"}, 4)
     assert [same.text(row) for row in range(3)] == ["blue", "blue", ""]
     assert [more.text(row) for row in range(4)] == ["red", "blue", "green", ""]
     assert (column.code("green"), same.code("green"), more.code("green")) == (-2, -2, 2)

@@ -196,9 +196,10 @@ def test_it_comes_back_from_its_files():
     ],
 )
 def test_a_damaged_file_is_refused(damaged):
+    # `Index.load` makes a BundleError of it
     with pytest.raises(
         ValueError, match=r"lists of the inverted file|no array"
-    ):  # `Index.load` makes a BundleError of it
+    ):
         ItemVectors.read(files(**damaged), N)
 
 

@@ -1,4 +1,5 @@
-"""Search by words and meaning: what shares no word with a query is found, and part numbers still."""
+"""Search by words and meaning: what shares no word with a query is found, and part numbers still.
+"""
 
 from pathlib import Path
 

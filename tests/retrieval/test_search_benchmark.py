@@ -111,9 +111,10 @@ def test_what_is_no_copy_of_wands_is_told_with_its_place(copy: Path) -> None:
 
 def test_the_two_figures_by_hand() -> None:
     rows, judged = np.array([7, 3, 9]), {7: 2.0, 3: 1.0, 5: 2.0, 9: 0.0}
+    # exact, partial, wrong; ideal of ten exact hits
     public = (3 + 1 / 2) / (
         3 * sum(1 / rank for rank in range(1, 11))
-    )  # exact, partial, wrong; ideal of ten exact hits
+    )
     assert public_ndcg(rows, judged) == pytest.approx(public)
     assert public_ndcg(np.arange(10), dict.fromkeys(range(10), 2.0)) == pytest.approx(1.0)
     ideal = 3 + 3 / np.log2(3) + 1 / np.log2(4)  # what was judged: two exact, a partial one

@@ -19,7 +19,7 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def index():
-    return TextIndex.of(
+    return TextIndex.from_documents(
         {"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]}
     )
 
@@ -74,7 +74,7 @@ def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
 
 
 def test_a_word_of_a_letter_or_two_is_no_error_of_another():
-    index = TextIndex.of({"title": ["A lamp of oak", "Hat 7"]})
+    index = TextIndex.from_documents({"title": ["A lamp of oak", "Hat 7"]})
     for query in ("x", "ß", "8", "0.5", "if"):
         assert index.search(query, 5)[0].size == 0
     assert index.search("7", 5)[0].tolist() == [1]

@@ -25,7 +25,7 @@ def test_what_is_no_group_is_refused(groups):
 
 
 def test_a_search_finds_what_is_called_otherwise_below_what_is_called_so():
-    index = TextIndex.of(
+    index = TextIndex.from_documents(
         {"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]}
     )
     synonyms = Synonyms.of(GROUPS)

@@ -1,4 +1,4 @@
-"""Which candidate tables a project keeps: of its slots, and of the bundles that answer or may."""
+"""The candidate tables that a project maintains, by its slots and live bundles."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,36 +51,37 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
     assert wanted_contract(project) == contract
 
 
-def test_bundles_that_answer_or_may_have_their_tables_kept(project: SimpleNamespace) -> None:
-    """Also the one before: a rollback must find its tables. What neither serves nor may is let go.
-    """
+def test_tables_of_live_bundles_are_maintained(project: SimpleNamespace) -> None:
+    """Also the one before: a rollback must find its tables. What neither serves nor may is let go."""
     first, second, third = (
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
     )
     promote(project, first)
     assert Board(HOUR // 4) in wanted_contract(project).boards
     promote(project, second)
-    wanted = wanted_contract(project)
-    assert Board(HOUR // 4) in wanted.boards
-    assert wanted.session_knn is not None
+    required = wanted_contract(project)
+    assert Board(HOUR // 4) in required.boards
+    assert required.session_knn is not None
     promote(project, third)
-    wanted = wanted_contract(project)
-    assert Board(HOUR // 4) not in wanted.boards
-    assert wanted.session_knn is not None
-    assert wanted.covers(slots_contract(project))
+    required = wanted_contract(project)
+    assert Board(HOUR // 4) not in required.boards
+    assert required.session_knn is not None
+    assert required.covers(slots_contract(project))
 
 
-def test_the_current_tables_stay_until_the_wanted_ones_are_there(project: SimpleNamespace) -> None:
+def test_the_current_tables_stay_until_the_required_ones_are_ready(
+    project: SimpleNamespace,
+) -> None:
     before = slots_contract(project)
     assert maintained_contracts(project) == [before]
     keep_current(project.paths.candidates, before)
     assert maintained_contracts(project) == [before]
     project.slots["home"] = Slot("home", sources={"session_knn": 5})
-    wanted = wanted_contract(project)
-    assert wanted != before
-    assert maintained_contracts(project) == [before, wanted]
-    keep_current(project.paths.candidates, wanted)
-    assert maintained_contracts(project) == [wanted]
+    required = wanted_contract(project)
+    assert required != before
+    assert maintained_contracts(project) == [before, required]
+    keep_current(project.paths.candidates, required)
+    assert maintained_contracts(project) == [required]
 
 
 def test_a_record_that_cannot_be_read_stops_nothing(

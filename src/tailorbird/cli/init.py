@@ -42,7 +42,7 @@ def init(
     columns:
         column names of a file without a header line, separated by commas: user_id,timestamp,item_id
     ts_format:
-        strptime format of times, needed if day and month are ambiguous: %d/%m/%Y
+        format of times as in strptime, needed if day and month are ambiguous: %d/%m/%Y
     """
     from tailorbird.events.guess.trial import SHARE_MAX
     from tailorbird.platform.create import check_folder, create_project

@@ -25,6 +25,8 @@ def sql(
 ) -> None:
     """Query the lake in SQL.
 
+    Tables: events, answers, users, items, quarantine, duplicates, commits.
+
     Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type"
 
     Example:  tailorbird sql "SELECT * FROM quarantine" --csv > refused.csv

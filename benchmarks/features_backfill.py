@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.features_backfill_peers import formulations
-from benchmarks.forty import TYPES, forty
+from benchmarks.features_backfill_peers import installed_formulations
+from benchmarks.forty import TYPES, forty_features
 from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, entity, total
@@ -52,21 +52,22 @@ WINDOWS = {
 
 @dataclass(frozen=True)
 class Workload:
-    """Purchases of users, and requests about them; both drawn evenly over 60 days, users evenly or
-    1 % with half of all.
+    """Purchases of users and the requests about them, both drawn evenly over 60 days.
+
+    Users are drawn evenly, or 1 % of them get half of everything.
     """
 
     user: np.ndarray
     ts: np.ndarray
     cents: np.ndarray
-    asked: np.ndarray
+    request_user: np.ndarray
     t: np.ndarray
 
     @classmethod
     def draw(cls, events: int, requests: int, users: int, skew: bool) -> "Workload":
         rng = np.random.default_rng(20261125)
 
-        def people(count: int) -> np.ndarray:
+        def draw_users(count: int) -> np.ndarray:
             even = rng.integers(0, users, count)
             return np.where(skew & (rng.random(count) < 0.5), even % max(1, users // 100), even)
 
@@ -74,22 +75,24 @@ class Workload:
             START + np.sort(rng.integers(0, SPAN, events)),
             START + np.sort(rng.integers(0, SPAN, requests)),
         )
-        return cls(people(events), ts, rng.integers(1, 10_000, events), people(requests), t)
+        return cls(draw_users(events), ts, rng.integers(1, 10_000, events), draw_users(requests), t)
 
     def joined(self) -> int:
-        """Pairs of an event and a request about one user."""
+        """Count pairs of an event and a request about one user."""
         size = len(self.names())
-        return int(np.bincount(self.user, minlength=size) @ np.bincount(self.asked, minlength=size))
+        return int(
+            np.bincount(self.user, minlength=size) @ np.bincount(self.request_user, minlength=size)
+        )
 
     def names(self) -> pa.Array:
-        """User ids as text, which is what events hold; ours and the peers get them so."""
+        """Return user ids as text, the form in which events hold them."""
         return pa.array(
-            [f"u{user}" for user in range(int(max(self.user.max(), self.asked.max())) + 1)]
+            [f"u{user}" for user in range(int(max(self.user.max(), self.request_user.max())) + 1)]
         )
 
 
-def ours(work: Workload) -> np.ndarray:
-    """Shape (requests, windows), in cents."""
+def sum_windows(work: Workload) -> np.ndarray:
+    """Return our window sums, shape (requests, windows), in cents."""
     names = work.names()
     n = len(work.ts)
     person = names.take(pa.array(work.user))
@@ -117,23 +120,24 @@ def ours(work: Workload) -> np.ndarray:
     )
     m = len(work.t)
     # Position = order of time, so that what was known is what had happened.
-    asked = Requests(
+    requests = Requests(
         work.t,
         np.full(m, n),
-        names.take(pa.array(work.asked)),
+        names.take(pa.array(work.request_user)),
         np.arange(m),
         pa.nulls(m, pa.string()),
     )
     table = pa.table(events)
-    began = time.perf_counter()
-    sums = backfill(features, table, asked).numeric
-    seconds.append(time.perf_counter() - began)
+    started = time.perf_counter()
+    sums = backfill(features, table, requests).numeric
+    seconds.append(time.perf_counter() - started)
     return sums
 
 
-def mixed(work: Workload) -> tuple[pa.Table, Requests]:
-    """The events and requests of the set of forty: the same people and times, each event about one
-    of the items.
+def make_mixed(work: Workload) -> tuple[pa.Table, Requests]:
+    """Return events and requests for the set of forty features.
+
+    Users and times are the same, and each event is about one item.
     """
     rng = np.random.default_rng(20261126)
     n, m = len(work.ts), len(work.t)
@@ -167,39 +171,39 @@ def mixed(work: Workload) -> tuple[pa.Table, Requests]:
         "item_profile": profiles.take(pa.array(chosen)),
         "properties": pa.nulls(n, pa.string()),
     }
-    described = _described(items, item_names, profiles, work.names())
+    described = _profile_columns(items, item_names, profiles, work.names())
     table = pa.concat_tables(
         [
             pa.table({name: described[name].cast(column.type) for name, column in events.items()}),
             pa.table(events),
         ]
     )
-    asked = (items * rng.random(m) ** 3).astype(np.int64)
-    who = work.names().take(pa.array(work.asked))
-    country = pa.array(["NO", "SE", "DK"]).take(pa.array(work.asked % 3))
+    request_items = (items * rng.random(m) ** 3).astype(np.int64)
+    users = work.names().take(pa.array(work.request_user))
+    country = pa.array(["NO", "SE", "DK"]).take(pa.array(work.request_user % 3))
     # Position = order of time, so that what was known is what had happened.
     p = np.searchsorted(work.ts, work.t)
     return table, Requests(
         work.t,
         p,
-        who,
+        users,
         np.arange(m),
-        item_names.take(pa.array(asked)),
-        session_id=_sessions(work.asked, work.t),
+        item_names.take(pa.array(request_items)),
+        session_id=_sessions(work.request_user, work.t),
         country=country,
     )
 
 
 def _sessions(user: np.ndarray, t: np.ndarray) -> pa.Array:
-    """One a person and half hour."""
+    """Return a session id for each user and half hour."""
     number = (user * 7_919 + (t - START) // (HOUR // 2)) % 1_000_000
     return pa.array([f"s{one}" for one in range(1_000_000)]).take(pa.array(number))
 
 
-def _described(
+def _profile_columns(
     items: int, item_names: pa.Array, profiles: pa.Array, names: pa.Array
 ) -> dict[str, pa.Array]:
-    """Columns of a profile event of each item and each user, before all others."""
+    """Return columns of one profile event per item and user, dated before all other events."""
     count = items + len(names)
     plans = [
         json.dumps({"plan": f"p{user % 3}", "age": user % 80, "segment": f"s{user % 12}"})
@@ -231,27 +235,30 @@ JOIN_MAX = 400_000_000  # rows of a join that a peer is given memory for
 FEAST_EVENTS = 50_000
 
 
-def timed(run: Callable[[], tuple[np.ndarray, float]], runs: int) -> tuple[np.ndarray, dict]:
+def time_runs(run: Callable[[], tuple[np.ndarray, float]], runs: int) -> tuple[np.ndarray, dict]:
     taken: list[float] = []
-    found = np.zeros(0)
+    answer = np.zeros(0)
     while len(taken) < runs and sum(taken) < ENOUGH_S:
-        found, one = run()
-        taken.append(one)
+        answer, seconds_taken = run()
+        taken.append(seconds_taken)
     summary = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
-    return found, {name: round(value, 4) for name, value in summary.items()} | {"runs": len(taken)}
+    return answer, {name: round(value, 4) for name, value in summary.items()} | {"runs": len(taken)}
 
 
-def timed_ours(work: Workload) -> tuple[np.ndarray, float]:
+def time_ours(work: Workload) -> tuple[np.ndarray, float]:
     seconds.clear()
-    found = ours(work)
-    return found, seconds[-1]
+    answer = sum_windows(work)
+    return answer, seconds[-1]
 
 
-def compared(work: Workload, names: Sequence[str], runs: int) -> dict:
-    """Ours and these peers over one workload: results, equal, and what was left out."""
-    peers = formulations()
-    ours(work)  # compiles
-    sums, result = timed(lambda: timed_ours(work), runs)
+def compare_peers(work: Workload, names: Sequence[str], runs: int) -> dict:
+    """Time our engine and these peers on one workload.
+
+    Returns results, equality of the sums, and the peers that were left out with the reason.
+    """
+    peers = installed_formulations()
+    sum_windows(work)  # compiles
+    sums, result = time_runs(lambda: time_ours(work), runs)
     results, equal, left_out = {"tailorbird": result}, {}, {}
     for name in names:
         if name not in peers:
@@ -259,52 +266,54 @@ def compared(work: Workload, names: Sequence[str], runs: int) -> dict:
         elif name == "polars_join" and (rows := work.joined()) > JOIN_MAX:
             left_out[name] = f"its join has {rows:,} rows"
         else:
-            found, results[name] = timed(lambda name=name: peers[name](work, WINDOWS), runs)
-            equal[name] = bool(np.array_equal(found.astype(np.float32), sums))
+            answer, results[name] = time_runs(lambda name=name: peers[name](work, WINDOWS), runs)
+            equal[name] = bool(np.array_equal(answer.astype(np.float32), sums))
     ratios = {name: round(results[name]["median_s"] / result["median_s"], 2) for name in equal}
     return {"results": results, "ratios": ratios, "equal": equal, "left_out": left_out}
 
 
-def cost_of_forty(work: Workload, runs: int) -> dict:
-    """The set of forty over as many events and requests as the eight windows, and how many times as
-    much it costs.
+def measure_forty(work: Workload, runs: int) -> dict:
+    """Time the set of forty on as many events and requests as the eight windows.
+
+    The result also holds the cost as a multiple of that of the eight windows.
     """
-    table, asked = mixed(work)
-    backfill(forty(), table, asked.part(0, 100, slice(0, 100)))  # compiles
+    table, requests = make_mixed(work)
+    backfill(forty_features(), table, requests.part(0, 100, slice(0, 100)))  # compiles
 
     def run() -> tuple[np.ndarray, float]:
-        began = time.perf_counter()
-        found = backfill(forty(), table, asked).numeric
-        return found, time.perf_counter() - began
+        started = time.perf_counter()
+        values = backfill(forty_features(), table, requests).numeric
+        return values, time.perf_counter() - started
 
-    _, result = timed(run, runs)
-    _, eight = timed(lambda: timed_ours(work), runs)
+    _, result = time_runs(run, runs)
+    _, eight = time_runs(lambda: time_ours(work), runs)
     return result | {
         "eight_windows_s": eight["median_s"],
         "cost": round(result["median_s"] / eight["median_s"], 2),
     }
 
 
-def drawn(path: Path, events_max: int) -> dict[int, float]:
-    """A picture of seconds over events, from a million on; two requests for five events, 25 events
-    a user.
+def plot_cost(path: Path, events_max: int) -> dict[int, float]:
+    """Plot seconds over the number of events, from a million on.
+
+    There are two requests for five events, and 25 events a user.
     """
     from matplotlib.figure import Figure
 
-    found: dict[int, float] = {}
+    seconds_by_events: dict[int, float] = {}
     for millions in (1, 2, 5, 10, 20, 50):
         events = millions * 1_000_000
         if events <= events_max:
             work = Workload.draw(events, events * 2 // 5, events // 25, skew=False)
-            found[events] = round(min(timed_ours(work)[1] for _ in range(3)), 3)
+            seconds_by_events[events] = round(min(time_ours(work)[1] for _ in range(3)), 3)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    sizes = np.array(list(found))
-    axes.loglog(sizes, list(found.values()), "o-", label="8 windows")
+    sizes = np.array(list(seconds_by_events))
+    axes.loglog(sizes, list(seconds_by_events.values()), "o-", label="8 windows")
     first = sizes[0]
     axes.loglog(
         sizes,
-        found[int(first)] * sizes * np.log(sizes) / (first * np.log(first)),
+        seconds_by_events[int(first)] * sizes * np.log(sizes) / (first * np.log(first)),
         "--",
         color="grey",
         label="n log n",
@@ -312,7 +321,7 @@ def drawn(path: Path, events_max: int) -> dict[int, float]:
     axes.set(xlabel="events (and two requests for five)", ylabel="seconds")
     axes.legend()
     figure.savefig(path)
-    return found
+    return seconds_by_events
 
 
 def main() -> None:
@@ -338,16 +347,16 @@ def main() -> None:
     parts: dict[str, dict] = {}
     for spread in ("even", "skewed"):
         work = Workload.draw(**sizes, skew=spread == "skewed")
-        parts[spread] = compared(
+        parts[spread] = compare_peers(
             work,
             ("duckdb_join", "duckdb_range", "duckdb_asof", "polars_asof", "polars_join"),
             arguments.runs,
         )
     few = FEAST_EVENTS // (5 if arguments.small else 1)
-    parts["feast"] = compared(
+    parts["feast"] = compare_peers(
         Workload.draw(few, few * 2 // 5, few // 25, skew=False), ("feast",), arguments.runs
     )
-    parts["forty"] = cost_of_forty(Workload.draw(**sizes, skew=False), arguments.runs)
+    parts["forty"] = measure_forty(Workload.draw(**sizes, skew=False), arguments.runs)
     report: dict[str, Any] = {
         "results": {name: part.get("results", part) for name, part in parts.items()},
         "ratios": _ratios(parts),
@@ -363,15 +372,16 @@ def main() -> None:
         },
     }
     if arguments.plot:
-        report["by_events_s"] = drawn(arguments.plot, arguments.plot_events)
+        report["by_events_s"] = plot_cost(arguments.plot, arguments.plot_events)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
     sys.exit(0 if all(one for part in report["equal"].values() for one in part.values()) else 1)
 
 
 def _ratios(parts: dict[str, dict]) -> dict[str, float]:
-    """The least over both spreads of each peer's best formulation, and of its ASOF form; 40
-    features over 8 windows apart.
+    """Return the smaller ratio over both spreads for each peer's best formulation.
+
+    DuckDB's ASOF form is listed on its own.
     """
 
     def least(*names: str) -> list[float]:
@@ -379,25 +389,25 @@ def _ratios(parts: dict[str, dict]) -> dict[str, float]:
             [one for name, one in parts[spread]["ratios"].items() if name in names]
             for spread in ("even", "skewed")
         ]
-        return [min(min(some) for some in best)] if all(best) else []
+        return [min(min(values) for values in best)] if all(best) else []
 
-    found = {
+    ratios = {
         "duckdb_best": least("duckdb_join", "duckdb_range", "duckdb_asof"),
         "duckdb_asof": least("duckdb_asof"),
         "polars": least("polars_asof", "polars_join"),
         "feast": list(parts["feast"]["ratios"].values()),
     }
-    return {name: some[0] for name, some in found.items() if some}
+    return {name: values[0] for name, values in ratios.items() if values}
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("numpy", "pyarrow", "numba", "duckdb", "polars", "feast"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _cpu() -> str:

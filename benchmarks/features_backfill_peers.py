@@ -1,9 +1,8 @@
-"""How others answer the same question as `benchmarks.features_backfill`: one function a
-formulation, in cents, rows as asked.
+"""Formulations of `benchmarks.features_backfill` for other libraries, one function each.
 
 Each gets user ids as text, as events hold them. Windows are tiles in all: from t // hop · hop −
-length up to t, with 12 hops a window. A function returns its answer, shape (requests, windows), and
-the seconds that it took, without making the tables that it reads.
+length up to t, with 12 hops a window. A function returns sums in cents, shape (requests, windows),
+in the order of the requests, and the seconds that it took without building its input tables.
 """
 
 import tempfile
@@ -28,16 +27,16 @@ class Work(Protocol):
     @property
     def cents(self) -> np.ndarray: ...
     @property
-    def asked(self) -> np.ndarray: ...
+    def request_user(self) -> np.ndarray: ...
     @property
     def t(self) -> np.ndarray: ...
     def names(self) -> pa.Array: ...
 
 
-def formulations() -> dict[str, Callable[[Work, Mapping[str, int]], Answer]]:
-    """Those whose package is installed."""
-    found: dict[str, Callable[[Work, Mapping[str, int]], Answer]] = {}
-    for package, some in (
+def installed_formulations() -> dict[str, Callable[[Work, Mapping[str, int]], Answer]]:
+    """Return the formulations whose package is installed."""
+    runners: dict[str, Callable[[Work, Mapping[str, int]], Answer]] = {}
+    for package, functions in (
         ("duckdb", (duckdb_join, duckdb_range, duckdb_asof)),
         ("polars", (polars_asof, polars_join)),
         ("feast", (feast,)),
@@ -46,31 +45,32 @@ def formulations() -> dict[str, Callable[[Work, Mapping[str, int]], Answer]]:
             __import__(package)
         except ImportError:
             continue
-        found |= {one.__name__: one for one in some}
-    return found
+        runners |= {function.__name__: function for function in functions}
+    return runners
 
 
 def duckdb_join(work: Work, windows: Mapping[str, int]) -> Answer:
-    """A plain join over the longest window, with one filtered sum for each window."""
+    """Join over the longest window, with one filtered sum for each window."""
     sums = ", ".join(
-        f"coalesce(sum(e.cents) FILTER (e.ts >= {_begin('q.t', size)}), 0) AS w{index}"
+        f"coalesce(sum(e.cents) FILTER (e.ts >= {_window_start('q.t', size)}), 0) AS w{index}"
         for index, size in enumerate(windows.values())
     )
     longest = max(windows.values())
     return _duckdb(
         work,
         f"SELECT {sums} FROM q LEFT JOIN e ON e.user = q.user AND e.ts < q.t "
-        f"AND e.ts >= {_begin('q.t', longest)} GROUP BY q.row ORDER BY q.row",
+        f"AND e.ts >= {_window_start('q.t', longest)} GROUP BY q.row ORDER BY q.row",
     )
 
 
 def duckdb_range(work: Work, windows: Mapping[str, int]) -> Answer:
-    """Events and requests in one table, and a RANGE window for each length, whose begin is an
-    expression of the row.
+    """Use a RANGE window for each length over events and requests in one table.
+
+    The start of each window is an expression of the row.
     """
     sums = ", ".join(
         "coalesce(sum(cents) OVER (PARTITION BY user ORDER BY ts RANGE BETWEEN ts - "
-        f"({_begin('ts', size)}) PRECEDING AND 1 PRECEDING), 0) "
+        f"({_window_start('ts', size)}) PRECEDING AND 1 PRECEDING), 0) "
         f"AS w{index}"
         for index, size in enumerate(windows.values())
     )
@@ -84,8 +84,8 @@ def duckdb_range(work: Work, windows: Mapping[str, int]) -> Answer:
 
 
 def duckdb_asof(work: Work, windows: Mapping[str, int]) -> Answer:
-    """One ASOF join over cumulative sums for each edge: now, and where each window begins."""
-    edges = ["q.t", *(_begin("q.t", size) for size in windows.values())]
+    """Use one ASOF join over cumulative sums for each edge: now, and the start of each window."""
+    edges = ["q.t", *(_window_start("q.t", size) for size in windows.values())]
     joins = [
         "LEFT JOIN (SELECT q.row, c.total FROM q ASOF JOIN c ON c.user = q.user AND c.ts < "
         f"{edge}) j{index} ON j{index}.row = q.row"
@@ -101,33 +101,33 @@ def duckdb_asof(work: Work, windows: Mapping[str, int]) -> Answer:
     return _duckdb(work, f"SELECT {sums} FROM q {' '.join(joins)} ORDER BY q.row", total_of)
 
 
-def _begin(t: str, size: int) -> str:
+def _window_start(t: str, size: int) -> str:
     return f"{t} // {size // TILES} * {size // TILES} - {size}"
 
 
-def _duckdb(work: Work, query: str, before: str = "SELECT 1") -> Answer:
+def _duckdb(work: Work, query: str, setup: str = "SELECT 1") -> Answer:
     import duckdb
 
     e, q = _tables(work)
     with duckdb.connect() as connection:
         connection.register("e", e)
         connection.register("q", q)
-        began = time.perf_counter()
-        connection.execute(before).fetchall()
-        found = connection.sql(query).to_arrow_table()
-        taken = time.perf_counter() - began
+        started = time.perf_counter()
+        connection.execute(setup).fetchall()
+        rows = connection.sql(query).to_arrow_table()
+        taken = time.perf_counter() - started
     return np.stack(
-        [column.cast(pa.float64()).to_numpy() for column in found.columns], axis=1
+        [column.cast(pa.float64()).to_numpy() for column in rows.columns], axis=1
     ), taken
 
 
 def polars_asof(work: Work, windows: Mapping[str, int]) -> Answer:
-    """`join_asof` over cumulative sums for each edge."""
+    """Use `join_asof` over cumulative sums for each edge."""
     import polars as pl
 
-    e, q = (pl.from_arrow(one) for one in _tables(work))
-    began = time.perf_counter()
-    # The last of each instant has the whole sum of it.
+    e, q = (pl.from_arrow(table) for table in _tables(work))
+    started = time.perf_counter()
+    # The last row of an instant holds the sum up to and including that instant.
     totals = (
         e.sort("ts")
         .with_columns(pl.col("cents").cum_sum().over("user").alias("total"))
@@ -148,16 +148,16 @@ def polars_asof(work: Work, windows: Mapping[str, int]) -> Answer:
             check_sortedness=False,
         )
         columns.append(joined.sort("row")["total"].fill_null(0).to_numpy())
-    found = np.stack([columns[0] - column for column in columns[1:]], axis=1)
-    return found.astype(np.float64), time.perf_counter() - began
+    sums = np.stack([columns[0] - column for column in columns[1:]], axis=1)
+    return sums.astype(np.float64), time.perf_counter() - started
 
 
 def polars_join(work: Work, windows: Mapping[str, int]) -> Answer:
-    """A join of each request with all events of its user, and one filtered sum for each window."""
+    """Join each request with all events of its user, with one filtered sum for each window."""
     import polars as pl
 
-    e, q = (pl.from_arrow(one).lazy() for one in _tables(work))
-    began = time.perf_counter()
+    e, q = (pl.from_arrow(table).lazy() for table in _tables(work))
+    started = time.perf_counter()
     sums = [
         pl.col("cents")
         .filter(pl.col("ts") >= pl.col("t") // (size // TILES) * (size // TILES) - size)
@@ -165,24 +165,23 @@ def polars_join(work: Work, windows: Mapping[str, int]) -> Answer:
         .alias(name)
         for name, size in windows.items()
     ]
-    some = q.join(e, on="user").filter(pl.col("ts") < pl.col("t")).group_by("row").agg(sums)
-    found = (
+    window_sums = q.join(e, on="user").filter(pl.col("ts") < pl.col("t")).group_by("row").agg(sums)
+    joined = (
         q.select("row")
-        .join(some, on="row", how="left")
+        .join(window_sums, on="row", how="left")
         .sort("row")
         .fill_null(0)
         .collect(engine="streaming")
     )
-    answer = found.select(list(windows)).to_numpy().astype(np.float64)
-    return answer, time.perf_counter() - began
+    answer = joined.select(list(windows)).to_numpy().astype(np.float64)
+    return answer, time.perf_counter() - started
 
 
 def feast(work: Work, windows: Mapping[str, int]) -> Answer:
-    """`get_historical_features` of the file offline store: cumulative sums as a feature view, a row
-    of the entity table for each edge.
+    """Call `get_historical_features` of the file offline store.
 
-    Feast has no windows: what it is given are sums that were accumulated before, which is not
-    counted.
+    A feature view holds cumulative sums, and the entity table has a row for each edge. Feast has no
+    windows: the sums that it is given were accumulated before, and that time is not counted.
     """
     import pandas as pd
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
@@ -202,11 +201,11 @@ def feast(work: Work, windows: Mapping[str, int]) -> Answer:
         work.t,
         *(work.t // (size // TILES) * (size // TILES) - size for size in windows.values()),
     ]
-    # Feast answers rows of one entity and time once, so each is asked once.
-    pairs = np.stack([np.tile(work.asked, len(edges)), np.concatenate(edges) - 1])
-    pairs, place = np.unique(pairs, axis=1, return_inverse=True)
+    # Feast returns one row per entity and time, so each pair is requested once.
+    pairs = np.stack([np.tile(work.request_user, len(edges)), np.concatenate(edges) - 1])
+    pairs, inverse = np.unique(pairs, axis=1, return_inverse=True)
     times = pd.to_datetime(pairs[1], unit="us", utc=True)
-    asked = pd.DataFrame(
+    entity_table = pd.DataFrame(
         {"user": names[pairs[0]], "event_timestamp": times, "row": np.arange(pairs.shape[1])}
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -232,14 +231,16 @@ def feast(work: Work, windows: Mapping[str, int]) -> Answer:
             online=False,
         )
         store.apply([user, view])
-        began = time.perf_counter()
-        found = store.get_historical_features(entity_df=asked, features=["totals:total"]).to_df()
-        taken = time.perf_counter() - began
-    # What had no event before it may be left out of the answer.
-    found = found.dropna(subset=["total"])
+        started = time.perf_counter()
+        rows = store.get_historical_features(
+            entity_df=entity_table, features=["totals:total"]
+        ).to_df()
+        taken = time.perf_counter() - started
+    # Feast may leave out rows that have no earlier event.
+    rows = rows.dropna(subset=["total"])
     totals = np.zeros(pairs.shape[1])
-    totals[found["row"].to_numpy()] = found["total"].to_numpy(np.float64)
-    totals = totals[place].reshape(len(edges), -1)
+    totals[rows["row"].to_numpy()] = rows["total"].to_numpy(np.float64)
+    totals = totals[inverse].reshape(len(edges), -1)
     return (totals[0] - totals[1:]).T, taken
 
 
@@ -247,5 +248,9 @@ def _tables(work: Work) -> tuple[pa.Table, pa.Table]:
     names = work.names()
     e = pa.table({"user": names.take(pa.array(work.user)), "ts": work.ts, "cents": work.cents})
     return e, pa.table(
-        {"row": np.arange(len(work.t)), "user": names.take(pa.array(work.asked)), "t": work.t}
+        {
+            "row": np.arange(len(work.t)),
+            "user": names.take(pa.array(work.request_user)),
+            "t": work.t,
+        }
     )

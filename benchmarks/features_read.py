@@ -1,11 +1,13 @@
-"""What a request's features cost: one user, one session, 500 items and their crosses, the forty
-features; beside the bare reads.
+"""Measure the cost of reading one request's features beside the bare reads of the store.
+
+A request has one user, one session, 500 items and their crosses, with the forty features.
 
     python -m benchmarks.features_read [--small] [--json] [--items N] [--events N] [--rounds N]
 
-    floor     the same keys from the same snapshot, one after another, joined to bytes: nothing decoded, nothing computed
+    floor     the same keys from the same snapshot, one after another, joined to bytes:
+              nothing decoded, nothing computed
 
-Seconds are of the processor. The ratio is the floor's time over ours: 0.5 is twice the floor.
+Seconds are CPU time. The ratio is the floor's time over ours: 0.5 is twice the floor.
 """
 
 import argparse
@@ -20,8 +22,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.features_stream import CLOCK, append, plan_of
-from benchmarks.forty import forty
+from benchmarks.features_stream import CLOCK, append_bodies, route_plan
+from benchmarks.forty import forty_features
 from benchmarks.site import START, Site
 from tailorbird.events.keys import hash64s
 from tailorbird.features import ReadRequest
@@ -33,21 +35,25 @@ from tailorbird.store.embedded import EmbeddedSnapshot
 from tailorbird.stream import routed_path
 
 
-def keys_read(read: Callable[[], object]) -> list[list[bytes]]:
-    """The keys that a call asks the store for, a list for each time that it asks."""
-    asked: list[list[bytes]] = []
-    many, sized, one = EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get
+def record_keys(read: Callable[[], object]) -> list[list[bytes]]:
+    """Return the keys that a call requests from the store, one list per request."""
+    requested_keys: list[list[bytes]] = []
+    get_many_, sized, one = (
+        EmbeddedSnapshot.get_many,
+        EmbeddedSnapshot.get_sized,
+        EmbeddedSnapshot.get,
+    )
 
     def get_many(self, keys, *, default):
-        asked.append(list(keys))
-        return many(self, keys, default=default)
+        requested_keys.append(list(keys))
+        return get_many_(self, keys, default=default)
 
     def get_sized(self, keys):
-        asked.append(list(keys))
+        requested_keys.append(list(keys))
         return sized(self, keys)
 
     def get(self, key):
-        asked.append([key])
+        requested_keys.append([key])
         return one(self, key)
 
     EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
@@ -59,28 +65,28 @@ def keys_read(read: Callable[[], object]) -> list[list[bytes]]:
         read()
     finally:
         EmbeddedSnapshot.get_many, EmbeddedSnapshot.get_sized, EmbeddedSnapshot.get = (
-            many,
+            get_many_,
             sized,
             one,
         )
-    return asked
+    return requested_keys
 
 
-def measured(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
-    """CPU milliseconds of each call, in turns, so that whatever disturbs one disturbs the other."""
+def time_calls(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
+    """Return CPU milliseconds of each call, taken in turns so that noise affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            began = time.process_time()
+            started = time.process_time()
             call()
-            taken[name].append((time.process_time() - began) * 1000)
+            taken[name].append((time.process_time() - started) * 1000)
     return {
         name: {
-            "median_ms": round(statistics.median(some), 3),
-            "min_ms": round(min(some), 3),
-            "p99_ms": round(sorted(some)[int(len(some) * 0.99)], 3),
+            "median_ms": round(statistics.median(milliseconds), 3),
+            "min_ms": round(min(milliseconds), 3),
+            "p99_ms": round(sorted(milliseconds)[int(len(milliseconds) * 0.99)], 3),
         }
-        for name, some in taken.items()
+        for name, milliseconds in taken.items()
     }
 
 
@@ -98,14 +104,14 @@ def main() -> None:
     arguments = parser.parse_args()
     share = 10 if arguments.small else 1
     events, rounds = arguments.events // share, arguments.rounds // share
-    features, site = forty(), Site.draw(events, people=20_000 // share)
+    features, site = forty_features(), Site.draw(events, people=20_000 // share)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        append(folder, site.profiles())
-        with Router(folder, plan_of(features), clock=CLOCK) as router:
+        append_bodies(folder, site.profiles())
+        with Router(folder, route_plan(features), clock=CLOCK) as router:
             while router.step().rows:
                 pass
-            append(folder, site.records())
+            append_bodies(folder, site.records())
             while router.step().rows:
                 pass
         with FeatureWorker(routed_path(folder), folder / "state", features, clock=CLOCK) as worker:
@@ -124,15 +130,15 @@ def main() -> None:
         def read() -> object:
             return reader.read(request, items, item_keys=keys)
 
-        asked = keys_read(read)
+        requested_keys = record_keys(read)
 
-        def bare() -> int:
+        def read_keys() -> int:
             with store.snapshot() as snapshot:
-                return sum(len(snapshot.get_many(some, default=b"")) for some in asked)
+                return sum(len(snapshot.get_many(keys_, default=b"")) for keys_ in requested_keys)
 
         stale = reader.read(request, items, item_keys=keys).stale
-        results = measured({"tailorbird": read, "floor": bare}, rounds)
-        size = bare()
+        results = time_calls({"tailorbird": read, "floor": read_keys}, rounds)
+        size = read_keys()
         reader.close()
         store.close()
     report = {
@@ -143,18 +149,21 @@ def main() -> None:
         "sizes": {
             "items": len(items),
             "features": len(features.features),
-            "keys": sum(map(len, asked)),
+            "keys": sum(map(len, requested_keys)),
             "bytes": size,
             "stale": stale,
         },
         "bytes_by_kind": {
-            one.entity.name: {"reading": one.reading_bytes, "state_unpacked": one.state_bytes}
-            for one in features.layout.entities
+            layout.entity.name: {
+                "reading": layout.reading_bytes,
+                "state_unpacked": layout.state_bytes,
+            }
+            for layout in features.layout.entities
         },
         "versions": {name: version(name) for name in ("lmdb", "numpy")}
         | {"python": platform.python_version()},
         "cpu": platform.processor() or platform.machine(),
-        "load": [round(one, 1) for one in os.getloadavg()],
+        "load": [round(layout, 1) for layout in os.getloadavg()],
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()

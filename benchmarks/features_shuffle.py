@@ -1,17 +1,20 @@
-"""What several feature workers gain over one, for the forty features: whether they read the routed
-log or what a shuffle writes for them.
+"""Measure what several feature workers gain over one, for the forty features.
+
+Workers read either the routed log or the logs that a shuffle writes for them.
 
     python -m benchmarks.features_shuffle [--small] [--json] [--events N] [--runs N]
 
-    one            one worker takes the routed log in
-    direct K       each of K workers reads the routed log and keeps its part of the entities; the slowest of them
+    one            one worker reads the routed log
+    direct K       each of K workers reads the routed log and keeps its part of the entities;
+                   the slowest of them
     shuffled K     each reads the log that the shuffle wrote for it; the slowest of them
-    shuffle K      the shuffle itself; `rows_share` is how many of the events the part with the most gets
+    shuffle K      the shuffle itself; `rows_share` is the share of events that the largest part
+                   gets
 
-Speed is events of the routed log by CPU second, so that what else runs on the machine counts
-little. A ratio is the CPU time of one worker over that of the slowest of K: how many times as many
-events K workers on as many cores take. All states together are compared with that of one worker, to
-the bit. Ends with status 1 if any differs.
+Speed is events of the routed log per CPU second, so that other load on the machine counts little. A
+ratio is the CPU time of one worker over that of the slowest of K: how many times as many events K
+workers on as many cores process. All states together are compared with that of one worker, to the
+bit. Exits with status 1 if any differs.
 """
 
 import argparse
@@ -24,11 +27,11 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.features_stream import CLOCK, Stage, route
-from benchmarks.forty import forty
+from benchmarks.features_stream import CLOCK, Stage, run_router_stage
+from benchmarks.forty import forty_features
 from benchmarks.site import Site
 from tailorbird.features import FeatureSet
-from tailorbird.features.keypart import WHOLE, KeyPart, parts_of
+from tailorbird.features.keypart import ALL_KEYS, KeyPart, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
@@ -37,10 +40,10 @@ from tailorbird.stream import routed_path
 COUNTS = (2, 4, 8)
 
 
-def work(
+def run_worker(
     log: Path, state: Path, features: FeatureSet, part: KeyPart, profiles: int, stage: Stage
 ) -> dict[bytes, bytes]:
-    """Take the log in, timed from behind the profiles on; the records of the state."""
+    """Read the log and return the records of the state; only the time after the profiles counts."""
     with FeatureWorker(log, state, features, clock=CLOCK, part=part) as worker:
         while worker.position.p < profiles:
             worker.step(rows_max=1)
@@ -49,15 +52,15 @@ def work(
                 pass
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:
-        found = {key: value for tag in (b"s", b"a") for key, value in snapshot.scan(tag)}
+        records = {key: value for tag in (b"s", b"a") for key, value in snapshot.scan(tag)}
     store.close()
-    return found
+    return records
 
 
-def shuffle(
+def run_shuffle(
     routed: Path, logs: list[Path], features: FeatureSet, profiles: int, stage: Stage
 ) -> list[int]:
-    """Cut the log, timed as above; the events of each part."""
+    """Split the log and return the events of each part; timed as in `run_worker`."""
     with Shuffle(routed, logs, features) as role:
         while role.step(rows_max=1).end <= profiles:
             pass
@@ -79,29 +82,29 @@ def main() -> None:
     arguments = parser.parse_args()
     share = 10 if arguments.small else 1
     events, people, items = arguments.events // share, 20_000 // share, 5_000 // share
-    features, site, one = forty(), Site.draw(events, people=people, items=items), Stage()
+    features, site, one = forty_features(), Site.draw(events, people=people, items=items), Stage()
     stages: dict[str, list[Stage]] = {}
     shares: dict[int, float] = {}
     equal = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        route(folder, features, site, 0, Stage())
+        run_router_stage(folder, features, site, 0, Stage())
         routed, profiles = routed_path(folder), people + items
         for run in range(arguments.runs):
-            whole = work(routed, folder / f"one-{run}", features, WHOLE, profiles, one)
+            expected = run_worker(routed, folder / f"one-{run}", features, ALL_KEYS, profiles, one)
             for count in COUNTS:
                 logs = [folder / f"shuffled-{run}-{count}-{number}.db" for number in range(count)]
                 cutting = stages.setdefault(f"shuffle {count}", [Stage()])[0]
-                shares[count] = max(shuffle(routed, logs, features, profiles, cutting)) / events
-                for how, read in (("direct", [routed] * count), ("shuffled", logs)):
-                    timed = stages.setdefault(f"{how} {count}", [Stage() for _ in range(count)])
-                    state, together = folder / f"{how}-{run}-{count}", dict[bytes, bytes]()
-                    for part, log, stage in zip(parts_of(count), read, timed, strict=True):
-                        together |= work(log, state, features, part, profiles, stage)
-                    equal &= together == whole
+                shares[count] = max(run_shuffle(routed, logs, features, profiles, cutting)) / events
+                for mode, sources in (("direct", [routed] * count), ("shuffled", logs)):
+                    timed = stages.setdefault(f"{mode} {count}", [Stage() for _ in range(count)])
+                    state, merged = folder / f"{mode}-{run}-{count}", dict[bytes, bytes]()
+                    for part, log, stage in zip(all_parts(count), sources, timed, strict=True):
+                        merged |= run_worker(log, state, features, part, profiles, stage)
+                    equal &= merged == expected
     slowest = {
-        name: max(some, key=lambda stage: statistics.median(stage.cpu))
-        for name, some in stages.items()
+        name: max(candidates, key=lambda stage: statistics.median(stage.cpu))
+        for name, candidates in stages.items()
     }
     results: dict[str, dict] = {"one": one.result(events)} | {
         name: stage.result(events) for name, stage in slowest.items()

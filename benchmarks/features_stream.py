@@ -1,20 +1,24 @@
-"""How fast events come through router and feature worker into readable values, for the forty
-features; beside other libraries.
+"""Measure how fast events pass through router and feature worker until they can be read.
 
-    python -m benchmarks.features_stream [--small] [--json] [--events N] [--index N] [--peer-python
-    PATH]
+The forty features are compared with other libraries.
 
-    router, worker   the two stages, one after the other, each in one thread; router with an index of past event ids
-    latency          both as processes at half of their capacity: from an accepted body of 100 events to the commit that a reader sees
-    river, quix,     every window of the same set (all sums and counts behind windows, ratios and composites; no decays,
-    python           distinct counts, sequences, profiles), on decoded events, see `benchmarks.stream_peers`
+    python -m benchmarks.features_stream [--small] [--json] [--events N] [--index N]
+    [--peer-python PATH]
 
-What peers are given is run through ours once more, and every window that holds all events is
-compared (`compared`); shorter ones are not, since each library cuts time otherwise. Ends with
-status 1 if any differs, or if no peer ran. Speed is events by CPU second, so that what else runs on
-the machine counts little; waiting for disks is in `wall`. A peer's ratio is its CPU time an event
-over that of our slower stage, `…_both` over that of both together. Peers that are not installed
-under --peer-python are named as missing.
+    router, worker   the two stages, one after the other, each in one thread; the router has an
+                     index of past event ids
+    latency          both as processes at half of their capacity: from an accepted body of 100
+                     events to the commit that a reader sees
+    river, quix,     every window of the same set (all sums and counts behind windows, ratios and
+    python           composites; no decays, distinct counts, sequences, profiles), on decoded
+                     events, see `benchmarks.stream_peers`
+
+The events of the peers are run through our stages once more, and every window that holds all events
+is compared (`compared`). Shorter ones are not, since each library cuts time differently. Exits with
+status 1 if any differs, or if no peer ran. Speed is events per CPU second, so that other load on
+the machine counts little; disk waits are in `wall`. A peer's ratio is its CPU time per event over
+that of our slower stage, `…_both` over that of both together. Peers that are not installed under
+--peer-python are named as missing.
 """
 
 import argparse
@@ -34,8 +38,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.forty import forty
-from benchmarks.site import SPAN, START, TYPES, Site, blocks
+from benchmarks.forty import forty_features
+from benchmarks.site import SPAN, START, TYPES, Site, to_blocks
 from tailorbird.events import DAY, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.idle import tallies
@@ -45,7 +49,7 @@ from tailorbird.features.state import all_records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.features.worker import run as run_worker
 from tailorbird.router import Router
-from tailorbird.router import run as run_router
+from tailorbird.router import run_router as run_router
 from tailorbird.router.dedup import ENTRY
 from tailorbird.stream import open_writer, raw_path, routed_path
 
@@ -56,19 +60,19 @@ BODIES_A_STEP = 200
 
 
 class Stage:
-    """CPU and wall seconds of one thing, a pair a run."""
+    """CPU and wall seconds of one stage, one pair per run."""
 
     def __init__(self) -> None:
         self.cpu: list[float] = []
         self.wall: list[float] = []
 
     def __enter__(self) -> "Stage":
-        self._began = time.process_time(), time.perf_counter()
+        self._started = time.process_time(), time.perf_counter()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.cpu.append(time.process_time() - self._began[0])
-        self.wall.append(time.perf_counter() - self._began[1])
+        self.cpu.append(time.process_time() - self._started[0])
+        self.wall.append(time.perf_counter() - self._started[1])
 
     def result(self, events: int) -> dict:
         cpu, wall = statistics.median(self.cpu), statistics.median(self.wall)
@@ -81,58 +85,64 @@ class Stage:
         }
 
 
-def plan_of(features: FeatureSet) -> RoutePlan:
+def route_plan(features: FeatureSet) -> RoutePlan:
     return RoutePlan(
         user_attributes=features.user_attributes, item_attributes=features.item_attributes
     )
 
 
-def append(folder: Path, records: list[dict]) -> None:
+def append_bodies(folder: Path, records: list[dict]) -> None:
     with open_writer(raw_path(folder, "door"), partition="door") as writer:
-        some = blocks(records)
-        for start in range(0, len(some), BODIES_A_STEP):
-            writer.append(some[start : start + BODIES_A_STEP])
+        bodies = to_blocks(records)
+        for start in range(0, len(bodies), BODIES_A_STEP):
+            writer.append(bodies[start : start + BODIES_A_STEP])
 
 
 def fill_index(router: Router, entries: int) -> None:
-    """Event ids of the last days, so that each of the site's events is looked for among all of
-    them.
-    """
-    rng, seen, connection = np.random.default_rng(1), router._memory.seen, router._log.connection
+    """Add event ids of the last days, so that the router searches a full index."""
+    rng, dedup_index, connection = (
+        np.random.default_rng(1),
+        router._memory.seen,
+        router._log.connection,
+    )
     for start in range(0, entries, 1 << 18):
-        some = np.zeros(min(1 << 18, entries - start), ENTRY)
-        some["key"], some["check"] = (
-            rng.integers(0, 2**64 - 1, len(some), np.uint64) for _ in range(2)
+        entries_ = np.zeros(min(1 << 18, entries - start), ENTRY)
+        entries_["key"], entries_["check"] = (
+            rng.integers(0, 2**64 - 1, len(entries_), np.uint64) for _ in range(2)
         )
-        some["received_at"] = START - DAY * 2 + start
-        some["producer"] = 1
-        seen.add(some)
+        entries_["received_at"] = START - DAY * 2 + start
+        entries_["producer"] = 1
+        dedup_index.add(entries_)
         with router._log.transaction():
-            seen.save(connection)
+            dedup_index.save(connection)
 
 
-def route(folder: Path, features: FeatureSet, site: Site, index: int, stage: Stage) -> dict:
-    append(folder, site.profiles())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with Router(folder, plan_of(features), clock=CLOCK) as router:
+def run_router_stage(
+    folder: Path, features: FeatureSet, site: Site, index: int, stage: Stage
+) -> dict:
+    append_bodies(folder, site.profiles())
+    rss_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Router(folder, route_plan(features), clock=CLOCK) as router:
         while router.step().rows:
             pass
         fill_index(router, index)
-        append(folder, site.records())
+        append_bodies(folder, site.records())
         routed = 0
         with stage:
             while report := router.step().rows:
                 routed += report
     assert routed == len(site)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rss_growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss_before
     return {
         "entries": index,
-        "memory_mb": round(used / 1024),
+        "memory_mb": round(rss_growth / 1024),
         "disk_mb": round(routed_path(folder).stat().st_size / 1e6),
     }
 
 
-def work(routed: Path, state: Path, features: FeatureSet, site: Site, stage: Stage) -> None:
+def run_worker_stage(
+    routed: Path, state: Path, features: FeatureSet, site: Site, stage: Stage
+) -> None:
     profiles = site.people + site.items
     with FeatureWorker(routed, state, features, clock=CLOCK) as worker:
         while worker.position.rows < profiles:
@@ -144,67 +154,70 @@ def work(routed: Path, state: Path, features: FeatureSet, site: Site, stage: Sta
         assert worker.position.rows == profiles + len(site)
 
 
-def windows_of(features: FeatureSet) -> list[dict]:
-    """Every window of the set that is a sum or a count, as peers are told of it."""
-    found = []
+def describe_windows(features: FeatureSet) -> list[dict]:
+    """Describe every window of the set that is a sum or a count, in the form that peers read."""
+    windows = []
     for layout in features.layout.entities:
-        for one in layout.windows:
-            ring = layout.rings[one.ring]
+        for window in layout.windows:
+            ring = layout.rings[window.ring]
             if ring.measure in PEAKS or "square" in ring.measure:
                 continue
-            size = {"length": one.tiles * ring.hop, "hop": ring.hop}
-            place = {"entity": layout.index, "lane": one.reading_lane}
-            found.append(
+            size = {"length": window.tiles * ring.hop, "hop": ring.hop}
+            reading = {"entity": layout.index, "lane": window.reading_lane}
+            windows.append(
                 {
                     "fields": list(layout.entity.fields),
                     "types": list(ring.source.types),
                     "measure": ring.measure,
                     **size,
-                    **place,
+                    **reading,
                 }
             )
-    return found
+    return windows
 
 
 def read_totals(state: Path, features: FeatureSet, windows: list[dict]) -> list[float]:
-    """The sum over all entities of each window, as it stands in the reading records."""
+    """Return the sum of each window over all entities, from the reading records."""
     store, totals = open_state(state, features), []
     records = all_records(features.layout)
     with store.snapshot() as snapshot:
-        for one in windows:
-            prefix = b"s" + one["entity"].to_bytes(2, "big")
+        for window in windows:
+            prefix = b"s" + window["entity"].to_bytes(2, "big")
             keys = np.array(
                 [int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64
             )
-            readings = records[one["entity"]].readings(snapshot, keys)
-            totals.append(float(readings[:, one["lane"]].sum()))
+            readings = records[window["entity"]].readings(snapshot, keys)
+            totals.append(float(readings[:, window["lane"]].sum()))
     store.close()
     return totals
 
 
-def totals_of(folder: Path, features: FeatureSet, site: Site, windows: list[dict]) -> list[float]:
-    """Ours of the events that peers get."""
+def compute_totals(
+    folder: Path, features: FeatureSet, site: Site, windows: list[dict]
+) -> list[float]:
+    """Run the peers' events through our stages and return the sum of each window."""
     folder.mkdir()
-    route(folder, features, site, 0, Stage())
-    work(routed_path(folder), folder / "state", features, site, Stage())
+    run_router_stage(folder, features, site, 0, Stage())
+    run_worker_stage(routed_path(folder), folder / "state", features, site, Stage())
     return read_totals(folder / "state", features, windows)
 
 
 def is_comparable(window: dict) -> bool:
-    """Whether it holds all events of the site, wherever its tiles begin: shorter ones each library
-    cuts otherwise.
+    """Return True if the window holds all events, whatever the alignment of its tiles.
+
+    Libraries cut shorter windows differently.
     """
     return window["length"] - window["hop"] >= SPAN
 
 
-def told_window(window: dict) -> str:
+def describe_window(window: dict) -> str:
     return (
         f"{window['measure']} of {'+'.join(window['types'])} by "
         f"{'+'.join(window['fields']) or 'all'} in {window['length'] // DAY}d"
     )
 
 
-def ask_peer(name: str, python: str, folder: Path, site: Site, windows: list[dict]) -> dict:
+def run_peer(name: str, python: str, folder: Path, site: Site, windows: list[dict]) -> dict:
     events = folder / "events.jsonl"
     if not events.exists():
         with events.open("w") as file:
@@ -235,21 +248,22 @@ def ask_peer(name: str, python: str, folder: Path, site: Site, windows: list[dic
         str(events),
         str(folder / "windows.json"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
     return (
-        json.loads(done.stdout)
-        if done.returncode == 0
-        else {"missing": done.stderr.strip().splitlines()[-1:]}
+        json.loads(process.stdout)
+        if process.returncode == 0
+        else {"missing": process.stderr.strip().splitlines()[-1:]}
     )
 
 
-def latency(features: FeatureSet, site: Site, rate: float, seconds: float) -> dict:
-    """Milliseconds from an accepted body of 100 events to the commit that holds them all, with both
-    stages as processes.
+def measure_latency(features: FeatureSet, site: Site, rate: float, seconds: float) -> dict:
+    """Return milliseconds from an accepted body of 100 events to the commit that holds them all.
+
+    Both stages run as processes.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        append(folder, site.profiles())
+        append_bodies(folder, site.profiles())
         context = multiprocessing.get_context("spawn")
         stop = context.Event()
         roles = [context.Process(target=role, args=(folder, stop)) for role in (_router, _worker)]
@@ -261,12 +275,12 @@ def latency(features: FeatureSet, site: Site, rate: float, seconds: float) -> di
         reader = Reader(folder / "state", features)
         while reader.position().rows < profiles:
             time.sleep(0.05)
-        some = blocks(site.records()[: int(rate * seconds) // 100 * 100])
-        accepted, readable = [], np.zeros(len(some))
+        bodies = to_blocks(site.records()[: int(rate * seconds) // 100 * 100])
+        accepted, readable = [], np.zeros(len(bodies))
 
         def watch() -> None:
             seen = 0
-            while seen < len(some):
+            while seen < len(bodies):
                 rows = (reader.position().rows - profiles) // 100
                 if rows > seen:
                     readable[seen:rows] = time.perf_counter()
@@ -276,9 +290,9 @@ def latency(features: FeatureSet, site: Site, rate: float, seconds: float) -> di
         watcher = threading.Thread(target=watch)
         watcher.start()
         with open_writer(raw_path(folder, "door"), partition="door") as writer:
-            began = time.perf_counter()
-            for number, block in enumerate(some):
-                time.sleep(max(0.0, began + number * 100 / rate - time.perf_counter()))
+            started = time.perf_counter()
+            for number, block in enumerate(bodies):
+                time.sleep(max(0.0, started + number * 100 / rate - time.perf_counter()))
                 writer.append([block])
                 accepted.append(time.perf_counter())
         watcher.join()
@@ -286,23 +300,23 @@ def latency(features: FeatureSet, site: Site, rate: float, seconds: float) -> di
         stop.set()
         for role in roles:
             role.join()
-    waited = (readable - np.array(accepted)) * 1000
-    p50, p99 = np.percentile(waited, [50, 99])
+    delays_ms = (readable - np.array(accepted)) * 1000
+    p50, p99 = np.percentile(delays_ms, [50, 99])
     return {
         "rate": round(rate),
-        "bodies": len(some),
+        "bodies": len(bodies),
         "p50_ms": round(p50, 1),
         "p99_ms": round(p99, 1),
-        "max_ms": round(waited.max(), 1),
+        "max_ms": round(delays_ms.max(), 1),
     }
 
 
 def _router(folder: Path, stop: threading.Event) -> None:
-    run_router(folder, plan_of(forty()), CLOCK, stop)
+    run_router(folder, route_plan(forty_features()), CLOCK, stop)
 
 
 def _worker(folder: Path, stop: threading.Event) -> None:
-    run_worker(routed_path(folder), folder / "state", forty(), clock=CLOCK, stop=stop)
+    run_worker(routed_path(folder), folder / "state", forty_features(), clock=CLOCK, stop=stop)
 
 
 def main() -> None:
@@ -331,14 +345,14 @@ def main() -> None:
     share = 10 if arguments.small else 1
     events, index = arguments.events // share, arguments.index // share**2
     people, items = 20_000 // share, 5_000 // share
-    features, site = forty(), Site.draw(events, people=people, items=items)
-    windows, router, worker = windows_of(features), Stage(), Stage()
+    features, site = forty_features(), Site.draw(events, people=people, items=items)
+    windows, router, worker = describe_windows(features), Stage(), Stage()
     results: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = route(folder, features, site, index, router)
+        seen = run_router_stage(folder, features, site, index, router)
         for run in range(arguments.runs):
-            work(routed_path(folder), folder / f"state{run}", features, site, worker)
+            run_worker_stage(routed_path(folder), folder / f"state{run}", features, site, worker)
         state = folder / f"state{arguments.runs - 1}"
         ours = read_totals(state, features, windows)
         results |= {
@@ -348,13 +362,13 @@ def main() -> None:
         store = open_state(state, features)
         with store.snapshot() as snapshot:
             results["bytes_by_kind"] = {
-                one.entity.name: {
+                window.entity.name: {
                     "entities": tally.entities,
                     "state_bytes_each": round(tally.state_bytes / max(1, tally.entities)),
-                    "state_bytes_unpacked": one.state_bytes,
-                    "reading_bytes_each": one.reading_bytes,
+                    "state_bytes_unpacked": window.state_bytes,
+                    "reading_bytes_each": window.reading_bytes,
                 }
-                for one, tally in zip(
+                for window, tally in zip(
                     features.layout.entities,
                     tallies(snapshot, features.layout).values(),
                     strict=True,
@@ -363,7 +377,7 @@ def main() -> None:
             results["state_on_disk_mb"] = {"all": round(store.size_bytes() / 1e6, 1)}
         store.close()
         first = slice(arguments.peer_events)
-        few = Site(
+        peer_site = Site(
             site.person[first],
             site.item[first],
             site.type[first],
@@ -372,45 +386,55 @@ def main() -> None:
             people,
             items,
         )
-        part = ours if len(few) == events else totals_of(folder / "few", features, few, windows)
-        peers = {one: ask_peer(one, arguments.peer_python, folder, few, windows) for one in PEERS}
+        expected_totals = (
+            ours
+            if len(peer_site) == events
+            else compute_totals(folder / "few", features, peer_site, windows)
+        )
+        peers = {
+            window: run_peer(window, arguments.peer_python, folder, peer_site, windows)
+            for window in PEERS
+        }
     slower = max(statistics.median(router.cpu), statistics.median(worker.cpu)) / events
     both = (statistics.median(router.cpu) + statistics.median(worker.cpu)) / events
     ratios, equal = {}, {}
-    compared = [number for number, one in enumerate(windows) if is_comparable(one)]
-    for name, told in peers.items():
-        if "missing" in told:
-            results[name] = told
+    compared = [number for number, window in enumerate(windows) if is_comparable(window)]
+    for name, reply in peers.items():
+        if "missing" in reply:
+            results[name] = reply
             continue
-        each = told["cpu_s"] / told["events"]
+        cpu_per_event = reply["cpu_s"] / reply["events"]
         results[name] = {
-            "events_per_cpu_s": round(1 / each),
-            "events_per_wall_s": round(told["events"] / told["wall_s"]),
+            "events_per_cpu_s": round(1 / cpu_per_event),
+            "events_per_wall_s": round(reply["events"] / reply["wall_s"]),
         }
-        ratios[name], ratios[f"{name}_both"] = round(each / slower, 2), round(each / both, 2)
+        ratios[name], ratios[f"{name}_both"] = (
+            round(cpu_per_event / slower, 2),
+            round(cpu_per_event / both, 2),
+        )
         equal[name] = bool(compared) and all(
-            told["totals"][number] == part[number] for number in compared
+            reply["totals"][number] == expected_totals[number] for number in compared
         )
     capacity = 0.5 * min(
         results["router"]["events_per_wall_s"], results["worker"]["events_per_wall_s"]
     )
-    results["latency"] = latency(features, site, capacity, 3.0 if arguments.small else 10.0)
+    results["latency"] = measure_latency(features, site, capacity, 3.0 if arguments.small else 10.0)
     report = {
         "results": results,
         "ratios": ratios,
         "equal": equal,
-        "compared": [told_window(windows[number]) for number in compared] if equal else [],
+        "compared": [describe_window(windows[number]) for number in compared] if equal else [],
         "sizes": {
             "events": events,
             "people": people,
             "items": items,
             "windows": len(windows),
-            "peer_events": len(few),
+            "peer_events": len(peer_site),
         },
         "versions": {name: version(name) for name in ("apsw", "lmdb", "numpy", "pyarrow")}
         | {"python": platform.python_version()},
         "cpu": platform.processor() or platform.machine(),
-        "load": [round(one, 1) for one in os.getloadavg()],
+        "load": [round(window, 1) for window in os.getloadavg()],
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()

@@ -1,14 +1,13 @@
-"""The first hour with one's own data: a shop's log in the layout of a Kaggle file, from `init
---from` to a list, in seconds.
+"""Measure the first hour with your own data: from `init --from` to a list, in seconds.
 
     python -m benchmarks.first_hour [--events 200000 2000000] [--demo] [--small] [--json]
 
-The file is generated here (people with tastes, sessions, a catalogue that changes); its layout is
-that of REES46's "eCommerce behaviour data". The commands are those that `init` prints, none is
-edited. `page` is the first answer of the server that `up` starts, counted from its start. `--demo`
-also measures how soon the shop of `tailorbird demo` opens while another process keeps one core
-busy, and how long its roles live after a SIGTERM. `cpu` is processor time of `train` with its
-children; machines are shared, so the wall clock says less.
+The log is a shop's, in the layout of REES46's "eCommerce behaviour data" on Kaggle. It is generated
+here: people with tastes, sessions, a catalogue that changes. The commands are those that `init`
+prints, unedited. `page` is the first response of the server that `up` starts, counted from its
+start. `--demo` also measures how soon the shop of `tailorbird demo` opens while another process
+keeps one core busy, and how long its roles live after a SIGTERM. `cpu` is processor time of `train`
+with its children; machines are shared, so the wall clock says less.
 """
 
 import argparse
@@ -34,8 +33,8 @@ import pyarrow.csv as pacsv
 
 from benchmarks.quality.product.report import how_run
 
-WANTED_S = {200_000: 240, 2_000_000: 900}  # from init to a personalised list, on two quiet cores
-WANTED_DEMO_S = {"first_page": 60, "ended": 5}
+LIMITS_S = {200_000: 240, 2_000_000: 900}  # from init to a personalised list, on two idle cores
+DEMO_LIMITS_S = {"first_page": 60, "ended": 5}
 BEGIN = datetime(2024, 9, 1, tzinfo=UTC).timestamp()
 DAYS = 45
 EVENTS_A_PERSON, EVENTS_AN_ITEM, SESSION = 12, 40, 5
@@ -60,22 +59,22 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on stdout and nothing else"
     )
-    given = parser.parse_args()
-    sizes = [20_000] if given.small else given.events
+    arguments = parser.parse_args()
+    sizes = [20_000] if arguments.small else arguments.events
     results = {f"{size}": measure(size) for size in sizes}
-    if given.demo:
+    if arguments.demo:
         results["demo"] = measure_demo()
-    told = {
+    report = {
         "benchmark": "first_hour",
-        "small": given.small,
+        "small": arguments.small,
         "results": results,
         "wanted_s": {
-            **{f"{size}": WANTED_S[size] for size in sizes if size in WANTED_S},
-            **({"demo": WANTED_DEMO_S} if given.demo else {}),
+            **{f"{size}": LIMITS_S[size] for size in sizes if size in LIMITS_S},
+            **({"demo": DEMO_LIMITS_S} if arguments.demo else {}),
         },
         **how_run("python -m benchmarks.first_hour " + " ".join(sys.argv[1:])),
     }
-    print(json.dumps(told, indent=1) if given.json else _table(results))
+    print(json.dumps(report, indent=1) if arguments.json else _table(results))
 
 
 def measure(events: int) -> dict[str, float]:
@@ -84,7 +83,7 @@ def measure(events: int) -> dict[str, float]:
         folder = Path(scratch)
         write_log(folder / "2024-Sep.csv", events)
         seconds: dict[str, float] = {}
-        made, seconds["init"] = _timed(
+        output, seconds["init"] = _run_timed(
             [
                 sys.executable,
                 "-m",
@@ -97,28 +96,31 @@ def measure(events: int) -> dict[str, float]:
             ],
             folder,
         )
-        steps = [shlex.split(step)[1:] for step in json.loads(made)["next"]]
-        for words in steps[:-1]:
+        steps = [shlex.split(step)[1:] for step in json.loads(output)["next"]]
+        for arguments in steps[:-1]:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            _, seconds[words[2]] = _timed([sys.executable, "-m", "tailorbird", *words], folder)
-            if words[2] == "train":
+            _, seconds[arguments[2]] = _run_timed(
+                [sys.executable, "-m", "tailorbird", *arguments], folder
+            )
+            if arguments[2] == "train":
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
                 seconds["train_cpu"] = (
                     after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 )
         seconds["to_list"] = sum(seconds[step] for step in ("init", "import", "train", "recommend"))
-        seconds["page"] = _page(folder / "shop")
+        seconds["page"] = _wait_for_page(folder / "shop")
     return {name: round(value, 1) for name, value in seconds.items()}
 
 
 def measure_demo() -> dict[str, float]:
-    """Start the demo beside a busy process; return the seconds to its page, and from a SIGTERM to
-    the end of its last process.
+    """Start the demo beside a busy process and time it.
+
+    Returns the seconds to its page, and from a SIGTERM to the end of its last process.
     """
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     with tempfile.TemporaryDirectory(prefix="tailorbird-demo-") as scratch:
         folder = Path(scratch) / "demo"
-        began = time.monotonic()
+        started = time.monotonic()
         command = [sys.executable, "-m", "tailorbird", "demo", "--folder", str(folder)]
         demo = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -126,16 +128,12 @@ def measure_demo() -> dict[str, float]:
         assert demo.stdout is not None
         try:
             address = next(
-                (
-                    found[0]
-                    for line in demo.stdout
-                    if (found := re.findall(r"http://\S+/shop", line))
-                ),
+                (urls[0] for line in demo.stdout if (urls := re.findall(r"http://\S+/shop", line))),
                 "",
             )
             with urllib.request.urlopen(address, timeout=10) as response:
                 response.read()
-            first_page = time.monotonic() - began
+            first_page = time.monotonic() - started
         finally:
             busy.kill()
             busy.wait()
@@ -149,7 +147,7 @@ def measure_demo() -> dict[str, float]:
 
 
 def processes_of(folder: Path) -> Iterator[int]:
-    """Yield the processes whose command names a folder."""
+    """Yield the processes whose command line names a folder."""
     for entry in Path("/proc").iterdir():
         with suppress(OSError):
             if entry.name.isdigit() and str(folder).encode() in (entry / "cmdline").read_bytes():
@@ -157,29 +155,27 @@ def processes_of(folder: Path) -> Iterator[int]:
 
 
 def write_log(path: Path, events: int) -> None:
-    """Write a log of a shop in which people have tastes, come back in sessions, and new items come
-    in.
-    """
-    draw = np.random.default_rng(7)
+    """Write a shop's log: people with tastes who return in sessions, and new items over time."""
+    rng = np.random.default_rng(7)
     people, items = events // EVENTS_A_PERSON, max(200, events // EVENTS_AN_ITEM)
     sessions = events // SESSION
-    begin = np.sort(draw.uniform(0, DAYS * 86_400, sessions))
-    person = draw.zipf(1.4, sessions) * 7_919 % people
-    taste = draw.integers(0, CATEGORIES, people)
+    begin = np.sort(rng.uniform(0, DAYS * 86_400, sessions))
+    person = rng.zipf(1.4, sessions) * 7_919 % people
+    taste = rng.integers(0, CATEGORIES, people)
     category = np.where(
-        draw.random(sessions) < 0.7, taste[person], draw.integers(0, CATEGORIES, sessions)
+        rng.random(sessions) < 0.7, taste[person], rng.integers(0, CATEGORIES, sessions)
     )
     session = np.repeat(np.arange(sessions), SESSION)
-    known = 0.5 + 0.5 * np.repeat(begin, SESSION) / (
+    catalogue_share = 0.5 + 0.5 * np.repeat(begin, SESSION) / (
         DAYS * 86_400
     )  # the catalogue grows to twice its size
-    rank = np.minimum(draw.zipf(1.2, len(session)) - 1, items // CATEGORIES - 1) * known
+    rank = np.minimum(rng.zipf(1.2, len(session)) - 1, items // CATEGORIES - 1) * catalogue_share
     item = rank.astype(np.int64) * CATEGORIES + category[session]
     ts = (BEGIN + np.repeat(begin, SESSION) + np.tile(np.arange(SESSION) * 40.0, sessions)).astype(
         np.int64
     )
     kind = np.asarray(["view", "cart", "purchase"])[
-        np.searchsorted([0.9, 0.97], draw.random(len(session)))
+        np.searchsorted([0.9, 0.97], rng.random(len(session)))
     ]
     order = np.argsort(ts, kind="stable")
     stamp = np.char.add(
@@ -202,19 +198,19 @@ def write_log(path: Path, events: int) -> None:
     pacsv.write_csv(table, path)
 
 
-def _timed(command: list[str], folder: Path) -> tuple[str, float]:
-    began = time.monotonic()
-    done = subprocess.run(
+def _run_timed(command: list[str], folder: Path) -> tuple[str, float]:
+    started = time.monotonic()
+    process = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
-    return done.stdout, time.monotonic() - began
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{process.stdout}\n{process.stderr}")
+    return process.stdout, time.monotonic() - started
 
 
-def _page(shop: Path) -> float:
+def _wait_for_page(shop: Path) -> float:
     """Return how long `up` takes until its server answers."""
-    began = time.monotonic()
+    started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "tailorbird", "-C", str(shop), "up", "--no-train"],
         stdout=subprocess.DEVNULL,
@@ -225,7 +221,7 @@ def _page(shop: Path) -> float:
         for url in _urls(shop):
             with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:
                 if response.status == 200:
-                    return time.monotonic() - began
+                    return time.monotonic() - started
         raise SystemExit("the server did not answer within two minutes")
     finally:
         process.terminate()

@@ -1,10 +1,10 @@
-"""The forty mixed features that the benchmarks of the feature engine share, and what their events
-carry.
+"""The forty mixed features that the benchmarks of the feature engine share, and their events.
 
-    12 windows   6 ratios   4 decays   3 distinct   5 of sequence and session   6 profile attributes   4 on composites
+    12 windows   6 ratios   4 decays   3 distinct   5 of sequence and session
+    6 profile attributes   4 on composites
 
-Events are `TYPES` of people about items, with a price; items have a category, a brand and a price,
-users a plan, an age and a segment. Features are about six entities: user, item, item.category,
+Events are `TYPES` of people about items, with a price. Items have a category, a brand and a price;
+users have a plan, an age and a segment. Features are about six entities: user, item, item.category,
 everyone, and two composites.
 """
 
@@ -32,14 +32,15 @@ USER_ATTRIBUTES = ("plan", "age", "segment")
 SEQUENCE_LENGTH = 64
 
 
-def forty() -> FeatureSet:
+def forty_features() -> FeatureSet:
+    """Return the declarations of the forty features."""
     user, item, category, everyone = (
         entity("user"),
         entity("item"),
         entity("item.category"),
         entity(),
     )
-    mine, place = entity("user", "item.category"), entity("item", "country")
+    user_category, item_country = entity("user", "item.category"), entity("item", "country")
     money = {"of": "price", "unit": 0.01, "max": 10_000}
     windows = [
         *(
@@ -86,7 +87,7 @@ def forty() -> FeatureSet:
             "user_categories_30d", user, "click", of="item.category", precision=4, window="30d"
         ),
     ]
-    runs = [
+    sequences = [
         sequence("recent", user, ["click", "purchase"], length=SEQUENCE_LENGTH),
         gap_mean("user_gap", user, "click"),
         session("session_clicks", "click"),
@@ -102,11 +103,19 @@ def forty() -> FeatureSet:
         attribute("user_segment", user, "segment", kind="categorical"),
     ]
     composites = [
-        count("mine_clicks_30d", mine, "click", window="30d"),
-        ratio("mine_ctr_7d", mine, "click", "impression", window="7d", prior=category, weight=5),
-        time_since("mine_since", mine, "click"),
-        count("item_here_7d", place, "click", window="7d"),
+        count("mine_clicks_30d", user_category, "click", window="30d"),
+        ratio(
+            "mine_ctr_7d",
+            user_category,
+            "click",
+            "impression",
+            window="7d",
+            prior=category,
+            weight=5,
+        ),
+        time_since("mine_since", user_category, "click"),
+        count("item_here_7d", item_country, "click", window="7d"),
     ]
     return FeatureSet.from_declarations(
-        [*windows, *ratios, *decays, *distincts, *runs, *attributes, *composites]
+        [*windows, *ratios, *decays, *distincts, *sequences, *attributes, *composites]
     )

@@ -1,15 +1,19 @@
-"""How fast events come in: door, router, feature worker and lake, one after the other, each beside
-its bare part.
+"""Measure how fast events enter: collector, router, feature worker and lake, in turn.
+
+Each stage is compared with its bare counterpart.
 
     python -m benchmarks.ingest [--small] [--json] [--events N] [--runs N]
 
-    raw          the raw log's own appends: the same bodies in as many commits, each synced, without a check or a queue
+    raw          appends to the raw log alone: the same bodies in as many commits, each synced,
+                 without a check or a queue
     raw_single   the same with one sender, so that each body is a commit in both
-    rules        from body to lake without rules of the project's own, beside the same with six of them for each event, in door and router
-    parquet      pyarrow writes the routed events, a file a day, synced; no ACID, no archive, no ledger, nothing read back
+    rules        from body to lake without the project's rules, beside the same with six of them
+                 for each event, in collector and router
+    parquet      pyarrow writes the routed events, a file a day, synced; no ACID, no archive, no
+                 ledger, nothing read back
 
-Ratios are the bare part's time over ours: what is left of its speed; `cpu_ratios` the same of the
-time of the processor.
+Ratios are the bare part's time over ours: the share of its speed that remains. `cpu_ratios` are the
+same for CPU time.
 """
 
 import argparse
@@ -40,9 +44,9 @@ from tailorbird.events.rules import Rule
 from tailorbird.features import FeatureSet, count, entity, mean, ratio, sequence, time_since
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
 START = 1_764_072_000_000_000
@@ -64,8 +68,8 @@ RULED = msgspec.structs.replace(
 RECEIPT = msgspec.json.encode(Receipt(START))
 
 
-def bodies(events: int) -> list[bytes]:
-    """Events of 20,000 people about 5,000 items, about 230 bytes each, `BODY_ROWS` a body."""
+def make_bodies(events: int) -> list[bytes]:
+    """Return bodies of `BODY_ROWS` events, about 230 bytes each, of 20,000 users and 5,000 items."""
     rng = np.random.default_rng(20261125)
     people, items = (
         rng.integers(0, 20_000, events).tolist(),
@@ -99,9 +103,9 @@ def bodies(events: int) -> list[bytes]:
     ]
 
 
-def features() -> FeatureSet:
-    """Thirteen columns of the usual kinds."""
-    user, item, category, mine = (
+def make_features() -> FeatureSet:
+    """Return thirteen columns of the usual kinds."""
+    user, item, category, user_category = (
         entity("user"),
         entity("item"),
         entity("item.category"),
@@ -119,7 +123,7 @@ def features() -> FeatureSet:
             ),
             ratio("item_ctr", item, "click", "view", window="7d", prior=category, weight=20),
             mean("user_price", user, "purchase", of="price", unit=0.01, max=10_000, window="30d"),
-            count("mine", mine, "click", window="30d"),
+            count("mine", user_category, "click", window="30d"),
             time_since("since", user, "click"),
             sequence("recent", user, ["click", "cart", "purchase"], length=64),
         ]
@@ -127,8 +131,9 @@ def features() -> FeatureSet:
 
 
 class Stopwatch:
-    """Seconds of each thing that was measured, a figure a run; and of the processor, which others
-    on the machine change less.
+    """Wall and CPU seconds of each named stage, one value per run.
+
+    Other load on the machine affects CPU seconds less.
     """
 
     def __init__(self) -> None:
@@ -137,10 +142,10 @@ class Stopwatch:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        began, worked = time.perf_counter(), time.process_time()
+        started, started_cpu = time.perf_counter(), time.process_time()
         yield
-        self.seconds[name].append(time.perf_counter() - began)
-        self.cpu_seconds[name].append(time.process_time() - worked)
+        self.seconds[name].append(time.perf_counter() - started)
+        self.cpu_seconds[name].append(time.process_time() - started_cpu)
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -170,27 +175,27 @@ class Stopwatch:
         )
 
 
-def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
-    """One pass through all parts; whether each of them had every event."""
+def run_pass(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
+    """Pass the bodies through all stages and return True if each of them has every event."""
     clock = SimulatedClock(START)
     stream, state, lake = folder / "stream", folder / "state", folder / "lake"
-    with Door(stream, "door", PLAN, clock) as door, ThreadPoolExecutor(SENDERS) as pool:
+    with EventCollector(stream, "door", PLAN, clock) as door, ThreadPoolExecutor(SENDERS) as pool:
         with watch.of("door"):
             for decisions in pool.map(door.submit, sent):
                 assert all(decision.accepted for decision in decisions)
         commits = door.figures().batches
-    _raw(folder / "bare", sent, commits, "raw", watch)
-    few = sent[: max(1, len(sent) // 4)]
-    with Door(folder / "single", "door", PLAN, clock) as door, watch.of("door_single"):
-        for body in few:
+    _time_raw_log(folder / "bare", sent, commits, "raw", watch)
+    single_bodies = sent[: max(1, len(sent) // 4)]
+    with EventCollector(folder / "single", "door", PLAN, clock) as door, watch.of("door_single"):
+        for body in single_bodies:
             door.submit(body)
-    _raw(folder / "bare-single", few, len(few), "raw_single", watch)
+    _time_raw_log(folder / "bare-single", single_bodies, len(single_bodies), "raw_single", watch)
     with Router(stream, PLAN, clock=clock) as router, watch.of("router"):
         accepted = 0
         while rows := router.step().accepted:
             accepted += rows
     with (
-        FeatureWorker(routed_path(stream), state, features(), clock=clock) as worker,
+        FeatureWorker(routed_path(stream), state, make_features(), clock=clock) as worker,
         watch.of("worker"),
     ):
         while worker.step().rows:
@@ -198,30 +203,33 @@ def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
         applied = worker.position.rows
     with LakeRole(stream, lake, clock=clock) as role, watch.of("lake"):
         role.drain()
-    _check(sent, watch)
-    _parquet(folder / "parquet", stream, watch)
+    _time_check(sent, watch)
+    _time_parquet(folder / "parquet", stream, watch)
     return accepted == applied == Lake(lake).count("events") == events
 
 
-def _check(sent: list[bytes], watch: Stopwatch) -> None:
-    """The contract alone, without and with rules in turn, body by body, so that whatever else the
-    machine does meets both.
+def _time_check(sent: list[bytes], watch: Stopwatch) -> None:
+    """Time the contract alone, with and without rules.
+
+    Both take turns body by body, so that other load on the machine affects both.
     """
     contracts = {"check": Contract(PLAN), "check_rules": Contract(RULED)}
     spent = dict.fromkeys(contracts, 0.0)
     receipt = Receipt(START)
     for body in sent:
         for name, contract in contracts.items():
-            began = time.thread_time()  # it is arithmetic, and waits for nothing
+            started = time.thread_time()  # it is arithmetic, and waits for nothing
             refused = contract.check([(body, receipt)]).refused
-            spent[name] += time.thread_time() - began
+            spent[name] += time.thread_time() - started
             assert not refused
     for name, seconds in spent.items():
         watch.seconds[name].append(seconds)
 
 
-def _raw(folder: Path, sent: list[bytes], commits: int, name: str, watch: Stopwatch) -> None:
-    """The bodies into a log of their own, in `commits` synced transactions of about the same size."""
+def _time_raw_log(
+    folder: Path, sent: list[bytes], commits: int, name: str, watch: Stopwatch
+) -> None:
+    """Write the bodies to a log of their own, in `commits` synced transactions of similar size."""
     edges = np.linspace(0, len(sent), commits + 1).astype(int).tolist()
     blocks = [Block("body", BODY_ROWS, body, RECEIPT) for body in sent]
     with open_writer(raw_path(folder, "bare"), partition="bare") as writer, watch.of(name):
@@ -229,16 +237,16 @@ def _raw(folder: Path, sent: list[bytes], commits: int, name: str, watch: Stopwa
             writer.append(blocks[first:end])
 
 
-def _parquet(folder: Path, stream: Path, watch: Stopwatch) -> None:
-    """The routed log's events as bare files."""
+def _time_parquet(folder: Path, stream: Path, watch: Stopwatch) -> None:
+    """Write the routed log's events as bare files."""
     folder.mkdir()
     with watch.of("parquet"), open_reader(routed_path(stream)) as reader:
         tables, start = [], 0
         while blocks := reader.read(start):
             tables += [
-                pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()
-                for one in blocks
-                if one.block.kind == "events"
+                pa.ipc.open_stream(io.BytesIO(record.block.payload)).read_all()
+                for record in blocks
+                if record.block.kind == "events"
             ]
             start = blocks[-1].end
         table = pa.concat_tables(tables)
@@ -266,10 +274,10 @@ def main() -> None:
     events = max(
         BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS
     )
-    sent, watch, complete = bodies(events), Stopwatch(), []
+    sent, watch, complete = make_bodies(events), Stopwatch(), []
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as folder:
-            complete.append(run(Path(folder), sent, events, watch))
+            complete.append(run_pass(Path(folder), sent, events, watch))
     single = BODY_ROWS * max(1, len(sent) // 4)
     rows = defaultdict(lambda: events, door_single=single, raw_single=single)
     pairs = {
@@ -280,7 +288,7 @@ def main() -> None:
     report = {
         "results": watch.results(rows),
         "ratios": {name: watch.ratio(*pair) for name, pair in pairs.items()}
-        | {"rules": _with_rules(watch)},
+        | {"rules": _rules_ratio(watch)},
         "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in pairs.items()},
         "equal": {"every part has every event": all(complete)},
         "sizes": {
@@ -294,22 +302,29 @@ def main() -> None:
             name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")
         }
         | {"python": platform.python_version()},
-        "cpu": cpu(),
+        "cpu": cpu_name(),
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(
+    exit_process(
         0 if all(complete) else 1
     )  # deltalake's threads may abort a process that ends in the usual way
 
 
-def _with_rules(watch: Stopwatch) -> float:
-    """From body to lake without rules over the same with them, which door and router both check."""
-    whole = sum(watch.median(name) for name in ("door", "router", "lake"))
-    return round(whole / (whole + 2 * (watch.median("check_rules") - watch.median("check"))), 3)
+def _rules_ratio(watch: Stopwatch) -> float:
+    """Return the time from body to lake without rules over that with them.
+
+    Collector and router both check the rules.
+    """
+    seconds_without = sum(watch.median(name) for name in ("door", "router", "lake"))
+    return round(
+        seconds_without
+        / (seconds_without + 2 * (watch.median("check_rules") - watch.median("check"))),
+        3,
+    )
 
 
-def cpu() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,18 +1,23 @@
-"""How fast rows get into the lake, and what putting files together pays, each beside the same done
-bare.
+"""Measure how fast rows enter the lake, and the gain from compaction.
+
+Each is compared with the bare equivalent.
 
     python -m benchmarks.lake [--small] [--json] [--events N] [--runs N]
 
-    duckdb_write   routed log → tables, beside DuckDB that writes the same rows, which it has in memory, into one Parquet file
-    duckdb_json    raw bodies → door, router, lake, beside DuckDB's `read_json` of the same events → Parquet: no check, no repeats
-                   dropped, nobody identified, no log, nothing synced
-    compaction     reading a lake of many small commits, before and after their files were put together: all rows of two columns
-    person         one person's rows out of a lake whose old day is sorted by person, beside the same in the order of the log
-    positions      a range of positions out of the lake in the order of the log, beside the same sorted by person
+    duckdb_write   routed log → tables, beside DuckDB that writes the same rows, which it has in
+                   memory, into one Parquet file
+    duckdb_json    raw bodies → collector, router, lake, beside DuckDB's `read_json` of the same
+                   events → Parquet: no check, no deduplication, no identity, no log, no sync
+    compaction     reading a lake of many small commits, before and after compaction: all rows of
+                   two columns
+    person         one person's rows out of a lake whose old day is sorted by person, beside the
+                   same in the order of the log
+    positions      a range of positions out of the lake in the order of the log, beside the same
+                   sorted by person
 
-Ratios are the other's time over ours, `cpu_ratios` the same of the time of the processor;
-`compaction`, `person` and `positions` are what it pays (below 1: what it costs). DuckDB runs on all
-cores, and with `_1` on one, as our roles do.
+Ratios are the other's time over ours, `cpu_ratios` the same for CPU time; `compaction`, `person`
+and `positions` are the gain (below 1: the cost). DuckDB runs on all cores, and with `_1` on one, as
+our roles do.
 """
 
 import argparse
@@ -31,11 +36,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, bodies, cpu
+from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, cpu_name, make_bodies
 from tailorbird.events import DAY, Receipt, SimulatedClock
 from tailorbird.events.columnwise import Contract
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
@@ -44,9 +49,10 @@ PERSON = "u00042"
 RECEIPT = msgspec.json.encode(Receipt(START))
 
 
-def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
-    """Raw log, routed log and lake of the events, each stage by itself; the routed log alone into
-    another lake.
+def write_logs_and_lake(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
+    """Write raw log, routed log and lake of the events, each stage timed by itself.
+
+    The routed log alone is also read into a second lake.
     """
     clock, stream = SimulatedClock(START), folder / "stream"
     with watch.of("check"):
@@ -62,8 +68,8 @@ def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
             pass
     alone = folder / "routed-alone"
     alone.mkdir()
-    for each in stream.glob("routed.db*"):
-        shutil.copy(each, alone)
+    for database in stream.glob("routed.db*"):
+        shutil.copy(database, alone)
     with LakeRole(alone, folder / "lake-alone", clock=clock) as role, watch.of("routed_to_lake"):
         role.drain()
     with LakeRole(stream, folder / "lake", clock=clock) as role, watch.of("lake"):
@@ -75,21 +81,21 @@ def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
 
 
 def routed_events(stream: Path) -> pa.Table:
-    """What stands in the routed log, as one table in memory."""
+    """Return the events of the routed log as one table in memory."""
     tables, start = [], 0
     with open_reader(routed_path(stream)) as reader:
         while blocks := reader.read(start):
             tables += [
-                pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all()
-                for one in blocks
-                if one.block.kind == "events"
+                pa.ipc.open_stream(io.BytesIO(record.block.payload)).read_all()
+                for record in blocks
+                if record.block.kind == "events"
             ]
             start = blocks[-1].end
     return pa.concat_tables(tables).combine_chunks()
 
 
 def duckdb_writes(folder: Path, sent: list[bytes], watch: Stopwatch) -> int:
-    """Both of DuckDB's parts, on all cores and on one; how many rows it wrote."""
+    """Time both of DuckDB's parts, on all cores and on one; return the rows that it wrote."""
     import duckdb
 
     table = routed_events(folder / "stream")
@@ -118,23 +124,24 @@ def duckdb_writes(folder: Path, sent: list[bytes], watch: Stopwatch) -> int:
     return written
 
 
-def reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
-    """A lake of small commits, as it is, put together, and sorted by person; whether all three give
-    the same rows.
+def time_reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
+    """Time reads of a lake of small commits: as it is, compacted, and sorted by person.
+
+    Returns True if all three give the same rows.
     """
     clock, answers = SimulatedClock(START), []
-    shapes = {"small_files": "position", "together": "position", "sorted": "person"}
-    for shape, sort in shapes.items():
-        path = folder / f"lake-{shape}"
+    layouts = {"small_files": "position", "together": "position", "sorted": "person"}
+    for layout, sort in layouts.items():
+        path = folder / f"lake-{layout}"
         with LakeRole(folder / "routed-alone", path, clock=clock, sort=sort) as role:
             while not role.step(COMMIT_ROWS).idle:
                 pass
-            if shape != "small_files":
-                with watch.of(f"put_{shape}"):
+            if layout != "small_files":
+                with watch.of(f"put_{layout}"):
                     while role.upkeep(everything=True):
                         pass
         low = rows // 2
-        asks = {
+        queries = {
             "all": (["ts", "item_id"], None),
             "person": (["ts", "item_id"], ds.field("person") == PERSON),
             "positions": (
@@ -142,18 +149,18 @@ def reads(folder: Path, watch: Stopwatch, rows: int) -> bool:
                 (ds.field("p") >= low) & (ds.field("p") < low + rows // 20),
             ),
         }
-        for name, (columns, where) in asks.items():
-            with watch.of(f"{name}_{shape}"):
-                found = Lake(path).table("events", columns, where)
+        for name, (columns, where) in queries.items():
+            with watch.of(f"{name}_{layout}"):
+                table = Lake(path).table("events", columns, where)
             answers.append(
-                (name, found.num_rows, int(np.sum(found["ts"].cast(pa.int64()).to_numpy() % DAY)))
+                (name, table.num_rows, int(np.sum(table["ts"].cast(pa.int64()).to_numpy() % DAY)))
             )
         files = Lake(path).files("events", Lake(path).version("events"))
-        watch.seconds[f"files_{shape}"].append(len(files))
-        watch.seconds[f"bytes_{shape}"].append(
+        watch.seconds[f"files_{layout}"].append(len(files))
+        watch.seconds[f"bytes_{layout}"].append(
             sum((path / "events" / file).stat().st_size for file in files)
         )
-    return len(set(answers)) == len(asks)
+    return len(set(answers)) == len(queries)
 
 
 def main() -> None:
@@ -170,11 +177,11 @@ def main() -> None:
     events = max(
         BODY_ROWS, arguments.events // (10 if arguments.small else 1) // BODY_ROWS * BODY_ROWS
     )
-    sent, watch, equal, peers = bodies(events), Stopwatch(), [], True
+    sent, watch, equal, peers = make_bodies(events), Stopwatch(), [], True
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            fill(folder, sent, watch)
+            write_logs_and_lake(folder, sent, watch)
             equal.append(
                 Lake(folder / "lake").count("events")
                 == Lake(folder / "lake-alone").count("events")
@@ -184,7 +191,7 @@ def main() -> None:
                 equal.append(duckdb_writes(folder, sent, watch) == events)
             except ImportError:
                 peers = False
-            equal.append(reads(folder, watch, events))
+            equal.append(time_reads(folder, watch, events))
     shapes = {
         name: int(watch.median(name))
         for name in list(watch.seconds)
@@ -193,12 +200,12 @@ def main() -> None:
     for name in shapes:
         del watch.seconds[name]
     stages = ("check", "raw_log", "router", "lake")
-    whole = sum(watch.median(stage) for stage in stages)
+    total_s = sum(watch.median(stage) for stage in stages)
     report = {
         "results": watch.results(defaultdict(lambda: events)),
-        "shares": {stage: round(watch.median(stage) / whole, 3) for stage in stages},
-        "ratios": {name: watch.ratio(*pair) for name, pair in pairs(peers).items()},
-        "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in pairs(peers).items()},
+        "shares": {stage: round(watch.median(stage) / total_s, 3) for stage in stages},
+        "ratios": {name: watch.ratio(*pair) for name, pair in ratio_pairs(peers).items()},
+        "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in ratio_pairs(peers).items()},
         "left_out": {} if peers else {"duckdb": "is not installed: pip install -e '.[bench]'"},
         "equal": {"every way has the same rows": all(equal)},
         "sizes": {
@@ -213,27 +220,27 @@ def main() -> None:
             for name in ("deltalake", "pyarrow", "apsw", "numpy", *(("duckdb",) if peers else ()))
         }
         | {"python": platform.python_version()},
-        "cpu": cpu(),
+        "cpu": cpu_name(),
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(
+    exit_process(
         0 if all(equal) else 1
     )  # deltalake's threads may abort a process that ends in the usual way
 
 
-def pairs(peers: bool) -> dict[str, tuple[str, str]]:
-    """Each peer's time, and ours."""
-    found = {
+def ratio_pairs(peers: bool) -> dict[str, tuple[str, str]]:
+    """Return the stage names of each peer's time and of ours."""
+    pairs_by_name = {
         "compaction": ("all_small_files", "all_together"),
         "person": ("person_together", "person_sorted"),
         "positions": ("positions_together", "positions_sorted"),
     }
     if peers:
         for suffix in ("", "_1"):
-            found[f"duckdb_write{suffix}"] = (f"duckdb_write{suffix}", "routed_to_lake")
-            found[f"duckdb_json{suffix}"] = (f"duckdb_json{suffix}", "body_to_lake")
-    return found
+            pairs_by_name[f"duckdb_write{suffix}"] = (f"duckdb_write{suffix}", "routed_to_lake")
+            pairs_by_name[f"duckdb_json{suffix}"] = (f"duckdb_json{suffix}", "body_to_lake")
+    return pairs_by_name
 
 
 if __name__ == "__main__":

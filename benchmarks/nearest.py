@@ -1,15 +1,13 @@
-"""The nearest of many vectors: exact, and by the inverted file of `retrieval.inverted`. Where does
-the file begin to be worth it?
+"""Compare exact nearest neighbours with the inverted file of `retrieval.inverted`, by size.
 
-python -m benchmarks.nearest [--sizes 50000,100000] [--small] [--json]
+    python -m benchmarks.nearest [--sizes 50000,100000] [--small] [--json]
 
-A question is what a request asks of vectors when the person's is there: the nearest 100, and log Σ
-exp over all. Items are drawn around 500 kinds, with lengths of their own and coordinates of falling
-weight (1/√i), as learned vectors have; `even` has no order at all, of which an inverted file can
-make nothing: it is not taken. People are drawn as items are; those who say how many lists it takes
-are others than those who ask. One thread, one question at a time, microseconds by the processor's
-time of the thread, since others use the machine; `p99_us` is by the clock. `ratios`: exact over the
-file.
+A query is what a request asks of vectors once the user's is there: the nearest 100, and log Σ exp
+over all. Items are drawn around 500 centers, with lengths of their own and coordinates of falling
+weight (1/√i), as learned vectors have. `even` has no structure at all, so an inverted file gains
+nothing and is not used. Users are drawn as items are; those who set the number of lists are not
+those who query. One thread, one query at a time, in microseconds of the thread's CPU time, since
+others use the machine; `p99_us` is wall time. `ratios`: exact over the file.
 """
 
 import argparse
@@ -26,16 +24,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from benchmarks.ingest import cpu
+from benchmarks.ingest import cpu_name
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.inverted import NEAREST, find_inverted
+from tailorbird.retrieval.inverted import NEAREST, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 WIDTH, KINDS, PEOPLE = 64, 500, 200
 SIZES = (25_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
-NOBODY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+EMPTY_HISTORY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
 def main() -> None:
@@ -49,14 +47,14 @@ def main() -> None:
     parser.add_argument(
         "--sizes", default=",".join(map(str, SIZES)), help="of items, apart by commas"
     )
-    given = parser.parse_args()
-    sizes = SIZES[:2] if given.small else tuple(int(one) for one in given.sizes.split(","))
+    arguments = parser.parse_args()
+    sizes = SIZES[:2] if arguments.small else tuple(int(one) for one in arguments.sizes.split(","))
     results, ratios = {}, {}
     for size in sizes:
         print(f"{size:,} items …", file=sys.stderr, flush=True)
-        results[str(size)] = measured(size, kinds=KINDS)
+        results[str(size)] = measure_size(size, kinds=KINDS)
         ratios[str(size)] = results[str(size)]["exact_over_file"]
-    results["even"] = measured(min(max(sizes), 200_000), kinds=0)
+    results["even"] = measure_size(min(max(sizes), 200_000), kinds=0)
     versions = {name: version(name) for name in ("numpy",)}
     report: dict[str, Any] = {
         "results": results,
@@ -64,91 +62,94 @@ def main() -> None:
         "width": WIDTH,
         "nearest": NEAREST,
         "versions": versions,
-        "cpu": cpu(),
+        "cpu": cpu_name(),
     }
     report["load"] = [round(one, 1) for one in os.getloadavg()]
-    json.dump(report, sys.stdout, indent=None if given.json else 2)
+    json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
 
 
-def measured(size: int, *, kinds: int) -> dict:
+def measure_size(size: int, *, kinds: int) -> dict:
     rng = np.random.default_rng(size)
-    at = rng.normal(size=(max(kinds, 1), WIDTH)).astype(np.float32)
-    draw = partial(drawn, rng, at if kinds else None)
+    centers = rng.normal(size=(max(kinds, 1), WIDTH)).astype(np.float32)
+    draw = partial(draw_vectors, rng, centers if kinds else None)
     vectors = (
         draw(size)
         * np.exp(0.25 * rng.normal(size=(size, 1)).astype(np.float32))
         / np.float32(np.sqrt(WIDTH))
     )
     vectors = vectors.astype(np.float32, copy=False)
-    learned, asking = draw(300), draw(PEOPLE)
-    began = time.process_time()
-    made = find_inverted(vectors, learned)
-    build_s = time.process_time() - began
-    exact = spaced(vectors, None, asking)
-    want, taken = asked(exact, NEAREST)
-    found: dict = {"exact": taken, "build_s": round(build_s, 2)}
-    if made is None:
-        return found | {"file": None, "exact_over_file": None}
-    by_file = spaced(vectors, made, asking)
-    got, taken = asked(by_file, NEAREST)
+    sample, queries = draw(300), draw(PEOPLE)
+    started = time.process_time()
+    inverted_file = build_inverted(vectors, sample)
+    build_s = time.process_time() - started
+    exact = make_space(vectors, None, queries)
+    exact_answers, taken = query_space(exact, NEAREST)
+    result: dict = {"exact": taken, "build_s": round(build_s, 2)}
+    if inverted_file is None:
+        return result | {"file": None, "exact_over_file": None}
+    file_space = make_space(vectors, inverted_file, queries)
+    file_answers, taken = query_space(file_space, NEAREST)
     recall = [
-        len(np.intersect1d(one[0], other[0])) / NEAREST
-        for one, other in zip(want, got, strict=True)
+        len(np.intersect1d(exact_answer[0], file_answer[0])) / NEAREST
+        for exact_answer, file_answer in zip(exact_answers, file_answers, strict=True)
     ]
-    wrong = [abs(one[1] - other[1]) for one, other in zip(want, got, strict=True)]
+    log_sum_errors = [
+        abs(exact_answer[1] - file_answer[1])
+        for exact_answer, file_answer in zip(exact_answers, file_answers, strict=True)
+    ]
     taken |= {
         "recall": round(float(np.mean(recall)), 4),
         "recall_least": min(recall),
-        "log_sum_off": round(float(np.mean(wrong)), 4),
+        "log_sum_off": round(float(np.mean(log_sum_errors)), 4),
     }
     taken |= {
-        "lists": made.measured.lists,
-        "of": len(made.begin) - 1,
-        "looked_at": made.measured.share,
+        "lists": inverted_file.measured.lists,
+        "of": len(inverted_file.begin) - 1,
+        "looked_at": inverted_file.measured.share,
     }
-    ratio = found["exact"]["median_us"] / taken["median_us"]
-    return found | {"file": taken, "exact_over_file": round(ratio, 2)}
+    ratio = result["exact"]["median_us"] / taken["median_us"]
+    return result | {"file": taken, "exact_over_file": round(ratio, 2)}
 
 
-def drawn(rng: np.random.Generator, at: np.ndarray | None, count: int) -> np.ndarray:
-    even = rng.normal(size=(count, WIDTH)).astype(np.float32)
-    weight = np.arange(1, WIDTH + 1, dtype=np.float32) ** np.float32(-0.5)
+def draw_vectors(rng: np.random.Generator, centers: np.ndarray | None, count: int) -> np.ndarray:
+    noise = rng.normal(size=(count, WIDTH)).astype(np.float32)
+    decay = np.arange(1, WIDTH + 1, dtype=np.float32) ** np.float32(-0.5)
     return (
-        even
-        if at is None
-        else (at[rng.integers(0, len(at), count)] + np.float32(0.7) * even) * weight
+        noise
+        if centers is None
+        else (centers[rng.integers(0, len(centers), count)] + np.float32(0.7) * noise) * decay
     )
 
 
-def spaced(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
-    """A space in which whoever asks gets the next of some vectors."""
-    known = ItemVectors(
+def make_space(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
+    """Return a space in which each query gets the next of some user vectors."""
+    item_vectors = ItemVectors(
         vectors, np.zeros((1, WIDTH), np.float32), np.zeros(WIDTH, np.float32), Content(), inverted
     )
-    given = iter(users)
+    user_vectors = iter(users)
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=1 / 3)
-    index = Index.bare([str(one) for one in range(len(vectors))], known)
+    index = Index.bare([str(one) for one in range(len(vectors))], item_vectors)
 
     def net(vectors: np.ndarray, there: np.ndarray, gap: np.ndarray) -> np.ndarray:
-        return next(given)[None]
+        return next(user_vectors)[None]
 
     return Space(Tower(plan, np.zeros((2, WIDTH), np.float32), net), index)
 
 
-def asked(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], dict[str, float]]:
-    """What each found, and what it took."""
-    told, spent, passed = [], [], []
+def query_space(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], dict[str, float]]:
+    """Query a space `PEOPLE` times; return rows and log sum of each query, and the time taken."""
+    answers, cpu_seconds, wall_seconds = [], [], []
     for _ in range(PEOPLE):
         start, own = time.perf_counter(), time.thread_time()
-        one = space.ask(NOBODY)
-        rows = space.nearest(one, n).rows
-        spent.append(time.thread_time() - own)
-        passed.append(time.perf_counter() - start)
-        told.append((rows, one.total))
-    return told, {
-        "median_us": round(float(np.median(spent)) * 1e6, 1),
-        "p99_us": round(float(np.quantile(passed, 0.99)) * 1e6, 1),
+        query = space.ask(EMPTY_HISTORY)
+        rows = space.nearest(query, n).rows
+        cpu_seconds.append(time.thread_time() - own)
+        wall_seconds.append(time.perf_counter() - start)
+        answers.append((rows, query.total))
+    return answers, {
+        "median_us": round(float(np.median(cpu_seconds)) * 1e6, 1),
+        "p99_us": round(float(np.quantile(wall_seconds, 0.99)) * 1e6, 1),
     }
 
 

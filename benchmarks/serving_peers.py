@@ -1,12 +1,11 @@
-"""Whom `benchmarks.serving` is held against: LightGBM behind FastAPI with Feast's online store, in
-the environment of `make peers`.
+"""The peer of `benchmarks.serving`: LightGBM behind FastAPI with Feast's online store.
 
-The peer is given what it has no part for: the candidates of each question, found by our retrieval,
-and the columns that candidate sources and the person's last items make of them. It looks the other
-41 columns up by user, item, user × category and item × country, as floats that were computed
-before, scores them by the same trees, and answers the best twenty. Its stores hold only what is
-asked for. So it does less than ours: no retrieval, no windows that end now, no choice by a policy,
-no log. That both score alike is checked with each answer.
+It runs in the environment of `make peers`. It is given what it has no part for: the candidates of
+each question, found by our retrieval, and the columns that candidate sources and the user's last
+items make of them. It looks up the other 41 columns by user, item, user × category and item ×
+country, as floats that were computed before, scores them by the same trees, and returns the best
+twenty. Its stores hold only what is requested. So it does less than ours: no retrieval, no windows
+that end now, no choice by a policy, no log. Each response is checked for equal scores.
 """
 
 import json
@@ -31,7 +30,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
@@ -49,7 +48,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Question:
-    """What the peer is asked, and what it has to answer.
+    """A request for the peer, and the scores that it has to return.
 
     Attributes:
         scores: shape (20,), of the best, descending.
@@ -59,8 +58,8 @@ class Question:
     scores: np.ndarray
 
 
-def view_of(column: str, live: Sequence[str]) -> str:
-    """Where a column of the matrix is kept; "" is with the question."""
+def view_of_column(column: str, live: Sequence[str]) -> str:
+    """Return the view that holds a column of the matrix; "" if it comes with the question."""
     if column == "recent_age" or column in live:
         return ""
     if column.startswith("mine_") or column == "category_share":
@@ -70,8 +69,8 @@ def view_of(column: str, live: Sequence[str]) -> str:
     return "users" if column.startswith(("user_", "session_")) else "items"
 
 
-def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]:
-    """Write what the peer needs for these questions, and say what they are for it."""
+def prepare_peers(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]:
+    """Write the peer's files for these requests and return the questions in its format."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     names = [item(number) for number in range(site.size.items)]
@@ -80,35 +79,35 @@ def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]
     columns, live = bundle.encoder.names, bundle.encoder.live.names
     tables: dict[str, dict[tuple[str, ...], np.ndarray]] = {view: {} for view in KEYS}
     places = {
-        view: [at for at, column in enumerate(columns) if view_of(column, live) == view]
+        view: [at for at, column in enumerate(columns) if view_of_column(column, live) == view]
         for view in ("", *KEYS)
     }
     questions = []
-    for body, (keys, matrix) in zip(bodies, _asked(site, bundle, bodies), strict=True):
+    for body, (keys, matrix) in zip(bodies, _candidate_matrices(site, bundle, bodies), strict=True):
         chosen = [numbers[key] for key in keys.tolist()]
         country = body["context"]["country"]
         for number, row in zip(chosen, matrix, strict=True):
-            known = {
+            values_by_key = {
                 "user": body["user_id"],
                 "item": names[number],
                 "category": _category(number),
                 "country": country,
             }
-            for view, wanted in KEYS.items():
-                key = tuple(known[one] for one in wanted)
+            for view, key_names in KEYS.items():
+                key = tuple(values_by_key[key_name] for key_name in key_names)
                 before = tables[view].setdefault(key, row[places[view]])
                 assert np.array_equal(before, row[places[view]], equal_nan=True), (
-                    f"{view} is no function of {wanted}"
+                    f"{view} is no function of {key_names}"
                 )
-        given = {columns[at]: _plain(matrix[:, at]) for at in places[""]}
+        given = {columns[at]: _to_json_list(matrix[:, at]) for at in places[""]}
         scores = np.sort(next(iter(bundle.raw(matrix).values())))[::-1][:SHOWN]
-        asked = {
+        request = {
             "user_id": body["user_id"],
             "country": country,
             "items": [names[number] for number in chosen],
             "given": given,
         }
-        questions.append(Question(asked, scores))
+        questions.append(Question(request, scores))
     for view, rows in tables.items():
         parts = {key: pa.array([each[at] for each in rows]) for at, key in enumerate(KEYS[view])}
         values = np.stack(list(rows.values()))
@@ -126,16 +125,16 @@ def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]
     return questions
 
 
-def _asked(
+def _candidate_matrices(
     site: Site, bundle: Bundle, bodies: Sequence[dict]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each question the keys of its candidates, and their matrix, as our own pipeline has them."""
-    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    """Yield candidate keys and matrix of each question, as our own pipeline computes them."""
+    recorded: list[tuple[np.ndarray, np.ndarray]] = []
     encode = Encoder.encode_request
 
-    def noted(encoder, rows, item_keys, *further):
+    def record_matrix(encoder, rows, item_keys, *further):
         matrix = encode(encoder, rows, item_keys, *further)
-        seen.append((item_keys, matrix))
+        recorded.append((item_keys, matrix))
         return matrix
 
     reader = StateReader(site.state, site.features)
@@ -146,18 +145,18 @@ def _asked(
     )
     pipeline = Pipeline(
         slots=SLOTS,
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=readings,
         answers=None,
         clock=CLOCK,
         rng=rng,
         tables=tables,
     )
-    Encoder.encode_request = noted  # type: ignore[method-assign]
+    Encoder.encode_request = record_matrix  # type: ignore[method-assign]
     try:
         for body in bodies:
             pipeline.answer(msgspec.convert(body, RecommendQuery))
-            yield seen[-1]
+            yield recorded[-1]
     finally:
         Encoder.encode_request = encode
 
@@ -166,15 +165,15 @@ def _category(number: int) -> str:
     return f"c{number % CATEGORIES}"
 
 
-def _plain(column: np.ndarray) -> list[float | None]:
+def _to_json_list(column: np.ndarray) -> list[float | None]:
     return [None if value != value else value for value in column.astype(float).tolist()]
 
 
-def stores() -> dict[str, str]:
-    """Kinds of stores that can be had here, and why not the others."""
-    why = "" if interpreter(SERVING).exists() else f"no {interpreter(SERVING)}: make peers"
-    valkey = why or ("" if _valkey() else "no valkey-server and no redis-server on the path")
-    return {"feast_sqlite": why, "feast_valkey": valkey}
+def store_problems() -> dict[str, str]:
+    """Return each kind of store with the reason why it cannot run here, or ""."""
+    reason = "" if interpreter(SERVING).exists() else f"no {interpreter(SERVING)}: make peers"
+    valkey = reason or ("" if _valkey() else "no valkey-server and no redis-server on the path")
+    return {"feast_sqlite": reason, "feast_valkey": valkey}
 
 
 def _valkey() -> str | None:
@@ -182,14 +181,14 @@ def _valkey() -> str | None:
 
 
 @contextmanager
-def answering(kind: str, folder: Path) -> Iterator[int]:
-    """The peer over one kind of store, by its port.
+def run_peer(kind: str, folder: Path) -> Iterator[int]:
+    """Run the peer over one kind of store and yield its port.
 
     Raises:
-        RuntimeError: it did not load or start; with the last thing that it said.
+        RuntimeError: it did not load or start; with the last line of its output.
     """
     if kind == "feast_sqlite":
-        with _serving("sqlite", folder) as port:
+        with _serve("sqlite", folder) as port:
             yield port
         return
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -208,7 +207,7 @@ def answering(kind: str, folder: Path) -> Iterator[int]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         _wait_for(number)
-        with _serving(f"127.0.0.1:{number}", folder) as port:
+        with _serve(f"127.0.0.1:{number}", folder) as port:
             yield port
     finally:
         server.terminate()
@@ -216,23 +215,23 @@ def answering(kind: str, folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _serving(at: str, folder: Path) -> Iterator[int]:
+def _serve(address: str, folder: Path) -> Iterator[int]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1", "FEAST_USAGE": "False"}
     python = str(interpreter(SERVING))
-    loaded = subprocess.run(
-        [python, str(SCRIPT), "load", str(folder), at],
+    loading = subprocess.run(
+        [python, str(SCRIPT), "load", str(folder), address],
         env=environment,
         capture_output=True,
         text=True,
     )
-    if loaded.returncode:
-        raise RuntimeError(last_error(loaded.stderr))
+    if loading.returncode:
+        raise RuntimeError(last_error(loading.stderr))
     log = folder / "serve.log"
-    with log.open("w") as told:
-        command = [python, str(SCRIPT), "serve", str(folder), at]
+    with log.open("w") as log_file:
+        command = [python, str(SCRIPT), "serve", str(folder), address]
         server = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=told, text=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=log_file, text=True
         )
     try:
         assert server.stdout is not None
@@ -257,9 +256,9 @@ def _wait_for(port: int) -> None:
     raise RuntimeError(f"nothing answers at port {port}")
 
 
-def checked(answer: bytes, question: Question) -> None:
-    """Raise AssertionError unless the answer has the scores that our trees give to the same rows."""
-    found: Mapping = json.loads(answer)
-    scores = np.array([one["score"] for one in found["items"]])
-    worst = float(np.abs(scores - question.scores).max())
-    assert worst <= TOLERANCE, f"the peer's scores differ by {worst:.2g}"
+def check_scores(answer: bytes, question: Question) -> None:
+    """Raise AssertionError unless the response has the scores of our trees for the same rows."""
+    reply: Mapping = json.loads(answer)
+    scores = np.array([scored_item["score"] for scored_item in reply["items"]])
+    largest_error = float(np.abs(scores - question.scores).max())
+    assert largest_error <= TOLERANCE, f"the peer's scores differ by {largest_error:.2g}"

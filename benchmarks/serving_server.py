@@ -1,10 +1,9 @@
-"""The servers of `benchmarks.serving`, each in a process of its own on the first core; it prints
-its port once it answers.
+"""The servers of `benchmarks.serving`, each in a process of its own on the first core.
 
-python -m benchmarks.serving_server tailorbird|vectors|forgetful|floor FOLDER
+    python -m benchmarks.serving_server tailorbird|vectors|forgetful|floor FOLDER
 
-`vectors` is tailorbird with a bundle that has them; `forgetful` keeps nothing of what it read for
-the time when the store does not answer.
+Each prints its port once it answers. `vectors` is tailorbird with a bundle that has them;
+`forgetful` keeps no stale cache of what it read.
 """
 
 import asyncio
@@ -19,15 +18,15 @@ import msgspec
 import numpy as np
 import uvicorn
 
-from benchmarks.features_read import keys_read
+from benchmarks.features_read import record_keys
 from benchmarks.serving_site import CLOCK, SLOTS, Site, Size
 from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state import open_state
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.lastknown import LastKnown
+from tailorbird.serving.lastknown import StaleFeatureCache
 from tailorbird.serving.listening import bind
 from tailorbird.serving.messages import Answer, RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.server import ServeOptions, run
@@ -36,8 +35,8 @@ from tailorbird.store import Store, open_store
 from tailorbird.stream import routed_path
 
 
-def tailorbird(site: Site, registry: Path | None = None) -> None:
-    """As `tailorbird run serve` does, with one thread for answers."""
+def run_tailorbird(site: Site, registry: Path | None = None) -> None:
+    """Serve as `tailorbird run serve` does, with one thread for responses."""
     folder = site.folder / f"run-{os.getpid()}"
     options = ServeOptions(
         stream=site.stream,
@@ -49,37 +48,37 @@ def tailorbird(site: Site, registry: Path | None = None) -> None:
         slots=SLOTS,
         plan=site.plan,
         port=0,
-        port_asked=True,
+        is_port_explicit=True,
         threads=1,
         candidates=site.candidates,
     )
-    threading.Thread(target=_tell_address, args=(folder,), daemon=True).start()
+    threading.Thread(target=_print_port, args=(folder,), daemon=True).start()
     run(options, CLOCK)
 
 
-def vectors(site: Site) -> None:
-    tailorbird(site, site.registry_vectors)
+def run_with_vectors(site: Site) -> None:
+    run_tailorbird(site, site.registry_vectors)
 
 
-def forgetful(site: Site) -> None:
-    LastKnown.keep = lambda self, features, asked, rows, keys: None
-    tailorbird(site)
+def run_without_cache(site: Site) -> None:
+    StaleFeatureCache.keep = lambda self, features, person_id, rows, keys: None
+    run_tailorbird(site)
 
 
-def _tell_address(folder: Path) -> None:
+def _print_port(folder: Path) -> None:
     until = time.monotonic() + 300
     while time.monotonic() < until:
         for path in folder.glob("*.json"):
-            told = msgspec.json.decode(path.read_bytes())
-            if told["pid"] == os.getpid():
-                print(told["url"].rpartition(":")[2], flush=True)
+            record = msgspec.json.decode(path.read_bytes())
+            if record["pid"] == os.getpid():
+                print(record["url"].rpartition(":")[2], flush=True)
                 return
         time.sleep(0.05)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one question: keys by read of each store, the matrix of the model, the answer's bytes."""
+    """The inputs of one question: keys by read of each store, the model's matrix, the response."""
 
     keys: list[tuple[Store, list[list[bytes]]]]
     matrix: np.ndarray
@@ -87,7 +86,7 @@ class Needs:
 
 
 class Floor:
-    """A bare ASGI app: what an answer cannot do without."""
+    """A bare ASGI app that does only what a response cannot do without."""
 
     def __init__(self, site: Site) -> None:
         self._stores: tuple[Store, ...] = (
@@ -99,7 +98,7 @@ class Floor:
         self._needs: dict[bytes, Needs] = {}
         self._pipeline = Pipeline(
             slots=SLOTS,
-            bundles=Fixed(self._bundle),
+            bundles=FixedBundle(self._bundle),
             readings=OneSchema(site.features, self._reader),
             answers=None,
             clock=CLOCK,
@@ -122,9 +121,9 @@ class Floor:
         await send({"type": "http.response.body", "body": answer})
 
     def _work(self, needs: Needs) -> None:
-        for store, asked in needs.keys:
+        for store, key_lists in needs.keys:
             with store.snapshot() as snapshot:
-                for keys in asked:
+                for keys in key_lists:
                     snapshot.get_many(keys, default=b"")
         for session in self._bundle.sessions.values():
             session.run(
@@ -132,40 +131,42 @@ class Floor:
             )
 
     def _prepare(self, body: bytes) -> None:
-        seen: list[np.ndarray] = []
+        matrices: list[np.ndarray] = []
         answers: list[Answer] = []
         query = msgspec.json.decode(body, type=RecommendQuery)
         raw = Bundle.raw
 
-        def noted(bundle, matrix):
-            seen.append(matrix)
+        def record_matrix(bundle, matrix):
+            matrices.append(matrix)
             return raw(bundle, matrix)
 
-        Bundle.raw = noted  # type: ignore[method-assign]
+        Bundle.raw = record_matrix  # type: ignore[method-assign]
         try:
-            keys = keys_read(lambda: answers.append(self._pipeline.answer(query)))
+            keys = record_keys(lambda: answers.append(self._pipeline.answer(query)))
         finally:
             Bundle.raw = raw
         by_store = [
-            (store, [one for one in keys if self._store_of(one) is store]) for store in self._stores
+            (store, [keys_ for keys_ in keys if self._store_of(keys_) is store])
+            for store in self._stores
         ]
-        self._needs[body] = Needs(by_store, seen[-1], msgspec.json.encode(answers[-1]))
+        self._needs[body] = Needs(by_store, matrices[-1], msgspec.json.encode(answers[-1]))
 
     def _store_of(self, keys: list[bytes]) -> Store:
-        """The store that has most of some keys, or most of the first where both have as many: which
-        one was asked is not noted.
+        """Return the store that has most of some keys, or most of the first on a tie.
+
+        The reads are recorded without the store that they went to.
         """
 
-        def has(store: Store) -> tuple[int, ...]:
+        def count_found(store: Store) -> tuple[int, ...]:
             with store.snapshot() as snapshot:
                 sizes = snapshot.get_sized(keys)[1]
             return int(np.count_nonzero(sizes)), *sizes[:1]
 
-        return max(self._stores, key=has)
+        return max(self._stores, key=count_found)
 
 
-def floor(site: Site) -> None:
-    listener = bind("127.0.0.1", 0, asked=True)
+def run_floor(site: Site) -> None:
+    listener = bind("127.0.0.1", 0, is_explicit=True)
     app = Floor(site)
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(
@@ -181,12 +182,15 @@ def floor(site: Site) -> None:
 
 
 def main() -> None:
-    what, folder = sys.argv[1], Path(sys.argv[2])
+    kind, folder = sys.argv[1], Path(sys.argv[2])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     site = Site(folder, msgspec.json.decode((folder / "done.json").read_bytes(), type=Size))
-    {"tailorbird": tailorbird, "vectors": vectors, "forgetful": forgetful, "floor": floor}[what](
-        site
-    )
+    {
+        "tailorbird": run_tailorbird,
+        "vectors": run_with_vectors,
+        "forgetful": run_without_cache,
+        "floor": run_floor,
+    }[kind](site)
 
 
 if __name__ == "__main__":

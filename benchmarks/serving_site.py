@@ -1,10 +1,9 @@
-"""A site to be asked by the benchmark of serving: a state of many people, candidate tables, an
-index, a bundle of 300 trees, in a folder that is kept.
+"""A site for the benchmark of serving: state, candidate tables, an index, and a bundle.
 
-People like three of the categories, and choose there in seven of ten cases, otherwise anywhere;
-within a category a few items have most of the events. The trees learn from the final state, which
-knows what they are asked for: they cost what an honest model costs, and nothing else is said of
-them.
+The folder is kept. People like three of the categories and choose from those in seven of ten cases,
+otherwise anywhere; within a category a few items have most of the events. The trees learn from the
+final state, which leaks the labels: they cost what an honest model costs, and nothing else is
+claimed of them.
 """
 
 import json
@@ -18,7 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.forty import TYPES, forty
+from benchmarks.forty import TYPES, forty_features
 from benchmarks.site import START
 from tailorbird.candidates.batch import segment_keys
 from tailorbird.candidates.contract import Contract, contract_of
@@ -45,8 +44,8 @@ from tailorbird.retrieval.vectors import content_of
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.stream import routed_path
 from tailorbird.training.coding import Codes
-from tailorbird.training.matrix import columns_of
-from tailorbird.training.replaying import live_columns
+from tailorbird.training.matrix import bundle_columns
+from tailorbird.training.replaying import select_live_columns
 
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
@@ -67,7 +66,7 @@ SLOTS = {
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large the site is; kept beside it, so that a folder of another size is made anew."""
+    """The size of the site, stored beside it, so that a folder of another size is rebuilt."""
 
     people: int = 1_000_000
     items: int = 100_000
@@ -78,7 +77,7 @@ class Size(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Log:
-    """What a tower is learned from."""
+    """Training data of a tower."""
 
     events: pa.Table
     people: Codes
@@ -86,10 +85,8 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that the trees learn from: items, what is known of each, and the place of the one
-    that was chosen.
-    """
+class TrainingRequest:
+    """A request that the trees learn from: items, their features, and the index of the chosen one."""
 
     items: list[str]
     rows: Rows
@@ -99,21 +96,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Site:
-    """The site's files below `folder`, made on the first use."""
+    """The site's files below `folder`, built on first use."""
 
     folder: Path
     size: Size
 
     @cached_property
     def features(self) -> FeatureSet:
-        return forty()
+        return forty_features()
 
     @cached_property
     def live(self) -> LiveColumns:
-        """The columns of the bundle that are read from candidate tables: those that `train` takes
-        for the slot.
-        """
-        return live_columns(self.features, SLOTS["home"])
+        """Return the bundle's columns from candidate tables, as `train` selects them for the slot."""
+        return select_live_columns(self.features, SLOTS["home"])
 
     @property
     def contract(self) -> Contract:
@@ -124,7 +119,7 @@ class Site:
         return self.folder / "candidates"
 
     def tables(self) -> LiveTables:
-        """The candidate tables, open as a server has them."""
+        """Return the candidate tables, open as a server has them."""
         opened = LiveTables(self.candidates, CLOCK)
         opened.look()
         return opened
@@ -143,7 +138,7 @@ class Site:
 
     @property
     def model(self) -> Path:
-        """The trees as LightGBM writes them, for those who serve with it."""
+        """Return the path of the trees in LightGBM's format."""
         return self.folder / "model.txt"
 
     @property
@@ -155,111 +150,115 @@ class Site:
 
     @property
     def registry_vectors(self) -> Path:
-        """Of the same bundle with vectors of people and items."""
+        """Return the registry of the same bundle with vectors of people and items."""
         return self.folder / "registry-vectors"
 
-    def make(self, told: Callable[[str], None] = lambda what: None) -> None:
-        """Build what is not there, or is of another size."""
+    def make(self, report: Callable[[str], None] = lambda what: None) -> None:
+        """Build the site unless it is there in the right size."""
         done = self.folder / "done.json"
         if done.exists() and msgspec.json.decode(done.read_bytes(), type=Size) == self.size:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.stream.mkdir(parents=True)
-        told(
+        report(
             f"the state of {self.size.people:,} people and {self.size.items:,} items, of "
             f"{self.size.events:,} events"
         )
-        drawn = Drawn.of(self.size)
+        drawn = EventDraw.of(self.size)
         self._build_state(drawn)
-        told("candidate tables")
+        report("candidate tables")
         self._build_tables(drawn)
-        self._build_bundle(drawn, told)
+        self._build_bundle(drawn, report)
         done.write_bytes(msgspec.json.encode(self.size))
 
     def requests(self, count: int, seed: int = 7) -> list[dict]:
-        """Bodies of questions by people who come as they came before."""
+        """Return request bodies of people drawn with the frequency of their events."""
         rng = np.random.default_rng(seed)
-        people = Drawn.people_of(rng, count, self.size.people)
+        people = EventDraw.people_of(rng, count, self.size.people)
         return [
             {"slot": "home", "user_id": user(one), "context": context(one)}
             for one in people.tolist()
         ]
 
-    def _build_state(self, drawn: "Drawn") -> None:
+    def _build_state(self, drawn: "EventDraw") -> None:
         with FeatureWorker(
             routed_path(self.stream), self.state, self.features, clock=CLOCK
         ) as worker:
             worker.bootstrap(lambda after: drawn.history(), drawn.last_p)
             worker.refresh()  # as the role does each second
 
-    def _build_tables(self, drawn: "Drawn") -> None:
+    def _build_tables(self, drawn: "EventDraw") -> None:
         with CandidatesRole(
             routed_path(self.stream), self.candidates, self.contract, clock=CLOCK
         ) as role:
             role.build(lambda after: drawn.history(), drawn.last_p)
             role.publish(everything=True)
 
-    def _build_bundle(self, drawn: "Drawn", told: Callable[[str], None]) -> None:
-        told("the index")
+    def _build_bundle(self, drawn: "EventDraw", report: Callable[[str], None]) -> None:
+        report("the index")
         build_index(
             self.folder / "index", pa.concat_tables(drawn.tables()), drawn.catalogue(), as_of=START
         )
-        told(f"{self.size.trees} trees")
+        report(f"{self.size.trees} trees")
         index = Index.open(self.folder / "index")
-        asked = self._asked(drawn)
-        self._fit(asked, index, None, {}, self.registry)
-        told(f"a tower, and {self.size.trees} trees that see vectors")
+        training_requests = self._asked(drawn)
+        self._fit(training_requests, index, None, {}, self.registry)
+        report(f"a tower, and {self.size.trees} trees that see vectors")
         space, tower = self._tower(drawn, index)
         shutil.copytree(self.folder / "index", self.folder / "index-vectors")
         space.vectors.write(self.folder / "index-vectors")
-        self._fit(asked, space.index, space, tower, self.registry_vectors)
+        self._fit(training_requests, space.index, space, tower, self.registry_vectors)
 
-    def _asked(self, drawn: "Drawn") -> list[Asked]:
+    def _asked(self, drawn: "EventDraw") -> list[TrainingRequest]:
         reader, tables = Reader(self.state, self.features), self.tables()
-        rng, recent = np.random.default_rng(11), columns_of(self.features).sequences[0]
+        rng, recent = np.random.default_rng(11), bundle_columns(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
-        found = []
-        for place in rng.choice(chosen, SAMPLED).tolist():
+        training_requests = []
+        for event in rng.choice(chosen, SAMPLED).tolist():
             items = [
-                item(one)
-                for one in {int(drawn.item[place]), *rng.choice(drawn.item, DRAWN).tolist()}
+                item(number)
+                for number in {int(drawn.item[event]), *rng.choice(drawn.item, DRAWN).tolist()}
             ]
-            one = int(drawn.person[place])
-            where = context(one)
+            one = int(drawn.person[event])
+            context_ = context(one)
             request = ReadRequest(
-                person=user(one), now=START, device=where["device"], country=where["country"]
+                person=user(one), now=START, device=context_["device"], country=context_["country"]
             )
             rows = reader.read(request, items)
-            mine = rows.sequences[recent]
+            sequence = rows.sequences[recent]
             with tables.tables() as opened:
                 lists = RequestLists(
-                    opened, CandidateRequest(mine.item, mine.ts, segment_keys(where))
+                    opened, CandidateRequest(sequence.item, sequence.ts, segment_keys(context_))
                 )
                 live = self.live.matrix(lists, rows.sequences, hash64s(items))
-            found.append(Asked(items, rows, live, items.index(item(int(drawn.item[place])))))
+            training_requests.append(
+                TrainingRequest(items, rows, live, items.index(item(int(drawn.item[event]))))
+            )
         reader.close()
         tables.stop()
-        return found
+        return training_requests
 
     def _fit(
         self,
-        asked: list[Asked],
+        training_requests: list[TrainingRequest],
         index: Index,
         space: Space | None,
         tower: Mapping[str, bytes],
         registry: Path,
     ) -> None:
-        """A bundle of trees in a registry of its own."""
+        """Write a bundle of trees to a registry of its own."""
         computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
-        keys = np.concatenate([one.rows.categorical for one in asked])
+        keys = np.concatenate([request.rows.categorical for request in training_requests])
         encoder = fit_encoder(
-            columns_of(self.features), keys, computed=computed, candidates=self.live.candidates
+            bundle_columns(self.features), keys, computed=computed, candidates=self.live.candidates
         )
         parts = [
-            encoder.encode_request(one.rows, hash64s(one.items), index, space, live=one.live)
-            for one in asked
+            encoder.encode_request(
+                request.rows, hash64s(request.items), index, space, live=request.live
+            )
+            for request in training_requests
         ]
-        labels = [np.arange(len(one.items)) == one.chosen for one in asked]
+        labels = [np.arange(len(request.items)) == request.chosen for request in training_requests]
         sample = Sample(np.concatenate(parts), np.concatenate(labels).astype(np.float64))
         settings = GbdtSettings(
             trees=self.size.trees, patience=0, leaves=LEAVES, leaf_rows=20, threads=1
@@ -267,9 +266,9 @@ class Site:
         model = fit_gbdt(
             sample, Sample(sample.matrix[:0], sample.label[:0]), encoder.names, settings
         )
-        written = self.folder / f"bundle-{registry.name}"
+        bundle_folder = self.folder / f"bundle-{registry.name}"
         write_bundle(
-            written,
+            bundle_folder,
             created_at=START,
             features=self.features,
             encoder=encoder,
@@ -282,19 +281,19 @@ class Site:
         if space is None:
             model.booster.save_model(self.model)
         store = Registry(registry, clock=CLOCK)
-        store.promote(store.add(written), by="benchmark", why="the only one")
+        store.promote(store.add(bundle_folder), by="benchmark", why="the only one")
 
-    def _tower(self, drawn: "Drawn", index: Index) -> tuple[Space, dict[str, bytes]]:
-        """Vectors that have hardly been learned: what they cost does not depend on it."""
-        from tailorbird.training.towers import Learner, TowerSettings, read_by
+    def _tower(self, drawn: "EventDraw", index: Index) -> tuple[Space, dict[str, bytes]]:
+        """Return barely trained vectors: their cost does not depend on training."""
+        from tailorbird.training.towers import TowerLearner, TowerSettings, find_sequence
 
         events = pa.concat_tables(drawn.tables())
-        read = read_by(self.features)
-        assert read is not None
+        declared = find_sequence(self.features)
+        assert declared is not None
         log = Log(events, Codes.of(events["person"]), Codes.of(events["item_id"]))
-        learner = Learner(
+        learner = TowerLearner(
             log,
-            *read,
+            *declared,
             content_of(index.attributes),
             TowerSettings(steps_max=TOWER_STEPS, steps_min=1),
             seed=3,
@@ -303,7 +302,7 @@ class Site:
         return space, learner.files(space)
 
     def bundle(self) -> Bundle:
-        """The one that serves."""
+        """Load the champion."""
         champion = Registry(self.registry, clock=CLOCK).champion()
         assert champion is not None
         return Bundle.load(champion, schema_hash=self.features.schema_hash)
@@ -322,7 +321,7 @@ def context(person: int) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EventDraw:
     """The events in order of time, arrays of shape (events,)."""
 
     person: np.ndarray
@@ -332,13 +331,13 @@ class Drawn:
     size: Size
 
     @classmethod
-    def of(cls, size: Size, seed: int = 20261126) -> "Drawn":
+    def of(cls, size: Size, seed: int = 20261126) -> "EventDraw":
         rng = np.random.default_rng(seed)
         person = cls.people_of(rng, size.events, size.people)
         liked = rng.integers(0, CATEGORIES, (size.people, 3))
-        there = rng.random(size.events) < 0.7
+        likes_category = rng.random(size.events) < 0.7
         category = np.where(
-            there,
+            likes_category,
             liked[person, rng.integers(0, 3, size.events)],
             rng.integers(0, CATEGORIES, size.events),
         )
@@ -352,7 +351,7 @@ class Drawn:
 
     @staticmethod
     def people_of(rng: np.random.Generator, count: int, people: int) -> np.ndarray:
-        """Some come far more often than others."""
+        """Draw people with a skew: some come far more often than others."""
         return (people * rng.random(count) ** 2).astype(np.int64)
 
     @property
@@ -360,28 +359,30 @@ class Drawn:
         return self.size.people + self.size.items + self.size.events
 
     def history(self) -> Iterator[pa.Table]:
-        """All events as the router would have written them: profiles first."""
+        """Yield all events as the router would have written them, profiles first."""
         people, items = self.size.people, self.size.items
         for start in range(0, people, ROWS_AT_ONCE):
-            here = range(start, min(start + ROWS_AT_ONCE, people))
-            told = [
+            chunk = range(start, min(start + ROWS_AT_ONCE, people))
+            attributes = [
                 json.dumps(
                     {
-                        "plan": ("free", "paid")[one % 2],
-                        "age": 18 + one % 70,
-                        "segment": f"g{one % 12}",
+                        "plan": ("free", "paid")[number % 2],
+                        "age": 18 + number % 70,
+                        "segment": f"g{number % 12}",
                     }
                 )
-                for one in here
+                for number in chunk
             ]
-            yield _profiles("user", "user_id", [user(one) for one in here], told, start)
+            yield _profiles(
+                "user", "user_id", [user(number) for number in chunk], attributes, start
+            )
         for start in range(0, items, ROWS_AT_ONCE):
-            here = range(start, min(start + ROWS_AT_ONCE, items))
+            chunk = range(start, min(start + ROWS_AT_ONCE, items))
             yield _profiles(
                 "item",
                 "item_id",
-                [item(one) for one in here],
-                [profile(one) for one in here],
+                [item(number) for number in chunk],
+                [profile(number) for number in chunk],
                 people + start,
             )
         yield from self.tables()
@@ -390,19 +391,19 @@ class Drawn:
         profiles = pa.array([profile(one) for one in range(self.size.items)])
         before = self.size.people + self.size.items
         for start in range(0, len(self.ts), ROWS_AT_ONCE):
-            here = slice(start, start + ROWS_AT_ONCE)
-            person, number, ts = self.person[here], self.item[here], self.ts[here]
-            who = [user(one) for one in person.tolist()]
+            chunk = slice(start, start + ROWS_AT_ONCE)
+            person, number, ts = self.person[chunk], self.item[chunk], self.ts[chunk]
+            user_ids = [user(one) for one in person.tolist()]
             yield _routed(
                 {
                     "p": pa.array(before + start + 1 + np.arange(len(ts))),
                     "event_id": pa.array(
                         np.char.add("e", (start + np.arange(len(ts))).astype(str))
                     ),
-                    "type": pa.array(TYPES).take(pa.array(self.type[here])),
+                    "type": pa.array(TYPES).take(pa.array(self.type[chunk])),
                     "ts": pa.array(ts).cast(ROUTED.field("ts").type),
-                    "user_id": pa.array(who),
-                    "person": pa.array(who),
+                    "user_id": pa.array(user_ids),
+                    "person": pa.array(user_ids),
                     "session_id": pa.array(
                         [
                             f"s{one}-{at // (20 * MINUTE)}"
@@ -418,7 +419,7 @@ class Drawn:
             )
 
     def catalogue(self) -> pa.Table:
-        """What the items are, as the lake has it."""
+        """Return the items as the lake's table has them."""
         items = range(self.size.items)
         since = pa.array(np.full(self.size.items, START - SPAN - DAY)).cast(ROUTED.field("ts").type)
         return pa.table(
@@ -432,24 +433,26 @@ class Drawn:
 
 def profile(number: int) -> str:
     category, brand = number % CATEGORIES, number * 7 % BRANDS
-    told = {
+    attributes = {
         "category": f"c{category}",
         "brand": f"b{brand}",
         "price": 1 + number % 97,
         "title": f"thing {number} of c{category} by b{brand}",
     }
-    return json.dumps(told)
+    return json.dumps(attributes)
 
 
-def _profiles(type: str, column: str, ids: list[str], told: list[str], before: int) -> pa.Table:
+def _profiles(
+    type: str, column: str, ids: list[str], properties: list[str], before: int
+) -> pa.Table:
     ts = pa.array(np.full(len(ids), START - SPAN - DAY)).cast(ROUTED.field("ts").type)
     columns = {
         "p": pa.array(before + 1 + np.arange(len(ids))),
-        "event_id": pa.array([f"profile-{one}" for one in ids]),
+        "event_id": pa.array([f"profile-{row_id}" for row_id in ids]),
         "type": pa.array([type] * len(ids)),
         "ts": ts,
         column: pa.array(ids),
-        "properties": pa.array(told),
+        "properties": pa.array(properties),
     }
     return _routed(columns | ({"person": pa.array(ids)} if type == "user" else {}))
 
@@ -459,8 +462,10 @@ def _routed(columns: dict[str, pa.Array]) -> pa.Table:
     columns |= {"received_at": columns["ts"], "counts": pa.array(np.ones(rows, np.bool_))}
     return pa.table(
         [
-            columns[one.name].cast(one.type) if one.name in columns else pa.nulls(rows, one.type)
-            for one in ROUTED
+            columns[column_type.name].cast(column_type.type)
+            if column_type.name in columns
+            else pa.nulls(rows, column_type.type)
+            for column_type in ROUTED
         ],
         schema=ROUTED,
     )

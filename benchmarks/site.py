@@ -1,8 +1,8 @@
-"""The events of a made-up site for the benchmarks of the stream: as bodies for the door's log, and
-as plain records for peers.
+"""The events of a synthetic site for the stream benchmarks.
 
-People look at what many look at: items are drawn with a skew, people evenly. Every item and person
-has a profile, which comes first. What the events carry is what `benchmarks.forty` reads.
+They come as bodies for the raw log, and as plain records for peers. Items are drawn with a skew,
+people evenly. Every item and person has a profile, which comes first. The events carry what
+`benchmarks.forty` reads.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,7 @@ TYPES = ("impression", "view", "click", "purchase")
 
 @dataclass(frozen=True)
 class Site:
-    """Events in order of time, as arrays of shape (events,), and how many people and items there
-    are.
-    """
+    """Events in order of time, as arrays of shape (events,), with counts of people and items."""
 
     person: np.ndarray
     item: np.ndarray
@@ -55,7 +53,7 @@ class Site:
         return len(self.ts)
 
     def records(self) -> list[dict]:
-        """Each event as it is sent."""
+        """Return each event in the form in which it is sent."""
         columns = (
             self.person.tolist(),
             self.item.tolist(),
@@ -83,7 +81,7 @@ class Site:
         ]
 
     def profiles(self) -> list[dict]:
-        """A profile of each item and person, from before the first event."""
+        """Return a profile of each item and person, dated before the first event."""
         begin = START - SPAN - DAY
         items = [
             {
@@ -116,11 +114,11 @@ class Site:
         return items + people
 
 
-def blocks(records: list[dict]) -> list[Block]:
-    """Bodies of `BODY_ROWS` for a raw log, each received just after its newest event."""
-    found = []
+def to_blocks(records: list[dict]) -> list[Block]:
+    """Return bodies of `BODY_ROWS` for a raw log, each received just after its newest event."""
+    bodies = []
     for start in range(0, len(records), BODY_ROWS):
-        some = records[start : start + BODY_ROWS]
-        receipt = msgspec.json.encode(Receipt(some[-1]["ts"] + SECOND))
-        found.append(Block("body", len(some), msgspec.json.encode(some), receipt))
-    return found
+        body_records = records[start : start + BODY_ROWS]
+        receipt = msgspec.json.encode(Receipt(body_records[-1]["ts"] + SECOND))
+        bodies.append(Block("body", len(body_records), msgspec.json.encode(body_records), receipt))
+    return bodies

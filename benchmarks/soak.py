@@ -1,20 +1,20 @@
-"""All roles under a steady load for minutes: does anything grow that should not?
+"""Run all roles under a steady load for minutes, and report what grows that should not.
 
-    python -m benchmarks.soak [--minutes 10] [--share 0.7 | --per-s 1500] [--small] [--json] [--plot
-    docs/images/soak.png]
+    python -m benchmarks.soak [--minutes 10] [--share 0.7 | --per-s 1500] [--small] [--json]
+    [--plot docs/images/soak.png]
 
-A project of its own, `tailorbird run` for each role, and senders outside of them. First it is sent
-as much as it takes, for a while: events by the time until all roles are through with them are the
-capacity. Then `share` of that is sent for `minutes`, at even times whatever the answers take. Every
-two seconds are noted, of each role: its own memory (anonymous pages, its share of those it has in
-common), what it maps of files (LMDB; the kernel may drop it), open files; of the project: bytes of
-logs, of their `-wal`, of states and lake, and how far each reader is behind. Of the logs also what
-is in use: a file of SQLite does not shrink, it uses the room of deleted blocks again; and the index
-of repeats, which is in the file of the routed log. What grows is told as a slope over the last two
+The project has `tailorbird run` for each role, and senders outside of them. First the collector is
+sent as much as it accepts for a while: events over the time until all roles have processed them are
+the capacity. Then `share` of that is sent for `minutes`, at even times however long responses take.
+A sample every two seconds holds, for each role: its own memory (anonymous pages, its share of those
+it has in common), mapped files (LMDB; the kernel may drop them), open files. For the project: bytes
+of logs, of their `-wal`, of states and lake, and the lag of each reader. For the logs also the
+bytes in use: a file of SQLite does not shrink, it reuses the room of deleted blocks; and the index
+of repeats, which is in the file of the routed log. Growth is reported as a slope over the last two
 thirds of the time, by least squares.
 
-`results` has the slopes, `equal` whether every acknowledged event is in the lake once,
-`ratios.memory` each role's mean memory over that plus what the slope makes of the minutes (1: flat;
+`results` has the slopes, `equal` says whether every acknowledged event is in the lake once,
+`ratios.memory` is each role's mean memory over that plus the slope times the minutes (1: flat;
 below: it grew).
 """
 
@@ -38,12 +38,12 @@ import apsw
 import msgspec
 import numpy as np
 
-from benchmarks.ingest import cpu
+from benchmarks.ingest import cpu_name
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
-from tailorbird.features.figures import readers_of_routed
+from tailorbird.features.figures import routed_log_offsets
 from tailorbird.lake import Lake
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.stream.lag import LagMeter
 
 LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")
@@ -60,8 +60,8 @@ MIB = 1 << 20
 
 
 @dataclass
-class Sent:
-    """What the senders were told, counted together."""
+class SentCounts:
+    """The responses that the senders got, counted together."""
 
     accepted: int = 0
     refused: int = 0
@@ -79,13 +79,13 @@ class Sent:
 
 
 class Roles:
-    """One process for each role of a project, and how to reach the door."""
+    """One process for each role of a project, and the collector's port."""
 
     def __init__(self, project: Project, port: int) -> None:
         self.port = port
         self.processes: dict[str, subprocess.Popen] = {}
         for role in ROLES:
-            more = ["--port", str(port)] if role == "serve" else []
+            options = ["--port", str(port)] if role == "serve" else []
             command = [
                 sys.executable,
                 "-m",
@@ -94,7 +94,7 @@ class Roles:
                 str(project.root),
                 "run",
                 role,
-                *more,
+                *options,
             ]
             with (project.root / f"{role}.log").open("wb") as log:
                 self.processes[role] = subprocess.Popen(
@@ -124,8 +124,8 @@ class Roles:
             process.wait(STOP_S)
 
 
-def body(number: int, rng: np.random.Generator) -> bytes:
-    """`BODY_ROWS` events of now."""
+def make_body(number: int, rng: np.random.Generator) -> bytes:
+    """Return a body of `BODY_ROWS` events dated now."""
     now = time.time_ns() // 1_000
     people, items = (
         rng.integers(0, PEOPLE, BODY_ROWS).tolist(),
@@ -151,11 +151,11 @@ def body(number: int, rng: np.random.Generator) -> bytes:
 
 
 @contextmanager
-def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> Iterator[None]:
-    """Sends from some threads meanwhile: `per_s` events a second at even times, or as fast as is
-    answered.
-    """
-    stop, guard, began = threading.Event(), threading.Lock(), time.monotonic()
+def send_load(
+    port: int, sent: SentCounts, numbers: Iterator[int], per_s: float | None
+) -> Iterator[None]:
+    """Send from several threads: `per_s` events a second at even times, or as fast as possible."""
+    stop, guard, started = threading.Event(), threading.Lock(), time.monotonic()
     slots = iter(range(1 << 60))
 
     def send() -> None:
@@ -164,19 +164,19 @@ def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> 
             with guard:
                 number, slot = next(numbers), next(slots)
             if per_s is not None:
-                stop.wait(max(0.0, began + slot * BODY_ROWS / per_s - time.monotonic()))
+                stop.wait(max(0.0, started + slot * BODY_ROWS / per_s - time.monotonic()))
                 if stop.is_set():
                     return
             connection.request(
                 "POST",
                 "/v1/events",
-                body(number, np.random.default_rng(number)),
+                make_body(number, np.random.default_rng(number)),
                 {"Content-Type": "application/json"},
             )
-            answer = connection.getresponse()
-            answer.read()
-            sent.count(answer.status, BODY_ROWS)
-            if answer.status in (429, 503):
+            response = connection.getresponse()
+            response.read()
+            sent.count(response.status, BODY_ROWS)
+            if response.status in (429, 503):
                 stop.wait(0.2)
 
     threads = [threading.Thread(target=send) for _ in range(SENDERS)]
@@ -191,31 +191,31 @@ def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> 
 
 
 class Watch:
-    """Samples of everything, a row each."""
+    """Samples of all metrics, one row each."""
 
     def __init__(self, project: Project, roles: Roles) -> None:
         self._project, self._roles = project, roles
         self.rows: list[dict[str, float]] = []
 
-    def lags(self) -> dict[str, int]:
+    def measure_lags(self) -> dict[str, int]:
         paths = self._project.paths
         with LagMeter(
-            self._project.stream, paths.lake, lambda: readers_of_routed(paths.state)
+            self._project.stream, paths.lake, lambda: routed_log_offsets(paths.state)
         ) as meter:
-            found: dict[str, int] = {}
+            rows_by_reader: dict[str, int] = {}
             for lag in meter.measure():
                 name = (
                     f"{lag.reader.split()[0]} of {'raw' if lag.log.startswith('raw') else lag.log}"
                 )
-                found[name] = max(lag.rows, found.get(name, 0))
+                rows_by_reader[name] = max(lag.rows, rows_by_reader.get(name, 0))
         return {
             name: rows
-            for name, rows in found.items()
+            for name, rows in rows_by_reader.items()
             if name in ("router of raw", "worker of routed", "lake of routed")
         }
 
-    def sample(self, began: float, sent: Sent) -> None:
-        row: dict[str, float] = {"s": time.monotonic() - began, "accepted": sent.accepted}
+    def sample(self, started: float, sent: SentCounts) -> None:
+        row: dict[str, float] = {"s": time.monotonic() - started, "accepted": sent.accepted}
         for role, process in self._roles.processes.items():
             memory = _memory(process.pid)
             row |= {
@@ -224,21 +224,21 @@ class Watch:
                 f"{role} files": _files(process.pid),
             }
         data = self._project.paths.data
-        row["logs"] = _bytes(data / "stream", ".db")
+        row["logs"] = _disk_bytes(data / "stream", ".db")
         for name in ("raw", "routed"):
             row[f"{name} log"], row[f"{name} log in use"] = _pages(data / "stream", name)
-        row["index of repeats"] = _repeats(data / "stream" / "routed.db")
-        row["wal"] = _bytes(data / "stream", "-wal")
-        row["state"] = _bytes(data / "state", "")
-        row["lake"] = _bytes(data / "lake", "")
-        row |= {f"behind: {name}": rows for name, rows in self.lags().items()}
+        row["index of repeats"] = _dedup_bytes(data / "stream" / "routed.db")
+        row["wal"] = _disk_bytes(data / "stream", "-wal")
+        row["state"] = _disk_bytes(data / "state", "")
+        row["lake"] = _disk_bytes(data / "lake", "")
+        row |= {f"behind: {name}": rows for name, rows in self.measure_lags().items()}
         self.rows.append(row)
 
     def column(self, name: str) -> np.ndarray:
         return np.array([row.get(name, np.nan) for row in self.rows])
 
     def slope_per_min(self, name: str) -> float:
-        """By least squares, over the last two thirds."""
+        """Return the least-squares slope over the last two thirds of the samples."""
         seconds, values = self.column("s"), self.column(name)
         late = (seconds >= seconds[-1] / 3) & np.isfinite(values)
         return float(np.polyfit(seconds[late] / 60, values[late], 1)[0]) if late.sum() > 2 else 0.0
@@ -260,21 +260,22 @@ def _files(pid: int) -> int:
 
 
 def _pages(folder: Path, name: str) -> tuple[float, float]:
-    """Bytes of the files of a kind of log, and of the pages in them that are not free."""
-    whole = used = 0
+    """Return bytes of the files of a kind of log, and of the pages in them that are not free."""
+    file_bytes = used_bytes = 0
     for path in folder.glob(f"{name}*.db"):
         with suppress(apsw.Error):  # it is just being made
             connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
             size, pages, free = (
-                connection.pragma(each) for each in ("page_size", "page_count", "freelist_count")
+                connection.pragma(pragma)
+                for pragma in ("page_size", "page_count", "freelist_count")
             )
             connection.close()
-            whole, used = whole + size * pages, used + size * (pages - free)
-    return whole, used
+            file_bytes, used_bytes = file_bytes + size * pages, used_bytes + size * (pages - free)
+    return file_bytes, used_bytes
 
 
-def _repeats(file: Path) -> float:
-    """Bytes of the ids that the router remembers (`events.dedup`), which are in its log's file."""
+def _dedup_bytes(file: Path) -> float:
+    """Return bytes of the router's dedup index (`events.dedup`), which is in its log's file."""
     total = 0
     with suppress(apsw.Error):
         connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
@@ -286,7 +287,7 @@ def _repeats(file: Path) -> float:
     return total
 
 
-def _bytes(folder: Path, suffix: str) -> int:
+def _disk_bytes(folder: Path, suffix: str) -> int:
     total = 0
     for path in folder.rglob(f"*{suffix}") if folder.is_dir() else ():
         try:
@@ -297,23 +298,24 @@ def _bytes(folder: Path, suffix: str) -> int:
     return total
 
 
-def capacity(
-    watch: Watch, roles: Roles, sent: Sent, numbers: Iterator[int], seconds: float
+def measure_capacity(
+    watch: Watch, roles: Roles, sent: SentCounts, numbers: Iterator[int], seconds: float
 ) -> dict[str, float]:
-    """Events a second that the door takes, and that are through all roles: as much as is taken is
-    sent, until all have caught up.
+    """Return the events a second that the collector accepts, and that all roles process.
+
+    Sends as much as is accepted, then waits until all roles have caught up.
     """
-    began = time.monotonic()
-    with load(roles.port, sent, numbers, None):
+    started = time.monotonic()
+    with send_load(roles.port, sent, numbers, None):
         time.sleep(seconds)
-    taken = sent.accepted / (time.monotonic() - began)
-    assert caught_up(watch, STOP_S), "the roles do not catch up"
-    return {"door": round(taken), "all roles": round(sent.accepted / (time.monotonic() - began))}
+    taken = sent.accepted / (time.monotonic() - started)
+    assert wait_until_caught_up(watch, STOP_S), "the roles do not catch up"
+    return {"door": round(taken), "all roles": round(sent.accepted / (time.monotonic() - started))}
 
 
-def caught_up(watch: Watch, deadline_s: float) -> bool:
+def wait_until_caught_up(watch: Watch, deadline_s: float) -> bool:
     until = time.monotonic() + deadline_s
-    while any(watch.lags().values()):
+    while any(watch.measure_lags().values()):
         if time.monotonic() > until:
             return False
         time.sleep(0.5)
@@ -389,37 +391,37 @@ def main() -> None:
             lambda: init(Path(folder) / "soak", json=True)
         )
         project = open_project(Path(folder) / "soak")
-        roles, sent, numbers = Roles(project, _free_port()), Sent(), iter(range(1 << 60))
+        roles, sent, numbers = Roles(project, _free_port()), SentCounts(), iter(range(1 << 60))
         roles.wait()
         watch = Watch(project, roles)
-        rates = {} if arguments.per_s else capacity(watch, roles, sent, numbers, probe_s)
+        rates = {} if arguments.per_s else measure_capacity(watch, roles, sent, numbers, probe_s)
         per_s = arguments.per_s or arguments.share * min(rates.values())
-        before, began = sent.accepted, time.monotonic()
-        with load(roles.port, sent, numbers, per_s):
-            while time.monotonic() - began < minutes * 60:
-                watch.sample(began, sent)
+        before, started = sent.accepted, time.monotonic()
+        with send_load(roles.port, sent, numbers, per_s):
+            while time.monotonic() - started < minutes * 60:
+                watch.sample(started, sent)
                 time.sleep(EVERY_S)
-            taken = (sent.accepted - before) / (time.monotonic() - began)
+            taken = (sent.accepted - before) / (time.monotonic() - started)
         if arguments.plot:
             plot(watch, arguments.plot, taken)
-        together = caught_up(watch, STOP_S)
+        caught_up = wait_until_caught_up(watch, STOP_S)
         roles.stop()
         in_lake = Lake(project.paths.lake).count("events")
         if arguments.samples:
             arguments.samples.write_bytes(b"\n".join(map(msgspec.json.encode, watch.rows)))
-        report = _report(watch, rates, sent, taken, in_lake, together, minutes)
+        report = _report(watch, rates, sent, taken, in_lake, caught_up, minutes)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    leave(0 if all(report["equal"].values()) else 1)
+    exit_process(0 if all(report["equal"].values()) else 1)
 
 
 def _report(
     watch: Watch,
     rates: dict[str, float],
-    sent: Sent,
+    sent: SentCounts,
     taken: float,
     in_lake: int,
-    together: bool,
+    caught_up: bool,
     minutes: float,
 ) -> dict:
     results: dict[str, dict] = {
@@ -443,8 +445,10 @@ def _report(
             "mib_max": round(float(watch.column(name).max()) / MIB, 1),
             "mib_per_min": round(watch.slope_per_min(name) / MIB, 3),
         }
-    behind = sorted({name for row in watch.rows for name in row if name.startswith("behind")})
-    results["behind"] = {name.removeprefix("behind: "): round(watch.mean(name)) for name in behind}
+    lag_columns = sorted({name for row in watch.rows for name in row if name.startswith("behind")})
+    results["behind"] = {
+        name.removeprefix("behind: "): round(watch.mean(name)) for name in lag_columns
+    }
     results["sent"] = {
         "accepted": sent.accepted,
         "refused": sent.refused,
@@ -455,22 +459,22 @@ def _report(
         "ratios": {"memory": memory},
         "equal": {
             "every acknowledged event is in the lake once": in_lake == sent.accepted,
-            "every reader caught up": together,
+            "every reader caught up": caught_up,
         },
         "versions": {
             name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")
         }
         | {"python": platform.python_version()},
-        "cpu": cpu(),
+        "cpu": cpu_name(),
     }
 
 
-def _quietly(what) -> None:
+def _quietly(call) -> None:
     import contextlib
     import io
 
     with contextlib.redirect_stdout(io.StringIO()):
-        what()
+        call()
 
 
 def _free_port() -> int:

@@ -1,12 +1,12 @@
-"""Other libraries computing the windows of a stream, each in a process of its own;
-`benchmarks.features_stream` starts them.
+"""Other libraries computing the windows of a stream, each in a process of its own.
 
     python benchmarks/stream_peers.py river|quix|python EVENTS.jsonl WINDOWS.json
 
-`river`: TimeRolling over Sum (of ones, where events are counted) for each window and key, in
-memory. `quix`: the hopping windows of Quix Streams over its own RocksDB state, driven directly,
-without a broker, a commit every 10,000 events. `python`: dictionaries of tile sums, in memory. Each
-is given decoded events with all fields looked up; ours gets the raw bodies. Prints one JSON object.
+`benchmarks.features_stream` starts them. `river`: TimeRolling over Sum (of ones, where events are
+counted) for each window and key, in memory. `quix`: the hopping windows of Quix Streams over its
+own RocksDB state, driven directly, without a broker, a commit every 10,000 events. `python`:
+dictionaries of tile sums, in memory. Each gets decoded events with all fields looked up; ours gets
+the raw bodies. Prints one JSON object.
 """
 
 import json
@@ -25,20 +25,24 @@ def river(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Calla
     from river import stats, utils
 
     periods = [timedelta(microseconds=one["length"]) for one in windows]
-    held: list[dict] = [{} for _ in windows]
+    rollings: list[dict] = [{} for _ in windows]
     moments: dict[int, datetime] = {}
 
     def update(window: int, key: str, ts: int, amount: int) -> None:
-        rolling = held[window].get(key)
+        rolling = rollings[window].get(key)
         if rolling is None:
-            rolling = held[window][key] = utils.TimeRolling(stats.Sum, period=periods[window])
+            rolling = rollings[window][key] = utils.TimeRolling(stats.Sum, period=periods[window])
         moment = moments.get(ts)
         if moment is None:
             moments.clear()
             moment = moments[ts] = EPOCH + timedelta(microseconds=ts)
         rolling.update(amount, t=moment)
 
-    return update, lambda: [sum(one.get() for one in some.values()) for some in held], lambda: None
+    return (
+        update,
+        lambda: [sum(one.get() for one in windows_by_key.values()) for windows_by_key in rollings],
+        lambda: None,
+    )
 
 
 def quix(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callable[[], None]]:
@@ -47,11 +51,11 @@ def quix(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callab
     from quixstreams.state.rocksdb.windowed.partition import WindowedRocksDBStorePartition
 
     folder = tempfile.mkdtemp()
-    made, stores, totals = [], [], [defaultdict(float) for _ in windows]
+    windowings, stores, totals = [], [], [defaultdict(float) for _ in windows]
     for number, one in enumerate(windows):
         aggregation = Count() if one["measure"] == "count" else Sum()
         sizes = {"duration_ms": one["length"] // 1000, "grace_ms": 0, "step_ms": one["hop"] // 1000}
-        made.append(
+        windowings.append(
             FixedTimeWindowSingleAggregation(
                 name=str(number),
                 dataframe=None,
@@ -61,13 +65,13 @@ def quix(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callab
             )
         )
         stores.append(WindowedRocksDBStorePartition(f"{folder}/{number}"))
-    open_: list = [store.begin() for store in stores]
+    transactions: list = [store.begin() for store in stores]
 
     def update(window: int, key: str, ts: int, amount: int) -> None:
-        updated, expired = made[window].process_window(
-            amount, key.encode(), ts // 1000, None, open_[window]
+        updated, expired = windowings[window].process_window(
+            amount, key.encode(), ts // 1000, None, transactions[window]
         )
-        for _, result in updated:  # the first began first, and holds most
+        for _, result in updated:  # the first window started first and holds the most events
             totals[window][key] = result["value"]
             break
         for _ in expired:
@@ -75,20 +79,20 @@ def quix(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callab
 
     def commit() -> None:
         for number, store in enumerate(stores):
-            open_[number].prepare()
-            open_[number].flush()
-            open_[number] = store.begin()
+            transactions[number].prepare()
+            transactions[number].flush()
+            transactions[number] = store.begin()
 
-    return update, lambda: [sum(one.values()) for one in totals], commit
+    return update, lambda: [sum(window.values()) for window in totals], commit
 
 
-def plain(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callable[[], None]]:
+def tile_sums(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Callable[[], None]]:
     hops = [one["hop"] for one in windows]
     tiles = [one["length"] // one["hop"] for one in windows]
-    held: list[dict[str, dict[int, int]]] = [{} for _ in windows]
+    rings: list[dict[str, dict[int, int]]] = [{} for _ in windows]
 
     def update(window: int, key: str, ts: int, amount: int) -> None:
-        ring = held[window].setdefault(key, {})
+        ring = rings[window].setdefault(key, {})
         tile = ts // hops[window]
         ring[tile] = ring.get(tile, 0) + amount
         if len(ring) > tiles[window] + 1:
@@ -96,7 +100,9 @@ def plain(windows: list[dict]) -> tuple[Update, Callable[[], list[float]], Calla
 
     return (
         update,
-        lambda: [sum(sum(ring.values()) for ring in some.values()) for some in held],
+        lambda: [
+            sum(sum(ring.values()) for ring in rings_by_key.values()) for rings_by_key in rings
+        ],
         lambda: None,
     )
 
@@ -107,12 +113,12 @@ def main() -> None:
         windows = json.load(file)
     with open(events_path) as file:
         events = [json.loads(line) for line in file]
-    update, totals, commit = {"river": river, "quix": quix, "python": plain}[name](windows)
+    update, totals, commit = {"river": river, "quix": quix, "python": tile_sums}[name](windows)
     by_type: dict[str, list[tuple[int, list[str], bool]]] = defaultdict(list)
-    for number, one in enumerate(windows):
-        for type in one["types"]:
-            by_type[type].append((number, one["fields"], one["measure"] == "count"))
-    began, cpu = time.perf_counter(), time.process_time()
+    for number, window in enumerate(windows):
+        for type in window["types"]:
+            by_type[type].append((number, window["fields"], window["measure"] == "count"))
+    started, cpu = time.perf_counter(), time.process_time()
     for count, event in enumerate(events, 1):
         ts, cents = event["ts"], event["cents"]
         keys: dict[str, str] = {}
@@ -125,7 +131,7 @@ def main() -> None:
         if count % 10_000 == 0:
             commit()
     commit()
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(json.dumps({"events": len(events), "wall_s": seconds, "cpu_s": cpu, "totals": totals()}))
 
 

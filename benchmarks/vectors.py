@@ -1,11 +1,12 @@
-"""What vectors cost a request: a person's vector, its product with all items, the nearest of them,
-and columns of candidates.
+"""Measure what vectors cost a request.
 
-python -m benchmarks.vectors [--items 100000] [--small] [--json]
+That is a user's vector, its product with all items, the nearest items, and columns of candidates.
 
-One thread, one request at a time, a net with drawn weights: what it costs does not depend on what
-it learned. `floor` is the bare product of all items with a vector, which nothing exact is cheaper
-than. Needs the extra `deep`, to make the net; a server does not.
+    python -m benchmarks.vectors [--items 100000] [--small] [--json]
+
+One thread, one request at a time, a net with random weights: the cost does not depend on what it
+learned. `floor` is the bare product of all items with a vector, a lower bound for every exact
+method. Needs the extra `deep`, to make the net; a server does not.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     items, repeats = (2_000, 50) if given.small else (given.items, given.repeats)
-    results = {name: measured(items, *size, repeats) for name, size in SIZES.items()}
+    results = {name: measure_space(items, *size, repeats) for name, size in SIZES.items()}
     if given.json:
         print(json.dumps({"benchmark": "vectors", "items": items, "results": results}))
         return
@@ -54,47 +55,49 @@ def main() -> None:
             )
 
 
-def measured(items: int, width: int, length: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Stage → median and p99, µs, and the ratio of the median to the floor's."""
-    space = made(items, width, length)
+def measure_space(items: int, width: int, length: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Return median and p99 in µs of each stage, and the ratio of the median to the floor's."""
+    space = make_space(items, width, length)
     rng = np.random.default_rng(1)
-    at = rng.integers(0, items, length)
-    past = Ragged(np.array([0, length]), space.index.keys[at], np.arange(length) * 60_000_000)
+    items_seen = rng.integers(0, items, length)
+    past = Ragged(
+        np.array([0, length]), space.index.keys[items_seen], np.arange(length) * 60_000_000
+    )
     keys = space.index.keys[rng.integers(0, items, CANDIDATES)]
     request = np.zeros(CANDIDATES, np.intp)
-    asked = space.ask(past)
+    query = space.ask(past)
     stages: dict[str, Callable[[], object]] = {
-        "floor": lambda: space.vectors.vectors @ asked.user,
+        "floor": lambda: space.vectors.vectors @ query.user,
         "a person's vector": lambda: space.users(past, 1),
         "ask: vector and products": lambda: space.ask(past),
-        f"nearest {NEAREST}": lambda: space.nearest(asked, NEAREST),
+        f"nearest {NEAREST}": lambda: space.nearest(query, NEAREST),
         f"columns of {CANDIDATES}": lambda: space.columns(
-            tuple(VECTOR_COLUMNS), keys, request, past, 1, asked
+            tuple(VECTOR_COLUMNS), keys, request, past, 1, query
         ),
     }
-    figures = {name: timed(work, repeats) for name, work in stages.items()}
-    whole = [
+    figures = {name: time_calls(work, repeats) for name, work in stages.items()}
+    totals = [
         sum(figures[name][part] for name in list(stages)[2:]) for part in ("median_us", "p99_us")
     ]
-    figures["a request, all together"] = {"median_us": whole[0], "p99_us": whole[1]}
+    figures["a request, all together"] = {"median_us": totals[0], "p99_us": totals[1]}
     floor = figures["floor"]["median_us"]
-    return {name: each | {"to_floor": each["median_us"] / floor} for name, each in figures.items()}
+    return {name: row | {"to_floor": row["median_us"] / floor} for name, row in figures.items()}
 
 
-def timed(work: Callable[[], object], repeats: int) -> dict[str, float]:
+def time_calls(work: Callable[[], object], repeats: int) -> dict[str, float]:
     for _ in range(5):
         work()
-    taken = []
+    seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - start)
-    median, late = np.quantile(taken, (0.5, 0.99)) * 1e6
+        seconds.append(time.perf_counter() - start)
+    median, late = np.quantile(seconds, (0.5, 0.99)) * 1e6
     return {"median_us": float(median), "p99_us": float(late)}
 
 
-def made(items: int, width: int, length: int) -> Space:
-    """Drawn vectors and weights."""
+def make_space(items: int, width: int, length: int) -> Space:
+    """Return a space with random vectors and weights."""
     import torch
 
     from tailorbird.models.interactions import Interactions
@@ -108,7 +111,7 @@ def made(items: int, width: int, length: int) -> Space:
     none = np.zeros(0, np.int64)
     data = tower_to_onnx(SequenceVectors.of(recipe, net, Interactions(none, none, none, 0, 1), []))
     vectors = np.random.default_rng(0).normal(size=(items, width)).astype(np.float32)
-    known = ItemVectors(
+    item_vectors = ItemVectors(
         vectors, np.zeros((1, width), np.float32), np.zeros(width, np.float32), Content()
     )
     plan = TowerPlan("recent", length, width, repeats=False, trained_until=0, share=1 / 3)
@@ -117,7 +120,7 @@ def made(items: int, width: int, length: int) -> Space:
         np.zeros((2, width), np.float32),
         OnnxNet(start_session(data, where="drawn"), width, "drawn"),
     )
-    index = Index.bare([f"i{number}" for number in range(items)], known)
+    index = Index.bare([f"i{number}" for number in range(items)], item_vectors)
     assert np.array_equal(index.keys, hash64s(index.ids))
     return Space(tower, index)
 

@@ -20,7 +20,7 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
 from tailorbird.features import transforms
-from tailorbird.features.declare import ASKED_NAMES, CONTEXT_FIELDS, EVENT_FIELDS, RESERVED
+from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS, REQUEST_COLUMNS, RESERVED
 
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
@@ -203,7 +203,7 @@ def features_page() -> str:
         "",
         f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every "
         "model sees columns of these names; "
-        f"nor {', '.join(f'`{name}`' for name in ASKED_NAMES)}, which stand beside the "
+        f"nor {', '.join(f'`{name}`' for name in REQUEST_COLUMNS)}, which stand beside the "
         "features in the rows of a backfill.",
         "",
         "`context` knows "

@@ -18,7 +18,7 @@ from tests.cli.test_help import parse
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
-from tailorbird.events import SECOND, duration
+from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.app import ROUTES
 from tailorbird.serving.limits import Networks
 
@@ -238,8 +238,8 @@ def test_a_stopping_server_has_time_to_drain():
         (spec, container) for spec, container in pods() if container["name"] == "serve"
     )
     (drain,) = [each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN"]
-    assert duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
-    assert duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
+    assert parse_duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
+    assert parse_duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
 
 
 def test_no_container_is_root_and_only_data_is_writable():

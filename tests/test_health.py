@@ -14,8 +14,8 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 
 from tailorbird.errors import ConfigError
-from tailorbird.health import FollowedStop, Health, serve_health
-from tailorbird.loops import Loop
+from tailorbird.health import Health, ProgressEvent, serve_health
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.access import require_no_faults
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.stream.lag import LagWatch
@@ -42,8 +42,8 @@ def test_a_signal_during_a_wait_stops_the_role():
     """
     program = """
 import os, signal
-from tailorbird.health import FollowedStop
-stop = FollowedStop()
+from tailorbird.health import ProgressEvent
+stop = ProgressEvent()
 stop.on_signals(signal.SIGTERM)
 with stop._cond:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -54,7 +54,7 @@ assert stop.wait(20)
 
 
 def test_an_advancing_loop_is_alive_and_a_stalled_one_is_not():
-    stop = FollowedStop()
+    stop = ProgressEvent()
     with serve_health(
         Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0
     ) as port:
@@ -81,7 +81,7 @@ def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
 
     project, port, done = make_project(tmp_path / "shop"), free_port(), {}
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
-    stop = FollowedStop()
+    stop = ProgressEvent()
     monkeypatch.setattr(roles, "_start_role", lambda: stop)
     monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
 
@@ -140,7 +140,7 @@ def test_an_unexpected_error_is_logged_and_counted_and_ends_no_thread(caplog, mo
         if len(ticks) < 3:
             raise ZeroDivisionError("of a look")
 
-    loop = Loop("watch of nothing", tick, every_s=0.01)
+    loop = PeriodicTask("watch of nothing", tick, every_s=0.01)
     loop.start()
     poll(lambda: len(ticks) > 4)
     loop.stop()
@@ -176,11 +176,11 @@ def test_the_catalogue_continues_after_any_error_and_counts_nothing_twice(tmp_pa
     from tests.faults.test_pruning import CLOCK, send
 
     from tailorbird.router import Router
-    from tailorbird.serving.door import Door
+    from tailorbird.serving.door import EventCollector
 
     monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
     project = make_project(tmp_path / "shop")
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
     with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
         while router.step(12).rows:

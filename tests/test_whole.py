@@ -4,27 +4,27 @@ import os
 
 import pytest
 
-from tailorbird.whole import destroy, end_destroying, write_private, write_whole
+from tailorbird.whole import atomic_write, finish_shredding, shred, write_private
 
 
 def test_a_file_is_replaced_without_leftovers(tmp_path):
     path = tmp_path / "made" / "told.json"
     for data in (b"one", b"two"):
-        write_whole(path, data)
+        atomic_write(path, data)
         assert path.read_bytes() == data
     assert [one.name for one in path.parent.iterdir()] == ["told.json"]
 
 
 def test_what_cannot_be_put_in_place_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "told.json"
-    write_whole(path, b"one")
+    atomic_write(path, b"one")
 
     def broken(*_: object) -> None:
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError, match="the disk is gone"):
-        write_whole(path, b"two")
+        atomic_write(path, b"two")
     assert path.read_bytes() == b"one"
     assert [one.name for one in tmp_path.iterdir()] == ["told.json"]
 
@@ -50,14 +50,14 @@ def test_a_shredded_file_is_intact_or_deleted_at_any_crash(tmp_path, monkeypatch
             with monkeypatch.context() as patched:
                 patched.setattr(os, name, dies)
                 try:
-                    destroy(path)
+                    shred(path)
                 except Died:
                     pass
                 else:
                     assert list(tmp_path.iterdir()) == []
                     break
             assert not path.exists() or path.read_bytes() == content, (name, number)
-            end_destroying(path)
+            finish_shredding(path)
             assert {one.name for one in tmp_path.iterdir()} <= {path.name}
         else:
             raise AssertionError(f"{name} was called eight times and more")
@@ -67,6 +67,6 @@ def test_bytes_are_overwritten_before_the_name_is_removed(tmp_path):
     path = tmp_path / "journal.json"
     write_private(path, b"whose it was")
     os.link(path, tmp_path / "the same bytes")
-    destroy(path)
+    shred(path)
     assert (tmp_path / "the same bytes").read_bytes() == bytes(len(b"whose it was"))
-    destroy(path)
+    shred(path)

@@ -1,6 +1,4 @@
-"""Hands rows and questions to the peers, which run in processes of their own, and takes back what
-they say and what it took.
-"""
+"""Runs peers in processes of their own: hands over rows and questions, returns answers and times."""
 
 import json
 import os
@@ -25,7 +23,7 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Job:
-    """One fit of a peer, and what it is then asked.
+    """One fit of a peer, and the questions it then answers.
 
     Attributes:
         learn, ask: names of parts, see `next_item`.
@@ -43,7 +41,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Said:
+class PeerAnswer:
     """`item`: shape (questions, 10); `seconds_fit`, `seconds_ask`: CPU time of one thread."""
 
     item: npt.NDArray[np.int32]
@@ -51,66 +49,68 @@ class Said:
     seconds_ask: float
 
 
-def found(wanted: Sequence[str] = tuple(MODULES)) -> tuple[dict[str, str], dict[str, str]]:
-    """Version of each wanted peer that loads; of each other one, why it does not."""
+def find_peers(names: Sequence[str] = tuple(MODULES)) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the version of each named peer that loads, and the reason for each that does not."""
     python = interpreter()
     failed: dict[str, str] = {}
     if (python.parents[1] / FAILED).exists():
         failed = {
-            name: why
-            for name, why in json.loads((python.parents[1] / FAILED).read_text()).items()
-            if name in wanted
+            name: reason
+            for name, reason in json.loads((python.parents[1] / FAILED).read_text()).items()
+            if name in names
         }
     versions: dict[str, str] = {}
     for name in map(name_of, requirements()):
-        if name in failed or name not in wanted:
+        if name in failed or name not in names:
             continue
-        told = (
+        probe = (
             f"import {MODULES[name]}; from importlib.metadata import version; "
             f"print(version({name!r}))"
         )
-        done = _run([str(python), "-c", told])
-        if done.returncode:
-            failed[name] = last_error(done.stderr)
+        process = _run_single_threaded([str(python), "-c", probe])
+        if process.returncode:
+            failed[name] = last_error(process.stderr)
         else:
-            versions[name] = done.stdout.split()[-1]
+            versions[name] = process.stdout.split()[-1]
     return versions, failed
 
 
-def ask(folder: Path, jobs: Sequence[Job]) -> list[Said]:
+def run_jobs(folder: Path, jobs: Sequence[Job]) -> list[PeerAnswer]:
     """Run jobs of one model in one process."""
     (folder / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]))
-    run(HERE / "next_item.py", folder)
-    said = []
+    run_script(HERE / "next_item.py", folder)
+    answers = []
     for job in jobs:
-        with np.load(folder / f"{job.out}.npz") as read:
-            said.append(
-                Said(
-                    read["item"].astype(np.int32),
-                    float(read["seconds_fit"]),
-                    float(read["seconds_ask"]),
+        with np.load(folder / f"{job.out}.npz") as arrays:
+            answers.append(
+                PeerAnswer(
+                    arrays["item"].astype(np.int32),
+                    float(arrays["seconds_fit"]),
+                    float(arrays["seconds_ask"]),
                 )
             )
-    return said
+    return answers
 
 
-def run(script: Path, folder: Path) -> None:
+def run_script(script: Path, folder: Path) -> None:
     """Run a script of the peers on one thread.
 
     Raises:
-        RuntimeError: it failed; with the last line that it said.
+        RuntimeError: it failed; with the last line of its output.
     """
-    done = _run([str(interpreter()), str(script), str(folder)])
-    if done.returncode:
-        raise RuntimeError(last_error(done.stderr))
+    process = _run_single_threaded([str(interpreter()), str(script), str(folder)])
+    if process.returncode:
+        raise RuntimeError(last_error(process.stderr))
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    one = dict.fromkeys(
+def _run_single_threaded(command: list[str]) -> subprocess.CompletedProcess[str]:
+    thread_limits = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
     )
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, env=kept | one)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment | thread_limits
+        )
     except FileNotFoundError as error:
         return subprocess.CompletedProcess(command, 127, "", f"error: {error}")

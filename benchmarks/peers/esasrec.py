@@ -1,15 +1,20 @@
 """RecTools' eSASRec, as its README names it: SASRec with LiGR layers and sampled softmax.
-`.peers/bin/python esasrec.py FOLDER`.
 
-    FOLDER/job.json      {"settings": of SASRecModel, "epochs": [ascending], "patience", "seed", "k", "repeats"}
-    FOLDER/learn.npz     person, item, ts (n,)                          what was done before
-    FOLDER/ask.npz       item, ts (m,), offsets (questions + 1,)        what each question's person did so far, oldest first
-                         truth (questions,)                             what it did next; only where it stops early
-    FOLDER/said.npz      item (looks, questions, k), −1 where fewer were found; seconds_fit (looks,): of this process's CPU until then
+    .peers/bin/python esasrec.py FOLDER
 
-It is asked after each of the numbers of epochs. With a patience, it stops after so many looks whose
-NDCG@10 was not above the best. Each question is asked as a person of its own, whose past is the
-question's. Imports nothing of ours.
+    FOLDER/job.json      {"settings": of SASRecModel, "epochs": [ascending], "patience", "seed",
+                         "k", "repeats"}
+    FOLDER/learn.npz     person, item, ts (n,)                   past interactions
+    FOLDER/ask.npz       item, ts (m,), offsets (questions + 1,) history of each question's person,
+                                                                 oldest first
+                         truth (questions,)                      the next item; only where it stops
+                                                                 early
+    FOLDER/said.npz      item (looks, questions, k), −1 for missing places; seconds_fit (looks,):
+                         CPU seconds of this process until then
+
+It is evaluated after each of the numbers of epochs. With a patience, it stops after so many
+evaluations whose NDCG@10 was not above the best. Each question is a person of its own with the
+question's history. Imports nothing of ours.
 """
 
 import json
@@ -44,30 +49,30 @@ def main(folder: Path) -> None:
         epochs=1,
         **job["settings"],
     )
-    data = table(learn["person"], learn["item"], learn["ts"])
-    listed: list[np.ndarray] = []
-    values: list[float] = []
+    dataset = to_dataset(learn["person"], learn["item"], learn["ts"])
+    lists: list[np.ndarray] = []
+    ndcgs: list[float] = []
     seconds, learned = [0.0], 0
     for epochs in job["epochs"]:
-        begun = time.process_time()
-        model.fit_partial(data, min_epochs=epochs - learned, max_epochs=epochs - learned)
-        seconds.append(seconds[-1] + time.process_time() - begun)
+        started = time.process_time()
+        model.fit_partial(dataset, min_epochs=epochs - learned, max_epochs=epochs - learned)
+        seconds.append(seconds[-1] + time.process_time() - started)
         learned = epochs
-        listed.append(answers(model, learn["item"], ask, job["k"], job["repeats"]))
+        lists.append(recommend_lists(model, learn["item"], ask, job["k"], job["repeats"]))
         if job["patience"]:
-            values.append(ndcg_10(listed[-1], ask["truth"]))
-            if len(values) - 1 - int(np.argmax(values)) >= job["patience"]:
+            ndcgs.append(ndcg_10(lists[-1], ask["truth"]))
+            if len(ndcgs) - 1 - int(np.argmax(ndcgs)) >= job["patience"]:
                 break
-    np.savez(folder / "said.npz", item=np.stack(listed), seconds_fit=np.array(seconds[1:]))
+    np.savez(folder / "said.npz", item=np.stack(lists), seconds_fit=np.array(seconds[1:]))
 
 
 def ndcg_10(listed: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over questions with one right item each."""
+    """Return the mean NDCG@10 over questions with one relevant item each."""
     hit = listed[:, :10] == truth[:, None]
     return float((hit / np.log2(np.arange(2, 12))).sum(axis=1).mean())
 
 
-def table(person: np.ndarray, item: np.ndarray, ts: np.ndarray) -> Any:
+def to_dataset(person: np.ndarray, item: np.ndarray, ts: np.ndarray) -> Any:
     columns = {
         Columns.User: person,
         Columns.Item: item,
@@ -77,25 +82,28 @@ def table(person: np.ndarray, item: np.ndarray, ts: np.ndarray) -> Any:
     return Dataset.construct(pd.DataFrame(columns))
 
 
-def answers(
+def recommend_lists(
     model: Any, learned: np.ndarray, ask: dict[str, np.ndarray], k: int, repeats: bool
 ) -> np.ndarray:
-    """The best `k` for each question; none where its past holds no item that was learned."""
+    """Return the best `k` items for each question; −1 where no item of its history was learned."""
     size = np.diff(ask["offsets"])
     owner, item, ts = np.repeat(np.arange(len(size)), size), ask["item"], ask["ts"]
-    seen = np.isin(item, learned)
-    found = np.full((len(size), k), -1)
+    is_known = np.isin(item, learned)
+    lists = np.full((len(size), k), -1)
     for low in range(0, len(size), QUESTIONS):
-        part = seen & (owner >= low) & (owner < low + QUESTIONS)
+        part = is_known & (owner >= low) & (owner < low + QUESTIONS)
         if part.any():
-            asked = np.unique(owner[part])
-            told = model.recommend(
-                asked, table(owner[part], item[part], ts[part]), k=k, filter_viewed=not repeats
+            people = np.unique(owner[part])
+            table_ = model.recommend(
+                people,
+                to_dataset(owner[part], item[part], ts[part]),
+                k=k,
+                filter_viewed=not repeats,
             )
-            found[told[Columns.User].to_numpy(), told[Columns.Rank].to_numpy() - 1] = told[
+            lists[table_[Columns.User].to_numpy(), table_[Columns.Rank].to_numpy() - 1] = table_[
                 Columns.Item
             ].to_numpy()
-    return found
+    return lists
 
 
 if __name__ == "__main__":

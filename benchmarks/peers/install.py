@@ -2,11 +2,13 @@
 
     python -m benchmarks.peers.install [--folder .peers]
 
-    .peers/             libraries that models are held against: requirements.txt, by constraints.txt
-    .peers/serving/     what `benchmarks.serving` is held against, which needs another numpy: serving.txt
+    .peers/             libraries that models are compared with: requirements.txt, by
+                        constraints.txt
+    .peers/serving/     what `benchmarks.serving` is compared with, which needs another numpy:
+                        serving.txt
 
-A peer that does not install is left out, and why is kept in the folder, so that the page of results
-can say it.
+A peer that does not install is left out; the reason is kept in the folder, so that the page of
+results can state it.
 """
 
 import argparse
@@ -28,18 +30,20 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder: Path = parser.parse_args().folder
-    environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
-    environment(folder / SERVING, requirements(f"{SERVING}.txt"))
+    make_environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
+    make_environment(folder / SERVING, requirements(f"{SERVING}.txt"))
 
 
-def environment(folder: Path, wanted: list[str], options: list[str] | None = None) -> None:
-    """Make an environment, and install what is wanted, one after the other."""
+def make_environment(
+    folder: Path, requirements_: list[str], options: list[str] | None = None
+) -> None:
+    """Make an environment and install the requirements one after the other."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     failed: dict[str, str] = {}
-    for each in wanted:
-        print(f"installing {each} into {folder}", file=sys.stderr)
+    for requirement in requirements_:
+        print(f"installing {requirement} into {folder}", file=sys.stderr)
         command = [
             str(python),
             "-m",
@@ -48,33 +52,33 @@ def environment(folder: Path, wanted: list[str], options: list[str] | None = Non
             "--quiet",
             "--disable-pip-version-check",
             *(options or []),
-            each,
+            requirement,
         ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            failed[name_of(each)] = last_error(done.stderr)
-            print(f"left out: {failed[name_of(each)]}", file=sys.stderr)
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            failed[name_of(requirement)] = last_error(process.stderr)
+            print(f"left out: {failed[name_of(requirement)]}", file=sys.stderr)
     (folder / FAILED).write_text(json.dumps(failed, indent=1) + "\n")
 
 
-def interpreter(below: str = "") -> Path:
-    """Of an environment: of TAILORBIRD_PEERS, or of `.peers` in the repository, or below it."""
-    return Path(os.environ.get("TAILORBIRD_PEERS") or FOLDER) / below / "bin" / "python"
+def interpreter(subfolder: str = "") -> Path:
+    """Return the Python of an environment: TAILORBIRD_PEERS, or `.peers` in the repository."""
+    return Path(os.environ.get("TAILORBIRD_PEERS") or FOLDER) / subfolder / "bin" / "python"
 
 
 def requirements(file: str = "requirements.txt") -> list[str]:
-    """One for each peer."""
+    """Return the requirement lines, one for each peer."""
     lines = (HERE / file).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def name_of(requirement: str) -> str:
-    """`rectools[torch]==0.19.0` → `rectools`."""
+    """Return the package name: `rectools[torch]==0.19.0` → `rectools`."""
     return requirement.partition("=")[0].partition("[")[0]
 
 
 def last_error(text: str) -> str:
-    """The last line that says something."""
+    """Return the last line that reports an error, or else the last line with text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if "error" in line.lower()),

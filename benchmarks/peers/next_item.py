@@ -1,10 +1,16 @@
-"""What implicit and RecTools list, in the environment of the peers: `.peers/bin/python next_item.py
-FOLDER`. Imports nothing of ours.
+"""Lists of implicit and RecTools, in the environment of the peers.
 
-FOLDER/jobs.json        [{"model", "variant", "seed", "learn": part, "ask": [part …], "repeats", "length", "out"}]
-FOLDER/PART.learn.npz   person, item, ts (n,), items ()                 what was done before
-FOLDER/PART.ask.npz     item, ts (m,), offsets (questions + 1,)         what each question's person did so far, oldest first
-FOLDER/OUT.npz          item (questions, 10), −1 where fewer were found; seconds_fit, seconds_ask: of this process's CPU
+    .peers/bin/python next_item.py FOLDER
+
+    FOLDER/jobs.json        [{"model", "variant", "seed", "learn": part, "ask": [part …], "repeats",
+                            "length", "out"}]
+    FOLDER/PART.learn.npz   person, item, ts (n,), items ()          past interactions
+    FOLDER/PART.ask.npz     item, ts (m,), offsets (questions + 1,)  history of each question's
+                                                                     person, oldest first
+    FOLDER/OUT.npz          item (questions, 10), −1 for missing places; seconds_fit, seconds_ask:
+                            CPU seconds of this process
+
+Imports nothing of ours.
 """
 
 import importlib
@@ -31,28 +37,26 @@ def main(folder: Path) -> None:
         begin = time.process_time()
         ask = MODELS[job["model"]](learn, job)
         fitted = time.process_time()
-        found = [
+        lists = [
             ask(dict(np.load(folder / f"{part}.ask.npz")), job["repeats"]) for part in job["ask"]
         ]
         spent = {"seconds_fit": fitted - begin, "seconds_ask": time.process_time() - fitted}
-        np.savez(folder / f"{job['out']}.npz", item=np.concatenate(found), **spent)
+        np.savez(folder / f"{job['out']}.npz", item=np.concatenate(lists), **spent)
 
 
-def counted(owner: np.ndarray, item: np.ndarray, owners: int, items: int) -> Any:
-    """How often each owner had each item, as a sparse matrix (owners, items)."""
+def count_interactions(owner: np.ndarray, item: np.ndarray, owners: int, items: int) -> Any:
+    """Return counts of each owner's interactions with each item, sparse, (owners, items)."""
     from scipy.sparse import csr_matrix
 
     return csr_matrix((np.ones(len(item), np.float32), (owner, item)), shape=(owners, items))
 
 
-def owners(ask: dict[str, np.ndarray]) -> np.ndarray:
+def question_of_row(ask: dict[str, np.ndarray]) -> np.ndarray:
     return np.repeat(np.arange(len(ask["offsets"]) - 1), np.diff(ask["offsets"]))
 
 
 def als(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
-    """Alternating least squares of implicit; the vector of a question is solved for, as for a
-    person who is new.
-    """
+    """Fit implicit's alternating least squares; a question's vector is solved for as a new user's."""
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -60,39 +64,39 @@ def als(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
     )
     items = int(learn["items"])
     model.fit(
-        counted(learn["person"], learn["item"], int(learn["person"].max()) + 1, items),
+        count_interactions(learn["person"], learn["item"], int(learn["person"].max()) + 1, items),
         show_progress=False,
     )
-    return lambda ask, repeats: listed(model, ask, items, repeats, recalculate_user=True)
+    return lambda ask, repeats: recommend_lists(model, ask, items, repeats, recalculate_user=True)
 
 
 def item_item(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
-    """Nearest items of implicit, by cosine, TF-IDF or BM25."""
+    """Fit implicit's nearest items, by cosine, TF-IDF or BM25."""
     from implicit import nearest_neighbours
 
-    given = dict(job["variant"])
-    model = getattr(nearest_neighbours, given.pop("kind"))(**given, num_threads=1)
+    settings = dict(job["variant"])
+    model = getattr(nearest_neighbours, settings.pop("kind"))(**settings, num_threads=1)
     items = int(learn["items"])
     model.fit(
-        counted(learn["person"], learn["item"], int(learn["person"].max()) + 1, items),
+        count_interactions(learn["person"], learn["item"], int(learn["person"].max()) + 1, items),
         show_progress=False,
     )
-    return lambda ask, repeats: listed(model, ask, items, repeats)
+    return lambda ask, repeats: recommend_lists(model, ask, items, repeats)
 
 
-def listed(model: Any, ask: dict[str, np.ndarray], items: int, repeats: bool, **more: Any) -> Top:
+def recommend_lists(
+    model: Any, ask: dict[str, np.ndarray], items: int, repeats: bool, **options: Any
+) -> Top:
     questions = len(ask["offsets"]) - 1
-    had = counted(owners(ask), ask["item"], questions, items)
-    found, score = model.recommend(
-        np.arange(questions), had, N=K, filter_already_liked_items=not repeats, **more
+    histories = count_interactions(question_of_row(ask), ask["item"], questions, items)
+    items_, score = model.recommend(
+        np.arange(questions), histories, N=K, filter_already_liked_items=not repeats, **options
     )
-    return np.where(score > -1e30, found, -1)[:, :K]
+    return np.where(score > -1e30, items_, -1)[:, :K]
 
 
 def sasrec(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
-    """RecTools' SASRec; each question is asked as a person of its own, whose past is the
-    question's.
-    """
+    """Fit RecTools' SASRec; each question is a person of its own with the question's history."""
     import warnings
 
     import pandas as pd
@@ -119,23 +123,26 @@ def sasrec(learn: dict[str, np.ndarray], job: dict[str, Any]) -> Ask:
         **job["variant"], session_max_len=job["length"], recommend_torch_device="cpu"
     )
     model.fit(table(learn["person"], learn["item"], learn["ts"]))
-    known = np.zeros(int(learn["items"]), bool)
-    known[learn["item"]] = True
+    is_learned = np.zeros(int(learn["items"]), bool)
+    is_learned[learn["item"]] = True
 
-    def ask_(ask: dict[str, np.ndarray], repeats: bool) -> Top:
-        owner, item, ts = owners(ask), ask["item"], ask["ts"]
-        found = np.full((len(ask["offsets"]) - 1, K), -1)
-        seen = known[item]
-        asked = np.unique(owner[seen])
-        told = model.recommend(
-            asked, table(owner[seen], item[seen], ts[seen]), k=K, filter_viewed=not repeats
+    def recommend_sasrec(ask: dict[str, np.ndarray], repeats: bool) -> Top:
+        owner, item, ts = question_of_row(ask), ask["item"], ask["ts"]
+        lists = np.full((len(ask["offsets"]) - 1, K), -1)
+        is_known = is_learned[item]
+        people = np.unique(owner[is_known])
+        recommendations = model.recommend(
+            people,
+            table(owner[is_known], item[is_known], ts[is_known]),
+            k=K,
+            filter_viewed=not repeats,
         )
-        found[told[Columns.User].to_numpy(), told[Columns.Rank].to_numpy() - 1] = told[
-            Columns.Item
-        ].to_numpy()
-        return found
+        lists[
+            recommendations[Columns.User].to_numpy(), recommendations[Columns.Rank].to_numpy() - 1
+        ] = recommendations[Columns.Item].to_numpy()
+        return lists
 
-    return ask_
+    return recommend_sasrec
 
 
 MODELS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], Ask]] = {

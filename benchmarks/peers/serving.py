@@ -1,8 +1,10 @@
-"""LightGBM behind FastAPI with Feast's online store, as a team would put them together: `python
-serving.py load|serve FOLDER STORE`.
+"""LightGBM behind FastAPI with Feast's online store, as a team would put them together.
+
+    python serving.py load|serve FOLDER STORE
 
     STORE                   sqlite, or host:port of a Valkey or Redis
-    FOLDER/views.json       {"views": {name: {"keys": […], "columns": […]}}, "columns": the matrix's, in order}
+    FOLDER/views.json       {"views": {name: {"keys": […], "columns": […]}},
+                            "columns": the matrix's, in order}
     FOLDER/NAME.parquet     a view: its keys, `ts`, and float32 columns
     FOLDER/catalogue.json   item → category, kept in memory
     FOLDER/model.txt        the trees
@@ -12,8 +14,8 @@ serving.py load|serve FOLDER STORE`.
     POST /recommend {"user_id", "country", "items": […], "given": {column: […]}} → {"items":
     [{"item_id", "score"}, … 20, best first]}
 
-One question to Feast an answer, for all candidates and views, by columns; its own `to_dict`. Runs
-in an environment without ours.
+Each response makes one call to Feast for all candidates and views, by columns, with its own
+`to_dict`. Runs in an environment without ours.
 """
 
 import json
@@ -32,17 +34,16 @@ ROWS_AT_ONCE = 10_000
 KEYS = ("user", "item", "category", "country")
 
 
-def feature_store(folder: Path, at: str) -> Any:
+def feature_store(folder: Path, store_address: str) -> Any:
     from feast import FeatureStore, RepoConfig
 
-    own = folder / at.replace(":", "-")
-    own.mkdir(exist_ok=True)
-    online: dict[str, Any] = {"type": "sqlite", "path": str(own / "online.db")}
-    if at != "sqlite":
-        online = {"type": "redis", "connection_string": at}
-    # The registry is never looked at again: it does not change, and looking would be a pause in an
-    # answer.
-    registry = {"path": str(own / "registry.db"), "cache_ttl_seconds": 0}
+    store_folder = folder / store_address.replace(":", "-")
+    store_folder.mkdir(exist_ok=True)
+    online: dict[str, Any] = {"type": "sqlite", "path": str(store_folder / "online.db")}
+    if store_address != "sqlite":
+        online = {"type": "redis", "connection_string": store_address}
+    # The registry does not change, and a refresh would delay a response.
+    registry = {"path": str(store_folder / "registry.db"), "cache_ttl_seconds": 0}
     return FeatureStore(
         config=RepoConfig(
             project="bench",
@@ -55,11 +56,11 @@ def feature_store(folder: Path, at: str) -> Any:
     )
 
 
-def load(folder: Path, at: str) -> None:
+def load(folder: Path, store_address: str) -> None:
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast.types import Float32
 
-    store = feature_store(folder, at)
+    store = feature_store(folder, store_address)
     views = json.loads((folder / "views.json").read_text())["views"]
     entities = {
         name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING) for name in KEYS
@@ -81,64 +82,68 @@ def load(folder: Path, at: str) -> None:
             store.write_to_online_store(name, rows.iloc[start : start + ROWS_AT_ONCE])
 
 
-def application(folder: Path, at: str) -> Any:
+def make_application(folder: Path, store_address: str) -> Any:
     import lightgbm
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    class Asked(BaseModel):
+    class RecommendRequest(BaseModel):
         user_id: str
         country: str
         items: list[str]
         given: dict[str, list[float | None]]
 
-    class Shown(BaseModel):
+    class ScoredItem(BaseModel):
         item_id: str
         score: float
 
-    class Answered(BaseModel):
-        items: list[Shown]
+    class RecommendResponse(BaseModel):
+        items: list[ScoredItem]
 
-    told = json.loads((folder / "views.json").read_text())
+    layout = json.loads((folder / "views.json").read_text())
     catalogue = json.loads((folder / "catalogue.json").read_text())
     store, model, app = (
-        feature_store(folder, at),
+        feature_store(folder, store_address),
         lightgbm.Booster(model_file=str(folder / "model.txt")),
         FastAPI(),
     )
-    wanted = [
-        f"{name}:{column}" for name, view in told["views"].items() for column in view["columns"]
+    feature_names = [
+        f"{name}:{column}" for name, view in layout["views"].items() for column in view["columns"]
     ]
 
     @app.post("/recommend")
-    async def recommend(asked: Asked) -> Answered:
-        count = len(asked.items)
+    async def recommend(request: RecommendRequest) -> RecommendResponse:
+        count = len(request.items)
         keys = {
-            "user": [asked.user_id] * count,
-            "item": asked.items,
-            "category": [catalogue[item] for item in asked.items],
-            "country": [asked.country] * count,
+            "user": [request.user_id] * count,
+            "item": request.items,
+            "category": [catalogue[item] for item in request.items],
+            "country": [request.country] * count,
         }
-        found = store.get_online_features(features=wanted, entity_rows=keys).to_dict() | asked.given
-        matrix = np.empty((count, len(told["columns"])), np.float32)
-        for place, name in enumerate(told["columns"]):
-            matrix[:, place] = np.array(found[name], np.float32)  # None is missing: NaN
+        columns = (
+            store.get_online_features(features=feature_names, entity_rows=keys).to_dict()
+            | request.given
+        )
+        matrix = np.empty((count, len(layout["columns"])), np.float32)
+        for column, name in enumerate(layout["columns"]):
+            matrix[:, column] = np.array(columns[name], np.float32)  # None is missing: NaN
         scores = np.asarray(model.predict(matrix, num_threads=1))
         best = np.argsort(-scores, kind="stable")[:SHOWN]
-        return Answered(
+        return RecommendResponse(
             items=[
-                Shown(item_id=asked.items[row], score=float(scores[row])) for row in best.tolist()
+                ScoredItem(item_id=request.items[row], score=float(scores[row]))
+                for row in best.tolist()
             ]
         )
 
     return app
 
 
-def serve(folder: Path, at: str) -> None:
+def serve(folder: Path, store_address: str) -> None:
     import uvicorn
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    app = application(folder, at)
+    app = make_application(folder, store_address)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(

@@ -1,14 +1,17 @@
-"""DCN-v2 for each target and MMoE for all, of FuxiCTR's layers and loop: `.peers/bin/python
-several_targets.py FOLDER`.
+"""DCN-v2 for each target and MMoE for all, of FuxiCTR's layers and loop.
+
+    .peers/bin/python several_targets.py FOLDER
 
     FOLDER/jobs.json     [{"model": "dcn" or "mmoe", "variant", "seed", "out"}]
     FOLDER/rows.npz      PART_matrix (n, columns), PART_label (n, targets) for train, held and test
-    FOLDER/layout.json   {"targets", "numbers": places, "codes": {place: size}, "item": [place, size], "recent": places}
-    FOLDER/OUT.npz       said (n, targets) of the test part; seconds_fit, seconds_ask: of this process's CPU
+    FOLDER/layout.json   {"targets", "numbers": places, "codes": {place: size},
+                         "item": [place, size], "recent": places}
+    FOLDER/OUT.npz       said (n, targets) of the test part; seconds_fit, seconds_ask: CPU seconds
+                         of this process
 
-Its models are no part of what FuxiCTR installs, so they are put together here of the layers that
-are. Numbers are standardised by the training part, as its own preprocessing does; the newest items
-share the candidate's embedding and are averaged. Imports nothing of ours.
+FuxiCTR does not install its model zoo, so these models are assembled here from the layers that it
+does install. Numbers are standardised by the training part, as its own preprocessing does; the
+newest items share the candidate's embedding and are averaged. Imports nothing of ours.
 """
 
 import json
@@ -34,12 +37,12 @@ RECENT = "recent"
 
 
 class Dcn(BaseModel):
-    """Cross layers beside layers, for one target."""
+    """Cross layers in parallel with dense layers, for one target."""
 
     def __init__(
-        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any
+        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **options: Any
     ) -> None:
-        super().__init__(columns, model_id="dcn", embedding_regularizer=embedding_l2, **watched)
+        super().__init__(columns, model_id="dcn", embedding_regularizer=embedding_l2, **options)
         self.embedding_layer = FeatureEmbedding(columns, WIDTH)
         width = columns.sum_emb_out_dim()
         self.crosses = CrossNetV2(width, 2)
@@ -61,7 +64,7 @@ class Mmoe(MultiTaskModel):
     """Experts, mixed by a gate for each target, and a tower for each."""
 
     def __init__(
-        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **watched: Any
+        self, columns: FeatureMap, dropout: float, embedding_l2: float, rate: float, **options: Any
     ) -> None:
         targets = columns.labels
         super().__init__(
@@ -70,7 +73,7 @@ class Mmoe(MultiTaskModel):
             num_tasks=len(targets),
             task="binary_classification",
             embedding_regularizer=embedding_l2,
-            **watched,
+            **options,
         )
         self.embedding_layer = FeatureEmbedding(columns, WIDTH)
         width = columns.sum_emb_out_dim()
@@ -87,14 +90,14 @@ class Mmoe(MultiTaskModel):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
-        known = torch.stack([expert(x) for expert in self.experts], dim=1)
-        said = {}
+        expert_outputs = torch.stack([expert(x) for expert in self.experts], dim=1)
+        predictions = {}
         for target, gate, tower, activation in zip(
             self.feature_map.labels, self.gates, self.towers, self.output_activation, strict=True
         ):
-            mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * known).sum(dim=1)
-            said[f"{target}_pred"] = activation(tower(mixed))
-        return said
+            mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * expert_outputs).sum(dim=1)
+            predictions[f"{target}_pred"] = activation(tower(mixed))
+        return predictions
 
 
 class Loader:
@@ -135,18 +138,18 @@ class Loader:
             yield {name: tensor[rows] for name, tensor in self._tensors.items()}
 
 
-def columns_of(layout: dict[str, Any], targets: list[str], folder: str) -> FeatureMap:
-    """What FuxiCTR must know of the columns."""
+def feature_map(layout: dict[str, Any], targets: list[str], folder: str) -> FeatureMap:
+    """Return FuxiCTR's description of the columns."""
     columns = FeatureMap("rows", folder)
     columns.labels, columns.default_emb_dim = targets, WIDTH
     for place in layout["numbers"]:
         columns.features[f"c{place}"] = {"source": "", "type": "numeric"}
     item, size = layout["item"]
-    for place, many in {**layout["codes"], str(item): size}.items():
+    for place, vocabulary_size in {**layout["codes"], str(item): size}.items():
         columns.features[f"c{place}"] = {
             "source": "",
             "type": "categorical",
-            "vocab_size": many,
+            "vocab_size": vocabulary_size,
             "padding_idx": 0,
         }
     columns.features[RECENT] = {
@@ -163,36 +166,39 @@ def columns_of(layout: dict[str, Any], targets: list[str], folder: str) -> Featu
     return columns
 
 
-def fitted(
+def fit_and_predict(
     rows: dict[str, np.ndarray], layout: dict[str, Any], targets: list[str], job: dict[str, Any]
 ) -> tuple[np.ndarray, float, float]:
-    """What a model says of the test part (n, targets), and seconds to learn and to answer."""
+    """Fit a model; return predictions of the test part (n, targets), fit and predict seconds."""
     torch.manual_seed(job["seed"])
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.process_time()
-        columns = columns_of(layout, targets, folder)
-        watched = {
+        started = time.process_time()
+        columns = feature_map(layout, targets, folder)
+        options = {
             "metrics": ["logloss", "AUC"],
             "monitor": "AUC",
             "verbose": 0,
             "model_root": folder,
         }
-        model = (Mmoe if job["model"] == "mmoe" else Dcn)(columns, **job["variant"], **watched)
+        model = (Mmoe if job["model"] == "mmoe" else Dcn)(columns, **job["variant"], **options)
         Path(model.checkpoint).parent.mkdir(parents=True, exist_ok=True)
-        train, held, test = (
+        train, validation, test = (
             Loader(rows[f"{part}_matrix"], rows[f"{part}_label"], layout, targets, part == "train")
             for part in ("train", "held", "test")
         )
-        model.fit(train, epochs=job.get("epochs", EPOCHS), validation_data=held)
+        model.fit(train, epochs=job.get("epochs", EPOCHS), validation_data=validation)
         learned = time.process_time()
         model.eval()
         with torch.no_grad():
-            said = [model(batch) for batch in test]
+            predictions = [model(batch) for batch in test]
         keys = [f"{target}_pred" for target in targets] if job["model"] == "mmoe" else ["y_pred"]
-        found = np.concatenate(
-            [np.stack([each[key].numpy().ravel() for key in keys], axis=1) for each in said]
+        scores = np.concatenate(
+            [
+                np.stack([prediction[key].numpy().ravel() for key in keys], axis=1)
+                for prediction in predictions
+            ]
         )
-        return found, learned - begin, time.process_time() - learned
+        return scores, learned - started, time.process_time() - learned
 
 
 def main(folder: Path) -> None:
@@ -203,10 +209,13 @@ def main(folder: Path) -> None:
         dict(np.load(folder / "rows.npz")),
     )
     numbers = layout["numbers"]
-    known = np.where(
+    train_numbers = np.where(
         np.isfinite(rows["train_matrix"][:, numbers]), rows["train_matrix"][:, numbers], np.nan
     )
-    centre, scale = np.nanmean(known, axis=0), np.maximum(np.nanstd(known, axis=0), 1e-6)
+    centre, scale = (
+        np.nanmean(train_numbers, axis=0),
+        np.maximum(np.nanstd(train_numbers, axis=0), 1e-6),
+    )
     for part in ("train", "held", "test"):
         matrix = rows[f"{part}_matrix"]
         matrix[:, numbers] = np.nan_to_num((matrix[:, numbers] - centre) / scale)
@@ -216,13 +225,13 @@ def main(folder: Path) -> None:
             if job["model"] == "mmoe"
             else [[target] for target in layout["targets"]]
         )
-        parts = [fitted(rows, layout, targets, job) for targets in groups]
-        said, fit, ask = (list(each) for each in zip(*parts, strict=True))
+        parts = [fit_and_predict(rows, layout, targets, job) for targets in groups]
+        scores, fit_seconds, predict_seconds = (list(each) for each in zip(*parts, strict=True))
         np.savez(
             folder / f"{job['out']}.npz",
-            said=np.concatenate(said, axis=1),
-            seconds_fit=sum(fit),
-            seconds_ask=sum(ask),
+            said=np.concatenate(scores, axis=1),
+            seconds_fit=sum(fit_seconds),
+            seconds_ask=sum(predict_seconds),
         )
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from tailorbird.models.btyd import BgNbd, Purchases, fit_bg_nbd
-from tailorbird.training.churn.judge import Ordered
+from tailorbird.training.churn.judge import SortedScores
 from tailorbird.training.churn.pareto import ParetoNbd, fit_pareto_nbd
 
 Floats = npt.NDArray[np.float64]
@@ -187,7 +187,7 @@ def _judged(chance: Floats, expected: Floats, bought: Floats) -> Figures:
     """Figures of who buys again, as `training.churn.judge` has them, and what came: the mean, and
     the share that bought.
     """
-    auc, ap, _ = Ordered(chance, bought > 0).figures(np.ones(len(bought)))
+    auc, ap, _ = SortedScores(chance, bought > 0).figures(np.ones(len(bought)))
     return {
         "auc": auc,
         "ap": ap,

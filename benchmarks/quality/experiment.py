@@ -43,8 +43,8 @@ from tailorbird.experiments.statistics import (
     sample_ratio_p,
 )
 from tailorbird.simulator import Site
-from tailorbird.simulator.behaviour import chances
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.behaviour import list_probabilities
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints, Users
@@ -113,7 +113,7 @@ class Shop:
             [_era_of(site.taste, drawn)],
             int(rng.integers(1 << 62)),
         )
-        population = fresh_population(taste.users)
+        population = new_population(taste.users)
         clicks, seen = np.zeros(len(drawn)), np.zeros(len(drawn))
         for day in range(self.design.days):
             visits = draw_visits(rng, taste.users, population, day, (day + 3) % 7)
@@ -121,14 +121,14 @@ class Shop:
             items = self.lists(rng, taste, requests.user, requests.day, day, treated[requests.user])
             outcome = respond(rng, taste, None, requests, items)
             if expected:
-                worth = chances(taste, requests.user, items, requests.day)
+                worth = list_probabilities(taste, requests.user, items, requests.day)
                 list_clicks, list_seen = worth.click.sum(axis=1), worth.seen.sum(axis=1)
             else:
                 list_clicks, list_seen = outcome.click.sum(axis=1), outcome.seen
             clicks += np.bincount(requests.user, weights=list_clicks, minlength=len(drawn))
             seen += np.bincount(requests.user, weights=list_seen, minlength=len(drawn))
-            population.please(requests.user, pleasures(taste, items, outcome))
-            population.let_go(rng, np.unique(visits.user))
+            population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+            population.remove_leavers(rng, np.unique(visits.user))
         return clicks, seen
 
     def true_uplift(self, seed: int) -> tuple[float, float]:

@@ -22,10 +22,10 @@ from benchmarks.quality import kuairand
 from benchmarks.quality.running import default_data, environment, folder_of
 from tailorbird.models.architectures import Net, fit_net
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.layout import layout
+from tailorbird.models.deep.layout import build_layout
 from tailorbird.simulator import Site
 from tailorbird.training.metrics import auc, log_loss
-from tailorbird.training.position import Examination, click_weights, examination
+from tailorbird.training.position import Examination, click_weights, estimate_examination
 
 Floats = npt.NDArray[np.float64]
 
@@ -119,7 +119,9 @@ def places(seeds: int) -> dict[str, Any]:
     """
     site = Site(SEED, users=USERS, items=ITEMS, days=DAYS + 1)
     rows = _rows(site)
-    examined = examination(rows["position"], rows["click"], rows["propensity"], rows["request"])
+    examined = estimate_examination(
+        rows["position"], rows["click"], rows["propensity"], rows["request"]
+    )
     rng = np.random.default_rng(SEED)
     users = rng.integers(0, USERS, LISTS).tolist()
     drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
@@ -156,7 +158,7 @@ def _scores(
         np.float32
     )
     weight = click_weights(examined, rows["position"], rows["click"]) if way == "weights" else None
-    of_columns = layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
+    of_columns = build_layout(("item", "position")[: matrix.shape[1]], {"item": ITEMS + 200})
     parameters = {"threads": 1, "epochs": 3, "rate": 3e-3}
     model = fit_net(
         "mlp",

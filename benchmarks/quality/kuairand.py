@@ -24,12 +24,12 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.quality.running import environment, folder_or_skip, options
-from tailorbird.models.architectures import available, fit
+from tailorbird.models.architectures import fit, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.layout import History, Layout
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.metrics import auc, auc_influence, log_losses
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -102,14 +102,14 @@ def run(folder: Path, keep: Path, *, small: bool, seeds: int) -> dict[str, Any]:
         (seed, name)
         for seed in range(seeds)
         for name, architecture in MODELS.items()
-        if available(architecture)
+        if is_available(architecture)
     ]
     for seed, name in wanted:
         architecture = MODELS[name]
         parameters = parameters_of(name) | (
             {"epochs": 2} if small and architecture != "gbdt" else {}
         )
-        found = kept_arrays(
+        found = load_or_make_arrays(
             keep,
             f"{name} {seed} {small}",
             partial(fitted, architecture, parameters, of_columns, train, held, test, seed),

@@ -20,17 +20,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.learnable_taste import Rows, Taste, inferred, told, untold, worth
+from benchmarks.quality.learnable_taste import (
+    Rows,
+    Taste,
+    infer_taste,
+    known_taste,
+    unknown_taste,
+    worth,
+)
 from benchmarks.quality.running import environment
 from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, worth_of
 from tailorbird.events import DAY
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import Requests, draw_requests, draw_visits, pleasures, respond
 from tailorbird.simulator.world import Floats, Ints
 from tailorbird.training.bootstrap import Bootstrap
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 
 LENGTHS = (7, 14, 30)
 QUESTIONS, NEWEST, POPULAR_DAYS = 600, 0.15, 7.0
@@ -77,8 +84,10 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
     found = {}
     for days in lengths:
         each = [
-            kept_arrays(
-                keep, f"{days} {seed} {questions}", partial(_found, SEED + seed, days, questions)
+            load_or_make_arrays(
+                keep,
+                f"{days} {seed} {questions}",
+                partial(measure_rewards, SEED + seed, days, questions),
             )
             for seed in range(seeds)
         ]
@@ -105,10 +114,10 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
     }
 
 
-def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
+def measure_rewards(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     """True expected reward of each question's list, by who made it."""
     site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
-    seen, asked, requests, query = lived(site, days)
+    seen, asked, requests, query = simulate_days(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]
     some = np.sort(
@@ -118,12 +127,12 @@ def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     lists = [site.items.available(float(t)) for t in day]
     offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
     item = np.concatenate(lists)
-    learned = inferred(site, seen, asked, user, day)
-    lasting = told(site, user, np.zeros_like(learned.urge))
+    learned = infer_taste(site, seen, asked, user, day)
+    lasting = known_taste(site, user, np.zeros_like(learned.urge))
     knowing: dict[str, Taste] = {
-        "kind": untold(site, user),
+        "kind": unknown_taste(site, user),
         "learner": learned,
-        "lasting": inferred(site, seen, asked, user, day, taste=lasting),
+        "lasting": infer_taste(site, seen, asked, user, day, taste=lasting),
     }
     weights = (REWARD.click, REWARD.purchase)
     scores = {
@@ -151,13 +160,13 @@ def _popular(seen: Rows, t: float, count: int) -> Floats:
     return np.bincount(seen["item"][newest], minlength=count).astype(np.float64)
 
 
-def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
+def simulate_days(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_]]:
     """Days of the site under its own policy: what was seen and searched, by user and day; all
     requests, and which were searches.
     """
     taste, rng = site.taste, np.random.default_rng([site.seed, 3])
     population, policy = (
-        fresh_population(taste.users),
+        new_population(taste.users),
         HousePolicy(site.box, taste.items.count, REWARD.size),
     )
     seen: list[Rows] = []
@@ -171,8 +180,8 @@ def lived(site: Site, days: int) -> tuple[Rows, Rows, Rows, npt.NDArray[np.bool_
         outcome = respond(rng, taste, site.box, requests, items)
         looked = np.arange(items.shape[1]) < outcome.seen[:, None]
         policy.learn(items[looked], items[outcome.click])
-        population.please(requests.user, pleasures(taste, items, outcome))
-        population.let_go(rng, np.unique(visits.user))
+        population.update_satisfaction(requests.user, pleasures(taste, items, outcome))
+        population.remove_leavers(rng, np.unique(visits.user))
         row, place = np.nonzero(looked)
         relevance = np.zeros(items.shape)
         searches = np.flatnonzero([bool(query) for query in requests.query])

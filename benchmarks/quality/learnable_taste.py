@@ -43,14 +43,14 @@ class Taste:
     urge: Floats
 
 
-def told(site: Site, user: Ints, urge: Floats) -> Taste:
+def known_taste(site: Site, user: Ints, urge: Floats) -> Taste:
     """The lasting tastes as they are."""
     era = site.taste.eras[0]
     own = era.own[:, user].transpose(1, 0, 2)
     return Taste(own, np.zeros_like(own), era.style[user], urge)
 
 
-def untold(site: Site, user: Ints) -> Taste:
+def unknown_taste(site: Site, user: Ints) -> Taste:
     """Nothing of the person."""
     n, categories, styles = (
         len(user),
@@ -93,7 +93,7 @@ def worth(
     return chance * (weights[0] + weights[1] * cart * behaviour.PURCHASE_GIVEN_CART)
 
 
-def inferred(
+def infer_taste(
     site: Site, seen: Rows, asked: Rows, user: Ints, day: Floats, *, taste: Taste | None = None
 ) -> Taste:
     """What is known of each request's person from before it; with `taste`, of the passing urge
@@ -233,7 +233,7 @@ class _Past:
 
 
 def _common(site: Site, user: Ints, item: Ints, day: Floats) -> Floats:
-    """Utility without taste and urge; what prices mean to the person is known. Shape (rows,)."""
+    """Utility without taste and urge; what prices mean to the person is known. SlateSpec (rows,)."""
     truth, era, category = site.taste, site.taste.eras[0], site.items.category[item]
     lasting = truth.lasting(user, day, era)
     whole = truth.utility(user, item[:, None], day)[:, 0] - lasting[np.arange(len(item)), category]

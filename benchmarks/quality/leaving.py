@@ -21,14 +21,14 @@ import numpy as np
 from benchmarks.quality.running import PROJECTS, Counted, environment, folder_or_skip, options
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake
-from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Window
-from tailorbird.training.churn.report import plain_cut
+from tailorbird.training.churn.report import cut_to_dict
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnSettings, Study, study
+from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
 
 SEEDS = (7, 8, 9)
 OURS = "tailorbird"
@@ -169,7 +169,7 @@ def _seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
     """Everything with one seed: a cut's figures each."""
     project = open_project(root)
     churn = project.churn["churn"]
-    events = AttachedEvents(Lake(project.paths.lake), project.features).table(
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(
         needed_columns(project.features)
     )
     ts = micros(events["ts"])
@@ -181,7 +181,7 @@ def _seed(case: Case, root: Path, seed: int, *, small: bool) -> dict[str, Any]:
     )
     if small:
         plan = Plan(plan.windows[-2:], 1, plan.learn_until)
-    found = study(
+    found = run_backtest(
         project.features,
         churn,
         events,
@@ -203,17 +203,17 @@ def _quiet(stage: str, done: int, total: int) -> None:
         print(stage, done, total, file=sys.stderr)
 
 
-def _cut(found: Study, place: int, contact: Any) -> dict[str, Any]:
+def _cut(found: ChurnBacktest, place: int, contact: Any) -> dict[str, Any]:
     figures = found.figures[place]
     cut = figures.cut
-    curve = curve_of(cut.probability, cut.gone, contact)
+    curve = contact_curve(cut.probability, cut.gone, contact)
     best = curve.best
     sums = [
         round(float(each[best - 1]), 1) if best else 0.0
         for each in (curve.expected, curve.realised)
     ]
     return {
-        **plain_cut(figures),
+        **cut_to_dict(figures),
         "contact": {"people": best, "expected": sums[0], "realised": sums[1]},
     }
 

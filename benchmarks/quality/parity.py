@@ -49,11 +49,11 @@ from tailorbird.features import (
     time_since_first,
     trend,
 )
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import ParityReport, empty_report
-from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
+from tailorbird.features.sampled import SampledRead, compare, read_sample, requests_of
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
 
@@ -94,8 +94,8 @@ def run(
         lambda: kept(home / "project.json", lambda: make_project(home / "project", files)),
     )
     project, features = open_project(Path(made["root"])), news()
-    asked: list[Asked] = []
-    events = AttachedEvents(Lake(project.paths.lake), features).table(event_columns(features))
+    asked: list[SampledRead] = []
+    events = JoinedEvents(Lake(project.paths.lake), features).table(event_columns(features))
     with FeatureWorker(
         project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)
     ) as worker:
@@ -228,7 +228,7 @@ def news() -> FeatureSet:
     return FeatureSet.from_declarations([*counts, *changes, *shares, *distincts, *runs])
 
 
-def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Asked]:
+def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[SampledRead]:
     """Take the log in, and read between commits: readers and articles that are known by then."""
     rng, asked = np.random.default_rng(0), []
     events = events.filter(

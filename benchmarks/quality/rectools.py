@@ -156,9 +156,9 @@ def list_ours(case: Case, seed: int) -> Arrays:
     from tailorbird.platform.training import base_settings
     from tailorbird.retrieval import Index
     from tailorbird.training.indexes import build_series, write_index
-    from tailorbird.training.retrieval import FEWEST
+    from tailorbird.training.retrieval import EVENTS_MIN
     from tailorbird.training.rows import load_material
-    from tailorbird.training.towers import learner_for, with_spaces
+    from tailorbird.training.towers import add_spaces, make_learner
     from tailorbird.training.train import index_moments, split_requests
 
     site = open_project(case.root)
@@ -177,9 +177,9 @@ def list_ours(case: Case, seed: int) -> Arrays:
         material.events, material.items, index_moments(material.data, split, settings)
     )
     begun = time.process_time()
-    learner = learner_for(material, site.features, series, settings.tower, seed)
+    learner = make_learner(material, site.features, series, settings.tower, seed)
     assert learner is not None, "the project declares a sequence"
-    with_spaces(series, learner, split.train_until, FEWEST, lambda done, total: None)
+    add_spaces(series, learner, split.train_until, EVENTS_MIN, lambda done, total: None)
     with tempfile.TemporaryDirectory(prefix="tailorbird-rectools-") as folder:
         write_index(Path(folder) / "index", material.events, material.items, now)
         space = learner.indexed(learner.space(Index.open(Path(folder) / "index"), now))
@@ -267,7 +267,7 @@ def list_theirs(
         }
         job |= {"repeats": case.data_set.repeats}
         (folder / "job.json").write_text(json.dumps(job))
-        asking.run(asking.HERE / "esasrec.py", folder)
+        asking.run_script(asking.HERE / "esasrec.py", folder)
         said = dict(np.load(folder / "said.npz"))
     popular = _popular(case, rows, offsets)
     empty = (said["item"] < 0).all(axis=2)
@@ -365,7 +365,7 @@ def compare(
 
 def measure(given: argparse.Namespace, keep: Path) -> dict[str, Any]:
     """Return figures of all sets that the command line asks for."""
-    versions, failed = asking.found((NAME,))
+    versions, failed = asking.find_peers((NAME,))
     if failed or not versions:
         print(
             f"skipped: {NAME} does not load: {failed.get(NAME, 'it is not installed')}; make peers",

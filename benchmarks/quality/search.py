@@ -1,7 +1,8 @@
 """Does search find? Graded queries over the products of a shop: BM25 as the product serves it,
 vectors, both fused, and re-ranked.
 
-    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json] [--small]
+    python -m benchmarks.quality.search [--data PATH] [--wands FOLDER] [--encoder FOLDER] [--json]
+    [--small]
 
     tailorbird  BM25: `retrieval.text`, as /v1/search asks it: fields weighed by hand, stems, one typing error where little is found
     vectors     latent semantic analysis (TF-IDF of words, 128 components) of the same texts, by cosine
@@ -46,8 +47,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.quality.running import default_data, environment, folder_or_skip
 from benchmarks.quality.search_shops import GRADES, WANDS, Judged, Shop, chorus, wands
 from tailorbird.config.settings import SearchSection
-from tailorbird.retrieval.index import MIXED
-from tailorbird.retrieval.meaning import Meaning, MeaningSettings, encoded_texts, write_meaning
+from tailorbird.retrieval.index import RERANKED_MIN
+from tailorbird.retrieval.meaning import Meaning, MeaningSettings, texts_to_encode, write_meaning
 from tailorbird.retrieval.text import FIELDS, TextIndex, write_text_index
 
 TOP = 10
@@ -88,7 +89,7 @@ class Searcher:
     def read_meaning(self, shop: Shop, encoder: Path, cache: Path) -> None:
         """Encode the products, as an index is built in a project with `search.encoder`."""
         with tempfile.TemporaryDirectory() as folder:
-            texts = encoded_texts(shop.documents)
+            texts = texts_to_encode(shop.documents)
             write_meaning(Path(folder), MeaningSettings(encoder, 1.0, cache), texts)
             files = {
                 path.relative_to(folder).as_posix(): path.read_bytes()
@@ -100,7 +101,7 @@ class Searcher:
     def by_meaning(self, query: str, weight: float) -> np.ndarray:
         """Products by words and meaning, best first, as `Index.search` orders them."""
         assert self.meaning is not None
-        rows, scores = self._whole.search(query, MIXED)
+        rows, scores = self._whole.search(query, RERANKED_MIN)
         rows, scores = replace(self.meaning, weight=weight).mix(query, rows, scores, None)
         return rows[np.lexsort((rows, -scores))]
 

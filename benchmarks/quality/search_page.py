@@ -34,7 +34,8 @@ def section(result: dict[str, Any]) -> str:
     parts = [
         "## search",
         result["title"],
-        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with `--wands FOLDER` on one's own copy "
+        "`python -m benchmarks.quality.search --encoder FOLDER` (all-MiniLM-L6-v2), and with "
+        "`--wands FOLDER` on one's own copy "
         "of WANDS",
     ]
     for name, case in result["cases"].items():
@@ -60,7 +61,7 @@ def section(result: dict[str, Any]) -> str:
             "of its format alone. Published figures are "
             "given in a variant (gain 2^grade − 1 of exact 2, partial 1, else 0; discount "
             "1/rank; ideal of ten exact hits; 480 queries): "
-            f"{quoted}. Wanted: .62 within 20 ms a query.",
+            f"{quoted}. DayExpectations: .62 within 20 ms a query.",
         ]
     environment = result["environment"]
     day = (

@@ -27,7 +27,7 @@ from tailorbird.lake import Lake
 from tailorbird.registry import Registry
 from tailorbird.simulator import Site
 from tailorbird.training.judge import PRIMARY
-from tailorbird.training.replaying import live_columns
+from tailorbird.training.replaying import select_live_columns
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -91,7 +91,7 @@ def run(folder: Path, *, small: bool) -> dict[str, Any]:
     subprocess.run(command, check=True, capture_output=True)
     project = open_project(root)
     results = {}
-    by_sources = live_columns(project.features, project.slot()).candidates.names
+    by_sources = select_live_columns(project.features, project.slot()).candidates.names
     for name, left in (
         ("beside counts by item", ()),
         ("without counts by item", (*COUNTED, *by_sources)),

@@ -70,5 +70,5 @@ def worth_of(
     best = np.stack(
         [item[span][np.argsort(-score[span], kind="stable")[: REWARD.size]] for span in spans]
     )
-    chances = behaviour.chances(site.taste, user, best, day)
+    chances = behaviour.list_probabilities(site.taste, user, best, day)
     return (REWARD.click * chances.click + REWARD.purchase * chances.purchase).sum(axis=1)

@@ -65,7 +65,7 @@ class LockedError(TailorbirdError):
 
 
 class DamageError(TailorbirdError):
-    """Stored data does not match its checksum or the ledger.
+    """StoredBlock data does not match its checksum or the ledger.
 
     The role stops instead of continuing with wrong data.
     """
@@ -103,11 +103,11 @@ class NotReadyError(TailorbirdError):
     code = "not_ready"
 
 
-class BehindError(NotReadyError):
+class LagError(NotReadyError):
     """Readers of the logs have not processed all rows yet, and must catch up first."""
 
 
-def nearest(
+def suggest_name(
     name: str, names: Iterable[str], default: str, *, owner: str = "", cutoff: float = 0.6
 ) -> str:
     """Return a hint with the most similar of `names`, or `default` if none is similar.

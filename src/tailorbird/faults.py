@@ -30,7 +30,7 @@ class _Fault:
 
 
 @cache
-def _armed() -> dict[str, _Fault]:
+def _configured_faults() -> dict[str, _Fault]:
     text = os.environ.get("TAILORBIRD_FAULTS", "")
     faults: dict[str, _Fault] = {}
     for entry in filter(None, text.split(";")):
@@ -47,7 +47,7 @@ def _armed() -> dict[str, _Fault]:
 
 def at(site: str) -> None:
     """Fire the fault that a test armed at `site`, if any."""
-    faults = _armed()
+    faults = _configured_faults()
     if not faults:
         return
     fault = faults.get(site)
@@ -64,7 +64,7 @@ def at(site: str) -> None:
         time.sleep(float(fault.argument))
 
 
-def cut(site: str) -> bool:
+def is_disabled(site: str) -> bool:
     """Return whether a test disabled the safety measure at `site`."""
-    fault = _armed().get(site)
+    fault = _configured_faults().get(site)
     return fault is not None and fault.action == "cut"

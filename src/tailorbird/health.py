@@ -24,7 +24,7 @@ TEXT = "text/plain; charset=utf-8"
 log = logging.getLogger(__name__)
 
 
-class FollowedStop(threading.Event):
+class ProgressEvent(threading.Event):
     """A stop event that records when the role's main thread last polled it.
 
     Attributes:
@@ -84,7 +84,7 @@ class Health:
     """
 
     def __init__(
-        self, stop: FollowedStop, *, stalled_after_s: float, metrics: Callable[[], bytes]
+        self, stop: ProgressEvent, *, stalled_after_s: float, metrics: Callable[[], bytes]
     ) -> None:
         self._stop, self._stalled_after_s, self.metrics = stop, stalled_after_s, metrics
 

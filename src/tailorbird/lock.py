@@ -29,7 +29,7 @@ class FileLock:
             )
 
         self.path = path.with_name(path.name + ".lock")
-        self._file = take(self.path, lock_error, shared=shared)
+        self._file = acquire(self.path, lock_error, shared=shared)
 
     def release(self) -> None:
         """Release the lock; does nothing if it is released already."""
@@ -38,7 +38,7 @@ class FileLock:
             self._file = -1
 
 
-def take(file: Path, to_error: Callable[[str], LockedError], *, shared: bool = False) -> int:
+def acquire(file: Path, to_error: Callable[[str], LockedError], *, shared: bool = False) -> int:
     """Create a lock file if needed, lock it, and return the descriptor, which holds the lock.
 
     Args:

@@ -17,7 +17,7 @@ RETRY_S = 1.0  # After a failure, unless the interval is longer.
 log = logging.getLogger(__name__)
 
 
-class Loop:
+class PeriodicTask:
     """Calls `tick` periodically in a thread.
 
     Args:
@@ -65,7 +65,7 @@ class Loop:
             self._thread.join()
 
     @property
-    def stopping(self) -> bool:
+    def is_stopping(self) -> bool:
         """Return whether `stop` was called, so that a long tick can end early."""
         return self._stop.is_set()
 
@@ -96,7 +96,7 @@ class Loop:
             log.exception("%s could not clean up after the failure", self.name)
 
 
-def leave(status: int) -> NoReturn:
+def exit_process(status: int) -> NoReturn:
     """Flush all output and end the process without running destructors.
 
     Threads of deltalake and DuckDB can abort a process that exits normally ("terminate called

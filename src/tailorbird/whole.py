@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 _DELETED_SUFFIX = ".gone"
-Stamp = tuple[int, int, int]
+FileStamp = tuple[int, int, int]
 
 
-def stamp(path: Path) -> Stamp | None:
+def stamp(path: Path) -> FileStamp | None:
     """Return a stamp that changes whenever a file is replaced, or None if there is no file.
 
     A rename creates a new inode, so the content need not be read.
@@ -24,7 +24,7 @@ def stamp(path: Path) -> Stamp | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Replace the file at `path` atomically, creating its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -48,21 +48,21 @@ def write_private(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def destroy(path: Path) -> None:
+def shred(path: Path) -> None:
     """Overwrite and delete a file that `write_private` wrote, and its draft.
 
     Does nothing if there is no file. A crash part-way leaves either the old file or one under a
     temporary name, which `finish_shredding` removes.
     """
-    end_destroying(path)
+    finish_shredding(path)
     for file in (path.with_name(path.name + ".new"), path):
         with suppress(FileNotFoundError):
             os.replace(file, path.with_name(path.name + _DELETED_SUFFIX))
             sync_folder(path.parent)
-            end_destroying(path)
+            finish_shredding(path)
 
 
-def end_destroying(path: Path) -> None:
+def finish_shredding(path: Path) -> None:
     """Complete an interrupted `shred`.
 
     Does nothing if there is nothing left to do, and is safe while another process does the same.

@@ -7,7 +7,7 @@ import sys
 
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.config import open_project
-from tailorbird.config.candidates import wanted_contract
+from tailorbird.config.candidates import required_contract
 from tailorbird.events import SystemClock
 
 
@@ -17,7 +17,7 @@ def main(root: str) -> None:
     project = open_project()
     project.paths.candidates.mkdir(exist_ok=True)
     with CandidatesRole(
-        project.routed, project.paths.candidates, wanted_contract(project), clock=SystemClock()
+        project.routed, project.paths.candidates, required_contract(project), clock=SystemClock()
     ) as role:
         while role.step(rows_max=200):
             role.publish(everything=True)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from tests.training import routed
 
-from tailorbird.candidates.batch import COLUMNS, batch_of, segment_keys
+from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import Board, contract_of, parse_source
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
@@ -81,7 +81,7 @@ def test_columns_are_named_after_sources() -> None:
 def batch(*rows: dict) -> CandidateFold:
     contract = contract_of(["popular:24h:referrer", "new_items"])
     fold, table = CandidateFold(contract), routed.table(*rows)
-    fold.update(batch_of(table.select(list(COLUMNS)), contract, table.num_rows))
+    fold.update(to_event_batch(table.select(list(COLUMNS)), contract, table.num_rows))
     return fold
 
 
@@ -125,7 +125,7 @@ def test_answers_that_show_several_items_count_for_each() -> None:
     rows += [routed.answer(T + 1, "u1", ["i0", "i1"], f"r{k}") for k in range(50)]
     rows += [routed.event("click", T + 2, "u1", "i1")] * 40
     table = routed.table(*rows)
-    fold.update(batch_of(table, contract, table.num_rows))
+    fold.update(to_event_batch(table, contract, table.num_rows))
     keys = fold.tables().new_items().keys.tolist()
     assert keys == [hash64("i2"), hash64("i1"), hash64("i0")], (
         "what was never shown comes first, then what is clicked"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import GROUPS, CandidateTables
@@ -42,7 +42,7 @@ def taken(
     fold = CandidateFold(contract)
     for low, high in zip([0, *cuts], [*cuts, len(lines)], strict=True):
         if high > low:
-            fold.update(batch_of(table_of(lines[low:high]), contract, lines[high - 1].p))
+            fold.update(to_event_batch(table_of(lines[low:high]), contract, lines[high - 1].p))
         if restart:
             fold = CandidateFold.restore(
                 contract, {name: array.copy() for name, array in fold.arrays().items()}
@@ -100,7 +100,7 @@ def test_published_tables_equal_those_of_the_fold(tmp_path: Path, seed: int) -> 
     reader = TableReader(store, small)
     for low in range(0, len(sparse), 23):
         part = sparse[low : low + 23]
-        fold.update(batch_of(table_of(part), small, part[-1].p))
+        fold.update(to_event_batch(table_of(part), small, part[-1].p))
         publisher.publish(fold, GROUPS, now=part[-1].ts)
         with reader.tables() as tables:
             tables.renew_sessions()
@@ -118,10 +118,10 @@ def test_a_group_that_is_not_due_stays_as_it_was(tmp_path: Path) -> None:
     lines = random_log(2, 200)
     store = open_store(tmp_path / "tables", create=True)
     publisher, fold = Publisher(store, CONTRACT), CandidateFold(CONTRACT)
-    fold.update(batch_of(table_of(lines[:100]), CONTRACT, lines[99].p))
+    fold.update(to_event_batch(table_of(lines[:100]), CONTRACT, lines[99].p))
     publisher.publish(fold, publisher.due_groups(fold, 0), now=0)
     then = lists_of(fold.tables(), 2)
-    fold.update(batch_of(table_of(lines[100:]), CONTRACT, lines[-1].p))
+    fold.update(to_event_batch(table_of(lines[100:]), CONTRACT, lines[-1].p))
     assert publisher.due_groups(fold, 500_000) == []
     assert publisher.due_groups(fold, 1_000_000) == ["boards"]
     publisher.publish(fold, ["boards"], now=1_000_000)

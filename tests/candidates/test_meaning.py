@@ -16,7 +16,7 @@ from tests.candidates.logs import (
     table_of,
 )
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import RankedList
 from tailorbird.candidates.query import RequestLists
@@ -29,7 +29,7 @@ LOGS = [(seed, events) for seed in range(12) for events in (3, 40, 300)]
 
 def fold_of(lines: list) -> CandidateFold:
     fold = CandidateFold(CONTRACT)
-    fold.update(batch_of(table_of(lines), CONTRACT, lines[-1].p))
+    fold.update(to_event_batch(table_of(lines), CONTRACT, lines[-1].p))
     return fold
 
 
@@ -118,7 +118,7 @@ def test_a_click_is_trending_at_once_and_an_item_without_a_profile_too() -> None
     click = replace(
         last, p=last.p + 1, ts=fold.newest, kind="click", item="i-new", person="u1", bot=False
     )
-    fold.update(batch_of(table_of([click]), CONTRACT, click.p))
+    fold.update(to_event_batch(table_of([click]), CONTRACT, click.p))
     lists = RequestLists(fold.tables(), request_of(UserContext()))
     assert hash64("i-new") in lists.of("trending").keys
     assert hash64("i-new") in lists.of("new_items").keys

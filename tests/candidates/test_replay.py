@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from tests.candidates.logs import CONTRACT, Line, random_askers, random_log, request_of, table_of
 
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.parity import compare_lists
 from tailorbird.candidates.protocol import GROUPS
-from tailorbird.candidates.query import RequestLists, group_of
-from tailorbird.candidates.replay import Questions, epochs_by_group, replayed
+from tailorbird.candidates.query import RequestLists, table_group
+from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
 
 NAMES = [
     "trending",
@@ -30,7 +30,7 @@ NAMES = [
 
 def requests_at(
     lines: list[Line], seed: int, many: int = 30
-) -> tuple[Questions, list[RequestLists]]:
+) -> tuple[ReplayRequests, list[RequestLists]]:
     """Return questions whose groups of tables stand at positions of their own, and the lists that a
     server would have read.
     """
@@ -47,13 +47,13 @@ def requests_at(
             at = [line for line in lines if line.p <= epochs[group][number]]
             fold = CandidateFold(CONTRACT)
             if at:
-                fold.update(batch_of(table_of(at), CONTRACT, at[-1].p))
+                fold.update(to_event_batch(table_of(at), CONTRACT, at[-1].p))
             lists = RequestLists(fold.tables(), request)
             for name in NAMES:
-                if group_of(name) in (group, ""):
+                if table_group(name) in (group, ""):
                     expected.asked[name] = lists.of(name)
         served.append(expected)
-    return Questions(requests, epochs), served
+    return ReplayRequests(requests, epochs), served
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +61,7 @@ def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
     lines = random_log(seed, 150)
     questions, served = requests_at(lines, seed)
     answered = []
-    for chosen, request_lists in replayed(CONTRACT, table_of(lines), questions, NAMES):
+    for chosen, request_lists in replay_requests(CONTRACT, table_of(lines), questions, NAMES):
         for question, lists in zip(chosen.tolist(), request_lists, strict=True):
             answered.append(question)
             for name in NAMES:
@@ -71,14 +71,14 @@ def test_each_question_sees_the_tables_of_its_moment(seed: int) -> None:
     assert sorted(answered) == list(range(len(served)))
 
 
-def logged(questions: Questions, served: list[RequestLists]) -> tuple[pa.Table, list]:
+def logged(questions: ReplayRequests, served: list[RequestLists]) -> tuple[pa.Table, list]:
     rows = [
         {
             "request_id": f"r{number}",
             "candidate_lists": NAMES,
             "candidate_digests": [lists.asked[name].digest for name in NAMES],
             "candidate_positions": [
-                int(questions.epochs[group_of(name)][number]) if group_of(name) else 0
+                int(questions.epochs[table_group(name)][number]) if table_group(name) else 0
                 for name in NAMES
             ],
             "device": "mobile" if lists.request.segments else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.faults.roles import until
 
-from tailorbird.candidates.batch import COLUMNS, batch_of
+from tailorbird.candidates.batch import COLUMNS, to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.folder import current_contract, folder_of, open_tables
 from tailorbird.candidates.protocol import BOARDS, GROUPS
@@ -21,7 +21,7 @@ from tailorbird.cli.import_files import import_files
 from tailorbird.cli.init import init
 from tailorbird.cli.simulate import simulate
 from tailorbird.config import Project, open_project
-from tailorbird.config.candidates import wanted_contract
+from tailorbird.config.candidates import required_contract
 from tailorbird.lake import Lake
 from tailorbird.store import open_store
 
@@ -72,10 +72,10 @@ def records(folder: Path) -> dict[bytes, bytes]:
 def check_published(project: Project, tmp_path: Path) -> None:
     """Assert that published records equal those of a fold over the lake, byte by byte."""
     contract = current_contract(project.paths.candidates)
-    assert contract == wanted_contract(project)
+    assert contract == required_contract(project)
     events = Lake(project.paths.lake).table("events", COLUMNS).sort_by("p")
     fold = CandidateFold(contract)
-    fold.update(batch_of(events, contract, events["p"][-1].as_py()))
+    fold.update(to_event_batch(events, contract, events["p"][-1].as_py()))
     store = open_store(tmp_path / f"expected-{time.monotonic_ns()}", create=True)
     Publisher(store, contract).publish(fold, GROUPS, now=0)
     store.close()
@@ -132,18 +132,18 @@ def test_a_new_contract_is_built_while_the_old_one_serves(project: Project, tmp_
         )
     )
     changed = open_project(project.root)
-    assert wanted_contract(changed) != before
+    assert required_contract(changed) != before
     process = start(changed)
     try:
         until(
-            lambda: current_contract(project.paths.candidates) == wanted_contract(changed),
+            lambda: current_contract(project.paths.candidates) == required_contract(changed),
             90,
             "the new tables are not current",
         )
     finally:
         stop(process)
     check_published(changed, tmp_path)
-    reader = open_tables(project.paths.candidates, wanted_contract(changed))
+    reader = open_tables(project.paths.candidates, required_contract(changed))
     with reader.tables() as tables:
         assert tables.epochs[BOARDS].p
         assert tables.sessions() is not None

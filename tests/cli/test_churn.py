@@ -29,8 +29,8 @@ from tailorbird.ranking.churn_bundle import ChurnBundle
 from tailorbird.serving.churn import ChurnModels
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.schemas import Schemas
-from tailorbird.training.churn.score import score_everybody
-from tailorbird.training.validate.leaks import imported_back
+from tailorbird.training.churn.score import score_people
+from tailorbird.training.validate.leaks import find_backdated_imports
 
 pytestmark = pytest.mark.slow
 
@@ -276,7 +276,7 @@ def test_a_server_and_the_batch_agree(project: Path, tmp_path: Path) -> None:
     models = ChurnModels({"churn": opened.paths.churn("churn")}, schemas, clock, Metrics())
     models.start()
     bundle = ChurnBundle.load(opened.paths.churn("churn") / "v0001", schema_hash=None)
-    table = score_everybody(
+    table = score_people(
         bundle, opened.churn["churn"], lake=opened.paths.lake, now=clock.now()
     ).table
     assert table.num_rows > 100
@@ -406,7 +406,9 @@ def test_traits_of_a_segment_archive_are_believed_as_segment_received_them(tmp_p
         Lake(project.paths.lake).table("events", ["type"], ds.field("type") == "user").num_rows
         > 100
     )
-    assert imported_back(Lake(project.paths.lake), project.features) == [], "what `validate` asks"
+    assert find_backdated_imports(Lake(project.paths.lake), project.features) == [], (
+        "what `validate` asks"
+    )
 
 
 @pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])

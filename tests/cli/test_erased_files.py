@@ -3,6 +3,7 @@ any.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,13 +15,46 @@ from tests.privacy.kit import CANARY, CLOCK, left_of, present, refused
 
 from tailorbird.config import open_project
 from tailorbird.lake.made import made
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase
-from tailorbird.privacy.files import made_by, scratch, unknown
-from tailorbird.serving.door import Door
+from tailorbird.privacy.files import find_scratch, made_by
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 
+# Every kind of file that a command writes below a project's data, and what an erasure does with it.
+KINDS = {
+    r"stream/(raw|answers)-[^/]+\.db(-wal|-shm)?": "rewritten",
+    r"stream/(routers/\d+/)?routed(-index(\.\d+)?)?\.db(-wal|-shm)?": "rewritten",
+    r"stream/routed-items\.db(-wal|-shm)?": "rewritten",
+    r"stream/scores\.db(-wal|-shm)?": "emptied",
+    r"stream/import-runs/.+": "scratch",
+    r"stream/.+\.damaged-\d+": "nobody can tell: an erasure refuses to begin",
+    r"stream/.*answers-[^/]+\.(given|count|ledger)": "nobody",
+    r"stream/.*reserve.*": "nobody",
+    r"lake/[a-z]+/(_delta_log/.+|(day=[^/]+/)?[^/]+\.parquet)": "rewritten",
+    r"lake/archive/.+": "rewritten",
+    r"lake/(ledger\.jsonl|positions\.json|erasures\.json|pseudonyms\.json)": "nobody",
+    r"lake/set-aside/.+": "rewritten",
+    r"state/([^/]+/)?[0-9a-f]{12}/(data|lock)\.mdb(\.damaged)?": "rebuilt",
+    r"state/(([^/]+/)?[0-9a-f]{12}/[a-z-]+\.json|applied\.json|score\.json)": "nobody",
+    r"candidates/[0-9a-f]{12}/((data|lock)\.mdb(\.damaged)?|state-\d+\.npz)": "rebuilt",
+    r"candidates/current\.json": "nobody",
+    r"registry/(churn/[^/]+/)?(v\d+/.+)": "models",
+    r"registry/(churn/[^/]+/)?(aliases\.json|formulas\.json|audit\.jsonl|lock)": "nobody",
+    r"registry/(churn/[^/]+/)?\.incoming/.+": "scratch",
+    r"(reports|checks)/.+": "derived",
+    r"tune/[^/]+/unfinished/.+": "scratch",
+    r"tune/[^/]+/lock": "nobody",
+    r"training/(unfinished|warm)/.+": "scratch",
+    r"training/logs/.+": "nobody: figures by epoch",
+    r"run/.+": "derived",
+    r"erasure/.+": "erasure",
+    r"pseudonyms\.json": "nobody",
+    r"project-id": "nobody",
+    r".+\.lock": "nobody",
+}
+_DRAFT = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")
 LEAVER, OTHER = "canary-user-000", "other-user-001"
 WRITE = [
     ["checks", "run", "--json"],
@@ -39,6 +73,13 @@ WRITE = [
 ]
 
 
+def unknown(data: Path) -> list[str]:
+    """Return the files of which it is not said what an erasure does with them."""
+    files = [path for path in sorted(data.rglob("*")) if path.is_file()]
+    paths = [path.relative_to(data).as_posix() for path in files if not _DRAFT.fullmatch(path.name)]
+    return [path for path in paths if not any(re.fullmatch(kind, path) for kind in KINDS)]
+
+
 @pytest.mark.slow
 def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Path) -> None:
     root = Path(
@@ -48,14 +89,14 @@ def test_each_kind_of_file_has_no_data_of_erased_people(shop: Path, tmp_path: Pa
     )
     project = open_project(root)
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         for user in (LEAVER, OTHER):
             door.submit(json.dumps(present(user)).encode())
             door.submit(refused(user))
         roles.drain()
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for user in (LEAVER, OTHER):
             parts.pipeline.answer(
                 RecommendQuery(
@@ -141,7 +182,7 @@ def test_abandoned_intermediate_files_are_always_deleted(tmp_path: Path) -> None
     for name in (*retained, *deleted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for path in list(scratch(tmp_path, tmp_path / "lake")):
+    for path in list(find_scratch(tmp_path, tmp_path / "lake")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert sorted(
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()

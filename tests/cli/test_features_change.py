@@ -26,9 +26,9 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state import open_state, read_position
 from tailorbird.lake import Lake
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader
 
@@ -44,12 +44,12 @@ def made(tmp_path_factory) -> Path:
     project = make_project(tmp_path_factory.mktemp("change") / "shop")
     promote(project, project.features, "old")
     with (
-        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps(item_events()).encode())
         roles.step()
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for number in range(REQUEST_COUNT):
             door.submit(json.dumps(some_events(number)).encode())
             answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
@@ -429,7 +429,7 @@ def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothi
     stamp = part.stat().st_mtime_ns
     opened = open_project(project)
     with (
-        Door(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door,
+        EventCollector(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door,
         Roles(opened, CLOCK) as roles,
     ):
         door.submit(json.dumps(some_events(1_000)).encode())

@@ -18,10 +18,10 @@ from tailorbird.events import SystemClock
 from tailorbird.features.state import COMMITS, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.store import open_store
-from tailorbird.store.published import OURS, PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
+from tailorbird.store.published import OWN_PREFIX, PublishedStore
+from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 
 pytestmark = [pytest.mark.slow, needs_valkey]
 
@@ -31,7 +31,10 @@ def project(tmp_path):
     """A project with some events in lake and state."""
     made = make_project(tmp_path / "shop")
     clock = SystemClock()
-    with Door(made.paths.stream, "serve-1", made.plan, clock) as door, Roles(made, clock) as roles:
+    with (
+        EventCollector(made.paths.stream, "serve-1", made.plan, clock) as door,
+        Roles(made, clock) as roles,
+    ):
         door.submit(json.dumps(item_events()).encode())
         for number in range(20):
             door.submit(json.dumps(some_events(number)).encode())
@@ -43,7 +46,9 @@ def project(tmp_path):
 def records(store):
     with store.snapshot() as snapshot:
         return {
-            key: value for key, value in snapshot.scan(b"") if not key.startswith((OURS, COMMITS))
+            key: value
+            for key, value in snapshot.scan(b"")
+            if not key.startswith((OWN_PREFIX, COMMITS))
         }
 
 
@@ -140,7 +145,7 @@ def count(server, name):
 def test_the_project_id_is_stored_or_set_and_no_password_is_shown(project):
     def id_of(env):
         at = copy_target_of(load_settings(project.root / FILE, env)[0], project.paths.data)
-        assert isinstance(at, CopiesAt)
+        assert isinstance(at, CopyTarget)
         return at
 
     url = {"TAILORBIRD_STORE__URL": "valkey://ann@cache:6379"}

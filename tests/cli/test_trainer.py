@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from tailorbird.cli import trainer
 from tailorbird.config.project import Paths
 from tailorbird.config.settings import Settings, TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock
@@ -18,6 +17,7 @@ from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
 from tailorbird.lake.tables import TABLES
+from tailorbird.platform import trainer
 from tailorbird.ranking import Slot
 from tailorbird.registry import Manifest, Registry, seal
 

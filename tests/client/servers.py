@@ -20,7 +20,7 @@ from tests.serving.test_app import Prompt
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
@@ -57,7 +57,7 @@ class Trouble:
                 )
                 await send({"type": "http.response.body", "body": b""})
             elif what == "lost":
-                await app(scope, receive, _nobody)
+                await app(scope, receive, _discard)
                 await send(
                     {
                         "type": "http.response.start",
@@ -85,7 +85,7 @@ class Trouble:
         return troubled
 
 
-async def _nobody(message: Message) -> None:
+async def _discard(message: Message) -> None:
     """Hears the answer instead of the client."""
 
 
@@ -132,7 +132,7 @@ def serving(
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     trouble = Trouble()
-    with Door(folder, producer, RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, producer, RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(),
             door,

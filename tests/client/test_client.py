@@ -32,7 +32,13 @@ from tailorbird.client import (
     UnreachableError,
     patience,
 )
-from tailorbird.client.parameters import Asked, ContextFields, EventFields, Searched, Settings
+from tailorbird.client.parameters import (
+    ClientSettings,
+    ContextFields,
+    EventFields,
+    QueryOptions,
+    SearchOptions,
+)
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Event
@@ -100,12 +106,12 @@ def names(*kinds: type) -> set[str]:
 
 def test_what_calls_take_is_what_the_server_takes() -> None:
     assert (
-        names(Asked)
+        names(QueryOptions)
         == names(Query)
         == names(RecommendQuery) - {"slot"}
         == names(RankQuery) - {"slot", "items"}
     )
-    assert names(Searched) == names(SearchQuery) - {"query"}
+    assert names(SearchOptions) == names(SearchQuery) - {"query"}
     assert names(ContextFields) == names(Context)
     assert names(EventFields) == names(Event) - {
         "type",
@@ -113,7 +119,7 @@ def test_what_calls_take_is_what_the_server_takes() -> None:
         "received_at",
     }  # those two are the server's own
     settings = inspect.signature(AsyncClient).parameters
-    assert names(Settings) == set(settings) - {"urls"}
+    assert names(ClientSettings) == set(settings) - {"urls"}
 
 
 def test_both_clients_take_and_give_the_same() -> None:
@@ -161,11 +167,11 @@ def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
         "--output-format",
         "json",
     ]
-    told = json.loads(
+    diagnostics = json.loads(
         subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).stdout
     )
     first = next(number for number, line in enumerate(WRONG.splitlines(), 1) if "sise" in line)
-    assert {error["line"] for error in told["errors"]} == set(range(first, first + 7))
+    assert {error["line"] for error in diagnostics["errors"]} == set(range(first, first + 7))
 
 
 @pytest.mark.parametrize(
@@ -226,10 +232,10 @@ def test_what_is_sent_again_has_the_same_ids(server: Served, trouble: str) -> No
 def test_where_nobody_answers_the_caller_is_told_in_time(server: Served) -> None:
     server.trouble.next = ["silent"] * 9
     with Client(server.url, timeout_s=0.3) as client:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(UnreachableError, match="took too long"):
             client.recommend("home")
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - started_at < 20
     with Client(NOWHERE, timeout_s=0.5) as client, pytest.raises(UnreachableError, match="2 tries"):
         client.recommend("home")
 
@@ -306,7 +312,7 @@ def test_what_waits_is_sent_though_the_server_took_nothing_for_long(
 ) -> None:
     monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
     monkeypatch.setattr(
-        Throttle, "admits", lambda *_: False
+        Throttle, "allow", lambda *_: False
     )  # as after so many refusals it nearly always says
     server.trouble.next = ["busy"] * 12
     with Client(server.url, gather_s=0.01) as client:
@@ -328,7 +334,7 @@ def test_tracked_events_wait_for_a_server_that_comes_back(tmp_path: Path) -> Non
 
 
 def test_a_full_outbox_says_so_and_keeps_what_is_older() -> None:
-    client = Client(NOWHERE, held_max=3, timeout_s=0.2)
+    client = Client(NOWHERE, queue_max=3, timeout_s=0.2)
     for number in range(3):
         client.track(**click(number))
     with pytest.raises(OutboxFullError, match="3 events wait"):
@@ -351,7 +357,7 @@ def test_the_spool_outlives_the_process(server: Served, tmp_path: Path) -> None:
 
 
 def test_a_wrong_key_empties_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What another process left in the spool, and what waits, is there when the key is right again."""
+    """The spool of another process, and waiting events, survive until the key is right."""
     spool = tmp_path / "spool"
     Client(NOWHERE, spool=spool, timeout_s=0.2).close(0.1)
     with serving(tmp_path / "stream", keys=Keys(write=[WRITE], read=[READ])) as served:
@@ -387,8 +393,8 @@ def test_a_body_that_is_too_large_is_halved_and_an_event_that_is_kept_apart(tmp_
             large = client.track("view", user_id="u1", properties={"text": "x" * 5_000})
             assert client.flush(60)
         assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
-    [kept] = (spool / "refused").iterdir()
-    assert large in kept.read_text()
+    [refused_file] = (spool / "refused").iterdir()
+    assert large in refused_file.read_text()
     with (
         serving(tmp_path / "other", body_bytes_max=1_000) as served,
         Client(served.url, gather_s=0.01) as client,
@@ -463,20 +469,20 @@ def test_a_closed_client_of_a_loop_says_so(server: Served) -> None:
 
 def test_who_waits_for_an_answer_while_the_client_is_closed_hears_of_it(server: Served) -> None:
     server.trouble.next = ["silent"] * 99
-    client, told = Client(server.url, timeout_s=60), []
+    client, errors = Client(server.url, timeout_s=60), []
 
     def ask() -> None:
         try:
             client.recommend("home")
         except ClosedError as error:
-            told.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=ask)
     thread.start()
     until(lambda: server.trouble.requests == 1)
     client.close()
     thread.join(20)
-    assert [error.code for error in told] == ["closed"]
+    assert [error.code for error in errors] == ["closed"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
@@ -564,20 +570,20 @@ def test_retries_are_at_most_a_tenth_and_ten(wants: list[bool]) -> None:
 
 
 def test_a_server_that_takes_nothing_is_asked_less_and_less() -> None:
-    throttle, asked = Throttle(random.Random(1)), 0
+    throttle, sent = Throttle(random.Random(1)), 0
     for number in range(1_000):
-        if throttle.admits(number * 0.01):
-            asked += 1
-            throttle.note(False, number * 0.01)
-    assert asked < 30
-    assert throttle.admits(1_000.0)  # two minutes later all is forgotten
+        if throttle.allow(number * 0.01):
+            sent += 1
+            throttle.record(False, number * 0.01)
+    assert sent < 30
+    assert throttle.allow(1_000.0)  # two minutes later all is forgotten
 
 
 def test_a_server_that_takes_half_is_asked_without_bound() -> None:
     throttle = Throttle(random.Random(1))
     for number in range(1_000):
-        assert throttle.admits(number * 0.01)
-        throttle.note(number % 2 == 0, number * 0.01)
+        assert throttle.allow(number * 0.01)
+        throttle.record(number % 2 == 0, number * 0.01)
 
 
 def test_waits_double_and_differ() -> None:

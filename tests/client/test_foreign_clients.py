@@ -101,7 +101,7 @@ def test_gorses_client_is_answered_or_raises(tmp_path: Path) -> None:
             == []
         )
         assert client.get_item("i1")["ItemId"] == "i1"
-        kept = served.bodies()
+        bodies = served.bodies()
         for unanswered in (
             lambda: client.list_feedbacks("star", "u1"),
             lambda: client.get_feedbacks(10),
@@ -117,8 +117,8 @@ def test_gorses_client_is_answered_or_raises(tmp_path: Path) -> None:
             with pytest.raises(GorseException) as refused:
                 unanswered()
             assert refused.value.status_code in (404, 405)
-        assert served.bodies() == kept
-    events = [json.loads(line) for body in kept for line in body.splitlines()]
+        assert served.bodies() == bodies
+    events = [json.loads(line) for body in bodies for line in body.splitlines()]
     assert {(one["type"], one.get("user_id"), one.get("item_id")) for one in events} >= {
         ("user", "u1", None),
         ("like", "u1", "i1"),
@@ -134,8 +134,8 @@ def test_metaranks_records_are_taken_with_all_that_they_say(tmp_path: Path) -> N
             {"content-type": "application/x-ndjson"},
         )
         with urllib.request.urlopen(request) as response:
-            told = json.load(response)
-        assert (told["accepted"], told["refused"]) == (4, 0)
+            receipts = json.load(response)
+        assert (receipts["accepted"], receipts["refused"]) == (4, 0)
         lines = [json.loads(line) for body in served.bodies() for line in body.splitlines()]
     shown = next(line for line in lines if line["type"] == "impression")
     assert shown["items"] == ["p3", "product1", "p2"]

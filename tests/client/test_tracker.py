@@ -78,11 +78,11 @@ class Shop:
 
     def new_page(self) -> Page:
         page = self.context.new_page()
-        page.on("console", self._heard)
+        page.on("console", self._record_message)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         return page
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.faults.append(message.text)
 
@@ -284,8 +284,8 @@ def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Sh
         "let deep = {}; for (let n = 0; n < 3000; n++) deep = {deep}; tailorbird.track('like', "
         "{item_id: 'i1', properties: deep})"
     )
-    others = [f"tailorbird.track('like', {{item_id: 'i{number}'}})" for number in range(2, 5)]
-    shop.page.evaluate(";".join([others[0], large, others[1], deep, others[2]]))
+    small_events = [f"tailorbird.track('like', {{item_id: 'i{number}'}})" for number in range(2, 5)]
+    shop.page.evaluate(";".join([small_events[0], large, small_events[1], deep, small_events[2]]))
     assert {event["item_id"] for event in shop.wait_for("like", 3)} == {"i2", "i3", "i4"}
     until(lambda: shop.page.evaluate("tailorbird.waiting") == 0)
     assert any("larger than the server takes" in text for text in shop.faults)
@@ -296,7 +296,7 @@ def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Sh
 
 @browser_only
 def test_half_an_emoji_takes_no_other_event_along(shop: Shop) -> None:
-    """As `slice` leaves it of a text; a server cannot read a body that has one."""
+    """`slice` can cut a surrogate pair, and a server cannot read a body that has half of one."""
     shop.page.goto(shop.origin)
     half = (
         "tailorbird.track('like', {item_id: 'i1', properties: {title: 'ab\U0001f600'.slice(0, "

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.folder import CURRENT, keep_current
+from tailorbird.candidates.folder import CURRENT, set_current_contract
 from tailorbird.config.candidates import (
     exposure_event,
     maintained_contracts,
+    required_contract,
     slots_contract,
-    wanted_contract,
 )
 from tailorbird.config.project import Paths
 from tailorbird.events import DAY, HOUR, SystemClock
@@ -48,7 +48,7 @@ def test_slots_keep_what_they_name_and_what_their_rankers_read(project: SimpleNa
     assert {Board(6 * HOUR), Board(DAY, "device"), Board(DAY)} <= set(contract.boards)
     assert contract.session_knn is None
     assert slots_contract(project, ["session_knn"]).session_knn is not None
-    assert wanted_contract(project) == contract
+    assert required_contract(project) == contract
 
 
 def test_tables_of_live_bundles_are_maintained(project: SimpleNamespace) -> None:
@@ -57,13 +57,13 @@ def test_tables_of_live_bundles_are_maintained(project: SimpleNamespace) -> None
         bundle(project, *sources) for sources in (["popular:15m"], ["stan"], ["popular:28d"])
     )
     promote(project, first)
-    assert Board(HOUR // 4) in wanted_contract(project).boards
+    assert Board(HOUR // 4) in required_contract(project).boards
     promote(project, second)
-    required = wanted_contract(project)
+    required = required_contract(project)
     assert Board(HOUR // 4) in required.boards
     assert required.session_knn is not None
     promote(project, third)
-    required = wanted_contract(project)
+    required = required_contract(project)
     assert Board(HOUR // 4) not in required.boards
     assert required.session_knn is not None
     assert required.covers(slots_contract(project))
@@ -74,13 +74,13 @@ def test_the_current_tables_stay_until_the_required_ones_are_ready(
 ) -> None:
     before = slots_contract(project)
     assert maintained_contracts(project) == [before]
-    keep_current(project.paths.candidates, before)
+    set_current_contract(project.paths.candidates, before)
     assert maintained_contracts(project) == [before]
     project.slots["home"] = Slot("home", sources={"session_knn": 5})
-    required = wanted_contract(project)
+    required = required_contract(project)
     assert required != before
     assert maintained_contracts(project) == [before, required]
-    keep_current(project.paths.candidates, required)
+    set_current_contract(project.paths.candidates, required)
     assert maintained_contracts(project) == [required]
 
 
@@ -88,7 +88,7 @@ def test_a_record_that_cannot_be_read_stops_nothing(
     project: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     (project.paths.candidates / CURRENT).write_text("{")
-    assert maintained_contracts(project) == [wanted_contract(project)]
+    assert maintained_contracts(project) == [required_contract(project)]
     assert "remove data/candidates" in caplog.text
 
 

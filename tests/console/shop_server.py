@@ -56,20 +56,20 @@ def browsing(url: str, faults: list[str], elsewhere: list[str], **context: Any) 
     the server into `elsewhere`.
     """
 
-    def heard(message: ConsoleMessage) -> None:
+    def record_message(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             faults.append(message.text)
 
-    def asked(request: Request) -> None:
+    def record_request(request: Request) -> None:
         if not request.url.startswith((f"{url}/", "blob:")):
             elsewhere.append(request.url)
 
     with sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_context(**{"viewport": WIDE, **context}).new_page()
-        page.on("console", heard)
+        page.on("console", record_message)
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", asked)
+        page.on("request", record_request)
         yield page
         browser.close()
 
@@ -90,9 +90,11 @@ def watched(url: str, path: str = "/", *, provoked: str = "nothing") -> Iterator
 
 
 def violations(page: Page) -> list[str]:
-    """What axe finds wrong with the page as it is now, with the first place of each."""
-    found = Axe().run(page).response["violations"]
-    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found]
+    """Return the accessibility violations that axe finds in the page now, with the first element of
+    each.
+    """
+    axe_violations = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in axe_violations]
 
 
 def items_of(page: Page) -> list[str]:

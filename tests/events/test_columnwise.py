@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.events.test_contract import ANSWER, CLICK, EVENTS, NOW, click, deep
 
 from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check, columnwise
-from tailorbird.events.columnwise import Contract, Fields
-from tailorbird.events.contract import PROPERTIES_BYTES_MAX, Refusal, split
+from tailorbird.events.columnwise import Contract, EventColumns
+from tailorbird.events.contract import PROPERTIES_BYTES_MAX, Refusal, split_body
 from tailorbird.events.envelope import Event
 from tailorbird.events.rules import Rule
 
@@ -378,7 +378,7 @@ def test_ordinary_events_are_cleared_without_checking_any_row(monkeypatch):
 
 
 def test_columns_have_the_fields_of_events_in_their_order():
-    assert Fields._fields == Event.__struct_fields__
+    assert EventColumns._fields == Event.__struct_fields__
     checked = CONTRACTS[0].check(
         [(json.dumps([CLICK, 7, CLICK | {"event_id": "e2"}] * 20).encode(), Receipt(NOW))]
     )
@@ -401,7 +401,9 @@ def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> 
         return b"[" + b",".join(rows) + b"]"
 
     receipt = Receipt(NOW, "door", "json")
-    until = next(levels for levels in range(200, 20_000) if len(split(body(levels), "json")) == 1)
+    until = next(
+        levels for levels in range(200, 20_000) if len(split_body(body(levels), "json")) == 1
+    )
     for levels in range(until - 40, until + 40):
         checked = CONTRACTS[0].check([(body(levels), receipt)])
         assert (len(checked), len(checked.refused)) in ((3, 1), (0, 1))

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
-from tailorbird.events.contract import PROPERTIES_BYTES_MAX, count_rows, split
+from tailorbird.events.contract import PROPERTIES_BYTES_MAX, count_rows, split_body
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()
@@ -310,7 +310,7 @@ EVENTS = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5).map(
 
 
 def every_row_is_accounted_for(body, receipt):
-    rows = len(split(body, receipt.encoding))
+    rows = len(split_body(body, receipt.encoding))
     taken, refused = check(body, receipt, PLAN)
     assert sorted(one.row for one in [*taken, *refused]) == list(range(rows))
     assert rows >= 1

@@ -7,8 +7,8 @@ import pytest
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, check
 from tailorbird.events.rules import Rule
 from tailorbird.router import Router
-from tailorbird.router.columns import table
-from tailorbird.serving.door import Door
+from tailorbird.router.columns import to_table
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, routed_path
 
 NOW = 1_764_072_000_000_000
@@ -82,7 +82,7 @@ def test_the_collector_responds_with_the_quarantine_reason(tmp_path):
             *(event(f"e{n}", **{**GOOD, **change}) for n, (change, *_) in enumerate(BROKEN)),
         ]
     ).encode()
-    with Door(stream, "door", PLAN, clock) as door:
+    with EventCollector(stream, "door", PLAN, clock) as door:
         decided = door.submit(body)
     assert [each.accepted for each in decided] == [True] + [False] * len(BROKEN)
     answered = [(each.code, each.path) for each in decided[1:]]
@@ -90,7 +90,7 @@ def test_the_collector_responds_with_the_quarantine_reason(tmp_path):
         assert router.step().accepted == 1
     with open_reader(routed_path(stream)) as reader:
         (block,) = [stored.block for stored in reader.read(1) if stored.block.kind == "quarantine"]
-    rows = table(block).to_pylist()
+    rows = to_table(block).to_pylist()
     assert (
         [(row["code"], row["path"]) for row in rows]
         == answered

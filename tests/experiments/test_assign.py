@@ -30,7 +30,7 @@ VECTORS = [  # computed once; never to be computed anew
 
 
 @pytest.mark.parametrize(("person", "halves", "resalted", "partial"), VECTORS)
-def test_nobody_is_moved_by_an_upgrade(person, halves, resalted, partial):
+def test_no_person_is_moved_by_an_upgrade(person, halves, resalted, partial):
     assert (assign(HALVES, person), assign(RESALTED, person), assign(PARTIAL, person)) == (
         halves,
         resalted,
@@ -42,13 +42,13 @@ def test_nobody_is_moved_by_an_upgrade(person, halves, resalted, partial):
     "experiment", [HALVES, RESALTED, PARTIAL], ids=["halves", "resalted", "partial"]
 )
 def test_the_shares_are_the_declared_ones(experiment):
-    found = Counter(assign(experiment, person) for person in PEOPLE)
+    counts = Counter(assign(experiment, person) for person in PEOPLE)
     declared = {**experiment.arms, "": 1 - sum(experiment.arms.values())}
     for arm, share in declared.items():
         tolerance = (
             4 * (len(PEOPLE) * share * (1 - share)) ** 0.5
         )  # four standard errors of a binomial
-        assert abs(found[arm] - len(PEOPLE) * share) <= tolerance + 1e-6
+        assert abs(counts[arm] - len(PEOPLE) * share) <= tolerance + 1e-6
 
 
 def test_experiments_with_different_salts_are_independent():
@@ -66,21 +66,21 @@ def test_experiments_with_different_salts_are_independent():
     assert chi_square_tail(x, 1) > 0.001
 
 
-def test_the_salt_is_the_name_unless_told_otherwise():
+def test_the_salt_is_the_name_by_default():
     named = Experiment("another", arms=HALVES.arms, salt="home-model")
     assert [assign(named, person) for person in PEOPLE[:200]] == [
         assign(HALVES, person) for person in PEOPLE[:200]
     ]
 
 
-def test_more_traffic_for_the_last_arm_moves_nobody_out_of_an_arm():
+def test_more_traffic_for_the_last_arm_moves_no_person_out_of_an_arm():
     wider = Experiment(PARTIAL.name, arms={"a": 0.2, "b": 0.3, "c": 0.5})
     for person in PEOPLE[:2_000]:
         before, after = assign(PARTIAL, person), assign(wider, person)
         assert after == (before or "c")
 
 
-def test_the_control_is_the_first_arm_unless_told_otherwise():
+def test_the_control_is_the_first_arm_by_default():
     assert HALVES.control_arm == "popular"
     assert (
         Experiment("e", arms={"popular": 0.5, "model": 0.5}, control="model").control_arm == "model"

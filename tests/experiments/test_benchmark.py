@@ -24,9 +24,9 @@ def test_it_prints_one_json_object():
         "--json",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
-    found = json.loads(done.stdout)
-    assert done.returncode == (0 if found["held"] else 1)
-    ours = found["results"]["tailorbird"]
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["held"] else 1)
+    ours = report["results"]["tailorbird"]
     assert ours["runs"] == 8
     assert ours["coverage_low"] <= ours["coverage"] <= ours["coverage_high"]
     assert abs(ours["mean_uplift"] - ours["true_uplift"]) < ours["mean_width"]

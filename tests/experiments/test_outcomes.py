@@ -1,6 +1,4 @@
-"""What counts as seen, clicked and bought: by hand for each rule, and equal to training's labels on
-anything that may happen.
-"""
+"""Attribution of impressions, clicks and purchases: rules by hand, and equality with labels."""
 
 import pyarrow as pa
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from tailorbird.events import MINUTE
 from tailorbird.events.schema import ROUTED
 from tailorbird.experiments.counts import count_events
-from tailorbird.training.dataset import answers_dataset
+from tailorbird.training.dataset import dataset_from_answers
 
 START = 1_790_000_000_000_000
 WINDOW = 30 * MINUTE
@@ -35,8 +33,10 @@ def event(kind, ts=0, **more):
 
 
 def totals(rows, **more):
-    found = count_events(table(rows), "home", **more)
-    return tuple(int(getattr(found, name).sum()) for name in ("impressions", "clicks", "purchases"))
+    counts = count_events(table(rows), "home", **more)
+    return tuple(
+        int(getattr(counts, name).sum()) for name in ("impressions", "clicks", "purchases")
+    )
 
 
 def test_an_impression_of_one_item_counts_one_and_a_list_counts_its_items():
@@ -50,7 +50,7 @@ def test_an_impression_of_one_item_counts_one_and_a_list_counts_its_items():
     )
 
 
-def test_an_item_is_seen_once_however_often_it_is_told():
+def test_an_item_is_seen_once_however_often_it_is_reported():
     ones = [event("impression", n, request_id="r1", item_id="a", position=1) for n in (1, 2)]
     assert totals(
         [event("answer"), *ones, event("impression", 3, request_id="r1", items=["a", "b"])]
@@ -84,12 +84,12 @@ def test_without_a_request_it_belongs_to_the_last_answer_with_the_item():
         event("answer", 0, arm="popular"),
         event("answer", 10, request_id="r2", items=["b"], arm="model"),
     ]
-    found = count_events(
+    counts = count_events(
         table([*rows, event("click", 20, item_id="a"), event("click", 21, item_id="b")]), "home"
     )
     clicks = {
-        found.arms[arm]: int(found.clicks[found.arm == arm].sum())
-        for arm in set(found.arm.tolist())
+        counts.arms[arm]: int(counts.clicks[counts.arm == arm].sum())
+        for arm in set(counts.arm.tolist())
     }
     assert clicks == {"popular": 1, "model": 1}
 
@@ -125,8 +125,8 @@ def test_it_counts_for_the_person_that_was_answered():
         event("answer", person="anon:x"),
         event("click", 1, request_id="r1", item_id="a", position=1, person="u9"),
     ]
-    found = count_events(table(rows), "home")
-    assert {found.persons[code] for code in found.person.tolist()} == {"anon:x"}
+    counts = count_events(table(rows), "home")
+    assert {counts.persons[code] for code in counts.person.tolist()} == {"anon:x"}
 
 
 answers = st.lists(
@@ -177,8 +177,8 @@ def test_it_is_what_training_learns(given_, done):
             )
         )
     span = {"ts_from": START, "mature_before": START + 1_000 * MINUTE}
-    data = answers_dataset(table(rows), "home", ["click", "purchase"], **span)
-    seen = answers_dataset(
+    data = dataset_from_answers(table(rows), "home", ["click", "purchase"], **span)
+    seen = dataset_from_answers(
         table(rows), "home", [], **span
     ).rows  # without heads: no outcome proves that an item was seen
     assert totals(rows) == (

@@ -13,7 +13,7 @@ from tailorbird.events.schema import ROUTED, TIME
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.drawing import report_html, report_svg
-from tailorbird.experiments.report import experiment_report, report_on
+from tailorbird.experiments.report import experiment_report, report_from_events
 
 TEST = Experiment("home-model", arms={"popular": 0.5, "model": 0.5})
 START = 1_790_000_000_000_000
@@ -77,7 +77,7 @@ def test_figures_of_the_arms():
         + visits("u3", "model", 3)
         + [event("purchase", "u3", "model", START + 1)]
     )
-    popular, model = report_on(table(rows), TEST, "home").arms
+    popular, model = report_from_events(table(rows), TEST, "home").arms
     assert (popular.arm, popular.users, popular.impressions, popular.clicks, popular.ctr) == (
         "popular",
         2,
@@ -99,11 +99,11 @@ def test_answers_as_denominator():
     rows = [
         event(kind, "u1", "popular", request_id="r", position=1) for kind in ("answer", "click")
     ]
-    assert report_on(table(rows), TEST, "home", denominator="answer").arms[0].ctr == 0.25
+    assert report_from_events(table(rows), TEST, "home", denominator="answer").arms[0].ctr == 0.25
 
 
 def test_a_better_arm_is_called_better():
-    report = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home")
+    report = report_from_events(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home")
     assert report.low > 0
     assert report.low < 0.6 < report.high
     assert report.p < 0.001
@@ -112,11 +112,13 @@ def test_a_better_arm_is_called_better():
 
 
 @pytest.mark.parametrize(("level", "z"), [(0.8, 1.281552), (0.95, 1.959964), (0.99, 2.575829)])
-def test_the_interval_of_an_arm_has_the_level_that_was_asked_for(level, z):
-    popular = report_on(
+def test_the_interval_of_an_arm_has_the_level_that_was_requested(level, z):
+    popular = report_from_events(
         table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home", level=level
     ).arms[0]
-    usual = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home").arms[0]
+    usual = report_from_events(
+        table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home"
+    ).arms[0]
     assert popular.ctr_high - popular.ctr == pytest.approx(
         (usual.ctr_high - usual.ctr) * z / 1.959964, rel=1e-5
     )
@@ -124,16 +126,16 @@ def test_the_interval_of_an_arm_has_the_level_that_was_asked_for(level, z):
 
 
 def test_no_difference_is_not_called_one():
-    report = report_on(table(experiment({"popular": 0.05, "model": 0.05})), TEST, "home")
+    report = report_from_events(table(experiment({"popular": 0.05, "model": 0.05})), TEST, "home")
     assert report.low < 0 < report.high
     assert "No difference between model and popular is shown" in report.verdict
 
 
-def test_a_broken_split_comes_first_in_the_verdict():
+def test_a_broken_split_is_first_in_the_verdict():
     rows = experiment({"popular": 0.05, "model": 0.08}, people=300) + experiment(
         {"model": 0.08}, people=420, seed=1
     )
-    report = report_on(table(rows), TEST, "home")
+    report = report_from_events(table(rows), TEST, "home")
     assert report.srm_p < 0.001
     assert report.verdict.startswith("Do not trust this yet: the split of users (300 and 420)")
 
@@ -142,8 +144,8 @@ def test_persons_in_both_arms_are_reported_and_left_out():
     rows = experiment({"popular": 0.05, "model": 0.08}, people=50)
     both = visits("both", "popular", 20) + visits("both", "model", 0)
     with_them, without = (
-        report_on(table(rows + both), TEST, "home"),
-        report_on(table(rows), TEST, "home"),
+        report_from_events(table(rows + both), TEST, "home"),
+        report_from_events(table(rows), TEST, "home"),
     )
     assert with_them.multiple_exposures == 1
     assert with_them.uplift == without.uplift
@@ -156,10 +158,10 @@ def test_crawlers_other_slots_and_other_experiments_do_not_count():
     noise += visits("u3", "popular", 9, experiment="another") + visits(
         "u4", None, 9, slot=None, experiment=None
     )
-    assert report_on(table(rows + noise), TEST, "home").arms[0].clicks == 1
+    assert report_from_events(table(rows + noise), TEST, "home").arms[0].clicks == 1
 
 
-def test_the_lake_is_asked_for_the_time_and_rows_outside_it_are_dropped():
+def test_the_lake_is_queried_for_the_time_and_rows_outside_it_are_dropped():
     class Days:  # a lake that prunes by whole days, as partitions do
         def events(self, columns=None, ts_from=None, ts_to=None):
             self.asked = (ts_from, ts_to)
@@ -176,8 +178,8 @@ def test_the_lake_is_asked_for_the_time_and_rows_outside_it_are_dropped():
     assert report.arms[0].clicks == 1
 
 
-def test_an_empty_experiment_says_what_to_do():
-    report = report_on(table([]), TEST, "home")
+def test_an_empty_experiment_states_what_to_do():
+    report = report_from_events(table([]), TEST, "home")
     assert math.isnan(report.uplift)
     assert "Nobody has been in this experiment yet" in report.verdict
     ElementTree.fromstring(report_svg(report))
@@ -186,15 +188,20 @@ def test_an_empty_experiment_says_what_to_do():
 def test_several_treatments_get_wider_intervals():
     three = Experiment(TEST.name, arms={"popular": 0.4, "model": 0.3, "recent": 0.3})
     rows = experiment({"popular": 0.05, "model": 0.08, "recent": 0.05})
-    alone, among = report_on(table(rows), TEST, "home"), report_on(table(rows), three, "home")
-    assert [found.arm for found in among.comparisons] == ["model", "recent"]
+    alone, among = (
+        report_from_events(table(rows), TEST, "home"),
+        report_from_events(table(rows), three, "home"),
+    )
+    assert [comparison.arm for comparison in among.comparisons] == ["model", "recent"]
     assert among.low < alone.low
 
 
 @pytest.mark.parametrize("name", ["model", '<img src=x onerror="alert(1)">'])
 def test_pictures_are_well_formed_and_escape_names(name):
     odd = Experiment(TEST.name, arms={"popular": 0.5, name: 0.5})
-    report = report_on(table(experiment({"popular": 0.05, name: 0.08}, people=100)), odd, "home")
+    report = report_from_events(
+        table(experiment({"popular": 0.05, name: 0.08}, people=100)), odd, "home"
+    )
     ElementTree.fromstring(report_svg(report))
     ElementTree.fromstring(report_html(report))
     assert "<img" not in report_html(report)

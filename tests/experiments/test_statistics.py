@@ -22,7 +22,7 @@ def users(rng, n, rate):
     return rng.binomial(seen, np.clip(rate * taste, 0, 1)), seen
 
 
-def test_moments_of_shards_add_up_to_those_of_the_whole():
+def test_moments_of_shards_add_up():
     rng = np.random.default_rng(0)
     x, y = users(rng, 100, 0.1)
     parts = Moments.of(x[:30], y[:30]) + Moments.of(x[30:], y[30:])
@@ -33,13 +33,15 @@ def test_difference_of_means_is_welchs_test():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     a, b = rng.normal(1.0, 2.0, 40), rng.normal(0.3, 0.5, 25)
-    found, expected = (
+    interval_found, expected = (
         difference(Moments.of(a), Moments.of(b)),
         stats.ttest_ind(a, b, equal_var=False),
     )
     interval = expected.confidence_interval(0.95)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-6)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
+    assert interval_found.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert (interval_found.low, interval_found.high) == pytest.approx(
+        (interval.low, interval.high), rel=1e-6
+    )
 
 
 def test_delta_variance_agrees_with_the_bootstrap():
@@ -57,14 +59,14 @@ def test_users_as_units_are_less_sure_than_clicks_as_units():
     assert Moments.of(x, y).variance > 1.5 * rate * (1 - rate) / y.sum()
 
 
-def test_uplift_interval_holds_the_truth_as_often_as_it_says():
+def test_uplift_interval_covers_the_truth_at_its_level():
     rng = np.random.default_rng(4)
-    held = 0
+    covered = 0
     for _ in range(1_000):
         control, treatment = Moments.of(*users(rng, 300, 0.05)), Moments.of(*users(rng, 200, 0.06))
         interval = relative_uplift(treatment, control)
-        held += interval.low <= 0.2 <= interval.high
-    low, high = proportion_interval(held, 1_000, level=0.999)
+        covered += interval.low <= 0.2 <= interval.high
+    low, high = proportion_interval(covered, 1_000, level=0.999)
     assert low <= 0.95 <= high
 
 
@@ -83,19 +85,19 @@ def test_without_clicks_nothing_is_claimed():
 
 
 @pytest.mark.slow
-def test_looking_every_day_finds_too_much_with_the_fixed_interval_and_not_with_the_always_valid():
+def test_daily_looks_inflate_errors_of_the_fixed_interval_but_not_of_the_always_valid():
     rng = np.random.default_rng(6)
     fixed = always = 0
     runs = 200
     for _ in range(runs):
         a, b = Moments.of([], []), Moments.of([], [])
-        fixed_found = always_found = False
+        fixed_hit = always_hit = False
         for _ in range(40):
             a, b = a + Moments.of(*users(rng, 50, 0.06)), b + Moments.of(*users(rng, 50, 0.06))
-            fixed_found |= relative_uplift(b, a).excludes_zero
-            always_found |= always_valid_uplift(b, a, tuned_for=4_000).excludes_zero
-        fixed += fixed_found
-        always += always_found
+            fixed_hit |= relative_uplift(b, a).excludes_zero
+            always_hit |= always_valid_uplift(b, a, tuned_for=4_000).excludes_zero
+        fixed += fixed_hit
+        always += always_hit
     assert fixed / runs > 0.15
     assert always / runs < 0.08
 

@@ -83,8 +83,8 @@ FAULTS = (
         "the next start and built anew.",
         (
             "chaos: lost",
-            "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
-            "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_not_whole",
+            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
+            "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_detected",
             "tests/stream/test_embedded.py::test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them",
             "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset",
         ),
@@ -109,10 +109,9 @@ FAULTS = (
         "a commit of the lake is torn, empty, changed or missing",
         "The start names table, version and file. The last commit is set aside and its rows "
         "are appended again, if the log still has them; "
-        "damage in the middle stops the lake, and nothing is counted on it. `lake repair` "
-        "makes it anew where there is another copy of what it "
-        "held, with the checksum that it had, or says what is lost. Commits of other "
-        "writers, their checkpoints and hints to checkpoints that are "
+        "corruption in the middle stops the lake, and nothing is counted on it. `lake repair` "
+        "rebuilds the table in a scratch folder, verifies it and swaps it in, or names what has "
+        "no second source. Orphan commits, their checkpoints and hints to checkpoints that are "
         "not there are set aside, by the start and by `lake repair`.",
         (
             "tests/lake/test_check.py::test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again",
@@ -121,12 +120,13 @@ FAULTS = (
             "tests/lake/test_check.py::test_a_lost_data_file_stops_the_role_and_is_named",
             "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable",
             "tests/lake/test_check.py::test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_start",
-            "tests/faults/test_repair.py::test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy",
-            "tests/faults/test_repair.py::test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on",
+            "tests/faults/test_rebuild.py::test_a_file_that_is_gone_or_cut_is_rebuilt_where_it_has_a_second_source",
+            "tests/faults/test_rebuild.py::test_an_orphan_commit_or_checkpoint_is_set_aside_and_everything_goes_on",
+            "tests/faults/test_rebuild.py::test_a_rebuild_that_is_killed_is_completed_by_the_next_one",
         ),
         "Events and refusals whose log was pruned come from the archive, routed again, and "
-        "count only if every byte is the same: not after the "
-        "declarations or a library have changed since, and not where the router's steps "
+        "count only if it gives the events that are left the same position, id, person and "
+        "count: not after declarations have changed that, and not where the router's steps "
         "cannot be told from the commits. Answers' features are "
         "not in the archive. What the start does not mend of a lake in a bucket stays as it "
         "is, unless the bucket keeps versions of its objects, which few do unless told.",
@@ -194,7 +194,7 @@ FAULTS = (
             "tests/store/test_hedge.py::test_a_replica_that_lags_is_not_believed",
             "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
             "tests/store/test_published.py::test_a_full_server_stops_the_copies_and_not_the_store",
-            "tests/features/test_copies.py::test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended",
+            "tests/features/test_copies.py::test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired",
         ),
         "A stale replica that is promoted is not tried.",
     ),
@@ -206,7 +206,7 @@ FAULTS = (
         (
             "tests/store/test_embedded.py::test_the_map_grows_when_it_is_full_and_the_change_is_run_again",
             "tests/store/test_embedded.py::test_a_dead_reader_does_not_hold_pages_back_for_ever",
-            "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
+            "tests/features/test_starting.py::test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash",
         ),
     ),
     Fault(
@@ -330,11 +330,10 @@ FAULTS = (
         "bits flip in files at rest",
         "`lake verify` finds each in archive, tables, logs of tables, ledger; a log never "
         "gives a changed block out; no changed model is loaded. "
-        "`lake repair` turns a flipped bit back where the file is small, and else makes the "
-        "file anew from another copy, or says what is lost.",
+        "`lake repair` rebuilds the table or file from a second source, or says what is lost.",
         (
             "tests/lake/test_verify.py::test_a_flipped_bit_in_any_file_is_found",
-            "tests/faults/test_repair.py::test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost",
+            "tests/faults/test_rebuild.py::test_a_flipped_bit_is_found_and_rebuilt_exactly_or_named_with_what_is_lost",
             "tests/stream/test_embedded.py::test_flipped_bytes_never_come_out_as_data",
             "tests/ranking/test_bundle.py::test_every_flipped_byte_is_refused",
         ),

@@ -38,7 +38,7 @@ from tailorbird.config import Project
 from tailorbird.events.merges import Merge, survivor
 from tailorbird.features import ReadRequest
 from tailorbird.features.backfill import Requests, backfill
-from tailorbird.features.positions import joined
+from tailorbird.features.positions import stack_positions
 from tailorbird.features.read import Reader
 from tailorbird.lake import Lake, verify
 
@@ -341,7 +341,7 @@ def unequal_state(project: Project) -> list[str]:
     count = len(persons)
     requests = Requests(
         t=np.array([row.t for row in rows]),
-        p=joined([row.positions or row.p for row in rows]),
+        p=stack_positions([row.positions or row.p for row in rows]),
         person=persons,
         session_id=[None] * count,
         device=["phone"] * count,

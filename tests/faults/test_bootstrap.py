@@ -14,7 +14,7 @@ import pytest
 from tests.faults.roles import make_project, until
 
 from tailorbird.config import open_project
-from tailorbird.config.schemas import released as _released
+from tailorbird.config.schemas import releasable_offset as _released
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import ReadRequest
@@ -23,7 +23,7 @@ from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.state import StateReader
 
 NOW = 1_764_072_000_000_000
@@ -42,7 +42,7 @@ class Site:
         self.clock = SimulatedClock(NOW)
         paths, plan = self.project.paths, self.project.plan
         with (
-            Door(paths.stream, "serve-1", plan, self.clock) as door,
+            EventCollector(paths.stream, "serve-1", plan, self.clock) as door,
             Router(paths.stream, plan, clock=self.clock) as router,
         ):
             self.send(door, 0, ROWS)

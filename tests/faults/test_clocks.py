@@ -15,13 +15,13 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.cli.doctor_clock import dated_ahead
 from tailorbird.events import (
+    BACKWARD_TOLERANCE,
     DAY,
     HOUR,
     MINUTE,
     SECOND,
-    SET_BACK,
     SystemClock,
-    show_duration,
+    format_duration,
     to_iso,
 )
 from tailorbird.events.answer_record import AnswerRecord
@@ -31,7 +31,7 @@ from tailorbird.features.request import Rows
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole, run, verify
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 
 NOW = SystemClock().now()
 YEAR = 365 * DAY
@@ -67,7 +67,7 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     door_clock, router_clock, worker_clock, lake_clock = (Wrong(*offsets) for offsets in clocks)
     sent, set_back = [], []
     for run_ in range(3):  # each role starts again between two runs
-        with Door(project.paths.stream, "serve-1", project.plan, door_clock) as door:
+        with EventCollector(project.paths.stream, "serve-1", project.plan, door_clock) as door:
             for number in range(10):
                 event = {
                     "event_id": f"t{run_}-{number}",
@@ -108,7 +108,7 @@ def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
         stamps = [each["received_at"] for each in events[10 * run_ : 10 * run_ + 10]]
         back = [before - after for before, after in pairwise(stamps) if after < before]
         assert len(back) <= set_back[run_]
-        assert all(span > timedelta(microseconds=SET_BACK) for span in back)
+        assert all(span > timedelta(microseconds=BACKWARD_TOLERANCE) for span in back)
 
 
 class Set:
@@ -127,7 +127,7 @@ class Site:
 
     def __init__(self, folder) -> None:
         self.project, self.clock = make_project(folder), Set()
-        self.doors: dict[str, Door] = {}
+        self.doors: dict[str, EventCollector] = {}
         self._sent = 0
         self.start()
 
@@ -144,9 +144,9 @@ class Site:
             role.close()
         self.doors = {}
 
-    def door(self, producer: str = "serve-1", clock: Set | None = None) -> Door:
+    def door(self, producer: str = "serve-1", clock: Set | None = None) -> EventCollector:
         if producer not in self.doors:
-            self.doors[producer] = Door(
+            self.doors[producer] = EventCollector(
                 self.project.paths.stream, producer, self.project.plan, clock or self.clock
             )
         return self.doors[producer]
@@ -248,7 +248,7 @@ def test_once_a_clock_that_was_ahead_is_right_again_so_are_times(site, jump, cap
     assert all(event["counts"] for event in events.values())
     assert site.door().figures().clock_set_back == 1
     [told] = [record.getMessage() for record in caplog.records if "set back" in record.getMessage()]
-    assert f"set back by {show_duration(jump)}" in told
+    assert f"set back by {format_duration(jump)}" in told
     # All that share a record with such an event are read as of then, which is what F13 says; no
     # honest event is left out for it.
     assert site.read("u3", "i3").t // SECOND == NOW // SECOND + max(HOUR, jump) // SECOND

@@ -25,20 +25,20 @@ from tests.faults.roles import Up, make_project, until
 from tests.serving import shop
 
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import active_schemas, answering, settle
+from tailorbird.config.schemas import active_schemas, champion_features, settle
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
-from tailorbird.features.schemas import apply, go_back, read_applied
+from tailorbird.features.schemas import apply, read_applied, revert
 from tailorbird.lake import Lake
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.supervisor import STABLE_S
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head, Registry
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
@@ -129,7 +129,7 @@ def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str,
     for version, features in schemas.items():
         mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
         assert set(mine["model"].to_pylist()) == {version}
-        report = parity(features, AttachedEvents(lake, features).table(), mine)
+        report = parity(features, JoinedEvents(lake, features).table(), mine)
         assert (report.unequal, report.pending, report.skipped) == (0, 0, 0), report.examples[:3]
         assert report.answers == mine.num_rows > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -143,11 +143,11 @@ class Live:
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.door = Door(project.paths.stream, "serve-1", project.plan, CLOCK)
+        self.door = EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK)
         assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
         self.roles = Roles(project, CLOCK)
         self.roles.step()
-        self.parts = InProcess(project, CLOCK, door=self.door, seed=0)
+        self.parts = InProcessServer(project, CLOCK, door=self.door, seed=0)
         self.answers: list[tuple[str, tuple[str, ...]]] = []
         self.failures: list[BaseException] = []
         self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
@@ -284,7 +284,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     assert (
         min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
     )
-    assert answering(changed).schema_hash == project.features.schema_hash, (
+    assert champion_features(changed).schema_hash == project.features.schema_hash, (
         "what is held against the lake all the time"
     )
     assert [one.schema_hash for one in active_schemas(changed)] == [
@@ -443,7 +443,7 @@ def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) ->
     logged = lake.table("answers")
     for features in schemas.values():
         mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
-        report = parity(features, AttachedEvents(lake, features).table(), mine)
+        report = parity(features, JoinedEvents(lake, features).table(), mine)
         assert (report.unequal, report.pending) == (0, 0), report.examples[:3]
         assert report.answers > 0
     return dict(Counter(logged["model"].to_pylist()))
@@ -457,7 +457,7 @@ def test_roles_that_start_take_features_py_as_it_is_unless_it_was_gone_back_from
     changed = change(project)
     assert "features.py has changed" in settle(changed, CLOCK).said
     assert read_applied(state).schema == changed.features.schema_hash
-    go_back(state, at=CLOCK.now())
+    revert(state, at=CLOCK.now())
     settled = settle(open_project(project.root), CLOCK)
     assert "gone back from" in settled.said
     assert (

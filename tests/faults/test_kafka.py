@@ -24,10 +24,10 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import ROUTED, SystemClock
 from tailorbird.features import FeatureSet, count, entity
-from tailorbird.features.keypart import parts_of
+from tailorbird.features.keypart import all_parts
 from tailorbird.features.receipts import events_of
 from tailorbird.features.shuffle import Shuffle
-from tailorbird.features.state import Position, position_in
+from tailorbird.features.state import Position, read_local_position
 from tailorbird.lake import Lake
 from tailorbird.platform.roles import drain
 from tailorbird.stream import Block, open_reader, open_writer
@@ -169,7 +169,7 @@ def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path
     with broker(tmp_path) as servers:
         stream = KafkaStream(Cluster(servers, "test", options=OPTIONS), tmp_path)
         logs = stream.shuffled(features.schema_hash, 3)
-        assert stream.partitions_of(logs[0].topic) == 3
+        assert stream.partition_count(logs[0].topic) == 3
         elsewhere = [
             replace(log, folder=None) for log in logs
         ]  # another machine knows nothing of our locks
@@ -201,8 +201,8 @@ def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path
 def _workers(project: Project) -> list[Position]:
     try:
         return [
-            position_in(project.paths.state, project.features, part)
-            for part in parts_of(project.workers)
+            read_local_position(project.paths.state, project.features, part)
+            for part in all_parts(project.workers)
         ]
     except NotReadyError:
         return [Position()]

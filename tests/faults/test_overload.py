@@ -26,8 +26,8 @@ from tailorbird.stream import open_reader, raw_path
 
 BODIES_BYTES = (
     12 << 20
-    # room for a hundred bodies, so that half a second of overload fills it; `make chaos` has all of 64
-    # MiB
+    # room for a hundred bodies, so that half a second of overload fills it; `make chaos` has all of
+    # 64 MiB
 )
 
 pytestmark = [

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from tests.faults.roles import make_project, until
 
-from tailorbird.config.schemas import released as _released
+from tailorbird.config.schemas import releasable_offset as _released
 from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
@@ -19,11 +19,11 @@ from tailorbird.features.worker import run as run_worker
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.idle import prune_idle
 from tailorbird.router import Router
-from tailorbird.router import run as run_router
+from tailorbird.router import run_router as run_router
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.pruning import Pruner
-from tailorbird.stream import answers_path, open_reader, open_writer, raw_path
+from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path
 from tailorbird.stream.importer import import_files
 
 CLOCK = SystemClock()
@@ -55,7 +55,7 @@ def bodies(first: int):
         yield json.dumps([profile, *clicks]).encode()
 
 
-def send(door: Door, first: int) -> None:
+def send(door: EventCollector, first: int) -> None:
     for body in bodies(first):
         assert all(decision.accepted for decision in door.submit(body))
 
@@ -141,7 +141,7 @@ def catalogue(project) -> tuple:
 def test_all_logs_are_pruned_and_everything_goes_on(project):
     paths = project.paths
     total = BODIES * ROWS
-    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
         with Router(paths.stream, project.plan, clock=CLOCK) as router:
             router.step()
@@ -165,7 +165,7 @@ def test_all_logs_are_pruned_and_everything_goes_on(project):
 
 def test_the_newest_rows_stay(project):
     with (
-        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
         roles(project, keep_rows=2 * ROWS),
     ):
         for first in range(3):
@@ -178,7 +178,7 @@ def test_the_newest_rows_stay(project):
 
 def test_nothing_goes_while_the_worker_has_not_begun(project):
     paths = project.paths
-    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, 0)
     with Router(paths.stream, project.plan, clock=CLOCK) as router:
         router.step()
@@ -195,7 +195,7 @@ def test_a_follower_that_was_overtaken_begins_again(project):
     paths = project.paths
     follower = Catalogue(paths.routed)
     with (
-        Door(paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door,
         Router(paths.stream, project.plan, clock=CLOCK) as router,
     ):
         send(door, 0)
@@ -236,7 +236,7 @@ def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project,
         import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted
         == total
     )
-    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+    with EventCollector(paths.stream, "serve-1", project.plan, CLOCK) as door:
         send(door, BODIES)
     drain(project)
     assert prune_idle(paths.stream, paths.lake, CLOCK) == {}, "somebody wrote just now"
@@ -246,7 +246,7 @@ def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project,
         )
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-serve-1": BODIES}
     assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {}
-    assert not open_reader(answers_path(paths.stream, "serve-1")).start()
+    assert not open_reader(response_log_path(paths.stream, "serve-1")).start()
 
     assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).already
     second = history(tmp_path / "files", "second", 2 * BODIES)

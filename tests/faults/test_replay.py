@@ -15,7 +15,7 @@ from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
 from tailorbird.lake import verify
-from tailorbird.lake.refused import Choice
+from tailorbird.lake.refused import QuarantineFilter
 from tailorbird.lake.replay import replay
 from tailorbird.platform.roles import Roles
 from tailorbird.router import Router
@@ -73,7 +73,7 @@ def test_the_state_is_that_of_the_lake_after_a_replay(tmp_path: Path) -> None:
     report = replay(
         project.paths.lake,
         project.paths.stream,
-        Choice(("unknown_type",)),
+        QuarantineFilter(("unknown_type",)),
         plan=project.plan,
         clock=CLOCK,
     )

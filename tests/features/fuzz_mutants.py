@@ -177,7 +177,7 @@ def swept(world: World) -> None:
 
 def _a_tile_too_few(patch: pytest.MonkeyPatch) -> None:
     """The stream's windows reach one tile less far."""
-    patch.setattr(faults, "cut", lambda site: site == "features.tile")
+    patch.setattr(faults, "is_disabled", lambda site: site == "features.tile")
 
 
 def _a_window_of_the_backfill_ends_a_microsecond_early(patch: pytest.MonkeyPatch) -> None:

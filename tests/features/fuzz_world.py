@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tests.features import fuzz_words as words
 from tests.features import kit
 from tests.features.drawn_events import ITEMS
-from tests.features.three_readings import Asked, differences
+from tests.features.three_readings import SampledRead, differences
 
 from tailorbird import faults
 from tailorbird.errors import StorageError
@@ -28,7 +28,7 @@ from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.schema import micros
 from tailorbird.features import FeatureSet, ReadRequest, reference
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.read import Reader
@@ -50,7 +50,7 @@ ROUTER_SITES = tuple(
 def crashing(site: str, hit: int) -> Iterator[None]:
     """Within the block the process would die at the `hit`-th arrival at `site`."""
     armed = {site: faults._Fault("raise", "", hit, hit)}
-    with mock.patch.object(faults, "_armed", return_value=armed):
+    with mock.patch.object(faults, "_configured_faults", return_value=armed):
         yield
 
 
@@ -74,7 +74,7 @@ class World:
         self.clock = SimulatedClock(BASE)
         self.sets: list[FeatureSet] = [words.feature_set(lines)]
         self.features = self.sets[0]
-        self.reads: list[tuple[FeatureSet, Asked]] = []
+        self.reads: list[tuple[FeatureSet, SampledRead]] = []
         self.past: list[
             tuple[FeatureSet, ReadRequest, int]
         ] = []  # asked of the lake alone: at `now`, known up to a p
@@ -138,7 +138,9 @@ class World:
     def read(self, request: ReadRequest, reader: Reader | None = None) -> None:
         if reader is None:
             self.reader = reader = self.reader or Reader(self.folder / "state", self.features)
-        self.reads.append((self.features, Asked(request, ITEMS, reader.read(request, list(ITEMS)))))
+        self.reads.append(
+            (self.features, SampledRead(request, ITEMS, reader.read(request, list(ITEMS))))
+        )
 
     def read_within_a_commit(self, request: ReadRequest) -> None:
         """Step, and read from another thread at the moment before the step's transaction ends."""
@@ -273,7 +275,7 @@ class World:
         return (
             self.events()
             if self.router is None
-            else AttachedEvents(self.lake(), features).join(self.events())
+            else JoinedEvents(self.lake(), features).join(self.events())
         )
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
@@ -350,7 +352,7 @@ class World:
         )
 
 
-def mistaken(read: Asked, events: pa.Table) -> list[str]:
+def mistaken(read: SampledRead, events: pa.Table) -> list[str]:
     """List requests whose person is not the user of the newest identify known then."""
     request, rows = read.request, read.rows
     expected = request.person

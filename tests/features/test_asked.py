@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.errors import UsageError
-from tailorbird.features.asked import read_asked, requests_of_file
+from tailorbird.features.asked import read_backfill_inputs, requests_of_file
 
 NEWEST = 90
 MOMENT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -120,14 +120,14 @@ def test_columns_that_are_not_there_or_stand_twice_are_named(tmp_path):
 
 
 def test_a_file_or_a_folder_of_something_else_is_no_folder_of_a_backfill(tmp_path):
-    assert read_asked(tmp_path / "new", lock="columns.lock") is None
+    assert read_backfill_inputs(tmp_path / "new", lock="columns.lock") is None
     (tmp_path / "columns.lock").touch()
     (tmp_path / ".backfill.json.12345").touch()
-    assert read_asked(tmp_path, lock="columns.lock") is None, (
+    assert read_backfill_inputs(tmp_path, lock="columns.lock") is None, (
         "what a first run makes before all else"
     )
     (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="something else than a backfill: notes"):
-        read_asked(tmp_path, lock="columns.lock")
+        read_backfill_inputs(tmp_path, lock="columns.lock")
     with pytest.raises(UsageError, match="is a file"):
-        read_asked(tmp_path / "notes", lock="columns.lock")
+        read_backfill_inputs(tmp_path / "notes", lock="columns.lock")

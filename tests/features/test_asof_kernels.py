@@ -12,7 +12,7 @@ from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.kernels import tile_of
 from tailorbird.features.kernels_groups import KeyNumbering, group_entries
-from tailorbird.features.sketch import places, summary
+from tailorbird.features.sketch import registers_and_ranks, summary
 
 WEIGHTS = np.array([1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605, 0.5])
 HUGE = (1 << 63) - 1
@@ -97,7 +97,7 @@ def test_peaks_and_unions_are_those_of_a_loop(events, moments, seed):
 
 def union_of(hashes, precision):
     registers = np.zeros((1, 1 << precision), np.uint8)
-    register, rank = places(hashes, precision)
+    register, rank = registers_and_ranks(hashes, precision)
     np.maximum.at(registers[0], register, rank)
     empty, weight = summary(registers)
     return empty[0], weight[0]

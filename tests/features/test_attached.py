@@ -11,9 +11,9 @@ import pytest
 
 from tailorbird.events import HOUR, SECOND, RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, distinct, entity, last
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, backfill, event_columns
-from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
 from tailorbird.features.explain import explain
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import unequal
@@ -22,7 +22,7 @@ from tailorbird.features.state import open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import routed_path
 
 NOW = 1_764_072_000_000_000
@@ -65,7 +65,7 @@ class Site:
 
     def send(self, events):
         with (
-            Door(self.stream, "serve-1", self.plan, self.clock) as door,
+            EventCollector(self.stream, "serve-1", self.plan, self.clock) as door,
             Router(self.stream, self.plan, clock=self.clock) as router,
         ):
             for start in range(0, len(events), 10):
@@ -180,7 +180,7 @@ def test_events_of_the_lake_get_what_would_have_been_routed(sites):
     expected = in_order(always.lake().events())
     stored, filled = (
         in_order(late.lake().events()),
-        in_order(AttachedEvents(late.lake(), FEATURES).table()),
+        in_order(JoinedEvents(late.lake(), FEATURES).table()),
     )
     names = ["item_version", "item_profile", "user_version", "user_profile"]
     assert stored["item_profile"] != expected["item_profile"]
@@ -196,9 +196,9 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     values_by_site = []
     for site in sites:
         site.load()
-        events = AttachedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
+        events = JoinedEvents(site.lake(), FEATURES).table(event_columns(FEATURES))
         pieces = pa.concat_tables(
-            list(AttachedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
+            list(JoinedEvents(site.lake(), FEATURES).batches(event_columns(FEATURES)))
         )
         rows, again = (backfill(FEATURES, one, requests(320)) for one in (events, pieces))
         assert not unequal(rows.numeric, again.numeric).any()
@@ -206,7 +206,7 @@ def test_a_backfill_and_its_explanation_are_those_of_the_attribute_declared_at_f
     assert not unequal(values_by_site[0].numeric, values_by_site[1].numeric).any()
     values = dict(zip(values_by_site[1].numeric_names, values_by_site[1].numeric.T, strict=True))
     assert [name for name, column in values.items() if not (column > 0).any()] == []
-    routed = routed_events(AttachedEvents(sites[1].lake(), FEATURES).table())
+    routed = routed_events(JoinedEvents(sites[1].lake(), FEATURES).table())
     explanation = explain(FEATURES, "nike", ReadRequest(person="u1"), None, NOW + HOUR, 320, routed)
     assert explanation.value == values["nike"][6]
 
@@ -215,18 +215,18 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
     always, late = sites
     with always.worker() as worker:
         assert not worker.needs_history()
-        follow(worker, always.lake())
+        catch_up(worker, always.lake())
         assert (worker.position.p, worker.waits_for_lake) == (320, False)
     with late.worker() as worker:
         assert worker.needs_history(), "the log begins with events that lack brand and plan"
-        follow(worker, late.lake())
+        catch_up(worker, late.lake())
         assert (worker.position.p, worker.waits_for_lake) == (200, True), (
             "what the lake has, and not what the log lacks"
         )
-        assert not lake_is_ahead(worker, late.lake())
+        assert not is_lake_ahead(worker, late.lake())
         worker.run(threading.Event())  # returns, to wait
         late.load()
-        follow(worker, late.lake())
+        catch_up(worker, late.lake())
         assert (worker.position.p, worker.waits_for_lake) == (320, False)
     assert late.records() == always.records()
     reads = []
@@ -236,7 +236,7 @@ def test_a_late_state_waits_for_the_lake_and_equals_one_declared_from_the_start(
         reads.append(reader.read(request, [f"i{n}" for n in range(6)]).numeric)
         reader.close()
     assert not unequal(*reads).any()
-    rows = backfill(FEATURES, AttachedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
+    rows = backfill(FEATURES, JoinedEvents(late.lake(), FEATURES).table(), requests(320)).numeric[
         6:12
     ]
     assert not unequal(reads[1], rows).any()
@@ -269,6 +269,6 @@ def test_a_version_that_the_lake_does_not_have_stays_as_stored(sites):
             return name != "items" and super().exists(name)
 
     stored = in_order(late.lake().events())
-    filled = in_order(AttachedEvents(Without(late.lake_path), FEATURES).table())
+    filled = in_order(JoinedEvents(Without(late.lake_path), FEATURES).table())
     assert filled["item_profile"].combine_chunks() == stored["item_profile"].combine_chunks()
     assert filled["user_profile"].combine_chunks() != stored["user_profile"].combine_chunks()

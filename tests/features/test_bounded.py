@@ -9,8 +9,8 @@ import pytest
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.features.backfill import Requests, backfill, event_columns
-from tailorbird.features.bounded import affordable_columns, read_wanted, spilled
-from tailorbird.features.sampled import wanted
+from tailorbird.features.bounded import affordable_columns, backfill_on_disk, read_required_events
+from tailorbird.features.sampled import required_events
 from tailorbird.lake import Lake, LakeRole
 
 ITEM, EVERYONE = entity("item"), entity()
@@ -85,8 +85,8 @@ def of(*names: str) -> FeatureSet:
 
 def test_an_event_that_shows_several_items_is_loaded_for_the_requested_ones(lake, requests):
     features = of("clicked", "shown")
-    expected = lake.table("events", event_columns(features), wanted(features, requests))
-    events = read_wanted(lake, features, requests, rows_max=10)
+    expected = lake.table("events", event_columns(features), required_events(features, requests))
+    events = read_required_events(lake, features, requests, rows_max=10)
     assert expected.num_rows > SEEN
     assert events is not None
     assert sorted(
@@ -101,8 +101,8 @@ def test_an_event_that_shows_several_items_is_loaded_for_the_requested_ones(lake
 
 
 def test_no_more_is_loaded_than_the_bound(lake, requests):
-    assert read_wanted(lake, FEATURES, requests, rows_max=20) is None
-    assert read_wanted(lake, FEATURES, requests, bytes_max=1_000) is None
+    assert read_required_events(lake, FEATURES, requests, rows_max=20) is None
+    assert read_required_events(lake, FEATURES, requests, bytes_max=1_000) is None
 
 
 def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
@@ -116,7 +116,7 @@ def test_which_groups_are_compared_changes_from_time_to_time(lake, requests):
 
 def test_what_exceeds_memory_is_computed_on_disk_and_is_equal(lake, requests, tmp_path):
     expected = backfill(FEATURES, lake.table("events", event_columns(FEATURES)), requests)
-    parts = list(spilled(lake, FEATURES, requests, tmp_path / "spill", 1_000))
+    parts = list(backfill_on_disk(lake, FEATURES, requests, tmp_path / "spill", 1_000))
     assert (
         np.concatenate([part.rows.numeric for part in parts]).tobytes()
         == expected.numeric.tobytes()
@@ -126,4 +126,4 @@ def test_what_exceeds_memory_is_computed_on_disk_and_is_equal(lake, requests, tm
         == expected.sequences["recent"].of(0).lists()
     )
     assert (tmp_path / "spill").exists()
-    assert isinstance(read_wanted(lake, FEATURES, requests), pa.Table)
+    assert isinstance(read_required_events(lake, FEATURES, requests), pa.Table)

@@ -13,14 +13,14 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, ratio, sequence
 from tailorbird.features.figures import read_all_figures
-from tailorbird.features.keypart import parts_of
+from tailorbird.features.keypart import all_parts
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.schemas import Schemas
 from tailorbird.serving.state import StateReader
 from tailorbird.store.breaker import FAILURES
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 pytestmark = needs_valkey
 
@@ -100,10 +100,10 @@ def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
 ):
     rng, clock = np.random.default_rng(7), SimulatedClock(kit.T0)
     with running(tmp_path / "server") as server:
-        log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
+        log, at = kit.Log(tmp_path), CopyTarget(server.url, "shop")
         workers = [
             FeatureWorker(log.path, tmp_path / "state", features, clock=clock, copies=at, part=part)
-            for part in parts_of(count)
+            for part in all_parts(count)
         ]
         local = Reader(tmp_path / "state", features, workers=count)
         remote = StateReader(tmp_path / "nowhere", features, copies=at, workers=count, retry_s=0)
@@ -129,7 +129,7 @@ def test_copies_read_like_the_state_and_a_loss_is_reported_and_repaired(
 def test_before_anything_was_published_there_are_no_features(tmp_path, features):
     with running(tmp_path / "server") as server:
         remote = StateReader(
-            tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0
+            tmp_path / "nowhere", features, copies=CopyTarget(server.url, "shop"), retry_s=0
         )
         with pytest.raises(NotReadyError, match="no records have been published"):
             remote.read(ReadRequest(person="u1", now=1), ITEMS)
@@ -145,7 +145,7 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
         log.append([kit.routed([kit.event("click", kit.T0, user_id="u0", item_id="i0")])])
         read = {}
         for name, logged in (("one", True), ("other", False)):
-            at, clock = CopiesAt(server.url, name), SimulatedClock(kit.T0)
+            at, clock = CopyTarget(server.url, name), SimulatedClock(kit.T0)
             with FeatureWorker(
                 log.path, tmp_path / name, features, clock=clock, copies=at
             ) as worker:
@@ -154,7 +154,7 @@ def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_o
                 assert worker._store.settle(30), worker._store.problem
         for name in ("one", "other"):
             reader = StateReader(
-                tmp_path / "nowhere", features, copies=CopiesAt(server.url, name), retry_s=0
+                tmp_path / "nowhere", features, copies=CopyTarget(server.url, name), retry_s=0
             )
             read[name] = reader.read(ReadRequest(person="u0", now=kit.T0 + SECOND), ["i0"]).numeric[
                 0, 0
@@ -168,9 +168,9 @@ def test_failures_add_up_over_schemas_and_reopened_readers(tmp_path, features):
     other = FeatureSet.from_declarations([count("clicks", item, "click", window="1h")])
     with running(tmp_path / "server") as server:
         schemas = Schemas(
-            tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0
+            tmp_path / "nowhere", features, copies=CopyTarget(server.url, "shop"), retry_s=0
         )
-        readers = [schemas._enter(each).reader for each in (features, other)]
+        readers = [schemas._acquire(each).reader for each in (features, other)]
         server.kill()
         errors = []
         for n in range(FAILURES + 2):
@@ -187,7 +187,7 @@ def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(
     metrics = Metrics()
     metrics.watch_workers(lambda: read_all_figures(tmp_path / "state"))
     with running(tmp_path / "server") as server:
-        log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
+        log, at = kit.Log(tmp_path), CopyTarget(server.url, "shop")
         with FeatureWorker(
             log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at
         ) as worker:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.features.drawn_events import ITEMS, START, Post, Step, posts, steps
 from tests.features.drawn_features import KINDS, declarations
-from tests.features.three_readings import Asked, differences, stream
+from tests.features.three_readings import SampledRead, differences, stream
 
 from tailorbird import faults
 from tailorbird.events import Receipt, RoutePlan
@@ -96,7 +96,7 @@ def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):
     ]
     script = [Step(clicks, False, ReadRequest(person="u1", now=START + 61 * SECOND))]
     assert differences(features, *stream(tmp_path / "sound", features, script)) == []
-    monkeypatch.setattr(faults, "cut", lambda site: site == "features.tile")
+    monkeypatch.setattr(faults, "is_disabled", lambda site: site == "features.tile")
     different = differences(features, *stream(tmp_path / "short", features, script))
     assert different == [
         "clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), "
@@ -124,7 +124,7 @@ SHOP = (
 
 def through_the_router(
     folder: Path, features: FeatureSet, visit: list[Post]
-) -> tuple[pa.Table, list[Asked]]:
+) -> tuple[pa.Table, list[SampledRead]]:
     plan = RoutePlan(
         user_attributes=features.user_attributes, item_attributes=features.item_attributes
     )
@@ -145,7 +145,7 @@ def through_the_router(
             router.step()
             worker.step()
             reader = Reader(folder / "state", features)
-            reads.append(Asked(post.request, ITEMS, reader.read(post.request, list(ITEMS))))
+            reads.append(SampledRead(post.request, ITEMS, reader.read(post.request, list(ITEMS))))
             reader.close()
         router.step()
         with open_reader(routed_path(folder)) as log:

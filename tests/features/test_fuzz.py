@@ -22,7 +22,7 @@ from tests.features.fuzz_machine import Site, kinds_left_out
 from tests.features.fuzz_mutants import MUTANTS, Mutant, Scene, mutated
 from tests.features.fuzz_mutants import differences as scene_differences
 from tests.features.fuzz_world import BASE
-from tests.features.three_readings import Asked, differences
+from tests.features.three_readings import SampledRead, differences
 
 from tailorbird.events.clock import SECOND
 from tailorbird.features import ReadRequest
@@ -125,7 +125,7 @@ def test_a_worker_that_is_killed_resumes_without_a_trace(
         ReadRequest("u1", session_id="s1", now=0),
         ReadRequest(anonymous_id="a1", now=BASE),
     ):
-        reads.append(Asked(request, ITEMS, reader.read(request, list(ITEMS))))
+        reads.append(SampledRead(request, ITEMS, reader.read(request, list(ITEMS))))
     reader.close()
     assert reads[0].rows.p == len(rows)
     assert differences(features, kit.table(routed), reads) == []

@@ -26,8 +26,8 @@ from tailorbird.features.backfill import History
 from tailorbird.features.figures import read_figures
 from tailorbird.features.idle import retention_us, tallies
 from tailorbird.features.read import Reader
-from tailorbird.features.recompute import Excused, ParityReport
-from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
+from tailorbird.features.recompute import Exemptions, ParityReport
+from tailorbird.features.sampled import SampledRead, compare, read_sample, requests_of
 from tailorbird.features.state import all_records, open_state, state_folder
 from tailorbird.features.worker import FeatureWorker
 
@@ -244,10 +244,10 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
     reader.close()
     history = History(features, kit.table(routed))
 
-    def compared(reads: list[Asked]) -> ParityReport:
+    def compared(reads: list[SampledRead]) -> ParityReport:
         requests = requests_of(reads)
         return compare(
-            features, reads, history.rows(requests), excused=Excused(history, requests, dropped)
+            features, reads, history.rows(requests), excused=Exemptions(history, requests, dropped)
         )
 
     report = compared(reads)

@@ -16,7 +16,7 @@ from tests.features.fuzz_world import BASE, World
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, checks, entity, total, variance
-from tailorbird.features.plan import LARGEST, compare
+from tailorbird.features.plan import LARGEST, compare_sets
 
 EVENTS_THAT_FIT = 4
 MAX, UNIT = 1e15, 5e-4
@@ -88,7 +88,7 @@ def test_sums_up_to_the_bound_are_exact_in_every_reading(prices, tmp_path):
 @pytest.mark.usefixtures("few")
 def test_the_proof_of_the_plan_is_of_as_many_as_fit_and_no_more():
     features = words.feature_set(LINES)
-    proofs = {proof.name: proof for proof in compare(None, features).proofs}
+    proofs = {proof.name: proof for proof in compare_sets(None, features).proofs}
     assert set(proofs) == {"ever", "hour", "mean", "most", "fading", "part"}
     for proof in proofs.values():
         assert proof.units_max == round(MAX / UNIT)
@@ -104,7 +104,7 @@ def test_what_does_not_hold_enough_events_is_refused_at_the_very_unit():
             variance("spread", user, "purchase", of="price", unit=1, max=2**31 - 1),
         ]
     )
-    for proof in compare(None, fits).proofs:
+    for proof in compare_sets(None, fits).proofs:
         assert proof.events >= checks.EVENTS_MAX
     with pytest.raises(DeclarationError, match="do not fit into 64 bits"):
         total("sum", user, "purchase", of="price", unit=1, max=2**33)

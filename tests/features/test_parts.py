@@ -21,14 +21,19 @@ from tailorbird.events.clock import SECOND, SimulatedClock
 from tailorbird.events.keys import hash64
 from tailorbird.features import FeatureSet, ReadRequest
 from tailorbird.features.backfill import backfill
-from tailorbird.features.figures import figures_of, readers_of_routed, whole_figures
-from tailorbird.features.keypart import KeyPart, parts_of
-from tailorbird.features.positions import joined, newest, positions_of, widened
+from tailorbird.features.figures import figures_by_schema, read_schema_figures, routed_log_offsets
+from tailorbird.features.keypart import KeyPart, all_parts
+from tailorbird.features.positions import (
+    newest_positions,
+    positions_of,
+    stack_positions,
+    widen_positions,
+)
 from tailorbird.features.read import Reader
 from tailorbird.features.schemas import prune
 from tailorbird.features.shards import backfill_to
 from tailorbird.features.shuffle import Shuffle
-from tailorbird.features.state import open_state, position_in
+from tailorbird.features.state import open_state, read_local_position
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake.tables import ANSWERS
 
@@ -94,25 +99,26 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
         taken = shuffle.step()
     assert taken.rows == 262
     assert all(0 < some < 262 for some in taken.events)
-    for part, log in [(KeyPart(), folder / "routed.db"), *zip(parts_of(3), logs, strict=True)]:
+    for part, log in [(KeyPart(), folder / "routed.db"), *zip(all_parts(3), logs, strict=True)]:
         with FeatureWorker(log, folder / "state", features, clock=clock, part=part) as worker:
             assert worker.step().p == 262
             worker.tell()
     single, parts = (
         records(folder / "state", features, KeyPart()),
-        [records(folder / "state", features, part) for part in parts_of(3)],
+        [records(folder / "state", features, part) for part in all_parts(3)],
     )
     assert all(parts)
     assert sum(map(len, parts)) == len(single)
     assert {key: value for part in parts for key, value in part.items()} == single
-    by_worker = whole_figures(folder / "state", 3)[0]
-    assert by_worker.kinds == whole_figures(folder / "state")[0].kinds
-    assert by_worker == figures_of(folder / "state", features.schema_hash, 3)
-    assert sorted(readers_of_routed(folder / "state", 3)) == [
+    by_worker = figures_by_schema(folder / "state", 3)[0]
+    assert by_worker.kinds == figures_by_schema(folder / "state")[0].kinds
+    assert by_worker == read_schema_figures(folder / "state", features.schema_hash, 3)
+    assert sorted(routed_log_offsets(folder / "state", 3)) == [
         f"worker {features.schema_hash[:8]} part-{number}-of-3" for number in range(3)
     ]
     assert {
-        position_in(folder / "state", features, part).offset for part in (KeyPart(), *parts_of(3))
+        read_local_position(folder / "state", features, part).offset
+        for part in (KeyPart(), *all_parts(3))
     } == {263}
     request = ReadRequest(user_id="u2", now=clock.now())
     with_one, with_three = (
@@ -144,14 +150,14 @@ def test_all_parts_have_to_be_there(site) -> None:
     with pytest.raises(NotReadyError):
         Reader(folder / "state", features, workers=2)
     with pytest.raises(NotReadyError):
-        position_in(folder / "state", features, KeyPart(0, 2))
+        read_local_position(folder / "state", features, KeyPart(0, 2))
     with pytest.raises(UsageError, match="there is no part 2 of 2"):
         KeyPart(2, 2)
 
 
 def test_states_of_another_number_of_workers_are_pruned(site) -> None:
     features, folder = site
-    for part in (KeyPart(), *parts_of(2)):
+    for part in (KeyPart(), *all_parts(2)):
         with FeatureWorker(
             folder / "routed.db", folder / "state", features, clock=SimulatedClock(0), part=part
         ) as worker:
@@ -188,7 +194,7 @@ def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
     )
     p = positions_of(answers)
     assert p.shape == (3, 6)
-    assert newest(p).tolist() == [9, 8, 6]
+    assert newest_positions(p).tolist() == [9, 8, 6]
     for text in ("u1", "i7", "x"):
         assert p[:, hash64(text) % 6].tolist() == [
             9,
@@ -197,4 +203,4 @@ def test_positions_of_different_numbers_of_workers_stand_in_one_array() -> None:
         ]
     assert positions_of(answers.slice(0, 1)).tolist() == [9]
     assert positions_of(answers.drop_columns(["positions"])).tolist() == [9, 8, 6]
-    assert widened(joined([3, 4]), 2).tolist() == [[3, 3], [4, 4]]
+    assert widen_positions(stack_positions([3, 4]), 2).tolist() == [[3, 3], [4, 4]]

@@ -1,4 +1,4 @@
-"""State, served answers and lake held against each other: samples, the loop of the lake role, what
+"""BreakerState, served answers and lake held against each other: samples, the loop of the lake role, what
 it counts and says.
 """
 
@@ -20,20 +20,20 @@ from tailorbird.features import (
     watch,
 )
 from tailorbird.features.backfill import History, event_columns
-from tailorbird.features.compared import FILE, read_compared
+from tailorbird.features.compared import FILE, read_parity_totals
 from tailorbird.features.read import Reader
 from tailorbird.features.sampled import (
     compare,
     draw_sample,
     read_sample,
     requests_of,
+    required_events,
     unselective_columns,
-    wanted,
 )
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.serving.metrics import Metrics
-from tailorbird.stream import Block, answers_path, open_writer
+from tailorbird.stream import Block, open_writer, response_log_path
 
 PROFILE = '{"category":"c1"}'
 USER, ITEM = entity("user"), entity("item")
@@ -93,7 +93,7 @@ class Shop:
         ) as worker:
             worker.step()
         self.reader = Reader(folder / "state", FEATURES)
-        self.answers = open_writer(answers_path(folder, "serve-1"), partition="serve-1")
+        self.answers = open_writer(response_log_path(folder, "serve-1"), partition="serve-1")
 
     def answer(self, number: int, *, wrong: bool = False, person: str = "u1") -> None:
         items = ["i0", "i1", "i2"]
@@ -120,7 +120,7 @@ class Shop:
             role.drain()
         return Lake(self.folder / "lake")
 
-    def compare(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
+    def compare(self, events_max: int = watch.EVENTS_MAX) -> watch.ParityTotals:
         folder = self.folder
         return watch.run_comparison(
             FEATURES,
@@ -152,7 +152,8 @@ def sampled(shop: Shop, lake: Lake, reader: Reader):
         FEATURES,
         reads,
         History(
-            FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))
+            FEATURES,
+            lake.table("events", event_columns(FEATURES), required_events(FEATURES, requests)),
         ).rows(requests),
     )
 
@@ -202,7 +203,7 @@ def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
     )
     drawn = draw_sample(lake, 1, now=shop.now)
     requests = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
-    filtered = lake.table("events", where=wanted(alone, requests))
+    filtered = lake.table("events", where=required_events(alone, requests))
     assert set(filtered["person"].to_pylist()) == {drawn.requests[0].person, None}
     assert set(
         filtered.filter(np.equal(filtered["type"].to_numpy(zero_copy_only=False), "item"))[
@@ -210,9 +211,9 @@ def test_only_the_events_that_a_sample_can_depend_on_are_required(shop):
         ].to_pylist()
     ) == set(drawn.items[0])
     assert (
-        lake.rows("events", wanted(alone, requests))
+        lake.rows("events", required_events(alone, requests))
         == filtered.num_rows
-        < lake.rows("events", wanted(FEATURES, requests))
+        < lake.rows("events", required_events(FEATURES, requests))
     )
 
 
@@ -222,7 +223,7 @@ def test_the_columns_about_everyone_are_listed():
 
 def test_a_wrong_value_that_was_served_moves_the_metric(shop):
     metrics = Metrics()
-    metrics.watch_features(lambda: read_compared(shop.folder / "run"))
+    metrics.watch_features(lambda: read_parity_totals(shop.folder / "run"))
     assert b"tailorbird_features" not in metrics.text()
     for number in range(3):
         shop.answer(number)
@@ -307,12 +308,12 @@ def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch
 
     monkeypatch.setattr(watch, "parity", broken)
     assert shop.compare().error == "the disk is gone"
-    assert read_compared(shop.folder / "run").answers == 1
+    assert read_parity_totals(shop.folder / "run").answers == 1
     monkeypatch.undo()
     assert shop.compare().error == ""
 
 
 def test_a_file_that_cannot_be_read_is_no_file(tmp_path):
-    assert read_compared(tmp_path) is None
+    assert read_parity_totals(tmp_path) is None
     (tmp_path / FILE).write_text('{"schema_hash": 3')
-    assert read_compared(tmp_path) is None
+    assert read_parity_totals(tmp_path) is None

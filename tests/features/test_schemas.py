@@ -8,10 +8,10 @@ from tailorbird.features import FeatureSet, count, entity
 from tailorbird.features.schemas import (
     applied_features,
     apply,
-    go_back,
-    kept_features,
+    load_declarations,
     prune,
     read_applied,
+    revert,
     state_folders,
 )
 from tailorbird.features.worker import FeatureWorker
@@ -38,17 +38,17 @@ def test_the_applied_schema_is_stored_with_earlier_ones(tmp_path):
     applied = read_applied(tmp_path)
     assert (applied.schema, applied.at, applied.before) == (TWO.schema_hash, 3, (ONE.schema_hash,))
     assert applied_features(tmp_path) == TWO
-    assert kept_features(tmp_path, ONE.schema_hash) == ONE
+    assert load_declarations(tmp_path, ONE.schema_hash) == ONE
 
 
 def test_going_back_is_remembered_until_it_is_applied_again(tmp_path):
     for at, features in enumerate((ONE, TWO, THREE)):
         apply(tmp_path, features, at=at)
-    assert go_back(tmp_path, at=4) == TWO.schema_hash
+    assert revert(tmp_path, at=4) == TWO.schema_hash
     assert read_applied(tmp_path).left == (THREE.schema_hash,)
-    assert go_back(tmp_path, at=5) == ONE.schema_hash, "not to the one that was left"
+    assert revert(tmp_path, at=5) == ONE.schema_hash, "not to the one that was left"
     with pytest.raises(NotReadyError, match="no earlier schema"):
-        go_back(tmp_path, at=6)
+        revert(tmp_path, at=6)
     assert apply(tmp_path, THREE, at=7)
     assert read_applied(tmp_path).left == (TWO.schema_hash,)
 
@@ -64,7 +64,7 @@ def test_unused_states_are_removed_but_never_a_locked_or_applied_one(tmp_path):
     assert removed[ONE.schema_hash] > 0
     assert state_folders(tmp_path) == [THREE.schema_hash]
     with pytest.raises(NotReadyError, match="are not kept here"):
-        kept_features(tmp_path, ONE.schema_hash)
+        load_declarations(tmp_path, ONE.schema_hash)
 
 
 def test_a_damaged_file_is_named(tmp_path):
@@ -74,4 +74,4 @@ def test_a_damaged_file_is_named(tmp_path):
         read_applied(tmp_path)
     (tmp_path / ONE.schema_hash / "features.json").write_text("{}")
     with pytest.raises(DamageError, match=r"features\.json: no stored declarations"):
-        kept_features(tmp_path, ONE.schema_hash)
+        load_declarations(tmp_path, ONE.schema_hash)

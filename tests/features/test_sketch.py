@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tailorbird.events.keys import hash64s
 from tailorbird.features.asof import Timeline
 from tailorbird.features.asof_sketches import Unions
-from tailorbird.features.sketch import estimate, places, summary
+from tailorbird.features.sketch import estimate, registers_and_ranks, summary
 
 
 def sketched(hashes: np.ndarray, precision: int) -> np.ndarray:
     registers = np.zeros((1, 1 << precision), np.uint8)
-    register, rank = places(hashes, precision)
+    register, rank = registers_and_ranks(hashes, precision)
     np.maximum.at(registers[0], register, rank)
     return registers
 
@@ -26,7 +26,7 @@ def distinct(texts: list[str], precision: int) -> float:
 
 def test_a_register_is_the_first_bits_and_the_rank_the_index_of_the_next_set_bit():
     hashes = np.array([0b101101 << 58 | 1 << 54, 0, 2**64 - 1, 1], np.uint64)
-    register, rank = places(hashes, 6)
+    register, rank = registers_and_ranks(hashes, 6)
     assert register.tolist() == [45, 0, 63, 0]
     assert rank.tolist() == [4, 40, 1, 40]
 

@@ -15,8 +15,8 @@ from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
-from tailorbird.store.scan import whole
+from tailorbird.serving.door import EventCollector
+from tailorbird.store.scan import is_readable
 
 CLOCK = SystemClock()
 
@@ -24,7 +24,7 @@ CLOCK = SystemClock()
 @pytest.fixture
 def project(tmp_path):
     made = make_project(tmp_path / "shop")
-    with Door(made.paths.stream, "serve-1", made.plan, CLOCK) as door:
+    with EventCollector(made.paths.stream, "serve-1", made.plan, CLOCK) as door:
         clicks = [
             {"event_id": f"e{n}", "type": "click", "user_id": f"u{n % 40}", "item_id": f"i{n % 7}"}
             for n in range(400)
@@ -58,7 +58,7 @@ def test_a_damaged_state_is_rebuilt_by_the_start_after_a_crash(project, caplog):
         len(pages) - 2 * 4096
     )  # all that the two pages at the beginning refer to
     data.write_bytes(pages)
-    assert not whole(folder)
+    assert not is_readable(folder)
     (folder / "starting").touch()  # as a worker leaves it that died of this before its first step
     with worker(project) as second:
         assert "the state is damaged" in caplog.text
@@ -74,9 +74,9 @@ def test_a_file_that_ends_before_its_last_page_is_detected(project):
     """
     folder = project.paths.state / project.features.schema_hash
     data = folder / "data.mdb"
-    assert whole(folder)
+    assert is_readable(folder)
     data.write_bytes(data.read_bytes()[:-4096])
-    assert not whole(folder)
+    assert not is_readable(folder)
 
 
 def test_a_damaged_list_of_free_pages_is_detected(project):
@@ -93,7 +93,7 @@ def test_a_damaged_list_of_free_pages_is_detected(project):
     root = int.from_bytes(newest[16 + 24 + 40 : 16 + 24 + 48], "little")
     assert 2 <= root < len(pages) // 4096
     data.write_bytes(pages[: root * 4096] + bytes(4096) + pages[(root + 1) * 4096 :])
-    assert not whole(folder)
+    assert not is_readable(folder)
 
 
 def test_an_intact_state_survives_any_crash_of_the_last_start(project):

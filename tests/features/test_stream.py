@@ -78,12 +78,12 @@ def test_every_value_read_is_the_reference_at_its_two_times(kit, data):
 
 def test_a_tile_too_few_is_noticed(kit, monkeypatch, tmp_path):
     monkeypatch.setenv("TAILORBIRD_FAULTS", "features.tile=cut")
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
     try:
         different = differences_of_one_click_a_window_ago(kit, tmp_path)
     finally:
         monkeypatch.undo()
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()
     assert {"clicks_1m", "clicks_1m_30s"} <= {one.split()[0] for one in different}
     assert differences_of_one_click_a_window_ago(kit, tmp_path / "sound") == []
 

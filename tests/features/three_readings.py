@@ -16,7 +16,7 @@ from tailorbird.features import reference as plain
 from tailorbird.features.backfill import backfill
 from tailorbird.features.keypart import KeyPart
 from tailorbird.features.read import Reader
-from tailorbird.features.sampled import Asked, requests_of
+from tailorbird.features.sampled import SampledRead, requests_of
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, open_writer
@@ -33,7 +33,7 @@ def stream(
     workers: int = 1,
     *,
     shuffled: bool = False,
-) -> tuple[pa.Table, list[Asked]]:
+) -> tuple[pa.Table, list[SampledRead]]:
     """Play the script through log, workers and reader: all events with their p, and what was read.
 
     Several workers are never all as far as each other; `shuffled` has each read the log that a
@@ -70,7 +70,7 @@ def stream(
                 if workers == 1 or (place + number) % workers:
                     worker.step()
             reader = Reader(folder / "state", features, workers=workers)
-            reads.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
+            reads.append(SampledRead(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
             reader.close()
     return table(all_rows), reads
 
@@ -96,7 +96,7 @@ def _rows(columns: list[list[int]]) -> list[list[int]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def differences(features: FeatureSet, events: pa.Table, reads: list[Asked]) -> list[str]:
+def differences(features: FeatureSet, events: pa.Table, reads: list[SampledRead]) -> list[str]:
     """Every value that is not the same in reference, backfill and stream."""
     different = []
     rows = backfill(features, events, requests_of(reads))

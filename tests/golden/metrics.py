@@ -11,15 +11,15 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from tests.golden.site import Recorded
 
-from tailorbird.candidates.query import group_of
-from tailorbird.features.compared import Compared
+from tailorbird.candidates.query import table_group
+from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import CopiesFigures, Figures, Kind
-from tailorbird.health import FollowedStop
-from tailorbird.loops import Loop
+from tailorbird.health import ProgressEvent
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.collectors import ScoresCollector, role_metrics
-from tailorbird.serving.decisions import DoorFigures
+from tailorbird.serving.decisions import CollectorFigures
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.patience import State
+from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.score_log import ScoreFigures
 from tailorbird.serving.shedding import Shedder
 from tailorbird.store.hedge import Hedge
@@ -66,15 +66,15 @@ def _of_server() -> bytes:
     told.churn_loaded("example", "v0001")
     told.watch_shedding(Shedder(threads=1))
     told.watch_limits(lambda: _ONE)
-    told.watch_patience(lambda: [State("example", open=False, opened=0, late=0)])
+    told.watch_breakers(lambda: [BreakerState("example", open=False, opened=0, late=0)])
     told.watch_hedge(Hedge())
     told.watch_rollout(lambda: {"champion": "v0001"})
-    told.watch_door(_door)
-    told.watch_features(lambda: Compared(schema_hash="example", compared=_ONE, unequal=_ONE))
+    told.watch_collector(_door)
+    told.watch_features(lambda: ParityTotals(schema_hash="example", compared=_ONE, unequal=_ONE))
     told.watch_workers(lambda: [_worker()])
     told.watch_copies(lambda: _ONE)
-    told.watch_candidates(lambda: {group_of("popular"): 1}, ["popular"])
-    told.watch_threads(lambda: [Loop("example", lambda: None, every_s=1.0)])
+    told.watch_candidates(lambda: {table_group("popular"): 1}, ["popular"])
+    told.watch_threads(lambda: [PeriodicTask("example", lambda: None, every_s=1.0)])
     lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)
     told.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]
     return told.text()
@@ -84,11 +84,11 @@ def _of_role() -> bytes:
     """The metrics that only roles without HTTP have."""
     figures = ScoreFigures()
     figures.scores["example"] = figures.unscored["example"] = 1
-    return role_metrics("example", FollowedStop(), [ScoresCollector(lambda: figures)])()
+    return role_metrics("example", ProgressEvent(), [ScoresCollector(lambda: figures)])()
 
 
-def _door() -> DoorFigures:
-    return DoorFigures(
+def _door() -> CollectorFigures:
+    return CollectorFigures(
         accepted=1,
         refused=_ONE,
         batches=1,

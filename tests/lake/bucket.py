@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.ports import free_port
 
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 BUCKET = "shop-lake"
 SECRET = "canary-7c0b2f4e9a31"
@@ -25,14 +25,12 @@ _OURS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_
 
 
 class Home:
-    """Where a test's logs and lake are: `home / "lake"` is a folder or a prefix of a bucket, all
-    else is on the disk.
-    """
+    """Paths of a test: `home / "lake"` is a folder or a prefix of a bucket, the rest is on disk."""
 
-    def __init__(self, path: Path, lake: Place) -> None:
+    def __init__(self, path: Path, lake: Storage) -> None:
         self.path, self.lake = path, lake
 
-    def __truediv__(self, name: str) -> Place:
+    def __truediv__(self, name: str) -> Storage:
         return self.lake if name == "lake" else self.path / name
 
 
@@ -80,11 +78,11 @@ def _make_bucket(port: int) -> None:
 
 
 class Proxy:
-    """Forwards requests to a server. `lose` says of a request whether its reply is dropped: the
-    connection is cut, the work done.
+    """Forwards requests to a server.
 
-    `hold` says of which requests nothing is forwarded before `let_go`, although the sender is cut
-    off at once.
+    Attributes:
+        lose: return whether to drop the reply of a request: the connection is cut, the work done.
+        hold: return whether to forward a request only at `release_paused`; its sender is cut off.
     """
 
     def __init__(self, target: str) -> None:
@@ -94,7 +92,7 @@ class Proxy:
         self.unconditional = (
             False  # forwards writes without their conditions, as storage would that knows none
         )
-        self._held: list[Callable[[], int]] = []
+        self._paused: list[Callable[[], int]] = []
         host = target.removeprefix("http://")
         proxy = self
 
@@ -119,17 +117,17 @@ class Proxy:
                     return connection.getresponse()
 
                 if proxy.hold(self.command, self.path):
-                    proxy._held.append(lambda: send().status)
+                    proxy._paused.append(lambda: send().status)
                     self.cut()
                     return
-                found = send()
-                content = found.read()
+                response = send()
+                content = response.read()
                 if proxy.lose(self.command, self.path):
                     proxy.lost.append(self.path)
                     self.cut()
                     return
-                self.send_response(found.status)
-                for name, value in found.getheaders():
+                self.send_response(response.status)
+                for name, value in response.getheaders():
                     if name.lower() not in (
                         "content-length",
                         "transfer-encoding",
@@ -142,7 +140,7 @@ class Proxy:
                     "Content-Length",
                     str(len(content))
                     if self.command != "HEAD"
-                    else found.getheader("Content-Length") or "0",
+                    else response.getheader("Content-Length") or "0",
                 )
                 self.end_headers()
                 if self.command != "HEAD":
@@ -162,10 +160,10 @@ class Proxy:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def let_go(self) -> list[int]:
+    def release_paused(self) -> list[int]:
         """Send what was held; with which status each was answered."""
-        held, self._held = self._held, []
-        return [send() for send in held]
+        paused, self._paused = self._paused, []
+        return [send() for send in paused]
 
     def close(self) -> None:
         self._server.shutdown()

@@ -1,6 +1,4 @@
-"""Logs as door, router and server would write them, small and made by hand, for the tests of the
-lake.
-"""
+"""Small logs as collector, router and server write them, for the tests of the lake."""
 
 import os
 import sys
@@ -20,8 +18,8 @@ from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract import Receipt
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake.tables import DUPLICATES
-from tailorbird.places import Place, place_of
-from tailorbird.stream import Block, answers_path, open_writer, raw_path, routed_path
+from tailorbird.places import Storage, open_storage
+from tailorbird.stream import Block, open_writer, raw_path, response_log_path, routed_path
 
 START = 20_000 * DAY  # 2024-10-04
 KINDS = ("click", "view", "item", "user")
@@ -151,7 +149,7 @@ class Site:
         self.rounds = 0
         self.raw = open_writer(raw_path(stream, producer), partition=producer)
         self.routed = open_writer(routed_path(stream), partition="routed", first=1)
-        self.answers = open_writer(answers_path(stream, "serve-1"), partition="serve-1")
+        self.answers = open_writer(response_log_path(stream, "serve-1"), partition="serve-1")
 
     def add(self, rounds: int = 1) -> None:
         for _ in range(rounds):
@@ -210,9 +208,9 @@ def s3() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(request: pytest.FixtureRequest, s3: str) -> Place:
+def bucket(request: pytest.FixtureRequest, s3: str) -> Storage:
     """A prefix of its own in a bucket."""
-    return place_of(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake", Path())
+    return open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake", Path())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

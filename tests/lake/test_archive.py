@@ -59,7 +59,7 @@ def test_files_are_bounded(tmp_path, log):
     reader.close()
 
 
-def test_a_full_file_is_not_kept_waiting(tmp_path, log):
+def test_a_full_file_is_closed_at_once(tmp_path, log):
     reader = open_reader(raw_path(tmp_path, "door"))
     archive = open_archive(tmp_path, bytes_max=10_000)
     log.append([Block(kind="body", rows=1, payload=bytes(1000)) for _ in range(5)])

@@ -1,6 +1,4 @@
-"""What a crash may leave is mended at the start; what no crash explains stops the role and is
-named.
-"""
+"""The start of the role undoes what a crash may leave, and names any other corruption."""
 
 import json
 import shutil
@@ -52,7 +50,7 @@ def forget_last_line(lake, lines=1):
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:-lines]))
 
 
-def assert_whole(tmp_path, lake, rounds=4):
+def assert_intact(tmp_path, lake, rounds=4):
     ids = Lake(lake).events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
     report = verify(lake)
@@ -79,7 +77,7 @@ def test_while_a_table_catches_up_the_log_is_released_only_behind_it(tmp_path, s
         site.add()
         role.drain()
     assert safe_positions(lake)["routed"] == 41
-    assert_whole(tmp_path, lake)
+    assert_intact(tmp_path, lake)
 
 
 @pytest.mark.parametrize("tear", TEARS)
@@ -94,7 +92,7 @@ def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(
         ]
         role.drain()
     assert (lake / "set-aside" / "events" / file.name).exists()
-    assert_whole(tmp_path, lake)
+    assert_intact(tmp_path, lake)
 
 
 @pytest.mark.slow
@@ -128,7 +126,7 @@ def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, sit
     with open_role(tmp_path) as role:
         assert ("set aside", table) in [(finding.what, finding.table) for finding in role.findings]
         role.drain()
-    assert_whole(tmp_path, lake)
+    assert_intact(tmp_path, lake)
 
 
 def test_a_whole_commit_that_the_ledger_never_saw_is_entered(tmp_path, site, lake):
@@ -139,7 +137,7 @@ def test_a_whole_commit_that_the_ledger_never_saw_is_entered(tmp_path, site, lak
         assert [(f.table, f.what) for f in role.findings] == [("commits", "recovered")]
         assert role.drain().idle
     assert (lake / "ledger.jsonl").read_bytes().splitlines()[-1] != b""
-    assert_whole(tmp_path, lake)
+    assert_intact(tmp_path, lake)
 
 
 @pytest.mark.parametrize("tear", [*TEARS, "gone"])
@@ -178,7 +176,7 @@ def test_a_torn_first_commit_is_made_again(tmp_path, site):
     with open_role(tmp_path) as role:
         assert ("events", 0, "set aside") in [(f.table, f.version, f.what) for f in role.findings]
         role.drain()
-    assert_whole(tmp_path, lake, rounds=3)
+    assert_intact(tmp_path, lake, rounds=3)
 
 
 @pytest.mark.parametrize("loss", ["gone", "shorter"])
@@ -203,7 +201,7 @@ def test_data_that_was_never_committed_is_removed(tmp_path, site, lake):
     assert not orphan.exists()
 
 
-def add_of_others(lake, times=1):
+def add_orphan_commit(lake, times=1):
     """Rows that another writer put into `events`."""
     options = client_options() if isinstance(lake, ObjectPath) else None
     table = DeltaTable(str(lake / "events"), storage_options=options)
@@ -219,7 +217,7 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     own = {file.name for file in lake.rglob("*.parquet")}
-    add_of_others(lake, 2)
+    add_orphan_commit(lake, 2)
     brought = {file.name for file in lake.rglob("*.parquet")} - own
     mends = (
         "the lake role sets it aside when it starts"
@@ -230,7 +228,7 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
     assert [fault.what.endswith(mends) for fault in faults] == [
         True
     ] * 5  # two commits, two checkpoints, and the hint
-    assert all("is none of the lake's own" in fault.what for fault in faults)
+    assert all("is not the lake's own" in fault.what for fault in faults)
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         assert {(finding.table, finding.what) for finding in role.findings} == {
             ("events", "set aside")
@@ -239,8 +237,15 @@ def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_st
         role.drain()
     assert verify(lake).clean
     assert len(Lake(lake).events(["event_id"])) == 32
-    kept = {file.name for file in (lake / "set-aside" / "events").rglob("*") if file.is_file()}
-    assert kept == {commit(lake, 2).name, commit(lake, 3).name, "_last_checkpoint", *brought}
+    set_aside_files = {
+        file.name for file in (lake / "set-aside" / "events").rglob("*") if file.is_file()
+    }
+    assert set_aside_files == {
+        commit(lake, 2).name,
+        commit(lake, 3).name,
+        "_last_checkpoint",
+        *brought,
+    }
     assert len(brought) == 4  # two checkpoints, two files of rows
 
 
@@ -251,7 +256,7 @@ def test_what_stands_on_a_torn_commit_is_told_with_what_mends_it(home, site):
     for version in (2, 3):
         commit(lake, version).write_bytes(b"")
     mends = (
-        "move it and what is named beside it out of _delta_log"
+        "move it and the files of later versions out of _delta_log"
         if isinstance(lake, ObjectPath)
         else "tailorbird lake repair sets it aside"
     )
@@ -288,7 +293,7 @@ def test_a_damaged_checkpoint_never_makes_a_table_unreadable(tmp_path, site, mon
     site.add()
     with open_role(tmp_path) as role:
         role.drain()
-    assert_whole(tmp_path, lake, rounds=9)
+    assert_intact(tmp_path, lake, rounds=9)
 
 
 def test_a_torn_ledger_line_is_written_again(tmp_path, site, lake):
@@ -296,7 +301,7 @@ def test_a_torn_ledger_line_is_written_again(tmp_path, site, lake):
     ledger.write_bytes(ledger.read_bytes()[:-20])
     with open_role(tmp_path) as role:
         role.drain()
-    assert_whole(tmp_path, lake)
+    assert_intact(tmp_path, lake)
 
 
 @pytest.mark.parametrize("harm", ["changed", "removed", "swapped"])

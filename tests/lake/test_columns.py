@@ -1,6 +1,4 @@
-"""A lake that an older release made, with fewer columns, is read and goes on; one of a newer
-release is refused.
-"""
+"""A lake of an older release gets the new columns; one of a newer release is refused."""
 
 import pyarrow as pa
 import pytest

@@ -1,6 +1,4 @@
-"""Many small files become few; no row comes, goes or changes, and a reader that began before goes
-on.
-"""
+"""Compaction makes few files of many; no row changes, and earlier readers are not disturbed."""
 
 import json
 
@@ -118,7 +116,7 @@ def test_a_step_is_one_folder_of_one_table(home, site, samples):
         assert sum(role.due().values()) < sum(waiting.values())
 
 
-def test_old_days_are_sorted_by_person_where_that_is_asked_for(home, site, samples):
+def test_old_days_are_sorted_by_person_if_configured(home, site, samples):
     clock = SimulatedClock(samples.START)
     fill(home, site, 6, clock)
     lake = Lake(home / "lake")

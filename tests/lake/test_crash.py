@@ -1,4 +1,4 @@
-"""Killed at any point between two effects, the role starts again and every row is in the lake once."""
+"""After a kill between any two effects, the role restarts and every row is in the lake once."""
 
 import os
 import signal

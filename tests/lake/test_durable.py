@@ -1,6 +1,4 @@
-"""What counts was synced before it counted: the order of syncs, seen from outside by watching
-`os.fsync`.
-"""
+"""Data is synced before it is published: the order of syncs, observed through `os.fsync`."""
 
 import os
 from pathlib import Path
@@ -19,7 +17,7 @@ class Watch:
     def __init__(self, monkeypatch, lake: Path):
         self.syncs: list[str] = []
         self.commits_at: list[set[str]] = []
-        whole = os.fsync
+        real_fsync = os.fsync
 
         def fsync(handle):
             self.commits_at.append(
@@ -29,7 +27,7 @@ class Watch:
             self.syncs.append(
                 path.relative_to(lake).as_posix() if path.is_relative_to(lake) else str(path)
             )
-            whole(handle)
+            real_fsync(handle)
 
         monkeypatch.setattr(os, "fsync", fsync)
 
@@ -71,7 +69,7 @@ def test_the_archive_is_synced_before_its_manifest(tmp_path, site, monkeypatch):
 def test_a_failed_sync_is_not_tried_again(tmp_path, site, monkeypatch):
     lake = tmp_path / "lake"
     role = LakeRole(tmp_path / "stream", lake, clock=SystemClock())
-    whole, calls = os.fsync, []
+    real_fsync, calls = os.fsync, []
 
     def refuse(handle):
         calls.append(handle)
@@ -80,7 +78,7 @@ def test_a_failed_sync_is_not_tried_again(tmp_path, site, monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match="Input/output error"):
         role.step()
-    monkeypatch.setattr(os, "fsync", whole)
+    monkeypatch.setattr(os, "fsync", real_fsync)
     with pytest.raises(StorageError, match="the lake role stopped"):
         role.step()
     assert len(calls) == 1
@@ -102,14 +100,14 @@ def test_replace_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_the_mutant_without_syncs_is_noticed(tmp_path, site, monkeypatch):
-    """That the test above can fail: with the syncs cut, none is seen."""
+    """Show that the test above can fail: with the syncs cut, it sees none."""
     lake = tmp_path / "lake"
     monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.sync=cut")
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
     try:
         with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
             watch = Watch(monkeypatch, lake)
             role.drain()
         assert watch.syncs == []
     finally:
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()

@@ -1,4 +1,4 @@
-"""What imports repeat is dropped once, by a rule that does not depend on where the batches are cut."""
+"""Repeats by imports are dropped once, however rows are batched."""
 
 from itertools import pairwise
 
@@ -33,23 +33,23 @@ def events(rows):
 
 def drop_in_batches(table, cuts):
     """The p that are kept when the table is filled batch by batch."""
-    kept = table.slice(0, 0)
+    retained = table.slice(0, 0)
     edges = [0, *sorted(cuts), len(table)]
     for start, end in pairwise(edges):
         batch = table.slice(start, end - start)
         if len(batch) == 0:
             continue
 
-        def known(days, p, kept=kept):
-            rows = np.isin(kept.column("ts").cast(pa.int64()).to_numpy() // DAY, days) & (
-                kept.column("p").to_numpy() < p
+        def read_earlier(days, p, retained=retained):
+            rows = np.isin(retained.column("ts").cast(pa.int64()).to_numpy() // DAY, days) & (
+                retained.column("p").to_numpy() < p
             )
-            return kept.filter(pa.array(rows)).select(list(etl.KEY_COLUMNS))
+            return retained.filter(pa.array(rows)).select(list(etl.KEY_COLUMNS))
 
-        good, repeats = etl.split_repeats(batch, known)
+        good, repeats = etl.split_repeats(batch, read_earlier)
         assert len(good) + len(repeats) == len(batch)
-        kept = pa.concat_tables([kept, good])
-    return kept.column("p").to_pylist()
+        retained = pa.concat_tables([retained, good])
+    return retained.column("p").to_pylist()
 
 
 ROW = st.tuples(

@@ -17,18 +17,18 @@ def lake(tmp_path, site):
     return Lake(tmp_path / "lake")
 
 
-def test_a_query_gives_plain_arrow(lake):
+def test_a_query_returns_arrow_string_types(lake):
     table = lake.sql("SELECT type, count(*) AS n FROM events GROUP BY type ORDER BY n DESC, type;")
     assert table.column("n").to_pylist() == [6, 6, 6, 6]
     assert table.schema.field("type").type == pa.string()
 
 
 def test_a_join_over_tables(lake):
-    found = lake.sql(
+    rows = lake.sql(
         "WITH a AS (SELECT id FROM items) SELECT count(*) AS n FROM events e JOIN a ON "
         "e.item_id = a.id WHERE e.type = 'item'"
     )
-    assert found.column("n").to_pylist()[0] > 0
+    assert rows.column("n").to_pylist()[0] > 0
 
 
 def test_times_are_compared_exactly(lake, samples):
@@ -57,9 +57,9 @@ def test_files_are_not_skipped_by_another_aggregate(tmp_path):
     query = (
         "SELECT max(ts) AS newest, max(CASE WHEN type <> 'answer' THEN ts END) AS deed FROM events"
     )
-    found = run_query(query, {"events": DeltaTable(tmp_path / "events")}, lambda _: None)
-    assert found.column("newest")[0].value == (days + 1) * rows - 1
-    assert found.column("deed")[0].value == days * rows - 1
+    result = run_query(query, {"events": DeltaTable(tmp_path / "events")}, lambda _: None)
+    assert result.column("newest")[0].value == (days + 1) * rows - 1
+    assert result.column("deed")[0].value == days * rows - 1
 
 
 def test_show_and_describe(lake):
@@ -102,7 +102,7 @@ def test_what_is_not_reading_is_refused(lake, query, said):
         "select '' || ';' as it",
     ],
 )
-def test_text_and_quoted_names_are_not_looked_into(lake, query):
+def test_text_and_quoted_names_are_not_checked(lake, query):
     assert lake.sql(query).num_rows > 0
 
 
@@ -115,12 +115,12 @@ def test_text_and_quoted_names_are_not_looked_into(lake, query):
         "SELECT * FROM '/etc/passwd'",
     ],
 )
-def test_a_query_that_cannot_run_says_why_without_a_traceback(lake, query):
+def test_a_query_that_cannot_run_gives_the_reason(lake, query):
     with pytest.raises(UsageError, match=r"the query cannot be run: .+"):
         lake.sql(query)
 
 
-def test_a_closing_semicolon_and_a_comment_behind_it():
+def test_a_closing_semicolon_and_a_comment_after_it():
     assert check_query("SELECT 1; ") == "SELECT 1"
 
 

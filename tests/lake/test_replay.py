@@ -1,6 +1,4 @@
-"""Replay of what was refused: taken once, with its first time of receipt and its origin; whatever
-dies, and however often.
-"""
+"""Refused rows are replayed once, with their first time of receipt and origin, despite crashes."""
 
 import os
 import signal
@@ -15,20 +13,20 @@ import pyarrow.compute as pc
 import pytest
 
 from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
-from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
-from tailorbird.events.erased import StopList
 from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.refused import Choice, reasons, samples, slices
+from tailorbird.lake.refused import QuarantineFilter, reasons, samples, slices
 from tailorbird.lake.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 OLD, MENDED = RoutePlan(), RoutePlan(event_types=(*EVENT_TYPES, "video_played"))
-PLAYED = Choice(("unknown_type",))
+PLAYED = QuarantineFilter(("unknown_type",))
 
 
 def played(number: int, **more: Any) -> dict[str, Any]:
@@ -52,7 +50,7 @@ class Site:
         body = (
             msgspec.json.encode(events)
             if not format_
-            else b"\n".join(lines_of_body(format_, msgspec.json.encode(events)))
+            else b"\n".join(body_to_lines(format_, msgspec.json.encode(events)))
         )
         receipt = Receipt(self.now, source, "ndjson" if format_ else "json", format_)
         rows = body.count(b"\n") + 1 if format_ else len(events)
@@ -72,7 +70,7 @@ class Site:
         return +counts
 
     def replay(
-        self, choice: Choice = PLAYED, plan: RoutePlan = MENDED, **more: Any
+        self, choice: QuarantineFilter = PLAYED, plan: RoutePlan = MENDED, **more: Any
     ) -> ReplayReport:
         return replay(
             self.lake,
@@ -129,7 +127,7 @@ def test_what_is_accepted_now_is_taken_with_its_first_time_of_receipt(site: Site
     assert verify(site.lake).clean
 
 
-def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
+def test_each_row_records_its_origin(site: Site) -> None:
     site.replay()
     origins: dict[str, Origin] = {}
     with open_reader(raw_path(site.stream, REPLAYS)) as reader:
@@ -148,10 +146,10 @@ def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
     assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
 
 
-def test_what_is_of_erased_people_is_told_as_refused_and_not_sent(site: Site) -> None:
+def test_rows_of_erased_people_are_refused_and_not_sent(site: Site) -> None:
     site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
     site.load()
-    stopped = StopList(b"").with_people([("u", "gone")], [], site.now, 0)
+    stopped = SuppressionList(b"").with_people([("u", "gone")], site.now)
     dry = site.replay(dry_run=True, stopped=stopped)
     report = site.replay(stopped=stopped)
     assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}
@@ -168,7 +166,7 @@ def test_a_second_replay_sends_nothing(site: Site) -> None:
     assert (site.replay().sent, site.load(MENDED)) == (0, {})
 
 
-def test_a_dry_run_says_what_would_be_and_does_nothing(site: Site) -> None:
+def test_a_dry_run_only_reports(site: Site) -> None:
     report = site.replay(dry_run=True)
     assert (report.accepted, report.refused) == (3, {"bad_time": 1})
     assert not raw_path(site.stream, REPLAYS).exists()
@@ -217,10 +215,10 @@ def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_repla
 
 
 def test_only_what_is_chosen_is_sent(site: Site) -> None:
-    assert site.replay(Choice(("unknown_type",), since=NOW + SECOND)).sent == 1
-    assert site.replay(Choice(("bad_id",))).examined == 0
-    assert site.replay(Choice(path="$.properties")).examined == 0
-    assert site.replay(Choice(path="$.type")).sent == 2
+    assert site.replay(QuarantineFilter(("unknown_type",), since=NOW + SECOND)).sent == 1
+    assert site.replay(QuarantineFilter(("bad_id",))).examined == 0
+    assert site.replay(QuarantineFilter(path="$.properties")).examined == 0
+    assert site.replay(QuarantineFilter(path="$.type")).sent == 2
 
 
 def test_what_an_adapter_could_not_read_is_read_again_by_it(
@@ -236,11 +234,11 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(
     }
     site.post(track, {**track, "messageId": "m2", "properties": {}}, format_="segment")
     site.load()
-    assert site.replay(Choice(("missing",))).refused == {"missing": 2}
+    assert site.replay(QuarantineFilter(("missing",))).refused == {"missing": 2}
     monkeypatch.setattr(
         "tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article")
     )  # the adapter, mended
-    report = site.replay(Choice(("missing",)))
+    report = site.replay(QuarantineFilter(("missing",)))
     assert (report.sent, report.refused) == (1, {"missing": 1})
     assert site.load() == {"accepted": 1}
     ((event_id, item),) = [
@@ -252,7 +250,7 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(
 def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
     tmp_path: Path,
 ) -> None:
-    """Which is no webhook's: Gorse's clients write through routes of their own."""
+    """Gorse's clients write through routes of their own, without a webhook."""
     site = Site(tmp_path)
     record = {
         "FeedbackType": "click",
@@ -274,7 +272,7 @@ def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(
         receipt = msgspec.json.encode(Receipt(NOW, "door", "ndjson", "gorse"))
         writer.append([Block("body", 1, msgspec.json.encode({"unread": unread}), receipt)])
     site.load()
-    assert site.replay(Choice(("missing",))).sent == 1
+    assert site.replay(QuarantineFilter(("missing",))).sent == 1
     site.load()
     assert [one["item_id"] for one in site.events("item_id")] == ["i"]
 
@@ -317,7 +315,7 @@ def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that
                 ]
             )
     site.load()
-    assert site.replay(Choice(("missing",))).sent == 2
+    assert site.replay(QuarantineFilter(("missing",))).sent == 2
     site.load()
     received = {
         one["user_id"]: int(one["received_at"].timestamp() * SECOND)
@@ -332,7 +330,7 @@ def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> Non
         two = b",".join(msgspec.json.encode(played(number, type="click")) for number in (1, 2))
         writer.append([Block("body", 1, two, msgspec.json.encode(Receipt(NOW)))])
     site.load()
-    assert site.replay(Choice(("malformed_json",))).refused == {"malformed_json": 1}
+    assert site.replay(QuarantineFilter(("malformed_json",))).refused == {"malformed_json": 1}
 
 
 @pytest.mark.parametrize("rows_max", [1, 2, 3, 7, 100])
@@ -356,16 +354,16 @@ def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max:
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:
     site.replay()
-    (found,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
-    assert (found.code, found.rows, found.replayed, found.first, found.last) == (
-        "unknown_type",
-        4,
-        3,
-        NOW,
-        NOW + SECOND,
-    )
-    assert found.paths == {"$.type": 4}
-    assert [row["raw_offset"] for row in samples(Lake(site.lake), Choice(), 2)] == [3, 3]
+    (summaries,) = reasons(Lake(site.lake), QuarantineFilter(), replayed(site.stream))
+    assert (
+        summaries.code,
+        summaries.rows,
+        summaries.replayed,
+        summaries.first,
+        summaries.last,
+    ) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
+    assert summaries.paths == {"$.type": 4}
+    assert [row["raw_offset"] for row in samples(Lake(site.lake), QuarantineFilter(), 2)] == [3, 3]
 
 
 CHILD = """
@@ -377,7 +375,8 @@ from tailorbird.lake import refused
 from tailorbird.lake.replay import replay
 plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
 refused.slices.__defaults__ = (3,)  # many small transactions
-replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=SimulatedClock(1_764_072_000_000_000))
+clock = SimulatedClock(1_764_072_000_000_000)
+replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=clock)
 """
 SITES = [
     "stream.before_append",
@@ -413,10 +412,10 @@ def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(
         command, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    after = site.replay(Choice())
+    after = site.replay(QuarantineFilter())
     assert after.before + after.accepted == 12
     assert site.load(MENDED) == {"accepted": 12}  # none was sent twice either
-    assert site.replay(Choice()).sent == 0
+    assert site.replay(QuarantineFilter()).sent == 0
     table = Lake(site.lake).events(["event_id", "raw_partition"])
     assert sorted(table.column("event_id").to_pylist()) == sorted(
         f"e{number}" for number in range(12)

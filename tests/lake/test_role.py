@@ -51,11 +51,11 @@ def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_afte
 ):
     with open_role(home) as role:
         monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.before_positions=raise")
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()
         with pytest.raises(OSError, match="injected"):
             role.step(flush=True)
     monkeypatch.undo()
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
     with open_role(home) as role:
         role.drain()
     assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}
@@ -70,7 +70,7 @@ def test_a_step_with_nothing_new_commits_nothing(home, site):
 
 
 @pytest.mark.long_on_s3
-def test_a_role_goes_on_where_the_last_one_stopped(home, site):
+def test_a_role_continues_where_the_last_one_stopped(home, site):
     for _ in range(3):
         with open_role(home) as role:
             role.drain()
@@ -87,12 +87,12 @@ def test_small_steps_end_in_the_same_rows_as_one_large(home, site, samples):
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(3) for k in range(8))
 
 
-def test_quarantine_keeps_the_body_whole(home, site, samples):
+def test_quarantine_stores_the_exact_body(home, site, samples):
     with open_role(home) as role:
         role.drain()
-    found = Lake(home / "lake").table("quarantine")
+    bodies = Lake(home / "lake").table("quarantine")
     assert (
-        sorted(found.to_pylist(), key=lambda row: row["raw_offset"])
+        sorted(bodies.to_pylist(), key=lambda row: row["raw_offset"])
         == samples.quarantine([8, 18, 28]).to_pylist()
     )
 
@@ -173,7 +173,7 @@ def test_raw_bodies_wait_until_a_file_is_full_or_old(home, site, samples):
 
 @pytest.mark.slow
 @pytest.mark.long_on_s3
-def test_readers_see_whole_commits_while_the_role_writes(home, site):
+def test_readers_see_complete_commits_while_the_role_writes(home, site):
     role = open_role(home)
     lake = Lake(home / "lake")
     seen = [0]
@@ -198,7 +198,7 @@ def test_readers_see_whole_commits_while_the_role_writes(home, site):
     assert lake.count("events") == 8 * 18
 
 
-def test_the_loop_takes_what_comes_and_stops_when_told(home, site):
+def test_the_loop_loads_new_rows_and_stops_on_the_event(home, site):
     stop = threading.Event()
     loop = threading.Thread(
         target=run,
@@ -219,7 +219,7 @@ def test_the_loop_takes_what_comes_and_stops_when_told(home, site):
     assert lake.count("events") == 32
 
 
-def test_nothing_yet_says_what_to_run(home):
+def test_an_empty_lake_names_the_command_to_run(home):
     with pytest.raises(NotReadyError, match="tailorbird import"):
         Lake(home / "lake").events()
     with pytest.raises(NotReadyError):
@@ -238,11 +238,11 @@ def test_time_and_columns_are_pruned_together(home, site, samples):
     with open_role(home) as role:
         role.drain()
     lake = Lake(home / "lake")
-    whole = lake.events()
+    all_rows = lake.events()
     start, end = samples.START + samples.DAY, samples.START + samples.DAY + 7_919 * SECOND
     expected = {
         row["event_id"]
-        for row in whole.to_pylist()
+        for row in all_rows.to_pylist()
         if start <= row["ts"].timestamp() * SECOND < end
     }
     part = lake.events(["event_id"], start, end)

@@ -1,6 +1,4 @@
-"""What only object storage can do to a lake: replies that are lost or come late, and two writers at
-once.
-"""
+"""Faults of object storage: replies that are lost or late, and two writers at once."""
 
 import os
 import re
@@ -16,8 +14,8 @@ from tailorbird.errors import ConfigError, LockedError, StorageError
 from tailorbird.events import DAY, SECOND, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.lake import Lake, LakeRole, compaction, delta, tails, verify, version_at
 from tailorbird.lake.ledger import Ledger
-from tailorbird.places import place_of
-from tailorbird.serving.door import Door
+from tailorbird.places import open_storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import read_released
 
@@ -46,7 +44,7 @@ class SetClock:
         return self.moment
 
 
-def assert_whole(bucket, rounds):
+def assert_intact(bucket, rounds):
     ids = Lake(bucket).events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
     report = verify(bucket)
@@ -79,14 +77,14 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("reply", REPLIES)
-def test_a_lost_reply_is_asked_for_and_the_role_goes_on(tmp_path, bucket, site, proxy, reply):
+def test_a_lost_reply_is_looked_up_and_the_role_continues(tmp_path, bucket, site, proxy, reply):
     proxy.lose = first_time(REPLIES[reply])
     with open_role(tmp_path, bucket) as role:
         role.drain()
         site.add()
         role.drain()
     assert len(proxy.lost) == 1
-    assert_whole(bucket, 4)
+    assert_intact(bucket, 4)
 
 
 def test_storage_that_ignores_conditions_is_refused(tmp_path, bucket, proxy):
@@ -125,7 +123,9 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
     with open_role(tmp_path, bucket) as role:
         assert data_files(bucket) == left, "nothing is deleted"
         assert role.findings == []
-        assert set(stopped.let_go()) == {200, 412}, "it lands, and its tries again are refused"
+        assert set(stopped.release_paused()) == {200, 412}, (
+            "it lands, and its tries again are refused"
+        )
         with pytest.raises(StorageError):
             role.drain()
     with open_role(tmp_path, bucket) as role:
@@ -133,7 +133,7 @@ def test_what_an_unanswered_commit_names_is_not_cleaned_up_while_it_may_land(
             (finding.table, finding.what) for finding in role.findings
         ]
         role.drain()
-    assert_whole(bucket, 4)
+    assert_intact(bucket, 4)
 
 
 def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_data_goes(
@@ -142,12 +142,12 @@ def test_a_commit_that_comes_after_another_took_its_place_is_refused_and_its_dat
     left = data_files(bucket)
     with open_role(tmp_path, bucket) as role:
         role.drain()
-    assert set(stopped.let_go()) == {412}
-    assert_whole(bucket, 4)
+    assert set(stopped.release_paused()) == {412}
+    assert_intact(bucket, 4)
     with open_role(tmp_path, bucket) as role:
         assert {finding.what for finding in role.findings} == {"removed"}
     assert not left <= data_files(bucket)
-    assert_whole(bucket, 4)
+    assert_intact(bucket, 4)
 
 
 def test_of_two_roles_the_later_writes_and_the_earlier_stops(tmp_path, bucket, site, samples):
@@ -165,7 +165,7 @@ def test_of_two_roles_the_later_writes_and_the_earlier_stops(tmp_path, bucket, s
         first.close()
         site.add()
         second.drain()
-    assert_whole(bucket, 5)
+    assert_intact(bucket, 5)
 
 
 def test_a_lease_of_a_clock_that_was_ahead_runs_out_in_its_time(tmp_path, bucket, site, samples):
@@ -180,7 +180,7 @@ def test_a_lease_of_a_clock_that_was_ahead_runs_out_in_its_time(tmp_path, bucket
             first.step()
         second.drain()
         first.close()
-    assert_whole(bucket, 3)
+    assert_intact(bucket, 3)
 
 
 def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_tables(
@@ -202,7 +202,7 @@ def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_table
         first.close()
         site.add()
         second.drain()
-    assert_whole(bucket, 5)
+    assert_intact(bucket, 5)
 
 
 def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, monkeypatch):
@@ -220,12 +220,12 @@ def test_a_ledger_is_closed_in_pieces_and_read_as_one(tmp_path, bucket, site, mo
     lines = pieces[0].read_bytes().splitlines(keepends=True)
     short = b"".join(lines[:-1])
     pieces[0].with_name(f"{first}-{len(short):015d}").write_bytes(short)
-    known = len(Ledger(bucket / "ledger.jsonl").lines)
-    assert known == sum(len(piece.read_bytes().splitlines()) for piece in pieces)
+    commits = len(Ledger(bucket / "ledger.jsonl").lines)
+    assert commits == sum(len(piece.read_bytes().splitlines()) for piece in pieces)
     with open_role(tmp_path, bucket) as role:
         role.drain()
-    assert len(Ledger(bucket / "ledger.jsonl").lines) > known
-    assert_whole(bucket, 6)
+    assert len(Ledger(bucket / "ledger.jsonl").lines) > commits
+    assert_intact(bucket, 6)
 
 
 def test_compaction_vacuum_and_time_travel(tmp_path, bucket, site, samples, monkeypatch):
@@ -243,11 +243,11 @@ def test_compaction_vacuum_and_time_travel(tmp_path, bucket, site, samples, monk
         site.add()
         role.step(flush=True)
         clock.advance_to(clock.now() + 10 * DAY)
-        found = role.vacuum()
-        assert found["events"].files > 0
-        assert found["events"].log_files > 0
+        reports = role.vacuum()
+        assert reports["events"].files > 0
+        assert reports["events"].log_files > 0
     assert Lake(bucket, at=version_at(bucket, "events", before)).count("events") == rows
-    assert_whole(bucket, 9)
+    assert_intact(bucket, 9)
 
 
 LOOP = """
@@ -259,7 +259,8 @@ from tailorbird.places import place_of
 from tailorbird.serving.door import Door
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import read_released
-run(Path(sys.argv[1]), place_of(sys.argv[2], Path()), SystemClock(), threading.Event(), commit_every_us=1)
+lake = place_of(sys.argv[2], Path())
+run(Path(sys.argv[1]), lake, SystemClock(), threading.Event(), commit_every_us=1)
 """
 
 
@@ -278,14 +279,14 @@ def test_killed_at_any_moment_the_role_loses_and_repeats_nothing(tmp_path, bucke
         process.wait()
     with open_role(tmp_path, bucket) as role:
         role.drain()
-    assert_whole(bucket, 18)
+    assert_intact(bucket, 18)
 
 
 def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("tailorbird.places.RETRIES", 0)
     with pytest.raises(StorageError) as caught:
-        open_role(tmp_path, place_of(str(bucket), tmp_path))
+        open_role(tmp_path, open_storage(str(bucket), tmp_path))
     assert str(bucket) in str(caught.value)
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value.__cause__)
@@ -301,7 +302,7 @@ def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkey
 )
 def test_an_address_that_cannot_keep_a_lake_is_refused(tmp_path, address, environ, message):
     with pytest.raises(ConfigError, match=message):
-        place_of(address, tmp_path, environ)
+        open_storage(address, tmp_path, environ)
 
 
 def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
@@ -309,10 +310,10 @@ def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("tailorbird.places.RETRIES", 0)
-    place = place_of(str(bucket), tmp_path)
+    place = open_storage(str(bucket), tmp_path)
     with pytest.raises(StorageError, match="did not answer"):
         read_released(place)
-    with Door(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
         Pruner(door, place).look()
         assert (
             door.submit(

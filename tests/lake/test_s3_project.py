@@ -1,6 +1,4 @@
-"""A project whose lake is in a bucket: the command line works as on a disk, and training and
-backfill read the same rows.
-"""
+"""With a lake in a bucket, commands, training and backfill work as on a disk."""
 
 from pathlib import Path
 
@@ -62,10 +60,10 @@ def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path)
 
     local = Lake(copied(bucket, tmp_path / "copy"))
     now, slot = SystemClock().now(), project.slot()
-    wanted = TrainSettings(quick=True).wanted(now)
+    expected = TrainSettings(quick=True).wanted(now)
     assert (
-        load_material(Lake(bucket), project.features, slot, wanted).data.digest()
-        == load_material(local, project.features, slot, wanted).data.digest()
+        load_material(Lake(bucket), project.features, slot, expected).data.digest()
+        == load_material(local, project.features, slot, expected).data.digest()
     )
 
 

@@ -1,6 +1,4 @@
-"""What only the past needs is deleted for real; rows, ledger, verify and every version of the
-events stay.
-"""
+"""Vacuum deletes files of old versions; rows, ledger and every version of the events stay."""
 
 import pytest
 
@@ -46,22 +44,26 @@ def on_disk(lake):
     return {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file()}
 
 
-def test_a_dry_run_deletes_nothing_and_tells_what_would_go(home, lake, clock):
+def test_a_dry_run_deletes_nothing_and_counts_the_files(home, lake, clock):
     with role_of(home, clock, keep_us=100 * DAY) as role:
         before = on_disk(lake)
         planned = role.vacuum(keep_us=DAY, dry_run=True)
         assert on_disk(lake) == before
-        told = []
-        found = role.vacuum(keep_us=DAY, told=told.append)
-    assert found == planned
-    assert found["events"].files > 0
-    assert found["events"].log_files > 0
-    gone = before - on_disk(lake)
-    assert len(gone) == len(told) == sum(each.files + each.log_files for each in found.values())
+        progress = []
+        reports = role.vacuum(keep_us=DAY, progress=progress.append)
+    assert reports == planned
+    assert reports["events"].files > 0
+    assert reports["events"].log_files > 0
+    deleted = before - on_disk(lake)
+    assert (
+        len(deleted)
+        == len(progress)
+        == sum(each.files + each.log_files for each in reports.values())
+    )
 
 
 @pytest.mark.slow
-def test_rows_and_ledger_hold_after_it_and_loading_goes_on(home, site, lake, clock):
+def test_rows_and_ledger_are_intact_and_loading_continues(home, site, lake, clock):
     before = content(Lake(lake))
     with role_of(home, clock) as role:
         assert role.vacuum()["events"].log_files > 0
@@ -81,7 +83,7 @@ def test_rows_and_ledger_hold_after_it_and_loading_goes_on(home, site, lake, clo
     assert report.partitions["door"].missing == report.partitions["door"].repeated == 0
 
 
-def test_nothing_goes_before_its_time(home, lake, clock):
+def test_nothing_is_deleted_early(home, lake, clock):
     with role_of(home, clock, keep_us=11 * DAY) as role:
         before = on_disk(lake)
         assert role.vacuum() == {}
@@ -114,7 +116,7 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
 
 
 @pytest.mark.slow
-def test_a_version_of_another_table_is_kept_as_long_as_its_files(home, lake, clock):
+def test_a_version_of_another_table_is_readable_while_its_files_exist(home, lake, clock):
     at = version_at(lake, "quarantine", 2)
     assert Lake(lake, at=at).count("quarantine") > 0
     with role_of(home, clock) as role:

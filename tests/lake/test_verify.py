@@ -38,14 +38,14 @@ def test_a_flipped_bit_in_any_file_is_found(lake):
     files = files_of(lake)
     assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".zst"}
     for path in files:
-        whole = path.read_bytes()
-        for at in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(3))}:
+        original = path.read_bytes()
+        for at in {0, len(original) - 1, *(rng.randrange(len(original)) for _ in range(3))}:
             path.write_bytes(
-                whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :]
+                original[:at] + bytes([original[at] ^ (1 << rng.randrange(8))]) + original[at + 1 :]
             )
             report = verify(lake)
             assert not report.clean, f"byte {at} of {path}"
-            path.write_bytes(whole)
+            path.write_bytes(original)
     assert verify(lake).clean
 
 
@@ -58,7 +58,7 @@ def test_a_file_that_is_lost_together_with_the_ledger_that_knew_it_is_a_fault(la
     )
 
 
-def test_a_lost_file_is_found_and_named(lake):
+def test_a_lost_file_is_named(lake):
     for path in files_of(lake):
         away = path.rename(path.with_suffix(".away"))
         if path.name == "ledger.jsonl":
@@ -82,7 +82,7 @@ def test_a_row_that_the_router_forgot_is_missing(home, site, samples, lake):
     assert "1 in no table, such as 31" in str(report)
 
 
-def test_a_row_that_was_routed_twice_is_found(home, site, samples, lake):
+def test_a_row_that_was_routed_twice_is_reported(home, site, samples, lake):
     site.routed.append(
         [Block(kind="quarantine", rows=1, payload=samples.ipc(samples.quarantine([0])))]
     )
@@ -116,10 +116,10 @@ def test_the_report_counts_what_it_read(lake):
     assert "every row is accounted for" in str(report)
 
 
-def test_progress_tells_the_bytes(lake):
-    told = []
-    report = verify(lake, progress=told.append)
-    assert sum(told) == report.bytes
+def test_progress_reports_the_bytes(lake):
+    sizes = []
+    report = verify(lake, progress=sizes.append)
+    assert sum(sizes) == report.bytes
 
 
 def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
@@ -133,7 +133,7 @@ def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
     )
 
 
-def test_a_lake_into_which_nothing_came_yet_lacks_nothing(home):
+def test_an_empty_lake_is_clean(home):
     with LakeRole(home / "stream", home / "lake", clock=SystemClock()):
         pass
     assert verify(home / "lake").clean
@@ -149,15 +149,15 @@ def test_a_byte_that_is_no_text_is_a_fault_and_no_traceback(lake):
 
 def test_any_flipped_bit_of_the_positions_is_found_or_means_nothing(lake):
     path = lake / "positions.json"
-    whole = load_positions(lake)
+    original = load_positions(lake)
     data = path.read_bytes()
     for at in range(len(data)):
         path.write_bytes(data[:at] + bytes((data[at] ^ 1 << at % 8,)) + data[at + 1 :])
         try:
-            assert load_positions(lake) == whole
+            assert load_positions(lake) == original
         except DamageError:
             continue
     content = json.loads(data)
     del content["checksum"]
     path.write_text(json.dumps(content))
-    assert load_positions(lake) == whole, "as older releases wrote it"
+    assert load_positions(lake) == original, "as older releases wrote it"

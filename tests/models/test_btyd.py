@@ -12,9 +12,9 @@ import pytest
 from scipy.special import hyp2f1
 
 from tailorbird.errors import NotReadyError
-from tailorbird.models.btyd import BgNbd, BgNbdOfColumns, Purchases, bg_nbd_to_onnx, fit_bg_nbd
+from tailorbird.models.btyd import BgNbd, ColumnBgNbd, Purchases, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import score_onnx
-from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrated
+from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrate_expectation
 
 DATA = (
     Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -49,7 +49,7 @@ def test_the_published_parameters():
     log-likelihood −9,582.4.
     """
     table = pq.read_table(DATA)
-    found = fit_bg_nbd(
+    model = fit_bg_nbd(
         Purchases(
             *(
                 table[name].to_numpy().astype(float)
@@ -58,15 +58,15 @@ def test_the_published_parameters():
         )
     )
     np.testing.assert_allclose(
-        [found.r, found.alpha, found.a, found.b], [0.243, 4.414, 0.793, 2.426], atol=6e-4
+        [model.r, model.alpha, model.a, model.b], [0.243, 4.414, 0.793, 2.426], atol=6e-4
     )
-    assert abs(found.log_likelihood + 9_582.4) < 0.1
+    assert abs(model.log_likelihood + 9_582.4) < 0.1
 
 
-def test_what_was_simulated_is_found_again():
-    found = fit_bg_nbd(simulated())
-    np.testing.assert_allclose([found.r, found.alpha], [0.8, 20.0], rtol=0.15)
-    np.testing.assert_allclose(found.a / (found.a + found.b), 0.8 / 3.3, rtol=0.15)
+def test_simulated_parameters_are_recovered():
+    model = fit_bg_nbd(simulated())
+    np.testing.assert_allclose([model.r, model.alpha], [0.8, 20.0], rtol=0.15)
+    np.testing.assert_allclose(model.a / (model.a + model.b), 0.8 / 3.3, rtol=0.15)
 
 
 def test_the_unit_of_time_does_not_matter():
@@ -84,8 +84,9 @@ def test_the_unit_of_time_does_not_matter():
 
 
 def test_being_alive_is_no_churn_score():
-    """Who bought once is alive for certain by construction, however long ago; that he comes back is
-    another matter.
+    """Check that customers with one purchase are alive by construction.
+
+    Whether they return is another matter.
     """
     model = fit_bg_nbd(simulated())
     lately, long_ago = (
@@ -114,11 +115,11 @@ def test_onnx_and_numpy_say_the_same():
     )
     matrix = matrix.astype(np.float32)
     matrix[0] = np.nan
-    found = BgNbdOfColumns(model, ("since", "other", "count", "age"), 0, 2, 3, 90.0, 0.01)
-    ours = found.score(matrix)
+    column_model = ColumnBgNbd(model, ("since", "other", "count", "age"), 0, 2, 3, 90.0, 0.01)
+    ours = column_model.score(matrix)
     assert ours[0] == 0.01
     np.testing.assert_allclose(ours[1:], model.returning(customers, 90)[1:], atol=1e-5)
-    np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(found), matrix), ours, atol=1e-5)
+    np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(column_model), matrix), ours, atol=1e-5)
     served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 2, 3)
     np.testing.assert_allclose(
         served.purchases(matrix, 0, 90)[1:], model.purchases(customers, 90)[1:], rtol=1e-4
@@ -128,7 +129,7 @@ def test_onnx_and_numpy_say_the_same():
 
 
 @pytest.mark.parametrize("count", [200, 2_000, 20_000])
-def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
+def test_thousands_of_purchases_score_the_same_in_all_three(count):
     """Somebody who clicked every hour is a customer too: chances and counts are numbers, and those
     of the export.
     """
@@ -139,9 +140,9 @@ def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
     matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(
         np.float32
     )
-    found = BgNbdOfColumns(model, ("since", "count", "age"), 0, 1, 2, 90.0, 0.01)
+    column_model = ColumnBgNbd(model, ("since", "count", "age"), 0, 1, 2, 90.0, 0.01)
     np.testing.assert_allclose(
-        score_onnx(bg_nbd_to_onnx(found), matrix), found.score(matrix), atol=1e-6
+        score_onnx(bg_nbd_to_onnx(column_model), matrix), column_model.score(matrix), atol=1e-6
     )
     regular = Purchases(repeats, age, age)
     rate = (0.24 + repeats) / (
@@ -172,13 +173,15 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
     rng = np.random.default_rng(0)
     repeats, age, day = np.repeat([0.0, 1.0, 30.0, 3_000.0], 25), rng.uniform(10, 900, 100), 86_400
     customers = Purchases(repeats, np.where(repeats > 0, age, 0.0), age)
-    told = model.purchases(customers, 90.0)
-    assert ((told >= 0) & (told <= (model.r + repeats) / (model.alpha + age) * 90 * 1.001)).all()
+    expected = model.purchases(customers, 90.0)
+    assert (
+        (expected >= 0) & (expected <= (model.r + repeats) / (model.alpha + age) * 90 * 1.001)
+    ).all()
     matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(
         np.float32
     )
     served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 1, 2).purchases(matrix, 0, 90)
-    np.testing.assert_allclose(served, told, rtol=0.02, atol=1e-6)
+    np.testing.assert_allclose(served, expected, rtol=0.02, atol=1e-6)
     # One by one: how many of a rate and a chance that are drawn as the model says.
     p, rate = (
         rng.beta(model.a, model.b + repeats[25], 200_000),
@@ -186,7 +189,7 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
     )
     one = np.where(p > 1e-12, -np.expm1(-rate * p * 90) / np.maximum(p, 1e-12), rate * 90)
     alive = model.alive(customers)[25]
-    assert abs(told[25] - alive * one.mean()) < 5 * alive * one.std() / np.sqrt(len(one)) + 1e-9
+    assert abs(expected[25] - alive * one.mean()) < 5 * alive * one.std() / np.sqrt(len(one)) + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -197,11 +200,13 @@ def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
         BgNbd(0.5, 9.0, 8.0, 20.0, 0.0),
     ],
 )
-def test_the_integral_is_the_series_where_both_are_known(model):
+def test_the_integral_equals_the_series_where_both_are_defined(model):
     x, age = np.repeat([0.0, 1.0, 10.0], 20), np.random.default_rng(1).uniform(10, 900, 60)
-    told = integrated(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
+    by_integral = integrate_expectation(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
     alive = Purchases(x, age, age)
-    np.testing.assert_allclose(told, model.purchases(alive, 90.0) / model.alive(alive), rtol=2e-3)
+    np.testing.assert_allclose(
+        by_integral, model.purchases(alive, 90.0) / model.alive(alive), rtol=2e-3
+    )
 
 
 def test_the_series_is_that_of_scipy():

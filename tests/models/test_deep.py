@@ -16,9 +16,9 @@ from tailorbird.errors import UsageError  # noqa: E402
 from tailorbird.models.architectures import DEEP, fit, fit_net  # noqa: E402
 from tailorbird.models.deep.batches import Rows, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
-from tailorbird.models.deep.layout import layout  # noqa: E402
-from tailorbird.models.deep.model import new_net  # noqa: E402
-from tailorbird.models.deep.parameters import settled  # noqa: E402
+from tailorbird.models.deep.layout import build_layout  # noqa: E402
+from tailorbird.models.deep.model import initialise_net  # noqa: E402
+from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.export import INPUT, OUTPUT, TOLERANCE  # noqa: E402
 from tailorbird.ranking.onnx_check import check_onnx  # noqa: E402
 
@@ -40,10 +40,10 @@ def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     ours = model.score(rows.matrix)
     for size in (1, 7, 10_000):  # the batch is free
-        said = session.run([OUTPUT], {INPUT: rows.matrix[:size]})[0]
+        probabilities = session.run([OUTPUT], {INPUT: rows.matrix[:size]})[0]
         for head, place in places.items():
-            assert np.abs(said[:, place.column] - ours[head][:size]).max() <= TOLERANCE
-    assert np.isfinite(said).all()
+            assert np.abs(probabilities[:, place.column] - ours[head][:size]).max() <= TOLERANCE
+    assert np.isfinite(probabilities).all()
 
 
 @pytest.mark.slow
@@ -58,9 +58,9 @@ def test_each_architecture_learns(architecture: str) -> None:
         assert label[model.score(later.matrix)[head] > rate].mean() > 1.35 * rate
 
 
-def test_the_reference_net_is_the_one_that_is_told() -> None:
-    parameters = settled("mlp", {})
-    layers = new_net(LAYOUT, world(500), ["click"], parameters, 7).parts[0].layers
+def test_the_reference_net_is_as_documented() -> None:
+    parameters = resolve_parameters("mlp", {})
+    layers = initialise_net(LAYOUT, world(500), ["click"], parameters, 7).parts[0].layers
     assert [str(layer).partition("(")[0] for layer in layers] == [
         "Linear",
         "ReLU",
@@ -75,7 +75,7 @@ def test_the_reference_net_is_the_one_that_is_told() -> None:
         0,
         0.0,
     )
-    model = fit("mlp", {"threads": 1}, LAYOUT, world(1_500).only(["click"]))
+    model = fit("mlp", {"threads": 1}, LAYOUT, world(1_500).select_heads(["click"]))
     assert len(model.curve["validation"]) == 10, "the newest fifth is watched, and ends nothing"
 
 
@@ -90,11 +90,11 @@ def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: 
     parts = write_parts(tmp_path / "parts", pieces, block_rows=500)
     assert parts.sizes == rows.sizes
     parameters = {**SMALL, "negative_share": 0.5, "unknown_share": 0.1, "patience": 1}
-    found = [
+    models = [
         fit_net("dcn", parameters, LAYOUT, each, later, seed=seed)
         for each, seed in ((rows, 3), (parts, 3), (rows, 4))
     ]
-    one, same, other = (weights(model.deep.net) for model in found)
+    one, same, other = (weights(model.deep.net) for model in models)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -104,8 +104,10 @@ def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: 
 )
 def test_layers_without_a_width_are_refused(given: dict) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
-        settled("mmoe", given)
-    assert settled("mmoe", {"tower": []}).tower == (), "a head may read the experts at once"
+        resolve_parameters("mmoe", given)
+    assert resolve_parameters("mmoe", {"tower": []}).tower == (), (
+        "a head may read the experts at once"
+    )
 
 
 @pytest.mark.slow
@@ -126,11 +128,11 @@ def test_weights_and_drawn_negatives_are_taken_off_again(parameters: dict) -> No
         rows,
         world(2_000, seed=1),
     )
-    for head, said in model.score(rows.matrix).items():
-        assert said.mean() == pytest.approx(rows.labels[head].mean(), rel=0.15)
+    for head, probabilities in model.score(rows.matrix).items():
+        assert probabilities.mean() == pytest.approx(rows.labels[head].mean(), rel=0.15)
 
 
-def test_a_label_that_is_not_known_yet_counts_nothing() -> None:
+def test_an_unknown_label_counts_nothing() -> None:
     rows = world(4_000)
     rows.labels["buy"][2_000:] = np.nan
     alone = Rows(rows.matrix[:2_000], {"buy": rows.labels["buy"][:2_000]})
@@ -142,25 +144,27 @@ def test_a_label_that_is_not_known_yet_counts_nothing() -> None:
 
 
 def test_who_watches_can_end_it() -> None:
-    told: list[tuple[int, float]] = []
+    reports: list[tuple[int, float]] = []
 
     def watch(epoch: int, figures: dict) -> bool:
-        told.append((epoch, figures["validation"]))
+        reports.append((epoch, figures["validation"]))
         return epoch == 2
 
     for architecture in ("mlp", "gbdt"):
-        told.clear()
+        reports.clear()
         model = fit(
-            architecture, {"threads": 1}, LAYOUT, world(2_000).only(["click"]), on_epoch=watch
+            architecture,
+            {"threads": 1},
+            LAYOUT,
+            world(2_000).select_heads(["click"]),
+            on_epoch=watch,
         )
-        assert [epoch for epoch, _ in told] == [1, 2]
+        assert [epoch for epoch, _ in reports] == [1, 2]
         assert model.score(world(10).matrix)["click"].shape == (10,)
 
 
 def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
-    """What is known of click models: the training loss goes on falling while the later one rises;
-    embeddings are to blame.
-    """
+    """Check that the training loss keeps falling while the later loss rises, as in click models."""
     rng = np.random.default_rng(2)
 
     def visits(rows: int) -> Rows:
@@ -172,13 +176,13 @@ def test_nets_over_ids_overfit_from_the_second_epoch_on() -> None:
 
     rows, later = visits(12_000), visits(4_000)
     parameters = {"rate": 1e-2, "epochs": 4, "dropout": 0.0, "threads": 1}
-    of_ids = layout(["person"], {"person": 6_002})
+    of_ids = build_layout(["person"], {"person": 6_002})
     curve = fit("mlp", parameters, of_ids, rows, later).curve
     assert curve["train"][3] < curve["train"][0] - 0.05
     assert curve["validation"][3] > curve["validation"][0] + 0.05
-    kept = fit("mlp", {**parameters, "patience": 1}, of_ids, rows, later)
-    assert kept.deep.best_epoch == {"click": 1}
-    assert len(kept.curve["validation"]) == 2
+    stopped = fit("mlp", {**parameters, "patience": 1}, of_ids, rows, later)
+    assert stopped.deep.best_epoch == {"click": 1}
+    assert len(stopped.curve["validation"]) == 2
 
 
 @pytest.mark.parametrize(

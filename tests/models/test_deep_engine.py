@@ -20,10 +20,10 @@ from tests.models import train_a_net, train_within  # noqa: E402
 from tests.models.deep import LAYOUT, world  # noqa: E402
 
 from tailorbird.errors import DamageError, InputError, StorageError, UsageError  # noqa: E402
-from tailorbird.models.deep.batches import PartRows, batches, write_parts  # noqa: E402
+from tailorbird.models.deep.batches import PartRows, epoch_batches, write_parts  # noqa: E402
 from tailorbird.models.deep.checkpoint import FILE, weights  # noqa: E402
-from tailorbird.models.deep.logs import EventLog, grouped, to_mlflow  # noqa: E402
-from tailorbird.models.deep.model import Deep  # noqa: E402
+from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow  # noqa: E402
+from tailorbird.models.deep.model import DeepModel  # noqa: E402
 from tailorbird.models.deep.parallel import fit_parallel  # noqa: E402
 
 
@@ -34,15 +34,15 @@ def parts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def same_bits(one: Deep, other: Deep) -> bool:
-    ours, theirs = weights(one.net), weights(other.net)
-    return ours.keys() == theirs.keys() and all(
-        np.array_equal(ours[name], theirs[name]) for name in ours
+def same_bits(one: DeepModel, other: DeepModel) -> bool:
+    one_weights, other_weights = weights(one.net), weights(other.net)
+    return one_weights.keys() == other_weights.keys() and all(
+        np.array_equal(one_weights[name], other_weights[name]) for name in one_weights
     )
 
 
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None:
-    whole = train_a_net.fit(parts, None)
+    uninterrupted = train_a_net.fit(parts, None)
     seen: list[bytes] = []
     for _ in range(2):
         process = subprocess.Popen(
@@ -56,10 +56,12 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(parts: Path) -> None
         seen.append((parts / "checkpoint" / FILE).read_bytes())
     assert len(set(seen)) == 2, "each went on where the one before was"
     resumed = train_a_net.fit(parts, parts / "checkpoint")
-    assert same_bits(whole, resumed)
-    losses = {name: series for name, series in whole.curve.items() if name != "rows_per_second"}
+    assert same_bits(uninterrupted, resumed)
+    losses = {
+        name: series for name, series in uninterrupted.curve.items() if name != "rows_per_second"
+    }
     assert {name: resumed.curve[name] for name in losses} == losses
-    assert whole.best_epoch == resumed.best_epoch
+    assert uninterrupted.best_epoch == resumed.best_epoch
 
 
 def mark(parts: Path) -> int:
@@ -68,7 +70,7 @@ def mark(parts: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(
+def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_reported(
     parts: Path, tmp_path: Path
 ) -> None:
     write_parts(tmp_path / "other" / "rows", [world(2_000, seed=9)])
@@ -84,7 +86,7 @@ def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(
 def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
     parameters = {**train_a_net.PARAMETERS, "epochs": 2, "shards": 2, "patience": 0}
     rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")
-    found = [
+    nets = [
         fit_parallel(
             parts / f"run-{count}",
             "mmoe",
@@ -97,8 +99,8 @@ def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
         )
         for count in (1, 2)
     ]
-    assert same_bits(*found)
-    assert found[0].curve["validation"] == found[1].curve["validation"]
+    assert same_bits(*nets)
+    assert nets[0].curve["validation"] == nets[1].curve["validation"]
     with pytest.raises(UsageError, match="2 shards cannot be shared by 3 processes"):
         fit_parallel(
             parts / "run-3", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=3
@@ -126,12 +128,14 @@ def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:
         block.matrix,
         np.concatenate([world(3_000).matrix[2_800:], world(3_000, seed=2).matrix[:500]]),
     )
-    drawn = list(batches(rows, seed=1, epoch=0, size=64))
+    drawn = list(epoch_batches(rows, seed=1, epoch=0, size=64))
     assert [len(batch.matrix) for batch in drawn] == [64] * 93 + [48]
     everything = np.concatenate([batch.matrix[:, 0] for batch in drawn])
-    known = np.concatenate([rows.block(place).matrix[:, 0] for place in range(9)])
-    np.testing.assert_array_equal(np.sort(everything), np.sort(known))
-    assert not np.array_equal(drawn[0].matrix, next(batches(rows, seed=1, epoch=1, size=64)).matrix)
+    expected = np.concatenate([rows.block(place).matrix[:, 0] for place in range(9)])
+    np.testing.assert_array_equal(np.sort(everything), np.sort(expected))
+    assert not np.array_equal(
+        drawn[0].matrix, next(epoch_batches(rows, seed=1, epoch=1, size=64)).matrix
+    )
     with pytest.raises(InputError, match="no parts"):
         PartRows.open(parts)
     (parts / "rows" / "000000.arrow").write_bytes(b"ARROW1 cut")
@@ -174,18 +178,18 @@ def test_mlflow_reads_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     tracking = (tmp_path / "runs").as_uri()
     curve = {"train": [0.5, 0.4], "validation_click": [0.6, 0.55]}
-    run = to_mlflow("mmoe", {"architecture": "mmoe", "hidden": (16, 8)}, curve, tracking)
+    run = log_to_mlflow("mmoe", {"architecture": "mmoe", "hidden": (16, 8)}, curve, tracking)
     client = mlflow.MlflowClient(tracking)
-    found = client.get_run(run)
-    assert found.info.run_name == "mmoe"
-    assert found.data.params == {"architecture": "mmoe", "hidden": "(16, 8)"}
+    mlflow_run = client.get_run(run)
+    assert mlflow_run.info.run_name == "mmoe"
+    assert mlflow_run.data.params == {"architecture": "mmoe", "hidden": "(16, 8)"}
     assert {
         name: [each.value for each in client.get_metric_history(run, name)] for name in curve
     } == curve
     assert [each.step for each in client.get_metric_history(run, "train")] == [1, 2]
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"MLflow did not take the training"):
-        to_mlflow("mmoe", {}, curve, (tmp_path / "file" / "runs").as_uri())
+        log_to_mlflow("mmoe", {}, curve, (tmp_path / "file" / "runs").as_uri())
 
 
 def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_file_loader", reason="needs tensorboard"
     )
     log = EventLog(tmp_path / "logs", now=lambda: 1_700_000_000.5)
-    log.scalars(1, grouped({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
+    log.scalars(1, group_tags({"train": 0.5, "validation_click": 0.25, "rows_per_second": 1e5}))
     log.scalars(300, {"loss/train": 0.125})
     version, first, second = loader.EventFileLoader(str(log.path)).Load()
     assert version.file_version == "brain.Event:2"

@@ -38,7 +38,7 @@ def parts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started(parts: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
-    """Who trains, and the two processes that it started, just now."""
+    """Start a training and return it with its two member processes."""
     parent = subprocess.Popen(
         [sys.executable, "-m", "tests.models.train_in_processes", str(parts)], env=dict(os.environ)
     )
@@ -63,15 +63,15 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    found = []
+    children = []
     for each in filter(str.isdigit, os.listdir("/proc")):
         if state := state_of(int(each)):
-            found += [int(each)] * (state[1] == str(pid))
-    return sorted(found)
+            children += [int(each)] * (state[1] == str(pid))
+    return sorted(children)
 
 
 def state_of(pid: int) -> list[str]:
-    """State and parent of a process; nothing where it is gone."""
+    """BreakerState and parent of a process; nothing where it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
@@ -94,7 +94,7 @@ linux = pytest.mark.skipif(
 
 @linux
 @pytest.mark.parametrize("moment", ["while they load", "while they train"])
-def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(
+def test_orphaned_members_exit_and_the_next_run_ends_in_the_same_bits(
     parts, started, moment
 ) -> None:
     parent, children = started
@@ -112,26 +112,26 @@ def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(
 
 @linux
 @pytest.mark.parametrize("moment", ["before they met", "in a step"])
-def test_who_waits_for_another_goes_too_and_none_begins_beside_who_cannot_go(
+def test_waiting_members_exit_too_and_no_run_starts_next_to_a_stopped_one(
     parts, started, moment, monkeypatch
 ) -> None:
-    parent, (waits, held) = started
+    parent, (waits, stopped) = started
     if moment == "in a step":
         wait_for((parts / RUN / "checkpoint" / FILE).exists)
-        os.kill(held, signal.SIGSTOP)
+        os.kill(stopped, signal.SIGSTOP)
     else:
-        os.kill(held, signal.SIGSTOP)
+        os.kill(stopped, signal.SIGSTOP)
         wait_for((parts / RUN / "meeting").exists)
     kill(parent)
     wait_for(lambda: not alive(waits))
-    monkeypatch.setattr(parallel, "LEAVE_S", 0.2)
+    monkeypatch.setattr(parallel, "EXIT_TIMEOUT_S", 0.2)
     with pytest.raises(
         LockedError, match=f"a training that process {parent.pid} began is still at work here"
     ):
         train_in_processes.fit(parts)
-    os.kill(held, signal.SIGCONT)
-    wait_for(lambda: not alive(held))
-    monkeypatch.setattr(parallel, "LEAVE_S", LONG_S)
+    os.kill(stopped, signal.SIGCONT)
+    wait_for(lambda: not alive(stopped))
+    monkeypatch.setattr(parallel, "EXIT_TIMEOUT_S", LONG_S)
     assert same_bits(
         train_in_processes.fit(parts, count=1), train_in_processes.fit(parts, "undisturbed", 1)
     )

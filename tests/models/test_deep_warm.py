@@ -16,15 +16,15 @@ from tailorbird.errors import DamageError, UsageError  # noqa: E402
 from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
-from tailorbird.models.deep.parameters import settled  # noqa: E402
+from tailorbird.models.deep.parameters import resolve_parameters  # noqa: E402
 from tailorbird.models.deep.warm import (  # noqa: E402
-    Warm,
-    begin,
+    WarmState,
     clear_series,
     load_warm,
-    newest_meta,
+    read_newest_meta,
     save_warm,
-    series_of,
+    series_name,
+    warm_start,
 )
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
@@ -33,9 +33,9 @@ OLD = np.arange(100, 148, dtype=np.uint64)  # 48 ids behind missing and unknown
 ITEMS = np.arange(500, 530, dtype=np.uint64)  # 30 of 40 codes; 8 are buckets
 
 
-def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
+def state(layout: Layout = LAYOUT, until: int = 1) -> WarmState:
     model = fit_net("mmoe", SMALL, layout, world(2_000), world(500, seed=1)).deep
-    return Warm(
+    return WarmState(
         "mmoe",
         model.parameters,
         model.heads,
@@ -49,7 +49,7 @@ def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
 def test_rows_follow_their_ids(tmp_path: Path) -> None:
     save_warm(tmp_path, state())
     warm = load_warm(tmp_path)
-    meta = newest_meta(tmp_path)
+    meta = read_newest_meta(tmp_path)
     assert (meta.heads, meta.layout, meta.trained_until) == (
         warm.heads,
         warm.layout,
@@ -58,52 +58,52 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
     assert warm is not None
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
-    begun = begin(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
-    assert (begun.new, begun.gone) == (1, 46)
-    old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, begun.weights))
+    start = warm_start(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
+    assert (start.new, start.gone) == (1, 46)
+    old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new, old[[0, 1, 2 + 47, 2, 1]])
-    old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, begun.weights))
+    old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, start.weights))
     np.testing.assert_array_equal(new[2:32], old[2:32][::-1])
     np.testing.assert_array_equal(new[32:], old[32:])
     model = fit_net(
-        "mmoe", {**SMALL, "rate": 1e-9}, begun.layout, world(500), world(100), begin=begun.weights
+        "mmoe", {**SMALL, "rate": 1e-9}, start.layout, world(500), world(100), begin=start.weights
     )
     np.testing.assert_allclose(
-        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(begun), atol=1e-5
+        weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(start), atol=1e-5
     )
 
 
-def new_codes(begun) -> np.ndarray:
-    return begun.weights["parts.0.fields.codes.0.weight"]
+def new_codes(start) -> np.ndarray:
+    return start.weights["parts.0.fields.codes.0.weight"]
 
 
 def test_nets_of_another_shape_are_of_another_series() -> None:
     heads = ("click", "buy")
-    mine = series_of("mmoe", settled("mmoe", {}), LAYOUT, heads)
+    mine = series_name("mmoe", resolve_parameters("mmoe", {}), LAYOUT, heads)
     assert (
-        series_of(
+        series_name(
             "mmoe",
-            settled("mmoe", {"rate": 0.1, "epochs": 3}),
+            resolve_parameters("mmoe", {"rate": 0.1, "epochs": 3}),
             replace(LAYOUT, codes={PLACE: 7}),
             heads,
         )
         == mine
     )
-    others = [
-        series_of("shared", settled("mmoe", {}), LAYOUT, heads),
-        series_of("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
-        series_of(
+    other_series = [
+        series_name("shared", resolve_parameters("mmoe", {}), LAYOUT, heads),
+        series_name("mmoe", resolve_parameters("mmoe", {"hidden": [8]}), LAYOUT, heads),
+        series_name(
             "mmoe",
-            settled("mmoe", {}),
+            resolve_parameters("mmoe", {}),
             replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])),
             heads,
         ),
-        series_of("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
+        series_name("mmoe", resolve_parameters("mmoe", {}), LAYOUT, heads[::-1]),
     ]
-    assert len({mine, *others}) == 5
+    assert len({mine, *other_series}) == 5
 
 
-def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
+def test_the_series_that_were_trained_last_are_stored(tmp_path: Path) -> None:
     for series, until in (("a", 3), ("b", 1), ("c", 2)):
         (tmp_path / series).mkdir()
         (tmp_path / series / f"{until:020}.npz").touch()
@@ -119,7 +119,7 @@ def test_it_begins_where_the_last_one_ended() -> None:
     """One epoch from warm weights is better than one from scratch."""
     rows, later = world(6_000, seed=5), world(3_000, seed=6)
     first = fit_net("dcn", {**SMALL, "epochs": 4, "rate": 3e-3}, LAYOUT, world(10_000), later).deep
-    warm = Warm(
+    warm = WarmState(
         "dcn",
         first.parameters,
         first.heads,
@@ -128,13 +128,13 @@ def test_it_begins_where_the_last_one_ended() -> None:
         weights(first.net),
         1,
     )
-    begun = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
-    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, begun.layout, rows, later, begin=begun.weights)
+    start = warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
+    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, start.layout, rows, later, begin=start.weights)
     scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
     assert ours.curve["validation"][0] < scratch.curve["validation"][0] - 0.01
 
 
-def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+def test_only_the_newest_states_are_stored_and_a_damaged_one_is_reported(tmp_path: Path) -> None:
     warm = state()
     for until in (5, 1, 4, 2, 3):
         save_warm(tmp_path, replace(warm, trained_until=until), keep=3)
@@ -146,7 +146,7 @@ def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Pat
     with pytest.raises(DamageError, match="train without --incremental"):
         load_warm(tmp_path)
     assert load_warm(tmp_path / "nothing") is None
-    assert newest_meta(tmp_path) is newest_meta(tmp_path / "nothing") is None, (
+    assert read_newest_meta(tmp_path) is read_newest_meta(tmp_path / "nothing") is None, (
         "it only words a note"
     )
 
@@ -155,8 +155,8 @@ def test_other_columns_or_heads_are_refused() -> None:
     warm = state()
     keys = {PLACE: OLD, 8: ITEMS}
     with pytest.raises(UsageError, match="the columns have changed"):
-        begin(warm, replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), keys, warm.heads)
+        warm_start(warm, replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), keys, warm.heads)
     with pytest.raises(UsageError, match="the heads have changed"):
-        begin(warm, LAYOUT, keys, ("click",))
+        warm_start(warm, LAYOUT, keys, ("click",))
     with pytest.raises(UsageError, match="other buckets"):
-        begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS[:20]}, warm.heads)
+        warm_start(warm, LAYOUT, {PLACE: OLD, 8: ITEMS[:20]}, warm.heads)

@@ -1,6 +1,4 @@
-"""What is exported answers as what was trained, to the last row, also where thresholds lie between
-neighbouring numbers.
-"""
+"""Exports equal the trained models on every row, even with thresholds between floats."""
 
 import numpy as np
 import pytest

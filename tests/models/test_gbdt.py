@@ -49,7 +49,7 @@ def test_the_export_equals_the_model_on_thousands_of_rows_with_missing_values(mo
     assert score_onnx(exported, TEST.matrix[:0]).shape == (0,)
 
 
-def test_the_export_is_whole_and_repeats_itself(model):
+def test_the_export_is_complete_and_repeats_itself(model):
     exported = gbdt_to_onnx(model)
     graph = onnx.load_model_from_string(exported)
     refuse_external(graph)
@@ -76,7 +76,7 @@ def test_a_difference_is_noticed(model):
         largest_difference(model, gbdt_to_onnx(other), TEST.matrix)
 
 
-def test_the_same_seed_gives_the_same_model_whatever_the_threads():
+def test_the_same_seed_gives_the_same_model_regardless_of_the_threads():
     one = fit_gbdt(TRAIN, VALIDATION, COLUMNS, SMALL)
     two = fit_gbdt(TRAIN, VALIDATION, COLUMNS, GbdtSettings(trees=80, patience=10, threads=2))
     assert np.array_equal(one.score(TEST.matrix), two.score(TEST.matrix))
@@ -90,7 +90,7 @@ def test_it_stops_when_validation_stops_improving():
     assert model.curve["train"][-1] < model.curve["validation"][-1]
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     calls = []
     fit_gbdt(
         TRAIN,

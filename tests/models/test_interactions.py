@@ -27,17 +27,17 @@ def history_of(rows):
     ),
     st.integers(1, 20),
 )
-def test_counts_equal_a_plain_loop(rows, asked, window):
+def test_counts_equal_a_simple_loop(rows, queries, window):
     history = history_of(rows)
-    t, person, item = (np.array(column, np.int64) for column in zip(*asked, strict=True))
+    t, person, item = (np.array(column, np.int64) for column in zip(*queries, strict=True))
     windowed = [
-        sum(i == b and b >= 0 and x - window <= s < x for _, i, s in rows) for x, _, b in asked
+        sum(i == b and b >= 0 and x - window <= s < x for _, i, s in rows) for x, _, b in queries
     ]
     assert history.by_item.count(item, t, np.arange(len(t)), window).tolist() == windowed
-    mine = [sum(q == a and a >= 0 and s < x for q, _, s in rows) for x, a, _ in asked]
+    mine = [sum(q == a and a >= 0 and s < x for q, _, s in rows) for x, a, _ in queries]
     assert history.by_person.count(person, t, np.arange(len(t))).tolist() == mine
     recent, offsets = history.recent(person, t, 3)
-    for r, (x, a, _) in enumerate(asked):
+    for r, (x, a, _) in enumerate(queries):
         past = sorted(
             ((s, n, i) for n, (q, i, s) in enumerate(rows) if q == a and a >= 0 and s < x)
         )

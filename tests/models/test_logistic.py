@@ -22,12 +22,12 @@ def test_it_is_scikit_learns_over_standardised_logarithms():
     ours = fit_logistic(matrix, label, ("a", "b", "c"))
     logs = np.sign(matrix) * np.log1p(np.abs(matrix))
     z = (logs - logs.mean(axis=0)) / logs.std(axis=0)
-    theirs = LogisticRegression(C=1.0, max_iter=1_000).fit(z, label).predict_proba(z)[:, 1]
-    assert np.abs(ours.score(matrix) - theirs).max() < 2e-3
+    reference = LogisticRegression(C=1.0, max_iter=1_000).fit(z, label).predict_proba(z)[:, 1]
+    assert np.abs(ours.score(matrix) - reference).max() < 2e-3
     assert list(ours.importance())[-1] == "c"
 
 
-def test_missing_says_something_where_it_does_and_onnx_agrees():
+def test_missing_values_are_informative_and_onnx_agrees():
     matrix, label = sample()
     matrix[label, 2] = np.where(
         np.random.default_rng(1).random(label.sum()) < 0.5, np.nan, matrix[label, 2]

@@ -9,8 +9,8 @@ from tests.models.deep import LAYOUT
 
 from tailorbird.models.deep.batches import PartRows
 from tailorbird.models.deep.loop import Run
-from tailorbird.models.deep.model import Deep, fit_deep
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.model import DeepModel, fit_deep
+from tailorbird.models.deep.parameters import resolve_parameters
 
 PARAMETERS = {
     "hidden": [16, 8],
@@ -23,11 +23,17 @@ PARAMETERS = {
 }
 
 
-def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> Deep:
+def fit(folder: Path, checkpoint: Path | None, architecture: str = "dcn") -> DeepModel:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     run = Run(checkpoint=checkpoint, checkpoint_steps=7)
     return fit_deep(
-        architecture, settled(architecture, PARAMETERS), LAYOUT, rows, watched, seed=5, run=run
+        architecture,
+        resolve_parameters(architecture, PARAMETERS),
+        LAYOUT,
+        rows,
+        watched,
+        seed=5,
+        run=run,
     )
 
 

@@ -9,13 +9,13 @@ from tests.models.deep import LAYOUT
 from tests.models.train_a_net import PARAMETERS
 
 from tailorbird.models.deep.batches import PartRows
-from tailorbird.models.deep.model import Deep
+from tailorbird.models.deep.model import DeepModel
 from tailorbird.models.deep.parallel import fit_parallel
 
 RUN = "processes"
 
 
-def fit(folder: Path, run: str = RUN, count: int = 2) -> Deep:
+def fit(folder: Path, run: str = RUN, count: int = 2) -> DeepModel:
     rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
     parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
     return fit_parallel(

@@ -12,8 +12,8 @@ import numpy as np
 from tailorbird.models.deep.batches import Blocks, PartRows, Rows
 from tailorbird.models.deep.checkpoint import weights
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.model import Deep, fit_deep
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.model import DeepModel, fit_deep
+from tailorbird.models.deep.parameters import resolve_parameters
 
 COLUMNS = 16
 LAYOUT = Layout(tuple(f"c{place}" for place in range(COLUMNS)), tuple(range(COLUMNS)), {})
@@ -35,11 +35,13 @@ def loaded(rows: PartRows) -> Rows:
     return Rows(matrix, {"click": label[:, 0]}, block_rows=rows.sizes[0])
 
 
-def learn(rows: Blocks) -> Deep:
-    return fit_deep("mlp", settled("mlp", PARAMETERS), LAYOUT, rows, piece(2_000, 99), seed=3)
+def learn(rows: Blocks) -> DeepModel:
+    return fit_deep(
+        "mlp", resolve_parameters("mlp", PARAMETERS), LAYOUT, rows, piece(2_000, 99), seed=3
+    )
 
 
-def digest(model: Deep) -> str:
+def digest(model: DeepModel) -> str:
     return hashlib.sha256(
         b"".join(array.tobytes() for _, array in sorted(weights(model.net).items()))
     ).hexdigest()

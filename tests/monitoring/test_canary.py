@@ -1,4 +1,4 @@
-"""What becomes of a canary, by the answers and clicks of its time."""
+"""Canary decisions from responses and clicks."""
 
 from dataclasses import replace
 
@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 from tests.serving import shop
 
-from tailorbird.cli.models_rollout import share_since
 from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.schema import TIME
@@ -18,11 +17,12 @@ from tailorbird.monitoring.canary import (
     EVENTS,
     GUARD_RAILS,
     SHARES,
-    Figures,
     GuardRails,
-    figures,
-    judge,
+    VersionFigures,
+    decide_canary,
+    measure_version,
 )
+from tailorbird.platform.canary import share_since
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
@@ -36,10 +36,10 @@ def version(
     not_finite: int = 0,
     latency: float = 5.0,
     ctr: float = 0.1,
-) -> Figures:
+) -> VersionFigures:
     draw = np.random.default_rng(len(name))
     seen = np.full(answers // 2, 20.0)
-    return Figures(
+    return VersionFigures(
         name,
         answers,
         failed,
@@ -56,21 +56,23 @@ def test_guard_rails_are_set_in_the_projects_file():
     assert GuardRails(**msgspec.structs.asdict(CanarySection())) == GUARD_RAILS
     slow = version("v0002", latency=8.0)
     assert (
-        judge(slow, CHAMPION, 0.05).action,
-        judge(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
+        decide_canary(slow, CHAMPION, 0.05).action,
+        decide_canary(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action,
     ) == ("end", "advance")
 
 
-def test_one_that_is_as_good_goes_on_step_by_step_to_everybody():
+def test_one_that_is_as_good_continues_step_by_step_to_everyone():
     share, taken = SHARES[0], []
     while share < 1:
-        verdict = judge(version("v0002", answers=40_000), version("v1", answers=40_000), share)
+        verdict = decide_canary(
+            version("v0002", answers=40_000), version("v1", answers=40_000), share
+        )
         taken.append(verdict.action)
         share = verdict.share
     assert taken == ["advance", "advance", "advance", "promote"]
 
 
-def test_each_step_is_judged_by_what_came_since_it_began(tmp_path):
+def test_each_step_is_judged_by_what_happened_since_it_started(tmp_path):
     """Else clicks of an hour in which it had 1 % would stand beside those of an hour in which it
     has half, of which people click more.
     """
@@ -81,17 +83,17 @@ def test_each_step_is_judged_by_what_came_since_it_began(tmp_path):
     registry.promote("v0001", by="test", why="first")
     for share in (0.01, 0.05):
         clock.advance_to(clock.now() + HOUR)
-        registry.send_canary("v0002", share, by="test", why="try")
+        registry.set_canary("v0002", share, by="test", why="try")
         clock.advance_to(clock.now() + MINUTE)
         registry.set_formula("home", "click", by="test", why="something else")
         assert share_since(registry) == clock.now() - MINUTE
     registry.end_canary(by="test", why="once more, from the beginning")
-    registry.send_canary("v0002", 0.05, by="test", why="try")
+    registry.set_canary("v0002", 0.05, by="test", why="try")
     assert share_since(registry) == clock.now()
 
 
 @pytest.mark.parametrize(
-    ("canary", "says"),
+    ("canary", "reason"),
     [
         (version("v0002", answers=1, not_finite=1), "no finite number"),
         (version("v0002", failed=200), "failed 200 of 4,000 answers"),
@@ -99,53 +101,55 @@ def test_each_step_is_judged_by_what_came_since_it_began(tmp_path):
         (version("v0002", ctr=0.05), "clicks per item seen"),
     ],
 )
-def test_one_that_is_worse_is_ended_and_the_reason_told(canary, says):
-    verdict = judge(canary, CHAMPION, 0.05)
+def test_one_that_is_worse_is_ended_and_the_reason_reported(canary, reason):
+    verdict = decide_canary(canary, CHAMPION, 0.05)
     assert (verdict.action, verdict.share) == ("end", 0.0)
-    assert says in verdict.reason
+    assert reason in verdict.reason
 
 
-def test_one_that_no_server_takes_is_told():
-    nobody = Figures("v0002", 0, 0, 0, float("nan"), Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0))
-    assert "0 answers of the canary's at 5%" in judge(nobody, CHAMPION, 0.05).reason, (
+def test_one_that_no_server_serves_is_reported():
+    unserved = VersionFigures("v0002", 0, 0, 0, float("nan"), Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    assert "0 answers of the canary's at 5%" in decide_canary(unserved, CHAMPION, 0.05).reason, (
         "the champion has 4,000, of which 200 would be its"
     )
-    verdict = judge(nobody, CHAMPION, 0.2)
+    verdict = decide_canary(unserved, CHAMPION, 0.2)
     assert verdict.action == "wait"
     assert "servers refuse it, or wait for its features" in verdict.reason
 
 
-def test_what_is_not_known_yet_is_waited_for():
+def test_it_waits_for_missing_data():
     assert (
-        judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
+        decide_canary(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action
         == "wait"
     )
     few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))
-    assert judge(few, CHAMPION, 0.05).action == "wait"
+    assert decide_canary(few, CHAMPION, 0.05).action == "wait"
     slow_but_few = version("v0002", failed=3)
-    assert judge(slow_but_few, CHAMPION, 0.05).action != "end", "three of 4,000 may be chance"
+    assert decide_canary(slow_but_few, CHAMPION, 0.05).action != "end", (
+        "three of 4,000 may be chance"
+    )
 
 
-def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_looks():
+def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_checks():
     draw, ended = np.random.default_rng(1), 0
     for _ in range(100):
         clicks = [draw.binomial(10, 0.1, 6_000).astype(float) for _ in range(2)]
         for users in range(300, 6_000, 300):
-            told = judge(
+            verdict = decide_canary(
                 *(
                     version_of(name, x[:users])
                     for name, x in zip(("v0002", "v0001"), clicks, strict=True)
                 ),
                 0.5,
             )
-            if told.action == "end":
+            if verdict.action == "end":
                 ended += 1
                 break
     assert ended <= 5, "five of 100 at a level of 95 %, at most"
 
 
-def version_of(name: str, clicks: np.ndarray) -> Figures:
-    return Figures(name, 10_000, 0, 0, 5.0, Moments.of(clicks, np.full(clicks.size, 10.0)))
+def version_of(name: str, clicks: np.ndarray) -> VersionFigures:
+    return VersionFigures(name, 10_000, 0, 0, 5.0, Moments.of(clicks, np.full(clicks.size, 10.0)))
 
 
 def test_figures_are_of_the_answers_that_were_its_to_give():
@@ -191,7 +195,7 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
             "model": "v0001",
         },
     ]
-    whole = {
+    defaults = {
         "ts": NOW,
         "slot": "home",
         "agent": "person",
@@ -201,7 +205,7 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
         "item_id": None,
     }
     events = pa.Table.from_pylist(
-        [dict.fromkeys(EVENTS) | whole | {"ts": NOW + n} | row for n, row in enumerate(rows)]
+        [dict.fromkeys(EVENTS) | defaults | {"ts": NOW + n} | row for n, row in enumerate(rows)]
     )
     events = events.set_column(
         events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME)
@@ -210,8 +214,10 @@ def test_figures_are_of_the_answers_that_were_its_to_give():
         events = events.set_column(
             events.schema.get_field_index(name), name, events[name].cast(pa.string())
         )
-    known = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
-    canary, champion = (figures(events, answers, name, **known) for name in ("v0002", "v0001"))
+    by_slot = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
+    canary, champion = (
+        measure_version(events, answers, name, **by_slot) for name in ("v0002", "v0001")
+    )
     assert (canary.answers, canary.failed, canary.not_finite) == (2, 1, 1)
     assert (canary.clicks.x, canary.clicks.y) == (1.0, 2.0)
     assert (champion.answers, champion.failed, champion.clicks.y) == (1, 0, 1.0)

@@ -20,14 +20,14 @@ from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.monitoring import daily
-from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.amounts import DayExpectations
 from tailorbird.monitoring.verdict import Check
 from tailorbird.stream import Block, open_writer, routed_path
 
 FIRST = 20_000  # a day since 1970
 LAST = FIRST + 8
 ROWS = 1_200
-WANTED = Wanted({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOUR})
+EXPECTATIONS = DayExpectations({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOUR})
 
 
 def events_of(day):
@@ -73,16 +73,16 @@ def events_of(day):
 
 def without(columns, keep):
     return {
-        name: [value for value, kept in zip(values, keep, strict=True) if kept]
+        name: [value for value, is_kept in zip(values, keep, strict=True) if is_kept]
         for name, values in columns.items()
     }
 
 
 def changed(columns, name, value, where):
-    found = dict(columns)
+    columns_now = dict(columns)
     pairs = zip(columns[name], columns["type"], range(len(columns["type"])), strict=True)
-    found[name] = [value(old, k) if where(kind, k) else old for old, kind, k in pairs]
-    return found
+    columns_now[name] = [value(old, k) if where(kind, k) else old for old, kind, k in pairs]
+    return columns_now
 
 
 def block(kind, columns, schema):
@@ -157,8 +157,24 @@ def make_lake(
     return Lake(folder / "lake")
 
 
+def watch_days(path, folder, clock, stop, target, retry_s=daily.RETRY_S) -> None:
+    """Run the schedule with short pauses."""
+    daily.watch(
+        path,
+        folder,
+        clock,
+        stop,
+        wanted=EXPECTATIONS,
+        after_us=HOUR,
+        target=target,
+        further=lambda number: (),
+        poll_s=0.01,
+        retry_s=retry_s,
+    )
+
+
 def check(lake, further=lambda number: ()):
-    return daily.run_day(lake, LAST, (LAST + 1) * DAY + HOUR, WANTED, further)
+    return daily.run_day(lake, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS, further)
 
 
 def late(columns):
@@ -231,7 +247,7 @@ def good(tmp_path_factory):
     return make_lake(tmp_path_factory.mktemp("good"))
 
 
-def test_a_day_that_is_whole_passes_every_check(good):
+def test_a_sound_day_passes_every_check(good):
     report = check(good)
     assert report.rows == ROWS
     assert {one.name: one.status for one in report.checks} == dict.fromkeys(FAULTS, "ok")
@@ -239,11 +255,13 @@ def test_a_day_that_is_whole_passes_every_check(good):
 
 def test_where_another_system_answers_clicks_follow_what_was_seen(tmp_path):
     def without_answers(day):
-        found = events_of(day)
-        return without(found, [kind != "answer" for kind in found["type"]])
+        day_columns = events_of(day)
+        return without(day_columns, [kind != "answer" for kind in day_columns["type"]])
 
-    found = {one.name: one for one in check(make_lake(tmp_path, of_day=without_answers)).checks}
-    assert found["orphans"].status == "ok"
+    day_columns = {
+        one.name: one for one in check(make_lake(tmp_path, of_day=without_answers)).checks
+    }
+    assert day_columns["orphans"].status == "ok"
     stray = make_lake(tmp_path / "stray", FAULTS["orphans"][1], of_day=without_answers)
     assert {one.name: one for one in check(stray).checks}["orphans"].status == "failed"
 
@@ -252,17 +270,17 @@ def test_where_another_system_answers_clicks_follow_what_was_seen(tmp_path):
 def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
     options, fault = FAULTS[name]
     report = check(make_lake(tmp_path, fault, **options))
-    beside = {
+    also_failing = {
         "volume": {"categories"},
         "total": {"hours"},
     }  # a type that is all but gone is a shift, too; and a day is made of hours
-    assert {one.name for one in report.failed} - beside.get(name, set()) == {name}
+    assert {one.name for one in report.failed} - also_failing.get(name, set()) == {name}
     (failed,) = [one for one in report.failed if one.name == name]
     assert failed.told
     assert failed.details
 
 
-def test_an_impression_that_nobody_sent_is_found(tmp_path):
+def test_a_missing_impression_is_detected(tmp_path):
     lake = make_lake(
         tmp_path,
         lambda day: changed(
@@ -273,7 +291,7 @@ def test_an_impression_that_nobody_sent_is_found(tmp_path):
     assert (failed.name, "without an impression" in failed.told) == ("orphans", True)
 
 
-def test_clicks_on_what_another_system_answered_are_told_apart(tmp_path):
+def test_clicks_on_what_another_system_answered_are_distinguished(tmp_path):
     def of_others(day):
         """Every second request, with what was seen of it and the click, is another system's: there
         is no answer of ours.
@@ -291,7 +309,7 @@ def test_clicks_on_what_another_system_answered_are_told_apart(tmp_path):
     assert "another system" not in failed.told
 
 
-def test_one_person_who_is_no_person_is_found(tmp_path):
+def test_one_person_who_is_no_person_is_detected(tmp_path):
     lake = make_lake(
         tmp_path,
         lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100),
@@ -300,7 +318,7 @@ def test_one_person_who_is_no_person_is_found(tmp_path):
     assert (failed.name, "people made more than" in failed.told) == ("bots", True)
 
 
-def test_what_others_found_stands_in_the_report(good):
+def test_extra_checks_are_in_the_report(good):
     report = check(
         good,
         lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")],
@@ -308,8 +326,8 @@ def test_what_others_found_stands_in_the_report(good):
     assert [one.told for one in report.failed] == [f"3 values differ on day {LAST}"]
 
 
-def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
-    report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED)
+def test_of_a_day_in_progress_only_finished_hours_are_judged(good):
+    report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS)
     assert report.rows == ROWS // 4
     assert "hours" not in {one.name for one in report.failed}
     assert {one.told for one in report.checks if one.name in ("total", "volume")} == {
@@ -318,7 +336,7 @@ def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
 
 
 def test_without_days_before_shifts_are_not_judged(good):
-    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, DayExpectations())
     status = {one.name: one.status for one in report.checks}
     assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == [
         "none"
@@ -326,50 +344,48 @@ def test_without_days_before_shifts_are_not_judged(good):
     assert "failed" not in status.values()
 
 
-def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
+def test_reports_are_stored_with_a_page_of_all_days(tmp_path, good):
     folder = tmp_path / "checks"
     for day in (LAST - 1, LAST):
-        page = daily.keep(
+        page = daily.save_report(
             folder,
             daily.run_day(
                 good,
                 day,
                 (LAST + 1) * DAY + 3 * HOUR,
-                WANTED,
+                EXPECTATIONS,
                 lambda number: [Check("features", "failed", 1, 0, "<b>")],
             ),
         )
-    assert [report.day for report in daily.history(folder)] == ["2024-10-12", "2024-10-11"]
+    assert [report.day for report in daily.read_reports(folder)] == ["2024-10-12", "2024-10-11"]
     text = page.read_text()
     assert "2024-10-11" in text
     assert "&lt;b&gt;" in text
     assert "http" not in text, "it shows without a network"
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [
+    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [
         LAST - k for k in range(2, 7)
     ], "those without a report"
-    assert daily.due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [LAST + 1, LAST - 2]
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, (
+    assert daily.days_due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [LAST + 1, LAST - 2]
+    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, (
         "the last day is not over for long enough"
     )
 
 
-def test_what_was_looked_at_by_hand_while_the_day_went_on_is_checked_when_it_is_over(
-    tmp_path, good
-):
+def test_a_day_checked_by_hand_in_progress_is_checked_again_when_it_is_over(tmp_path, good):
     folder = tmp_path / "checks"
-    daily.keep(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED))
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
-    daily.keep(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, WANTED))
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
+    daily.save_report(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, EXPECTATIONS))
+    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
+    daily.save_report(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, EXPECTATIONS))
+    assert daily.days_due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
 
 
-def test_a_run_by_hand_takes_no_alert_from_the_schedule(tmp_path):
-    assert daily.owed(tmp_path, FAILING, "a-program")
-    assert not daily.owed(tmp_path, FAILING, ""), "nobody is to be told"
+def test_a_run_by_hand_uses_no_alert_from_the_schedule(tmp_path):
+    assert daily.is_alert_due(tmp_path, FAILING, "a-program")
+    assert not daily.is_alert_due(tmp_path, FAILING, ""), "nobody is to be told"
     for untold in (True, False):
-        daily.keep(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
-        assert daily.owed(tmp_path, FAILING, "a-program") is untold
-    assert not daily.owed(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
+        daily.save_report(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
+        assert daily.is_alert_due(tmp_path, FAILING, "a-program") is untold
+    assert not daily.is_alert_due(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
 
 
 FAILING = daily.DayReport(
@@ -377,23 +393,24 @@ FAILING = daily.DayReport(
 )
 
 
-def test_a_command_is_told_of_a_failure(tmp_path):
-    told = tmp_path / "told.json"
+def test_a_command_is_alerted_of_a_failure(tmp_path):
+    alert_file = tmp_path / "told.json"
     command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'w').write(sys.stdin.read())\""
+        f'{sys.executable} -c "import sys; open({str(alert_file)!r}, '
+        "'w').write(sys.stdin.read())\""
     )
-    assert daily.alert(command, FAILING) == ""
-    assert msgspec.json.decode(told.read_bytes(), type=daily.DayReport) == FAILING
-    told.unlink()
-    assert daily.alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
-    assert not told.exists(), "nothing failed"
-    assert "status 3; it is started without a shell" in daily.alert(
+    assert daily.send_alert(command, FAILING) == ""
+    assert msgspec.json.decode(alert_file.read_bytes(), type=daily.DayReport) == FAILING
+    alert_file.unlink()
+    assert daily.send_alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
+    assert not alert_file.exists(), "nothing failed"
+    assert "status 3; it is started without a shell" in daily.send_alert(
         f'{sys.executable} -c "raise SystemExit(3)"', FAILING
     )
-    assert "did not go out" in daily.alert("no-such-program-anywhere", FAILING)
+    assert "did not go out" in daily.send_alert("no-such-program-anywhere", FAILING)
 
 
-def test_a_url_is_told_of_a_failure():
+def test_a_url_is_alerted_of_a_failure():
     got = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -409,90 +426,75 @@ def test_a_url_is_told_of_a_failure():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         assert (
-            daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING) == ""
+            daily.send_alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
+            == ""
         )
     finally:
         server.shutdown()
         server.server_close()
     assert msgspec.json.decode(got[0])["checks"][0]["told"] == "a row is missing"
-    failed = daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
+    failed = daily.send_alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
     assert failed
     assert "secret" not in failed
 
 
 @pytest.mark.slow
-def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
+def test_the_schedule_checks_yesterday_and_missed_days_once_and_alerts(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
-        daily.keep(
+        daily.save_report(
             tmp_path / "checks",
             daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY + HOUR), ROWS, []),
         )
-    told, stop = tmp_path / "told.json", threading.Event()
+    alert_file, stop = tmp_path / "told.json", threading.Event()
     command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
     )
     clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)
-    options = {
-        "wanted": WANTED,
-        "after_us": HOUR,
-        "target": command,
-        "further": lambda number: (),
-        "look_s": 0.01,
-    }
     thread = threading.Thread(
-        target=daily.watch,
-        args=(lake.path, tmp_path / "checks", clock, stop),
-        kwargs=options,
-        daemon=True,
+        target=watch_days, args=(lake.path, tmp_path / "checks", clock, stop, command), daemon=True
     )
     thread.start()
     waited = threading.Event()
     for _ in range(600):
-        if told.exists() and told.read_text() and len(daily.history(tmp_path / "checks")) == 7:
+        if (
+            alert_file.exists()
+            and alert_file.read_text()
+            and len(daily.read_reports(tmp_path / "checks")) == 7
+        ):
             break
         waited.wait(0.05)
     stop.set()
     thread.join(20)
-    (line,) = told.read_text().splitlines()
+    (line,) = alert_file.read_text().splitlines()
     assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == [
         "gaps"
     ]
-    assert [report.day for report in daily.history(tmp_path / "checks")] == [
+    assert [report.day for report in daily.read_reports(tmp_path / "checks")] == [
         f"2024-10-{day:02}" for day in range(12, 5, -1)
     ]
 
 
-def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
-    told, stop = tmp_path / "told.json", threading.Event()
+def test_the_schedule_alerts_on_a_day_without_any_event(tmp_path, good):
+    alert_file, stop = tmp_path / "told.json", threading.Event()
     command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
     )
     clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
-    options = {
-        "wanted": WANTED,
-        "after_us": HOUR,
-        "target": command,
-        "further": lambda number: (),
-        "look_s": 0.01,
-    }
     thread = threading.Thread(
-        target=daily.watch,
-        args=(good.path, tmp_path / "checks", clock, stop),
-        kwargs=options,
-        daemon=True,
+        target=watch_days, args=(good.path, tmp_path / "checks", clock, stop, command), daemon=True
     )
     thread.start()
     waited = threading.Event()
     for _ in range(600):
-        if told.exists() and told.read_text().endswith("\n"):
+        if alert_file.exists() and alert_file.read_text().endswith("\n"):
             break
         waited.wait(0.05)
     stop.set()
     thread.join(20)
-    report = msgspec.json.decode(told.read_text().splitlines()[0], type=daily.DayReport)
+    report = msgspec.json.decode(alert_file.read_text().splitlines()[0], type=daily.DayReport)
     assert (report.day, report.rows, report.newest_before) == ("2024-10-13", 0, "2024-10-12")
     newest = to_iso(
         good.table("events")
@@ -509,19 +511,19 @@ def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
     }
 
 
-def test_freshness_over_days_looks_at_the_days_before(good):
+def test_freshness_over_days_reads_the_days_before(good):
     later = daily.run_day(
         good,
         LAST + 2,
         (LAST + 3) * DAY,
-        msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}),
+        msgspec.structs.replace(EXPECTATIONS, fresh_within={"click": 2 * DAY}),
     )
     assert "freshness" in {one.name for one in later.failed}
     fine = daily.run_day(
         good,
         LAST + 1,
         (LAST + 2) * DAY,
-        msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}),
+        msgspec.structs.replace(EXPECTATIONS, fresh_within={"click": 2 * DAY}),
     )
     assert "freshness" not in {one.name for one in fine.failed}
 
@@ -530,16 +532,8 @@ def watched(lake, folder, target, until) -> None:
     """Run the schedule until something holds."""
     stop, waited = threading.Event(), threading.Event()
     clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
-    options = {
-        "wanted": WANTED,
-        "after_us": HOUR,
-        "target": target,
-        "further": lambda number: (),
-        "look_s": 0.01,
-        "again_s": 0.05,
-    }
     thread = threading.Thread(
-        target=daily.watch, args=(lake.path, folder, clock, stop), kwargs=options, daemon=True
+        target=watch_days, args=(lake.path, folder, clock, stop, target, 0.05), daemon=True
     )
     thread.start()
     for _ in range(600):
@@ -552,67 +546,68 @@ def watched(lake, folder, target, until) -> None:
 
 
 def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
-    folder, told = tmp_path / "checks", tmp_path / "told.json"
+    folder, alert_file = tmp_path / "checks", tmp_path / "told.json"
     watched(
         good,
         folder,
         "no-such-program-anywhere",
-        lambda: any(report.untold for report in daily.history(folder)),
+        lambda: any(report.untold for report in daily.read_reports(folder)),
     )
     command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
-        '+ chr(10))"'
-    )
-    watched(
-        good, folder, command, lambda: not any(report.untold for report in daily.history(folder))
-    )
-    assert "2024-10-13" in {
-        msgspec.json.decode(line, type=daily.DayReport).day
-        for line in told.read_text().splitlines()
-    }
-
-
-_WATCH = """
-import sys, threading
-from pathlib import Path
-from tests.monitoring.test_checks import HOUR, LAST, WANTED, DAY
-from tailorbird.events import SimulatedClock
-from tailorbird.monitoring import daily
-
-lake, folder, target = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-options = {"wanted": WANTED, "after_us": HOUR, "target": target, "further": lambda number: (), "look_s": 0.01}
-daily.watch(lake, folder, SimulatedClock((LAST + 2) * DAY + 2 * HOUR), threading.Event(), **options)
-"""
-
-
-@pytest.mark.slow
-def test_an_alert_goes_out_though_the_role_is_killed_while_it_does(tmp_path, good):
-    folder, told = tmp_path / "checks", tmp_path / "told.json"
-    kills = f'{sys.executable} -c "import os; os.kill(os.getppid(), 9)"'
-    role = [sys.executable, "-c", _WATCH, str(good.path), str(folder), kills]
-    assert subprocess.run(role, env=environment(), timeout=120, check=False).returncode == -9
-    assert [report.day for report in daily.history(folder)] == ["2024-10-13"]
-    command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
     )
     watched(
         good,
         folder,
         command,
-        lambda: told.exists() and not any(report.untold for report in daily.history(folder)),
+        lambda: not any(report.untold for report in daily.read_reports(folder)),
     )
     assert "2024-10-13" in {
         msgspec.json.decode(line, type=daily.DayReport).day
-        for line in told.read_text().splitlines()
+        for line in alert_file.read_text().splitlines()
     }
 
 
-def test_a_day_that_goes_on_is_told_of_when_it_is_checked_as_a_whole(tmp_path, good):
-    """What was found by hand meanwhile is not; and what was found by hand afterwards, with nobody
-    told, is.
-    """
-    folder, told = tmp_path / "checks", tmp_path / "told.json"
+_WATCH = """
+import sys, threading
+from pathlib import Path
+from tests.monitoring.test_checks import DAY, HOUR, LAST, watch_days
+from tailorbird.events import SimulatedClock
+
+lake, folder, target = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+watch_days(lake, folder, SimulatedClock((LAST + 2) * DAY + 2 * HOUR), threading.Event(), target)
+"""
+
+
+@pytest.mark.slow
+def test_an_alert_is_sent_though_the_role_is_killed_while_it_does(tmp_path, good):
+    folder, alert_file = tmp_path / "checks", tmp_path / "told.json"
+    kills = f'{sys.executable} -c "import os; os.kill(os.getppid(), 9)"'
+    role = [sys.executable, "-c", _WATCH, str(good.path), str(folder), kills]
+    assert subprocess.run(role, env=environment(), timeout=120, check=False).returncode == -9
+    assert [report.day for report in daily.read_reports(folder)] == ["2024-10-13"]
+    command = (
+        f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
+        '+ chr(10))"'
+    )
+    watched(
+        good,
+        folder,
+        command,
+        lambda: (
+            alert_file.exists() and not any(report.untold for report in daily.read_reports(folder))
+        ),
+    )
+    assert "2024-10-13" in {
+        msgspec.json.decode(line, type=daily.DayReport).day
+        for line in alert_file.read_text().splitlines()
+    }
+
+
+def test_a_day_in_progress_alerts_once_it_is_complete(tmp_path, good):
+    """Check that failures of a day in progress are not alerted, unlike those found afterwards."""
+    folder, alert_file = tmp_path / "checks", tmp_path / "told.json"
     fails = [Check("gaps", "failed", 1.0, 0.0, "a row is missing")]
     for day, at in (
         (LAST + 2, (LAST + 2) * DAY + HOUR),
@@ -620,11 +615,12 @@ def test_a_day_that_goes_on_is_told_of_when_it_is_checked_as_a_whole(tmp_path, g
         (LAST - 9, (LAST + 1) * DAY + 2 * HOUR),
     ):
         report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
-        daily.keep(
-            folder, msgspec.structs.replace(report, untold=daily.owed(folder, report, "a-program"))
+        daily.save_report(
+            folder,
+            msgspec.structs.replace(report, untold=daily.is_alert_due(folder, report, "a-program")),
         )
     command = (
-        f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() "
+        f"{sys.executable} -c \"import sys; open({str(alert_file)!r}, 'a').write(sys.stdin.read() "
         '+ chr(10))"'
     )
     last = to_iso(LAST * DAY)[:10]
@@ -632,30 +628,32 @@ def test_a_day_that_goes_on_is_told_of_when_it_is_checked_as_a_whole(tmp_path, g
         good,
         folder,
         command,
-        lambda: not any(report.untold for report in daily.history(folder) if report.day == last),
+        lambda: (
+            not any(report.untold for report in daily.read_reports(folder) if report.day == last)
+        ),
     )
     days = {
         msgspec.json.decode(line, type=daily.DayReport).day
-        for line in told.read_text().splitlines()
+        for line in alert_file.read_text().splitlines()
     }
     assert last in days
     assert days.isdisjoint({to_iso((LAST + 2) * DAY)[:10], to_iso((LAST - 9) * DAY)[:10]})
 
 
 def test_days_before_the_first_event_are_of_no_use(good):
-    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, WANTED).of_use
+    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, EXPECTATIONS).has_content
 
 
 @pytest.mark.parametrize("days", [7, 8, 30])
-def test_a_site_that_has_been_silent_for_long_is_told_of(good, days):
-    report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, WANTED)
-    assert report.of_use
+def test_a_site_that_has_been_silent_for_long_is_reported(good, days):
+    report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, EXPECTATIONS)
+    assert report.has_content
     assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | (
         {"hours"} if days < 6 else set()
     )
     (total,) = [one for one in report.failed if one.name == "total"]
-    told = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
-    assert total.told == f"the day has no event at all, {told}"
+    context = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
+    assert total.told == f"the day has no event at all, {context}"
 
 
 def with_catalogue(day, rows):
@@ -675,14 +673,18 @@ def with_catalogue(day, rows):
     }
 
 
-def test_a_catalogue_that_is_sent_anew_is_no_amount_of_visitors(tmp_path):
+def test_a_catalogue_sent_again_does_not_count_as_visitors(tmp_path):
     report = check(make_lake(tmp_path, lambda day: with_catalogue(LAST, 3_000)))
     assert not report.failed
 
 
-def test_a_site_whose_catalogue_goes_on_without_any_visitor_is_told_of(tmp_path):
-    no_visitor = lambda day: without(with_catalogue(LAST, 300), [False] * ROWS + [True] * 300)  # noqa: E731
-    report = daily.run_day(make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, Wanted())
+def test_a_site_with_catalogue_updates_but_no_visitors_is_reported(tmp_path):
+    def no_visitor(day):
+        return without(with_catalogue(LAST, 300), [False] * ROWS + [True] * 300)
+
+    report = daily.run_day(
+        make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert "total" in {one.name for one in report.failed}
 
 
@@ -691,7 +693,9 @@ def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_pat
         events = with_catalogue(day, 30)
         return events if day == LAST else without(events, [False] * ROWS + [True] * 30)
 
-    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(
+        make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert not report.failed
 
 
@@ -703,7 +707,7 @@ def again(columns):
     }
 
 
-def test_what_is_sent_twice_under_ids_of_its_own_is_found(tmp_path):
+def test_what_is_sent_twice_under_ids_of_its_own_is_detected(tmp_path):
     report = check(make_lake(tmp_path, again))
     assert {one.name for one in report.failed} == {"duplicates", "total", "uniqueness"}
     (failed,) = [one for one in report.failed if one.name == "duplicates"]
@@ -721,7 +725,9 @@ def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
             else events_of(day)
         )
 
-    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    report = daily.run_day(
+        make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, DayExpectations()
+    )
     assert not [one for one in report.failed if one.name in ("hours", "total")]
 
 
@@ -734,13 +740,15 @@ def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
         return changed(wrong, "session_id", lambda *_: None, lambda kind, k: kind == "click")
 
     lake = make_lake(tmp_path, of_day=of_day, first=LAST - 4)
-    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, Wanted())
+    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, DayExpectations())
     assert {one.name for one in yesterday.failed} == {"nulls", "categories"}
     assert not check(lake).failed
 
 
 def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_path):
-    person = lambda day: changed(day, "person", lambda old, k: f"u{k // 50}", lambda kind, k: True)  # noqa: E731
+    def person(day):
+        return changed(day, "person", lambda old, k: f"u{k // 50}", lambda kind, k: True)
+
     lake = make_lake(
         tmp_path,
         lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]),
@@ -760,21 +768,21 @@ def test_clocks_of_a_few_who_alone_say_when_they_sent_are_no_fault(tmp_path):
     ]
 
 
-def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge(tmp_path):
+def test_a_day_that_is_all_but_empty_is_detected_where_hours_are_too_small_to_judge(tmp_path):
     few = [k % (ROWS // 360) == 0 for k in range(ROWS)]
     events = {
         day: without(events_of(day), few if day < LAST else [k == 3 for k in range(ROWS)])
         for day in range(FIRST, LAST + 1)
     }
     report = daily.run_day(
-        make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, Wanted()
+        make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, DayExpectations()
     )
-    found = {one.name: one for one in report.checks}
-    assert (found["total"].status, found["total"].told) == (
+    checks = {one.name: one for one in report.checks}
+    assert (checks["total"].status, checks["total"].told) == (
         "failed",
         "the day's events are 1, 400 are usual",
     )
-    assert (found["hours"].status, found["hours"].told) == (
+    assert (checks["hours"].status, checks["hours"].told) == (
         "none",
         "no hour that is over has 20 events as a rule",
     )
@@ -782,8 +790,10 @@ def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge
 
 def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
     lake = make_lake(tmp_path, first=LAST)
-    found = daily.run_day(lake, LAST, (LAST + 1) * DAY, Wanted({"purchase": ("oder_id",)})).checks
-    (unique,) = (one for one in found if one.name == "uniqueness")
+    checks = daily.run_day(
+        lake, LAST, (LAST + 1) * DAY, DayExpectations({"purchase": ("oder_id",)})
+    ).checks
+    (unique,) = (one for one in checks if one.name == "uniqueness")
     assert (unique.status, unique.told) == ("none", "no purchase has a property oder_id")
 
 
@@ -797,8 +807,8 @@ def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path,
         lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]},
         first=LAST,
     )
-    wanted = Wanted({"purchase": (name,), "click": (name,)})
-    (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, wanted).failed
+    expectations = DayExpectations({"purchase": (name,), "click": (name,)})
+    (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, expectations).failed
     assert (failed.name, failed.details) == (
         "uniqueness",
         [f"{ROWS // 5 - 1:,} purchase repeat a {name} of another"],

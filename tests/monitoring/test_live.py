@@ -108,8 +108,8 @@ def test_calibration_compares_scores_with_clicks_on_what_was_seen():
     answers = pa.table(
         {"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]}
     )
-    (found,) = calibration(table(rows), answers, "home")
-    assert (found.arm, found.items, found.predicted, found.clicks, found.ratio) == (
+    (figures,) = calibration(table(rows), answers, "home")
+    assert (figures.arm, figures.items, figures.predicted, figures.clicks, figures.ratio) == (
         "model",
         1,
         0.5,
@@ -127,5 +127,5 @@ def test_calibration_counts_an_item_once_for_each_answer_and_single_impressions_
     answers = pa.table(
         {"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]}
     )
-    (found,) = calibration(table(rows), answers, "home")
-    assert (found.items, found.predicted, found.clicks) == (1, 0.5, 1)
+    (figures,) = calibration(table(rows), answers, "home")
+    assert (figures.items, figures.predicted, figures.clicks) == (1, 0.5, 1)

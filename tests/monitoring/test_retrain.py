@@ -13,7 +13,7 @@ from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import ROUTED
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
-from tailorbird.monitoring import Trigger, decide, decide_on
+from tailorbird.monitoring import Trigger, decide_from_steps, decide_retrain
 from tailorbird.monitoring.retrain import Step, scan_threshold
 
 TRIGGER = Trigger("home", "model", "popular", false_alarm=0.05, periods_max=30)
@@ -32,7 +32,7 @@ def sequence(rng, lifts, error=0.1):
 def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
     rng = np.random.default_rng(seed)
     return sum(
-        decide_on(sequence(rng, reference), sequence(rng, watched), trigger).retrain
+        decide_from_steps(sequence(rng, reference), sequence(rng, watched), trigger).retrain
         for _ in range(runs)
     )
 
@@ -40,7 +40,7 @@ def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
 @pytest.mark.slow
 @pytest.mark.parametrize("reference", [4, 16])
 @pytest.mark.parametrize("false_alarm", [0.02, 0.10])
-def test_the_false_alarm_rate_of_a_whole_watch_is_the_stated_one(reference, false_alarm):
+def test_the_false_alarm_rate_of_a_full_watch_is_the_stated_one(reference, false_alarm):
     trigger = Trigger("home", "model", "popular", false_alarm=false_alarm, periods_max=30, fall=0.0)
     low, high = proportion_interval(
         alarms([0.3] * reference, [0.3] * 30, trigger=trigger), 1_000, level=0.999
@@ -55,7 +55,9 @@ def test_the_threshold_falls_with_the_false_alarm_rate_and_rises_with_the_length
 
 def test_a_steep_fall_is_seen_within_a_few_periods():
     rng = np.random.default_rng(1)
-    decision = decide_on(sequence(rng, [0.4] * 12), sequence(rng, [0.4] * 8 + [-0.1] * 8), TRIGGER)
+    decision = decide_from_steps(
+        sequence(rng, [0.4] * 12), sequence(rng, [0.4] * 8 + [-0.1] * 8), TRIGGER
+    )
     assert decision.retrain
     assert decision.figure_before == pytest.approx(0.4, abs=0.15)
     assert decision.figure_after == pytest.approx(-0.1, abs=0.2)
@@ -77,8 +79,8 @@ def test_a_fall_too_small_to_matter_is_left_alone():
     trigger = Trigger("home", "model", "popular", fall=0.2, periods_max=30)
     rng = np.random.default_rng(2)
     exact = [sequence(rng, [lift] * 30, error=0.01) for lift in (0.4, 0.3)]
-    assert not decide_on(exact[0], exact[1], trigger).retrain
-    assert decide_on(
+    assert not decide_from_steps(exact[0], exact[1], trigger).retrain
+    assert decide_from_steps(
         exact[0], exact[1], Trigger("home", "model", "popular", fall=0.02, periods_max=30)
     ).retrain
 
@@ -86,12 +88,14 @@ def test_a_fall_too_small_to_matter_is_left_alone():
 def test_the_decision_does_not_change_when_more_is_seen():
     rng = np.random.default_rng(3)
     reference, watched = sequence(rng, [0.4] * 12), sequence(rng, [-0.2] * 20)
-    first = next(n for n in range(1, 21) if decide_on(reference, watched[:n], TRIGGER).retrain)
-    assert decide_on(reference, watched, TRIGGER).decided_at == watched[first - 1].start
+    first = next(
+        n for n in range(1, 21) if decide_from_steps(reference, watched[:n], TRIGGER).retrain
+    )
+    assert decide_from_steps(reference, watched, TRIGGER).decided_at == watched[first - 1].start
 
 
-def test_without_data_it_says_what_is_missing():
-    decision = decide_on([], sequence(np.random.default_rng(4), [0.3]), TRIGGER)
+def test_without_data_it_states_what_is_missing():
+    decision = decide_from_steps([], sequence(np.random.default_rng(4), [0.3]), TRIGGER)
     assert not decision.retrain
     assert "too few clicks in the reference window" in decision.reason
 
@@ -137,10 +141,10 @@ def routed(rates_by_day, people=120, seed=0):
 
 def watch(events, control="popular", **more):
     trigger = Trigger("home", "model", control, experiment="test", period=6 * HOUR, **more)
-    return decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
+    return decide_retrain(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
 
 
-def test_from_events_a_fallen_lift_asks_for_a_new_model():
+def test_a_fallen_lift_in_events_triggers_retraining():
     decision = watch(
         routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.05}] * 3)
     )
@@ -163,7 +167,7 @@ def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_
 def test_only_periods_that_have_ended_are_judged():
     events = routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.02}] * 2)
     trigger = Trigger("home", "model", "popular", period=DAY, clicks_min=10)
-    early = decide(
+    early = decide_retrain(
         events,
         trigger,
         reference_from=START,
@@ -171,7 +175,7 @@ def test_only_periods_that_have_ended_are_judged():
         until=START + 4 * DAY - HOUR,
     )
     assert early.periods == 0
-    later = decide(
+    later = decide_retrain(
         events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY
     )
     assert later.periods == 1
@@ -186,4 +190,4 @@ def test_thin_periods_are_joined():
 
 def test_a_reference_that_ends_before_it_begins_is_refused():
     with pytest.raises(UsageError, match="ends after it begins"):
-        decide(routed([]), TRIGGER, reference_from=START, reference_to=START)
+        decide_retrain(routed([]), TRIGGER, reference_from=START, reference_to=START)

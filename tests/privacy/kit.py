@@ -4,6 +4,7 @@ one word finds what is left of them.
 
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -25,11 +26,14 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
 from tailorbird.features.erase import is_personal
+from tailorbird.features.read import Reader
+from tailorbird.features.request import ReadRequest
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
-from tailorbird.serving.door import Door
+from tailorbird.privacy import People, SearchReport, search_project
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.score_log import KIND, Scored, encode_scores
 from tailorbird.stream import Block, open_reader, open_writer, scores_path
@@ -113,7 +117,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     history.write_text("\n".join(json.dumps(event) for event in past(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
     with (
-        Door(project.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps(item_events()).encode())
@@ -131,7 +135,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
         door.submit(
             json.dumps([event for user in people[:9] for event in present(user)]).encode()
         )  # all of it again
-        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts = InProcessServer(project, CLOCK, door=door, seed=1)
         for user in (*people[: min(8, canaries)], *people[-6:]):
             request = RecommendQuery(slot="home", user_id=user, session_id=f"{user}-session")
             answer = parts.pipeline.answer(request)
@@ -305,12 +309,37 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
     return found
 
 
-def without_flats(found: dict[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
-    """States but for those of the items that are some canary's to sell: an attribute of theirs
-    goes.
-    """
-    flats = {("item", hash64(f"flat-{number:03d}")) for number in range(100)}
-    return {key: state for key, state in found.items() if key not in flats}
+def find_ids(project: Project, ids: Sequence[str]) -> SearchReport:
+    """Search a project for users, or for visitors as anon:ID."""
+    devices = frozenset(one.removeprefix("anon:") for one in ids if one.startswith("anon:"))
+    users = frozenset(one for one in ids if not one.startswith("anon:"))
+    return search_project(project, People(users, devices))
+
+
+# What the erased contributed to: counts of different people, sessions and texts, values that are
+# told apart by texts, and the last or first value of an item, which events of one time decide.
+MOVING = re.compile(
+    "item_users|item_sessions|everyone_users|item_last_price|item_phone|device_clicks"
+    "|(country|age)_.*|expected_ctr"
+)
+
+
+def read_values(
+    project: Project, people: Sequence[str], items: Sequence[str], now: int
+) -> dict[tuple[str, str, str], float | None]:
+    """Return by person, item and name the feature values that an erasure must not move."""
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
+    try:
+        values: dict[tuple[str, str, str], float | None] = {}
+        for person in people:
+            rows = reader.read(ReadRequest(person=person, now=now), items)
+            for item, row in zip(items, rows.numeric, strict=True):
+                for name, value in zip(project.features.numeric, row, strict=True):
+                    if not MOVING.fullmatch(name):
+                        values[person, item, name] = None if np.isnan(value) else float(value)
+        return values
+    finally:
+        reader.close()
 
 
 def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
@@ -409,7 +438,7 @@ def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
     consumer.close()
     for log in (
         project.stream.share(0, project.paths.stream).raw_logs().values(),
-        project.stream.answer_logs().values(),
+        project.stream.response_logs().values(),
     ):
         yield from (each for address in log for each in _packed_in(address))
     for number in range(project.stream.count):
@@ -452,13 +481,13 @@ def erase(root, users):
     project, clock = open_project(root), SystemClock()
     drain(project, clock, progress=lambda stage, done, total: None)
     done = erase(project, users, clock)
-    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.found]]))
+    (root.parent / "clean").write_text(json.dumps([done.clean, [found.path for found in done.searched.matches]]))
 
 def child(armed, root, users):
     pid = os.fork()
     if not pid:
         os.environ["TAILORBIRD_FAULTS"] = armed
-        faults._armed.cache_clear()
+        faults._configured_faults.cache_clear()
         try:
             erase(root, users)
         except BaseException:

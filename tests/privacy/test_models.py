@@ -127,7 +127,7 @@ def test_what_items_say_of_somebody_is_in_no_index_any_more(tmp_path: Path) -> N
     project = project_with_models(tmp_path)
     assert found(index_of(project.paths.registry / "v0001"), SELLER) == ["coat", "cap"]
     done = erase(project, [SELLER, NUMBER, LISTED], CLOCK)
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     assert done.counts["models"] == {"rewritten": 2}
     require_unsaid(project)
     assert left_of(project.root / "data" / "registry", SELLER.encode(), LISTED.encode()) == []

@@ -17,7 +17,7 @@ from tailorbird.events import HOUR
 from tailorbird.platform.roles import Roles
 from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.score_log import ScoreFeed, scores_address
 from tailorbird.serving.scoring import ScoreRole
 
@@ -39,7 +39,9 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
         if not begun:
             role.step()  # begins where the routed log ends
         with (
-            Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door,
+            EventCollector(
+                project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+            ) as door,
             Roles(project, CLOCK) as roles,
         ):
             events = [
@@ -57,7 +59,7 @@ def scored(project: Project, people: list[str], named: str, *, begun: bool) -> i
 
 def people_in(project: Project, start: int = 0) -> set[str]:
     feed = ScoreFeed(scores_address(project.stream))
-    found = {score.person for some in feed.all_from(start) for score in some.scores}
+    found = {score.person for some in feed.iterate_from(start) for score in some.scores}
     feed.close()
     return found
 
@@ -81,7 +83,7 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     assert canaries_in(project) == 0
     assert left(site) == []
     assert people_in(project) == set(), (

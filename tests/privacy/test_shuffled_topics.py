@@ -8,23 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present
+from tests.privacy.kit import CANARY, CLOCK, Site, find_ids, in_topics, left_of, make_site, present
 from tests.privacy.test_topics import on
 from tests.stream.brokers import broker, needs_kafka
 
 from tailorbird.config import Project
-from tailorbird.config.schemas import needed_by_workers, shuffled, worker_log
+from tailorbird.config.schemas import required_offsets, shuffled_logs, worker_log
 from tailorbird.errors import LockedError
 from tailorbird.features.erase import remake_state
-from tailorbird.features.keypart import WHOLE, parts_of
+from tailorbird.features.keypart import ALL_KEYS, all_parts
 from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import verify
 from tailorbird.platform.roles import Roles
-from tailorbird.privacy import erase, look_for
+from tailorbird.privacy import erase
 from tailorbird.router import open_router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import Address, Block, open_reader, open_writer
 
 pytestmark = needs_kafka
@@ -44,7 +44,7 @@ def shuffle(project: Project, count: int) -> None:
 def records(project: Project, state: Path, count: int) -> dict[tuple[str, int], bytes]:
     """By entity and key, the states that so many workers keep there."""
     found: dict[tuple[str, int], bytes] = {}
-    for part in parts_of(count):
+    for part in all_parts(count):
         store = open_state(part.folder(state), project.features)
         with store.snapshot() as snapshot:
             for layout in project.features.layout.entities:
@@ -87,7 +87,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         for name, data in in_topics(project)
         if CANARY in data
     } >= {f"{features.schema_hash}-{count}" for count in (WORKERS, 3)}
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     ends = [rows_of(log)[1] for log in logs]
     (tmp_path / "other-machine").mkdir()
     elsewhere = type(project.stream)(project.stream.cluster, tmp_path / "other-machine").shuffled(
@@ -99,7 +99,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     done = erase(project, site.users, CLOCK)
 
-    assert done.clean, done.searched.found
+    assert done.clean, done.searched.matches
     needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
     assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
     assert left_of(site.root, *needles) == []
@@ -111,13 +111,15 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
 
     # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it
     # alone.
-    with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+    with EventCollector(
+        project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()
+    ) as door:
         again = [
             {**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")
         ]
         assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
     routed_only(project)
-    for part in parts_of(WORKERS):
+    for part in all_parts(WORKERS):
         with FeatureWorker(
             worker_log(project, features, part),
             project.paths.state,
@@ -132,7 +134,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         while role.step().rows:
             pass
         taken = []
-        for part in parts_of(WORKERS):
+        for part in all_parts(WORKERS):
             log = worker_log(project, features, part)
             with FeatureWorker(
                 log, project.paths.state, features, clock=CLOCK, part=part
@@ -141,7 +143,7 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
                 while report := worker.step().rows:
                     taken.append(report)
         assert sum(taken) >= len(again)
-        role.prune(needed_by_workers(project, features))
+        role.prune(required_offsets(project, features))
     with Roles(project, CLOCK) as roles:
         roles.lake.drain()
     whole = tmp_path / "whole"
@@ -152,11 +154,11 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         project.routed,
         clock=CLOCK,
         entities_max=1_000_000,
-        part=WHOLE,
+        part=ALL_KEYS,
     )
     assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
     assert verify(project.paths.lake).clean
-    assert look_for(project, site.users).found == []
+    assert find_ids(project, site.users).matches == []
 
 
 def routed_only(project: Project) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.diversity import SlateConstraints, apply_constraints
-from tailorbird.ranking.exploration import DRAWN_MAX, choose, choose_evenly, marginals
+from tailorbird.ranking.exploration import DRAWN_MAX, draw_slate, draw_uniform_slate, marginals
 
 
 def by_value(values):
@@ -22,7 +22,7 @@ def by_value(values):
 
 
 def test_without_exploration_the_best_are_shown_for_sure():
-    choice = choose(by_value(np.array([0.1, 0.9, 0.5, 0.7])), 2, None, None)
+    choice = draw_slate(by_value(np.array([0.1, 0.9, 0.5, 0.7])), 2, None, None)
     assert choice.items.tolist() == [1, 3]
     assert choice.propensities.tolist() == [1.0, 1.0]
     assert choice.explored == ()
@@ -53,7 +53,7 @@ def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     rng = np.random.default_rng(7)
     order = by_value(np.random.default_rng(1).random(n))
     explore = Explore(rate, pool, first)
-    frequency, logged = frequencies(lambda: choose(order, size, explore, rng), n, size, draws)
+    frequency, logged = frequencies(lambda: draw_slate(order, size, explore, rng), n, size, draws)
 
     p = np.nan_to_num(logged)
     tolerance = 5 * np.sqrt(p * (1 - p) / draws) + 1e-12  # five binomial standard deviations
@@ -66,7 +66,7 @@ def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
 @pytest.mark.slow
 def test_even_draws_have_the_propensity_that_is_logged():
     rng = np.random.default_rng(3)
-    frequency, logged = frequencies(lambda: choose_evenly(8, 3, rng), 8, 3, 100_000)
+    frequency, logged = frequencies(lambda: draw_uniform_slate(8, 3, rng), 8, 3, 100_000)
     assert (np.abs(frequency - 1 / 8) <= 5 * np.sqrt(1 / 8 * 7 / 8 / 100_000)).all()
     np.testing.assert_allclose(logged, 1 / 8)
 
@@ -85,7 +85,7 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
     """
     rng = np.random.default_rng(seed)
     order = by_value(rng.random(n))
-    choice = choose(order, size, Explore(rate, pool, first), rng)
+    choice = draw_slate(order, size, Explore(rate, pool, first), rng)
 
     assert len(set(choice.items.tolist())) == choice.items.size == min(n, size)
     assert ((choice.propensities > 0) | (rate == 1)).all()
@@ -104,9 +104,11 @@ def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, firs
 
 def test_the_same_seed_gives_the_same_answer():
     order, explore = by_value(np.arange(50.0)), Explore(0.5, 20, 1)
-    first = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
+    first = [
+        draw_slate(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)
+    ]
     redrawn = [
-        choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)
+        draw_slate(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)
     ]
     assert first == redrawn
     assert len({tuple(each) for each in first}) > 1
@@ -124,7 +126,9 @@ def test_a_million_swaps_agree_with_their_propensities(n):
         4,
     )
     rng = np.random.default_rng(5)
-    frequency, logged = frequencies(lambda: choose(order, size, explore, rng), n, size, DRAWS // 20)
+    frequency, logged = frequencies(
+        lambda: draw_slate(order, size, explore, rng), n, size, DRAWS // 20
+    )
     p = np.nan_to_num(logged)
     assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / (DRAWS // 20)) + 1e-12).all()
     np.testing.assert_allclose(p.sum(axis=1), 1.0)
@@ -165,7 +169,7 @@ def test_a_million_draws_agree_with_their_propensities():
     rng = np.random.default_rng(3)
     count, logged = np.zeros((size, values.size)), np.full((size, values.size), np.nan)
     for _ in range(20_000):
-        choice = choose(order, size, explore, rng, values)
+        choice = draw_slate(order, size, explore, rng, values)
         at = np.arange(size)
         propensities = logged[at, choice.items]
         assert (np.isnan(propensities) | (np.abs(propensities - choice.propensities) < 1e-9)).all()
@@ -226,7 +230,7 @@ def test_with_quotas_promotions_and_a_pin_frequencies_agree_and_all_of_them_hold
     answers = []
 
     def draw():
-        choice = choose(order, size, explore, rng, None, bounds)
+        choice = draw_slate(order, size, explore, rng, None, bounds)
         answers.append(tuple(choice.items.tolist()))
         return choice
 
@@ -245,7 +249,9 @@ def test_no_draw_breaks_what_the_ranked_answer_keeps(seed, method):
     order, bounds = shaped(12, seed)
     rng = np.random.default_rng(seed)
     for _ in range(5):
-        choice = choose(order, 6, Explore(1.0, pool=4, first=1, method=method), rng, None, bounds)
+        choice = draw_slate(
+            order, 6, Explore(1.0, pool=4, first=1, method=method), rng, None, bounds
+        )
         assert len(set(choice.items.tolist())) == 6
         assert bounds.count_violations(choice.items) <= bounds.count_violations(order[:6])
 
@@ -268,7 +274,7 @@ def test_a_long_slate_draws_a_bounded_number_of_positions():
     order = by_value(values)
     explore = Explore(method="plackett_luce", temperature=0.5, first=2, pool=50)
     started_at = time.process_time()
-    choices = [choose(order, order.size, explore, rng, values) for _ in range(20)]
+    choices = [draw_slate(order, order.size, explore, rng, values) for _ in range(20)]
     assert time.process_time() - started_at < 5, (
         "of all positions it would be minutes, and gigabytes"
     )
@@ -284,7 +290,7 @@ def test_a_long_slate_draws_a_bounded_number_of_positions():
 
 def test_a_low_temperature_is_nearly_the_order_by_value():
     values = np.linspace(1, 0, 30)
-    choice = choose(
+    choice = draw_slate(
         by_value(values),
         10,
         Explore(method="plackett_luce", temperature=0.01, first=1),

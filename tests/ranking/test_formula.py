@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tailorbird.errors import BundleError, DeclarationError
 from tailorbird.ranking import Slot
-from tailorbird.ranking.formula import compute_value, parse_formula, require_heads, told
+from tailorbird.ranking.formula import compute_value, format_formula, parse_formula, require_heads
 
 WEIGHTS = st.dictionaries(
     st.sampled_from(["click", "purchase", "dwell_30s", "hide"]),
@@ -18,7 +18,7 @@ WEIGHTS = st.dictionaries(
 
 @given(WEIGHTS)
 def test_a_formatted_formula_parses_back(weights):
-    assert parse_formula(told(weights)) == weights
+    assert parse_formula(format_formula(weights)) == weights
 
 
 def test_a_value_is_the_weighted_sum_and_leaves_out_what_is_not_predicted():

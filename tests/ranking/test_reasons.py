@@ -6,7 +6,7 @@ import numpy as np
 from tests.ranking import world
 
 from tailorbird.events import hash64
-from tailorbird.ranking.reasons import CODES, Reason, reasons
+from tailorbird.ranking.reasons import CODES, Reason, explain_items
 
 
 def recent(*items, kind="click"):
@@ -26,9 +26,9 @@ def nearest(tables, item, n):
 
 def test_an_item_related_to_a_recent_one_names_it(index, tables):
     shown, lists = index.find(nearest(tables, 4, 3)), rare(world.lists_of(tables, [4]))
-    viewed = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
+    viewed = explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
     assert viewed[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
-    bought = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
+    bought = explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
     assert bought[0].text == "Because you bought Thing 4 rain coat"
 
 
@@ -38,15 +38,15 @@ def test_ubiquitous_items_relate_to_nothing(index, tables):
         world.lists_of(tables, [4]),
     )  # popular items, which come with each other by chance
     assert {
-        each.code for each in reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
+        each.code for each in explain_items(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
     } == {"for_you"}
-    popular = reasons(index, shown, ["popular"] * 3, lists, recent=recent(4))
+    popular = explain_items(index, shown, ["popular"] * 3, lists, recent=recent(4))
     assert {each.text for each in popular} == {"Popular this week"}
 
 
 def test_a_repeated_item_has_only_that_reason(index, tables):
     shown, lists = index.find_ids(["i4", "i9"]), rare(world.lists_of(tables, [4, 9]))
-    explanations = reasons(
+    explanations = explain_items(
         index, shown, ["item_knn", "repeat"], lists, recent=recent(4, kind="purchase")
     )
     assert explanations == [
@@ -57,7 +57,7 @@ def test_a_repeated_item_has_only_that_reason(index, tables):
         recent(4, 4), type=np.array([hash64("purchase"), hash64("cart")], np.uint64)
     )
     assert (
-        reasons(index, shown[:1], ["popular"], lists, recent=two_events)[0].text
+        explain_items(index, shown[:1], ["popular"], lists, recent=two_events)[0].text
         == "You bought it before"
     )
 
@@ -70,7 +70,7 @@ def test_the_strongest_of_several_recent_items_is_named(index, tables):
         pull[row] = [neighbours.weights[neighbours.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
     assert pull.max(axis=0).all()
-    explanations = reasons(
+    explanations = explain_items(
         index, shown, ["item_knn"] * 3, rare(world.lists_of(tables, past)), recent=recent(*past)
     )
     assert [each.item_id for each in explanations] == [f"i{past[place]}" for place in strongest]
@@ -80,7 +80,7 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
     lists = world.lists_of(tables)
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
     sources = ["popular:7d:category", "popular", "new_items", "search", "given", "popular"]
-    explanations = reasons(index, rows, sources, lists, query="warm", explored=(6,))
+    explanations = explain_items(index, rows, sources, lists, query="warm", explored=(6,))
     assert [each.code for each in explanations] == [
         "popular_in_category",
         "popular",
@@ -95,7 +95,7 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
         "New in shoes",
         "Matches “warm”",
     ]
-    later = reasons(
+    later = explain_items(
         index,
         rows,
         ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"],
@@ -119,6 +119,8 @@ def test_without_a_past_the_source_gives_the_reason(index, tables):
 
 def test_nothing_shown_needs_no_reason(index, tables):
     assert (
-        reasons(index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1))
+        explain_items(
+            index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1)
+        )
         == []
     )

@@ -353,8 +353,8 @@ def test_item_only_rules_are_distinguished_from_request_rules():
         "not seen",
     ]
     rules = compile_rules([*texts, "context.country == 'NO'", "item.popularity > 0.1"])
-    assert [rule.text for rule in rules.for_everybody.rules] == [texts[0], "item.popularity > 0.1"]
-    assert len(rules.for_everybody.rules) == 2
+    assert [rule.text for rule in rules.item_only.rules] == [texts[0], "item.popularity > 0.1"]
+    assert len(rules.item_only.rules) == 2
 
 
 @pytest.mark.parametrize("name", ["rules", "hide_seen", "allow", "deny"])

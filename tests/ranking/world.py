@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.training import routed
 
 from tailorbird.candidates.batch import COLUMNS as LOGGED
-from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.batch import to_event_batch
 from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold, FoldTables
 from tailorbird.candidates.protocol import CandidateRequest
@@ -116,7 +116,7 @@ def make_tables(*sources) -> FoldTables:
     contract = contract_of(["item_knn", *sources])
     fold = CandidateFold(contract)
     fold.update(
-        batch_of(
+        to_event_batch(
             routed.table(*profiles, *events).select(list(LOGGED)),
             contract,
             len(profiles) + len(events),

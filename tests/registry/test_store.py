@@ -42,7 +42,7 @@ def make_bundle(folder, content=b"weights"):
     return folder
 
 
-def test_a_version_holds_what_was_added(registry, bundle):
+def test_a_version_holds_what_was_added(registry: Registry, bundle):
     assert registry.champion() is None
     assert registry.versions() == []
     assert registry.add(bundle, by="ann", why="nightly") == "v0001"
@@ -60,7 +60,7 @@ def test_a_version_holds_what_was_added(registry, bundle):
     )
 
 
-def test_promotion_and_rollback_with_who_and_why(registry, bundle):
+def test_promotion_and_rollback_with_who_and_why(registry: Registry, bundle):
     for _ in range(3):
         registry.add(bundle)
     for version in ("v0001", "v0002", "v0003"):
@@ -80,11 +80,11 @@ def test_promotion_and_rollback_with_who_and_why(registry, bundle):
     assert len(times) == 3 + 3 + 2
 
 
-def test_a_challenger_that_is_promoted_challenges_no_more(registry, bundle):
+def test_a_challenger_that_is_promoted_challenges_no_more(registry: Registry, bundle):
     registry.add(bundle)
     registry.add(bundle)
     registry.promote("v0001", by="ann", why="first")
-    registry.challenge("v0002", by="ann", why="shadow")
+    registry.set_challenger("v0002", by="ann", why="shadow")
     assert registry.challenger() == registry.path / "v0002"
     registry.promote("v0002", by="ann", why="won")
     assert registry.challenger() is None
@@ -92,14 +92,14 @@ def test_a_challenger_that_is_promoted_challenges_no_more(registry, bundle):
     assert registry.previous() == registry.path / "v0001"
 
 
-def test_unknown_versions_are_named(registry, bundle):
+def test_unknown_versions_are_named(registry: Registry, bundle):
     registry.add(bundle)
     for name in ("v0009", "../v0001", "champion", "", "v1"):
         with pytest.raises(UsageError, match="there is no version"):
             registry.resolve(name)
 
 
-def test_ten_thousand_is_a_number_like_any_other(registry, bundle):
+def test_ten_thousand_is_a_number_like_any_other(registry: Registry, bundle):
     registry.add(bundle)
     os.rename(registry.path / "v0001", registry.path / "v9999")
     assert registry.add(bundle) == "v10000"
@@ -107,7 +107,7 @@ def test_ten_thousand_is_a_number_like_any_other(registry, bundle):
     assert [info.version for info in registry.versions()] == ["v9999", "v10000", "v10001"]
 
 
-def test_a_damaged_version_is_neither_promoted_nor_hidden(registry, bundle):
+def test_a_damaged_version_is_neither_promoted_nor_hidden(registry: Registry, bundle):
     registry.add(bundle)
     registry.add(bundle)
     registry.promote("v0001", by="ann", why="first")
@@ -120,7 +120,7 @@ def test_a_damaged_version_is_neither_promoted_nor_hidden(registry, bundle):
     assert [info.whole for info in registry.versions()] == [True, False]
 
 
-def test_a_version_swapped_for_another_whole_one_is_found(registry, bundle, tmp_path):
+def test_a_version_swapped_for_another_valid_one_is_detected(registry: Registry, bundle, tmp_path):
     registry.add(bundle)
     other = Registry(tmp_path / "other", clock=Clock())
     other.add(make_bundle(tmp_path / "evil", b"evil"))
@@ -130,7 +130,7 @@ def test_a_version_swapped_for_another_whole_one_is_found(registry, bundle, tmp_
         registry.verify("v0001")
 
 
-def test_what_is_not_sealed_is_not_added(registry, bundle):
+def test_what_is_not_sealed_is_not_added(registry: Registry, bundle):
     (bundle / "late.txt").write_text("after sealing")
     with pytest.raises(BundleError, match=r"late\.txt is not in the manifest"):
         registry.add(bundle)
@@ -188,7 +188,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         read_sealed(tmp_path / "nothing")
 
 
-def test_a_cut_audit_line_does_not_swallow_the_next(registry, bundle):
+def test_a_cut_audit_line_does_not_swallow_the_next(registry: Registry, bundle):
     registry.add(bundle)
     with (registry.path / "audit.jsonl").open("ab") as file:
         file.write(b'{"at":1,"action":"prom')
@@ -196,7 +196,7 @@ def test_a_cut_audit_line_does_not_swallow_the_next(registry, bundle):
     assert [entry.version for entry in registry.audit()] == ["v0001", "v0002"]
 
 
-def test_damaged_aliases_stop_with_a_sentence(registry, bundle):
+def test_damaged_aliases_stop_with_a_sentence(registry: Registry, bundle):
     registry.add(bundle)
     (registry.path / "aliases.json").write_text("{")
     with pytest.raises(DamageError, match=r"aliases\.json: cannot be read"):
@@ -223,7 +223,7 @@ registry.promote(registry.add(Path(sys.argv[2])), by="child", why="test")
         "registry.after_alias",
     ],
 )
-def test_killed_at_any_step_it_is_whole_and_goes_on(registry, bundle, site):
+def test_a_kill_at_any_step_leaves_a_valid_registry(registry: Registry, bundle, site):
     registry.promote(registry.add(bundle), by="ann", why="first")
     environment = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill"}
     died = subprocess.run(

@@ -12,7 +12,7 @@ from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.inverted import FILES, Inverted, find_inverted
+from tailorbird.retrieval.inverted import FILES, Inverted, build_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
 
 N, WIDTH, KINDS = 6_000, 16, 60
@@ -27,7 +27,7 @@ def drawn(count):
 
 
 VECTORS, USERS = drawn(N), drawn(50)
-INVERTED = find_inverted(VECTORS, drawn(100))
+INVERTED = build_inverted(VECTORS, drawn(100))
 NO_HISTORY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
 
 
@@ -160,9 +160,9 @@ def test_an_added_item_is_in_the_lists_of_the_next_index():
 
 def test_nothing_is_built_where_it_would_spare_nothing():
     even = np.random.default_rng(0).normal(size=(3_000, 48)).astype(np.float32)
-    assert find_inverted(even, even[:50]) is None
-    assert find_inverted(even[:0], even[:5]) is None
-    assert find_inverted(even, even[:0]) is None
+    assert build_inverted(even, even[:50]) is None
+    assert build_inverted(even[:0], even[:5]) is None
+    assert build_inverted(even, even[:0]) is None
 
 
 def files(**damaged):

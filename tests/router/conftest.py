@@ -5,7 +5,7 @@ import pytest
 from tests.stream.brokers import started, started_deleting
 
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
@@ -66,7 +66,7 @@ class Stream:
         result_rows = []
         for stored in self.blocks():
             if stored.block.kind == kind:
-                result_rows += table(stored.block).to_pylist()
+                result_rows += to_table(stored.block).to_pylist()
         return result_rows
 
     def events(self, *columns):

@@ -16,19 +16,21 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.config import open_project
 from tailorbird.events import RoutePlan
-from tailorbird.router.deciding import deciding_otherwise, noted
+from tailorbird.router.deciding import find_outdated_routers, register_router
 
 
 def test_a_router_is_known_while_it_runs_and_by_what_it_refuses(tmp_path: Path) -> None:
     plan = RoutePlan()
     more = msgspec.structs.replace(plan, event_types=(*plan.event_types, "video_played"))
-    with noted(tmp_path, plan):
-        assert deciding_otherwise(tmp_path, more) == [os.getpid()]
+    with register_router(tmp_path, plan):
+        assert find_outdated_routers(tmp_path, more) == [os.getpid()]
         assert (
-            deciding_otherwise(tmp_path, msgspec.structs.replace(plan, item_attributes=("price",)))
+            find_outdated_routers(
+                tmp_path, msgspec.structs.replace(plan, item_attributes=("price",))
+            )
             == []
         )
-    assert deciding_otherwise(tmp_path, more) == []
+    assert find_outdated_routers(tmp_path, more) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -41,11 +43,13 @@ def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
     router = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
     other = RoutePlan(skew_us=1)
     until(
-        lambda: deciding_otherwise(tmp_path, other) == [router.pid], 20, "the router was not seen"
+        lambda: find_outdated_routers(tmp_path, other) == [router.pid],
+        20,
+        "the router was not seen",
     )
     router.kill()
     router.wait()
-    assert deciding_otherwise(tmp_path, other) == []
+    assert find_outdated_routers(tmp_path, other) == []
 
 
 @pytest.mark.slow
@@ -67,9 +71,9 @@ def test_nothing_is_sent_to_be_refused_again(tmp_path: Path) -> None:
     toml = project.root / "tailorbird.toml"
     toml.write_text(re.sub(r"(?m)^types = .*$", 'types = ["video_played"]', toml.read_text()))
     replay = ("-C", project.root, "lake", "replay", "--reason", "unknown_type")
-    with noted(project.paths.run, before):
+    with register_router(project.paths.run, before):
         refused = tailorbird(*replay)
         assert refused.returncode != 0
         assert "stop `tailorbird up`, start it again" in refused.stderr
-    with noted(project.paths.run, open_project(project.root).plan):
+    with register_router(project.paths.run, open_project(project.root).plan):
         assert tailorbird(*replay).returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tailorbird.events import HOUR, SECOND, Receipt
 from tailorbird.router.merge import LogBatch, merge_by_receipt
-from tailorbird.stream import Block, EmbeddedReader, Stored
+from tailorbird.stream import Block, EmbeddedReader, StoredBlock
 
 NOW = 1_764_072_000_000_000
 ROUNDS = 15
@@ -180,7 +180,7 @@ def test_the_order_holds_across_steps_and_every_step_gets_on(logs, limits):
         moments = [sum(gaps[: place + 1]) for place in range(len(gaps))]
         receipts = [msgspec.json.encode(Receipt(moment)) for moment in moments]
         stored[producer] = [
-            Stored(offset, Block("body", 1, b"", receipt))
+            StoredBlock(offset, Block("body", 1, b"", receipt))
             for offset, receipt in enumerate(receipts)
         ]
     positions = dict.fromkeys(stored, 0)

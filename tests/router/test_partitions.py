@@ -14,10 +14,10 @@ from tests.stream.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
-from tailorbird.events.columnwise import Fields
-from tailorbird.events.parts import cut, own_rows, partition_of
+from tailorbird.events.columnwise import EventColumns
+from tailorbird.events.parts import partition_of, partition_rows, split_by_partition
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.router import Router, open_router, table
+from tailorbird.router import Router, open_router, to_table
 from tailorbird.stream import Block, open_reader, open_writer, raw_path
 
 COUNT = 3
@@ -241,7 +241,7 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
     seen = set()
     for stored in parted.blocks():
         if stored.block.kind == "events":
-            for row in table(stored.block).to_pylist():
+            for row in to_table(stored.block).to_pylist():
                 assert row["type"] != "click" or row["item_version"] in seen
                 seen |= {row["event_id"]} if row["type"] == "item" else set()
     assert len([row for row in parted.events() if row["type"] == "click"]) == len(clicks) // 2
@@ -352,13 +352,13 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
     )
     receipt = Receipt(NOW, encoding=encoding)
     accepted, refused = check(body, receipt, PLAN)
-    parts = cut(body, receipt, count)
+    parts = split_by_partition(body, receipt, count)
     part_accepted, part_refused = [], []
     for number, (part, rows) in parts.items():
         taken, left = check(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
-        fields = Fields.of([msgspec.structs.astuple(one.event) for one in taken])
-        assert own_rows(fields, number, count) == list(range(len(taken)))
+        fields = EventColumns.of([msgspec.structs.astuple(one.event) for one in taken])
+        assert partition_rows(fields, number, count) == list(range(len(taken)))
         part_accepted += [one.event for one in taken]
         part_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr
@@ -375,4 +375,4 @@ def test_visitors_spread_over_the_partitions_and_a_body_of_one_visitor_stays_as_
         b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n'
         b' {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
     )
-    assert list(cut(body, Receipt(NOW), 4).values()) == [(body, 2)]
+    assert list(split_by_partition(body, Receipt(NOW), 4).values()) == [(body, 2)]

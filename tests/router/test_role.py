@@ -7,7 +7,7 @@ import time
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SystemClock
-from tailorbird.router import run
+from tailorbird.router import run_router
 from tailorbird.stream import open_reader, routed_path
 
 
@@ -29,7 +29,9 @@ def routed(stream):
 
 def test_the_role_routes_what_comes_in_and_stops_when_told(stream):
     stop = threading.Event()
-    role = threading.Thread(target=run, args=(stream.folder, stream.plan, SystemClock(), stop))
+    role = threading.Thread(
+        target=run_router, args=(stream.folder, stream.plan, SystemClock(), stop)
+    )
     role.start()
     try:
         for number in range(3):

@@ -5,8 +5,8 @@ import threading
 import time
 
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.router.role import run
-from tailorbird.serving.door import Door
+from tailorbird.router.role import run_router
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, routed_path
 
 
@@ -19,9 +19,9 @@ def test_routing_does_not_wait_for_a_lake_that_does_not_answer(tmp_path):
         answer.wait(60)
         return 0
 
-    with Door(tmp_path, "door", RoutePlan(), clock) as door:
+    with EventCollector(tmp_path, "door", RoutePlan(), clock) as door:
         router = threading.Thread(
-            target=run,
+            target=run_router,
             args=(tmp_path, RoutePlan(), clock, stop),
             kwargs={"released": released, "prune_every_s": 0.0},
         )

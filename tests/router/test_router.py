@@ -8,9 +8,9 @@ import pytest
 
 from tailorbird.errors import DamageError, LockedError
 from tailorbird.events import DAY, HOUR, MINUTE, QUARANTINE, ROUTED, SECOND, Receipt, RoutePlan
-from tailorbird.router import DUPLICATES, dedup, table
+from tailorbird.router import DUPLICATES, dedup, to_table
 from tailorbird.stream import Block, open_writer, raw_path
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 
@@ -149,7 +149,7 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
         (4, "quarantine", 1),
         (5, "duplicates", 2),
     ]
-    assert [table(one.block).schema for one in stored] == [ROUTED, QUARANTINE, DUPLICATES]
+    assert [to_table(one.block).schema for one in stored] == [ROUTED, QUARANTINE, DUPLICATES]
     assert stream.events("p", "event_id", "raw_partition", "raw_offset", "raw_row") == [
         (1, "e1", "a", 0, 0),
         (2, "e2", "a", 0, 2),
@@ -243,7 +243,7 @@ def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
         with open_writer(
             raw_path(stream.folder, "door"),
             partition="door",
-            held=held(stream.folder, "door", None),
+            held=read_expected_ends(stream.folder, "door", None),
         ) as writer:
             writer.append(
                 [

@@ -74,9 +74,9 @@ def test_what_is_decided_is_what_is_decided_on_files(topics, stream):
         assert topics.rows(kind) == stream.rows(kind)
     for stored in topics.blocks():  # p is where the row stands
         if stored.block.kind == "events":
-            from tailorbird.router import table
+            from tailorbird.router import to_table
 
-            assert table(stored.block)["p"].to_pylist() == list(range(stored.offset, stored.end))
+            assert to_table(stored.block)["p"].to_pylist() == list(range(stored.offset, stored.end))
 
 
 def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers, tmp_path, stream):

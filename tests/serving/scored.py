@@ -25,7 +25,7 @@ class ByRule:
     """Everybody's next best item is named after them; the risk of somebody is what `risks` says."""
 
     def __init__(self, risks=None, reached=1 << 62):
-        self.risks, self.p, self.asked = dict(risks or {}), reached, []
+        self.risks, self.p, self.queries = dict(risks or {}), reached, []
         self.strangers = set()
 
     def look(self):
@@ -35,7 +35,7 @@ class ByRule:
         return self.p
 
     def next_best(self, query):
-        self.asked.append(query)
+        self.queries.append(query)
         shown = Shown(
             item_id=f"for-{query.user_id}",
             position=1,
@@ -72,7 +72,7 @@ class ByRule:
 
 def rows(*events):
     """Routed rows from (p, type, person, minute, more)."""
-    told = []
+    routed_rows = []
     for p, kind, person, minute, *more in events:
         row = dict.fromkeys(ROUTED.names) | {
             "p": p,
@@ -89,8 +89,8 @@ def rows(*events):
             "raw_offset": p,
             "raw_row": 0,
         }
-        told.append(row | (more[0] if more else {}))
-    return told
+        routed_rows.append(row | (more[0] if more else {}))
+    return routed_rows
 
 
 class Routed:

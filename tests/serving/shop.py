@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.serving.shop_plan import contract, feature_set, slots
 from tests.training import routed
 
-from tailorbird.candidates.batch import COLUMNS, batch_of
+from tailorbird.candidates.batch import COLUMNS, to_event_batch
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateTables
 from tailorbird.candidates.query import CandidateColumns
@@ -37,7 +37,7 @@ from tailorbird.retrieval.vectors import ItemVectors, content_of
 __all__ = ["feature_set", "slots"]
 
 NOW = 1_800_000_000_000_000
-CAME = NOW - 10 * DAY  # the items: new enough for `new_items`
+FIRST_SEEN = NOW - 10 * DAY  # the items: new enough for `new_items`
 ITEMS = 40
 CATEGORIES = ("coats", "hats", "shoes", "bags")
 
@@ -63,7 +63,7 @@ def build(folder: Path) -> Index:
     items = pa.table(
         {
             "id": [item_id(number) for number in range(ITEMS)],
-            "valid_from": times([CAME + number for number in range(ITEMS)]),
+            "valid_from": times([FIRST_SEEN + number for number in range(ITEMS)]),
             "attributes": [json.dumps(profile(number)) for number in range(ITEMS)],
         }
     )
@@ -79,7 +79,11 @@ def log(further: Iterable[dict] = (), *, countries: bool = True) -> pa.Table:
     """
     rows = [
         routed.event(
-            "item", CAME + number, None, item_id(number), properties=json.dumps(profile(number))
+            "item",
+            FIRST_SEEN + number,
+            None,
+            item_id(number),
+            properties=json.dumps(profile(number)),
         )
         for number in range(ITEMS)
     ]
@@ -113,7 +117,9 @@ class Live:
     def take(self, events: pa.Table) -> None:
         """Take in more of the log."""
         self.fold.update(
-            batch_of(events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py())
+            to_event_batch(
+                events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py()
+            )
         )
 
     def follow(self, events: pa.Table) -> None:
@@ -314,10 +320,10 @@ class FakeReader:
         numeric = np.array(
             [[1.0, float(len(events)), number] for number in numbers], np.float32
         ).reshape(len(items), 3)
-        known = [CATEGORIES[int(number) % 4] if number == number else "" for number in numbers]
+        categories = [CATEGORIES[int(number) % 4] if number == number else "" for number in numbers]
         device = hash64(request.device) if request.device else 0
         categorical = np.array(
-            [[hash64(name) if name else 0, device] for name in known], np.uint64
+            [[hash64(name) if name else 0, device] for name in categories], np.uint64
         ).reshape(len(items), 2)
         keys = hash64s([item_id(number) for number, _ in events])
         types = hash64s([kind for _, kind in events])

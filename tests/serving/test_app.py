@@ -17,7 +17,7 @@ from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter, require_safe_bind
 from tailorbird.serving.app import ROUTES, create_app, route
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.messages import (
@@ -64,7 +64,7 @@ class Prompt:
     def item(self, item_id: str) -> Item | None:
         return Item(item_id=item_id, attributes={"title": "Rain coat"}) if item_id == "i1" else None
 
-    def listed(
+    def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[Shown]:
         return [SHOWN][:size]
@@ -76,7 +76,7 @@ class Prompt:
 class PromptFormulas:
     """A registry of formulas that takes every one."""
 
-    def told(self) -> list[SlotFormula]:
+    def describe_all(self) -> list[SlotFormula]:
         return [SlotFormula(slot="home", formula="1.0*click", version="", declared="1.0*click")]
 
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
@@ -121,7 +121,7 @@ class PromptChurn:
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(
             Prompt(),
             door,
@@ -175,8 +175,8 @@ def test_churn_says_why_where_it_is_asked(client):
         "known": True,
         "as_of": 1,
     }
-    told = client.get("/v1/users/u%201/churn", params={"explain": "true"}).json()
-    assert (told["user_id"], told["reasons"][0]["column"]) == ("u 1", "since")
+    answer = client.get("/v1/users/u%201/churn", params={"explain": "true"}).json()
+    assert (answer["user_id"], answer["reasons"][0]["column"]) == ("u 1", "since")
     assert client.get("/v1/users/u1/churn", params={"model": "x"}).json()["code"] == "unknown_model"
 
 
@@ -228,18 +228,18 @@ def test_a_foreign_host_is_refused_on_this_machine(client, host):
 
 def test_only_listed_origins_may_call_from_a_browser(service):
     service.perimeter = Perimeter(access.LOCAL_HOSTS, frozenset(["https://shop.example"]))
-    asked = {"access-control-request-method": "POST"}
+    preflight = {"access-control-request-method": "POST"}
     with TestClient(create_app(service), base_url="http://localhost") as client:
-        good = client.options("/v1/events", headers={"origin": "https://shop.example", **asked})
-        bad = client.options("/v1/events", headers={"origin": "https://evil.example", **asked})
-        plain = client.get("/healthz", headers={"origin": "https://shop.example"})
+        good = client.options("/v1/events", headers={"origin": "https://shop.example", **preflight})
+        bad = client.options("/v1/events", headers={"origin": "https://evil.example", **preflight})
+        unlisted = client.get("/healthz", headers={"origin": "https://shop.example"})
     assert (good.status_code, good.headers["access-control-allow-origin"]) == (
         204,
         "https://shop.example",
     )
     assert BINARY.keys() < set(good.headers["access-control-allow-headers"].split(", "))
     assert "access-control-allow-origin" not in bad.headers
-    assert plain.headers["access-control-allow-origin"] == "https://shop.example"
+    assert unlisted.headers["access-control-allow-origin"] == "https://shop.example"
 
 
 def test_events_are_decided_one_by_one(client):
@@ -265,7 +265,7 @@ def test_a_malformed_body_is_a_400_and_kept(client, service, body):
     answer = client.post("/v1/events", content=body)
     assert answer.status_code == 400
     assert answer.json()["events"][0]["code"]
-    assert sum(service.door.figures().refused.values()) == 1
+    assert sum(service.collector.figures().refused.values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,9 +289,9 @@ def test_a_malformed_query_is_a_400_with_its_path(client, body):
 def test_an_error_names_code_message_and_path(client):
     answer = client.post("/v1/recommend", json={"slot": "hom"})
     assert answer.status_code == 400
-    told = answer.json()
-    assert told.pop("request_id") == answer.headers["x-request-id"]
-    assert told == {
+    fault = answer.json()
+    assert fault.pop("request_id") == answer.headers["x-request-id"]
+    assert fault == {
         "code": "unknown_slot",
         "message": "there is no slot of that name",
         "path": "$.slot",
@@ -354,19 +354,19 @@ def test_unknown_items_routes_and_methods_are_told_in_json(client):
     ],
 )
 def test_ids_with_a_slash_are_ids(service, monkeypatch, id_):
-    asked = []
-    monkeypatch.setattr(service.pipeline, "item", lambda item: asked.append(("item", item)))
+    item_ids = []
+    monkeypatch.setattr(service.pipeline, "item", lambda item: item_ids.append(("item", item)))
     monkeypatch.setattr(
-        service.pipeline, "similar", lambda item, size, slot: asked.append(("similar", item))
+        service.pipeline, "similar", lambda item, size, slot: item_ids.append(("similar", item))
     )
     monkeypatch.setattr(
-        service.churn, "answer", lambda user, name, explain: asked.append(("churn", user))
+        service.churn, "answer", lambda user, name, explain: item_ids.append(("churn", user))
     )
     client = TestClient(create_app(service), base_url="http://127.0.0.1")
     client.get(f"/v1/items/{id_}")
     client.get(f"/v1/items/{id_}/similar")
     client.get(f"/v1/users/{id_}/churn")
-    assert asked == [(name, unquote(id_)) for name in ("item", "similar", "churn")]
+    assert item_ids == [(name, unquote(id_)) for name in ("item", "similar", "churn")]
 
 
 def test_no_id_at_all_is_no_route(client):
@@ -382,19 +382,21 @@ def test_a_size_that_is_none_is_refused_with_its_path(client, size):
     assert (answer.status_code, answer.json()["path"]) == (400, "size")
 
 
-@pytest.mark.parametrize(("size", "asked"), [("1", 1), ("200", 200), ("007", 7)])
-def test_a_size_is_what_the_pipeline_is_asked_for(client, service, monkeypatch, size, asked):
+@pytest.mark.parametrize(("size", "expected_size"), [("1", 1), ("200", 200), ("007", 7)])
+def test_a_size_is_what_the_pipeline_is_asked_for(
+    client, service, monkeypatch, size, expected_size
+):
     sizes = []
     monkeypatch.setattr(
         service.pipeline, "similar", lambda item_id, size, slot: sizes.append((size, slot))
     )
     client.get("/v1/items/i1/similar", params={"size": size})
     client.get("/v1/items/i1/similar", params={"size": size, "slot": "home"})
-    assert sizes == [(asked, ""), (asked, "home")]
+    assert sizes == [(expected_size, ""), (expected_size, "home")]
 
 
 def test_a_broken_log_is_a_503_that_says_when_to_come_back(client, service):
-    service.door.close()
+    service.collector.close()
     answer = client.post("/v1/events", json=CLICK)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
@@ -546,7 +548,7 @@ def test_segments_libraries_work_unchanged(client, kind):
 
 
 def test_segments_key_is_that_of_basic_authorisation(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         keys = Keys(write=[READ_KEY])
         with TestClient(
             create_app(Service(Prompt(), door, keys=keys)), base_url="http://127.0.0.1:8642"
@@ -618,12 +620,12 @@ def test_a_cloudevent_whose_attributes_are_headers_is_taken(client, tmp_path):
     taken = msgspec.json.decode(stored.block.payload)
     assert (taken["event_id"], taken["user_id"], taken["type"]) == ("/café#A-1", "42", "click")
     for raw in ("%ff", "%fe"):  # no UTF-8: two events, and not twice the same
-        told = client.post(
+        response = client.post(
             "/v1/events?format=cloudevents",
             headers={**BINARY, "ce-id": raw},
             json={"user_id": 42, "item_id": "i1"},
         )
-        assert told.json()["accepted"] == 1
+        assert response.json()["accepted"] == 1
     with open_reader(raw_path(tmp_path, "serve-1")) as reader:
         written = [
             msgspec.json.decode(each.block.payload)["event_id"]
@@ -673,7 +675,7 @@ def test_a_cloudevent_in_headers_that_cannot_be_read_says_why_and_is_kept(
     )
     (event,) = answer.json()["events"]
     assert (answer.status_code, event["code"], event["path"]) == (400, code, path)
-    assert service.door.figures().refused == {code: 1}
+    assert service.collector.figures().refused == {code: 1}
 
 
 def test_what_a_webhook_cannot_be_read_says_so_and_is_kept(client, service):
@@ -687,7 +689,7 @@ def test_what_a_webhook_cannot_be_read_says_so_and_is_kept(client, service):
             "message": "expected messageId",
         }
     ]
-    assert service.door.figures().refused == {"missing": 1}
+    assert service.collector.figures().refused == {"missing": 1}
 
 
 def test_a_webhook_that_says_nothing_about_items_is_answered(client):

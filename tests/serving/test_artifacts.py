@@ -42,7 +42,7 @@ class Site:
         self.metrics = Metrics()
         self.rollout = Rollout(
             self.registry,
-            lambda found: load_bundle(found, schema_hash=features.schema_hash),
+            lambda path: load_bundle(path, schema_hash=features.schema_hash),
             self.metrics,
             Open(),
             probe=probe,
@@ -70,7 +70,9 @@ class Site:
         )
 
     def require_unmoved(self) -> None:
-        """What was promoted does not serve; answers are as before, and lack nothing."""
+        """Require that the promoted bundle does not serve, and answers are as before and lack
+        nothing.
+        """
         answer = self.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
         assert (answer.model, answer.degraded, numbers(answer)) == (
             "v0001",
@@ -107,7 +109,7 @@ def flipped(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def gone(name: str) -> Callable[[Path], None]:
+def deleting(name: str) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
@@ -166,7 +168,7 @@ DAMAGES = {
             "manifest.json",
         )
     },
-    **{f"{name} gone": gone(name) for name in (str(MODEL), "index", "manifest.sha256")},
+    **{f"{name} gone": deleting(name) for name in (str(MODEL), "index", "manifest.sha256")},
     "a link": linked,
     "a hard link": hard_linked,
     "a path outside": pointing_outside,
@@ -187,12 +189,14 @@ def test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_count
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "says"), [("kill", "by signal 9"), ("stall:30", "took more than")]
+    ("fault", "expected_message"), [("kill", "by signal 9"), ("stall:30", "took more than")]
 )
 def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(
-    tmp_path, features, bundle_folder, monkeypatch, fault, says
+    tmp_path, features, bundle_folder, monkeypatch, fault, expected_message
 ):
-    monkeypatch.setattr("tailorbird.serving.bundles.PROBE_S", 3.0 if fault != "kill" else 60.0)
+    monkeypatch.setattr(
+        "tailorbird.serving.bundles.PROBE_TIMEOUT_S", 3.0 if fault != "kill" else 60.0
+    )
     probed = []
 
     def probe(folder: Path) -> None:
@@ -204,7 +208,7 @@ def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(
     site = Site(tmp_path, features, bundle_folder, probe=probe)
     site.name_it()
     assert "v0002" in probed
-    assert says in site.rollout.champion.problem
+    assert expected_message in site.rollout.champion.problem
     site.require_unmoved()
 
 

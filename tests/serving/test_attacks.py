@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check
 from tailorbird.serving.access import require_safe_bind
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
@@ -59,7 +59,7 @@ INVENTED = [
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(Prompt(), door)
 
 
@@ -79,11 +79,11 @@ def client(service, tmp_path):
 @pytest.mark.parametrize("field", sorted({*SERVERS, *INVENTED}))
 @pytest.mark.parametrize("value", [1, "2020-01-01T00:00:00Z", True, {"slot": "home"}])
 def test_no_field_of_the_servers_is_taken_from_a_client(client, field, value):
-    told = client.post("/v1/events", json={**CLICK, field: value}).json()["events"][0]
-    assert not told["accepted"]
-    assert told["code"] in ("server_owned", "unknown_field", "wrong_type")
-    asked = client.post("/v1/recommend", json={"slot": "home", field: value})
-    assert asked.status_code == (
+    decision = client.post("/v1/events", json={**CLICK, field: value}).json()["events"][0]
+    assert not decision["accepted"]
+    assert decision["code"] in ("server_owned", "unknown_field", "wrong_type")
+    answer = client.post("/v1/recommend", json={"slot": "home", field: value})
+    assert answer.status_code == (
         200 if field in Query.__struct_fields__ and field == "items" else 400
     )
 
@@ -224,11 +224,11 @@ def test_no_path_leads_out_of_what_is_served(client, path):
     ],
 )
 def test_depth_length_and_numbers_beyond_sense_are_refused_at_once(client, body):
-    begun = time.process_time()
+    started_at = time.process_time()
     answer = client.post("/v1/events", content=body)
     assert (answer.status_code, answer.json()["refused"]) == (400, 1)
     assert len(answer.content) < 1_000, "what was sent is not sent back"
-    assert time.process_time() - begun < 2, (
+    assert time.process_time() - started_at < 2, (
         "a tenth of that on a machine that has nothing else to do"
     )
 

@@ -13,10 +13,10 @@ from tests.serving.test_app import Prompt
 from tailorbird.errors import UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SystemClock
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.lake.replay import Choice, replay
+from tailorbird.lake.replay import QuarantineFilter, replay
 from tailorbird.router import Router
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys
@@ -46,7 +46,7 @@ def site(tmp_path_factory):
         | ({"origin": ORIGIN} if name in BROWSERS else {})
         for name, (token, _) in keys.items()
     }
-    with Door(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
+    with EventCollector(folder / "stream", "serve-1", PLAN, SystemClock()) as door:
         service = Service(Prompt(), door, Keys(file=file))
         app = create_app(service, gorse_routes(service, "home"))
         with TestClient(app, base_url="http://127.0.0.1") as client:
@@ -75,11 +75,11 @@ def allowed(kind: str, holder: str) -> bool:
 def test_each_key_sends_its_types_of_events_only(site, kind, holder):
     client, headers = site
     answer = client.post("/v1/events", json=event(kind), headers=headers[holder])
-    (told,) = answer.json()["events"]
+    (decision,) = answer.json()["events"]
     if allowed(kind, holder):
-        assert (answer.status_code, told["accepted"]) == (200, True)
+        assert (answer.status_code, decision["accepted"]) == (200, True)
         return
-    assert (answer.status_code, told["accepted"], told["code"], told["path"]) == (
+    assert (answer.status_code, decision["accepted"], decision["code"], decision["path"]) == (
         400,
         False,
         "browser_key",
@@ -101,12 +101,12 @@ def test_of_a_body_only_the_rows_that_it_may_not_send_are_refused(site, holder, 
         "/v1/events", content=body, headers=headers[holder] | {"content-type": kind}
     )
     assert answer.status_code == 200
-    assert [told["accepted"] for told in answer.json()["events"]] == [
+    assert [decision["accepted"] for decision in answer.json()["events"]] == [
         allowed(name, holder) for name in TYPES
     ]
-    assert {told["code"] for told in answer.json()["events"] if not told["accepted"]} == {
-        "browser_key"
-    }
+    assert {
+        decision["code"] for decision in answer.json()["events"] if not decision["accepted"]
+    } == {"browser_key"}
 
 
 def test_no_browser_records_answers_or_says_when_an_event_arrived(site):
@@ -132,10 +132,10 @@ def test_the_formats_of_others_are_no_way_around(site, holder, taken):
         "traits": {"plan": "gold"},
     }
     answer = client.post("/v1/events?format=segment", json=sent, headers=headers[holder])
-    told = answer.json()["events"]
-    assert len(told) == 2
-    assert sum(each["accepted"] for each in told) == len(taken)
-    assert {each["code"] for each in told if not each["accepted"]} <= {"browser_key"}
+    decisions = answer.json()["events"]
+    assert len(decisions) == 2
+    assert sum(each["accepted"] for each in decisions) == len(taken)
+    assert {each["code"] for each in decisions if not each["accepted"]} <= {"browser_key"}
 
 
 @pytest.mark.parametrize("holder", [*BROWSERS, "write"])
@@ -155,19 +155,21 @@ def test_nor_are_the_routes_of_gorse(site, holder, path, body):
 def test_what_was_refused_is_kept_and_no_replay_lets_it_in(tmp_path):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     rows = [event(name) for name in TYPES]
-    with Door(stream, "serve-1", PLAN, SystemClock()) as door:
+    with EventCollector(stream, "serve-1", PLAN, SystemClock()) as door:
         door.submit(msgspec.json.encode(rows), source="browser")
     with Router(stream, PLAN, clock=SystemClock()) as router:
         assert router.step().quarantined == len(NEVER) + 1
     with LakeRole(stream, lake, clock=SystemClock()) as role:
         role.drain()
-    kept = Lake(lake).table("quarantine").to_pylist()
-    assert {row["code"] for row in kept} == {"browser_key"}
-    assert {row["source"] for row in kept} == {"browser"}
-    assert {json.loads(row["body"])["event_id"] for row in kept} == {
+    quarantined = Lake(lake).table("quarantine").to_pylist()
+    assert {row["code"] for row in quarantined} == {"browser_key"}
+    assert {row["source"] for row in quarantined} == {"browser"}
+    assert {json.loads(row["body"])["event_id"] for row in quarantined} == {
         f"{name}-0" for name in (*NEVER, "identify")
     }
-    report = replay(lake, stream, Choice(reasons=("browser_key",)), plan=PLAN, clock=SystemClock())
+    report = replay(
+        lake, stream, QuarantineFilter(reasons=("browser_key",)), plan=PLAN, clock=SystemClock()
+    )
     assert (report.examined, report.sent, report.refused) == (
         len(NEVER) + 1,
         0,

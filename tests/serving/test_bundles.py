@@ -45,17 +45,17 @@ def load(features):
 
 def test_nothing_serves_before_the_first_promotion(registry, load, seen):
     holder = BundleHolder(registry, load, seen)
-    holder.look()
+    holder.tick()
     assert (holder.current(), holder.problem, seen.refused) == (None, "", 0)
 
 
 def test_the_champion_serves_and_an_unchanged_registry_is_left_alone(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    assert holder.look()
-    assert not holder.look()
+    assert holder.tick()
+    assert not holder.tick()
     registry.promote("v0002", by="test", why="second")
-    assert holder.look()
+    assert holder.tick()
     bundle = holder.current()
     assert isinstance(bundle, Bundle)
     assert (bundle.version, seen.loaded) == ("v0002", ["v0001", "v0002"])
@@ -64,16 +64,16 @@ def test_the_champion_serves_and_an_unchanged_registry_is_left_alone(registry, l
 def test_a_damaged_champion_is_refused_and_the_previous_one_serves_on(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    holder.look()
+    holder.tick()
     registry.promote("v0002", by="test", why="second")
     encoder = registry.path / "v0002" / "encoder.json"
     encoder.chmod(0o644)
     encoder.write_bytes(encoder.read_bytes().replace(b"price", b"prize"))
-    assert not holder.look()
+    assert not holder.tick()
     assert holder.current().version == "v0001"
     assert (seen.refused, "v0002" in holder.problem) == (1, True)
     registry.promote("v0003", by="test", why="third")
-    assert holder.look()
+    assert holder.tick()
     assert (holder.current().version, holder.problem) == ("v0003", "")
 
 
@@ -86,10 +86,10 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     holder = BundleHolder(registry, load, seen)
     holder.start()
     holder.stop()
-    assert (holder.current().version, holder.stands_in) == ("v0001", True)
+    assert (holder.current().version, holder.is_fallback) == ("v0001", True)
     registry.rollback(by="test", why="it is damaged")
-    holder.look()
-    assert (holder.current().version, holder.stands_in) == ("v0001", False)
+    holder.tick()
+    assert (holder.current().version, holder.is_fallback) == ("v0001", False)
 
 
 def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damaged(
@@ -97,14 +97,14 @@ def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damage
 ):
     registry.promote("v0001", by="test", why="first")
     names = registry.path / "aliases.json"
-    whole = names.read_bytes()
+    intact = names.read_bytes()
     names.write_bytes(b"{")
     holder = BundleHolder(registry, load, seen, poll_s=0.01)
     holder.start()
     try:
         assert (holder.current(), seen.refused) == (None, 1)
         assert "restore it from audit.jsonl" in holder.problem
-        names.write_bytes(whole)
+        names.write_bytes(intact)
         until(lambda: holder.current() is not None, "what was mended is not taken")
     finally:
         holder.stop()
@@ -113,31 +113,31 @@ def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damage
 def test_a_refused_champion_serves_once_it_is_mended_in_its_place(
     registry, load, seen, monkeypatch
 ):
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.01)
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_INTERVAL_S", 0.01)
     registry.promote("v0001", by="test", why="first")
     registry.promote("v0002", by="test", why="second")
     encoder = registry.path / "v0002" / "encoder.json"
     encoder.chmod(0o644)
-    whole = encoder.read_bytes()
-    encoder.write_bytes(whole.replace(b"price", b"prize"))
+    intact = encoder.read_bytes()
+    encoder.write_bytes(intact.replace(b"price", b"prize"))
     holder = BundleHolder(registry, load, seen, poll_s=0.01)
     holder.start()
     try:
         assert (holder.current().version, "v0002" in holder.problem) == ("v0001", True)
-        looks = seen.refused
-        encoder.write_bytes(whole)
+        refusals = seen.refused
+        encoder.write_bytes(intact)
         until(
             lambda: (holder.current().version, holder.problem) == ("v0002", ""),
             "it is not tried again",
         )
         assert seen.loaded[-1] == "v0002"
-        assert looks == 1
+        assert refusals == 1
     finally:
         holder.stop()
 
 
 def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monkeypatch):
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.0)
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_INTERVAL_S", 0.0)
     tried = []
 
     def counted(folder):
@@ -150,10 +150,10 @@ def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monk
     manifest.write_bytes(b"{}")
     holder = BundleHolder(registry, counted, seen)
     for _ in range(5):
-        assert not holder.look()
+        assert not holder.tick()
     assert (tried, seen.refused) == (["v0001"], 1)
-    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_ANYWAY_S", 0.0)
-    holder.look()
+    monkeypatch.setattr("tailorbird.serving.bundles.FORCED_RETRY_INTERVAL_S", 0.0)
+    holder.tick()
     assert seen.refused == 2, "what it lacked may be there by now"
 
 
@@ -167,12 +167,12 @@ def until(holds, why):
 def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen):
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen)
-    holder.look()
-    held = holder.current()
+    holder.tick()
+    bundle = holder.current()
     registry.promote("v0002", by="test", why="second")
-    holder.look()
-    assert held.version == "v0001"
-    assert len(held.index)
+    holder.tick()
+    assert bundle.version == "v0001"
+    assert len(bundle.index)
 
 
 class Gate:
@@ -185,7 +185,7 @@ class Gate:
     def caught_up(self, bundle, serving) -> bool:
         return bundle.version in self.open
 
-    def serves(self, bundle) -> None:
+    def set_serving(self, bundle) -> None:
         self.serving.append(bundle.version)
 
 
@@ -195,12 +195,12 @@ def test_a_champion_whose_features_are_not_there_waits_beside_the_one_that_serve
     gate = Gate()
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen, gate=gate)
-    assert holder.look(), "without one that serves there is nothing to wait beside"
+    assert holder.tick(), "without one that serves there is nothing to wait beside"
     registry.promote("v0002", by="test", why="second")
-    assert not holder.look()
+    assert not holder.tick()
     assert (holder.current().version, "v0002 waits" in holder.problem) == ("v0001", True)
     gate.open.add("v0002")
-    assert holder.look()
+    assert holder.tick()
     assert (holder.current().version, holder.problem, seen.refused) == ("v0002", "", 0)
     assert (seen.loaded, gate.serving) == (["v0001", "v0002"], ["v0001", "v0002"])
 
@@ -209,13 +209,13 @@ def test_a_champion_that_waits_is_forgotten_when_another_is_named(registry, load
     gate = Gate()
     registry.promote("v0001", by="test", why="first")
     holder = BundleHolder(registry, load, seen, gate=gate)
-    holder.look()
+    holder.tick()
     registry.promote("v0002", by="test", why="second")
-    holder.look()
+    holder.tick()
     registry.rollback(by="test", why="not yet")
-    assert not holder.look()
+    assert not holder.tick()
     gate.open.add("v0002")
-    assert not holder.look()
+    assert not holder.tick()
     assert (holder.current().version, holder.problem) == ("v0001", "")
 
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Broken, Kept, numbers
+from tests.serving.test_pipeline import AnswerRecorder, Broken, numbers
 
 from tailorbird.candidates.batch import segment_keys
 from tailorbird.candidates.protocol import CandidateRequest
@@ -16,7 +16,7 @@ from tailorbird.candidates.query import RequestLists
 from tailorbird.events import Context, SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -41,7 +41,7 @@ def ask(features, bundle, live):
     def ask(country, *, slot=SLOT, answers=None, tables=live, reader=None, bundle=bundle):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, reader or shop.FakeReader(features)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -72,8 +72,8 @@ def of(answer, source):
 
 
 def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
-    kept = Kept()
-    answer = ask("ES", answers=kept)
+    answer_log = AnswerRecorder()
+    answer = ask("ES", answers=answer_log)
     assert of(answer, BY_COUNTRY) == {"i5", "i7", "i9", "i11", "i15"}, (
         "i1 is denied, i3 and i13 are out of stock"
     )
@@ -81,7 +81,7 @@ def test_each_country_gets_what_is_popular_there_and_may_be_shown(ask):
     assert {item.reason_code for item in answer.items if item.source == BY_COUNTRY} == {
         "popular_in_segment"
     }
-    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (
+    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
         [BY_COUNTRY, "popular"],
         [5, 3],
     )
@@ -119,27 +119,27 @@ def test_of_whom_nothing_is_known_the_countrys_favourites_come_first_where_they_
 
 
 def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):
-    reader, kept = Listening(features), Kept()
+    reader, answer_log = Listening(features), AnswerRecorder()
     answer = ask(
         "es",
         slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]),
-        answers=kept,
+        answers=answer_log,
         reader=reader,
     )
     assert len(of(answer, BY_COUNTRY)) == 5
     assert reader.countries == {"ES"}
-    assert kept.events[0].context.country == "ES"
+    assert answer_log.events[0].context.country == "ES"
 
 
 def test_a_server_reads_the_list_of_the_segment(ask, live):
-    kept = Kept()
+    answer_log = AnswerRecorder()
     for country in ("NO", "ES", "IS"):
-        ask(country, answers=kept)
+        ask(country, answers=answer_log)
         with live.tables() as tables:
             lists = RequestLists(
                 tables, CandidateRequest(segments=segment_keys({"country": country}))
             )
-            assert kept.records[-1].candidate_digests == [
+            assert answer_log.records[-1].candidate_digests == [
                 lists.of(name).digest for name in (BY_COUNTRY, "popular")
             ]
-    assert len({tuple(record.candidate_digests) for record in kept.records}) == 3
+    assert len({tuple(record.candidate_digests) for record in answer_log.records}) == 3

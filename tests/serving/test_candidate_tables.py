@@ -5,7 +5,7 @@ import numpy as np
 from tailorbird.candidates.contract import Board
 from tailorbird.candidates.protocol import Epoch, NoTables
 from tailorbird.errors import StorageError
-from tailorbird.serving.candidates import Reachable
+from tailorbird.serving.candidates import FailSafeTables
 
 KEYS = np.array([1, 2], np.uint64)
 
@@ -21,12 +21,12 @@ class Broken(NoTables):
 
 
 def test_after_a_read_that_failed_everything_is_empty_and_the_reason_is_told_once():
-    told: list[str] = []
-    tables = Reachable(Broken(), told.append)
+    problems: list[str] = []
+    tables = FailSafeTables(Broken(), problems.append)
     assert tables.epochs == {"boards": Epoch(7, 8)}
     assert len(tables.neighbours(KEYS).keys) == 0
     assert tables.epochs == {}
     assert len(tables.board(Board(0, "")).items) == 0
     assert tables.sessions() is None
     assert tables.facts(KEYS).first_seen.tolist() == [0, 0]
-    assert told == ["the server did not answer lately"]
+    assert problems == ["the server did not answer lately"]

@@ -11,7 +11,7 @@ from tailorbird.events import MINUTE, SECOND, RoutePlan, SystemClock
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.router import Router
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import routed_path
 
 
@@ -32,14 +32,14 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
         site.catalogue.refresh()
         assert [len(site.catalogue.over(base)) for base in (champion, canary)] == [3, 3]
         inside, go = threading.Event(), threading.Event()
-        told = []
+        sizes = []
 
         def slow(index):
-            told.append(len(index))
+            sizes.append(len(index))
             inside.set()
             assert go.wait(10)
 
-        site.catalogue.ready = slow
+        site.catalogue.warm_index = slow
         site.item("i4")
         refreshing = threading.Thread(target=site.catalogue.refresh)
         refreshing.start()
@@ -47,7 +47,7 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
         assert [len(site.catalogue.over(base)) for base in (champion, canary)] == [3, 3]
         go.set()
         refreshing.join(10)
-        assert told == [4, 4]  # the third was not asked for since the change before
+        assert sizes == [4, 4]  # the third was not asked for since the change before
         assert [len(site.catalogue.over(base)) for base in (champion, canary, forgotten)] == [
             4,
             4,
@@ -73,14 +73,14 @@ def test_a_price_that_changed_computes_no_order_anew(bundle):
 
 
 def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds_to_it(tmp_path):
-    base, came = Index.bare(["i1"]), SystemClock().now() - SECOND
+    base, first_seen = Index.bare(["i1"]), SystemClock().now() - SECOND
     with Site(tmp_path) as site:
         for item in ("i1", "bare", "bare"):
-            site.click(item, ts=came)
+            site.click(item, ts=first_seen)
         site.catalogue.refresh()
         index = site.catalogue.over(base)
         assert index.ids == ("i1", "bare")
-        assert index.first_seen.tolist() == [0, came]
+        assert index.first_seen.tolist() == [0, first_seen]
         assert len(site.catalogue.over(None)) == 2, "nor does it take a bundle"
         site.item("bare")
         site.catalogue.refresh()
@@ -92,7 +92,7 @@ def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds
 def test_a_profile_that_an_index_was_built_from_is_not_laid_over_it_however_late_it_came_in(
     tmp_path,
 ):
-    """As where a log of last year is brought in today, and the index is of its end."""
+    """Import a log of last year today, with an index of its end."""
     end = SystemClock().now() - 20 * MINUTE
     with Site(tmp_path) as site:
         site.item("i1", ts=end - 2 * SECOND)
@@ -114,7 +114,7 @@ class Site:
     def __init__(self, folder):
         self.clicks = 0
         clock, plan = SystemClock(), RoutePlan()
-        self.door = Door(folder, "serve-1", plan, clock)
+        self.collector = EventCollector(folder, "serve-1", plan, clock)
         self.router = Router(folder, plan, clock=clock)
         self.catalogue = Catalogue(routed_path(folder))
 
@@ -124,7 +124,7 @@ class Site:
     def __exit__(self, *exc):
         self.catalogue.stop()
         self.router.close()
-        self.door.close()
+        self.collector.close()
 
     def item(self, item_id, price=1.0, **more):
         self._take(
@@ -150,6 +150,6 @@ class Site:
         )
 
     def _take(self, event):
-        assert self.door.submit(json.dumps(event).encode())[0].accepted
+        assert self.collector.submit(json.dumps(event).encode())[0].accepted
         while self.router.step().more:
             pass

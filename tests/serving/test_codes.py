@@ -16,7 +16,7 @@ from tailorbird.events import RoutePlan, SystemClock, contract
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
@@ -45,7 +45,7 @@ BAD: dict[str, Any] = {
 
 
 def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
-    codes = set(re.findall(r'Breach\("(\w+)"', inspect.getsource(contract)))
+    codes = set(re.findall(r'ContractViolation\(\s*"(\w+)"', inspect.getsource(contract)))
     assert codes == BAD.keys()
     assert codes <= set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE))
 
@@ -53,7 +53,7 @@ def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
 @pytest.mark.parametrize("code", BAD)
 def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> None:
     body = BAD[code] if isinstance(BAD[code], bytes) else msgspec.json.encode(BAD[code])
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         service, headers = Service(Prompt(), door), {}
         if code == "browser_key":
             token, _ = create_key(
@@ -63,13 +63,20 @@ def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> 
             headers = {"authorization": f"Bearer {token}", "origin": "https://shop.example"}
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             answer = client.post("/v1/events", content=body, headers=headers)
-    (told,) = answer.json()["events"]
-    assert (answer.status_code, told["code"]) == (400, code)
+    (decision,) = answer.json()["events"]
+    assert (answer.status_code, decision["code"]) == (400, code)
     with Router(tmp_path / "stream", RoutePlan(), clock=SystemClock()) as router:
         assert router.step().quarantined == 1
     with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=SystemClock()) as role:
         role.drain()
-    (kept,) = Lake(tmp_path / "lake").table("quarantine").to_pylist()
-    assert (kept["code"], kept["path"], kept["message"]) == (code, told["path"], told["message"])
-    assert (kept["body"], kept["source"]) == (body, "browser" if code == "browser_key" else "door")
-    assert kept["received_at"] is not None
+    (quarantined,) = Lake(tmp_path / "lake").table("quarantine").to_pylist()
+    assert (quarantined["code"], quarantined["path"], quarantined["message"]) == (
+        code,
+        decision["path"],
+        decision["message"],
+    )
+    assert (quarantined["body"], quarantined["source"]) == (
+        body,
+        "browser" if code == "browser_key" else "door",
+    )
+    assert quarantined["received_at"] is not None

@@ -21,11 +21,11 @@ from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.serving import reserve
 from tailorbird.serving.decisions import BusyError, ClosedError, DiskFullError
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.naming import first_free
+from tailorbird.serving.naming import open_collector
 from tailorbird.serving.pruning import Pruner
-from tailorbird.stream import answers_path, open_reader, open_writer, raw_path, set_aside_files
+from tailorbird.stream import open_reader, open_writer, raw_path, response_log_path, set_aside_files
 
 NOW = 1_800_000_000_000_000
 
@@ -51,7 +51,7 @@ def blocks(stream: Path, producer: str = "serve-1") -> list:
 
 @pytest.fixture
 def door(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as door:
         yield door
 
 
@@ -122,14 +122,14 @@ def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(door, t
     assert door.figures().answers_waiting == 1
     wait_for(lambda: door.figures().answers_waiting == 0)
     assert [block.payload for block in blocks(tmp_path)] == [b"{}"]
-    with open_reader(answers_path(tmp_path, "serve-1")) as reader:
+    with open_reader(response_log_path(tmp_path, "serve-1")) as reader:
         [stored] = reader.read(0)
     assert (stored.block.kind, stored.block.rows) == ("answers", 1)
     assert decode_answers(stored.block.payload) == [record(1)]
 
 
 def test_many_senders_share_commits(tmp_path):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         threads = [
             threading.Thread(
                 target=lambda start=start: [
@@ -152,44 +152,46 @@ def test_many_senders_share_commits(tmp_path):
 
 
 def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
-    async def send(door: Door) -> list:
+    async def send(door: EventCollector) -> list:
         return await asyncio.gather(
             *(door.submit_async(body(click(number))) for number in range(50))
         )
 
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert all(decision.accepted for [decision] in asyncio.run(send(door)))
         assert door.figures().batches < 50
 
 
 def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
-    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
         assert door.producer == "serve-1"
         with pytest.raises(LockedError, match="writing this file"):
-            Door(tmp_path, "serve-1", RoutePlan(), SystemClock())
-        with first_free(tmp_path, RoutePlan(), SystemClock()) as other:
+            EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock())
+        with open_collector(tmp_path, RoutePlan(), SystemClock()) as other:
             assert other.producer == "serve-2"
-    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+    with open_collector(tmp_path, RoutePlan(), SystemClock()) as door:
         assert door.producer == "serve-1"
 
 
 def arm(monkeypatch, text: str) -> None:
     monkeypatch.setenv("TAILORBIRD_FAULTS", text)
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
 
 
 @pytest.fixture
 def disarm(monkeypatch):
     yield
     monkeypatch.delenv("TAILORBIRD_FAULTS", raising=False)
-    faults._armed.cache_clear()
+    faults._configured_faults.cache_clear()
 
 
 @pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
 def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(
     tmp_path, monkeypatch, disarm, site
 ):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3) as door:
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3
+    ) as door:
         door.submit(body(click(1)))
         arm(monkeypatch, f"{site}=raise")
         with pytest.raises(StorageError):
@@ -212,8 +214,8 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
         "statvfs",
         lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30),
     )
-    monkeypatch.setattr(reserve, "LOOK_EVERY_S", 0.0)
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    monkeypatch.setattr(reserve, "CHECK_INTERVAL_S", 0.0)
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         door.submit(body(click(1)))
         free[0] = reserve.RESERVE_BYTES - 1
         with pytest.raises(DiskFullError, match="the disk is almost full"):
@@ -228,7 +230,7 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
             1,
             0,
         )
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
         free[0] = 0
         door.submit(body(click(4)))
     assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == [
@@ -240,7 +242,9 @@ def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp
 
 def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):
     arm(monkeypatch, "door.before_append=stall:0.5")
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=400) as door:
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=400
+    ) as door:
         first = threading.Thread(target=lambda: door.submit(body(click(1))))
         first.start()
         wait_for(lambda: door.figures().queue_bytes > 0)
@@ -253,7 +257,7 @@ def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm)
 def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
     stream, lake = tmp_path / "stream", tmp_path / "lake"
     lake.mkdir()
-    with Door(stream, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(stream, "serve-1", RoutePlan(), SystemClock()) as door:
         for number in range(5):
             door.record_answer(b"{}", record(number))
             door.submit(body(click(number)))
@@ -269,12 +273,12 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
     with open_reader(raw_path(stream, "serve-1")) as reader:
         assert reader.start() == 4, "archived to 6, but routed to 4 only"
         assert reader.end() == 11
-    with open_reader(answers_path(stream, "serve-1")) as reader:
+    with open_reader(response_log_path(stream, "serve-1")) as reader:
         assert reader.start() == 5
 
 
 def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_path, caplog):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         door.submit(body(click(1)))
         door.submit(body(click(2)))
         assert door.figures().set_aside == 0
@@ -284,16 +288,16 @@ def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_pat
     ):
         connection.execute("UPDATE block SET payload = x'00' WHERE offset = 1")
     for _ in range(2):
-        with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
             metrics = Metrics()
-            metrics.watch_door(door.figures)
+            metrics.watch_collector(door.figures)
             assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
             assert door.submit(body(click(3)))[0].accepted
     assert [record.levelname for record in caplog.records] == ["CRITICAL"], (
         "told once, when it was found"
     )
     set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert door.figures().set_aside == 0
 
 
@@ -345,6 +349,6 @@ def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
     assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), (
         "each answer stands before its click"
     )
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         assert 0 <= door.figures().answers_lost <= len(stored)
         assert door.submit(body(click(1)))[0].accepted

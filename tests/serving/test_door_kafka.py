@@ -13,7 +13,7 @@ from tests.stream.brokers import OPTIONS, needs_kafka
 from tailorbird.errors import DamageError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.decisions import BusyError, ClosedError
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader
 from tailorbird.stream.lag import LagMeter
 from tailorbird.stream.released import FILE
@@ -43,7 +43,7 @@ def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
 
 
 def door_on(stream, **settings):
-    return Door(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
+    return EventCollector(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
 
 
 def click(event_id, anonymous_id="a1"):
@@ -53,15 +53,15 @@ def click(event_id, anonymous_id="a1"):
 
 
 def ids(stream):
-    found = []
+    event_ids = []
     for address in stream.raw_logs().values():
         with open_reader(address) as reader:
             for stored in reader.read(0, bytes_max=1 << 30):
                 body = json.loads(stored.block.payload)
-                found += [
+                event_ids += [
                     event["event_id"] for event in (body if isinstance(body, list) else [body])
                 ]
-    return sorted(found)
+    return sorted(event_ids)
 
 
 def submit_until_taken(door, body):
@@ -83,10 +83,10 @@ def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_bac
     with door_on(stream) as door:
         assert door.submit(click("e1"))[0].accepted
         mock.set_down(True)
-        began = time.monotonic()
+        started_at = time.monotonic()
         with pytest.raises(ClosedError, match="the log cannot be written"):
             door.submit(click("e2"))
-        assert time.monotonic() - began < 6, "sending and looking share one deadline"
+        assert time.monotonic() - started_at < 6, "sending and looking share one deadline"
         with pytest.raises(ClosedError):  # at once, not after another time-out
             door.submit(click("e3"))
         assert not door.figures().open
@@ -108,13 +108,13 @@ def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mo
         outcomes = []
 
         def client(number):
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 door.submit(body)
                 outcomes.append("taken")
             except BusyError:
                 outcomes.append("busy")
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - started_at < 1
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
         before = time.process_time()

@@ -7,17 +7,17 @@ import time
 import numpy as np
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import SimulatedClock
 from tailorbird.ranking import Slot
 from tailorbird.serving.editorial import LiveLists, check_lists
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 SLOT = Slot(
     "home",
@@ -46,7 +46,7 @@ def ask(features, bundle, lists, live):
     def ask(slot=SLOT, answers=None):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -64,8 +64,8 @@ def of_list(answer):
 
 
 def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
-    kept = Kept()
-    answer = ask(answers=kept)
+    answer_log = AnswerRecorder()
+    answer = ask(answers=answer_log)
     assert of_list(answer) == {"i30", "i31", "i32"}, (
         "i33 is out of stock, i35 denied, and one nobody knows"
     )
@@ -73,7 +73,7 @@ def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
     assert {item.reason_code for item in answer.items if item.source == "editorial:summer"} == {
         "editorial"
     }
-    assert (kept.records[0].candidate_sources, kept.records[0].candidate_counts) == (
+    assert (answer_log.records[0].candidate_sources, answer_log.records[0].candidate_counts) == (
         ["editorial:summer", "popular"],
         [3, 2],
     )
@@ -83,9 +83,9 @@ def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_no
     ask, lists, caplog
 ):
     path, _ = lists
-    write_whole(path, b'summer = ["i20"]')
+    atomic_write(path, b'summer = ["i20"]')
     until(lambda: of_list(ask()) == {"i20"})
-    write_whole(path, b"summer = [20]")
+    atomic_write(path, b"summer = [20]")
     until(lambda: "expected a list of item ids" in caplog.text)
     assert of_list(ask()) == {"i20"}
     path.unlink()

@@ -16,10 +16,10 @@ from tailorbird.ranking.calibration import Isotonic
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head
 from tailorbird.serving.messages import RankQuery, RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 
 FORMULA = {"click": 1.0, "purchase": 8.0}
 
@@ -55,7 +55,7 @@ def written(fitted, features, name, **changes):
         "index": folder / "index",
         "golden": matrix,
         "calibration": {"click": Isotonic([0.0, 0.4, 1.0], [0.0, 0.1, 0.5])},
-        "trees": {head: trees_of(model) for head, model in models.items()},
+        "trees": {head: export_trees(model) for head, model in models.items()},
     }
     write_bundle(folder / name, **(settings | changes))
     return folder / name
@@ -64,7 +64,7 @@ def written(fitted, features, name, **changes):
 def explained(folder, features):
     pipeline = Pipeline(
         slots={"home": Slot("home", objective=FORMULA, hide_seen=())},
-        bundles=Fixed(Bundle.load(folder, schema_hash=features.schema_hash)),
+        bundles=FixedBundle(Bundle.load(folder, schema_hash=features.schema_hash)),
         readings=OneSchema(features, shop.FakeReader(features)),
         answers=None,
         clock=SimulatedClock(shop.NOW),
@@ -79,23 +79,25 @@ def explained(folder, features):
 
 def test_contributions_of_trees_add_up_to_the_value(fitted, features):
     for item in explained(written(fitted, features, "bundle"), features):
-        told = item.explanation
-        assert told.method == "tree_shap"
-        assert told.base + sum(told.contributions.values()) + told.rest == pytest.approx(
-            item.score, abs=1e-6
+        explanation = item.explanation
+        assert explanation.method == "tree_shap"
+        assert explanation.base + sum(
+            explanation.contributions.values()
+        ) + explanation.rest == pytest.approx(item.score, abs=1e-6)
+        assert item.score == pytest.approx(
+            sum(FORMULA[head] * p for head, p in explanation.heads.items())
         )
-        assert item.score == pytest.approx(sum(FORMULA[head] * p for head, p in told.heads.items()))
-        assert len(told.contributions) <= 8
+        assert len(explanation.contributions) <= 8
 
 
 def test_where_a_head_is_no_forest_columns_are_taken_out(fitted, features):
-    trees = {"click": trees_of(fitted[4]["click"])}
+    trees = {"click": export_trees(fitted[4]["click"])}
     for item in explained(written(fitted, features, "half", trees=trees), features):
         assert (item.explanation.method, item.explanation.base) == ("occlusion", None)
 
 
 def test_trees_of_another_model_are_refused(fitted, features):
-    swapped = {"click": trees_of(fitted[4]["purchase"])}
+    swapped = {"click": export_trees(fitted[4]["purchase"])}
     with pytest.raises(BundleError, match="the trees of head click are not those of its model"):
         Bundle.load(
             written(fitted, features, "swapped", trees=swapped), schema_hash=features.schema_hash

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry, read_formulas
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.formulas import LiveFormulas, set_formula
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -33,12 +33,12 @@ def registry(tmp_path, bundle_folder):
     return registry
 
 
-def pipeline_of(registry, features, kept, formulas):
+def pipeline_of(registry, features, answer_log, formulas):
     return Pipeline(
         slots=SLOTS,
-        bundles=Fixed(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
+        bundles=FixedBundle(Bundle.load(registry.champion(), schema_hash=features.schema_hash)),
         readings=OneSchema(features, shop.FakeReader(features)),
-        answers=kept,
+        answers=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         formulas=formulas,
@@ -46,8 +46,8 @@ def pipeline_of(registry, features, kept, formulas):
 
 
 def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, features):
-    kept, formulas = Kept(), LiveFormulas(registry, SLOTS)
-    pipeline = pipeline_of(registry, features, kept, formulas)
+    answer_log, formulas = AnswerRecorder(), LiveFormulas(registry, SLOTS)
+    pipeline = pipeline_of(registry, features, answer_log, formulas)
     query = RecommendQuery(slot="home", user_id="u1", size=3)
     dear = [item.item_id for item in pipeline.answer(query).items]
     set_formula(registry, SLOTS["home"], "-1.0*click", by="ann", why="cheap first")
@@ -59,7 +59,7 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
     set_formula(registry, SLOTS["home"], "", by="ann", why="enough")
     formulas.look()
     assert [item.item_id for item in pipeline.answer(query).items] == dear
-    assert [(record.formula, record.formula_version) for record in kept.records] == [
+    assert [(record.formula, record.formula_version) for record in answer_log.records] == [
         ("1.0*click", None),
         ("- 1.0*click", "f0001"),
         ("1.0*click", None),
@@ -81,19 +81,21 @@ def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     formulas.look()
     (registry.path / "formulas.json").write_text("{}{")
     assert not formulas.look()
-    assert (formulas.of(SLOTS["home"]).weights, formulas.of(SLOTS["search"]).version) == (
-        {"click": 3.0},
-        "",
-    )
+    assert (
+        formulas.formula_for(SLOTS["home"]).weights,
+        formulas.formula_for(SLOTS["search"]).version,
+    ) == ({"click": 3.0}, "")
     shutil.rmtree(registry.path)
     formulas.look()
-    assert formulas.of(SLOTS["home"]).version == ""
+    assert formulas.formula_for(SLOTS["home"]).version == ""
 
 
 def test_an_admin_changes_it_over_http(registry, tmp_path, features):
     formulas = LiveFormulas(registry, SLOTS)
     pipeline = pipeline_of(registry, features, None, formulas)
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(shop.NOW)) as door:
+    with EventCollector(
+        tmp_path / "stream", "serve-1", RoutePlan(), SimulatedClock(shop.NOW)
+    ) as door:
         service = Service(pipeline, door, formulas=formulas)
         client = TestClient(create_app(service), base_url="http://localhost")
         put = client.put("/v1/formulas/home", json={"formula": "2*click", "why": "a try"})
@@ -113,7 +115,7 @@ def test_an_admin_changes_it_over_http(registry, tmp_path, features):
             "1.0*click",
             "1.0*click",
         ]
-        assert formulas.of(SLOTS["home"]).version == "f0001"
+        assert formulas.formula_for(SLOTS["home"]).version == "f0001"
         for slot, body, code in (
             ("nowhere", {"formula": "click", "why": "x"}, "unknown_slot"),
             ("home", {"formula": "purchase", "why": "x"}, "bad_formula"),

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from benchmarks.freshness import Found, clicked, measured
+from benchmarks.freshness import Latencies, clicked, measured
 
-KNOWN_AFTER_S = 0.3
+REFLECTED_AFTER_S = 0.3
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -27,26 +27,26 @@ class Shop(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        user, now = asked["user_id"], time.monotonic()
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        user, now = query["user_id"], time.monotonic()
         if self.path == "/v1/events":
-            self.seen[user, asked["item_id"]] = now
-            told: dict = {"accepted": 1}
+            self.seen[user, query["item_id"]] = now
+            reply: dict = {"accepted": 1}
         else:
             clicks = [at for (who, _), at in self.seen.items() if who == user]
             blind = any(now - at < self.blind_s for at in clicks)
             hidden = {
                 item
                 for (who, item), at in self.seen.items()
-                if who == user and now - at >= KNOWN_AFTER_S
+                if who == user and now - at >= REFLECTED_AFTER_S
             }
             items = (
                 []
                 if blind
                 else [{"item_id": item} for item in ("a", "b", "c", "d") if item not in hidden]
             )
-            told = {"request_id": "r", "items": items, "degraded": ["features"] if blind else []}
-        data = json.dumps(told).encode()
+            reply = {"request_id": "r", "items": items, "degraded": ["features"] if blind else []}
+        data = json.dumps(reply).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -65,32 +65,32 @@ def port() -> Iterator[int]:
 
 
 def test_it_times_from_the_acknowledgement_to_the_first_answer_that_knows(port: int) -> None:
-    found = clicked(port, ["u1", "u2"], 4)
-    assert found.unseen == 0
-    assert len(found.ms) == 4
-    assert all(ms >= KNOWN_AFTER_S * 1_000 / 2 for ms in found.ms)
-    assert found.degraded == {}
-    assert found.plain()["clicks"] == 4
+    report = clicked(port, ["u1", "u2"], 4)
+    assert report.unseen == 0
+    assert len(report.ms) == 4
+    assert all(ms >= REFLECTED_AFTER_S * 1_000 / 2 for ms in report.ms)
+    assert report.degraded == {}
+    assert report.plain()["clicks"] == 4
 
 
 def test_an_answer_that_only_lacks_what_it_knows_of_people_does_not_count(port: int) -> None:
     Shop.blind_s = 0.1
-    found = clicked(port, ["u1"], 1)
-    assert found.degraded["features"] > 0
-    assert found.ms[0] >= KNOWN_AFTER_S * 1_000 / 2
+    report = clicked(port, ["u1"], 1)
+    assert report.degraded["features"] > 0
+    assert report.ms[0] >= REFLECTED_AFTER_S * 1_000 / 2
 
 
 def test_the_share_of_the_worst_is_told() -> None:
-    told = Found(ms=[float(n) for n in range(1, 101)], asked=[2] * 100).plain()
-    assert (told["p50_ms"], told["p99_ms"], told["max_ms"]) == (50.5, 99.0, 100.0)
+    summary = Latencies(ms=[float(n) for n in range(1, 101)], asked=[2] * 100).plain()
+    assert (summary["p50_ms"], summary["p99_ms"], summary["max_ms"]) == (50.5, 99.0, 100.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embedded", "distributed"])
 def test_a_click_is_in_a_later_answer_of_real_processes(kind: str) -> None:
     try:
-        found = measured(kind, 5, small=True)
+        report = measured(kind, 5, small=True)
     except LookupError as error:
         pytest.skip(str(error))
-    assert found.unseen == 0
-    assert len(found.ms) == 5
+    assert report.unseen == 0
+    assert len(report.ms) == 5

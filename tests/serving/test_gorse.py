@@ -13,15 +13,15 @@ from tests.serving import shop
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
-from tailorbird.serving.gorse import Remembered, gorse_routes, hiding
+from tailorbird.serving.door import EventCollector
+from tailorbird.serving.gorse import RecentAnswers, gorse_routes, with_hidden_rule
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.limits import Limiter, ServerLimits
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, routed_path
@@ -36,23 +36,23 @@ class Site:
 
     def __init__(self, folder, features, bundle, keys: Keys) -> None:
         self.folder = folder
-        self.door = Door(folder, "serve-1", RoutePlan(), SystemClock())
+        self.collector = EventCollector(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
-            slots=hiding(shop.slots(), "home"),
-            bundles=Fixed(bundle),
+            slots=with_hidden_rule(shop.slots(), "home"),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features, None)),
-            answers=self.door,
+            answers=self.collector,
             clock=SystemClock(),
             rng=np.random.default_rng(1),
             tables=shop.Live(["popular:7d:category"]),
         )
-        self.service = Service(pipeline, self.door, keys)
+        self.service = Service(pipeline, self.collector, keys)
         app = create_app(self.service, gorse_routes(self.service, "home"))
         self.client = TestClient(app, base_url="http://127.0.0.1:8642")
 
     def events(self) -> list[dict]:
-        """What was accepted, by the router, in order; closes the door."""
-        self.door.close()
+        """Return the accepted events as the router has them, in order; closes the collector."""
+        self.collector.close()
         with Router(self.folder, RoutePlan(), clock=SystemClock()) as router:
             while router.step().rows:
                 pass
@@ -61,11 +61,11 @@ class Site:
                 row
                 for stored in reader.read(0)
                 if stored.block.kind == "events"
-                for row in table(stored.block).to_pylist()
+                for row in to_table(stored.block).to_pylist()
             ]
 
     def close(self) -> None:
-        self.door.close()
+        self.collector.close()
         self.service.pool.shutdown()
 
 
@@ -175,11 +175,11 @@ def test_newer_clients_ask_for_scores_and_end_with_a_slash(make):
 def test_a_session_is_answered_by_what_goes_with_its_items(make):
     site = make()
     session = [{**STAR, "ItemId": item} for item in ("i3", "i4", "gone")]
-    found = [
+    item_ids = [
         one["Id"] for one in site.client.post("/api/session/recommend?n=5", json=session).json()
     ]
-    assert len(found) == 5
-    assert not {"i3", "i4"} & set(found)
+    assert len(item_ids) == 5
+    assert not {"i3", "i4"} & set(item_ids)
     alone = [
         one["Id"]
         for one in site.client.post("/api/session/recommend?n=200", json=session[:1]).json()
@@ -252,7 +252,7 @@ def test_neighbors_popular_latest_and_an_item(make):
 def test_health(make):
     site = make()
     assert site.client.get("/api/health/ready").json()["Ready"] is True
-    site.door.close()
+    site.collector.close()
     assert site.client.get("/api/health/ready").status_code == 503
     assert site.client.get("/api/health/live").status_code == 200
 
@@ -288,7 +288,7 @@ def test_some_refused_feedback_does_not_cost_the_rest(make):
         ]
         == 1
     )
-    assert site.door.figures().refused == {"bad_time": 1}
+    assert site.collector.figures().refused == {"bad_time": 1}
     assert site.client.post("/api/feedback", json=[]).json() == {"RowAffected": 0}
 
 
@@ -336,17 +336,20 @@ def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
 
 
 def test_only_the_newest_answers_of_the_newest_people_are_remembered():
-    remembered = Remembered(people_max=2)
+    remembered = RecentAnswers(people_max=2)
     for number in range(5):
-        remembered.keep("u", f"r{number}", ["i", f"i{number}"])
+        remembered.record("u", f"r{number}", ["i", f"i{number}"])
     assert (
-        remembered.request_of("u", "i"),
-        remembered.request_of("u", "i2"),
-        remembered.request_of("u", "i1"),
+        remembered.find_request_id("u", "i"),
+        remembered.find_request_id("u", "i2"),
+        remembered.find_request_id("u", "i1"),
     ) == ("r4", "r2", None)
-    remembered.keep("v", "r", ["i"])
-    remembered.keep("w", "r", ["i"])
-    assert (remembered.request_of("u", "i"), remembered.request_of("v", "i")) == (None, "r")
+    remembered.record("v", "r", ["i"])
+    remembered.record("w", "r", ["i"])
+    assert (remembered.find_request_id("u", "i"), remembered.find_request_id("v", "i")) == (
+        None,
+        "r",
+    )
 
 
 FIELD = (
@@ -432,12 +435,12 @@ def test_noting_what_was_shown_is_a_write(make):
 )
 def test_no_foreign_page_notes_what_was_shown(make, keys):
     site = make(keys)
-    headers, asked = (
+    headers, arguments = (
         {"X-API-Key": KEY, "origin": "https://evil.example"},
         "/api/recommend/bob?n=3&write-back-type=read",
     )
     written = site.client.post("/api/feedback", json=[STAR], headers=headers)
-    refused = site.client.get(asked, headers=headers)
+    refused = site.client.get(arguments, headers=headers)
     assert (refused.status_code, refused.json()["code"], refused.json()["message"]) == (
         written.status_code,
         written.json()["code"],
@@ -446,7 +449,7 @@ def test_no_foreign_page_notes_what_was_shown(make, keys):
     assert (refused.status_code, refused.json()["code"]) == (403, "wrong_origin")
     own = {**headers, "origin": "http://127.0.0.1:8642"}
     assert site.client.get("/api/recommend/bob?n=3", headers=headers).status_code == 200
-    assert len(site.client.get(asked, headers=own).json()) == 3
+    assert len(site.client.get(arguments, headers=own).json()) == 3
     assert [event["type"] for event in site.events()] == ["answer", "answer", "impression"]
 
 
@@ -469,11 +472,11 @@ def test_what_cannot_be_noted_is_answered_all_the_same(make):
 def test_too_much_feedback_is_refused_before_anything_is_made_of_it_and_charged(make):
     site = make(Keys(write=[KEY]))
     site.service.limiter = Limiter(ServerLimits(batch_max=3, events_per_s=0.1))
-    told = [
+    statuses = [
         site.client.post("/api/feedback", json=[STAR] * count, headers={"X-API-Key": KEY})
         for count in (4, 1)
     ]
-    assert [(answer.status_code, answer.json()["code"]) for answer in told] == [
+    assert [(answer.status_code, answer.json()["code"]) for answer in statuses] == [
         (413, "batch_too_long"),
         (429, "rate"),
     ]
@@ -498,30 +501,30 @@ def test_what_a_batch_lost_is_told(make):
     ],
 )
 def test_an_id_with_a_slash_is_not_taken_for_two(make, monkeypatch, path):
-    site, asked = make(), []
+    site, item_ids = make(), []
 
     def note(about, *_):
-        asked.append(getattr(about, "user_id", about))
+        item_ids.append(getattr(about, "user_id", about))
         raise NotReadyError("noted")
 
     for name in ("item", "similar", "answer"):
         monkeypatch.setattr(site.service.pipeline, name, note)
     site.client.get(f"/api/{path}")
-    assert asked in (["i/4"], ["u/1"])
+    assert item_ids in (["i/4"], ["u/1"])
 
 
 def test_hidden_items_are_recommended_by_no_route(make):
     site = make()
-    index = site.service.pipeline._live()[1]
+    index = site.service.pipeline._current()[1]
     hidden = [item for item in index.ids if int(item[1:]) % 2]
     index.attributes["is_hidden"] = np.array(
         [1.0 if item in hidden else np.nan for item in index.ids]
     )
     try:
         for path in ("popular", "latest", "item/i4/neighbors", "recommend/bob"):
-            found = site.client.get(f"/api/{path}?n=20", headers={"X-API-Version": "2"}).json()
-            assert found, path
-            assert not {one["Id"] for one in found} & set(hidden), path
+            items = site.client.get(f"/api/{path}?n=20", headers={"X-API-Version": "2"}).json()
+            assert items, path
+            assert not {one["Id"] for one in items} & set(hidden), path
         together = site.client.post(
             "/api/session/recommend?n=9", json=[{**STAR, "ItemId": "i4"}]
         ).json()

@@ -1,4 +1,6 @@
-"""Keys: made once, kept as hashes, followed by a running server, bound to web origins, taken back."""
+"""Keys: created once, stored as hashes, followed by a running server, bound to web origins,
+revoked.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.access import require_safe_bind
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys, revoke_key
 from tailorbird.serving.keys import AccessError, Caller, Keys
@@ -105,7 +107,7 @@ def test_a_key_of_the_page_holds_for_its_origins_only(file, clock):
 
 
 @pytest.mark.parametrize(
-    ("scopes", "origins", "told"),
+    ("scopes", "origins", "expected_message"),
     [
         ([], [], "expected scopes"),
         (["root"], [], "expected scopes"),
@@ -116,8 +118,8 @@ def test_a_key_of_the_page_holds_for_its_origins_only(file, clock):
         (["write"], ["https://shop.example\r\nx: y"], "expected an origin"),
     ],
 )
-def test_what_no_key_may_be(file, scopes, origins, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_no_key_may_be(file, scopes, origins, expected_message):
+    with pytest.raises(UsageError, match=expected_message):
         create_key(file, "x", scopes, 1, origins=origins)
     assert not file.exists()
 
@@ -177,7 +179,7 @@ def test_a_public_bind_is_safe_with_a_file_of_keys(file, clock):
 
 @pytest.fixture
 def client(tmp_path, file, clock):
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door, Keys(file=file, clock=clock))
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
             yield client
@@ -202,11 +204,13 @@ def test_a_page_of_a_foreign_origin_changes_nothing_even_where_no_key_is_needed(
 
 
 def test_the_origins_of_keys_may_call_from_browsers_as_soon_as_the_key_is_made(client, file):
-    asked = {"origin": "https://shop.example", "access-control-request-method": "POST"}
-    assert "access-control-allow-origin" not in client.options("/v1/events", headers=asked).headers
+    preflight = {"origin": "https://shop.example", "access-control-request-method": "POST"}
+    assert (
+        "access-control-allow-origin" not in client.options("/v1/events", headers=preflight).headers
+    )
     token, _ = create_key(file, "page", ["write"], 1, origins=["https://shop.example"])
     assert (
-        client.options("/v1/events", headers=asked).headers["access-control-allow-origin"]
+        client.options("/v1/events", headers=preflight).headers["access-control-allow-origin"]
         == "https://shop.example"
     )
     sent = client.post(
@@ -219,8 +223,8 @@ def test_the_origins_of_keys_may_call_from_browsers_as_soon_as_the_key_is_made(c
 
 def test_the_status_names_keys_and_never_shows_them(client, file):
     token, record = create_key(file, "watch", ["admin"], 1)
-    told = client.get("/v1/status", headers={"authorization": f"Bearer {token}"})
-    assert told.json()["keys"] == [
+    status = client.get("/v1/status", headers={"authorization": f"Bearer {token}"})
+    assert status.json()["keys"] == [
         {
             "id": record.id,
             "name": "watch",
@@ -230,6 +234,6 @@ def test_the_status_names_keys_and_never_shows_them(client, file):
             "used": 1,
         }
     ]
-    assert token not in told.text
-    assert record.hash not in told.text
-    assert json.loads(told.text)["door"]["open"] is True
+    assert token not in status.text
+    assert record.hash not in status.text
+    assert json.loads(status.text)["door"]["open"] is True

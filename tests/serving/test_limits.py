@@ -18,7 +18,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.app import create_app
 from tailorbird.serving.body import MEMBERS_MAX, Budget
-from tailorbird.serving.door import QUEUE_BYTES_MAX, Door
+from tailorbird.serving.door import QUEUE_BYTES_MAX, EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import Limits, create_key
 from tailorbird.serving.keys import Caller, Keys
@@ -26,12 +26,12 @@ from tailorbird.serving.limits import (
     BURST_S,
     Bucket,
     Connections,
-    Distinct,
+    DistinctCounter,
     Limiter,
     LimitError,
     Networks,
     ServerLimits,
-    address_of,
+    client_address,
 )
 
 
@@ -67,7 +67,7 @@ def make(tmp_path, seconds):
         origins = ["https://shop.example"] if page else []
         scopes = ["write"] if page else ["read", "write"]
         token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
-        door = Door(
+        door = EventCollector(
             tmp_path,
             f"serve-{len(open_doors)}",
             RoutePlan(),
@@ -147,7 +147,7 @@ def test_a_forged_forwarding_header_is_no_way_around(make):
     )
 
 
-BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
+PROXIED = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "
     ],
 )
 def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines):
-    client, headers = make(BEHIND, page=True)
+    client, headers = make(PROXIED, page=True)
 
     def send(number: int, events: int) -> httpx.Response:
         given = [
@@ -203,9 +203,9 @@ def test_a_proxy_that_is_not_named_is_said_once(make, caplog):
         assert not caplog.messages
         for path in ("/readyz", "/v1/items/i1", "/healthz"):
             by_ingress.get(path, headers={**headers, "x-forwarded-for": "198.51.100.1"})
-    (said,) = [message for message in caplog.messages if "serve.proxies" in message]
-    assert "10.42.0.9" in said
-    assert "198.51.100.1" not in said
+    (warning,) = [message for message in caplog.messages if "serve.proxies" in message]
+    assert "10.42.0.9" in warning
+    assert "198.51.100.1" not in warning
 
 
 def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
@@ -213,8 +213,8 @@ def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
     visitor = TestClient(client.app, base_url="http://127.0.0.1", client=("8.8.8.8", 50_000))
     with caplog.at_level("WARNING"):
         visitor.get("/v1/items/i1", headers={**headers, "x-forwarded-for": "198.51.100.1"})
-    (said,) = caplog.messages
-    assert "8.8.8.8" not in said
+    (warning,) = caplog.messages
+    assert "8.8.8.8" not in warning
 
 
 def test_those_whose_address_cannot_be_told_share_one_limit(make):
@@ -244,8 +244,8 @@ def test_forged_clicks_of_one_address_are_bounded(make, seconds):
     )
     other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
     kinds = ["click", "cart", "purchase", "like", "share"]
-    written, number, begun = 0, 0, seconds.now
-    while (elapsed_s := seconds.now - begun) < hours * 3_600:
+    written, number, started_at = 0, 0, seconds.now
+    while (elapsed_s := seconds.now - started_at) < hours * 3_600:
         size = 1 + number * 7 % 90
         forged = [
             click(number + one, type=kinds[one % 5], request_id=f"made-up-{number}")
@@ -281,16 +281,14 @@ def test_a_servers_own_key_may_send_as_many_clicks_as_it_likes(make):
 
 def test_connections_are_counted_by_address():
     of = Connections(ServerLimits(address_connections=2, proxies=Networks(["10.0.0.0/8"])))
-    assert [of.came("203.0.113.7") for _ in range(3)] == [False, False, True]
-    assert [of.came(f"2001:db8::{number}") for number in range(3)] == [False, False, True], (
-        "one /64"
-    )
-    assert not any(of.came("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
-    of.went("203.0.113.7")
-    of.went("203.0.113.7")
-    assert not of.came("203.0.113.7")
+    assert [of.add("203.0.113.7") for _ in range(3)] == [False, False, True]
+    assert [of.add(f"2001:db8::{number}") for number in range(3)] == [False, False, True], "one /64"
+    assert not any(of.add("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
+    of.remove("203.0.113.7")
+    of.remove("203.0.113.7")
+    assert not of.add("203.0.113.7")
     unbounded = Connections(ServerLimits(address_connections=0))
-    assert not any(unbounded.came("203.0.113.7") for _ in range(5_000))
+    assert not any(unbounded.add("203.0.113.7") for _ in range(5_000))
 
 
 @pytest.mark.parametrize(
@@ -317,15 +315,15 @@ def test_connections_are_counted_by_address():
     ],
 )
 def test_whose_address_counts(peer, forwarded, expected):
-    assert address_of(peer, forwarded, Networks(["10.0.0.1", "10.0.0.2"])) == expected
+    assert client_address(peer, forwarded, Networks(["10.0.0.1", "10.0.0.2"])) == expected
 
 
 def test_proxies_may_be_a_network_and_what_is_none_is_named():
     pods = Networks(["10.42.0.0/16", "fd00::/8"])
-    assert address_of("10.42.7.9", "198.51.100.1, 10.42.0.3", pods) == "198.51.100.1"
-    assert address_of("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
-    assert address_of("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
-    assert address_of("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
+    assert client_address("10.42.7.9", "198.51.100.1, 10.42.0.3", pods) == "198.51.100.1"
+    assert client_address("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
+    assert client_address("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
+    assert client_address("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
     with pytest.raises(
         ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"
     ):
@@ -434,12 +432,12 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
     client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=len(body))
 
     async def send() -> tuple[httpx.Response, httpx.Response]:
-        begun, whole = asyncio.Event(), asyncio.Event()
+        started, complete = asyncio.Event(), asyncio.Event()
 
         async def slowly():
             yield body
-            begun.set()
-            await whole.wait()
+            started.set()
+            await complete.wait()
             yield b" "  # by which it does not fit into the queue
 
         transport = httpx.ASGITransport(client.app)
@@ -447,9 +445,9 @@ def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(ma
             transport=transport, base_url="http://127.0.0.1", headers=headers
         ) as sender:
             slow = asyncio.create_task(sender.post("/v1/events", content=slowly()))
-            await begun.wait()
+            await started.wait()
             first = await sender.post("/v1/events", content=body)
-            whole.set()
+            complete.set()
             return first, await slow
 
     first, slow = asyncio.run(send())
@@ -492,7 +490,7 @@ def test_a_key_that_invents_people_is_stopped_until_the_hour_is_over(make, secon
 
 @pytest.mark.parametrize("count", [1, 100, 3_000, 30_000, 200_000])
 def test_the_sketch_is_near(count):
-    distinct = Distinct()
+    distinct = DistinctCounter()
     for _ in range(2):
         distinct.add(f"id-{number}" for number in range(count))
     assert distinct.estimate() == pytest.approx(count, rel=0.08)
@@ -509,7 +507,9 @@ def test_addresses_do_not_fill_memory(monkeypatch):
     monkeypatch.setattr("tailorbird.serving.limits.ADDRESSES_MAX", 100)
     limiter = Limiter()
     for number in range(1_000):
-        limiter.begin(Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}")
+        limiter.admit_request(
+            Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}"
+        )
     assert len(limiter._addresses) == 100
 
 
@@ -520,7 +520,7 @@ def test_limits_hold_among_threads():
     def ask() -> None:
         for _ in range(100):
             try:
-                limiter.begin(Caller("k"), "read", "")
+                limiter.admit_request(Caller("k"), "read", "")
                 passed.append(1)
             except LimitError:
                 pass
@@ -601,9 +601,9 @@ def test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_bac
     budget = Budget(1_000)
     client, headers = make(budget=budget)
     refused(client.post("/v1/events", content=b" " * 2_000, headers=headers), 503, "overloaded")
-    assert budget.held == 0
+    assert budget.reserved_bytes == 0
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
-    assert budget.held == 0
+    assert budget.reserved_bytes == 0
 
 
 @pytest.mark.slow
@@ -637,7 +637,9 @@ def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monke
             free.set()
             return await asyncio.gather(*done, *waiting)
 
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue) as door:
+    with EventCollector(
+        tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue
+    ) as door:
         service = Service(Prompt(), door, budget=Budget(bodies))
         tracemalloc.start()
         try:

@@ -9,11 +9,11 @@ import pytest
 
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, to_iso
 from tailorbird.events.log_clock import LogClock
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, raw_path
 
 TODAY = 1_800_000_000_000_000
-BEHIND = 425 * DAY
+LAG = 425 * DAY
 
 
 def received(stream: Path) -> list[int]:
@@ -38,16 +38,18 @@ def test_the_first_event_of_today_ends_the_time_of_the_log(
     of_today: dict[str, str], tmp_path: Path
 ) -> None:
     clock = LogClock(tmp_path, SimulatedClock(TODAY))
-    clock.set_back(BEHIND)
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock) as door:
+    clock.set_back(LAG)
+    with EventCollector(
+        tmp_path / "stream", "serve-1", RoutePlan(), clock, log_clock=clock
+    ) as door:
         assert [each.accepted for each in door.submit(click(1))] == [True]
         assert [each.accepted for each in door.submit(click(2, ts=to_iso(TODAY + 30 * DAY)))] == [
             False
         ], "a mistake is not of today"
-        assert clock.behind == BEHIND
+        assert clock.behind == LAG
         assert [
             each.accepted
             for each in door.submit(click(3, **of_today), source="door" if of_today else "browser")
         ] == [True]
         assert clock.behind == 0
-    assert received(tmp_path / "stream") == [TODAY - BEHIND, TODAY - BEHIND, TODAY]
+    assert received(tmp_path / "stream") == [TODAY - LAG, TODAY - LAG, TODAY]

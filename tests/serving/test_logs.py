@@ -1,6 +1,4 @@
-"""What a server says of its requests: an id in answer, error and log, and nothing of people,
-questions or keys anywhere.
-"""
+"""The server's log of requests: an id in answer, error and log, and no personal data."""
 
 import io
 import json
@@ -13,19 +11,19 @@ from tests.serving.test_app import Prompt
 from tailorbird.errors import BundleError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
-from tailorbird.serving.logs import LINES_PER_S, Lines, RequestLog
+from tailorbird.serving.logs import LINES_PER_S, LineFormatter, RequestLog
 
 
 @pytest.fixture(params=[True, False], ids=["json", "text"])
 def written(request):
-    """What is logged while the test runs, formatted as `[serve] log` says."""
+    """Collect the log lines of the test, formatted as `[serve] log` says."""
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(Lines(as_json=request.param))
+    handler.setFormatter(LineFormatter(as_json=request.param))
     handler.addFilter(lambda record: not record.name.startswith("httpx"))  # the test's own client
     root = logging.getLogger()
     level = root.level
@@ -38,7 +36,7 @@ def written(request):
 
 @pytest.fixture
 def service(tmp_path):
-    with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
         yield Service(Prompt(), door, requests=RequestLog(every=True))
 
 
@@ -52,8 +50,8 @@ def test_a_request_keeps_its_id_through_answer_error_and_log(service, written):
     client = client_of(service)
     given = {"x-request-id": "trace-0123456789"}
     assert client.get("/healthz", headers=given).headers["x-request-id"] == given["x-request-id"]
-    told = client.post("/v1/recommend", json={"slot": "nope"}, headers=given)
-    assert told.json()["request_id"] == told.headers["x-request-id"] == given["x-request-id"]
+    fault = client.post("/v1/recommend", json={"slot": "nope"}, headers=given)
+    assert fault.json()["request_id"] == fault.headers["x-request-id"] == given["x-request-id"]
     assert written.getvalue().count("trace-0123456789") >= 2
     made = {client.get("/healthz").headers["x-request-id"] for _ in range(3)}
     assert len(made) == 3
@@ -93,9 +91,9 @@ def test_a_flood_of_refused_requests_does_not_fill_the_disk(service, written):
 def test_nor_does_a_flood_of_those_that_are_refused_for_load(written):
     log = RequestLog()
     for _ in range(1_000):
-        log.note("/v1/recommend", 503, 0.001, "")
+        log.record("/v1/recommend", 503, 0.001, "")
     assert 1 <= written.getvalue().count("/v1/recommend") <= LINES_PER_S + 40
-    log.note("/v1/rank", 500, 0.001, "")
+    log.record("/v1/rank", 500, 0.001, "")
     assert written.getvalue().count("/v1/rank") == 1, "what failed is told each time"
 
 
@@ -117,13 +115,13 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     """
     file = tmp_path / "keys.json"
     token, record = create_key(file, "all", ["read", "write", "admin"], 1)
-    plain = "canary-plain-key-7719"
-    service.keys = Keys(read=[plain], file=file)
+    plain_key = "canary-plain-key-7719"
+    service.keys = Keys(read=[plain_key], file=file)
     secrets = [
         *CANARIES.values(),
         token,
         token.split("_", 2)[2],
-        plain,
+        plain_key,
         record.hash,
         "canary-wrong-key-7719",
     ]
@@ -148,7 +146,7 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     }
     who = {"user_id": CANARIES["user"], "session_id": CANARIES["session"], "slot": "home"}
     answers = []
-    for key in (token, plain, "canary-wrong-key-7719", ""):
+    for key in (token, plain_key, "canary-wrong-key-7719", ""):
         headers = {"authorization": f"Bearer {key}"} if key else {}
         answers += [
             client.post("/v1/events", json=event, headers=headers),
@@ -174,9 +172,9 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     except KeyError as error:  # as the server under the application logs what nobody foresaw
         logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
     assert {answer.status_code for answer in answers} >= {200, 400, 401, 403, 404, 405, 500, 503}
-    told = "\n".join(answer.text for answer in answers)
+    output = "\n".join(answer.text for answer in answers)
     headers = {"authorization": f"Bearer {token}"}
-    told += (
+    output += (
         client.get("/metrics", headers=headers).text
         + client.get("/v1/status", headers=headers).text
         + client.get("/readyz").text
@@ -185,7 +183,7 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     assert "KeyError" in logged
     assert "BundleError" in logged
     for secret in secrets:
-        assert secret not in told
+        assert secret not in output
         assert secret not in logged
     for line in logged.splitlines() if logged.startswith("{") else ():
         assert {"time", "level", "logger", "message"} <= set(json.loads(line))

@@ -14,15 +14,15 @@ from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
-from tailorbird.stream import answers_path, open_reader, routed_path
+from tailorbird.stream import open_reader, response_log_path, routed_path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,7 +41,9 @@ class Loop:
         plan = RoutePlan(
             user_attributes=features.user_attributes, item_attributes=features.item_attributes
         )
-        self.door = Door(folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms)
+        self.collector = EventCollector(
+            folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms
+        )
         self.router = Router(folder / "stream", plan, clock=self.clock)
         self.worker = FeatureWorker(
             routed_path(folder / "stream"), folder / "state", features, clock=self.clock
@@ -55,10 +57,10 @@ class Loop:
     def make_pipeline(self, bundle) -> Pipeline:
         return Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             catalogue=self.catalogue,
             readings=OneSchema(self.features, self.reader),
-            answers=self.door,
+            answers=self.collector,
             clock=self.clock,
             rng=np.random.default_rng(0),
             pseudonyms=self.pseudonyms,
@@ -69,7 +71,7 @@ class Loop:
         self.sent += 1
         self.clock.advance_to(self.clock.now() + SECOND)
         event = {"event_id": f"e{self.sent}", "type": type_, "ts": self.clock.now(), **more}
-        [decision] = self.door.submit(msgspec.json.encode(event))
+        [decision] = self.collector.submit(msgspec.json.encode(event))
         assert decision.accepted, decision
 
     def settle(self) -> None:
@@ -81,7 +83,7 @@ class Loop:
         with open_reader(routed_path(self.folder / "stream")) as reader:
             for stored in reader.read(self.published):
                 if stored.block.kind == "events":
-                    self.live.follow(table(stored.block))
+                    self.live.follow(to_table(stored.block))
                 self.published = stored.end
 
     def routed(self):
@@ -90,11 +92,11 @@ class Loop:
                 row
                 for stored in reader.read(0)
                 if stored.block.kind == "events"
-                for row in table(stored.block).to_pylist()
+                for row in to_table(stored.block).to_pylist()
             ]
 
     def close(self) -> None:
-        for part in (self.door, self.router, self.worker, self.reader):
+        for part in (self.collector, self.router, self.worker, self.reader):
             part.close()
         self.catalogue.stop()
 
@@ -139,8 +141,8 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
         loop.send("click", user_id="u1", item_id=f"i{number}")
     loop.settle()
     answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-    loop.door.close()
-    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+    loop.collector.close()
+    with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         [record] = [
             record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
         ]
@@ -166,7 +168,7 @@ def test_an_anonymous_person_who_identified_is_the_user(loop):
 
 
 @pytest.mark.parametrize(
-    ("who", "event", "asked"),
+    ("who", "event", "queries"),
     [
         (
             "41",
@@ -180,7 +182,7 @@ def test_an_anonymous_person_who_identified_is_the_user(loop):
         ),
     ],
 )
-def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event, asked):
+def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event, queries):
     for _ in range(2):
         loop.send("click", user_id="42", item_id="i7")
     loop.settle()
@@ -193,17 +195,17 @@ def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event
         return rows
 
     monkeypatch.setattr(loop.reader, "person", meanwhile)
-    answer = loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked))
+    answer = loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **queries))
     assert answer.items[0].explanation.features["user_clicks"] == 0
     monkeypatch.undo()
     assert (
-        loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked))
+        loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **queries))
         .items[0]
         .explanation.features["user_clicks"]
         == 2
     )
-    loop.door.close()
-    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+    loop.collector.close()
+    with open_reader(response_log_path(loop.folder / "stream", "serve-1")) as reader:
         records = [
             record for stored in reader.read(0) for record in decode_answers(stored.block.payload)
         ]
@@ -251,14 +253,14 @@ def test_the_state_may_go_and_come_back(loop):
     assert loop.pipeline.missing() == []
     loop.worker.close()
     shutil.rmtree(loop.folder / "state")
-    gone = loop.pipeline.answer(query)
-    assert (gone.degraded, gone.model) == (["last_known"], before.model)
-    assert [item.item_id for item in gone.items] == [item.item_id for item in before.items], (
+    recalled = loop.pipeline.answer(query)
+    assert (recalled.degraded, recalled.model) == (["last_known"], before.model)
+    assert [item.item_id for item in recalled.items] == [item.item_id for item in before.items], (
         "scored by what was read last"
     )
-    nobody = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u2"))
-    assert nobody.items
-    assert nobody.degraded == ["features"]
+    stranger = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u2"))
+    assert stranger.items
+    assert stranger.degraded == ["features"]
     assert loop.pipeline.missing() == ["features"]
     loop.worker = FeatureWorker(
         routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock
@@ -270,7 +272,7 @@ def test_the_state_may_go_and_come_back(loop):
 def test_an_answers_time_is_after_all_that_it_read(loop):
     ahead = loop.clock.now() + 2 * MINUTE  # within the skew that is allowed
     loop.send("click", user_id="u1", item_id="i7")
-    loop.door.submit(
+    loop.collector.submit(
         msgspec.json.encode(
             {"event_id": "ahead", "type": "click", "user_id": "u1", "item_id": "i8", "ts": ahead}
         )
@@ -285,11 +287,11 @@ def test_an_answers_time_is_after_all_that_it_read(loop):
 
 
 def test_what_was_searched_for_is_known_to_features(tmp_path, bundle):
-    found = count("query_item_clicks", entity("query", "item"), "click", window="7d")
+    query_clicks = count("query_item_clicks", entity("query", "item"), "click", window="7d")
     loop = Loop(
         tmp_path,
         FeatureSet.from_declarations(
-            [found, sequence("recent", entity("user"), ["click"], length=16)]
+            [query_clicks, sequence("recent", entity("user"), ["click"], length=16)]
         ),
         bundle,
     )

@@ -11,7 +11,7 @@ from tailorbird.console.home import home_routes
 from tailorbird.console.shop import shop_routes
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.gorse import gorse_routes
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
@@ -77,7 +77,7 @@ MATRIX = {
     ("/shop/picture/{id}.svg", "GET"): "open",
 }
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
-SAID = {
+MESSAGE = {
     "messageId": "m1",
     "userId": "u1",
     "event": "Product Viewed",
@@ -85,9 +85,9 @@ SAID = {
     "traits": {"plan": "gold"},
 }
 BODIES = {
-    **{f"/v1/{kind}": {"batch": [{**SAID, "type": "track"}]} for kind in ("batch", "import")},
-    **{f"/v1/{kind}": SAID for kind in ("track", "identify", "page", "screen", "group")},
-    "/v1/alias": {**SAID, "previousId": "u2"},
+    **{f"/v1/{kind}": {"batch": [{**MESSAGE, "type": "track"}]} for kind in ("batch", "import")},
+    **{f"/v1/{kind}": MESSAGE for kind in ("track", "identify", "page", "screen", "group")},
+    "/v1/alias": {**MESSAGE, "previousId": "u2"},
     "/v1/events": CLICK,
     "/v1/recommend": {"slot": "home"},
     "/v1/rank": {"slot": "home", "items": ["i1"]},
@@ -135,7 +135,7 @@ def site(tmp_path_factory):
     }
     headers["browser"]["origin"] = "https://shop.example"
     (folder / "v0001.html").write_text("<!doctype html>")
-    with Door(folder, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(folder, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(),
             door,

@@ -20,14 +20,14 @@ from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
 from tailorbird.retrieval import NewItem, with_items
-from tailorbird.serving.candidates import Reachable
+from tailorbird.serving.candidates import FailSafeTables
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import STALE_US, Pipeline
 from tailorbird.serving.schemas import OneSchema
 
 
-class Kept:
+class AnswerRecorder:
     """Keeps what would be logged."""
 
     def __init__(self, room: int = 1_000_000) -> None:
@@ -54,18 +54,25 @@ class Broken:
 
 
 @pytest.fixture
-def kept():
-    return Kept()
+def answer_log():
+    return AnswerRecorder()
 
 
 @pytest.fixture
-def make(features, bundle, kept, live):
+def make(features, bundle, answer_log, live):
     def make(
-        *, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept, tables=live
+        *,
+        slots=None,
+        bundles=None,
+        reader=None,
+        recent=None,
+        seed=0,
+        answers=answer_log,
+        tables=live,
     ) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
-            bundles=bundles or Fixed(bundle),
+            bundles=bundles or FixedBundle(bundle),
             readings=OneSchema(features, reader or shop.FakeReader(features, recent)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -134,17 +141,17 @@ def test_the_model_orders_and_rules_leave_out(make):
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
 
 
-def test_candidates_hold_what_is_answered_heed_its_rules_and_are_not_logged(make, kept):
+def test_candidates_hold_what_is_answered_heed_its_rules_and_are_not_logged(make, answer_log):
     query = RecommendQuery(slot="home", user_id="u1", exclude=["i5"], size=20)
-    found = make().candidates(query)
-    assert not kept.events
-    assert len(found) == len(set(found)) > 0
-    assert "i5" not in found
-    assert set(ids(make().answer(query))) <= set(found)
+    item_ids = make().candidates(query)
+    assert not answer_log.events
+    assert len(item_ids) == len(set(item_ids)) > 0
+    assert "i5" not in item_ids
+    assert set(ids(make().answer(query))) <= set(item_ids)
 
 
 def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_the_answer(make):
-    class Gone(NoTables):
+    class Unreachable(NoTables):
         """Tables whose store dies with the first read."""
 
         def board(self, board, segment=0):
@@ -153,7 +160,7 @@ def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_t
     class Tables:
         @contextmanager
         def tables(self):
-            yield Reachable(Gone({"boards": Epoch(7, 8)}), lambda problem: None)
+            yield FailSafeTables(Unreachable({"boards": Epoch(7, 8)}), lambda problem: None)
 
         def ages(self):
             return {}
@@ -206,16 +213,16 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
         {"category": ["shoes", False]},
         {"price": True},
     ):
-        with pytest.raises(QueryError) as told:
+        with pytest.raises(QueryError) as caught:
             pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters=wrong))
-        assert told.value.code == "bad_query"
-    with pytest.raises(QueryError) as told:
+        assert caught.value.code == "bad_query"
+    with pytest.raises(QueryError) as caught:
         pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"colour": "red"}))
-    assert told.value.path == "$.filters.colour"
+    assert caught.value.path == "$.filters.colour"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("condition", "expected_message"),
     [
         (
             {"min": "4"},
@@ -236,25 +243,25 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
         ({}, "$.filters.price: expected min, max or both, got an empty object"),
     ],
 )
-def test_a_range_that_is_none_says_which_part_and_how_to_mend_it(make, wanted, says):
+def test_a_range_that_is_none_says_which_part_and_how_to_mend_it(make, condition, expected_message):
     for ask in (make().answer, make().search):
-        query = {"user_id": "u1", "filters": {"price": wanted}}
-        with pytest.raises(QueryError) as told:
+        query = {"user_id": "u1", "filters": {"price": condition}}
+        with pytest.raises(QueryError) as caught:
             ask(
                 RecommendQuery(slot="home", **query)
                 if ask.__name__ == "answer"
                 else SearchQuery(query="hats", **query)
             )
-        assert says in str(told.value)
+        assert expected_message in str(caught.value)
 
 
 def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
     """A text among truths makes a text of the attribute, and `True` would be found there as a word."""
-    told = [
+    new_items = [
         NewItem("n1", {"sale": True, "stock": 1}, shop.NOW),
         NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW),
     ]
-    pipeline = make(bundles=Fixed(replace(bundle, index=with_items(bundle.index, told))))
+    pipeline = make(bundles=FixedBundle(replace(bundle, index=with_items(bundle.index, new_items))))
     ask = RecommendQuery(slot="home", user_id="u1", filters={"sale": True})
     assert [item.item_id for item in pipeline.answer(ask).items] == ["n1"]
     [shown] = pipeline.answer(msgspec.structs.replace(ask, attributes=["sale", "stock"])).items
@@ -265,18 +272,18 @@ def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "condition",
     [{"a": 1}, None, [4, None], [[4]], [4, {"a": 1}], "dear", [4, "dear"], 10**400, -(1 << 63)],
 )
-def test_a_filter_that_nothing_could_match_is_refused(make, wanted):
-    with pytest.raises(QueryError) as told:
-        make().answer(RecommendQuery(slot="home", user_id="u1", filters={"price": wanted}))
-    assert (told.value.code, told.value.path) == ("bad_query", "$.filters.price")
+def test_a_filter_that_nothing_could_match_is_refused(make, condition):
+    with pytest.raises(QueryError) as caught:
+        make().answer(RecommendQuery(slot="home", user_id="u1", filters={"price": condition}))
+    assert (caught.value.code, caught.value.path) == ("bad_query", "$.filters.price")
 
 
 def test_a_filter_is_checked_also_where_there_is_nothing_to_filter(make):
     with pytest.raises(QueryError):
-        make(bundles=Fixed(None)).answer(
+        make(bundles=FixedBundle(None)).answer(
             RecommendQuery(slot="home", user_id="u1", filters={"price": {"a": 1}})
         )
 
@@ -291,12 +298,12 @@ def test_rules_may_look_at_the_person(make):
     )
 
 
-def test_what_is_logged_is_what_was_shown(make, kept, features):
+def test_what_is_logged_is_what_was_shown(make, answer_log, features):
     context = Context(device="phone", country="NO", utc_offset_min=60)
     answer = make().answer(
         RecommendQuery(slot="home", user_id="u1", session_id="s1", context=context)
     )
-    [event], [record] = kept.events, kept.records
+    [event], [record] = answer_log.events, answer_log.records
     assert (event.type, event.request_id, event.items, event.ts) == (
         "answer",
         answer.request_id,
@@ -324,10 +331,10 @@ def test_what_is_logged_is_what_was_shown(make, kept, features):
     assert (len(accepted), refused) == (1, [])
 
 
-def test_what_each_source_gave_is_logged(make, kept):
+def test_what_each_source_gave_is_logged(make, answer_log):
     slots = {"home": Slot("home", size=3, sources={"popular": 4, "new_items": 2})}
     make(slots=slots).answer(RecommendQuery(slot="home", user_id="u1"))
-    [record] = kept.records
+    [record] = answer_log.records
     assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {
         "popular": 4,
         "new_items": 2,
@@ -335,11 +342,11 @@ def test_what_each_source_gave_is_logged(make, kept):
     assert set(record.sources) <= set(record.candidate_sources)
 
 
-def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, kept, live):
+def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, answer_log, live):
     make(recent={"u1": [(4, "click")]}).answer(
         RecommendQuery(slot="home", user_id="u1", context=Context(referrer="https://a.example/x"))
     )
-    [record] = kept.records
+    [record] = answer_log.records
     assert record.candidate_lists == ["item_knn", "popular", "new_items"]
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(hash64s(["i4"]), np.array([shop.NOW])))
@@ -356,7 +363,7 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
         manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline="repeat+popular:24h"),
     )
     pipeline = make(
-        bundles=Fixed(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
+        bundles=FixedBundle(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]}
     )
     answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [7, 38, 0, 1, 2, 4]
@@ -373,19 +380,21 @@ def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
 
 def test_a_search_ordered_by_a_baseline_answers_with_what_matches(make, bundle):
     manifest = msgspec.structs.replace(bundle.manifest, heads=(), baseline="popular:24h")
-    pipeline = make(bundles=Fixed(replace(bundle, manifest=manifest)))
+    pipeline = make(bundles=FixedBundle(replace(bundle, manifest=manifest)))
     answer = pipeline.search(SearchQuery(query="rain", user_id="u1"))
     assert {item.source for item in answer.items} == {"search"}
     assert pipeline.search(SearchQuery(query="zzzz", user_id="u1")).items == []
 
 
-def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
+def test_a_stranger_is_answered_and_logged_as_nobody_else(make, answer_log):
     pipeline = make()
     first, second = (pipeline.answer(RecommendQuery(slot="home")) for _ in range(2))
     assert ids(first) == ids(second)
-    assert kept.events[0].anonymous_id != kept.events[1].anonymous_id
+    assert answer_log.events[0].anonymous_id != answer_log.events[1].anonymous_id
     assert (
-        check(msgspec.json.encode(kept.events[0]), Receipt(shop.NOW, "server"), RoutePlan())[1]
+        check(msgspec.json.encode(answer_log.events[0]), Receipt(shop.NOW, "server"), RoutePlan())[
+            1
+        ]
         == []
     )
 
@@ -399,14 +408,14 @@ def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
         (RecommendQuery(slot="home", session_id="a\x00b"), "$.session_id"),
     ],
 )
-def test_what_could_not_be_logged_is_refused_with_its_path(make, kept, query, path):
-    with pytest.raises(QueryError) as told:
+def test_what_could_not_be_logged_is_refused_with_its_path(make, answer_log, query, path):
+    with pytest.raises(QueryError) as caught:
         make().answer(query)
-    assert told.value.path == path
-    assert not kept.events
+    assert caught.value.path == path
+    assert not answer_log.events
 
 
-def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, kept):
+def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, answer_log):
     pipeline = make(slots=shop.slots() | {"tried": replace(shop.slots()["tried"], explore=None)})
     answers = {
         f"u{number}": pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}"))
@@ -421,8 +430,8 @@ def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, kept):
         for arm in ("popular", "model")
     }
     assert orders == {"popular": {(0, 1, 2, 3, 4, 5)}, "model": {(39, 38, 37, 36, 35, 34)}}
-    assert {event.answer.experiment for event in kept.events} == {"home-model"}
-    assert all(len(record.numeric) == 6 * 3 for record in kept.records), (
+    assert {event.answer.experiment for event in answer_log.events} == {"home-model"}
+    assert all(len(record.numeric) == 6 * 3 for record in answer_log.records), (
         "a baseline's answers are training data too"
     )
 
@@ -453,7 +462,7 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
 
 
 @pytest.mark.slow
-def test_logged_propensities_are_the_frequencies(make, kept):
+def test_logged_propensities_are_the_frequencies(make, answer_log):
     slots = {
         "home": Slot(
             "home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2)
@@ -464,18 +473,18 @@ def test_logged_propensities_are_the_frequencies(make, kept):
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
     shown = Counter()
-    told: dict[tuple[int, str], float] = {}
-    for event in kept.events:
+    propensities: dict[tuple[int, str], float] = {}
+    for event in answer_log.events:
         for position, (item, propensity) in enumerate(
             zip(event.items, event.answer.propensities, strict=True)
         ):
             shown[position, item] += 1
-            told[position, item] = propensity
-    for place, propensity in told.items():
+            propensities[position, item] = propensity
+    for place, propensity in propensities.items():
         spread = 4.5 * (propensity * (1 - propensity) / draws) ** 0.5
         assert abs(shown[place] / draws - propensity) <= spread + 1e-9, place
     assert sum(
-        propensity for (position, _), propensity in told.items() if position == 2
+        propensity for (position, _), propensity in propensities.items() if position == 2
     ) == pytest.approx(1.0)
 
 
@@ -490,19 +499,19 @@ def test_a_seed_repeats_the_answers(make):
     assert ask() == ask()
 
 
-def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, kept):
+def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, answer_log):
     answer = make().rank(
         RankQuery(slot="home", user_id="u1", items=["i3", "i20", "unknown", "i5", "i20"])
     )
     assert ids(answer) == ["i20", "i5", "i3", "unknown"]
     assert {item.source for item in answer.items} == {"given"}
-    assert kept.records[0].items == ids(answer)
+    assert answer_log.records[0].items == ids(answer)
 
 
 def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(make):
     query = RankQuery(slot="home", user_id="u1", items=["i3", "unknown"])
     for pipeline, degraded in (
-        (make(bundles=Fixed(None)), "model"),
+        (make(bundles=FixedBundle(None)), "model"),
         (make(reader=Broken()), "features"),
     ):
         answer = pipeline.rank(query)
@@ -525,7 +534,7 @@ def test_search_finds_words_and_lifts_what_the_person_likes(make):
     assert nothing.items == []
 
 
-def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, kept):
+def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, answer_log):
     slots = {"search": replace(shop.slots()["search"], rules=["item.stock > 0"])}
     answer = make(slots=slots).search(
         SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price"])
@@ -541,7 +550,7 @@ def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, kept):
     with pytest.raises(QueryError, match="no item has an attribute 'nothing'") as refused:
         make().search(SearchQuery(query="rain", facets=["category", "nothing"]))
     assert (refused.value.code, refused.value.path) == ("unknown_attribute", "$.facets")
-    assert len(kept.records) == 2, "what is refused is not logged as an answer"
+    assert len(answer_log.records) == 2, "what is refused is not logged as an answer"
 
 
 def test_without_a_slot_of_its_own_search_asks_for_one_and_takes_no_others_pins(make):
@@ -597,8 +606,8 @@ def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, ca
     pipeline = make(
         slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])}, tables=tables
     )
-    everything = {item.item_id for item in pipeline.listed(source, 40, category)}
-    shown = {item.item_id for item in pipeline.listed(source, 40, category, "home")}
+    everything = {item.item_id for item in pipeline.top_items(source, 40, category)}
+    shown = {item.item_id for item in pipeline.top_items(source, 40, category, "home")}
     forbidden = {"i6", "i22", *(f"i{n}" for n in range(40) if n % 10 == 3)}
     assert shown == everything - forbidden
     assert {"i6", "i22"} < everything
@@ -629,20 +638,20 @@ def test_explain_tells_features_heads_and_contributions(make):
     assert moved == pytest.approx(explanation.heads["click"] - 0.5, abs=1e-6)
 
 
-def test_without_a_store_the_popular_items_are_shown(make, kept):
+def test_without_a_store_the_popular_items_are_shown(make, answer_log):
     answer = make(reader=Broken()).answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert answer.degraded == ["features"]
-    assert kept.records[0].degraded == ["features"]
-    assert kept.records[0].numeric == []
+    assert answer_log.records[0].degraded == ["features"]
+    assert answer_log.records[0].numeric == []
 
 
-def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
-    answer = make(bundles=Fixed(None)).answer(RecommendQuery(slot="home", user_id="u1"))
+def test_without_a_bundle_there_is_an_answer_that_says_so(make, answer_log):
+    answer = make(bundles=FixedBundle(None)).answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.items == []
     assert set(answer.degraded) == {"model", "index"}
     assert answer.model == "fallback"
-    assert len(kept.events) == 1
+    assert len(answer_log.events) == 1
 
 
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
@@ -663,25 +672,25 @@ def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
         def score(self, rows, keys, *, objective, asked, live):
             raise RuntimeError("segfault, nearly")
 
-    answer = make(bundles=Fixed(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(bundles=FixedBundle(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
     assert numbers(answer) == [0, 1, 2, 4, 5, 6]
     assert (answer.degraded, answer.model) == (["model"], "fallback")
 
 
 def test_a_full_log_does_not_stop_answers(make):
-    answer = make(answers=Kept(room=0)).answer(RecommendQuery(slot="home", user_id="u1"))
+    answer = make(answers=AnswerRecorder(room=0)).answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.items
     assert answer.degraded == ["log"]
 
 
-def test_a_person_known_by_alias_is_the_person(make, kept, features):
+def test_a_person_known_by_alias_is_the_person(make, answer_log, features):
     class Aliased(shop.FakeReader):
         def read(self, request, items, item_keys=None):
             return replace(super().read(request, items, item_keys), person="u9")
 
     make(reader=Aliased(features)).answer(RecommendQuery(slot="home", anonymous_id="a1"))
-    assert kept.records[0].person == "u9"
-    assert (kept.events[0].user_id, kept.events[0].anonymous_id) == (None, "a1")
+    assert answer_log.records[0].person == "u9"
+    assert (answer_log.events[0].user_id, answer_log.events[0].anonymous_id) == (None, "a1")
 
 
 def test_features_whose_copies_nobody_keeps_up_are_used_and_named(make, features):

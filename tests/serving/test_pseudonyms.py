@@ -1,4 +1,4 @@
-"""A project that hides its people: features work, and no file anywhere holds an id as it was sent."""
+"""A project with pseudonyms: features work, and no file anywhere contains an original id."""
 
 from pathlib import Path
 
@@ -23,16 +23,16 @@ CANARIES = (b"canary-user", b"canary-device", b"canary-unread")
 
 def holding(folder: Path) -> list[str]:
     """The files below `folder` that hold any canary, as it is or as text in UTF-16."""
-    found = []
+    paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
-            found += [
+            paths += [
                 str(path)
                 for canary in CANARIES
                 if canary in content or canary.decode().encode("utf-16-le") in content
             ]
-    return found
+    return paths
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def loop(tmp_path, features, bundle):
 
 @pytest.mark.slow
 def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
-    service = Service(loop.pipeline, loop.door)
+    service = Service(loop.pipeline, loop.collector)
     client = TestClient(
         create_app(service, gorse_routes(service, "home")), base_url="http://127.0.0.1"
     )
@@ -140,7 +140,7 @@ def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
     }
     loop.clock.advance_to(loop.clock.now() + DAY)
     assert holding(tmp_path) == [], "with logs and their write-ahead files as they are"
-    loop.door.close()
+    loop.collector.close()
     with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=loop.clock) as role:
         role.drain()
     assert len(list((tmp_path / "lake").rglob("*.parquet"))) >= 2
@@ -175,14 +175,14 @@ def test_the_command_line_hides_them_too_and_goes_on_with_one_key_only(fresh):
     assert (imported["accepted"], imported["rows"]) == (20, 23)
     assert holding(fresh) == []
     pseudonym = must("-C", fresh, "keys", "pseudonym", USERS[4], env=env).strip()
-    found = must(
+    recommended = must(
         "-C",
         fresh,
         "sql",
         f"SELECT count(*) AS n FROM events WHERE user_id = '{pseudonym}'",
         env=env,
     )
-    assert "1" in found
+    assert "1" in recommended
     refused(
         tailorbird("-C", fresh, "import", "tailorbird", source), "no key for them is set", status=2
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.serving import shop
 from tests.serving.test_bundles import Seen
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.errors import BundleError, NotReadyError, UsageError
 from tailorbird.events import SimulatedClock, SystemClock
@@ -18,22 +18,22 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.shadow import Shadows
+from tailorbird.serving.shadow import ShadowScorer
 
 
 class Open:
     """Schemas whose states are all there; notes what is to be kept open."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, set[str]] = {}
+        self.kept_open: dict[str, set[str]] = {}
 
     def caught_up(self, bundle, serving) -> bool:
         return True
 
-    def serves(self, bundle) -> None: ...
+    def set_serving(self, bundle) -> None: ...
 
     def keep_open(self, schemas, *, by: str) -> None:
-        self.kept[by] = set(schemas)
+        self.kept_open[by] = set(schemas)
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def rollout(registry, loads):
     return rollout
 
 
-def pipeline_of(rollout, features, kept=None):
+def pipeline_of(rollout, features, answer_log=None):
     return Pipeline(
         slots=shop.slots(),
         bundles=rollout,
         readings=OneSchema(features, shop.FakeReader(features)),
-        answers=kept,
+        answers=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         tables=shop.Live(),
@@ -84,13 +84,13 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
     registry, rollout, features
 ):
     pipeline = pipeline_of(rollout, features)
-    registry.send_canary("v0002", 0.2, by="test", why="try")
+    registry.set_canary("v0002", 0.2, by="test", why="try")
     rollout.look()
     small = models_of(pipeline)
     assert {person for person, model in small.items() if model == "v0002"} == {
         u for u in small if in_share("canary-v0002", 0.2, u)
     }
-    registry.send_canary("v0002", 0.5, by="test", why="more")
+    registry.set_canary("v0002", 0.5, by="test", why="more")
     rollout.look()
     large = models_of(pipeline)
     assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
@@ -103,16 +103,16 @@ def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_a
 
 
 def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
-    registry.send_canary("v0002", 0.1, by="test", why="try")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
     rollout.look()
     assert loads == ["v0001", "v0002"]
     registry.promote("v0002", by="test", why="good")
     rollout.look()
     assert rollout.versions() == {"champion": "v0002", "previous": "v0001"}
-    began = time.thread_time()
+    started_at = time.thread_time()
     registry.rollback(by="test", why="not so good")
     rollout.look()
-    assert time.thread_time() - began < 1.0
+    assert time.thread_time() - started_at < 1.0
     assert rollout.current().version == "v0001"
     assert loads == ["v0001", "v0002"]
 
@@ -132,19 +132,19 @@ def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_a
     registry.promote("v0002", by="test", why="second")
     manifest = registry.path / "v0002" / "manifest.json"
     manifest.chmod(0o644)
-    whole = manifest.read_bytes()
+    intact = manifest.read_bytes()
     manifest.write_bytes(b"{}")
     fresh = Rollout(registry, load_bundle, Seen([]), Open())
     fresh.start()
     fresh.stop()
     query, pipeline = RecommendQuery(slot="home", user_id="u1"), pipeline_of(fresh, features)
-    told = pipeline.answer(query)
-    assert (told.model, told.degraded) == ("v0001", ["previous_model"])
-    manifest.write_bytes(whole)
-    registry.cast_shadow("", by="test", why="any change is looked at")
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0001", ["previous_model"])
+    manifest.write_bytes(intact)
+    registry.set_shadow("", by="test", why="any change is looked at")
     fresh.look()
-    told = pipeline.answer(query)
-    assert (told.model, told.degraded) == ("v0002", [])
+    answer = pipeline.answer(query)
+    assert (answer.model, answer.degraded) == ("v0002", [])
 
 
 def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, features):
@@ -155,7 +155,7 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
 
     seen = Seen([])
     rollout = Rollout(registry, load, seen, Open())
-    registry.send_canary("v0002", 0.9, by="test", why="try")
+    registry.set_canary("v0002", 0.9, by="test", why="try")
     rollout.look()
     assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
     assert seen.refused == 1
@@ -184,42 +184,42 @@ def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, featu
 def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
     for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
         with pytest.raises(UsageError):
-            registry.send_canary("v0002", share, by="test", why="try")
+            registry.set_canary("v0002", share, by="test", why="try")
     with pytest.raises(UsageError):
-        registry.send_canary("v0001", 0.1, by="test", why="the champion itself")
-    registry.send_canary("v0002", 0.1, by="test", why="try")
-    began = registry.aliases().canary_at
-    registry.send_canary("v0002", 0.2, by="test", why="more")
-    assert (registry.aliases().canary_at, registry.aliases().share) == (began, 0.2), (
+        registry.set_canary("v0001", 0.1, by="test", why="the champion itself")
+    registry.set_canary("v0002", 0.1, by="test", why="try")
+    canary_since = registry.aliases().canary_at
+    registry.set_canary("v0002", 0.2, by="test", why="more")
+    assert (registry.aliases().canary_at, registry.aliases().share) == (canary_since, 0.2), (
         "its figures go on"
     )
     assert registry.versions()[1].aliases == ("canary",)
 
 
 def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
-    kept = Kept()
-    pipeline = pipeline_of(rollout, features, kept)
+    answer_log = AnswerRecorder()
+    pipeline = pipeline_of(rollout, features, answer_log)
     query = RecommendQuery(slot="home", user_id="u1")
     before = pipeline.answer(query)
-    registry.cast_shadow("v0002", by="test", why="look")
+    registry.set_shadow("v0002", by="test", why="look")
     rollout.look()
     after = pipeline.answer(query)
     assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
-    record = kept.records[1]
+    record = answer_log.records[1]
     assert (record.shadow, record.model) == ("v0002", "v0001")
     assert record.shadow_scores == sorted(record.shadow_scores), (
         "it likes cheap items, of which the dear ones are shown first"
     )
-    assert kept.records[0].shadow is None
-    registry.cast_shadow("", by="test", why="enough")
+    assert answer_log.records[0].shadow is None
+    registry.set_shadow("", by="test", why="enough")
     rollout.look()
     pipeline.answer(query)
-    assert kept.records[2].shadow is None
+    assert answer_log.records[2].shadow is None
 
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
     class Failing:
-        version, heads, schema_hash, index, encoder, asked = (
+        version, heads, schema_hash, index, encoder, calls = (
             "v0009",
             ("click",),
             bundle.schema_hash,
@@ -232,16 +232,18 @@ def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bu
             return self
 
         def score(self, rows, keys, *, objective, live):
-            self.asked += 1
+            self.calls += 1
             raise RuntimeError("no")
 
     failing = Failing()
     monkeypatch.setattr(rollout, "shadow", lambda: failing)
     pipeline = pipeline_of(rollout, features)
-    told = [pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)]
-    assert told == [[]] * 6
-    assert failing.asked == 3
-    shadows = Shadows(OneSchema(features, None), pipeline._watcher)
+    degraded = [
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)
+    ]
+    assert degraded == [[]] * 6
+    assert failing.calls == 3
+    shadows = ShadowScorer(OneSchema(features, None), pipeline._watcher)
     shadows._credit_s = -1.0
-    assert not shadows._may(0.1), "it has had its time"
-    assert shadows._may(10.0)
+    assert not shadows._has_credit(0.1), "it has had its time"
+    assert shadows._has_credit(10.0)

@@ -13,25 +13,25 @@ from tests.serving import shop
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, count, entity
-from tailorbird.features.schemas import apply, keep
+from tailorbird.features.schemas import apply, save_declarations
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import Schemas
 from tailorbird.stream import routed_path
 
-ASKED = ReadRequest("u1", now=shop.NOW)
+REQUEST = ReadRequest("u1", now=shop.NOW)
 
 
 @pytest.fixture(scope="session")
 def other(features) -> FeatureSet:
     """Another schema with the same columns, so that one model fits both."""
-    kept = [one for one in features.features if one.name != "item_clicks"]
+    unchanged = [one for one in features.features if one.name != "item_clicks"]
     return FeatureSet.from_declarations(
-        [count("item_clicks", entity("item"), "click", window="1d"), *kept]
+        [count("item_clicks", entity("item"), "click", window="1d"), *unchanged]
     )
 
 
@@ -48,7 +48,7 @@ class Site:
     def __init__(self, folder) -> None:
         self.folder, self.state = folder, folder / "state"
         self.clock, self.plan = SimulatedClock(shop.NOW), RoutePlan()
-        self.door = Door(folder / "stream", "serve-1", self.plan, self.clock)
+        self.collector = EventCollector(folder / "stream", "serve-1", self.plan, self.clock)
         self.workers: list[FeatureWorker] = []
 
     def send(self, number: int) -> None:
@@ -56,7 +56,7 @@ class Site:
             number,
             shop.NOW - number,
         )
-        assert self.door.submit(body)[0].accepted
+        assert self.collector.submit(body)[0].accepted
         with Router(self.folder / "stream", self.plan, clock=self.clock) as router:
             router.step()
 
@@ -70,7 +70,7 @@ class Site:
     def close(self) -> None:
         for worker in self.workers:
             worker.close()
-        self.door.close()
+        self.collector.close()
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ def follow(worker: FeatureWorker) -> None:
 
 
 def p_of(schemas: Schemas, bundle: Bundle | None) -> int:
-    with schemas.reading(bundle) as reading:
-        assert reading.reader is not None
-        return reading.reader.read(ASKED, ["i1"]).p
+    with schemas.access(bundle) as access:
+        assert access.reader is not None
+        return access.reader.read(REQUEST, ["i1"]).p
 
 
 def test_a_request_reads_with_the_schema_of_its_bundle(
@@ -105,9 +105,9 @@ def test_a_request_reads_with_the_schema_of_its_bundle(
     follow(site.worker(features))
     site.worker(other)
     assert (p_of(schemas, bundle), p_of(schemas, other_bundle)) == (1, 0)
-    with schemas.reading(other_bundle) as reading:
-        assert reading.features.schema_hash == other.schema_hash
-        assert reading.user_columns == ((1, "user_clicks"),)
+    with schemas.access(other_bundle) as access:
+        assert access.features.schema_hash == other.schema_hash
+        assert access.user_columns == ((1, "user_clicks"),)
 
 
 def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(
@@ -115,18 +115,18 @@ def test_a_state_is_closed_when_the_last_request_that_reads_it_leaves(
 ):
     for each in (features, other):
         follow(site.worker(each))
-    schemas.serves(bundle)
+    schemas.set_serving(bundle)
     with ExitStack() as requests:
-        early = requests.enter_context(schemas.reading(bundle))
-        schemas.serves(other_bundle)
-        late = requests.enter_context(schemas.reading(other_bundle))
+        early = requests.enter_context(schemas.access(bundle))
+        schemas.set_serving(other_bundle)
+        late = requests.enter_context(schemas.access(other_bundle))
         assert (
-            early.reader.read(ASKED, ["i1"]).numeric.shape
-            == late.reader.read(ASKED, ["i1"]).numeric.shape
+            early.reader.read(REQUEST, ["i1"]).numeric.shape
+            == late.reader.read(REQUEST, ["i1"]).numeric.shape
         )
     with pytest.raises(NotReadyError, match="closed"):
-        early.reader.read(ASKED, ["i1"])
-    late.reader.read(ASKED, ["i1"])
+        early.reader.read(REQUEST, ["i1"])
+    late.reader.read(REQUEST, ["i1"])
     assert p_of(schemas, bundle) == 0, (
         "one that took the old bundle before the switch, and begins after it, reads all the same"
     )
@@ -139,11 +139,11 @@ def test_a_bundle_has_caught_up_when_its_state_is_as_far_as_the_one_that_serves(
     worker = site.worker(features)
     follow(worker)
     assert not schemas.caught_up(other_bundle, bundle), "there is no state yet"
-    behind = site.worker(other)
+    lagging_worker = site.worker(other)
     assert not schemas.caught_up(other_bundle, bundle), "there is, but it knows nothing"
     site.send(2)
     follow(worker)
-    behind.step(rows_max=1)
+    lagging_worker.step(rows_max=1)
     assert schemas.caught_up(other_bundle, bundle), (
         "as far as the old one was then; it need not win a race"
     )
@@ -155,13 +155,13 @@ def test_without_a_bundle_the_applied_schema_is_read_once_it_has_caught_up(site,
     site.send(1)
     follow(site.worker(features))
     apply(site.state, other, at=0)
-    with schemas.reading(None) as reading:
-        assert reading.features.schema_hash == features.schema_hash
+    with schemas.access(None) as access:
+        assert access.features.schema_hash == features.schema_hash
     follow(site.worker(other))
-    schemas._look_at = 0.0
-    with schemas.reading(None) as reading:
-        assert reading.features.schema_hash == other.schema_hash
-        assert reading.reader.read(ASKED, ["i1"]).p == 1
+    schemas._next_check_at = 0.0
+    with schemas.access(None) as access:
+        assert access.features.schema_hash == other.schema_hash
+        assert access.reader.read(REQUEST, ["i1"]).p == 1
     schemas.close()
 
 
@@ -171,7 +171,7 @@ def test_a_bundle_without_declarations_is_given_those_that_are_kept(
     assert schemas.complete(replace(bundle, features=None)).features == features
     with pytest.raises(BundleError, match="whose declarations are not here"):
         schemas.complete(replace(other_bundle, features=None))
-    keep(site.state, other)
+    save_declarations(site.state, other)
     assert schemas.complete(replace(other_bundle, features=None)).features == other
 
 
@@ -199,9 +199,9 @@ def test_declarations_that_are_not_the_manifests_are_refused(
 def test_an_answer_logs_the_schema_that_it_read(
     site, schemas, features, other, bundle, other_bundle, live
 ):
-    from tailorbird.serving.parts import Fixed
+    from tailorbird.serving.parts import FixedBundle
 
-    class Kept:
+    class AnswerRecorder:
         def __init__(self) -> None:
             self.schemas: list[str] = []
 
@@ -209,19 +209,19 @@ def test_an_answer_logs_the_schema_that_it_read(
             self.schemas.append(record.schema_hash)
             return True
 
-    kept = Kept()
+    answer_log = AnswerRecorder()
     for each in (features, other):
         follow(site.worker(each))
     for each in (bundle, other_bundle):
         pipeline = Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(each),
+            bundles=FixedBundle(each),
             readings=schemas,
-            answers=kept,
+            answers=answer_log,
             clock=site.clock,
             rng=np.random.default_rng(0),
             tables=live,
         )
         assert pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []
         assert pipeline.missing() == []
-    assert kept.schemas == [features.schema_hash, other.schema_hash]
+    assert answer_log.schemas == [features.schema_hash, other.schema_hash]

@@ -26,9 +26,9 @@ from tests.serving.test_app import PromptChurn, PromptFormulas, PromptScores
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import OPERATIONS, create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -46,10 +46,12 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory, features, bundle):
-    with Door(tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(
+        tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()
+    ) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=door,
             clock=SystemClock(),
@@ -73,7 +75,7 @@ def schema(tmp_path_factory, features, bundle):
 def test_whatever_the_document_allows_or_forbids_is_answered_as_it_says(schema, path, method, mode):
     operation = schema[path][method]
     if mode is GenerationMode.NEGATIVE and not (
-        OPERATIONS[path, method].takes or OPERATIONS[path, method].queries
+        OPERATIONS[path, method].request_type or OPERATIONS[path, method].queries
     ):
         pytest.skip("nothing in it can be wrong")
 

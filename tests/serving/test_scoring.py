@@ -32,7 +32,7 @@ def drain(scoring):
 def scores(folder, start=0):
     feed = ScoreFeed(folder / "scores.db")
     try:
-        return [score for found in feed.all_from(start) for score in found.scores]
+        return [score for page in feed.iterate_from(start) for score in page.scores]
     finally:
         feed.close()
 
@@ -54,13 +54,13 @@ def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_
             (8, "click", "late", 1, {"counts": False}),
         )
         drain(scoring)
-    found = scores(tmp_path)
-    assert [(score.p, score.name, score.person, score.items[0].item_id) for score in found] == [
+    scored = scores(tmp_path)
+    assert [(score.p, score.name, score.person, score.items[0].item_id) for score in scored] == [
         (2, "home", "ann", "for-ann"),
         (5, "home", "bob", "for-bob"),
         (6, "home", "ann", "for-ann"),
     ]
-    assert (found[0].id, found[0].event_id, found[0].type, found[0].ts, found[0].model) == (
+    assert (scored[0].id, scored[0].event_id, scored[0].type, scored[0].ts, scored[0].model) == (
         "2-home",
         "e2",
         "click",
@@ -76,22 +76,22 @@ def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_
 
 def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(routed, tmp_path):
     models, p = ByRule({"ann": 0.5, "bob": 0.9}), iter(range(1, 100))
-    for gone in (0.5, 0.8, 0.9, 0.65, 0.71, 0.6, 0.2, 0.75):  # 0.63 is where it has come back
-        models.risks["ann"] = gone
+    for risk in (0.5, 0.8, 0.9, 0.65, 0.71, 0.6, 0.2, 0.75):  # 0.63 is where it has come back
+        models.risks["ann"] = risk
         with role(
             tmp_path, models
         ) as scoring:  # opened anew each time: what is remembered is in the log
             scoring.step()
             routed.append((next(p), "view", "ann", 0))
             drain(scoring)
-    found = scores(tmp_path)
-    assert [(score.gone, score.crossed) for score in found] == [
+    scored = scores(tmp_path)
+    assert [(score.gone, score.crossed) for score in scored] == [
         (0.8, "above"),
         (0.6, "below"),
         (0.75, "above"),
     ]
-    assert (found[0].name, found[0].model) == ("leaving", "v0007")
-    assert found[0].reasons == ["orders is 0: raises the chance of leaving from 72% to 81%"]
+    assert (scored[0].name, scored[0].model) == ("leaving", "v0007")
+    assert scored[0].reasons == ["orders is 0: raises the chance of leaving from 72% to 81%"]
 
 
 def test_the_state_is_waited_for(routed, tmp_path):
@@ -101,7 +101,7 @@ def test_the_state_is_waited_for(routed, tmp_path):
         routed.append((1, "click", "ann", 0))
         stop.set()
         assert scoring.step(stop).rows == 0
-        assert models.asked == []
+        assert models.queries == []
         models.p = 1
         assert scoring.step(stop).scores == 1
 
@@ -126,7 +126,7 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
         assert done.returncode == -9, done.stderr.decode()
     with role(tmp_path, ByRule()) as scoring:
         drain(scoring)
-    told = [(score.p, score.person) for score in scores(tmp_path)]
+    scored = [(score.p, score.person) for score in scores(tmp_path)]
     last: dict[str, int] = {}
     expected = []
     for n in range(120):
@@ -134,7 +134,7 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
         if n >= last.get(person, -10) + 10:
             last[person] = n
             expected.append((n + 1, person))
-    assert told == expected
+    assert scored == expected
 
 
 def test_of_a_large_backlog_what_is_scored_is_appended_some_at_a_time(routed, tmp_path):
@@ -171,8 +171,8 @@ def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
         drain(scoring)
         assert [score.person for score in feed.read(first.next).scores] == ["cid"]
         assert scoring.prune() == 1
-        begun = feed.read(0)
-        assert ([score.person for score in begun.scores], begun.begins) == (["cid"], 3)
+        first_page = feed.read(0)
+        assert ([score.person for score in first_page.scores], first_page.begins) == (["cid"], 3)
         with pytest.raises(LockedError), role(tmp_path, ByRule()) as second:
             second.step()
     feed.close()
@@ -218,9 +218,9 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
             assert scoring.prune() == 0, "it must be said again first"
             routed.append((2 + day, "view", "bob", 0))
             drain(scoring)
-            told = [(score.person, score.crossed) for score in feed.read(0).scores]
+            crossings = [(score.person, score.crossed) for score in feed.read(0).scores]
             assert (
-                told
+                crossings
                 == {
                     1: [("ann", "above"), ("bob", "above"), ("bob", "below")],
                     2: [("bob", "below")],
@@ -229,8 +229,8 @@ def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tm
             )
             assert scoring.prune() == 1
     with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
-        for p, person, gone in ((6, "ann", 0.95), (7, "ann", 0.1), (8, "bob", 0.9)):
-            models.risks[person] = gone
+        for p, person, risk in ((6, "ann", 0.95), (7, "ann", 0.1), (8, "bob", 0.9)):
+            models.risks[person] = risk
             scoring.step()
             routed.append((p, "view", person, 0))
             drain(scoring)

@@ -52,6 +52,6 @@ def test_scores_are_in_a_topic_once_whichever_role_writes_them(servers, tmp_path
         first.close()
         second.close()
     feed = ScoreFeed(scores_address(here))
-    told = [(score.p, score.person) for found in feed.all_from(0) for score in found.scores]
+    scored = [(score.p, score.person) for page in feed.iterate_from(0) for score in page.scores]
     feed.close()
-    assert told == [(n + 1 + again, f"u{n}") for again in (0, 10) for n in range(5)]
+    assert scored == [(n + 1 + again, f"u{n}") for again in (0, 10) for n in range(5)]

@@ -23,7 +23,7 @@ from tests.serving import shop
 
 from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
-from tailorbird.events import SECOND, Event, SystemClock, duration
+from tailorbird.events import SECOND, Event, SystemClock, parse_duration
 from tailorbird.registry import Registry
 from tailorbird.serving.listening import bind
 from tailorbird.stream import open_reader, raw_path
@@ -185,9 +185,9 @@ def test_it_serves_stays_light_and_stops_within_a_second(start, registry, bundle
     assert server.http.post("/v1/events", json=CLICK).json()["accepted"] == 1
     wait_for(lambda: server.http.get("/readyz").status_code == 200)  # it is warm
     assert server.http.get("/readyz").text == "degraded\n"  # there is no state here
-    begun = time.monotonic()
+    stop_requested_at = time.monotonic()
     status, printed = server.stop()
-    assert time.monotonic() - begun < 10.0, "a second, with air for a busy machine"
+    assert time.monotonic() - stop_requested_at < 10.0, "a second, with air for a busy machine"
     assert status == 0
     assert not NEVER & set(printed.split())
     assert not (tmp_path / "run" / "serve-1.json").exists()
@@ -229,11 +229,11 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(
             while not stop.is_set():
                 answer = http.post("/v1/recommend", json={"slot": "home"})
                 assert answer.status_code == 200, answer.text
-                told = answer.json()
+                fields = answer.json()
                 answers.append(
                     (
-                        told["model"],
-                        told["items"][0]["item_id"] if not told["degraded"] else "degraded",
+                        fields["model"],
+                        fields["items"][0]["item_id"] if not fields["degraded"] else "degraded",
                     )
                 )
 
@@ -309,7 +309,7 @@ def test_a_drain_fails_no_request(start):
     drain_s = 2.0
     server = start(drain_s=drain_s)
     failed, served = [], []
-    told_at = math.inf
+    signalled_at = math.inf
 
     def ask() -> None:
         with httpx.Client(base_url=server.url, timeout=10) as http:
@@ -317,7 +317,7 @@ def test_a_drain_fails_no_request(start):
                 try:
                     answer = http.post("/v1/events", json=CLICK)
                 except httpx.ConnectError as error:
-                    if time.monotonic() < told_at + drain_s:
+                    if time.monotonic() < signalled_at + drain_s:
                         failed.append(repr(error))
                     return
                 except httpx.TransportError as error:
@@ -328,7 +328,7 @@ def test_a_drain_fails_no_request(start):
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
         wait_for(lambda: len(served) > 50)
-        told_at = time.monotonic()
+        signalled_at = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         for one in asking:
             one.result(timeout=30)
@@ -340,11 +340,11 @@ def test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_ou
     drain_s = 4.0
     server = start(drain_s=drain_s)
     wait_for(lambda: server.http.get("/readyz").status_code == 200, 30)
-    told_at = time.monotonic()
+    signalled_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     wait_for(lambda: httpx.get(f"{server.url}/readyz", timeout=10).status_code == 503)
     answered = 0
-    while time.monotonic() < told_at + drain_s - 1:
+    while time.monotonic() < signalled_at + drain_s - 1:
         with httpx.Client(base_url=server.url, timeout=10) as newcomer:
             assert newcomer.get("/readyz").text == "not ready\n"
             answer = newcomer.post("/v1/events", json=CLICK)
@@ -352,32 +352,32 @@ def test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_ou
         answered += 1
     assert answered > 0
     assert server.process.wait(30) == 0
-    assert time.monotonic() >= told_at + drain_s
+    assert time.monotonic() >= signalled_at + drain_s
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url)
 
 
-WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+COMPLETE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "said",
-    [[b""], [HALF], [WHOLE, HALF], [WHOLE + HALF]],
+    "sent",
+    [[b""], [HALF], [COMPLETE, HALF], [COMPLETE + HALF]],
     ids=["nothing", "half", "half after a whole", "and at once"],
 )
-def test_a_silent_and_a_half_said_connection_are_closed(start, said):
+def test_a_silent_and_a_half_said_connection_are_closed(start, sent):
     server = start(header_deadline_s=0.5)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(8)
-        for part in said:
+        for part in sent:
             peer.sendall(part)
-            if part.startswith(WHOLE):
-                heard = b""
-                while not heard.endswith(b"ok\n"):
-                    heard += peer.recv(1_000)
+            if part.startswith(COMPLETE):
+                received = b""
+                while not received.endswith(b"ok\n"):
+                    received += peer.recv(1_000)
         assert peer.recv(1_000) == b"", "closed by the server"
     assert server.http.get("/healthz").text == "ok\n"
 
@@ -385,28 +385,30 @@ def test_a_silent_and_a_half_said_connection_are_closed(start, said):
 _POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 SMUGGLED = [
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    + WHOLE,
+    + COMPLETE,
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA\x00B: c\r\n\r\n",
     # what proxies and servers have read differently
-    _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + WHOLE,
-    _POST + b"Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + WHOLE,
-    _POST + b"Transfer-Encoding: xchunked\r\nContent-Length: 3\r\n\r\nabc" + WHOLE,
-    _POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + WHOLE,
-    _POST + b"Transfer-Encoding:\x0bchunked\r\nContent-Length: 3\r\n\r\nabc" + WHOLE,
-    _POST + b"Content-Length: +5\r\n\r\nabcde" + WHOLE,
-    _POST + b"Content-Length: 5,5\r\n\r\nabcde" + WHOLE,
-    _POST + b"Content-Length: 0x5\r\n\r\nabcde" + WHOLE,
-    _POST + b"Content-Length: -1\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + COMPLETE,
+    _POST
+    + b"Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+    + COMPLETE,
+    _POST + b"Transfer-Encoding: xchunked\r\nContent-Length: 3\r\n\r\nabc" + COMPLETE,
+    _POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + COMPLETE,
+    _POST + b"Transfer-Encoding:\x0bchunked\r\nContent-Length: 3\r\n\r\nabc" + COMPLETE,
+    _POST + b"Content-Length: +5\r\n\r\nabcde" + COMPLETE,
+    _POST + b"Content-Length: 5,5\r\n\r\nabcde" + COMPLETE,
+    _POST + b"Content-Length: 0x5\r\n\r\nabcde" + COMPLETE,
+    _POST + b"Content-Length: -1\r\n\r\n" + COMPLETE,
     _POST
     + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n"
-    + WHOLE,  # the end of a chunk is not CR LF
-    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" + WHOLE,  # bare LF about chunks
-    _POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n" + WHOLE,
+    + COMPLETE,  # the end of a chunk is not CR LF
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" + COMPLETE,  # bare LF about chunks
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n" + COMPLETE,
     _POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n folded: c\r\n\r\n" + WHOLE,
-    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n" + WHOLE,  # a bare CR
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n folded: c\r\n\r\n" + COMPLETE,
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n" + COMPLETE,  # a bare CR
     b"GET /healthz HTTP/1.1\nHost: localhost\n\n",  # bare LF about the head
     b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
 ]
@@ -415,15 +417,15 @@ SMUGGLED = [
 def test_ambiguous_requests_are_refused_and_closed(start):
     server = start(header_deadline_s=0.5)
     host, port = server.url.removeprefix("http://").split(":")
-    for said in SMUGGLED:
+    for sent in SMUGGLED:
         with socket.create_connection((host, int(port))) as peer:
-            peer.sendall(said)
+            peer.sendall(sent)
             peer.settimeout(8)
-            heard = b""
+            received = b""
             while more := peer.recv(10_000):
-                heard += more
-        assert heard.startswith(b"HTTP/1.1 4"), (said, heard)
-        assert heard.count(b"HTTP/1.1") == 1, (said, heard)
+                received += more
+        assert received.startswith(b"HTTP/1.1 4"), (sent, received)
+        assert received.count(b"HTTP/1.1") == 1, (sent, received)
     assert server.http.get("/healthz").text == "ok\n"
 
 
@@ -452,31 +454,31 @@ def offering(body: bytes, *, chunked: bool = False, to: bytes = b"h2c") -> bytes
 def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start, chunked, to):
     server = start()
     host, port = server.url.removeprefix("http://").split(":")
-    said = offering(json.dumps(CLICK).encode(), chunked=chunked, to=to)
-    after_head = said.index(b"\r\n\r\n") + 4
+    sent = offering(json.dumps(CLICK).encode(), chunked=chunked, to=to)
+    after_head = sent.index(b"\r\n\r\n") + 4
     for pieces in (
-        [said + said + WHOLE],
-        [said[:after_head], said[after_head:] + said[:30], said[30:], WHOLE],
+        [sent + sent + COMPLETE],
+        [sent[:after_head], sent[after_head:] + sent[:30], sent[30:], COMPLETE],
     ):
         with socket.create_connection((host, int(port))) as peer:
             peer.settimeout(8)
             for piece in pieces:
                 peer.sendall(piece)
                 time.sleep(0.05)  # so that they come one by one
-            heard = heard_up_to(peer, b"ok\n")
-        assert heard.count(b"HTTP/1.1 200") == 3, heard
-        assert heard.count(b'"accepted":true') == 2, heard
+            received = receive_up_to(peer, b"ok\n")
+        assert received.count(b"HTTP/1.1 200") == 3, received
+        assert received.count(b'"accepted":true') == 2, received
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(8)
-        peer.sendall(offering(WHOLE, chunked=chunked, to=to) + WHOLE)
-        heard = heard_up_to(peer, b"ok\n")
-        assert heard.startswith(b"HTTP/1.1 400"), "a body is no request, whatever stands in it"
-        assert heard.count(b"HTTP/1.1") == 2, heard
+        peer.sendall(offering(COMPLETE, chunked=chunked, to=to) + COMPLETE)
+        received = receive_up_to(peer, b"ok\n")
+        assert received.startswith(b"HTTP/1.1 400"), "a body is no request, whatever stands in it"
+        assert received.count(b"HTTP/1.1") == 2, received
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(8)
-        peer.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + WHOLE)
-        heard = heard_up_to(peer, b"received.")
-        assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 400", 1)
+        peer.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + COMPLETE)
+        received = receive_up_to(peer, b"received.")
+        assert (received[:12], received.count(b"HTTP/1.1")) == (b"HTTP/1.1 400", 1)
         assert peer.recv(10_000) == b""
 
 
@@ -489,22 +491,22 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
         b"close, Upgrade\r\nUpgrade: h2c",
         b"Upgrade, close\r\nUpgrade: websocket",
     ):
-        for behind in (b"", WHOLE, b"xx"):
+        for trailing in (b"", COMPLETE, b"xx"):
             with socket.create_connection((host, int(port))) as peer:
                 peer.settimeout(8)
                 peer.sendall(
                     _POST
                     + b"Content-Length: %d\r\nConnection: %s\r\n\r\n" % (len(body), connection)
                     + body
-                    + behind
+                    + trailing
                 )
-                heard = b""
+                received = b""
                 while more := peer.recv(10_000):
-                    heard += more
-            assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (
+                    received += more
+            assert (received[:12], received.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (
                 connection,
-                behind,
-                heard,
+                trailing,
+                received,
             )
 
 
@@ -515,7 +517,7 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
     [
         b"garbage\r\n\r\n",
         b"\x00\x01",
-        WHOLE[:-2] + b"x: a\r\n" * 250 + b"\r\n",
+        COMPLETE[:-2] + b"x: a\r\n" * 250 + b"\r\n",
         _POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
         _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
@@ -536,28 +538,28 @@ def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(
     taken = _POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(8)
-        peer.sendall(taken * good + bad + WHOLE)
-        heard = b""
+        peer.sendall(taken * good + bad + COMPLETE)
+        received = b""
         while more := peer.recv(10_000):
-            heard += more
-    assert re.findall(rb"HTTP/1\.1 (\d+)", heard) == [b"200"] * good + [b"400"], heard
-    assert heard.count(b'"accepted":true') == good
+            received += more
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200"] * good + [b"400"], received
+    assert received.count(b'"accepted":true') == good
     server.process.send_signal(signal.SIGTERM)
-    _, said = server.process.communicate(timeout=20)
-    assert "Exception" not in said
+    _, output = server.process.communicate(timeout=20)
+    assert "Exception" not in output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [
-        WHOLE[:-2] + b"x: a\r\n" * 300_000,
-        WHOLE[:-2] + b"x: " + b"a" * 3_000_000,  # without an end
+        COMPLETE[:-2] + b"x: a\r\n" * 300_000,
+        COMPLETE[:-2] + b"x: " + b"a" * 3_000_000,  # without an end
         b"GET /" + b"a" * 3_000_000,
-        WHOLE[:-2]
+        COMPLETE[:-2]
         + b"".join(b"x%d: %s\r\n" % (number, b"a" * 1_000) for number in range(100))
         + b"\r\n",
-        WHOLE[:-2] + b"x: a\r\n" * 250 + b"\r\n" + WHOLE,
+        COMPLETE[:-2] + b"x: a\r\n" * 250 + b"\r\n" + COMPLETE,
     ],
     ids=["many lines", "a long line", "a long address", "large", "a few too many"],
 )
@@ -568,12 +570,12 @@ def test_a_head_of_a_request_is_no_larger_than_that_of_honest_ones(start, head):
         peer.settimeout(8)
         with contextlib.suppress(OSError):  # closed while we send
             peer.sendall(head)
-        heard = b""
+        received = b""
         with contextlib.suppress(ConnectionResetError):
             while more := peer.recv(10_000):
-                heard += more
-    assert heard.startswith(b"HTTP/1.1 400") or not heard, heard
-    assert heard.count(b"HTTP/1.1") <= 1, heard
+                received += more
+    assert received.startswith(b"HTTP/1.1 400") or not received, received
+    assert received.count(b"HTTP/1.1") <= 1, received
     assert server.http.get("/healthz", headers={"cookie": "a" * 30_000, "x": "b"}).text == "ok\n"
 
 
@@ -582,29 +584,29 @@ def test_few_requests_of_a_connection_wait_for_the_answers_before_theirs(start):
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as peer:
         peer.settimeout(20)
-        peer.sendall(offering(b"{}") * 60 + WHOLE)
-        heard = heard_up_to(peer, b"ok\n")
-    assert (heard.count(b"HTTP/1.1 400"), heard.count(b"HTTP/1.1")) == (60, 61)
-    for said in (WHOLE, offering(b"{}")):
+        peer.sendall(offering(b"{}") * 60 + COMPLETE)
+        received = receive_up_to(peer, b"ok\n")
+    assert (received.count(b"HTTP/1.1 400"), received.count(b"HTTP/1.1")) == (60, 61)
+    for sent in (COMPLETE, offering(b"{}")):
         with socket.create_connection((host, int(port))) as peer:
             peer.settimeout(20)
             with contextlib.suppress(OSError):  # closed while we send
-                peer.sendall(said * 3_000)
-            heard = b""
+                peer.sendall(sent * 3_000)
+            received = b""
             with contextlib.suppress(ConnectionResetError):
                 while more := peer.recv(100_000):
-                    heard += more
-        assert heard.count(b"HTTP/1.1") < 200, "the connection is closed"
+                    received += more
+        assert received.count(b"HTTP/1.1") < 200, "the connection is closed"
     assert server.http.get("/healthz").text == "ok\n"
 
 
-def heard_up_to(peer: socket.socket, ending: bytes) -> bytes:
-    heard = b""
-    while not heard.endswith(ending):
+def receive_up_to(peer: socket.socket, ending: bytes) -> bytes:
+    received = b""
+    while not received.endswith(ending):
         more = peer.recv(10_000)
-        assert more, heard
-        heard += more
-    return heard
+        assert more, received
+        received += more
+    return received
 
 
 def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again(start):
@@ -613,24 +615,26 @@ def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_agai
     with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))):
         with socket.create_connection((host, int(port))) as third:
             third.settimeout(8)
-            third.sendall(WHOLE)
-            heard = b""
+            third.sendall(COMPLETE)
+            received = b""
             while more := third.recv(10_000):
-                heard += more
-        assert heard.startswith(b"HTTP/1.1 503"), heard
-        assert b"retry-after: 1\r\n" in heard
+                received += more
+        assert received.startswith(b"HTTP/1.1 503"), received
+        assert b"retry-after: 1\r\n" in received
     wait_for(lambda: server.http.get("/healthz").status_code == 200)
 
 
-def asked(peer: socket.socket) -> bytes:
-    """What one more question on a connection is answered; nothing where it is closed."""
+def ask_again(peer: socket.socket) -> bytes:
+    """Send one more request on a connection, and return the start of its answer; empty if it is
+    closed.
+    """
     peer.settimeout(8)
-    heard = b""
+    received = b""
     with contextlib.suppress(ConnectionError):
-        peer.sendall(WHOLE)
-        while not heard.endswith((b"ok\n", b"connections\n")) and (more := peer.recv(10_000)):
-            heard += more
-    return heard[:12]
+        peer.sendall(COMPLETE)
+        while not received.endswith((b"ok\n", b"connections\n")) and (more := peer.recv(10_000)):
+            received += more
+    return received[:12]
 
 
 def test_where_all_places_are_taken_whoever_asks_gets_that_of_the_longest_idle(start):
@@ -642,17 +646,17 @@ def test_where_all_places_are_taken_whoever_asks_gets_that_of_the_longest_idle(s
         )
         # Those who say nothing displace nobody: of the first three one does so, and so do the last
         # two until they ask.
-        assert [asked(first), asked(second), asked(first)] == [b"HTTP/1.1 200"] * 3
-        assert asked(third) == b"HTTP/1.1 200"
-        assert asked(second) == b"", "the longest idle"
-        assert [asked(first), asked(third)] == [b"HTTP/1.1 200"] * 2
-        assert asked(fourth) == b"HTTP/1.1 200"
-        assert [asked(first), asked(third)] == [b"", b"HTTP/1.1 200"]
+        assert [ask_again(first), ask_again(second), ask_again(first)] == [b"HTTP/1.1 200"] * 3
+        assert ask_again(third) == b"HTTP/1.1 200"
+        assert ask_again(second) == b"", "the longest idle"
+        assert [ask_again(first), ask_again(third)] == [b"HTTP/1.1 200"] * 2
+        assert ask_again(fourth) == b"HTTP/1.1 200"
+        assert [ask_again(first), ask_again(third)] == [b"", b"HTTP/1.1 200"]
         third.sendall(HALF)
         fourth.sendall(HALF)
         with socket.create_connection((host, int(port))) as last:
-            assert asked(last) == b"HTTP/1.1 503"
-        assert asked(silent) == b"HTTP/1.1 200"
+            assert ask_again(last) == b"HTTP/1.1 503"
+        assert ask_again(silent) == b"HTTP/1.1 200"
 
 
 @pytest.mark.slow
@@ -662,11 +666,11 @@ def test_a_connection_that_asks_nothing_is_kept_so_long(start):
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as peer:
         for _ in range(2):
-            assert asked(peer) == b"HTTP/1.1 200"
-        asked_at = time.monotonic()
+            assert ask_again(peer) == b"HTTP/1.1 200"
+        requested_at = time.monotonic()
         assert peer.recv(10_000) == b"", "closed by the server"
-        assert time.monotonic() > asked_at + keep_alive_s - 0.1
-    assert duration(ServeSection().keep_alive) > 60 * SECOND, (
+        assert time.monotonic() > requested_at + keep_alive_s - 0.1
+    assert parse_duration(ServeSection().keep_alive) > 60 * SECOND, (
         "longer than pools of proxies keep theirs"
     )
 
@@ -685,24 +689,26 @@ def test_one_address_cannot_take_all_connections(start):
         )
 
     silent = [come() for _ in range(20)]
-    for said, heard in ((HALF, b""), (WHOLE, b"HTTP/1.1 503")):
+    for sent, expected in ((HALF, b""), (COMPLETE, b"HTTP/1.1 503")):
         for _ in range(20):
             with come() as over:
-                over.sendall(said)
-                told = b""
+                over.sendall(sent)
+                received = b""
                 while more := over.recv(10_000):
-                    told += more
-                assert told.startswith(heard), told
-                assert bool(told) == bool(heard), "who says nothing whole within a second is closed"
-            if said is HALF:
+                    received += more
+                assert received.startswith(expected), received
+                assert bool(received) == bool(expected), (
+                    "who says nothing whole within a second is closed"
+                )
+            if sent is HALF:
                 break
-    assert b"retry-after: 1\r\n" in told
+    assert b"retry-after: 1\r\n" in received
     assert all(server.http.get("/healthz").text == "ok\n" for _ in range(20)), "the other address"
     silent.pop().close()
 
     def taken() -> bool:
         with come() as again:
-            again.sendall(WHOLE)
+            again.sendall(COMPLETE)
             return again.recv(10_000).startswith(b"HTTP/1.1 200")
 
     wait_for(taken)
@@ -711,11 +717,11 @@ def test_one_address_cannot_take_all_connections(start):
 
 
 def test_a_taken_port_is_one_sentence_or_the_next_one():
-    with bind("127.0.0.1", 0, asked=True) as taken:
+    with bind("127.0.0.1", 0, is_explicit=True) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} is in use"):
-            bind("127.0.0.1", port, asked=True)
-        with bind("127.0.0.1", port, asked=False) as other:
+            bind("127.0.0.1", port, is_explicit=True)
+        with bind("127.0.0.1", port, is_explicit=False) as other:
             assert other.getsockname()[1] > port
     with pytest.raises(UsageError, match="cannot bind"):
-        bind("192.0.2.1", 0, asked=True)
+        bind("192.0.2.1", 0, is_explicit=True)

@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def questions(site: Site) -> list[serving_peers.Question]:
-    return serving_peers.prepared(site, site.requests(QUESTIONS), site.folder / "peers")
+    return serving_peers.prepare_peers(site, site.requests(QUESTIONS), site.folder / "peers")
 
 
 @pytest.mark.slow
@@ -36,40 +36,40 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
     site: Site, questions: list[serving_peers.Question]
 ) -> None:
     folder = site.folder / "peers"
-    told, catalogue = (
+    description, catalogue = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("views", "catalogue")
     )
-    kept = {}
-    for name, view in told["views"].items():
+    views = {}
+    for name, view in description["views"].items():
         table = pq.read_table(folder / f"{name}.parquet").to_pydict()
         rows = zip(*(table[key] for key in view["keys"]), strict=True)
-        kept[name] = {
+        views[name] = {
             key: [table[column][place] for column in view["columns"]]
             for place, key in enumerate(rows)
         }
     model = lightgbm.Booster(model_file=folder / "model.txt")
     for question in questions:
         body = question.body
-        matrix = np.full((len(body["items"]), len(told["columns"])), np.nan, np.float32)
-        place = {column: at for at, column in enumerate(told["columns"])}
+        matrix = np.full((len(body["items"]), len(description["columns"])), np.nan, np.float32)
+        place = {column: at for at, column in enumerate(description["columns"])}
         for column, values in body["given"].items():
             matrix[:, place[column]] = np.array(values, np.float32)
         for row, item in enumerate(body["items"]):
-            known = {
+            request_values = {
                 "user": body["user_id"],
                 "item": item,
                 "category": catalogue[item],
                 "country": body["country"],
             }
-            for name, view in told["views"].items():
+            for name, view in description["views"].items():
                 for column, value in zip(
                     view["columns"],
-                    kept[name][tuple(known[key] for key in view["keys"])],
+                    views[name][tuple(request_values[key] for key in view["keys"])],
                     strict=True,
                 ):
                     matrix[row, place[column]] = value
         scores = np.sort(np.asarray(model.predict(matrix)))[::-1][: serving_peers.SHOWN]
-        serving_peers.checked(
+        serving_peers.check_scores(
             json.dumps({"items": [{"score": score} for score in scores.tolist()]}).encode(),
             question,
         )
@@ -79,14 +79,14 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(
 def test_an_answer_with_other_scores_is_refused(questions: list[serving_peers.Question]) -> None:
     wrong = [{"score": score + 0.001} for score in questions[0].scores.tolist()]
     with pytest.raises(AssertionError, match=r"the peer's scores differ by 0\.001"):
-        serving_peers.checked(json.dumps({"items": wrong}).encode(), questions[0])
+        serving_peers.check_scores(json.dumps({"items": wrong}).encode(), questions[0])
 
 
 def test_without_an_environment_it_says_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAILORBIRD_PEERS", str(tmp_path))
-    assert all(why.endswith("make peers") for why in serving_peers.stores().values())
+    assert all(why.endswith("make peers") for why in serving_peers.store_problems().values())
     assert [each.partition("==")[0] for each in requirements(f"{SERVING}.txt")] == [
         "feast[redis]",
         "lightgbm",
@@ -101,12 +101,14 @@ def test_without_an_environment_it_says_how_to_make_one(
 def test_the_peer_scores_as_we_do(
     site: Site, questions: list[serving_peers.Question], kind: str
 ) -> None:
-    from benchmarks.serving import Connection, posted
+    from benchmarks.serving import Connection, to_request
 
-    if why := serving_peers.stores()[kind]:
+    if why := serving_peers.store_problems()[kind]:
         pytest.skip(why)
-    with serving_peers.answering(kind, site.folder / "peers") as port:
+    with serving_peers.run_peer(kind, site.folder / "peers") as port:
         connection = Connection(port)
         for question in questions:
-            serving_peers.checked(connection.ask(posted("/recommend", question.body))[1], question)
+            serving_peers.check_scores(
+                connection.ask(to_request("/recommend", question.body))[1], question
+            )
         connection.close()

@@ -5,7 +5,7 @@ of the model.
 import numpy as np
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.candidates.query import RequestLists
@@ -14,7 +14,7 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -44,7 +44,7 @@ def make(bundle, features, live):
     def make(reader, answers=None):
         return Pipeline(
             slots=SLOTS,
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, reader),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -72,18 +72,21 @@ def test_answers_name_them_as_sources_and_follow_the_newest_click(make, features
 
 
 def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, live):
-    reader, kept = shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]}), Kept()
+    reader, answer_log = (
+        shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]}),
+        AnswerRecorder(),
+    )
     recent = reader.person(ReadRequest(person="u1", now=shop.NOW)).sequences["recent"]
-    answer = make(reader, kept).answer(QUERY)
+    answer = make(reader, answer_log).answer(QUERY)
     with live.tables() as tables:
         lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))
         listed = lists.of("session_knn")
         shown = hash64s(each.item_id for each in answer.items)
         columns = bundle.encoder.live.matrix(lists, {"recent": recent}, shown)
-    found = hash64s(each.item_id for each in answer.items if each.source == "session_knn")
-    assert set(found.tolist()) == set(listed.keys[:5].tolist())
+    session_items = hash64s(each.item_id for each in answer.items if each.source == "session_knn")
+    assert set(session_items.tolist()) == set(listed.keys[:5].tolist())
     assert answer.items[0].item_id == bundle.index.ids[bundle.index.find(listed.keys[:1])[0]]
     np.testing.assert_array_equal(
-        np.array(kept.records[0].live, np.float32).reshape(len(shown), 2), columns
+        np.array(answer_log.records[0].live, np.float32).reshape(len(shown), 2), columns
     )
     assert (columns[:, 1] > 0).any()

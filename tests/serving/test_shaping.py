@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.serving import shop
-from tests.serving.test_pipeline import Kept
+from tests.serving.test_pipeline import AnswerRecorder
 
 from tailorbird.events import Context, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.rules import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
-from tailorbird.serving.parts import Fixed
-from tailorbird.serving.patience import Models
+from tailorbird.serving.parts import FixedBundle
+from tailorbird.serving.patience import ModelBreakers
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.serving.rule_costs import ALL, Weigher, costs, wishes
+from tailorbird.serving.rule_costs import ALL, VariantComparer, costs, variants_without
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.shaping import Shaping
 
@@ -31,7 +31,7 @@ def ask(features, bundle, live):
     def ask(slot, *, recent=None, answers=None, seed=0, text="", **query):
         pipeline = Pipeline(
             slots={"home": slot},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features, recent)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
@@ -111,7 +111,7 @@ def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
     later = replace(champion)
     assert shaping.view(later) is not views[0]
     assert shaping.view(canary) is views[1]
-    assert len(shaping._viewed) == 2
+    assert len(shaping._views) == 2
 
 
 def test_where_a_request_leaves_too_few_sources_are_asked_again(ask):
@@ -186,7 +186,7 @@ def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
 
 def test_no_lack_of_time_cuts_a_pin_off(ask, monkeypatch):
     """Whether a source had found it, as the last of ten, or nobody had."""
-    monkeypatch.setattr(Models, "fits", lambda models, version: 6)
+    monkeypatch.setattr(ModelBreakers, "rows_max", lambda models, version: 6)
     answer = ask(replace(SLOT, pins=[Pin("i10", 1), Pin("i35", 2)]))
     assert shown(answer)[:2] == [10, 35]
     assert answer.degraded == ["ranking"]
@@ -223,7 +223,7 @@ def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
 
 @pytest.mark.slow
 def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle, live):
-    kept, draws = Kept(), 1_500
+    answer_log, draws = AnswerRecorder(), 1_500
     slot = replace(
         SLOT,
         boosts=[Boost("item.category == 'hats'", 1.05)],
@@ -234,25 +234,25 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     )
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, shop.FakeReader(features)),
-        answers=kept,
+        answers=answer_log,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(1),
         tables=live,
     )
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
-    told: dict[tuple[int, str], tuple[float, int]] = {}
-    for record in kept.records:
+    frequencies: dict[tuple[int, str], tuple[float, int]] = {}
+    for record in answer_log.records:
         for position, (item, p) in enumerate(zip(record.items, record.propensities, strict=True)):
-            before, count = told.get((position, item), (p, 0))
+            before, count = frequencies.get((position, item), (p, 0))
             assert before == p
-            told[position, item] = p, count + 1
-    for (position, item), (p, count) in told.items():
+            frequencies[position, item] = p, count + 1
+    for (position, item), (p, count) in frequencies.items():
         assert abs(count / draws - p) <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-12, (position, item)
-    assert len(told) > 8
-    for record in kept.records:
+    assert len(frequencies) > 8
+    for record in answer_log.records:
         assert record.items[1] == "i35"
         assert max(np.bincount([int(item[1:]) % 4 for item in record.items])) <= 2
 
@@ -268,36 +268,38 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     clock = SimulatedClock(shop.NOW)
     pipeline = Pipeline(
         slots={"home": slot},
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, shop.FakeReader(features)),
         answers=None,
         clock=clock,
         rng=np.random.default_rng(1),
         tables=live,
     )
-    weigher = Weigher(slot, clock)
-    told = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
-    assert told is not None
-    assert told[ALL].items == ("i0", "i10", "i9")
-    found = {cost.wish: cost for cost in costs([told, told])}
-    assert set(found) == {
+    weigher = VariantComparer(slot, clock)
+    outcomes = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
+    assert outcomes is not None
+    assert outcomes[ALL].items == ("i0", "i10", "i9")
+    cost_of = {cost.wish: cost for cost in costs([outcomes, outcomes])}
+    assert set(cost_of) == {
         "pin i0 at 1",
         "rule item.stock > 0",
         "rule item.price < 1000",
         "quota 2 of a category",
     }
-    assert next(iter(found)) == "pin i0 at 1"
-    assert told["pin i0 at 1"].items == ("i10", "i9", "i8")
-    assert found["pin i0 at 1"].value == pytest.approx(told["pin i0 at 1"].value - told[ALL].value)
-    assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (
+    assert next(iter(cost_of)) == "pin i0 at 1"
+    assert outcomes["pin i0 at 1"].items == ("i10", "i9", "i8")
+    assert cost_of["pin i0 at 1"].value == pytest.approx(
+        outcomes["pin i0 at 1"].value - outcomes[ALL].value
+    )
+    assert (cost_of["pin i0 at 1"].changed, cost_of["pin i0 at 1"].low) == (
         1.0,
-        found["pin i0 at 1"].high,
+        cost_of["pin i0 at 1"].high,
     )
-    assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (
+    assert (cost_of["quota 2 of a category"].value, cost_of["quota 2 of a category"].changed) == (
         0.0,
         0.0,
     )
-    assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
+    assert variants_without(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {
         "quota 2 of a category",
         "deny",
     }
@@ -306,31 +308,33 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
 @pytest.mark.parametrize("arm", ["random", "popular"])
 def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bundle, live, arm):
     slot = replace(SLOT, size=3, pins=[Pin("i0", 1)])
-    told = []
+    all_outcomes = []
     for experiment in (None, Experiment("try", arms={arm: 1.0})):
         clock, declared = SimulatedClock(shop.NOW), replace(slot, experiment=experiment)
         pipeline = Pipeline(
             slots={"home": declared},
-            bundles=Fixed(bundle),
+            bundles=FixedBundle(bundle),
             readings=OneSchema(features, shop.FakeReader(features)),
             answers=None,
             clock=clock,
             rng=np.random.default_rng(1),
             tables=live,
         )
-        told.append(
-            pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock))
+        all_outcomes.append(
+            pipeline.weighed(
+                RecommendQuery(slot="home", user_id="u1"), VariantComparer(declared, clock)
+            )
         )
-    assert told[1] == told[0]
+    assert all_outcomes[1] == all_outcomes[0]
 
 
 def test_where_a_rule_fails_lists_hold_and_so_do_the_other_rules(ask, monkeypatch):
-    whole = Rule.mask
+    original_mask = Rule.mask
 
     def mask(rule, request):
         if "price" in rule.text:
             raise RuntimeError("broken")
-        return whole(rule, request)
+        return original_mask(rule, request)
 
     monkeypatch.setattr(Rule, "mask", mask)
     slot = replace(
@@ -355,14 +359,14 @@ def test_where_a_rule_fails_lists_hold_and_so_do_the_other_rules(ask, monkeypatc
 
 
 def test_a_wish_that_fails_does_not_hold(ask, monkeypatch):
-    whole = Rule.mask
+    original_mask = Rule.mask
 
     def mask(rule, request):
         if "price" in rule.text:
             raise RuntimeError("broken")
-        return whole(rule, request)
+        return original_mask(rule, request)
 
-    plain = shown(ask(SLOT))
+    unfiltered = shown(ask(SLOT))
     monkeypatch.setattr(Rule, "mask", mask)
     for wish in (
         {"boosts": [Boost("item.price < 5", 100.0)]},
@@ -370,7 +374,7 @@ def test_a_wish_that_fails_does_not_hold(ask, monkeypatch):
         {"promotions": [Promotion("item.price < 5", 0.5)]},
     ):
         answer = ask(replace(SLOT, **wish))
-        assert (shown(answer), answer.degraded) == (plain, ["rules"]), wish
+        assert (shown(answer), answer.degraded) == (unfiltered, ["rules"]), wish
 
 
 @pytest.mark.parametrize("text", ["", "coats"])
@@ -394,11 +398,16 @@ def test_an_explanation_adds_up_to_the_score_and_names_boosts_pins_and_promotion
     answer = ask(slot, text=text, explain=True)
     assert answer.items
     for item in answer.items:
-        told, price = item.explanation, int(item.item_id[1:])
-        assert told.value + sum(told.moved.values()) == pytest.approx(item.score, rel=1e-9)
+        explanation, price = item.explanation, int(item.item_id[1:])
+        assert explanation.value + sum(explanation.moved.values()) == pytest.approx(
+            item.score, rel=1e-9
+        )
         boosts = {"boost item.stock > 0", *(["boost item.price > 20"] if price > 20 else [])}
-        assert told.moved.keys() == boosts | ({"search"} if text else set())
+        assert explanation.moved.keys() == boosts | ({"search"} if text else set())
         pinned = ["pin 2"] if item.item_id == "i8" else []
-        assert told.placed == [*pinned, *(["promotion item.price < 20"] if price < 20 else [])]
+        assert explanation.placed == [
+            *pinned,
+            *(["promotion item.price < 20"] if price < 20 else []),
+        ]
     assert answer.items[1].item_id == "i8"
     assert ask(slot, text=text).items[0].explanation is None

@@ -18,19 +18,19 @@ from tests.serving.test_app import Prompt
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.app import create_app
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.handling import Service
-from tailorbird.serving.listening import PatientProtocol
+from tailorbird.serving.listening import LimitedHttpProtocol
 from tailorbird.serving.messages import Answer, RecommendQuery
-from tailorbird.serving.shedding import Turn
-from tailorbird.serving.turning_away import PATHS, TurningAway
+from tailorbird.serving.shedding import Ticket
+from tailorbird.serving.turning_away import PATHS, EarlyRefusal
 
-ASKED = json.dumps({"slot": "home", "user_id": "u1"}).encode()
+QUERY = json.dumps({"slot": "home", "user_id": "u1"}).encode()
 CLICK = json.dumps({"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
 ORIGIN = b"origin: http://127.0.0.1\r\n"
 
 
-def request(path: str, body: bytes = ASKED, more: bytes = b"") -> bytes:
+def request(path: str, body: bytes = QUERY, more: bytes = b"") -> bytes:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: "
         f"application/json\r\nContent-Length: {len(body)}\r\n"
@@ -41,11 +41,11 @@ def request(path: str, body: bytes = ASKED, more: bytes = b"") -> bytes:
 class Halting(Prompt):
     """A pipeline that answers once it may."""
 
-    def __init__(self, goes_on: threading.Event) -> None:
-        self._goes_on = goes_on
+    def __init__(self, resume: threading.Event) -> None:
+        self._resume = resume
 
     def answer(self, query: RecommendQuery) -> Answer:
-        assert self._goes_on.wait(20)
+        assert self._resume.wait(20)
         return super().answer(query)
 
 
@@ -55,22 +55,22 @@ class Served:
     def __init__(
         self,
         service: Service,
-        turn_away: TurningAway,
+        early_refusal: EarlyRefusal,
         keep_alive_s: int = 15,
         unread_deadline_s: float = 30.0,
     ) -> None:
-        self.service, self.asked, self.came = service, 0, 0
-        self._turns: list[Turn] = []
+        self.service, self.refused, self.received = service, 0, 0
+        self._tickets: list[Ticket] = []
 
         def counted(data: bytes) -> bytes | None:
-            told = turn_away(data)
-            self.asked += told is not None
-            return told
+            refusal = early_refusal(data)
+            self.refused += refusal is not None
+            return refusal
 
         served = self
 
-        class Protocol(PatientProtocol):
-            turn_away = staticmethod(counted)
+        class Protocol(LimitedHttpProtocol):
+            early_refusal = staticmethod(counted)
 
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 self.unread_deadline_s = unread_deadline_s
@@ -78,7 +78,7 @@ class Served:
 
             def data_received(self, data: bytes) -> None:
                 super().data_received(data)
-                served.came += 1
+                served.received += 1
 
         config = uvicorn.Config(
             create_app(service),
@@ -104,14 +104,14 @@ class Served:
 
     def heap(self) -> None:
         """Let so much wait that there is room for no question."""
-        while not self.service.shedder.full():
-            self._turns.append(self.service.shedder.take("answer"))
+        while not self.service.shedder.is_full():
+            self._tickets.append(self.service.shedder.admit("answer"))
 
     def clear(self) -> None:
-        while self._turns:
-            self.service.shedder.done(self._turns.pop(), None)
+        while self._tickets:
+            self.service.shedder.finish(self._tickets.pop(), None)
 
-    def send(self, path: str, body: bytes = ASKED, more: bytes = b"") -> None:
+    def send(self, path: str, body: bytes = QUERY, more: bytes = b"") -> None:
         self._peer.sendall(request(path, body, more))
 
     def send_bytes(self, *pieces: bytes) -> None:
@@ -156,11 +156,11 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(
             Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"]))
         )
-        made = Served(service, TurningAway(service))
+        made = Served(service, EarlyRefusal(service))
         yield made
         made.close()
 
@@ -170,12 +170,12 @@ def test_a_question_is_told_the_same_as_by_the_long_way(served: Served, path: st
     served.heap()
     served.send(path)
     status, headers, fault = served.read()
-    assert served.asked == 1
+    assert served.refused == 1
     served.send(
         path, more=ORIGIN
     )  # what a page of another origin asks goes the long way, with its headers
     long_status, long_headers, long_fault = served.read()
-    assert served.asked == 1
+    assert served.refused == 1
     assert (status, fault["code"], fault["message"], fault["fix"]) == (
         503,
         *(long_fault[name] for name in ("code", "message", "fix")),
@@ -198,7 +198,7 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
     for _ in range(3):
         served.send("/v1/recommend", more=b"X-Request-Id: named-by-Caller\r\n")
         assert served.read()[1]["x-request-id"] == "named-by-Caller"
-    assert served.asked == 3
+    assert served.refused == 3
     served.send("/v1/events", CLICK)
     assert served.read()[0] == 200, "events have a queue of their own"
     served.clear()
@@ -216,15 +216,15 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
 def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(
     tmp_path: Path,
 ) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1)
         served.heap()
         for _ in range(8):
             served.send("/v1/recommend")
             assert served.read()[0] == 503
             time.sleep(0.25)
-        assert served.asked == 8
+        assert served.refused == 8
         assert served.ended(), "nothing was asked for a second"
         served.close()
 
@@ -234,17 +234,17 @@ LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "asked",
+    "request_bytes",
     [LARGE * 60, LARGE, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")],
     ids=["many", "one", "last"],
 )
-def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+def test_who_reads_no_answer_is_closed(tmp_path: Path, request_bytes: bytes) -> None:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.2)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.2)
         served.hang_up()
         with served.another() as peer:
-            peer.sendall(asked)
+            peer.sendall(request_bytes)
             until(
                 lambda: 'route="/openapi.json"' in service.metrics.text().decode(),
                 10,
@@ -256,43 +256,43 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
 
 @pytest.mark.slow
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.5)
+        served = Served(service, EarlyRefusal(service), keep_alive_s=1, unread_deadline_s=0.5)
         with served.another() as peer:
             peer.sendall(LARGE * 9 + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-            heard, begun = b"", time.monotonic()
+            received, started_at = b"", time.monotonic()
             while more := peer.recv(4_096):
-                heard += more
+                received += more
                 time.sleep(0.02)  # slower than it is told
-        assert heard.count(b"HTTP/1.1 200") == 10
-        assert heard.endswith(b"}")
-        assert time.monotonic() - begun > 0.5
+        assert received.count(b"HTTP/1.1 200") == 10
+        assert received.endswith(b"}")
+        assert time.monotonic() - started_at > 0.5
         served.close()
 
 
 @pytest.mark.slow
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
-    """What it is told waits in the memory of the server."""
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    """Unread refusals would accumulate in the server's memory."""
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        served = Served(service, TurningAway(service))
+        served = Served(service, EarlyRefusal(service))
         served.heap()
         with served.another() as peer:
             for _ in range(3_000):
-                before = served.came
+                before = served.received
                 peer.sendall(request("/v1/recommend"))
-                until(lambda before=before: served.came > before, 10, "it was not read")
-                if served.asked < served.came:
+                until(lambda before=before: served.received > before, 10, "it was not read")
+                if served.refused < served.received:
                     break
-        assert 100 < served.asked < 1_000
+        assert 100 < served.refused < 1_000
         served.close()
 
 
-WHOLE = request("/v1/recommend")
-NOT_PLAIN = {
-    "in two pieces": [WHOLE[:40], WHOLE[40:]],
-    "its body by itself": [WHOLE[: -len(ASKED)], ASKED],
+COMPLETE = request("/v1/recommend")
+DOUBTFUL = {
+    "in two pieces": [COMPLETE[:40], COMPLETE[40:]],
+    "its body by itself": [COMPLETE[: -len(QUERY)], QUERY],
     "its address says more": [request("/v1/recommend?explain=true")],
     "to be closed": [request("/v1/recommend", more=b"Connection: close\r\n")],
     "from a page": [request("/v1/recommend", more=ORIGIN)],
@@ -301,12 +301,12 @@ NOT_PLAIN = {
 }
 
 
-@pytest.mark.parametrize("what", NOT_PLAIN)
+@pytest.mark.parametrize("what", DOUBTFUL)
 def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
     served.heap()
-    served.send_bytes(*NOT_PLAIN[what])
+    served.send_bytes(*DOUBTFUL[what])
     assert served.read()[0] == (404 if what == "nothing of ours" else 503)
-    assert served.asked == 0
+    assert served.refused == 0
 
 
 @pytest.mark.parametrize(
@@ -316,42 +316,42 @@ def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
         request("/v1/recommend", more=b"Content-Length: 3\r\n"),
         request("/v1/recommend", more=b"X-A: b\nTransfer-Encoding: chunked\r\n"),
         request("/v1/recommend", more=b"X-A: b\rTransfer-Encoding: chunked\r\n"),
-        WHOLE.replace(b"Content-Length: ", b"Content-Length : "),
-        WHOLE.replace(b"Content-Length: ", b"Content-Length: +"),
-        WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
-        WHOLE + b"P",
-        WHOLE[:-1],
+        COMPLETE.replace(b"Content-Length: ", b"Content-Length : "),
+        COMPLETE.replace(b"Content-Length: ", b"Content-Length: +"),
+        COMPLETE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        COMPLETE + b"P",
+        COMPLETE[:-1],
     ],
 )
 def test_what_two_programs_might_read_differently_is_left_to_the_parser(
     tmp_path: Path, doubtful: bytes
 ) -> None:
-    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+    with EventCollector(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
-        while not service.shedder.full():
-            service.shedder.take("answer")
-        turn_away = TurningAway(service)
-        assert turn_away(WHOLE) is not None
-        assert turn_away(doubtful) is None
+        while not service.shedder.is_full():
+            service.shedder.admit("answer")
+        early_refusal = EarlyRefusal(service)
+        assert early_refusal(COMPLETE) is not None
+        assert early_refusal(doubtful) is None
 
 
 def test_several_at_once_are_answered_in_order(served: Served) -> None:
     served.heap()
-    served.send_bytes(WHOLE + WHOLE + WHOLE)
+    served.send_bytes(COMPLETE + COMPLETE + COMPLETE)
     assert [served.read()[0] for _ in range(3)] == [503] * 3
 
 
 def test_where_a_request_runs_on_the_connection_the_next_waits_for_it(served: Served) -> None:
-    goes_on = threading.Event()
-    served.service.pipeline = Halting(goes_on)
+    resume = threading.Event()
+    served.service.pipeline = Halting(resume)
     served.send("/v1/recommend", more=b"X-Request-Id: the-first\r\n")
     until(lambda: served.service.shedder.waiting == 1, 20, "the first request did not run")
     served.heap()
     served.send("/v1/recommend", more=b"X-Request-Id: the-second\r\n")
-    until(lambda: served.came == 2, 20, "the second request did not come in")
-    goes_on.set()
-    (first, told, _), (second, told_then, _) = served.read(), served.read()
-    assert (first, told["x-request-id"], told_then["x-request-id"]) == (
+    until(lambda: served.received == 2, 20, "the second request did not come in")
+    resume.set()
+    (first, first_headers, _), (second, second_headers, _) = served.read(), served.read()
+    assert (first, first_headers["x-request-id"], second_headers["x-request-id"]) == (
         200,
         "the-first",
         "the-second",
@@ -359,7 +359,7 @@ def test_where_a_request_runs_on_the_connection_the_next_waits_for_it(served: Se
     assert second in (200, 503), (
         "whether there is room once the first is done is the shedder's to say"
     )
-    assert served.asked == 0
+    assert served.refused == 0
 
 
 def test_a_server_that_stops_says_so_the_long_way(served: Served) -> None:
@@ -367,4 +367,4 @@ def test_a_server_that_stops_says_so_the_long_way(served: Served) -> None:
     served.service.drain()
     served.send("/v1/recommend")
     status, headers, _ = served.read()
-    assert (status, headers["connection"], served.asked) == (503, "close", 0)
+    assert (status, headers["connection"], served.refused) == (503, "close", 0)

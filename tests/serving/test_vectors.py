@@ -14,12 +14,12 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Ragged
-from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, with_sequence
+from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, add_sequence_source
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
-from tailorbird.retrieval.vectors import largest
+from tailorbird.retrieval.vectors import largest_indices
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.parts import Fixed
+from tailorbird.serving.parts import FixedBundle
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
@@ -54,7 +54,7 @@ class Grown:
 def make(bundle, features, reader, catalogue=None):
     return Pipeline(
         slots=SLOTS,
-        bundles=Fixed(bundle),
+        bundles=FixedBundle(bundle),
         readings=OneSchema(features, reader),
         answers=None,
         clock=SimulatedClock(shop.NOW),
@@ -80,9 +80,9 @@ def test_a_click_a_moment_ago_moves_what_is_retrieved(bundle, features):
         "coats"
     }  # nothing is known: what is first done
     reader.recent["u1"] = [(9, "click"), (6, "click")]
-    found = near(pipeline.answer(query))
-    assert categories(found) == {"shoes"}
-    assert "i6" not in found
+    nearest_items = near(pipeline.answer(query))
+    assert categories(nearest_items) == {"shoes"}
+    assert "i6" not in nearest_items
     reader.recent["u1"].append((1, "click"))
     assert categories(near(pipeline.answer(query))) == {"hats"}
 
@@ -97,11 +97,11 @@ def test_a_new_item_is_found_by_what_it_is(bundle, features):
     shown = near(make(bundle, features, reader, Grown(hat, coat)).answer(query))
     assert "nhats" not in shown  # six others have more of their own
     space = bundle.with_index(with_items(bundle.index, [hat, coat])).space
-    asked = space.ask(
+    user_vector = space.ask(
         reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"]
     )
     rows = space.index.find_ids(["nhats", "ncoats", "i2"])
-    hats, coats, shoes = asked.products[rows]
+    hats, coats, shoes = user_vector.products[rows]
     assert hats > 8 > max(coats, shoes)
     changed = with_items(space.index, [NewItem("ncoats", {"category": "hats"}, shop.NOW)])
     np.testing.assert_allclose(
@@ -197,13 +197,16 @@ def test_a_damaged_tower_is_refused(tmp_path, features, name, data):
 
 def test_a_share_comes_from_vectors_unless_the_slot_says_otherwise_or_asks_nothing_of_what_the_person_did():
     third = {"sequence": 60, "item_knn:2": 66, "popular": 40, "new_items": 13}
-    assert with_sequence({"item_knn:2": 100, "popular": 60, "new_items": 20}, 1 / 3) == third
+    assert add_sequence_source({"item_knn:2": 100, "popular": 60, "new_items": 20}, 1 / 3) == third
     for own in ({"sequence": 5, "item_knn": 5}, {"search": 200}, {"popular": 60, "repeat": 20}):
-        assert with_sequence(own, 1 / 3) == own
+        assert add_sequence_source(own, 1 / 3) == own
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 1_000, 9_999])
 def test_the_largest_are_the_largest(size):
     values = np.random.default_rng(size).integers(0, 50, size).astype(np.float32)  # many ties
     for n in (0, 1, 5, 100):
-        assert largest(values, n).tolist() == np.lexsort((np.arange(size), -values))[:n].tolist()
+        assert (
+            largest_indices(values, n).tolist()
+            == np.lexsort((np.arange(size), -values))[:n].tolist()
+        )

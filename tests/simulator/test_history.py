@@ -31,7 +31,7 @@ def logged():
     return site, history, arrivals, accepted, refused
 
 
-def test_it_comes_in_order_of_arrival(logged):
+def test_events_come_in_order_of_arrival(logged):
     _, _, arrivals, accepted, _ = logged
     times = [arrival.received_at for arrival in arrivals]
     assert times == sorted(times)
@@ -64,7 +64,7 @@ def test_duplicates_are_the_events_sent_twice(logged):
         )
 
 
-def test_late_events_are_as_many_as_said(logged):
+def test_late_events_are_as_many_as_configured(logged):
     _, history, _, accepted, _ = logged
     first = {
         row.event.event_id: row
@@ -76,7 +76,7 @@ def test_late_events_are_as_many_as_said(logged):
     assert (delays > DAY).sum() == history.injected.late_uncounted > 0
 
 
-def test_skewed_clocks_say_so_and_their_offset_comes_off(logged):
+def test_skewed_clocks_send_their_time_and_are_corrected(logged):
     site, history, _, accepted, _ = logged
     skewed = [row for row in accepted if row.sent_at is not None]
     assert len(skewed) == history.injected.skewed > 0
@@ -85,7 +85,7 @@ def test_skewed_clocks_say_so_and_their_offset_comes_off(logged):
         assert site.start <= row.ts <= row.received_at
 
 
-def test_the_crawler_is_known_by_its_agent(logged):
+def test_the_crawler_is_recognised_by_its_agent(logged):
     _, history, _, accepted, _ = logged
     bots = [row for row in accepted if row.event.anonymous_id == BOT]
     assert len(bots) == history.injected.bot > 0
@@ -134,12 +134,12 @@ def test_logged_propensities_are_the_frequencies(logged):
 
 def test_people_register_and_are_anonymous_before(logged):
     _, history, _, accepted, _ = logged
-    became = {row.event.user_id: row.ts for row in accepted if row.event.type == "identify"}
-    assert len(became) > 10
+    registered_at = {row.event.user_id: row.ts for row in accepted if row.event.type == "identify"}
+    assert len(registered_at) > 10
     for row in accepted:
-        if row.event.user_id in became and row.event.type == "click" and row.sent_at is None:
-            assert row.ts > became[row.event.user_id] - DAY
-    assert history.population.known.sum() > became.__len__()
+        if row.event.user_id in registered_at and row.event.type == "click" and row.sent_at is None:
+            assert row.ts > registered_at[row.event.user_id] - DAY
+    assert history.population.logged_in.sum() > registered_at.__len__()
 
 
 def test_nothing_hidden_is_emitted(logged):

@@ -12,7 +12,7 @@ from tailorbird.simulator import BOT, Dirt, Outbox, Site
 
 
 def serve(site, live, until, answer):
-    """Answer every request with `answer(request)`; returns the requests and all arrivals in order."""
+    """Answer requests with `answer(request)`; return requests and arrivals in order."""
     outbox, requests = Outbox(), []
     for number, request in enumerate(live.requests(until)):
         requests.append(request)
@@ -41,14 +41,14 @@ def test_requests_come_in_order_and_visits_go_on_when_answered(site):
     ) == len(sessions)
 
 
-def test_calling_again_goes_on_and_gives_the_same_as_one_call(site):
+def test_calling_again_continues_and_gives_the_same_as_one_call(site):
     start = site.start + 3 * DAY
     popular = site.truth.most_appealing(start)
-    whole, _ = serve(site, site.live(start), start + 4 * HOUR, lambda request: popular)
+    in_one_call, _ = serve(site, site.live(start), start + 4 * HOUR, lambda request: popular)
     live, parts = site.live(start), []
     for until in range(start + 16 * MINUTE, start + 4 * HOUR + 1, 16 * MINUTE):
         parts += serve(site, live, until, lambda request: popular)[0]
-    assert parts == whole
+    assert parts == in_one_call
 
 
 def test_every_event_passes_the_door_but_what_was_spoiled(site):
@@ -111,7 +111,7 @@ def test_better_lists_please_more(site):
     )
 
 
-def test_the_crawler_asks_and_clicks_too(site):
+def test_the_crawler_requests_and_clicks_too(site):
     start = site.start + 3 * DAY
     requests, arrivals = serve(
         site, site.live(start), start + DAY, lambda request: ["i00001", "i00002"]
@@ -140,16 +140,16 @@ def test_history_hands_its_people_over(site):
     request = next(
         request for request in live.requests(site.start + 4 * DAY) if request.visitor >= 0
     )
-    assert (request.user_id is not None) == bool(history.population.known[request.visitor])
+    assert (request.user_id is not None) == bool(history.population.logged_in[request.visitor])
     assert live.population is not history.population
 
 
 def test_responding_is_quick(site):
     start = site.start + 3 * DAY
     live, popular = site.live(start), site.truth.most_appealing(start)
-    took = []
+    durations = []
     for number, request in enumerate(live.requests(start + 12 * HOUR)):
         before = time.thread_time()
         live.respond(request, popular, f"r{number}")
-        took.append(time.thread_time() - before)
-    assert np.median(took) < 1e-3  # 0.2 ms on a quiet machine; the demo has time for 0.5
+        durations.append(time.thread_time() - before)
+    assert np.median(durations) < 1e-3  # 0.2 ms on a quiet machine; the demo has time for 0.5

@@ -38,10 +38,12 @@ def lists_of(site, at, n=400, seed=0):
 
 def click_rates(site, at):
     users, lists = lists_of(site, at)
-    found = {
+    expectations = {
         name: site.truth.expected(users, shown, [at] * len(users)) for name, shown in lists.items()
     }
-    return {name: expected.clicks.sum() / expected.seen.sum() for name, expected in found.items()}
+    return {
+        name: expected.clicks.sum() / expected.seen.sum() for name, expected in expectations.items()
+    }
 
 
 @pytest.mark.parametrize("seed", [5, 6])
@@ -62,7 +64,7 @@ def test_the_same_seed_makes_the_same_history_and_another_another():
     assert start_of(1) != start_of(2)
 
 
-def test_position_matters_and_only_through_being_seen_and_looked_at(site):
+def test_position_matters_and_only_through_being_seen_and_examined(site):
     at = site.start + AT
     best, rest = site.truth.best(3, at, size=12)[0], site.truth.most_appealing(at, size=40)[-11:]
     first, last = [best, *rest], [*rest, best]
@@ -72,7 +74,7 @@ def test_position_matters_and_only_through_being_seen_and_looked_at(site):
     )
 
 
-def test_truth_takes_ids_numbers_and_queries(site):
+def test_truth_uses_ids_numbers_and_queries(site):
     at, items = site.start + AT, site.truth.most_appealing(site.start + AT)
     assert site.truth.expected_clicks("u000003", items, at) == site.truth.expected_clicks(
         3, items, at
@@ -81,9 +83,9 @@ def test_truth_takes_ids_numbers_and_queries(site):
         3, items, at
     )
     word = site.items.titles[int(items[0][1:])].split()[-1].lower()
-    asked = site.truth.expected_clicks(3, items[:1], at, query=word)
+    clicks_expected = site.truth.expected_clicks(3, items[:1], at, query=word)
     assert (
-        asked
+        clicks_expected
         > site.truth.expected_clicks(3, items[:1], at)
         > site.truth.expected_clicks(3, items[:1], at, query="spaceship")
     )
@@ -96,11 +98,11 @@ def test_lists_of_different_lengths_are_judged_each_for_itself(site):
     assert both.clicks[1] == pytest.approx(site.truth.expected_clicks(4, items, at))
 
 
-def test_nobody_buys_what_is_out_of_stock(site):
+def test_items_out_of_stock_are_not_bought(site):
     at = site.start + AT
-    gone = np.setdiff1d(np.flatnonzero(site.items.arrival < 15), site.items.available(AT / DAY))
-    assert len(gone) > 10
-    ids = [f"i{item:05d}" for item in gone[:12].tolist()]
+    sold_out = np.setdiff1d(np.flatnonzero(site.items.arrival < 15), site.items.available(AT / DAY))
+    assert len(sold_out) > 10
+    ids = [f"i{item:05d}" for item in sold_out[:12].tolist()]
     assert site.truth.expected_purchases(3, ids, at) == 0
     assert site.truth.expected_clicks(3, ids, at) > 0
 
@@ -157,9 +159,9 @@ def test_tastes_drift_slowly(site):
 
 def test_titles_can_be_searched_and_read():
     site = Site(seed=1, users=10, items=300)
-    found = site.box.find("rain coat")
-    assert len(found)
-    assert all("rain coat" in site.items.titles[item].lower() for item in found)
+    matches = site.box.find("rain coat")
+    assert len(matches)
+    assert all("rain coat" in site.items.titles[item].lower() for item in matches)
     assert all(title[0].isupper() and 2 < len(title.split()) < 7 for title in site.items.titles)
 
 

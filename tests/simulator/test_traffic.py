@@ -7,7 +7,7 @@ import pytest
 
 from tailorbird.simulator import Site
 from tailorbird.simulator.behaviour import DEPTHS, draw_seen
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.traffic import draw_requests, draw_visits, pleasures, respond
 
 
@@ -15,8 +15,8 @@ def live_through(site, lists, days, seed=0):
     """Requests, clicks and how many left, when everybody is shown `lists(requests, available)` for
     some days.
     """
-    rng, population = np.random.default_rng(seed), fresh_population(site.users)
-    asked, clicks, expected = [], 0, 0.0
+    rng, population = np.random.default_rng(seed), new_population(site.users)
+    request_counts, clicks, expected = [], 0, 0.0
     for day in range(days):
         available = site.items.available(float(day))
         visits = draw_visits(rng, site.users, population, day, day % 7)
@@ -27,10 +27,10 @@ def live_through(site, lists, days, seed=0):
         shown = [[f"i{item:05d}" for item in row] for row in items.tolist()]
         expected += site.truth.expected(requests.user.tolist(), shown, at).clicks.sum()
         clicks += outcome.click.sum()
-        asked.append(len(requests.user))
-        population.please(requests.user, pleasures(site.taste, items, outcome))
-        population.let_go(rng, np.unique(visits.user))
-    return asked, clicks, expected, population
+        request_counts.append(len(requests.user))
+        population.update_satisfaction(requests.user, pleasures(site.taste, items, outcome))
+        population.remove_leavers(rng, np.unique(visits.user))
+    return request_counts, clicks, expected, population
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_depths_are_drawn_with_their_chances():
 
 def test_newcomers_come_on_the_day_they_join():
     site = Site(seed=2, users=100, items=100, new_users_per_day=20, days=5)
-    visits = draw_visits(np.random.default_rng(0), site.users, fresh_population(site.users), 2, 0)
+    visits = draw_visits(np.random.default_rng(0), site.users, new_population(site.users), 2, 0)
     new = np.flatnonzero((site.users.joined > 2) & (site.users.joined < 3))
     assert set(new) <= set(visits.user)
     assert (visits.start >= site.users.joined[visits.user]).all()

@@ -12,9 +12,9 @@ from tests.store.servers import needs_valkey, running
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
 from tailorbird.store import open_store
-from tailorbird.store.protocol import MovedError
+from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
+from tailorbird.store.valkey import CopiedStore, CopyTarget, open_copies
 from tailorbird.store.versions import Change, Head, encode_versions, version_at
 
 pytestmark = needs_valkey
@@ -98,7 +98,7 @@ def test_a_snapshot_whose_record_was_written_twice_says_so(server, local):
         for value in (b"1", b"2"):
             put(published, (b"a", value))
             settled(published)
-        with pytest.raises(MovedError, match="written again"):
+        with pytest.raises(SnapshotExpiredError, match="written again"):
             snapshot.get(b"a")
     published.close()
 
@@ -239,7 +239,7 @@ def test_foreign_and_cut_records_are_never_taken_for_ours():
     assert version_at(stored, Head(7, 5)) == b"value"
     assert version_at(stored, Head(7, 4)) == b"old"
     for head in (Head(7, 2), Head(8, 5)):
-        with pytest.raises(MovedError):
+        with pytest.raises(SnapshotExpiredError):
             version_at(stored, head)
     for cut in range(len(stored)):
         with pytest.raises(DamageError, match="record"):
@@ -311,7 +311,7 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
 @pytest.mark.slow
 def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
     with running(tmp_path / "cluster", cluster=True) as server:
-        at = CopiesAt(server.url, "shop")
+        at = CopyTarget(server.url, "shop")
         published = PublishedStore(local, at.open("0" * 12, timeout_s=5))
         put(published, *((b"%d" % n, b"x") for n in range(1_500)))
         settled(published)

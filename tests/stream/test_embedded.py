@@ -19,12 +19,12 @@ from tailorbird.errors import (
 )
 from tailorbird.stream import (
     Block,
-    answer_logs,
-    answers_path,
     open_reader,
     open_writer,
     raw_logs,
     raw_path,
+    response_log_path,
+    response_logs,
     routed_path,
     set_aside_files,
     sqlite,
@@ -489,12 +489,12 @@ def test_files_are_found_by_their_producers(tmp_path):
     for path in (
         raw_path(tmp_path, "b"),
         raw_path(tmp_path, "a-1"),
-        answers_path(tmp_path, "b"),
+        response_log_path(tmp_path, "b"),
         routed_path(tmp_path),
     ):
         open_writer(path, partition="x").close()
     assert list(raw_logs(tmp_path)) == ["a-1", "b"]
-    assert list(answer_logs(tmp_path)) == ["b"]
+    assert list(response_logs(tmp_path)) == ["b"]
     with pytest.raises(UsageError):
         raw_path(tmp_path, "../b")
 

@@ -13,11 +13,11 @@ from tests.faults.roles import make_project, until
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
-from tailorbird.features.figures import readers_of_routed
+from tailorbird.features.figures import routed_log_offsets
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.repair import Repairer
+from tailorbird.lake.rebuild import Rebuilder
 from tailorbird.router import Router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import open_reader, raw_path
 from tailorbird.stream.importer import import_files
 from tailorbird.stream.lag import LagMeter
@@ -38,7 +38,7 @@ def send(project, *ids: str) -> int:
     """Each in a body of its own, through a door that is opened and closed; how many files stand
     beside its logs.
     """
-    with Door(
+    with EventCollector(
         project.paths.stream, "serve-1", project.plan, CLOCK, lake=project.paths.lake
     ) as door:
         for event_id in ids:
@@ -78,7 +78,7 @@ def test_a_lost_log_goes_on_behind_what_was_read_of_it(project, caplog):
     load(project)
     lose(project)
     with LagMeter(
-        project.stream, project.paths.lake, lambda: readers_of_routed(project.paths.state, 1)
+        project.stream, project.paths.lake, lambda: routed_log_offsets(project.paths.state, 1)
     ) as meter:
         assert {(lag.reader, lag.log): lag.lost for lag in meter.measure() if lag.lost} == {
             ("router", "raw-serve-1"): 6
@@ -178,14 +178,14 @@ def test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on(project
         "archive/serve-1: rows 0 to 3 were lost before they were archived; what was routed "
         "of them is in the tables"
     ]
-    repairer = Repairer(
+    rebuilder = Rebuilder(
         project.stream,
         project.paths.lake,
         clock=CLOCK,
         route_again=lambda folder: nullcontext(lambda: None),
     )
-    (beyond,) = repairer.plan().beyond
-    assert "rows 0 to 3 were lost" in beyond.what
+    (unrecoverable,) = rebuilder.plan().unrecoverable
+    assert "rows 0 to 3 were lost" in unrecoverable.what
     send(project, "last")
     route(project)
     load(project)

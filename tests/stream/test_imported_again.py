@@ -14,7 +14,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.router import Router, table
+from tailorbird.router import Router, to_table
 from tailorbird.stream import open_reader, routed_path
 from tailorbird.stream.importer import import_files
 
@@ -58,7 +58,7 @@ def routed(stream: Path) -> list[dict]:
             row
             for stored in reader.read(0)
             if stored.block.kind == "events"
-            for row in table(stored.block).to_pylist()
+            for row in to_table(stored.block).to_pylist()
         ]
 
 

@@ -15,7 +15,7 @@ from tailorbird.errors import DamageError, InputError, LockedError, UsageError
 from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.contract import ERASED
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import Router
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.importer import ImportReport, import_files
@@ -278,7 +278,7 @@ def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
         )
     first = _rows(stream)
     assert len(first) == 30
-    stopped = StopList(b"").with_people([("u", one) for one in erased], [], NOW, 0)
+    stopped = SuppressionList(b"").with_people([("u", one) for one in erased], NOW)
     report = import_files(
         stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped
     )
@@ -297,7 +297,7 @@ def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None
         '[[source]]\nfile = "m.csv"\nkind = "events"\ntype = "click"\nts = "when"\nts_unit '
         '= "s"\nuser_id = "who"\nitem_id = "what"\n'
     )
-    stopped = StopList(b"").with_people([("u", "u")], [], NOW, 0)
+    stopped = SuppressionList(b"").with_people([("u", "u")], NOW)
     options = AdapterOptions(mapping=mapping, root=str(file))
     import_files(
         tmp_path / "stream",

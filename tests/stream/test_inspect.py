@@ -48,10 +48,12 @@ def topic(**settings):
 )
 def test_what_is_wrong_with_a_topic_is_told(changes, settings, told):
     from tailorbird.stream.kafka import Cluster
-    from tailorbird.stream.kafka.inspect import faults
+    from tailorbird.stream.kafka.inspect import find_problems
 
     problems = list(
-        faults(replace(topic(**settings), **changes), Cluster("a:1", "shop", replication=3), 1)
+        find_problems(
+            replace(topic(**settings), **changes), Cluster("a:1", "shop", replication=3), 1
+        )
     )
     assert [
         text.startswith(start) for (text, fix), start in zip(problems, told, strict=True) if fix
@@ -59,12 +61,12 @@ def test_what_is_wrong_with_a_topic_is_told(changes, settings, told):
 
 
 def test_a_cluster_tells_its_brokers_and_our_topics_only(kafka_servers):
-    from tailorbird.stream.kafka.inspect import look
+    from tailorbird.stream.kafka.inspect import inspect_cluster
 
     address, other = log_at(kafka_servers), log_at(kafka_servers)
     for each in (address, other):
         open_writer(each, partition="door").close()
-    state = look(address.cluster)
+    state = inspect_cluster(address.cluster)
     assert kafka_servers in state.brokers
     assert [(each.name, each.partitions, each.replication) for each in state.topics] == [
         (address.name, 1, 1)
@@ -72,10 +74,10 @@ def test_a_cluster_tells_its_brokers_and_our_topics_only(kafka_servers):
 
 
 def test_a_cluster_that_is_not_there_is_an_error():
-    from tailorbird.stream.kafka.inspect import look
+    from tailorbird.stream.kafka.inspect import inspect_cluster
 
     with pytest.raises(StorageError, match="is the broker running"):
-        look(log_at("127.0.0.1:1", timeout_s=1).cluster)
+        inspect_cluster(log_at("127.0.0.1:1", timeout_s=1).cluster)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tailorbird.cli.roles import Roles
 from tests.faults.roles import make_project, until
 from tests.stream.brokers import OPTIONS, broker, needs_kafka
 
@@ -15,7 +14,8 @@ from tailorbird.config import Project, open_project
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, verify
-from tailorbird.serving.door import Door
+from tailorbird.platform.roles import Roles
+from tailorbird.serving.door import EventCollector
 
 pytestmark = needs_kafka
 CLOCK = SystemClock()
@@ -34,7 +34,9 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]
 
 
 def send_views(project: Project, producer: str, event_ids: list[str]) -> None:
-    with Door(project.stream, producer, project.plan, CLOCK, lake=project.paths.lake) as door:
+    with EventCollector(
+        project.stream, producer, project.plan, CLOCK, lake=project.paths.lake
+    ) as door:
         for number, event_id in enumerate(event_ids):
             view = {"event_id": event_id, "type": "view", "user_id": f"u{number}", "item_id": "i1"}
             assert all(decision.accepted for decision in door.submit(json.dumps([view]).encode()))

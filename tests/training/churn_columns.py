@@ -1,4 +1,4 @@
-"""What churn models of tests read of a person: when they bought last and first, and how often."""
+"""Columns that churn models of tests read: recency, age and frequency."""
 
 from tailorbird.features import Entity, count, time_since, time_since_first
 

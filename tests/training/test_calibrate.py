@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY
-from tailorbird.training.calibrate import choose, choose_scale, periods_of
+from tailorbird.training.calibrate import assign_periods, choose_calibration, choose_scale
 
 
 def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
@@ -20,14 +20,14 @@ def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
 
 
 def test_a_model_that_is_right_is_left_alone():
-    chosen = choose(*days(lambda z: z))
+    chosen = choose_calibration(*days(lambda z: z))
     assert chosen.losses["none"] < min(chosen.losses["isotonic"], chosen.losses["platt"])
     assert chosen.losses[chosen.calibration.name] == min(chosen.losses.values())
 
 
 def test_a_model_that_is_too_sure_is_softened():
     raw, label, day = days(lambda z: z / 3)
-    chosen = choose(raw, label, day)
+    chosen = choose_calibration(raw, label, day)
     assert chosen.calibration.name in ("temperature", "beta")
     assert chosen.losses[chosen.calibration.name] < chosen.losses["none"] - 0.01
     assert chosen.periods == 4
@@ -37,7 +37,9 @@ def test_a_table_that_only_fits_the_past_is_rejected():
     """Each day the truth jumps to the other side of what the model says: every fit on the past is
     worse than none.
     """
-    chosen = choose(*days(lambda z: z, drift=lambda day: 0.0 if day in (1, 2, 3, 4) else 2.5))
+    chosen = choose_calibration(
+        *days(lambda z: z, drift=lambda day: 0.0 if day in (1, 2, 3, 4) else 2.5)
+    )
     assert chosen.calibration.name == "none"
     assert chosen.losses["none"] < min(
         loss for name, loss in chosen.losses.items() if name != "none"
@@ -47,18 +49,18 @@ def test_a_table_that_only_fits_the_past_is_rejected():
 def test_a_score_that_is_no_probability_always_gets_one():
     raw, label, day = days(lambda z: z)
     score = np.log(raw / (1 - raw)) * 5
-    chosen = choose(score, label, day, probability=False)
+    chosen = choose_calibration(score, label, day, probability=False)
     assert set(chosen.losses) == {"platt", "isotonic"}
     assert abs(chosen.calibration.apply(score).mean() - label.mean()) < 0.01
 
 
 def test_one_period_is_too_few_to_choose():
     raw, label, _ = days(lambda z: z / 3)
-    chosen = choose(raw, label, np.zeros(raw.size, int))
+    chosen = choose_calibration(raw, label, np.zeros(raw.size, int))
     assert chosen.calibration.name == "none", "what was not proven on a later day is not kept"
     assert "too little to choose by" in chosen.told
     assert (
-        choose(raw, label, np.zeros(raw.size, int), probability=False).calibration.name
+        choose_calibration(raw, label, np.zeros(raw.size, int), probability=False).calibration.name
         == "isotonic"
     )
     assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"
@@ -71,12 +73,14 @@ def test_delayed_labels_do_not_confirm_overlapping_windows():
     """
     raw, label, day = days(lambda z: z / 3, count=10)
     t = day * DAY
-    assert choose(raw, label, day).periods == 9
-    chosen = choose(raw, label, periods_of(t), known_from=periods_of(t, 7 * DAY) + 1)
+    assert choose_calibration(raw, label, day).periods == 9
+    chosen = choose_calibration(
+        raw, label, assign_periods(t), label_period=assign_periods(t, 7 * DAY) + 1
+    )
     assert chosen.periods == 2, "the ninth and tenth day, by the first and the first two"
     early = day < 8
-    alone = choose(
-        raw[early], label[early], day[early], known_from=periods_of(t, 7 * DAY)[early] + 1
+    alone = choose_calibration(
+        raw[early], label[early], day[early], label_period=assign_periods(t, 7 * DAY)[early] + 1
     )
     assert (alone.calibration.name, alone.losses) == ("none", {})
 
@@ -107,6 +111,6 @@ def test_delayed_amounts_are_scaled_by_available_labels():
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
 def test_periods_are_days_or_parts_of_few_days(span, periods):
     t = np.arange(0, span, span // 1_000)[:1_000]
-    assigned = periods_of(t)
+    assigned = assign_periods(t)
     assert len(np.unique(assigned)) == periods
     assert (np.diff(assigned) >= 0).all()

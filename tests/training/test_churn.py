@@ -21,14 +21,14 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part
 from tailorbird.ranking.churn_columns import person_columns
-from tailorbird.training.churn.contact import curve_of
-from tailorbird.training.churn.fit import BY_COLUMNS, FitSettings, labelled
-from tailorbird.training.churn.judge import OURS, Ordered
-from tailorbird.training.churn.labels import Window, activity_of
-from tailorbird.training.churn.report import plain_cut
-from tailorbird.training.churn.rows import People, needed_columns
-from tailorbird.training.churn.train import ChurnSettings, study
-from tailorbird.training.churn.walk import read_until, windows_of
+from tailorbird.training.churn.contact import contact_curve
+from tailorbird.training.churn.fit import COUNT_MODELS, FitSettings, training_rows
+from tailorbird.training.churn.judge import OURS, SortedScores
+from tailorbird.training.churn.labels import Activity, Window, build_activity
+from tailorbird.training.churn.report import cut_to_dict
+from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
+from tailorbird.training.churn.train import ChurnSettings, run_backtest
+from tailorbird.training.churn.walk import backtest_windows, feature_horizon
 
 BEGIN = 20_000 * DAY
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
@@ -43,13 +43,13 @@ QUICK = ChurnSettings(
 
 def declared(*more):
     """Three features about the user, and what else a test declares by a function."""
-    with collecting() as found:
+    with collecting() as declarations:
         user, item = entity("user"), entity("item")
         habits(user)
         count("sold", item, "purchase", window="7d")
         for each in more:
             each(user)
-    return FeatureSet.from_declarations(found)
+    return FeatureSet.from_declarations(declarations)
 
 
 def log(people=400, days=200, seed=0, profiles=()):
@@ -59,7 +59,11 @@ def log(people=400, days=200, seed=0, profiles=()):
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(people):
-        rate, at, gone = rng.gamma(1.5, 0.05), float(rng.uniform(0, days / 2)), rng.beta(1.0, 6.0)
+        rate, at, leaving_rate = (
+            rng.gamma(1.5, 0.05),
+            float(rng.uniform(0, days / 2)),
+            rng.beta(1.0, 6.0),
+        )
         while at < days:
             rows.append(
                 {
@@ -71,7 +75,7 @@ def log(people=400, days=200, seed=0, profiles=()):
                     "quantity": 1.0,
                 }
             )
-            if rng.random() < gone:
+            if rng.random() < leaving_rate:
                 break
             at += rng.exponential(1 / max(rate, 1e-3)) + 1
     rows += profiles
@@ -119,20 +123,20 @@ def day(number):
 
 
 def test_a_label_counts_from_the_end_of_the_gap_to_the_end_of_the_window():
-    activity = activity_of(events_of(0, 12, 15, 19.99, 20), CHURN, day(40))
-    who = activity.present(day(10))
+    activity = build_activity(events_of(0, 12, 15, 19.99, 20), CHURN, day(40))
+    who = activity.active_people(day(10))
     window = Window(day(10), 5 * DAY, 5 * DAY)
-    assert activity.counts(who, window.start, window.stop).tolist() == [
+    assert activity.count_activity(who, window.start, window.stop).tolist() == [
         2.0
     ]  # 15 and 19.99; 12 lies in the gap, 20 is too late
 
 
 def test_a_window_that_is_not_over_has_no_label():
-    activity = activity_of(events_of(0, 1), CHURN, day(30))
+    activity = build_activity(events_of(0, 1), CHURN, day(30))
     with pytest.raises(LeakError, match="its window is cut off"):
-        activity.counts(activity.present(day(10)), day(10), day(31))
+        activity.count_activity(activity.active_people(day(10)), day(10), day(31))
     with pytest.raises(LeakError, match="cut off"):
-        activity.as_of(day(10)).counts(activity.present(day(5)), day(5), day(11))
+        activity.as_of(day(10)).count_activity(activity.active_people(day(5)), day(5), day(11))
 
 
 def test_a_window_before_its_origin_is_refused():
@@ -140,14 +144,14 @@ def test_a_window_before_its_origin_is_refused():
         Window(day(10), -DAY, 5 * DAY)
 
 
-def test_what_came_in_late_was_not_known_then():
+def test_late_arrivals_are_not_known_earlier():
     late = events_of(5, received_at=day(9))
-    activity = activity_of(late, CHURN, day(30))
-    assert len(activity.as_of(day(8)).present(day(8))) == 0
-    assert len(activity.as_of(day(10)).present(day(10))) == 1
+    activity = build_activity(late, CHURN, day(30))
+    assert len(activity.as_of(day(8)).active_people(day(8))) == 0
+    assert len(activity.as_of(day(10)).active_people(day(10))) == 1
 
 
-def test_what_an_import_has_of_late_events_was_not_known_then_either():
+def test_late_events_of_an_import_are_not_known_earlier_either():
     """It stands in the log in order of time: what came in on day 9 has its place before what came
     in on day 6.
     """
@@ -157,25 +161,27 @@ def test_what_an_import_has_of_late_events_was_not_known_then_either():
             events_of(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3])),
         ]
     )
-    activity = activity_of(events, CHURN, day(30))
-    people = People(declared(), events, activity, person_columns(declared()))
+    activity = build_activity(events, CHURN, day(30))
+    people = PeopleFeatures(declared(), events, activity, person_columns(declared()))
     bought = people.columns.numeric.index("bought")
     who = np.zeros(4, np.int64)
-    read = people.at(who, np.array([day(5.5), day(7), day(9.5), day(11)]))
+    read = people.read_historical(who, np.array([day(5.5), day(7), day(9.5), day(11)]))
     assert np.nan_to_num(read.numeric[:, bought]).tolist() == [0, 1, 2, 3]
-    assert people.leaks([day(7)], [who[:1]]) == {}
+    assert people.find_leaks([day(7)], [who[:1]]) == {}
 
 
-def test_purchases_of_a_day_are_one_unless_said():
+def test_purchases_of_a_day_are_one_by_default():
     table = events_of(0.1, 0.2, 3)
     who = np.zeros(1, np.int64)
-    assert activity_of(table, CHURN, day(9)).counts(who, day(0), day(9)) == 2
-    assert activity_of(table, Churn(per="event"), day(9)).counts(who, day(0), day(9)) == 3
+    assert build_activity(table, CHURN, day(9)).count_activity(who, day(0), day(9)) == 2
+    assert (
+        build_activity(table, Churn(per="event"), day(9)).count_activity(who, day(0), day(9)) == 3
+    )
 
 
-def test_nobody_unknown_is_asked_about():
+def test_no_unknown_user_is_scored():
     with pytest.raises(NotReadyError, match="by a known user"):
-        activity_of(events_of(1, person="anon:x"), CHURN, day(9))
+        build_activity(events_of(1, person="anon:x"), CHURN, day(9))
 
 
 @pytest.mark.slow
@@ -185,11 +191,13 @@ def test_the_order_of_the_lake_changes_nothing():
     """
     events = log(people=250, days=130)
     mixed = events.take(pa.array(np.random.default_rng(1).permutation(events.num_rows)))
-    told = [
-        study(declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100))
+    backtests = [
+        run_backtest(
+            declared(), CHURN, each, now=day(130), settings=replace(QUICK, cuts=1, asked=100)
+        )
         for each in (events, mixed)
     ]
-    one, two = (each.cuts[-1] for each in told)
+    one, two = (each.cuts[-1] for each in backtests)
     assert one.fitted.models["trees"].importance() == two.fitted.models["trees"].importance()
     np.testing.assert_array_equal(one.probability, two.probability)
     np.testing.assert_array_equal(one.gone, two.gone)
@@ -200,26 +208,28 @@ def test_only_columns_about_the_person_take_part():
     assert person_columns(declared(), leave_out=["age"]).numeric == ("since", "bought")
 
 
-def test_columns_ahead_are_those_of_somebody_who_did_nothing_since():
+def test_projected_columns_are_those_of_an_inactive_user():
     """Read 10 days after the origin: what the person bought in between must not show, and time has
     passed.
     """
     events = log()
-    activity = activity_of(events, CHURN, day(200))
-    people = People(declared(), events, activity, person_columns(declared()))
-    who = activity.as_of(day(100)).present(day(100))
-    now, later = people.ahead(day(100), who, [day(100), day(110)])
-    np.testing.assert_array_equal(now.numeric, people.at(who, np.full(len(who), day(100))).numeric)
+    activity = build_activity(events, CHURN, day(200))
+    people = PeopleFeatures(declared(), events, activity, person_columns(declared()))
+    who = activity.as_of(day(100)).active_people(day(100))
+    now, later = people.read_projected(day(100), who, [day(100), day(110)])
+    np.testing.assert_array_equal(
+        now.numeric, people.read_historical(who, np.full(len(who), day(100))).numeric
+    )
     since = later.numeric[:, 0] - now.numeric[:, 0]
     np.testing.assert_allclose(since, 10 * 86_400, atol=1)
     assert (later.numeric[:, 2] <= now.numeric[:, 2]).all()
-    truly = people.at(who, np.full(len(who), day(110)))
+    truly = people.read_historical(who, np.full(len(who), day(110)))
     assert (truly.numeric[:, 0] < later.numeric[:, 0]).any()  # somebody bought in between
     with pytest.raises(LeakError, match="before their origin"):
-        people.ahead(day(100), who, [day(99)])
+        people.read_projected(day(100), who, [day(99)])
 
 
-def test_a_profile_without_a_time_is_known_from_the_beginning_whenever_it_was_loaded():
+def test_a_profile_without_a_time_is_valid_from_the_beginning_whenever_it_was_loaded():
     loaded = {
         "type": "user",
         "ts": BEGIN,
@@ -229,12 +239,14 @@ def test_a_profile_without_a_time_is_known_from_the_beginning_whenever_it_was_lo
     }
     events = log(profiles=[{**loaded, "properties": json.dumps({"closed": 1})}])
     features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
-    activity = activity_of(events, CHURN, day(200))
-    people = People(features, events, activity, person_columns(features))
-    who = activity.as_of(day(100)).present(day(100))
-    known = people.at(who, np.full(len(who), day(100))).numeric
-    assert np.count_nonzero(known[:, people.columns.numeric.index("closed")] == 1) == 1
-    np.testing.assert_array_equal(known, people.ahead(day(100), who, [day(100)])[0].numeric)
+    activity = build_activity(events, CHURN, day(200))
+    people = PeopleFeatures(features, events, activity, person_columns(features))
+    who = activity.as_of(day(100)).active_people(day(100))
+    features_then = people.read_historical(who, np.full(len(who), day(100))).numeric
+    assert np.count_nonzero(features_then[:, people.columns.numeric.index("closed")] == 1) == 1
+    np.testing.assert_array_equal(
+        features_then, people.read_projected(day(100), who, [day(100)])[0].numeric
+    )
 
 
 def test_a_planted_leak_is_refused_by_name():
@@ -256,8 +268,8 @@ def test_a_planted_leak_is_refused_by_name():
     with pytest.raises(
         LeakError, match=r"column closed looks past the origin: .* from a profile without a time"
     ):
-        study(features, CHURN, events, now=day(200), settings=QUICK)
-    trusted = study(
+        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
+    trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("closed",)),
         events,
@@ -268,23 +280,23 @@ def test_a_planted_leak_is_refused_by_name():
 
 
 @pytest.mark.slow
-def test_a_column_that_is_far_ahead_of_all_others_is_told_and_recency_is_none():
+def test_a_dominant_column_is_reported_unless_it_is_recency():
     """An account that is closed with the last purchase: some who stay do not buy within a window
     either, so it does not tell all.
     """
-    told = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
+    leaks = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
     last = log().group_by("person").aggregate([("ts", "max")]).to_pylist()
     profiles = [
-        told | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)}
+        leaks | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)}
         for each in last
     ]
     user = entity("user")
     age, since = time_since_first("age", user, "purchase"), time_since("since", user, "purchase")
     closed = attribute("closed", user, "closed", kind="numeric")
 
-    def found(*columns, **named):
+    def backtest_of(*columns, **named):
         features = FeatureSet.from_declarations(columns)
-        return study(
+        return run_backtest(
             features,
             Churn(window="28d", period="7d", **named),
             log(profiles=profiles),
@@ -292,14 +304,14 @@ def test_a_column_that_is_far_ahead_of_all_others_is_told_and_recency_is_none():
             settings=QUICK,
         )
 
-    told = found(age, closed)
-    assert (list(told.ahead), told.leaks) == (["closed"], {})
+    leaks = backtest_of(age, closed)
+    assert (list(leaks.dominant), leaks.leaks) == (["closed"], {})
     assert re.search(
         r"an AUC of 0\.8\d\d for leaving, while no other column is above 0\.\d+",
-        told.ahead["closed"],
+        leaks.dominant["closed"],
     )
-    assert list(found(age, since).ahead) == ["since"]
-    assert found(age, since, recency="since", frequency="age", age="age").ahead == {}, (
+    assert list(backtest_of(age, since).dominant) == ["since"]
+    assert backtest_of(age, since, recency="since", frequency="age", age="age").dominant == {}, (
         "it is said to be what it is"
     )
 
@@ -327,9 +339,9 @@ def leaking(profiles, features=None):
     """The columns that are told to look past the 100th day."""
     features = declared(with_left) if features is None else features
     events = log(profiles=profiles)
-    activity = activity_of(events, CHURN, day(200))
-    people = People(features, events, activity, person_columns(features))
-    return people.leaks([day(100)], [activity.as_of(day(100)).present(day(100))])
+    activity = build_activity(events, CHURN, day(200))
+    people = PeopleFeatures(features, events, activity, person_columns(features))
+    return people.find_leaks([day(100)], [activity.as_of(day(100)).active_people(day(100))])
 
 
 @pytest.mark.slow
@@ -340,12 +352,13 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
     features, events = declared(with_left), log(profiles=left())
     with pytest.raises(
         LeakError,
-        match=r"column left looks past the origin: .* from the one profile that was imported of them",
-    ) as told:
-        study(features, CHURN, events, now=day(200), settings=QUICK)
-    assert 'trust=("left",)' in told.value.fix
-    assert "received_at" in told.value.fix
-    trusted = study(
+        match=r"column left looks past the origin: .* from the one profile that was imported of "
+        "them",
+    ) as error:
+        run_backtest(features, CHURN, events, now=day(200), settings=QUICK)
+    assert 'trust=("left",)' in error.value.fix
+    assert "received_at" in error.value.fix
+    trusted = run_backtest(
         features,
         Churn(window="28d", period="7d", trust=("left",)),
         events,
@@ -366,11 +379,11 @@ def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
         {"sent_at": BEGIN},  # a message of the time, from an archive of them
     ],
 )
-def test_profiles_that_were_known_when_they_say_are_not_refused(more):
+def test_profiles_known_at_their_time_are_not_refused(more):
     assert leaking(left(**more)) == {}
 
 
-def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
+def test_profiles_of_several_times_are_not_backdated():
     assert leaking(left() + left(ts=day(50), ts_original=day(50))) == {}
     assert leaking(left() + left(ts=day(50), ts_original=day(50))[:20]) == {}, (
         "a row for each change, and few changed"
@@ -384,9 +397,10 @@ def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
     )
 
 
-def test_an_attribute_that_nobody_has_twice_does_not_make_its_row_one_without_history():
-    """As why somebody left, which stands in the last row of a history alone; `left` stands in all,
-    and a country is read by no column.
+def test_a_single_attribute_update_does_not_count_as_a_full_profile():
+    """Use a reason for leaving in the last row only, and `left` in all rows.
+
+    No column reads the country.
     """
     more = {"why": "too dear", "country": "NO"}
     last = [
@@ -400,65 +414,68 @@ def test_an_attribute_that_nobody_has_twice_does_not_make_its_row_one_without_hi
     assert set(leaking(left() + last, both)) == {"why"}
 
 
-def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refused_too():
-    """What the router kept with each purchase of the profile is of the profile."""
+def test_events_that_were_distinguished_by_a_profile_that_was_dated_back_are_refused_too():
+    """Check that profile copies that the router stored with purchases count as the profile."""
 
     def bought_by(user):
         count("bought_by_leavers", user, "purchase", where="user.left == 'yes'")
 
-    kept = json.dumps({"left": "yes"})
+    profile = json.dumps({"left": "yes"})
     profiles = left() + [
-        {"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": kept}
+        {"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": profile}
         for at in (3, 5)
     ]
     assert set(leaking(profiles, declared(bought_by))) == {"bought_by_leavers"}
 
 
 @pytest.mark.slow
-def test_a_study_learns_without_the_future_and_tells_people_apart():
+def test_a_study_learns_without_the_future_and_separates_people():
     events = log(people=900)
-    found = study(declared(), CHURN, events, now=day(200), settings=QUICK)
-    assert [cut.scored.window.stop <= day(200) for cut in found.cuts] == [True] * 3
-    last = found.figures[-1]
+    backtest = run_backtest(declared(), CHURN, events, now=day(200), settings=QUICK)
+    assert [cut.scores.window.stop <= day(200) for cut in backtest.cuts] == [True] * 3
+    last = backtest.figures[-1]
     assert last.results[OURS]["auc"].value > 0.7
     assert last.results[OURS]["auc"].value > last.results["recency"]["auc"].value - 0.02
     assert abs(last.results[OURS]["bias"].value) < 0.4
     assert set(last.results) == {OURS, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
-    assert last.cut.fitted.counts == tuple(last.cut.scored.purchases) == BY_COLUMNS
+    assert last.cut.fitted.count_models == tuple(last.cut.scores.purchases) == COUNT_MODELS
     np.testing.assert_allclose(
-        last.cut.purchases, last.cut.scored.purchases[last.cut.choice.count] * last.cut.choice.scale
+        last.cut.purchases,
+        last.cut.scores.purchases[last.cut.choice.count_model] * last.cut.choice.scale,
     )
     assert (
         0.6
-        < last.cut.scored.purchases["pareto_nbd"].sum() / last.cut.scored.purchases["bg_nbd"].sum()
+        < last.cut.scores.purchases["pareto_nbd"].sum() / last.cut.scores.purchases["bg_nbd"].sum()
         < 1.6
     )
 
     # What happens after the last origin changes its outcome, and nothing that was said of it.
-    origin = last.cut.scored.window.origin
-    kept = events.filter(pa.array(np.asarray(events["ts"].cast(pa.int64())) < origin))
-    cut_off = activity_of(kept, CHURN, day(200))
-    people = People(declared(), kept, cut_off, found.people.columns)
-    names = found.activity.people.decode(last.cut.scored.person)
+    origin = last.cut.scores.window.origin
+    earlier_events = events.filter(pa.array(np.asarray(events["ts"].cast(pa.int64())) < origin))
+    cut_off = build_activity(earlier_events, CHURN, day(200))
+    people = PeopleFeatures(declared(), earlier_events, cut_off, backtest.people.columns)
+    names = backtest.activity.people.decode(last.cut.scores.person)
     who = cut_off.people.encode(pa.array(names))
-    again = last.cut.fitted.gone(people.ahead(origin, who, [origin])[0], [])
-    told = last.cut.fitted.gone(found.people.ahead(origin, last.cut.scored.person, [origin])[0], [])
-    np.testing.assert_array_equal(again["trees"], told["trees"])
+    again = last.cut.fitted.churn_probabilities(people.read_projected(origin, who, [origin])[0], [])
+    probabilities = last.cut.fitted.churn_probabilities(
+        backtest.people.read_projected(origin, last.cut.scores.person, [origin])[0], []
+    )
+    np.testing.assert_array_equal(again["trees"], probabilities["trees"])
 
 
 def test_windows_shrink_with_the_history_and_end_where_there_is_none():
-    activity = activity_of(log(people=30), CHURN, day(200))
-    assert {window.length for window in windows_of(activity, CHURN, 6)} == {28 * DAY}
-    long = windows_of(activity, Churn(window="105d", period="7d"), 6)
+    activity = build_activity(log(people=30), CHURN, day(200))
+    assert {window.length for window in backtest_windows(activity, CHURN, 6)} == {28 * DAY}
+    long = backtest_windows(activity, Churn(window="105d", period="7d"), 6)
     assert len(long) == 3
-    assert all(window.stop <= activity.known and window.length == 63 * DAY for window in long)
+    assert all(window.stop <= activity.known_until and window.length == 63 * DAY for window in long)
     with pytest.raises(NotReadyError, match="too short for a window of 399d"):
-        windows_of(activity.as_of(day(40)), Churn(window="399d", period="21d"), 6)
+        backtest_windows(activity.as_of(day(40)), Churn(window="399d", period="21d"), 6)
 
 
 def test_features_are_not_read_where_they_begin_to_forget():
-    assert read_until(day(0), day(273)) == day(399)
-    assert read_until(day(0), day(500)) > day(10_000)
+    assert feature_horizon(day(0), day(273)) == day(399)
+    assert feature_horizon(day(0), day(500)) > day(10_000)
     plan = ChurnPlan(
         "churn",
         ("purchase",),
@@ -478,11 +495,11 @@ def merge(user, into, at, **more):
     return {"type": "merge", "ts": day(at), "user_id": user, "person": into, **more}
 
 
-def present_at(activity, at):
-    return set(activity.people.decode(activity.as_of(day(at)).present(day(at))))
+def present_at(activity: Activity, at):
+    return set(activity.people.decode(activity.as_of(day(at)).active_people(day(at))))
 
 
-def test_who_was_merged_into_somebody_is_nobody_to_ask_about_until_it_is_taken_back():
+def test_merged_users_are_not_scored_until_the_merge_is_undone():
     rows = [
         {"type": "purchase", "ts": day(1), "person": person}
         for person in ("guest", "account", "late")
@@ -492,7 +509,7 @@ def test_who_was_merged_into_somebody_is_nobody_to_ask_about_until_it_is_taken_b
         merge("guest", "guest", 20),
         merge("late", "account", 10, received_at=day(15)),
     ]
-    activity = activity_of(
+    activity = build_activity(
         log(people=0, profiles=rows).select(needed_columns(declared())), CHURN, day(40)
     )
     assert present_at(activity, 9) == {"guest", "account", "late"}
@@ -504,7 +521,7 @@ def test_who_was_merged_into_somebody_is_nobody_to_ask_about_until_it_is_taken_b
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_who_is_somebody_else_is_what_the_merges_say(seed):
+def test_merged_users_follow_from_the_merges(seed):
     """Chains, circles and those taken back, known late or at once."""
     rng = np.random.default_rng(seed)
     names = [f"u{number}" for number in range(8)]
@@ -517,14 +534,16 @@ def test_who_is_somebody_else_is_what_the_merges_say(seed):
             )
         )
     events = log(people=0, profiles=rows)
-    activity = activity_of(events, CHURN, day(60))
+    activity = build_activity(events, CHURN, day(60))
     merges = [row for row in events.to_pylist() if row["type"] == "merge"]
     at = lambda row, name: int(row[name].timestamp()) * 1_000_000  # noqa: E731
     for cut in range(1, 50):
-        known = [
+        merge_rows = [
             row for row in merges if at(row, "ts") < day(cut) and at(row, "received_at") <= day(cut)
         ]
-        newest = {row["user_id"]: Merge(at(row, "ts"), row["p"], row["person"]) for row in known}
+        newest = {
+            row["user_id"]: Merge(at(row, "ts"), row["p"], row["person"]) for row in merge_rows
+        }
         assert present_at(activity, cut) == {
             name for name in names if survivor(name, newest.get)[0] == name
         }
@@ -538,22 +557,24 @@ def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
     at, merged = 180.0, {f"u{number}" for number in range(100)}
     merges = [merge(name, f"u{int(name[1:]) + 100}", at) for name in sorted(merged)]
     settings = replace(QUICK, fit=replace(QUICK.fit, rows=1_000_000), grid_rows=1_000_000)
-    found = study(declared(), CHURN, log(profiles=merges), now=day(200), settings=settings)
-    last, names = found.cuts[-1], found.activity.people
-    window = last.scored.window
+    backtest = run_backtest(
+        declared(), CHURN, log(profiles=merges), now=day(200), settings=settings
+    )
+    last, names = backtest.cuts[-1], backtest.activity.people
+    window = last.scores.window
     assert window.origin < day(at) < window.stop
-    then = found.activity.as_of(window.origin).present(window.origin)
+    then = backtest.activity.as_of(window.origin).active_people(window.origin)
     assert merged & set(names.decode(then)), "nobody knew of it at the origin"
-    assert not merged & set(names.decode(last.scored.person))
-    assert last.merged == len(then) - len(last.scored.person) > 50
-    assert plain_cut(found.figures[-1])["merged"] == last.merged
+    assert not merged & set(names.decode(last.scores.person))
+    assert last.merged == len(then) - len(last.scores.person) > 50
+    assert cut_to_dict(backtest.figures[-1])["merged"] == last.merged
 
-    grid, now = found.grid, Window(found.activity.known, 0, window.length)
+    grid, now = backtest.grid, Window(backtest.activity.known_until, 0, window.length)
     other = np.isin(grid.person, names.encode(pa.array(sorted(merged))))
-    taught = grid.origin & (grid.moment + window.length <= day(200))
+    taught = grid.is_origin & (grid.moment + window.length <= day(200))
     cut_off = other & (grid.moment + window.length > day(at))
     assert np.count_nonzero(taught & cut_off) > 50
-    _, label = labelled(last.fitted, grid, found.activity, now, settings.fit)
+    _, label = training_rows(last.fitted, grid, backtest.activity, now, settings.fit)
     assert len(label) == np.count_nonzero(taught & ~cut_off)
 
 
@@ -562,17 +583,17 @@ def test_auc_and_ap_are_scikit_learns_also_with_weights_and_ties(seed):
     rng = np.random.default_rng(seed)
     score, label = rng.integers(0, 12, 300) / 10, rng.random(300) < 0.4
     weight = rng.poisson(1.0, 300).astype(float)
-    area, average, lift = Ordered(score, label).figures(weight)
+    area, average, lift = SortedScores(score, label).figures(weight)
     assert area == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
     assert average == pytest.approx(average_precision_score(label, score, sample_weight=weight))
     assert 0 <= lift <= 10
-    assert Ordered(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[2] == pytest.approx(
-        10.0
-    )
+    assert SortedScores(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[
+        2
+    ] == pytest.approx(10.0)
 
 
 def test_whom_to_contact_and_what_it_is_worth():
-    curve = curve_of(
+    curve = contact_curve(
         np.array([0.9, 0.2, 0.6]),
         np.array([True, True, False]),
         Contact(cost=1.0, value=10.0, success=0.5),
@@ -580,12 +601,12 @@ def test_whom_to_contact_and_what_it_is_worth():
     np.testing.assert_allclose(curve.expected, [3.5, 5.5, 5.5])
     np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
     assert curve.best == 2
-    assert curve.found.tolist() == [0.5, 0.5, 1.0]
-    assert curve_of(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
+    assert curve.recall.tolist() == [0.5, 0.5, 1.0]
+    assert contact_curve(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"types": "purchase"}, "needs a list"),
         ({"window": "soon"}, "window: expected a duration"),
@@ -594,6 +615,6 @@ def test_whom_to_contact_and_what_it_is_worth():
         ({"recency": "since"}, "together or not at all"),
     ],
 )
-def test_a_declaration_that_cannot_be_is_refused(given, told):
-    with pytest.raises(DeclarationError, match=told):
+def test_a_declaration_that_cannot_be_is_refused(given, message):
+    with pytest.raises(DeclarationError, match=message):
         Churn(**given)

@@ -24,16 +24,17 @@ from tailorbird.ranking.churn_bundle import ChurnBundle
 from tailorbird.router import Router
 from tailorbird.stream.importer import import_files
 from tailorbird.training.churn.fit import FitSettings
-from tailorbird.training.churn.labels import activity_of
+from tailorbird.training.churn.labels import build_activity
+from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.score import score_everybody
-from tailorbird.training.churn.train import ChurnSettings, study, train_churn
+from tailorbird.training.churn.score import score_people
+from tailorbird.training.churn.train import ChurnSettings, run_backtest, train_churn
 from tailorbird.training.churn.walk import (
     CUTS_MAX,
     PROOFS,
+    backtest_windows,
     cuts_to_calibrate,
-    history_of,
-    windows_of,
+    required_history_us,
 )
 from tailorbird.training.metrics import log_losses
 
@@ -65,10 +66,10 @@ def day(number):
 
 
 def declared():
-    with collecting() as found:
+    with collecting() as declarations:
         user = entity("user")
         habits(user)
-    return FeatureSet.from_declarations(found)
+    return FeatureSet.from_declarations(declarations)
 
 
 def purchases(people=900, seed=0):
@@ -146,14 +147,14 @@ def report(shop):
     return shop.train(CHURN)
 
 
-def off(probability, gone):
-    return abs(float(np.mean(probability)) - float(np.mean(gone)))
+def off(probability, churned):
+    return abs(float(np.mean(probability)) - float(np.mean(churned)))
 
 
 @pytest.mark.slow
-def test_a_wrong_level_is_mended_in_what_the_gate_judges(report):
+def test_a_wrong_level_is_mended_in_what_the_gate_judges(report: ChurnReport):
     cut = report.last.cut
-    raw = cut.scored.raw[cut.choice.model]
+    raw = cut.scores.raw[cut.choice.model]
     assert cut.choice.table.name != "none"
     assert off(raw, cut.gone) > 0.2
     assert off(cut.probability, cut.gone) < 0.1
@@ -167,19 +168,22 @@ def test_a_wrong_level_is_mended_in_what_the_gate_judges(report):
 
 
 @pytest.mark.slow
-def test_and_in_the_bundle_whose_scores_come_true(shop, report):
-    """What became of everybody within gap and window after the training stands in the same lake."""
+def test_scores_of_the_bundle_are_calibrated(shop, report: ChurnReport):
+    """Compare scores with outcomes after the training, which are in the same lake."""
     bundle = ChurnBundle.load(shop.folder / "registry" / report.version, schema_hash=None)
     assert bundle.calibration.name == report.choice.table.name != "none"
-    told = score_everybody(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
-    raw = score_everybody(
+    scores = score_people(bundle, CHURN, lake=shop.lake, now=day(NOW)).table
+    raw = score_people(
         replace(bundle, calibration=Identity()), CHURN, lake=shop.lake, now=day(NOW)
     ).table
-    later = activity_of(shop.events(), CHURN, day(END))
+    later = build_activity(shop.events(), CHURN, day(END))
     start, stop = day(NOW) + CHURN.gap_us, day(NOW) + CHURN.gap_us + CHURN.window_us
-    gone = later.counts(later.people.encode(told["person"].combine_chunks()), start, stop) == 0
-    assert off(raw["gone"], gone) > 0.2
-    assert off(told["gone"], gone) < 0.1
+    churned = (
+        later.count_activity(later.people.encode(scores["person"].combine_chunks()), start, stop)
+        == 0
+    )
+    assert off(raw["gone"], churned) > 0.2
+    assert off(scores["gone"], churned) < 0.1
     (hazards,) = [note for note in report.notes if "within the gap" in note]
     assert hazards.endswith(
         f"; calibration on past origins ({bundle.calibration.name}) corrects the level"
@@ -188,14 +192,14 @@ def test_and_in_the_bundle_whose_scores_come_true(shop, report):
 
 
 @pytest.mark.slow
-def test_a_history_that_is_too_short_leaves_it_as_it_comes_and_says_so(shop):
+def test_a_history_that_is_too_short_leaves_it_uncalibrated_and_states_it(shop):
     churn = replace(CHURN, window="112d", period="28d")
     report = shop.train(churn, "short")
     assert report.choice.table.name == report.last.cut.choice.table.name == "none"
     (note,) = [note for note in report.notes if note.startswith("not calibrated")]
     cuts, days = (
         cuts_to_calibrate(churn, judged=False),
-        history_of(churn, cuts_to_calibrate(churn, judged=False)) // DAY,
+        required_history_us(churn, cuts_to_calibrate(churn, judged=False)) // DAY,
     )
     assert (
         "of the 3 origins that it takes had people enough and began when an earlier one was over"
@@ -206,15 +210,15 @@ def test_a_history_that_is_too_short_leaves_it_as_it_comes_and_says_so(shop):
     assert "hazards are read as if nobody came back within the gap" in report.notes
 
     def walked(days):
-        activity = activity_of(between(0, days), churn, day(days))
-        return len(windows_of(activity, churn, CUTS_MAX))
+        activity = build_activity(between(0, days), churn, day(days))
+        return len(backtest_windows(activity, churn, CUTS_MAX))
 
     assert walked(days - 1) == cuts - 1
     assert walked(days) == cuts
 
 
 @pytest.mark.slow
-def test_where_the_bundle_is_calibrated_and_what_is_judged_is_not_the_report_says_so(shop):
+def test_the_report_notes_a_calibrated_bundle_with_uncalibrated_metrics(shop):
     cuts = cuts_to_calibrate(CHURN, judged=False)
     report = shop.train(
         CHURN, "between", replace(SETTINGS, fit=replace(SETTINGS.fit, rows=1_500), cuts=cuts)
@@ -234,7 +238,7 @@ def test_where_the_bundle_is_calibrated_and_what_is_judged_is_not_the_report_say
 
 
 @pytest.mark.slow
-def test_what_comes_later_chooses_nothing(shop):
+def test_later_events_do_not_affect_the_choice(shop):
     """Half of the people are never seen again after the last origin: what became of earlier cuts
     changes, nothing that was said does.
     """
@@ -243,22 +247,24 @@ def test_what_comes_later_chooses_nothing(shop):
     events = events.filter(pa.array(micros(events["ts"]) < day(NOW)))
     origin = day(NOW) - CHURN.gap_us - CHURN.window_us
     ts, person = micros(events["ts"]), events["person"].to_pylist()
-    known = set(np.array(person)[ts < origin].tolist())
-    lost = np.array([who in known and int(who[1:]) % 2 == 0 for who in person]) & (ts >= origin)
-    cuts = study(shop.features, CHURN, events, now=day(NOW), settings=settings).cuts
-    others = study(
+    customers_before = set(np.array(person)[ts < origin].tolist())
+    lost = np.array([who in customers_before and int(who[1:]) % 2 == 0 for who in person]) & (
+        ts >= origin
+    )
+    cuts = run_backtest(shop.features, CHURN, events, now=day(NOW), settings=settings).cuts
+    other_cuts = run_backtest(
         shop.features, CHURN, events.filter(pa.array(~lost)), now=day(NOW), settings=settings
     ).cuts
-    assert others[-1].scored.window.origin == cuts[-1].scored.window.origin == origin
-    assert others[-1].gone.sum() > cuts[-1].gone.sum()
-    assert others[-2].gone.sum() > cuts[-2].gone.sum()
-    assert cuts[-1].choice.table.name != "none"
-    for cut, other in zip(cuts, others, strict=True):
+    assert other_cuts[-1].scores.window.origin == cuts[-1].scores.window.origin == origin
+    assert other_cuts[-1].gone.sum() > cuts[-1].gone.sum()
+    assert other_cuts[-2].gone.sum() > cuts[-2].gone.sum()
+    assert cuts[-1].choice.calibrator.name != "none"
+    for cut, other in zip(cuts, other_cuts, strict=True):
         assert cut.choice == other.choice
         np.testing.assert_array_equal(cut.probability, other.probability)
 
 
-def test_the_page_tells_how_long_a_history_it_takes():
+def test_the_page_reports_how_long_a_history_it_uses():
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "churn.md").read_text()
     rows = re.findall(
         r"^\| window (\d+d)(?:, gap (\d+d))?[^|]*\| (\d+) days \| (\d+) days \|$",
@@ -268,10 +274,11 @@ def test_the_page_tells_how_long_a_history_it_takes():
     assert len(rows) >= 3
     for window, gap, *days in rows:
         churn = Churn(window=window, gap=gap)
-        takes = [
-            history_of(churn, cuts_to_calibrate(churn, judged=judged)) for judged in (False, True)
+        required = [
+            required_history_us(churn, cuts_to_calibrate(churn, judged=judged))
+            for judged in (False, True)
         ]
-        assert [int(each) for each in days] == [-(-each // DAY) for each in takes]
+        assert [int(each) for each in days] == [-(-each // DAY) for each in required]
 
 
 def between(first, last):
@@ -304,12 +311,14 @@ def test_proofs_are_within_reach_at_any_gap(window, gap, period):
     for judged in (False, True):
         cuts = cuts_to_calibrate(churn, judged=judged)
         assert cuts <= CUTS_MAX
-        days = -(-history_of(churn, cuts) // DAY)
-        windows = windows_of(activity_of(between(0, days), churn, day(days)), churn, CUTS_MAX)
+        days = -(-required_history_us(churn, cuts) // DAY)
+        windows = backtest_windows(
+            build_activity(between(0, days), churn, day(days)), churn, CUTS_MAX
+        )
         assert len(windows) == cuts
         by = windows[-1].origin if judged else windows[-1].stop
         over = [each for each in windows if each.stop <= by]
         proofs = [each for each in over if any(other.stop <= each.origin for other in over)]
         assert len(proofs) >= PROOFS
     with pytest.raises(NotReadyError):
-        windows_of(activity_of(between(0, 1), churn, day(1)), churn, CUTS_MAX)
+        backtest_windows(build_activity(between(0, 1), churn, day(1)), churn, CUTS_MAX)

@@ -1,4 +1,4 @@
-"""Which model says expected purchases, and that a bundle says the same."""
+"""The choice of the count model, and its equality with the bundle."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from tests.training.churn_columns import habits
 from tailorbird.events import DAY
 from tailorbird.features import FeatureSet, entity
 from tailorbird.features.checks import collecting
-from tailorbird.models.btyd import BgNbdOfColumns, Purchases, fit_bg_nbd
+from tailorbird.models.btyd import ColumnBgNbd, Purchases, fit_bg_nbd
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Churn
 from tailorbird.ranking.calibration import Identity
@@ -18,19 +18,19 @@ from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.registry import Columns
 from tailorbird.registry import Window as Span
-from tailorbird.training.churn.fit import BY_COLUMNS, PURCHASES, Fitted
+from tailorbird.training.churn.fit import COUNT_MODELS, PURCHASES, FittedModels
 from tailorbird.training.churn.labels import Window
 from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import Table
-from tailorbird.training.churn.train import plan_of
-from tailorbird.training.churn.walk import PROOFS, RAW, Choice, choose_count
+from tailorbird.training.churn.rows import FeatureTable
+from tailorbird.training.churn.train import build_plan
+from tailorbird.training.churn.walk import PROOFS, RAW, Choice, choose_count_model
 
 WINDOW = Window(0, 0, 91 * DAY)
 CHURN = Churn(window="91d", period="7d", recency="since", frequency="bought", age="age")
 
 
 def cut(bought, **purchases):
-    return SimpleNamespace(bought=bought, scored=SimpleNamespace(purchases=purchases))
+    return SimpleNamespace(bought=bought, scores=SimpleNamespace(purchases=purchases))
 
 
 def cuts(count=PROOFS):
@@ -51,14 +51,14 @@ def cuts(count=PROOFS):
     return made
 
 
-def test_the_count_that_erred_least_is_taken_whatever_its_level():
+def test_the_count_that_erred_least_is_taken_regardless_of_its_level():
     over = cuts()
-    name, errors = choose_count(over, ("usual", "near", "low"), np.ones(PROOFS))
-    plain = {
-        each: np.mean([np.abs(one.scored.purchases[each] - one.bought).mean() for one in over])
+    name, errors = choose_count_model(over, ("usual", "near", "low"), np.ones(PROOFS))
+    absolute_errors = {
+        each: np.mean([np.abs(one.scores.purchases[each] - one.bought).mean() for one in over])
         for each in errors
     }
-    assert min(plain, key=lambda each: plain[each]) == "low", (
+    assert min(absolute_errors, key=lambda each: absolute_errors[each]) == "low", (
         "an absolute error alone prefers what says that hardly anybody buys"
     )
     assert name == "near" == min(errors, key=lambda each: errors[each])
@@ -66,31 +66,31 @@ def test_the_count_that_erred_least_is_taken_whatever_its_level():
 
 def test_the_usual_count_is_taken_where_too_few_cuts_are_over():
     over = cuts(PROOFS - 1)
-    assert choose_count(over, ("usual", "near"), np.ones(PROOFS - 1))[0] == "usual"
-    assert choose_count(over, (), np.ones(PROOFS - 1)) == ("", {})
+    assert choose_count_model(over, ("usual", "near"), np.ones(PROOFS - 1))[0] == "usual"
+    assert choose_count_model(over, (), np.ones(PROOFS - 1)) == ("", {})
 
 
 def test_a_count_that_was_not_there_at_every_cut_is_not_taken():
     over = cuts()
-    del over[0].scored.purchases["near"]
-    name, errors = choose_count(over, ("usual", "near"), np.ones(PROOFS))
+    del over[0].scores.purchases["near"]
+    name, errors = choose_count_model(over, ("usual", "near"), np.ones(PROOFS))
     assert (name, set(errors)) == ("usual", {"usual"})
 
 
-def test_what_is_told_names_the_count_and_why():
+def test_the_description_names_the_count_model_and_why():
     choice = Choice(
         "trees", RAW, {"trees": 0.5}, 1.1, PROOFS, "bg_nbd", {"bg_nbd": 0.4, "pareto_nbd": 0.5}
     )
-    assert choice.told.endswith(
+    assert choice.description.endswith(
         "purchases of bg_nbd by mean absolute error, totals set right: bg_nbd 0.4000, "
         "pareto_nbd 0.5000, times 1.100"
     )
-    assert Choice("trees", RAW, {}, 1.0, 0).told.endswith("no expected purchases")
+    assert Choice("trees", RAW, {}, 1.0, 0).description.endswith("no expected purchases")
 
 
 @pytest.fixture(scope="module")
 def learned():
-    """What was learned of some people's three columns, and a table of them."""
+    """Fit models to the three columns of some people, and return them with a table."""
     with collecting() as declared:
         habits(entity("user"))
     features = FeatureSet.from_declarations(declared)
@@ -99,8 +99,8 @@ def learned():
     age = rng.uniform(30, 300, 1_500)
     repeats = rng.poisson(rng.gamma(0.6, 3.0, 1_500)).astype(float)
     recency = np.where(repeats > 0, age * rng.beta(3, 1, 1_500), 0.0)
-    told = {"since": (age - recency) * 86_400, "age": age * 86_400, "bought": repeats + 1}
-    matrix = np.column_stack([told[name] for name in encoder.names]).astype(np.float32)
+    column_values = {"since": (age - recency) * 86_400, "age": age * 86_400, "bought": repeats + 1}
+    matrix = np.column_stack([column_values[name] for name in encoder.names]).astype(np.float32)
     bought, settings = (
         rng.poisson(repeats / 3).astype(float),
         GbdtSettings(trees=10, patience=0, threads=1, objective="poisson"),
@@ -108,25 +108,30 @@ def learned():
     trees = fit_gbdt(
         Sample(matrix, bought), Sample(matrix[:50], bought[:50]), encoder.names, settings
     )
-    known, places = (
+    customers, places = (
         Purchases(repeats, recency, age),
         [encoder.names.index(name) for name in ("since", "bought", "age")],
     )
-    bg_nbd = BgNbdOfColumns(
-        fit_bg_nbd(known), encoder.names, places[0], places[1], places[2], 91.0, 0.01
+    bg_nbd = ColumnBgNbd(
+        fit_bg_nbd(customers), encoder.names, places[0], places[1], places[2], 91.0, 0.01
     )
-    other = fit_pareto_nbd(known)
+    other = fit_pareto_nbd(customers)
     pareto_nbd = ParetoNbdColumns(other.r, other.alpha, other.s, other.beta, *places)
-    fitted = Fitted(encoder, {"bg_nbd": bg_nbd, PURCHASES: trees}, {}, pareto_nbd)
-    return features, fitted, Table(encoder.columns, matrix, np.zeros((1_500, 0), np.uint64)), known
+    fitted = FittedModels(encoder, {"bg_nbd": bg_nbd, PURCHASES: trees}, {}, pareto_nbd)
+    return (
+        features,
+        fitted,
+        FeatureTable(encoder.columns, matrix, np.zeros((1_500, 0), np.uint64)),
+        customers,
+    )
 
 
-@pytest.mark.parametrize("name", BY_COLUMNS)
+@pytest.mark.parametrize("name", COUNT_MODELS)
 def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name):
     features, fitted, table, _ = learned
-    assert fitted.counts == BY_COLUMNS
-    said = fitted.purchases(table, WINDOW)
-    plan = plan_of(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
+    assert fitted.count_models == COUNT_MODELS
+    expected = fitted.expected_purchases(table, WINDOW)
+    plan = build_plan(CHURN, fitted, Choice("bg_nbd", RAW, {}, 1.25, 0, name), 0)
     write_churn_bundle(
         tmp_path / "bundle",
         plan,
@@ -142,27 +147,27 @@ def test_a_bundle_expects_the_purchases_that_were_chosen(learned, tmp_path, name
         card="",
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
-    told = bundle.score([(table.numeric, table.categorical)])
-    np.testing.assert_allclose(told.purchases, said[name] * 1.25, rtol=1e-4, atol=1e-5)
+    scores = bundle.score([(table.numeric, table.categorical)])
+    np.testing.assert_allclose(scores.purchases, expected[name] * 1.25, rtol=1e-4, atol=1e-5)
     assert bundle.effects([(table.numeric[:3], table.categorical[:3])]).shape == (3, 3), (
         "who leaves is not told by a count"
     )
 
 
 def test_counts_are_what_each_model_expects(learned):
-    _, fitted, table, known = learned
-    said = fitted.purchases(table, WINDOW)
+    _, fitted, table, customers = learned
+    expected = fitted.expected_purchases(table, WINDOW)
     np.testing.assert_allclose(
-        said["pareto_nbd"], fit_pareto_nbd(known).purchases(known, 91.0), rtol=1e-4
+        expected["pareto_nbd"], fit_pareto_nbd(customers).purchases(customers, 91.0), rtol=1e-4
     )
     np.testing.assert_allclose(
-        said["trees_bg_nbd"] * 2,
-        said["bg_nbd"] + fitted.models[PURCHASES].score(fitted.matrix(table)),
+        expected["trees_bg_nbd"] * 2,
+        expected["bg_nbd"] + fitted.models[PURCHASES].score(fitted.matrix(table)),
     )
 
 
 def test_without_named_columns_trees_alone_count(learned):
     _, fitted, table, _ = learned
-    alone = Fitted(fitted.encoder, {PURCHASES: fitted.models[PURCHASES]}, {})
-    assert alone.counts == tuple(alone.purchases(table, WINDOW)) == ("trees",)
-    assert Fitted(fitted.encoder, {}, {}).purchases(table, WINDOW) == {}
+    alone = FittedModels(fitted.encoder, {PURCHASES: fitted.models[PURCHASES]}, {})
+    assert alone.count_models == tuple(alone.expected_purchases(table, WINDOW)) == ("trees",)
+    assert FittedModels(fitted.encoder, {}, {}).expected_purchases(table, WINDOW) == {}

@@ -1,6 +1,4 @@
-"""What a new churn model is held against: its champion where that has not seen the last window,
-else what its recipe was worth.
-"""
+"""Comparison of a new churn model with its champion, or with the champion's recipe."""
 
 import json
 import shutil
@@ -22,9 +20,10 @@ from tailorbird.registry import Registry, seal
 from tailorbird.stream import Block, open_writer
 from tailorbird.stream.partitions import routed_path
 from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnSettings, study, train_churn
-from tailorbird.training.churn.walk import read_until, score_at
+from tailorbird.training.churn.train import ChurnSettings, run_backtest, train_churn
+from tailorbird.training.churn.walk import Cut, feature_horizon, score_people_at
 from tailorbird.training.metrics import log_losses
 
 pytestmark = pytest.mark.slow
@@ -44,7 +43,7 @@ def declared(bought="purchase", *, where=None, closed=False, more=False):
     """The declarations of a project; of which type `bought` is, whether `viewed` is what a profile
     says, and one that no person has.
     """
-    with collecting() as found:
+    with collecting() as declarations:
         user = entity("user")
         if more:
             count("popular", entity("item"), "view")
@@ -55,7 +54,7 @@ def declared(bought="purchase", *, where=None, closed=False, more=False):
             attribute("viewed", user, "closed", kind="numeric")
         else:
             count("viewed", user, "view", window="14d", hop="1d", where=where)
-    return FeatureSet.from_declarations(found)
+    return FeatureSet.from_declarations(declarations)
 
 
 FEATURES = declared()
@@ -79,12 +78,12 @@ def lake(tmp_path_factory):
         )
         while at < DAYS:
             done.append((at, "purchase", f"u{number}"))
-            gone, until = rng.random() < leaves, at + rng.exponential(1 / max(rate, 1e-3)) + 1
+            is_leaving, until = rng.random() < leaves, at + rng.exponential(1 / max(rate, 1e-3)) + 1
             done += [
                 (view, "view", f"u{number}")
-                for view in np.arange(at, min(at + 3 if gone else until, DAYS), 2.0).tolist()
+                for view in np.arange(at, min(at + 3 if is_leaving else until, DAYS), 2.0).tolist()
             ]
-            if gone:
+            if is_leaving:
                 break
             at = until
     last = {who: at for at, _, who in sorted(done)}
@@ -92,7 +91,7 @@ def lake(tmp_path_factory):
     day, kind, who = (list(column) for column in zip(*sorted(done), strict=True))
     ts = [BEGIN + int(at * DAY) for at in day]
     # Profiles without a time know who is there in the end.
-    says = [
+    profile = [
         json.dumps({"closed": int(last[one] < DAYS - 14)}) if type_ == "user" else None
         for one, type_ in zip(who, kind, strict=True)
     ]
@@ -106,7 +105,7 @@ def lake(tmp_path_factory):
         "person": who,
         "user_id": who,
         "item_id": ["i"] * n,
-        "properties": says,
+        "properties": profile,
         "counts": [True] * n,
         "agent": ["person"] * n,
         "timeless": [type_ == "user" for type_ in kind],
@@ -155,53 +154,55 @@ def bundle_of(registry, version):
     return ChurnBundle.load(registry / version, schema_hash=None)
 
 
-def compared(report):
+def compared(report: ChurnReport):
     """The sentence on the incumbent, and the gain that it tells."""
-    (told,) = [reason for reason in report.decision.reasons if "the incumbent" in reason]
-    return told, float(told.partition("log loss ")[2].split()[0]) if "log loss" in told else None
+    (reason,) = [reason for reason in report.decision.reasons if "the incumbent" in reason]
+    return reason, float(
+        reason.partition("log loss ")[2].split()[0]
+    ) if "log loss" in reason else None
 
 
-def said_of(report):
+def incumbent_notes(report: ChurnReport):
     return " ".join((*report.decision.reasons, *report.notes))
 
 
-def test_a_younger_champion_is_judged_by_what_its_recipe_said_when_it_was_made(
-    lake, young, tmp_path
-):
+def test_a_newer_champion_is_judged_by_its_recipe(lake, young, tmp_path):
     """The same as the last cut of its own training, on the people of today's last origin."""
     registry = shutil.copytree(young, tmp_path / "registry")
     report = trained(lake, registry, 244)
     (note,) = [note for note in report.notes if "incumbent" in note]
     assert "in its place stands its recipe, learned as of its own last origin" in note
-    known = bundle_of(registry, "v0001").manifest.window.ts_to
-    before = study(
+    trained_until = bundle_of(registry, "v0001").manifest.window.ts_to
+    before = run_backtest(
         FEATURES,
         CHURN,
         Lake(lake).table("events", needed_columns(FEATURES)),
-        now=known,
+        now=trained_until,
         settings=QUICK,
     )
-    cut, theirs = report.last.cut, before.cuts[-1]
-    origin = theirs.scored.window.origin
+    cut, champion_cut = report.last.cut, before.cuts[-1]
+    origin = champion_cut.scores.window.origin
     assert (
-        report.last.cut.scored.window.origin - origin
-        == bundle_of(registry, report.version).manifest.window.ts_to - known
+        report.last.cut.scores.window.origin - origin
+        == bundle_of(registry, report.version).manifest.window.ts_to - trained_until
     )
-    scored = score_at(
-        theirs.fitted,
+    scored = score_people_at(
+        champion_cut.fitted,
         before.people,
-        cut.scored.person,
-        cut.scored.window,
+        cut.scores.person,
+        cut.scores.window,
         CHURN,
-        read_until(before.activity.first, origin),
+        feature_horizon(before.activity.start_ts, origin),
     )
-    gone = theirs.choice.table.apply(scored.raw[theirs.choice.model])
-    gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    probabilities = champion_cut.choice.calibrator.apply(scored.raw[champion_cut.choice.model])
+    gain = float(
+        (log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()
+    )
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
     bundle = bundle_of(registry, "v0001")
-    tables = before.people.ahead(
-        cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin)
+    tables = before.people.read_projected(
+        cut.scores.window.origin, cut.scores.person, bundle.moments(cut.scores.window.origin)
     )
     knows = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     unfair = float((log_losses(knows, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
@@ -210,13 +211,13 @@ def test_a_younger_champion_is_judged_by_what_its_recipe_said_when_it_was_made(
 
 def test_the_same_recipe_on_the_same_data_gains_nothing(lake, young, tmp_path):
     report = trained(lake, shutil.copytree(young, tmp_path / "registry"), 230)
-    told, gain = compared(report)
+    reason, gain = compared(report)
     assert gain == 0.0
     assert not report.promoted
-    assert told.startswith("no gain that could not be chance")
+    assert reason.startswith("no gain that could not be chance")
 
 
-def test_a_better_recipe_takes_the_place_of_a_champion_that_knows_the_last_window(lake, tmp_path):
+def test_a_better_recipe_replaces_a_champion_that_knows_the_last_window(lake, tmp_path):
     """A champion that reads next to nothing: what it knows of the last window must not keep it
     there.
     """
@@ -237,34 +238,40 @@ def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path)
     report = trained(lake, tmp_path, 244)
     assert not [note for note in report.notes if "incumbent" in note]
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
-    origin = cut.scored.window.origin
+    origin = cut.scores.window.origin
     assert bundle.manifest.window.ts_to <= origin
-    now = study(
+    now = run_backtest(
         FEATURES,
         CHURN,
         Lake(lake).table("events", needed_columns(FEATURES)),
         now=BEGIN + 244 * DAY,
         settings=QUICK,
     )
-    tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
-    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
-    gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    tables = now.people.read_projected(origin, cut.scores.person, bundle.moments(origin))
+    probabilities = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    gain = float(
+        (log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()
+    )
     assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"about": {"recipe": {"churn": {"window": "never"}, "fit": {}, "grid_rows": 1}}}]
+    "reason", [{}, {"about": {"recipe": {"churn": {"window": "never"}, "fit": {}, "grid_rows": 1}}}]
 )
-def test_a_young_champion_that_does_not_tell_its_recipe_is_not_judged(lake, young, tmp_path, told):
+def test_a_young_champion_that_does_not_report_its_recipe_is_not_judged(
+    lake, young, tmp_path, reason
+):
     shutil.copytree(young / "v0001", tmp_path / "old")
     seal(
-        tmp_path / "old", msgspec.structs.replace(bundle_of(young, "v0001").manifest, metrics=told)
+        tmp_path / "old",
+        msgspec.structs.replace(bundle_of(young, "v0001").manifest, metrics=reason),
     )
     store = Registry(tmp_path / "registry", clock=SimulatedClock(BEGIN + 230 * DAY))
     store.promote(store.add(tmp_path / "old", by="test", why="a test"), by="test", why="a test")
     report = trained(lake, tmp_path / "registry", 231)
-    assert "it was trained on what came after the last origin, and does not tell how" in said_of(
-        report
+    assert (
+        "it was trained on what came after the last origin, and does not tell how"
+        in incumbent_notes(report)
     )
 
 
@@ -273,22 +280,21 @@ def test_where_shorter_windows_stand_for_the_declared_one_the_recipe_is_learned_
 ):
     trained(lake, tmp_path, 54, promoted=True)
     report = trained(lake, tmp_path, 58)
-    assert report.last.cut.scored.window.length < CHURN.window_us
+    assert report.last.cut.scores.window.length < CHURN.window_us
     assert "in its place stands its recipe" in " ".join(report.notes)
 
 
 def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
-    """As of an origin a whole window before its training, nothing could be learned; there, shorter
-    windows stood for it.
-    """
+    """Check a champion whose recipe has too little data a window before its training."""
     trained(lake, tmp_path, 50, promoted=True)
     report = trained(lake, tmp_path, 72)
-    assert "cannot be learned again as of its own last origin" in said_of(report)
+    assert "cannot be learned again as of its own last origin" in incumbent_notes(report)
 
 
-def gain_over(gone, cut):
+def gain_over(probabilities, cut: Cut):
     return pytest.approx(
-        float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean()), abs=1e-4
+        float((log_losses(probabilities, cut.gone) - log_losses(cut.probability, cut.gone)).mean()),
+        abs=1e-4,
     )
 
 
@@ -299,21 +305,23 @@ def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path)
     trained(lake, tmp_path, 230, features=MISTAKEN, promoted=True)
     report = trained(lake, tmp_path, 230)
     events = Lake(lake).table("events", needed_columns(MISTAKEN))
-    theirs = study(
+    champion_cut = run_backtest(
         MISTAKEN,
         CHURN,
         events,
         now=bundle_of(tmp_path, "v0001").manifest.window.ts_to,
         settings=QUICK,
     ).cuts[-1]
-    assert np.array_equal(theirs.gone, report.last.cut.gone), "the same people at the same origin"
-    told, gain = compared(report)
+    assert np.array_equal(champion_cut.gone, report.last.cut.gone), (
+        "the same people at the same origin"
+    )
+    reason, gain = compared(report)
     assert gain > 0.01
-    assert gain == gain_over(theirs.probability, report.last.cut)
-    assert "over the incumbent" in told
+    assert gain == gain_over(champion_cut.probability, report.last.cut)
+    assert "over the incumbent" in reason
     assert (
         "judged by its own declarations of since, age, bought, viewed, declared otherwise "
-        "now; the incumbent v0001" in said_of(report)
+        "now; the incumbent v0001" in incumbent_notes(report)
     )
 
 
@@ -323,14 +331,14 @@ def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declara
     trained(lake, tmp_path, 200, features=MISTAKEN, promoted=True)
     report = trained(lake, tmp_path, 244)
     cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
-    origin, events = cut.scored.window.origin, Lake(lake).table("events", needed_columns(MISTAKEN))
-    now = study(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
-    tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
-    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
-    assert compared(report)[1] == gain_over(gone, cut)
+    origin, events = cut.scores.window.origin, Lake(lake).table("events", needed_columns(MISTAKEN))
+    now = run_backtest(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
+    tables = now.people.read_projected(origin, cut.scores.person, bundle.moments(origin))
+    probabilities = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    assert compared(report)[1] == gain_over(probabilities, cut)
     assert (
         "judged by its own declarations of since, age, bought, viewed, declared otherwise now"
-        in said_of(report)
+        in incumbent_notes(report)
     )
 
 
@@ -339,10 +347,10 @@ def test_a_feature_more_changes_nothing_between_them(lake, young, tmp_path):
         lake, shutil.copytree(young, tmp_path / "registry"), 230, features=declared(more=True)
     )
     assert compared(report)[1] == 0.0
-    assert "its own declarations" not in said_of(report)
+    assert "its own declarations" not in incumbent_notes(report)
 
 
-def test_a_champion_whose_column_was_declared_to_look_past_the_origin_is_not_judged(lake, tmp_path):
+def test_a_champion_with_a_leaking_column_is_not_judged(lake, tmp_path):
     """Trusted then, and mended since under the same name: it would win by what it knows of the
     window.
     """
@@ -353,12 +361,12 @@ def test_a_champion_whose_column_was_declared_to_look_past_the_origin_is_not_jud
     report = trained(lake, tmp_path, 244)
     assert (
         "it reads the column viewed, which looks past the origin as it was declared then"
-        in said_of(report)
+        in incumbent_notes(report)
     )
 
 
 @pytest.mark.parametrize("day", [200, 230])
-def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp_path, day):
+def test_what_is_left_out_now_is_compared_with_the_champion_that_has_it(lake, tmp_path, day):
     """To leave out what is worth something is no way past the gate."""
     trained(lake, tmp_path, day, promoted=True)
     report = trained(
@@ -367,15 +375,15 @@ def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp
         244,
         Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")),
     )
-    told, gain = compared(report)
+    reason, gain = compared(report)
     assert gain < 0
     assert not report.promoted
-    assert told.startswith("falls too far behind")
-    assert "reads since, bought, viewed too" in said_of(report)
+    assert reason.startswith("falls too far behind")
+    assert "reads since, bought, viewed too" in incumbent_notes(report)
 
 
 @pytest.mark.parametrize(
-    ("asks", "why"),
+    ("changes", "why"),
     [
         (
             {"types": ("purchase", "view")},
@@ -385,11 +393,11 @@ def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp
     ],
 )
 @pytest.mark.parametrize("day", [200, 230])
-def test_a_champion_that_answers_another_question_is_not_judged(lake, tmp_path, day, asks, why):
+def test_a_champion_that_answers_another_question_is_not_judged(lake, tmp_path, day, changes, why):
     trained(lake, tmp_path, day, promoted=True)
-    report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", **asks))
-    assert why in said_of(report)
-    assert "over the incumbent" not in said_of(report)
+    report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", **changes))
+    assert why in incumbent_notes(report)
+    assert "over the incumbent" not in incumbent_notes(report)
 
 
 def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, tmp_path):
@@ -402,5 +410,5 @@ def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, t
     report = trained(lake, tmp_path / "registry", 231)
     assert (
         "it does not bring the declarations of its columns, and features.py has others now"
-        in said_of(report)
+        in incumbent_notes(report)
     )

@@ -1,6 +1,4 @@
-"""Why somebody is likely to leave, where forests say so: exact contributions in log-odds after
-calibration, which add up.
-"""
+"""Reasons for leaving from forests: exact additive contributions in calibrated log-odds."""
 
 import re
 
@@ -18,10 +16,10 @@ from tailorbird.ranking.churn_bundle import (
     log_odds,
     write_churn_bundle,
 )
-from tailorbird.ranking.churn_reasons import churn_reasons, told_value
+from tailorbird.ranking.churn_reasons import churn_reasons, format_column_value
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Window
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 
 NAMES = ("views", "orders")
 
@@ -53,12 +51,12 @@ def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
         metrics={},
         libraries={},
         card="",
-        trees={"trees": trees_of(model)} if trees else None,
+        trees={"trees": export_trees(model)} if trees else None,
     )
     return ChurnBundle.load(folder, schema_hash=None)
 
 
-def test_effects_of_forests_add_up_to_how_far_somebody_is_from_the_mean(tmp_path):
+def test_effects_of_forests_add_up_to_how_far_a_user_is_from_the_mean(tmp_path):
     bundle = bundle_of(tmp_path / "bundle")
     rows = [
         (
@@ -66,8 +64,8 @@ def test_effects_of_forests_add_up_to_how_far_somebody_is_from_the_mean(tmp_path
             np.zeros((20, 0), np.uint64),
         )
     ]
-    effects, gone = bundle.effects(rows), bundle.score(rows).gone
-    start = log_odds(gone) - effects.sum(axis=1)
+    effects, probabilities = bundle.effects(rows), bundle.score(rows).gone
+    start = log_odds(probabilities) - effects.sum(axis=1)
     assert np.ptp(start) < 1e-4
     for row, reasons in zip(effects, churn_reasons(bundle, rows), strict=True):
         assert reasons[0].effect == pytest.approx(row[np.argmax(np.abs(row))])
@@ -83,34 +81,35 @@ def test_without_trees_columns_are_made_as_usual(tmp_path):
 
 
 @pytest.mark.parametrize("trees", [True, False])
-def test_a_reason_tells_chances_and_not_odds(tmp_path, trees):
+def test_a_reason_reports_chances_and_not_odds(tmp_path, trees):
     """From where the chance would be without the column to where it is: twice the odds are not
     twice the chance.
     """
     bundle = bundle_of(tmp_path / "bundle", trees=trees)
     rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
-    effects, gone = bundle.effects(rows), bundle.score(rows).gone
+    effects, probabilities = bundle.effects(rows), bundle.score(rows).gone
     orders = bundle.encoder.names.index("orders")
     for person, (reasons, moved) in enumerate(
         zip(churn_reasons(bundle, rows), ("raises", "lowers"), strict=True)
     ):
-        told = re.fullmatch(
-            r"orders is (?:0|10): (raises|lowers) the chance of leaving from ([\d.]+)% to ([\d.]+)%",
+        match = re.fullmatch(
+            r"orders is (?:0|10): (raises|lowers) the chance of leaving "
+            r"from ([\d.]+)% to ([\d.]+)%",
             reasons[0].text,
         )
-        assert told is not None
-        assert told[1] == moved
-        without, chance = float(told[2]) / 100, float(told[3]) / 100
-        digits = 10.0 ** -(len(told[3].partition(".")[2]) + 2)
-        assert chance == pytest.approx(gone[person], abs=digits)
+        assert match is not None
+        assert match[1] == moved
+        without, chance = float(match[2]) / 100, float(match[3]) / 100
+        digits = 10.0 ** -(len(match[3].partition(".")[2]) + 2)
+        assert chance == pytest.approx(probabilities[person], abs=digits)
         assert without == pytest.approx(
-            1 / (1 + np.exp(effects[person, orders] - log_odds(gone)[person])), abs=digits
+            1 / (1 + np.exp(effects[person, orders] - log_odds(probabilities)[person])), abs=digits
         )
         assert 0 < without < 1
         assert 0 < chance < 1
 
 
-def test_spans_of_time_are_told_in_the_unit_that_suits_them(tmp_path):
+def test_spans_of_time_are_reported_in_the_unit_that_suits_them(tmp_path):
     def spans():
         return [
             gap_mean("views", entity("user"), "view"),
@@ -120,16 +119,16 @@ def test_spans_of_time_are_told_in_the_unit_that_suits_them(tmp_path):
     bundle = bundle_of(tmp_path / "bundle", declared=spans)
     values = [[5.0, 8_100_000.0], [5.0, 10_800.0], [5.0, np.nan]]
     rows = [(np.array(values, np.float32), np.zeros((3, 0), np.uint64))]
-    told = [
+    texts = [
         next(reason.text for reason in reasons if reason.column == "orders")
         for reasons in churn_reasons(bundle, rows)
     ]
-    assert [text.partition(":")[0] for text in told] == [
+    assert [text.partition(":")[0] for text in texts] == [
         "orders is 94 days",
         "orders is 3 h",
         "orders is missing",
     ]
-    assert told_value(90.0, seconds=True) == "90 s"
-    assert told_value(216_000.0, seconds=True) == "2.5 days"
-    assert told_value(-300.0, seconds=True) == "-5 min"
-    assert told_value(12_345.0, seconds=False) == "12,345"
+    assert format_column_value(90.0, seconds=True) == "90 s"
+    assert format_column_value(216_000.0, seconds=True) == "2.5 days"
+    assert format_column_value(-300.0, seconds=True) == "-5 min"
+    assert format_column_value(12_345.0, seconds=False) == "12,345"

@@ -26,8 +26,8 @@ from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import TOLERANCE
 from tailorbird.registry import Window
 from tailorbird.training.churn.fit import FitSettings
-from tailorbird.training.churn.segments import segments, tastes
-from tailorbird.training.churn.train import ChurnSettings, study
+from tailorbird.training.churn.segments import find_segments, taste_groups
+from tailorbird.training.churn.train import ChurnBacktest, ChurnSettings, run_backtest
 from tailorbird.training.towers import TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -59,11 +59,11 @@ SETTINGS = ChurnSettings(
 
 
 def declared():
-    with collecting() as found:
+    with collecting() as declarations:
         user = entity("user")
         habits(user)
         sequence("recent", user, "purchase", length=16)
-    return FeatureSet.from_declarations(found)
+    return FeatureSet.from_declarations(declarations)
 
 
 def log(people=500, days=200, seed=0):
@@ -72,7 +72,7 @@ def log(people=500, days=200, seed=0):
     rows = []
     for number in range(people):
         leaving = number % 2
-        at, gone = float(rng.uniform(0, days * 0.8)), (0.35 if leaving else 0.01)
+        at, leaving_rate = float(rng.uniform(0, days * 0.8)), (0.35 if leaving else 0.01)
         while at < days:
             item = f"{'lq'[leaving]}{rng.integers(0, 8)}"
             row = {
@@ -84,7 +84,7 @@ def log(people=500, days=200, seed=0):
                 "quantity": 1.0,
             }
             rows.append(row)
-            if rng.random() < gone:
+            if rng.random() < leaving_rate:
                 break
             at += rng.exponential(9) + 1
     rows.sort(key=lambda row: row["ts"])
@@ -103,25 +103,27 @@ def log(people=500, days=200, seed=0):
 
 
 @pytest.fixture(scope="module")
-def found():
-    return study(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=SETTINGS)
+def backtest():
+    return run_backtest(declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=SETTINGS)
 
 
-def test_vectors_are_kept_where_they_tell_people_apart(found):
-    assert found.tower is not None
-    assert "are among the columns" in found.vectors
-    assert found.people.columns.numeric[-1] == "user_vector_4"
-    plain = study(
+def test_vectors_are_used_if_they_separate_people(backtest: ChurnBacktest):
+    assert backtest.tower is not None
+    assert "are among the columns" in backtest.vectors
+    assert backtest.people.columns.numeric[-1] == "user_vector_4"
+    without_vectors = run_backtest(
         declared(), CHURN, log(), now=BEGIN + 200 * DAY, settings=replace(SETTINGS, vectors=None)
     )
-    ours, theirs = (each.figures[-1].results["tailorbird"]["auc"].value for each in (found, plain))
-    assert ours > theirs
+    with_auc, without_auc = (
+        each.figures[-1].results["tailorbird"]["auc"].value for each in (backtest, without_vectors)
+    )
+    assert with_auc > without_auc
 
 
-def test_a_bundle_reads_them_as_training_did(found, tmp_path):
-    cut = found.cuts[-1]
-    who, origin = cut.scored.person[:50], cut.scored.window.origin
-    table = found.people.ahead(origin, who, [origin])[0]
+def test_a_bundle_reads_them_as_training_did(backtest: ChurnBacktest, tmp_path):
+    cut = backtest.cuts[-1]
+    who, origin = cut.scores.person[:50], cut.scores.window.origin
+    table = backtest.people.read_projected(origin, who, [origin])[0]
     matrix = cut.fitted.matrix(table)
     plan = ChurnPlan(
         "churn", ("purchase",), 28 * DAY, 0, 0, 7 * DAY, 4, 1 << 60, (Part("trees", "direct"),)
@@ -139,13 +141,15 @@ def test_a_bundle_reads_them_as_training_did(found, tmp_path):
         metrics={},
         libraries={},
         card="",
-        space=space_files(found.people.space, found.tower),
+        space=space_files(backtest.people.space, backtest.tower),
     )
     bundle = ChurnBundle.load(tmp_path / "bundle", schema_hash=None)
-    assert bundle.read.numeric == found.people.columns.numeric[:-4]
-    batch = found.people.reading(bundle.read, bundle.space).ahead(origin, who, [origin])[0]
+    assert bundle.read.numeric == backtest.people.columns.numeric[:-4]
+    batch = backtest.people.with_columns(bundle.read, bundle.space).read_projected(
+        origin, who, [origin]
+    )[0]
     np.testing.assert_allclose(batch.numeric, table.numeric, atol=TOLERANCE)
-    people = found.activity.people.decode(who)
+    people = backtest.activity.people.decode(who)
     past = log().filter(pa.array(log()["ts"].cast(pa.int64()).to_numpy() < origin))
     for at in (0, 7, 49):
         mine = past.filter(pa.compute.equal(past["person"], people[at]))
@@ -153,27 +157,29 @@ def test_a_bundle_reads_them_as_training_did(found, tmp_path):
         one = Ragged(np.array([0, len(keys)]), keys, mine["ts"].cast(pa.int64()).to_numpy())
         online = bundle.numeric(table.numeric[at : at + 1, :-4], one)
         np.testing.assert_allclose(online[0], table.numeric[at], atol=TOLERANCE)
-    gone = bundle.score([(table.numeric, table.categorical)]).gone
-    np.testing.assert_allclose(gone, cut.fitted.gone(table, [])["trees"], atol=1e-5)
+    probabilities = bundle.score([(table.numeric, table.categorical)]).gone
+    np.testing.assert_allclose(
+        probabilities, cut.fitted.churn_probabilities(table, [])["trees"], atol=1e-5
+    )
 
 
-def test_groups_by_taste_are_named_by_what_they_choose(found):
-    cut = found.cuts[-1]
-    who, origin = cut.scored.person, cut.scored.window.origin
-    table = found.people.ahead(origin, who, [origin])[0]
-    groups = tastes(found.people.space, table.numeric[:, -4:])
+def test_groups_by_taste_are_named_by_what_they_choose(backtest: ChurnBacktest):
+    cut = backtest.cuts[-1]
+    who, origin = cut.scores.person, cut.scores.window.origin
+    table = backtest.people.read_projected(origin, who, [origin])[0]
+    groups = taste_groups(backtest.people.space, table.numeric[:, -4:])
     assert sum(mask.sum() for mask in groups.values()) == len(who)
-    leaving = np.array([int(name[1:]) % 2 for name in found.activity.people.decode(who)])
+    leaving = np.array([int(name[1:]) % 2 for name in backtest.activity.people.decode(who)])
     for name, mask in groups.items():
         first = name.split("choose ")[1][0]
         if mask.sum() >= 30:
             assert abs(leaving[mask].mean() - (first == "q")) < 0.35
-    told = segments(
+    taste_segments = find_segments(
         (),
         np.zeros((len(who), 0)),
         cut.probability,
         Contact(cost=0.1, value=100.0, success=0.5),
         groups,
     )
-    assert told
-    assert all(each.column == "taste" and each.lift > 1 for each in told)
+    assert taste_segments
+    assert all(each.column == "taste" and each.lift > 1 for each in taste_segments)

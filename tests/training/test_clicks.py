@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from tests.training import routed
 
-from tailorbird.candidates.batch import COLUMNS, batch_of, segment_keys
+from tailorbird.candidates.batch import COLUMNS, segment_keys, to_event_batch
 from tailorbird.candidates.contract import contract_of
 from tailorbird.candidates.fold import CandidateFold
 from tailorbird.candidates.protocol import CandidateRequest
-from tailorbird.candidates.query import RequestLists, group_of
+from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.candidates.replay import EVERY_US
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, hash64s
@@ -28,7 +28,7 @@ from tailorbird.training.clicks import (
 from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.happened import OutcomeIndex
-from tailorbird.training.replaying import Replay, concat_slates, live_columns
+from tailorbird.training.replaying import Replay, concat_slates, select_live_columns
 
 FEATURES = FeatureSet.from_declarations(
     [sequence("recent", entity("user"), ["click", "purchase"], length=16)]
@@ -41,7 +41,7 @@ def draw_chunks(
     events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]
 ) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
-    replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
+    replay = Replay(events, FEATURES, slot, items, select_live_columns(FEATURES, slot), **more)
     return draw_requests(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
@@ -255,13 +255,13 @@ def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table
             if before not in folds:
                 folds[before] = CandidateFold(contract)
                 folds[before].update(
-                    batch_of(lively.slice(0, before).select(list(COLUMNS)), contract, before)
+                    to_event_batch(lively.slice(0, before).select(list(COLUMNS)), contract, before)
                 )
             of_group = RequestLists(folds[before].tables(), request)
             served.asked |= {
                 name: of_group.of(name)
                 for name in columns.candidates.sources
-                if group_of(name) in (group, "")
+                if table_group(name) in (group, "")
             }
         owed, listed = 0, []
         for name, limit in SOURCES.items():

@@ -20,21 +20,21 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
-from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
+from tailorbird.ranking.targets import is_amount, item_heads, item_probability_heads
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.amounts import compute_amount_figures
 from tailorbird.training.bootstrap import Bootstrap
 from tailorbird.training.calibrate import choose_scale
 from tailorbird.training.coding import Codes, encode_interactions, seconds_viewed
-from tailorbird.training.dataset import answers_dataset
+from tailorbird.training.dataset import dataset_from_answers
 from tailorbird.training.happened import OutcomeIndex
 from tailorbird.training.metrics import deviances
 from tailorbird.training.pieces import sample_blocks
 from tailorbird.training.rows import RowSettings, load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +45,8 @@ NOW = 1_000 * MINUTE
 def test_it_is_an_amount_of_items_and_no_chance():
     heads = ["click", "dwell_s", "dwell_30s", "return_7d"]
     assert [head for head in heads if is_amount(head)] == ["dwell_s"]
-    assert of_items(heads) == ["click", "dwell_s", "dwell_30s"]
-    assert chances_of_items(heads) == ["click", "dwell_30s"]
+    assert item_heads(heads) == ["click", "dwell_s", "dwell_30s"]
+    assert item_probability_heads(heads) == ["click", "dwell_30s"]
     assert Slot("home", formula=FORMULA).objective == {
         "click": 1.0,
         "purchase": 5.0,
@@ -68,13 +68,15 @@ def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
         e("view", 50 * MINUTE, "u1", "w", "r1", dwell_ms=9_000.0),  # after the window
     )
     made = {"ts_from": 0, "mature_before": NOW, "denominator": "answer"}
-    data = answers_dataset(events, "home", ("click", "dwell_s"), **made)
+    data = dataset_from_answers(events, "home", ("click", "dwell_s"), **made)
     assert data.items.decode(data.item) == ["x", "y", "z", "w"]
     assert data.labels["dwell_s"].tolist() == [3.75, 1_800.0, 0.0, 0.0]
     assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx(
         [0.0075, 3.6, 1.0, 0.0]
     )
-    seen = answers_dataset(events, "home", ("dwell_s",), **(made | {"denominator": "impression"}))
+    seen = dataset_from_answers(
+        events, "home", ("dwell_s",), **(made | {"denominator": "impression"})
+    )
     assert seen.items.decode(seen.item) == ["x", "y"]  # who viewed has seen
 
 
@@ -95,7 +97,7 @@ def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
     answers = routed.table(
         routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s")
     )
-    dataset = answers_dataset(
+    dataset = dataset_from_answers(
         answers,
         "home",
         ("click",),
@@ -142,7 +144,7 @@ def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
     )  # l2 holds it back, for which there is the scale
     assert np.corrcoef(predicted, mean)[0, 1] > 0.9
     assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
-    trees = trees_of(model)
+    trees = export_trees(model)
     assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), predicted[:100], rtol=1e-5)
 
 

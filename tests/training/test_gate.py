@@ -12,7 +12,7 @@ from tailorbird.training.gate import (
     Evidence,
     Rival,
     decide,
-    not_judged,
+    describe_unevaluated,
 )
 
 VALUE = 0.5  # of each rival: with a margin of 1 %, 0.005 may be lost
@@ -155,7 +155,7 @@ def test_probabilities_and_lists_within_bounds_are_no_matter() -> None:
 
 
 def test_an_incumbent_that_could_not_be_evaluated_is_reported() -> None:
-    verdict = decision(unjudged=not_judged("v0003", "predicts view"))
+    verdict = decision(unjudged=describe_unevaluated("v0003", "predicts view"))
     assert verdict.promote
     assert any(
         "v0003 could not be judged on this test part: it predicts view" in reason

@@ -9,7 +9,7 @@ import pytest
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset, MissedPositives
-from tailorbird.training.judge import Judge, shares
+from tailorbird.training.judge import Evaluator, interaction_shares
 from tailorbird.training.replaying import Slates
 
 
@@ -48,7 +48,7 @@ def history(items=40):
 
 def test_the_truth_beats_chance_and_slices_add_up():
     data, past = questions(), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=200)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=200)
     for part in data.chunks(50):
         truth = part.labels["click"].astype(float)
         judge.add(
@@ -75,7 +75,7 @@ def test_cold_start_is_a_curve_over_the_events_before_the_request():
     one each, the others none.
     """
     data, past = with_half_missed(questions()), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(50):
         judge.add(part, {"oracle": part.labels["click"].astype(float)})
     evaluation = judge.result("oracle")
@@ -124,7 +124,7 @@ def test_missed_items_lower_recall_but_not_calibration():
     that lacks it is the worse for it.
     """
     data, past = with_half_missed(questions()), history()
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     for part in data.chunks(200):
         judge.add(
             part,
@@ -137,7 +137,7 @@ def test_missed_items_lower_recall_but_not_calibration():
     assert evaluation.figures["oracle"]["ndcg_10"].value == 0.5
     assert evaluation.figures["oracle"]["hr_20"].value == 0.5
     assert evaluation.requests == 120
-    complete = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    complete = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     complete.add(questions(), {"oracle": questions().labels["click"].astype(float)})
     assert (
         evaluation.slices["long-tail items"][0]
@@ -162,7 +162,7 @@ def test_a_baseline_shows_a_list_of_its_own_and_may_find_what_no_source_gave():
         if one not in unfound
     )
     baseline = Slates(np.arange(data.requests + 1), np.concatenate(slates))
-    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
     judge.add(data, {"oracle": data.labels["click"].astype(float)}, slates={"popular": baseline})
     evaluation = judge.result("oracle")
     assert evaluation.figures["popular"]["ndcg_10"].value == pytest.approx((60 + first) / 120)
@@ -174,7 +174,7 @@ def test_parts_do_not_change_the_result():
     data, past = questions(), history()
     results = []
     for size in (10_000, 35):
-        judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+        judge = Evaluator(past, interaction_shares(past, 100), {"click": 1.0}, replicates=100)
         for part in data.chunks(size):
             # a score that depends on the row alone
             judge.add(
@@ -187,5 +187,5 @@ def test_parts_do_not_change_the_result():
 
 def test_shares_use_only_earlier_interactions():
     past = history()
-    assert shares(past, 100)[0] == pytest.approx(20 / 30)
-    assert shares(past, 50).sum() == 0
+    assert interaction_shares(past, 100)[0] == pytest.approx(20 / 30)
+    assert interaction_shares(past, 50).sum() == 0

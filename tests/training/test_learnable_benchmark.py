@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from benchmarks.quality.learnable import _found, lived
+from benchmarks.quality.learnable import measure_rewards, simulate_days
 
 pytest.importorskip("torch", reason="needs the extra deep")
-from benchmarks.quality.learnable_taste import inferred, told, untold
+from benchmarks.quality.learnable_taste import infer_taste, known_taste, unknown_taste
 
 from tailorbird.simulator import Site
 
@@ -21,7 +21,7 @@ def site():
 
 @pytest.fixture(scope="module")
 def log(site):
-    return lived(site, DAYS)
+    return simulate_days(site, DAYS)
 
 
 def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
@@ -31,9 +31,9 @@ def test_what_was_seen_is_in_order_and_of_the_past_alone(site, log):
         assert (np.diff(rows["day"])[np.diff(rows["user"]) == 0] >= 0).all()
     assert len(requests["user"]) == len(query)
     user, day = np.array([int(seen["user"][0])]), np.array([seen["day"][0]])
-    nothing = inferred(site, seen, searches, user, day)
+    nothing = infer_taste(site, seen, searches, user, day)
     np.testing.assert_allclose(nothing.own, 0.0, atol=1e-2)
-    np.testing.assert_allclose(nothing.variance, untold(site, user).variance, rtol=1e-4)
+    np.testing.assert_allclose(nothing.variance, unknown_taste(site, user).variance, rtol=1e-4)
 
 
 def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
@@ -44,14 +44,14 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
         np.einsum("tu,utc->uc", np.stack([np.cos(angle), np.sin(angle)]), taste.own)
         for angle in [site.users.drift[user] * DAYS]
         for taste in (
-            inferred(site, seen, searches, user, day),
-            told(site, user, np.zeros((60, 12))),
+            infer_taste(site, seen, searches, user, day),
+            known_taste(site, user, np.zeros((60, 12))),
         )
     )
     assert np.corrcoef(estimated.ravel(), true.ravel())[0, 1] > 0.4
     assert (
-        inferred(site, seen, searches, user, day).variance
-        <= untold(site, user).variance * (1 + 1e-6)
+        infer_taste(site, seen, searches, user, day).variance
+        <= unknown_taste(site, user).variance * (1 + 1e-6)
     ).all()
 
 
@@ -60,7 +60,7 @@ def test_who_knows_more_shows_better_lists(monkeypatch):
 
     monkeypatch.setattr(learnable, "USERS", USERS)
     monkeypatch.setattr(learnable, "ITEMS", ITEMS)
-    figures = _found(3, DAYS, 200)
+    figures = measure_rewards(3, DAYS, 200)
     means = [
         figures[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")
     ]

@@ -7,8 +7,8 @@ import pytest
 
 from tailorbird.errors import UsageError
 from tailorbird.ranking import Explore, Slot
-from tailorbird.ranking.exploration import choose, choose_evenly
-from tailorbird.training.position import click_weights, examination
+from tailorbird.ranking.exploration import draw_slate, draw_uniform_slate
+from tailorbird.training.position import click_weights, estimate_examination
 
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
 EXAMINED = np.array([1.0, 0.8, 0.65, 0.5, 0.4, 0.3])  # of the lists that the policy itself explores
@@ -45,9 +45,9 @@ def explored(explores, answers, *, size=6, candidates=14, seed=0, see=None):
         quality = np.sort(rng.beta(1, 4, candidates))[::-1]
         order = np.arange(candidates)
         choice = (
-            choose_evenly(candidates, size, rng)
+            draw_uniform_slate(candidates, size, rng)
             if explore is None
-            else choose(order, size, explore, rng, quality)
+            else draw_slate(order, size, explore, rng, quality)
         )
         seen = size if see is None else int(rng.integers(see, size + 1))
         clicked = rng.random(seen) < EXAMINED[:seen] * quality[choice.items[:seen]]
@@ -79,7 +79,7 @@ def naive(position, clicked):
 def test_examination_is_recovered_from_exploration(explores, answers, off):
     position, clicked, propensity, request = explored(explores, answers)
     np.testing.assert_allclose(
-        examination(position, clicked, propensity, request).chance, EXAMINED, atol=off
+        estimate_examination(position, clicked, propensity, request).chance, EXAMINED, atol=off
     )
     if None not in explores:
         assert naive(position, clicked)[5] < 0.2, (
@@ -91,7 +91,7 @@ def test_examination_is_recovered_from_exploration(explores, answers, off):
 def test_pairs_are_recognised_among_seen_rows():
     position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
     np.testing.assert_allclose(
-        examination(position, clicked, propensity, request).chance, EXAMINED, atol=0.06
+        estimate_examination(position, clicked, propensity, request).chance, EXAMINED, atol=0.06
     )
 
 
@@ -99,11 +99,11 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
     with pytest.raises(
         UsageError, match="no answer could have exchanged what stood on places 2 and 3, 4 and 5"
     ) as refused:
-        examination(*explored([swap(1)], 3_000))
+        estimate_examination(*explored([swap(1)], 3_000))
     assert "first=2, so that the pairs overlap" in refused.value.fix
     with pytest.raises(UsageError, match="on the first place was never drawn"):
-        examination(*explored([swap(2)], 3_000))
-    examined = examination(*explored([swap(1)], 6_000, size=2))
+        estimate_examination(*explored([swap(2)], 3_000))
+    examined = estimate_examination(*explored([swap(1)], 6_000, size=2))
     np.testing.assert_allclose(examined.chance, EXAMINED[:2], atol=0.06)
 
 
@@ -138,7 +138,9 @@ def test_a_place_where_items_never_stood_is_refused(explore, answers, message):
     with pytest.raises(
         UsageError, match=rf"place \d of drawn lists hardly ever had the items.*{message}"
     ) as refused:
-        examination(*explored([explore], answers, size=2 if explore.method == "swap" else 6))
+        estimate_examination(
+            *explored([explore], answers, size=2 if explore.method == "swap" else 6)
+        )
     assert "temperature=0.3" in refused.value.fix
 
 
@@ -151,14 +153,18 @@ def test_answers_with_fewer_candidates_are_no_missing_items():
         explored([None], 9_000, size=6, candidates=30, seed=1),
     )
     shifted = (*long[:3], long[3] + 9_000)
-    examined = examination(*(np.concatenate(both) for both in zip(short, shifted, strict=True)))
+    examined = estimate_examination(
+        *(np.concatenate(both) for both in zip(short, shifted, strict=True))
+    )
     np.testing.assert_allclose(examined.chance, EXAMINED, atol=0.07)
 
 
 @pytest.mark.parametrize("pool", [1, 10])
 def test_other_items_on_one_place_say_nothing_about_places(pool):
     with pytest.raises(UsageError, match="no two places can be compared") as refused:
-        examination(*explored([Explore(method="item", rate=0.4, pool=pool, first=1)], 3_000))
+        estimate_examination(
+            *explored([Explore(method="item", rate=0.4, pool=pool, first=1)], 3_000)
+        )
     assert 'Explore(method="plackett_luce", first=1, rate=1, temperature=0.3' in refused.value.fix
 
 
@@ -168,7 +174,7 @@ def test_where_little_was_seen_of_answers_that_say_nothing_the_fix_is_no_more_of
     """
     rows = explored([Explore(method="item", rate=0.4, pool=10, first=2)], 3_000, size=2)
     with pytest.raises(UsageError, match="on the first place was never drawn") as refused:
-        examination(*rows)
+        estimate_examination(*rows)
     assert 'Explore(method="swap", first=1)' in refused.value.fix
     assert 'Explore(method="plackett_luce", first=1' in refused.value.fix
 
@@ -181,14 +187,14 @@ def test_what_the_errors_ask_for_can_be_declared():
 def test_examination_is_separated_from_relevance() -> None:
     position, clicked, propensity, request = logged(200_000)
     np.testing.assert_allclose(
-        examination(position, clicked, propensity, request).chance, TRUE, atol=0.05
+        estimate_examination(position, clicked, propensity, request).chance, TRUE, atol=0.05
     )
     raw = np.array([clicked[position == place].mean() for place in range(1, 5)])
     assert raw[3] / raw[0] < 0.1, "rates by place alone confuse the two"
 
 
 def test_weights_are_bounded_and_only_clicks_are_weighted() -> None:
-    examined = examination(*logged(50_000))
+    examined = estimate_examination(*logged(50_000))
     position = np.array([1, 4, 4, 99])
     weights = click_weights(examined, position, np.array([1, 1, 0, 1]), cap=3.0)
     np.testing.assert_allclose(weights, [1.0, 3.0, 1.0, 3.0])
@@ -200,7 +206,7 @@ def test_weights_are_bounded_and_only_clicks_are_weighted() -> None:
 def test_a_place_that_hardly_anybody_clicked_is_as_the_one_before_it() -> None:
     position, clicked, propensity, request = logged(20_000)
     clicked[position == 4] = False
-    examined = examination(position, clicked, propensity, request)
+    examined = estimate_examination(position, clicked, propensity, request)
     assert examined.chance[3] == examined.chance[2]
     assert np.all(np.diff(examined.chance) <= 0)
 
@@ -208,10 +214,10 @@ def test_a_place_that_hardly_anybody_clicked_is_as_the_one_before_it() -> None:
 def test_without_randomisation_there_is_nothing_to_learn_from() -> None:
     position, clicked, _, request = logged(1_000)
     with pytest.raises(UsageError, match="no logged row was drawn at random"):
-        examination(position, clicked, np.ones(1_000), request)
+        estimate_examination(position, clicked, np.ones(1_000), request)
     with pytest.raises(UsageError, match="only 0 clicks on the first place"):
-        examination(position, np.zeros(1_000), np.full(1_000, 0.5), request)
+        estimate_examination(position, np.zeros(1_000), np.full(1_000, 0.5), request)
     with pytest.raises(
         UsageError, match="on the first place was never drawn"
     ):  # as by Explore(), which begins with the second
-        examination(position, clicked, np.where(position == 1, 1.0, 0.25), request)
+        estimate_examination(position, clicked, np.where(position == 1, 1.0, 0.25), request)

@@ -9,7 +9,7 @@ import pytest
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import load_features
 from tailorbird.lake import Lake, LakeRole, verify, versions_of
-from tailorbird.lake.versions import from_plain, plain
+from tailorbird.lake.versions import from_manifest, to_manifest
 from tailorbird.ranking import Slot
 from tailorbird.router import Router
 from tailorbird.simulator import Site
@@ -68,7 +68,7 @@ class Shop:
 @pytest.mark.parametrize("sort", ["position", "person"])
 def test_after_loads_compaction_and_vacuum_the_set_is_the_same(tmp_path, sort):
     shop = Shop(tmp_path)
-    now, noted = shop.clock.now(), plain(versions_of(shop.lake))
+    now, noted = shop.clock.now(), to_manifest(versions_of(shop.lake))
     first = shop.drawn(Lake(shop.lake), now)
     shop.load(1)
     with LakeRole(shop.stream, shop.lake, clock=shop.clock, sort=sort) as role:
@@ -77,7 +77,7 @@ def test_after_loads_compaction_and_vacuum_the_set_is_the_same(tmp_path, sort):
             pass
         shop.clock.advance_to(now + 20 * DAY)
         assert sum(each.files for each in role.vacuum(keep_us=DAY).values()) > 0
-    again = shop.drawn(Lake(shop.lake, at=from_plain(noted)), now)
+    again = shop.drawn(Lake(shop.lake, at=from_manifest(noted)), now)
     assert again.digest() == first.digest()
     assert again.rows == first.rows > 500
     later = shop.drawn(Lake(shop.lake), now)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tailorbird.errors import LockedError
-from tailorbird.training.resuming import Unfinished, alone
+from tailorbird.training.resuming import UnfinishedRun, exclusive
 
 HOLDS = """
 import sys
@@ -42,14 +42,14 @@ def test_a_lock_names_its_holder_and_is_released_when_that_is_killed(tmp_path):
         pytest.raises(
             LockedError, match=f"a net is trained by process {first.pid} already"
         ) as refused,
-        alone(lock, "a net is trained"),
+        exclusive(lock, "a net is trained"),
     ):
         pass
     assert f"wait for process {first.pid} to end" in refused.value.fix
     assert lock.read_text() == f"{first.pid}\n", "who was refused did not write itself down"
     first.kill()
     first.wait()
-    with alone(lock, "a net is trained"):
+    with exclusive(lock, "a net is trained"):
         assert lock.read_text() == f"{os.getpid()}\n"
 
 
@@ -57,7 +57,7 @@ def test_a_lock_is_released_at_exit(tmp_path):
     lock = tmp_path / "home.lock"
     first = holder(lock)
     first.communicate("")
-    with pytest.raises(ZeroDivisionError), alone(lock, "a net is trained"):
+    with pytest.raises(ZeroDivisionError), exclusive(lock, "a net is trained"):
         raise ZeroDivisionError
     second = holder(lock)
     second.communicate("")
@@ -65,23 +65,23 @@ def test_a_lock_is_released_at_exit(tmp_path):
 
 
 def test_a_resumed_run_keeps_its_results_and_start_time(tmp_path):
-    first = Unfinished(tmp_path / "run", {"seed": 7}, 100)
+    first = UnfinishedRun(tmp_path / "run", {"seed": 7}, 100)
     assert not first.resumed
     assert first.array("rows", lambda: np.arange(3)).tolist() == [0, 1, 2]
-    again = Unfinished(tmp_path / "run", {"seed": 7}, 200)
+    again = UnfinishedRun(tmp_path / "run", {"seed": 7}, 200)
     assert (again.resumed, again.now) == (True, 100)
     assert again.array("rows", lambda: np.zeros(0)).tolist() == [0, 1, 2]
 
 
 def test_other_settings_start_a_new_run(tmp_path):
-    Unfinished(tmp_path / "run", {"seed": 7}, 100).array("rows", lambda: np.arange(3))
-    other = Unfinished(tmp_path / "run", {"seed": 8}, 200)
+    UnfinishedRun(tmp_path / "run", {"seed": 7}, 100).array("rows", lambda: np.arange(3))
+    other = UnfinishedRun(tmp_path / "run", {"seed": 8}, 200)
     assert (other.resumed, other.now) == (False, 200)
     assert other.array("rows", lambda: np.zeros(0)).tolist() == []
 
 
 def test_a_run_without_results_restarts_at_its_own_time(tmp_path):
     """A run fails for lack of data, and is repeated after more data arrived."""
-    Unfinished(tmp_path / "run", {"seed": 7}, 100)
-    again = Unfinished(tmp_path / "run", {"seed": 7}, 200)
+    UnfinishedRun(tmp_path / "run", {"seed": 7}, 100)
+    again = UnfinishedRun(tmp_path / "run", {"seed": 7}, 200)
     assert (again.resumed, again.now) == (False, 200)

@@ -14,11 +14,11 @@ from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.targets import Return, of_items, return_of
+from tailorbird.ranking.targets import Return, item_heads, parse_return
 from tailorbird.training.coding import Codes
-from tailorbird.training.dataset import answers_dataset
+from tailorbird.training.dataset import dataset_from_answers
 from tailorbird.training.returning import PresenceIndex
-from tailorbird.training.target import Labelled, rates_in_time
+from tailorbird.training.target import LabelledRows, rates_in_time
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ COMPLETE_UNTIL = 30 * DAY
 
 
 def dataset(events, head="return_7d", complete_until=COMPLETE_UNTIL):
-    return answers_dataset(
+    return dataset_from_answers(
         events,
         "home",
         ["click", head],
@@ -44,12 +44,12 @@ def by_request(data, head="return_7d"):
 
 
 def test_a_head_name_has_window_and_gap():
-    assert return_of("return_7d") == Return(gap=DAY, until=7 * DAY)
-    assert return_of("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
-    assert return_of("returned") is None
-    assert of_items(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
+    assert parse_return("return_7d") == Return(gap=DAY, until=7 * DAY)
+    assert parse_return("return_2d_gap_12h") == Return(gap=12 * HOUR, until=2 * DAY)
+    assert parse_return("returned") is None
+    assert item_heads(["return_7d", "dwell_30s", "click"]) == ["dwell_30s", "click"]
     with pytest.raises(DeclarationError, match="return_1d has nothing between its gap and its end"):
-        return_of("return_1d")
+        parse_return("return_1d")
     with pytest.raises(DeclarationError, match="no head of the objective tells items apart"):
         Slot("home", objective={"return_7d": 1.0})
 
@@ -104,7 +104,7 @@ def test_returning_is_no_gain_and_shows_no_item_to_have_been_seen(routed):
         e("impression", MINUTE, "u", "x", "r1"),
         e("click", 2 * DAY, "u", "y"),
     )
-    data = answers_dataset(
+    data = dataset_from_answers(
         events,
         "home",
         ["click"],
@@ -152,7 +152,7 @@ def test_labels_follow_the_definition(routed, there, gap, length, complete_until
 def test_a_target_encoding_knows_of_a_return_when_its_window_is_over():
     t = np.array([0, DAY, 7 * DAY - 1, 7 * DAY, 8 * DAY], np.int64)
     label = np.array([1, np.nan, 0, 0, 0], np.float32)
-    labelled = Labelled(t, {"return_7d": label}, np.ones(5), 0)
+    labelled = LabelledRows(t, {"return_7d": label}, np.ones(5), 0)
     rates = rates_in_time(np.zeros(5, np.uint64), np.zeros(5, bool), "return_7d", labelled, 0.0)
     assert np.isnan(rates[:3]).all()
     assert rates[3:].tolist() == [1.0, 1.0], "the unknown one counts neither way"

@@ -14,7 +14,7 @@ from tailorbird.lake import Lake
 from tailorbird.training.binning import drift, entropy, learn_bins, mutual_information
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.redundancy import find_clusters
-from tailorbird.training.resuming import Unfinished
+from tailorbird.training.resuming import UnfinishedRun
 from tailorbird.training.serving_cost import count_request_bytes, drop_declarations, measure_costs
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.shuffling import shuffle_across_requests, shuffle_within_requests
@@ -44,7 +44,7 @@ def ground(shop):
 
 @pytest.fixture(scope="module")
 def report(shop, ground, tmp_path_factory):
-    unfinished = Unfinished(tmp_path_factory.mktemp("out") / "unfinished", {}, shop.clock.now())
+    unfinished = UnfinishedRun(tmp_path_factory.mktemp("out") / "unfinished", {}, shop.clock.now())
     return rank_parts(
         with_planted_columns(ground), shop.features, Lake(shop.lake), unfinished, "click", SETTINGS
     )

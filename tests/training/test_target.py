@@ -10,14 +10,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import TargetEncoder
 
 from tailorbird.features.transforms import target, transform
-from tailorbird.training.target import Labelled
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import fit_transforms
 
 
 def fit(keys, t, label, *, window=0, smoothing=20.0, weight=None, **more):
     """The final step and the encodings of the rows as of their times."""
     keys, t = np.asarray(keys, np.uint64), np.asarray(t, np.int64)
-    labelled = Labelled(
+    labelled = LabelledRows(
         t,
         {"click": np.asarray(label, bool)},
         np.ones(len(t)) if weight is None else np.asarray(weight, float),

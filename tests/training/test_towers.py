@@ -26,7 +26,7 @@ from tailorbird.training.clicks import Scheme, draw_requests
 from tailorbird.training.coding import Codes
 from tailorbird.training.indexes import ITEM_SCHEMA, IndexSeries, build_series
 from tailorbird.training.retrieval import choose_retrieval, make_retriever
-from tailorbird.training.towers import Learner, TowerSettings
+from tailorbird.training.towers import TowerLearner, TowerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def loyal():
 
 
 def learner(events, index, settings=SMALL, codes=None):
-    return Learner(
+    return TowerLearner(
         material(events, codes), "recent", ("click",), content_of(index.attributes), settings, 0
     )
 
@@ -188,7 +188,7 @@ def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(
     one, space = learned
     assert one.indexed(space).vectors.inverted is None  # so few are looked at one by one
     for module in (towers, vectors):
-        monkeypatch.setattr(module, "INDEXED_FROM", 1)
+        monkeypatch.setattr(module, "INVERTED_ITEMS_MIN", 1)
     monkeypatch.setattr(inverted, "SAVED", 0.0)  # of so few it spares hardly any
     made = one.indexed(space)
     assert made.vectors.inverted.measured.recall >= 0.99

@@ -33,7 +33,7 @@ from tailorbird.training.bootstrap import Interval
 from tailorbird.training.evaluate import evaluate
 from tailorbird.training.gate import NON_INFERIORITY, SUPERIORITY
 from tailorbird.training.pareto import price_models
-from tailorbird.training.replaying import live_columns
+from tailorbird.training.replaying import select_live_columns
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -605,7 +605,7 @@ def test_session_sources_are_drawn_ranked_and_stored_in_the_bundle(shop):
     assert {"session_knn", "stan"} <= set(bundle.sources), (
         "the project keeps their tables up as long as it serves"
     )
-    assert "session_knn_score" not in live_columns(shop.features, HOME).names
+    assert "session_knn_score" not in select_live_columns(shop.features, HOME).names
 
 
 @pytest.fixture(scope="module")
@@ -653,7 +653,7 @@ def matrices(shop, monkeypatch, rows_max):
         raise Seen(train, watch, columns)
 
     monkeypatch.setattr(architecture, "fit_gbdt", seen)
-    monkeypatch.setattr(fit, "featured", partial(matrix.featured, rows_max=rows_max))
+    monkeypatch.setattr(fit, "iterate_features", partial(matrix.iterate_features, rows_max=rows_max))
     with pytest.raises(Seen) as caught:
         transformed(shop).train("seen")
     return caught.value.args

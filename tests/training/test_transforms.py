@@ -27,7 +27,7 @@ from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.steps import Quantile
 from tailorbird.registry import Columns
-from tailorbird.training.target import Labelled
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import (
     find_preset,
     fit_transforms,
@@ -40,7 +40,7 @@ COLUMNS = Columns(("price", "clicks"), ("category",), ("recent",))
 
 
 def nothing(n):
-    return Labelled(np.arange(n), {"click": np.zeros(n, bool)}, np.ones(n), 0)
+    return LabelledRows(np.arange(n), {"click": np.zeros(n, bool)}, np.ones(n), 0)
 
 
 def learn(column, *steps, indicator=False):
@@ -194,12 +194,12 @@ def test_codes_are_those_of_a_column_that_no_transform_names(keys, later):
 
 def test_vectors_are_passed_through_and_must_not_know_the_future():
     rows = {"x": hash64s(["hats", "boats", "shoes"])}
-    later = Labelled(np.array([5 * SECOND]), {}, np.ones(1), 0)
+    later = LabelledRows(np.array([5 * SECOND]), {}, np.ones(1), 0)
     step = vectors({"hats": [1, 2], "shoes": [3, 4]}, trained_until=5)
     (output,) = fit_transforms([transform("x", step)], rows, later).outputs
     np.testing.assert_array_equal(output.apply(rows["x"]), [[1, 2], [np.nan, np.nan], [3, 4]])
     assert output.names == ("x_vector_0", "x_vector_1")
-    early = Labelled(np.array([5 * SECOND - 1]), {}, np.ones(1), 0)
+    early = LabelledRows(np.array([5 * SECOND - 1]), {}, np.ones(1), 0)
     with pytest.raises(
         DeclarationError, match=r"test_transforms.py:\d+: the vectors of x know what came until"
     ):

@@ -11,7 +11,7 @@ import pytest
 from tailorbird.errors import BundleError
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.tree_shap import Trees, decode_trees, encode_trees
-from tailorbird.training.trees import trees_of
+from tailorbird.training.trees import export_trees
 
 NAMES = [f"f{n}" for n in range(6)] + ["code"]
 
@@ -68,7 +68,7 @@ def _probe(rows=60):
 @pytest.mark.parametrize("objective", ["binary", "lambdarank", "poisson"])
 def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
     model, matrix = _fitted(objective), _probe()
-    trees = decode_trees(encode_trees(trees_of(model)), where="a test")
+    trees = decode_trees(encode_trees(export_trees(model)), where="a test")
     contributions, base = trees.contributions(matrix)
     expected = np.asarray(
         model.booster.predict(matrix, pred_contrib=True, num_iteration=model.trees)
@@ -84,7 +84,7 @@ def test_they_are_those_of_lightgbm_and_add_up_to_its_score(objective):
 
 def test_they_are_shapley_values_by_definition():
     model, matrix = _fitted("binary", leaves=12, trees=3), _probe(12)
-    trees = trees_of(model)
+    trees = export_trees(model)
     contributions, base = trees.contributions(matrix)
     for row in range(len(matrix)):
         for column in range(7):

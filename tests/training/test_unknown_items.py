@@ -9,11 +9,11 @@ from tests.ranking import world
 from tailorbird.events import hash64s
 from tailorbird.features.transforms import hashing, transform
 from tailorbird.models.deep.batches import Rows
-from tailorbird.models.deep.layout import layout
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.layout import build_layout as build_deep_layout
+from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.ranking.encoders import Encoder, Ragged
-from tailorbird.training.architecture import layout_of, with_columns_for_nets
-from tailorbird.training.target import Labelled
+from tailorbird.training.architecture import add_net_columns, build_layout
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import fit_transforms
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ class Shop:
     def with_codes(self, item, index):
         """The encoder as training makes it of the items of its rows."""
         rows = SimpleNamespace(items=SimpleNamespace(keys=self.keys), item=item)
-        return with_columns_for_nets(self.encoder, rows, SimpleNamespace(indexes=(index,)))
+        return add_net_columns(self.encoder, rows, SimpleNamespace(indexes=(index,)))
 
     def rows(self, encoder, index, item):
         """The matrix, and how probable a click truly is."""
@@ -91,11 +91,11 @@ def test_items_unseen_in_training_get_the_unknown_code(architecture, rare, index
     )
     labels = {"click": (shop.rng.random(ROWS) < truth).astype(np.float32)}
     validation_labels = {"click": (shop.rng.random(LATER) < validation_truth).astype(np.float32)}
-    parameters = settled(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
+    parameters = resolve_parameters(architecture, {"threads": 1, "epochs": 4, "hidden": [32, 16]})
     net = fit_deep(
         architecture,
         parameters,
-        layout_of(encoder),
+        build_layout(encoder),
         Rows(matrix, labels),
         Rows(validation, validation_labels),
         seed=1,
@@ -122,15 +122,15 @@ def test_values_of_rare_hash_buckets_get_the_unknown_code():
     worth = rng.normal(size=len(keys))
     maker = rng.integers(0, 50, ROWS)
     labels = (rng.random(ROWS) < sigmoid(worth[maker] - 2)).astype(np.float32)
-    nothing = Labelled(np.arange(ROWS), {"click": np.zeros(ROWS, bool)}, np.ones(ROWS), 0)
+    nothing = LabelledRows(np.arange(ROWS), {"click": np.zeros(ROWS, bool)}, np.ones(ROWS), 0)
     (output,) = fit_transforms(
         [transform("maker", hashing(1_024))], {"maker": keys[maker]}, nothing
     ).outputs
     rows = Rows(output.apply(keys[maker])[:, None].astype(np.float32), {"click": labels})
     net = fit_deep(
         "dcn",
-        settled("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
-        layout(["maker"], {"maker": output.size}),
+        resolve_parameters("dcn", {"threads": 1, "epochs": 3, "hidden": [32, 16]}),
+        build_deep_layout(["maker"], {"maker": output.size}),
         rows,
         Rows(rows.matrix[:0], {"click": labels[:0]}),
         seed=1,

@@ -235,10 +235,10 @@ def known_rewards(world: World, log: Log, questions: Questions) -> dict[str, Flo
 
 def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
     """Return the scores of who knows all but the person, without and with a log as long as ours."""
-    seen, asked, _, _ = learnable.lived(world.site, world.days + world.live)
+    seen, asked, _, _ = learnable.simulate_days(world.site, world.days + world.live)
     knowing = {
-        "kind": learnable.untold(world.site, user),
-        LEARNER: learnable.inferred(world.site, seen, asked, user, day),
+        "kind": learnable.unknown_taste(world.site, user),
+        LEARNER: learnable.infer_taste(world.site, seen, asked, user, day),
     }
     weights = (REWARD.click, REWARD.purchase)
     return {

@@ -81,7 +81,7 @@ class EventBatch:
         return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
 
 
-def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
+def to_event_batch(events: pa.Table, contract: Contract, end: int) -> EventBatch:
     """Convert routed events to a batch.
 
     Args:

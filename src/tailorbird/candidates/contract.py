@@ -23,8 +23,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from tailorbird.errors import DeclarationError, UsageError, nearest
-from tailorbird.events.clock import DAY, HOUR, MINUTE, duration
+from tailorbird.errors import DeclarationError, UsageError, suggest_name
+from tailorbird.events.clock import DAY, HOUR, MINUTE, parse_duration
 
 VERSION = 1  # version of the folds; a change rebuilds all tables
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
@@ -180,7 +180,7 @@ def parse_source(name: str) -> Source:
     """
     kind, *rest = name.split(":")
     if kind not in KINDS:
-        fix = nearest(kind, KINDS, f"use one of {', '.join(KINDS)}")
+        fix = suggest_name(kind, KINDS, f"use one of {', '.join(KINDS)}")
         raise DeclarationError(f"unknown source {name!r}", fix=fix)
     if kind == "editorial":
         if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
@@ -213,7 +213,7 @@ def _board(name: str, kind: str, rest: list[str]) -> Board:
     window = TRENDING if kind == "trending" else POPULAR
     if rest and rest[0] not in SEGMENTS:
         try:
-            window = duration(rest.pop(0))
+            window = parse_duration(rest.pop(0))
         except UsageError as error:
             raise DeclarationError(
                 f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}"

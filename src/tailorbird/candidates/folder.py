@@ -17,8 +17,8 @@ from tailorbird.errors import DamageError, LockedError, NotReadyError
 from tailorbird.lock import FileLock
 from tailorbird.store import open_store
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiedStore, CopiesAt
-from tailorbird.whole import write_whole
+from tailorbird.store.valkey import CopiedStore, CopyTarget
+from tailorbird.whole import atomic_write
 
 CURRENT = "current.json"
 ROLE = "role"  # lock name of the writer of a contract's tables
@@ -52,11 +52,11 @@ def current_contract(root: Path) -> Contract | None:
         ) from error
 
 
-def keep_current(root: Path, contract: Contract) -> None:
+def set_current_contract(root: Path, contract: Contract) -> None:
     """Make a contract the current one, and remove the tables of others."""
     if current_contract(root) == contract:
         return
-    write_whole(root / CURRENT, msgspec.json.encode(contract))
+    atomic_write(root / CURRENT, msgspec.json.encode(contract))
     for other in contract_folders(root):
         if other.name != contract.hash:
             _remove(other)
@@ -79,7 +79,7 @@ def open_tables(
     root: Path,
     contract: Contract,
     *,
-    copies: CopiesAt | None = None,
+    copies: CopyTarget | None = None,
     breaker: Breaker | None = None,
 ) -> TableReader:
     """Open the tables of a contract, on this machine or copied to a Valkey.
@@ -89,9 +89,7 @@ def open_tables(
         StorageError: the server of the copies cannot be reached.
     """
     if copies is not None:
-        return TableReader(
-            CopiedStore(copies.open(copied_name(contract), breaker=breaker)), contract
-        )
+        return TableReader(CopiedStore(copies.open(copy_name(contract), breaker=breaker)), contract)
     try:
         return TableReader(open_store(folder_of(root, contract)), contract)
     except NotReadyError as error:
@@ -100,6 +98,6 @@ def open_tables(
         ) from error
 
 
-def copied_name(contract: Contract) -> str:
+def copy_name(contract: Contract) -> str:
     """Return the name of the copies of a contract's tables in a Valkey."""
     return f"candidates-{contract.hash}"

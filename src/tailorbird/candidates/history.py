@@ -16,7 +16,7 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import Clock
 from tailorbird.lake import Lake
-from tailorbird.stream import Address, end_of_history, read_released
+from tailorbird.stream import Address, read_history_end, read_released
 
 BATCH_ROWS = 500_000
 
@@ -44,7 +44,7 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end = end_of_history(lake.path, role.log_start())
+    end = read_history_end(lake.path, role.log_start())
     try:
         role.build(lambda after: _events(lake, after, end, stop, progress), end - 1)
     except _Stopped:

@@ -14,8 +14,8 @@ import pyarrow as pa
 from tailorbird.candidates.batch import CONTEXT, segment_keys
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.protocol import GROUPS, CandidateRequest
-from tailorbird.candidates.query import group_of, source_of
-from tailorbird.candidates.replay import Questions, replayed
+from tailorbird.candidates.query import source_of, table_group
+from tailorbird.candidates.replay import ReplayRequests, replay_requests
 from tailorbird.errors import DeclarationError
 
 Int64s = npt.NDArray[np.int64]
@@ -104,12 +104,12 @@ def compare_lists(
             name for row in compared for name in columns["candidate_lists"][row] if is_source(name)
         )
     )
-    replay = Questions(
+    replay = ReplayRequests(
         requests,
         {group: np.array([epoch[group] for epoch in epochs], np.int64) for group in GROUPS},
     )
     for indices, lists in (
-        replayed(contract, events, replay, sources, progress=progress) if compared else ()
+        replay_requests(contract, events, replay, sources, progress=progress) if compared else ()
     ):
         for index, request_lists in zip(indices.tolist(), lists, strict=True):
             row = compared[index]
@@ -136,7 +136,7 @@ def _epochs_by_group(
     """Return the position of the tables that a response read, by group; 0 for an unread group."""
     epochs = dict.fromkeys(GROUPS, 0)
     for name, p in zip(names, positions, strict=True):
-        if is_source(name) and (group := group_of(name)):
+        if is_source(name) and (group := table_group(name)):
             epochs[group] = max(epochs[group], p)
     return epochs
 

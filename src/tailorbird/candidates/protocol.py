@@ -4,7 +4,7 @@
                    (candidates role, or a replay of the lake)          (server, or the replay)
 
 Guarantees of every fold: updating in log order gives the same state for any batch sizes. A restart
-from a snapshot at p equals an uninterrupted run. Memory stays within the contract's settings, and
+from a snapshot at p equals an uninterrupted run. RouterMemory stays within the contract's settings, and
 evictions are counted. Tables published at position p hold exactly the events routed at or before p.
 A query is a pure function of tables and request, so that a list logged by a server can be
 recomputed from the lake, ties included.

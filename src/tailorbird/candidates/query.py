@@ -46,7 +46,7 @@ def live_sources(names: Iterable[str]) -> list[str]:
     return [name for name in names if source_of(name).kind in LIVE]
 
 
-def group_of(name: str) -> str:
+def table_group(name: str) -> str:
     """Return the group of tables that a source reads: `boards`, `neighbours`, `sessions` or ""."""
     kind = source_of(name).kind
     if kind in ("session_knn", "stan"):

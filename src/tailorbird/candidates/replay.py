@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tailorbird.candidates.batch import EventBatch, batch_of
+from tailorbird.candidates.batch import EventBatch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold, FoldTables
 from tailorbird.candidates.protocol import (
@@ -25,7 +25,7 @@ from tailorbird.candidates.protocol import (
     CandidateRequest,
     rank_items,
 )
-from tailorbird.candidates.query import RequestLists, group_of, live_sources, source_of
+from tailorbird.candidates.query import RequestLists, live_sources, source_of, table_group
 from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
 from tailorbird.events.clock import MINUTE
 from tailorbird.events.schema import micros
@@ -40,7 +40,7 @@ BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
-class Questions:
+class ReplayRequests:
     """Requests to replay, with the log position that each one sees, by group of tables."""
 
     requests: Sequence[CandidateRequest]
@@ -80,10 +80,10 @@ def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
     }
 
 
-def replayed(
+def replay_requests(
     contract: Contract,
     events: pa.Table,
-    replay: Questions,
+    replay: ReplayRequests,
     names: Sequence[str],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -101,7 +101,7 @@ def replayed(
     groups = [
         group
         for group in (SESSIONS, NEIGHBOURS)
-        if any(group_of(name) == group for name in sources)
+        if any(table_group(name) == group for name in sources)
     ]
     fold, batches = CandidateFold(contract), _Batches(events, contract)
     groups_left = np.full(len(pending), len(groups) + 1)
@@ -121,7 +121,7 @@ def replayed(
         elif groups_left[indices].any():  # a later epoch is wanted of another group
             for lists in request_lists:
                 for name in sources:
-                    if group_of(name) == BOARDS:
+                    if table_group(name) == BOARDS:
                         lists.of(name)
         ready = indices[groups_left[indices] == 0]
         if len(ready):
@@ -134,7 +134,7 @@ def replayed(
 _FINISHED = RequestLists(NO_TABLES, CandidateRequest())
 
 
-def _stops(replay: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+def _stops(replay: ReplayRequests, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
     """Yield the positions at which a group's tables are read, ascending, and by which requests.
 
     Leaderboards come last at each position.
@@ -165,7 +165,7 @@ def _query_sessions(
     keys = np.concatenate([lists.request.recent for lists in request_lists])
     ts = np.concatenate([lists.request.recent_ts for lists in request_lists])
     for name in sources:
-        if group_of(name) != SESSIONS:
+        if table_group(name) != SESSIONS:
             continue
         similar = sessions.find_similar(source_of(name).kind, offsets, keys, ts)
         for index, lists in enumerate(request_lists):
@@ -192,7 +192,7 @@ class _Batches:
                 if self._next >= len(self._p) or self._p[self._next] > p:
                     return
                 end = min(self._next + BATCH_ROWS, len(self._p))
-                self._batch = batch_of(
+                self._batch = to_event_batch(
                     self._events.slice(self._next, end - self._next),
                     self._contract,
                     int(self._p[end - 1]),

@@ -24,18 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.candidates.batch import COLUMNS, EventBatch, batch_of, empty_batch
+from tailorbird.candidates.batch import COLUMNS, EventBatch, empty_batch, to_event_batch
 from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.fold import CandidateFold
-from tailorbird.candidates.folder import ROLE, copied_name, folder_of, keep_current
+from tailorbird.candidates.folder import ROLE, copy_name, folder_of, set_current_contract
 from tailorbird.candidates.publish import Publisher
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.events.schema import ROUTED, numbered
+from tailorbird.events.schema import ROUTED, number_rows
 from tailorbird.lock import FileLock
 from tailorbird.store import Store, open_store
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
-from tailorbird.stream import Address, LogReader, Stored, open_reader
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.stream import Address, LogReader, StoredBlock, open_reader
 from tailorbird.whole import sync_folder
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class CandidatesRole:
         contract: Contract,
         *,
         clock: Clock,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
     ) -> None:
         self.contract = contract
         self._routed, self._clock = routed, clock
@@ -102,7 +102,7 @@ class CandidatesRole:
         """Apply events of the lake up to `p`, then continue in the log after it."""
         for table in history(self.fold.p):
             if len(table):
-                self.fold.update(batch_of(table, self.contract, pc.max(table["p"]).as_py()))
+                self.fold.update(to_event_batch(table, self.contract, pc.max(table["p"]).as_py()))
                 self._save_if_due()
         self.fold.update(empty_batch(p))
         self.save()
@@ -122,13 +122,13 @@ class CandidatesRole:
             self.fold.update(self._batch(stored))
         return taken
 
-    def _batch(self, stored: Stored) -> EventBatch:
+    def _batch(self, stored: StoredBlock) -> EventBatch:
         end = stored.end - 1
         if stored.block.kind != "events" or not stored.block.payload:
             return empty_batch(end)
         with pa.ipc.open_stream(stored.block.payload, options=_READ_OPTIONS) as stream:
-            table = numbered(stream.read_all(), stored.offset)
-        return batch_of(table.filter(pc.greater(table["p"], self.fold.p)), self.contract, end)
+            table = number_rows(stream.read_all(), stored.offset)
+        return to_event_batch(table.filter(pc.greater(table["p"], self.fold.p)), self.contract, end)
 
     # Publishing
 
@@ -151,7 +151,7 @@ class CandidatesRole:
         faults.at("candidates.before_publish")
         self._publisher.publish(self.fold, groups, now, newest=lag <= ROWS_MAX)
         faults.at("candidates.after_publish")
-        keep_current(self._root, self.contract)
+        set_current_contract(self._root, self.contract)
         return True
 
     def _lag(self) -> int:
@@ -243,7 +243,7 @@ class CandidatesRole:
         return self._reader
 
 
-def _store(folder: Path, contract: Contract, copies: CopiesAt | None) -> Store:
+def _store(folder: Path, contract: Contract, copies: CopyTarget | None) -> Store:
     try:
         store = open_store(folder, create=True)
     except DamageError:
@@ -257,7 +257,7 @@ def _store(folder: Path, contract: Contract, copies: CopiesAt | None) -> Store:
     from tailorbird.store.published import PublishedStore
 
     try:
-        return PublishedStore(store, copies.open(copied_name(contract), timeout_s=WRITE_TIMEOUT_S))
+        return PublishedStore(store, copies.open(copy_name(contract), timeout_s=WRITE_TIMEOUT_S))
     except BaseException:
         store.close()
         raise

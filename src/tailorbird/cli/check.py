@@ -97,12 +97,12 @@ def check_churn(project: "Project") -> None:
     """Check the columns that churn models name against the declarations.
 
     Raises:
-        DeclarationError, NotReadyError: see `columns_for`.
+        DeclarationError, NotReadyError: see `churn_columns`.
     """
-    from tailorbird.ranking.churn_columns import columns_for
+    from tailorbird.ranking.churn_columns import churn_columns
 
     for churn in project.churn.values():
-        columns_for(churn, project.features)
+        churn_columns(churn, project.features)
 
 
 def check_settings(project: "Project") -> None:
@@ -112,7 +112,7 @@ def check_settings(project: "Project") -> None:
         ConfigError: a setting is invalid; names the setting.
     """
     from tailorbird.events.pseudonyms import Pseudonyms
-    from tailorbird.store.valkey import server_named
+    from tailorbird.store.valkey import server_address
 
     settings = project.settings
     require_gorse_slot(project)
@@ -125,7 +125,7 @@ def check_settings(project: "Project") -> None:
         Pseudonyms(settings.events.pseudonym_key)
     for name in ("url", "replica"):
         if url := getattr(settings.store, name):
-            server_named(url, f"store.{name}")
+            server_address(url, f"store.{name}")
     # Part of the extra `kafka`.
     if settings.stream.url and find_spec("confluent_kafka") is not None:
         _check_brokers(project)

@@ -10,7 +10,7 @@ from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.monitoring.amounts import Wanted
+    from tailorbird.monitoring.amounts import DayExpectations
     from tailorbird.monitoring.verdict import Check
 
 
@@ -60,17 +60,19 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
         day_expectations(project),
         lambda number: features_check(project, number),
     )
-    if not report.of_use:
+    if not report.has_content:
         raise NotReadyError(
             f"the lake has no event of {report.day}, nor of any day before",
             fix="name another day by --day",
         )
     target = project.settings.checks.alert
-    alert_result = daily.alert(target, report) if alert else ""
-    is_owed = bool(alert_result) if alert else daily.owed(project.paths.checks, report, target)
-    page = daily.keep(project.paths.checks, msgspec.structs.replace(report, untold=is_owed))
+    alert_result = daily.send_alert(target, report) if alert else ""
+    is_owed = (
+        bool(alert_result) if alert else daily.is_alert_due(project.paths.checks, report, target)
+    )
+    page = daily.save_report(project.paths.checks, msgspec.structs.replace(report, untold=is_owed))
     if out is not None:
-        page = write_page(out, daily.history(project.paths.checks))
+        page = write_page(out, daily.read_reports(project.paths.checks))
     if json:
         print_json({**msgspec.to_builtins(report), "page": str(page), "alert": alert_result})
     else:
@@ -83,11 +85,11 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     raise SystemExit(1 if report.failed else 0)
 
 
-def day_expectations(project: "Project") -> "Wanted":
+def day_expectations(project: "Project") -> "DayExpectations":
     """Return what the project declares about its days."""
-    from tailorbird.monitoring.amounts import Wanted
+    from tailorbird.monitoring.amounts import DayExpectations
 
-    return Wanted(
+    return DayExpectations(
         project.event_contract.unique,
         project.event_contract.daily_min,
         project.event_contract.fresh_within,
@@ -97,17 +99,17 @@ def day_expectations(project: "Project") -> "Wanted":
 def features_check(project: "Project", day_number: int) -> "Sequence[Check]":
     """Recompute some answers of the day from the lake and compare their features."""
     from tailorbird.events import DAY
-    from tailorbird.features.watch import LATELY_US, compare_lately
+    from tailorbird.features.watch import RECENT_US, compare_recent
     from tailorbird.lake import Lake
     from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
 
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):
         return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_lately(
+    report, _ = compare_recent(
         project.features,
         lake,
-        day_number * DAY + LATELY_US,
+        day_number * DAY + RECENT_US,
         until=(day_number + 1) * DAY,
         seed=day_number,
     )

@@ -116,7 +116,7 @@ def churn(
     from tailorbird.platform.moment import clock_as_of
     from tailorbird.ranking.churn_bundle import ChurnBundle
     from tailorbird.registry import Registry
-    from tailorbird.training.churn.score import score_everybody
+    from tailorbird.training.churn.score import score_people
 
     project = open_project(applied=True)
     declared = project.churn_model(name)
@@ -139,7 +139,7 @@ def churn(
         raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        scored = score_everybody(
+        scored = score_people(
             bundle,
             declared,
             lake=project.paths.lake,

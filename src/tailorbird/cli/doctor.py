@@ -15,8 +15,8 @@ from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST_ROWS_FIX, Finding, external_services
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import StorageError, TailorbirdError, nearest
-from tailorbird.places import Place
+from tailorbird.errors import StorageError, TailorbirdError, suggest_name
+from tailorbird.places import Storage
 from tailorbird.platform.servers import running_servers
 
 if TYPE_CHECKING:
@@ -210,10 +210,10 @@ def _formulas(project: "Project") -> Iterator[Finding]:
     """Find formulas with heads that the champion does not predict."""
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
-    from tailorbird.serving.formulas import told_formulas
+    from tailorbird.serving.formulas import describe_formulas
 
     try:
-        formulas = told_formulas(
+        formulas = describe_formulas(
             Registry(project.paths.registry, clock=SystemClock()), project.slots.values()
         )
     except TailorbirdError as error:
@@ -241,7 +241,7 @@ def _slot_rules(project: "Project") -> Iterator[Finding]:
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
     from tailorbird.retrieval import Index
-    from tailorbird.serving.shaping import RARE, Shaping
+    from tailorbird.serving.shaping import RARE_ATTRIBUTES, Shaping
 
     try:
         champion = Registry(project.paths.registry, clock=SystemClock()).champion()
@@ -258,15 +258,15 @@ def _slot_rules(project: "Project") -> Iterator[Finding]:
     attributes = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
-        for name in sorted(shaping.asks - {*attributes, *RARE}):
-            fix = nearest(
+        for name in sorted(shaping.asks - {*attributes, *RARE_ATTRIBUTES}):
+            fix = suggest_name(
                 name,
                 attributes,
                 f"use one of {', '.join(attributes) or 'none: no item has any'}",
                 owner="item.",
             )
             yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
-        if reason := shaping.why_nothing(index):
+        if reason := shaping.explain_empty(index):
             text = f"shows nothing of {len(index):,} items: {reason}"
             yield (
                 f"rules: {slot}",
@@ -307,7 +307,7 @@ def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
             yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
-def _lake_items(lake: Place) -> "Index":
+def _lake_items(lake: Storage) -> "Index":
     """Return an index of the newest item versions in the lake, up to a limit."""
     import json
 
@@ -329,13 +329,13 @@ def _lake_items(lake: Place) -> "Index":
 def _lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
     """Report the lag of the readers of each log; a long lag means that a role does not run."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.figures import readers_of_routed
+    from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter
 
     paths = project.paths
     try:
         with LagMeter(
-            project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)
+            project.stream, paths.lake, lambda: routed_log_offsets(paths.state, project.workers)
         ) as meter:
             lags = meter.measure()
     except TailorbirdError as error:
@@ -366,9 +366,9 @@ def _lags(project: "Project", lag_max_s: float) -> Iterator[Finding]:
 def _feature_parity(run: Path, schema_hash: str) -> Iterator[Finding]:
     """Report the lake role's comparison of served features with the lake."""
     from tailorbird.events import to_iso
-    from tailorbird.features.compared import read_compared
+    from tailorbird.features.compared import read_parity_totals
 
-    parity = read_compared(run)
+    parity = read_parity_totals(run)
     if parity is None or parity.schema_hash != schema_hash:
         return
     text = (
@@ -424,14 +424,14 @@ def _data_folder(data: Path) -> Finding:
 
 def _erasure(project: "Project") -> Iterator[Finding]:
     """Report an interrupted erasure, here or on another machine, and a lost suppression list."""
-    from tailorbird.events.erased import require_finished
+    from tailorbird.events.suppression import require_finished
 
     try:
         require_finished(project.paths.data)
         if not isinstance(project.stream, Path):
-            from tailorbird.stream.kafka.emptied import last
+            from tailorbird.stream.kafka.emptied import last_erasure
 
-            last(project.stream.cluster)
+            last_erasure(project.stream.cluster)
         project.stopped()
     except StorageError:
         return  # The check of the cluster reports it.
@@ -503,12 +503,12 @@ def _access(project: "Project") -> Finding:
 
 
 def _logs(stream: Path) -> Iterator[Finding]:
-    from tailorbird.stream import answer_logs, open_reader, raw_logs, routed_path
+    from tailorbird.stream import open_reader, raw_logs, response_logs, routed_path
     from tailorbird.stream.partitions import set_aside_files
 
     routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
     raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
-    answers = {f"answers {name}": path for name, path in answer_logs(stream).items()}
+    answers = {f"answers {name}": path for name, path in response_logs(stream).items()}
     for name, path in {**raw, **answers, **routed}.items():
         wal = path.with_name(path.name + "-wal")
         size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)

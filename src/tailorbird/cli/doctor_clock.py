@@ -31,13 +31,15 @@ def dated_ahead(project: "Project") -> Iterator[Finding]:
     Reads of such users and items are answered as of the time of their events.
     """
     from tailorbird.events import SystemClock, to_iso
-    from tailorbird.features.keypart import WHOLE, parts_of
-    from tailorbird.features.state import position_in
+    from tailorbird.features.keypart import ALL_KEYS, all_parts
+    from tailorbird.features.state import read_local_position
 
     newest = 0
-    for part in parts_of(project.workers) if project.workers > 1 else (WHOLE,):
+    for part in all_parts(project.workers) if project.workers > 1 else (ALL_KEYS,):
         with suppress(TailorbirdError):  # There is no state yet, or another check reports it.
-            newest = max(newest, position_in(project.paths.state, project.features, part).newest)
+            newest = max(
+                newest, read_local_position(project.paths.state, project.features, part).newest
+            )
     if newest > SystemClock().now() + project.plan.skew_us:
         text = (
             f"the state has events up to {to_iso(newest)}; people and items of such events are "

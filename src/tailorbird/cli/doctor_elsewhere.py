@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -74,13 +74,13 @@ def _check_valkey(setting: str, url: str, password: str) -> Finding:
     return setting, "ok", f"{copies.where} answers", ""
 
 
-def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
+def _cluster(stream: "KafkaStream", lake: Storage) -> Iterator[Finding]:
     """Check that the cluster is reachable and its topics are configured as declared."""
-    from tailorbird.stream.kafka.inspect import faults, look
+    from tailorbird.stream.kafka.inspect import find_problems, inspect_cluster
 
     cluster = stream.cluster
     try:
-        state = look(cluster)
+        state = inspect_cluster(cluster)
     except TailorbirdError as error:
         yield (
             "kafka",
@@ -99,18 +99,18 @@ def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
     )
     for topic in state.topics:
         name = topic.name.removeprefix(f"{cluster.prefix}.")
-        for problem, fix in faults(topic, cluster, stream.partitions_of(name)):
+        for problem, fix in find_problems(topic, cluster, stream.partition_count(name)):
             yield f"kafka {name}", "warning", problem, fix
     yield from _topics(stream, lake)
 
 
-def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
+def _topics(stream: "Stream", lake: Storage) -> Iterator[Finding]:
     """Check the topics, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import (
-        answers_addresses,
         open_reader,
         raw_addresses,
         read_released,
+        response_log_addresses,
         routed_address,
     )
     from tailorbird.stream.kafka import KafkaLog
@@ -118,7 +118,10 @@ def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     try:
         addresses: dict[str, Address] = {
             **raw_addresses(stream),
-            **{f"answers {name}": address for name, address in answers_addresses(stream).items()},
+            **{
+                f"answers {name}": address
+                for name, address in response_log_addresses(stream).items()
+            },
         }
         addresses["routed"] = routed_address(stream)
         safe = read_released(lake).safe

@@ -54,12 +54,12 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
-    from tailorbird.features.idle import tallies, together
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.idle import merge_tallies, tallies
+    from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import count_aliases, open_state
 
     parts, aliases, alias_bytes, disk = [], 0, 0, 0
-    for part in parts_of(project.workers):
+    for part in all_parts(project.workers):
         store = open_state(project.paths.state, project.features, part)
         try:
             with store.snapshot() as snapshot:
@@ -72,7 +72,7 @@ def _list_bytes(project: "Project", json: bool) -> None:
             )
         finally:
             store.close()
-    tallies_by_entity = together(parts)
+    tallies_by_entity = merge_tallies(parts)
     widths = {entry.entity.name: entry.reading_bytes for entry in project.features.layout.entities}
     kinds = [
         {

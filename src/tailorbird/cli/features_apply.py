@@ -50,10 +50,10 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
 
     project = open_project()
     applied = _load_applied(project)
-    comparison = planning.compare(applied, project.features)
+    comparison = planning.compare_sets(applied, project.features)
     is_unchanged = comparison.before == comparison.after
     tallies = (
-        planning.counted(project.paths.state, applied, project.workers)
+        planning.read_tallies(project.paths.state, applied, project.workers)
         if applied is not None
         else None
     )
@@ -95,19 +95,17 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
     from tailorbird.config.schemas import find_schema, is_running
     from tailorbird.events import SystemClock
     from tailorbird.features import schemas
-    from tailorbird.features.plan import compare
+    from tailorbird.features.plan import compare_sets
 
     project = open_project(applied=back)
     before = schemas.read_applied(project.paths.state).schema
     if back:
         _confirm(yes, f"Go back from schema {before or 'none'} to the one before it?")
-        features = find_schema(
-            project, schemas.go_back(project.paths.state, at=SystemClock().now())
-        )
+        features = find_schema(project, schemas.revert(project.paths.state, at=SystemClock().now()))
     else:
         features = project.features
         if features.schema_hash != before and not json:
-            _print_changes(compare(_load_applied(project), features))
+            _print_changes(compare_sets(_load_applied(project), features))
         if features.schema_hash != before:
             _confirm(yes, f"Apply schema {features.schema_hash}?")
         schemas.apply(project.paths.state, features, at=SystemClock().now())
@@ -161,12 +159,12 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
         also remove from the Valkey records of earlier versions, whose keys name no project: those
         of all projects on the server
     """
-    from tailorbird.candidates.folder import copied_name
+    from tailorbird.candidates.folder import copy_name
     from tailorbird.config import open_project
     from tailorbird.config.candidates import maintained_contracts
     from tailorbird.config.schemas import active_schemas
     from tailorbird.features import schemas
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
     project = open_project(applied=True)
     required = {features.schema_hash for features in active_schemas(project)}
@@ -181,9 +179,9 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     retained_keys = {
         part.copies(schema)
         for schema in (*required, *schemas.state_folders(project.paths.state))
-        for part in parts_of(project.workers)
+        for part in all_parts(project.workers)
     }
-    retained_keys |= {copied_name(contract) for contract in maintained_contracts(project)}
+    retained_keys |= {copy_name(contract) for contract in maintained_contracts(project)}
     removed_copies = {} if target is None else target.prune(retained_keys, unnamed=unnamed)
     if json:
         print_json(
@@ -238,16 +236,18 @@ def _confirm(yes: bool, question: str) -> None:
 
 def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     """Build all parts of the state in this process; return the position it has reached."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
-    return min(_build_part(project, features, part, progress) for part in parts_of(project.workers))
+    return min(
+        _build_part(project, features, part, progress) for part in all_parts(project.workers)
+    )
 
 
 def _build_part(
     project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
 ) -> int:
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -265,7 +265,7 @@ def _build_part(
         return _wait_for_workers(project, features, progress)
     with worker:
         lake = Lake(project.paths.lake)
-        if worker.needs_history() and lake_is_ahead(worker, lake):
+        if worker.needs_history() and is_lake_ahead(worker, lake):
             build_from_lake(
                 worker,
                 lake,
@@ -273,7 +273,7 @@ def _build_part(
                 progress=lambda done, total: progress("from the lake", done, total),
             )
         end = _log_end(project)
-        follow(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
+        catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()
         return worker.position.p
 
@@ -310,11 +310,11 @@ def _wait_for_workers(project: "Project", features: "FeatureSet", progress: Repo
 
 def _are_workers_running(project: "Project", features: "FeatureSet") -> bool:
     """Return whether all workers of a schema run."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
     from tailorbird.features.state import state_folder
     from tailorbird.lock import FileLock
 
-    for part in parts_of(project.workers):
+    for part in all_parts(project.workers):
         try:
             FileLock(state_folder(project.paths.state, features, part) / "worker").release()
         except LockedError:
@@ -325,12 +325,13 @@ def _are_workers_running(project: "Project", features: "FeatureSet") -> bool:
 
 def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
     """Return the position that all parts of the state have reached, and whether all are ready."""
-    from tailorbird.features.keypart import parts_of
-    from tailorbird.features.state import position_in
+    from tailorbird.features.keypart import all_parts
+    from tailorbird.features.state import read_local_position
 
     try:
         positions = [
-            position_in(project.paths.state, features, part) for part in parts_of(project.workers)
+            read_local_position(project.paths.state, features, part)
+            for part in all_parts(project.workers)
         ]
     except NotReadyError:
         return 0, False

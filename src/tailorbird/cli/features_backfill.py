@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tailorbird.cli.limits import parse_size
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, nearest
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, suggest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,8 +74,8 @@ def backfill(
     import pyarrow.dataset as ds
 
     from tailorbird.config import open_project
-    from tailorbird.features.asked import read_asked
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.asked import read_backfill_inputs
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.shards import backfill_to, definitions
     from tailorbird.lock import FileLock
 
@@ -87,7 +87,7 @@ def backfill(
         raise UsageError(
             "--requests brings its own times", where="--from", fix="leave --from and --to away"
         )
-    read_asked(out, lock=_LOCK)  # Checked before a file of ours is created there.
+    read_backfill_inputs(out, lock=_LOCK)  # Checked before a file of ours is created there.
     is_new = not out.exists()
     lock = FileLock(out / WORK_FOLDER)  # Two runs at a time would overwrite each other.
     try:
@@ -98,7 +98,7 @@ def backfill(
             raise
         newest = int(requests_.p.max(initial=0))
         events = partial(
-            AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest
+            JoinedEvents(lake, project.features).batches, where=ds.field("p") <= newest
         )
         with progress_bars(quiet=json) as progress:
             backfill_to(
@@ -146,14 +146,19 @@ def _open_requests(
     project: "Project", out: Path, file: Path | None, since: str, to: str
 ) -> "tuple[Lake, Requests, pa.Array | None]":
     """Return the lake as of the folder's first run, and the requests; record both then."""
-    from tailorbird.features.asked import Asked, read_asked, requests_of_file, write_asked
-    from tailorbird.features.shards import inputs_of
+    from tailorbird.features.asked import (
+        BackfillInputs,
+        read_backfill_inputs,
+        requests_of_file,
+        write_backfill_inputs,
+    )
+    from tailorbird.features.shards import hash_inputs
     from tailorbird.lake import Lake
-    from tailorbird.lake.versions import from_plain, plain, versions_of
+    from tailorbird.lake.versions import from_manifest, to_manifest, versions_of
 
     path = project.paths.lake
-    recorded = read_asked(out, lock=_LOCK)
-    lake = Lake(path, at=versions_of(path) if recorded is None else from_plain(recorded.lake))
+    recorded = read_backfill_inputs(out, lock=_LOCK)
+    lake = Lake(path, at=versions_of(path) if recorded is None else from_manifest(recorded.lake))
     if not lake.exists("events"):
         raise NotReadyError(
             "the lake is empty", where=str(path), fix="tailorbird import brings events in"
@@ -163,11 +168,11 @@ def _open_requests(
         if file is not None
         else _requests_of_answers(lake, since, to)
     )
-    current = Asked(
-        inputs_of(requests, _version(int(requests.p.max(initial=0)))), plain(lake.at or {})
+    current = BackfillInputs(
+        hash_inputs(requests, _version(int(requests.p.max(initial=0)))), to_manifest(lake.at or {})
     )
     if recorded is None:
-        write_asked(out, current)
+        write_backfill_inputs(out, current)
     elif current.inputs != recorded.inputs:
         problem = "holds the features of other requests"
         raise UsageError(
@@ -185,7 +190,7 @@ def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, 
     import pyarrow.compute as pc
 
     from tailorbird.features.recompute import requests_of
-    from tailorbird.platform.moment import time_of
+    from tailorbird.platform.moment import parse_time
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError(
@@ -195,7 +200,9 @@ def _requests_of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, 
         )
     columns = ["ts", "p", "positions", "person", "items", "request_id", *_CONTEXT_COLUMNS]
     answers = lake.answers(
-        columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None
+        columns,
+        parse_time(since, "--from") if since else None,
+        parse_time(to, "--to") if to else None,
     )
     # An answer can reach the lake before the events that it used.
     has_events = pc.and_(
@@ -221,7 +228,7 @@ def _write_rows(
     import pyarrow.parquet as pq
 
     from tailorbird.features.parts import read_manifest, read_parts
-    from tailorbird.features.positions import newest
+    from tailorbird.features.positions import newest_positions
 
     manifest = read_manifest(out / WORK_FOLDER)
     available = {
@@ -234,7 +241,7 @@ def _write_rows(
         "request_id": ids,
         "person": requests.person,
         "ts": times,
-        "p": pa.array(newest(requests.p)),
+        "p": pa.array(newest_positions(requests.p)),
     }
     request_columns = {
         name: values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
@@ -300,7 +307,7 @@ def _write_texts(
     import pyarrow.parquet as pq
 
     from tailorbird.features.backfill import event_columns, subset
-    from tailorbird.features.dictionary import texts_of
+    from tailorbird.features.dictionary import texts_by_hash
 
     file = out / "categories.parquet"
     text_columns = [
@@ -310,7 +317,7 @@ def _write_texts(
         return
     existing = [pq.read_table(file)] if file.exists() else []
     missing = np.setdiff1d(keys, existing[0]["hash"].to_numpy()) if existing else keys
-    texts = texts_of(missing, requests, events(event_columns(subset(features, text_columns))))
+    texts = texts_by_hash(missing, requests, events(event_columns(subset(features, text_columns))))
     unfinished = out / "categories.new"
     pq.write_table(pa.concat_tables([*existing, texts]).sort_by("hash"), unfinished)
     unfinished.replace(file)
@@ -319,5 +326,5 @@ def _write_texts(
 def _require_declared(declared: Sequence[str], only: Sequence[str]) -> None:
     for name in only:
         if name not in declared:
-            fix = nearest(name, declared, f"{this_command()} features list")
+            fix = suggest_name(name, declared, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)

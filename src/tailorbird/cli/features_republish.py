@@ -48,10 +48,10 @@ def republish(*, json: Json = False) -> None:
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
     """Copy all parts of a schema's state, one after the other."""
-    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.keypart import all_parts
 
     done = [
-        _republish_part(project, features, part, progress) for part in parts_of(project.workers)
+        _republish_part(project, features, part, progress) for part in all_parts(project.workers)
     ]
     return {"records": sum(part["records"] for part in done), "p": min(part["p"] for part in done)}
 
@@ -60,7 +60,7 @@ def _republish_part(
     project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report
 ) -> dict[str, int]:
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -83,7 +83,7 @@ def _republish_part(
         ) from error
     with worker:
         lake = Lake(paths.lake)
-        if worker.needs_history() and lake_is_ahead(worker, lake):
+        if worker.needs_history() and is_lake_ahead(worker, lake):
             build_from_lake(
                 worker,
                 lake,
@@ -91,6 +91,6 @@ def _republish_part(
                 progress=lambda rows, total: progress("from the lake", rows, total),
             )
         if lake.exists("events"):
-            follow(worker, lake, progress=lambda stage, p: progress(stage, p, None))
+            catch_up(worker, lake, progress=lambda stage, p: progress(stage, p, None))
         records = worker.republish(lambda copied: progress("copied", copied, None))
         return {"records": records, "p": worker.position.p}

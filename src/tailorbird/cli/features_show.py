@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
-from tailorbird.errors import NotReadyError, UsageError, nearest
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def show(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.platform.moment import clock_of_answers, time_of
+    from tailorbird.platform.moment import clock_of_answers, parse_time
 
     if not about:
         raise UsageError(
@@ -103,7 +103,7 @@ def show(
     if alone and kind != "item":
         name = about[0].partition(":")[2]
     clock, note = clock_of_answers("", project, SystemClock())
-    t = time_of(at, "--at") if at else clock.now()
+    t = parse_time(at, "--at") if at else clock.now()
     if note and not at and not json:
         console().print(note)
     if why:
@@ -126,13 +126,13 @@ def show(
 def _pseudonymised(project: "Project", text: str) -> str:
     """Replace the id of a person by its pseudonym if the project uses pseudonyms."""
     from tailorbird.events.contract import ANONYMOUS_PREFIX
-    from tailorbird.privacy.person import hidden
+    from tailorbird.privacy.people import pseudonymise_ids
 
     field, _, value = text.partition(":")
     if not value or field not in ("user", "anonymous"):
         return text
     prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
-    (stored,) = hidden([f"{prefix}{value}"], project.pseudonyms())
+    (stored,) = pseudonymise_ids([f"{prefix}{value}"], project.pseudonyms())
     return f"{field}:{stored.removeprefix(prefix)}"
 
 
@@ -206,10 +206,10 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
     import numpy as np
 
     from tailorbird.events import to_iso
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.backfill import Requests, backfill, event_columns
-    from tailorbird.features.positions import joined
-    from tailorbird.features.sampled import wanted
+    from tailorbird.features.positions import stack_positions
+    from tailorbird.features.sampled import required_events
     from tailorbird.lake import Lake
 
     lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
@@ -217,7 +217,7 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
     person = _person(project, query, p)
     requests = Requests(
         np.array([query.t]),
-        joined([positions]),
+        stack_positions([positions]),
         [person or None],
         np.zeros(1, np.intp),
         [query.item],
@@ -225,7 +225,9 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
     features = project.features
     rows_then = backfill(
         features,
-        AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)),
+        JoinedEvents(lake, features).table(
+            event_columns(features), required_events(features, requests)
+        ),
         requests,
     )
     values_then = _entity_values(project, query, rows_then.numeric[0])
@@ -266,7 +268,7 @@ def _show_then(project: "Project", query: _EntityQuery, events: int, json: bool)
 def _explain(project: "Project", query: _EntityQuery, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
@@ -274,7 +276,7 @@ def _explain(project: "Project", query: _EntityQuery, name: str, json: bool) -> 
     lake, positions = Lake(project.paths.lake), _resolve_positions(project, query.known)
     p = max(positions)
     person = _person(project, query, p)
-    events = routed_events(AttachedEvents(lake, project.features).table(where=span(ts_to=query.t)))
+    events = routed_events(JoinedEvents(lake, project.features).table(where=span(ts_to=query.t)))
     explanation = explain(
         project.features,
         name,
@@ -353,7 +355,7 @@ def _check_name(project: "Project", name: str) -> None:
     if name not in names:
         raise UsageError(
             f"features.py declares no feature {name!r}",
-            fix=nearest(name, names, "tailorbird features list"),
+            fix=suggest_name(name, names, "tailorbird features list"),
         )
 
 

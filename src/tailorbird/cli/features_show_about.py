@@ -200,11 +200,11 @@ def _countable_events(project: "Project", subject: "Subject", t: int) -> "pa.Tab
     """Return all events that the subject's columns may count."""
     import pyarrow.dataset as ds
 
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.lake import Lake, span
 
     counted = ds.field("type").isin(list(subject.types(project.features)))
-    return AttachedEvents(Lake(project.paths.lake), project.features).table(
+    return JoinedEvents(Lake(project.paths.lake), project.features).table(
         where=span(ts_to=t) & counted
     )
 
@@ -215,7 +215,7 @@ def _subject_events(
     """Return the events of the subject in order of time."""
     import pyarrow.dataset as ds
 
-    from tailorbird.features.attached import AttachedEvents
+    from tailorbird.features.attached import JoinedEvents
     from tailorbird.lake import Lake, span
 
     where = span(ts_to=result["t"]) & (ds.field("p") <= result["p"])
@@ -228,7 +228,7 @@ def _subject_events(
     ):
         if field in subject.parts:
             where &= ds.field(column) == (person if column == "person" else subject.parts[field])
-    events = AttachedEvents(Lake(project.paths.lake), project.features).table(where=where)
+    events = JoinedEvents(Lake(project.paths.lake), project.features).table(where=where)
     return [events.sort_by([("ts", "ascending"), ("event_id", "ascending")]).combine_chunks()]
 
 

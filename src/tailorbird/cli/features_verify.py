@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.features.recompute import Difference, ParityReport
-    from tailorbird.features.sampled import Asked
+    from tailorbird.features.sampled import SampledRead
     from tailorbird.lake import Lake
 
 _BATCH_SIZE = 250  # People to read and compare at a time.
@@ -102,6 +102,7 @@ def _sum_reports(reports: "dict[str, ParityReport]") -> "ParityReport":
         total.compared += report.compared
         total.pending += report.pending
         total.skipped += report.skipped
+        total.exempt += report.exempt
         total.dropped += report.dropped
         total.examples += report.examples
         for name, count in report.by_feature.items():
@@ -136,9 +137,9 @@ def _compare_logged(
 
 def _evicted_kinds(project: "Project", features: "FeatureSet") -> dict[str, int]:
     """Return the kinds of entities that the schema's worker evicted, with their last times."""
-    from tailorbird.features.figures import figures_of
+    from tailorbird.features.figures import read_schema_figures
 
-    figures = figures_of(project.paths.state, features.schema_hash, project.workers)
+    figures = read_schema_figures(project.paths.state, features.schema_hash, project.workers)
     return {} if figures is None else figures.dropped
 
 
@@ -152,13 +153,13 @@ def _compare_schema(
 ) -> "ParityReport":
     import pyarrow.dataset as ds
 
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
     from tailorbird.features.recompute import (
-        Excused,
+        Exemptions,
+        comparable_answers,
         compare_answers,
         empty_report,
         parity,
-        readable,
         requests_of,
     )
 
@@ -171,12 +172,12 @@ def _compare_schema(
         answers["producer"]
     )
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
-    sample = readable(features, known_position, rows, report)
+    sample = comparable_answers(features, known_position, rows, report)
     if not sample.num_rows:
         return report
     report_progress = partial(progress, "logged answers")
     requests = requests_of(sample)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         parity_report = parity(
             features,
@@ -186,17 +187,21 @@ def _compare_schema(
             dropped=dropped,
             progress=report_progress,
         )
-        parity_report.skipped, parity_report.pending = report.skipped, report.pending
+        parity_report.skipped, parity_report.exempt, parity_report.pending = (
+            report.skipped,
+            report.exempt,
+            report.pending,
+        )
         return parity_report
     with _scratch_folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             part_sample = sample.slice(part.start, part.stop - part.start).combine_chunks()
             compare_answers(
                 features,
                 part_sample,
                 part.rows,
                 report,
-                Excused(AnyOfKind(features), requests_of(part_sample), dropped),
+                Exemptions(KindExemptions(features), requests_of(part_sample), dropped),
             )
             report_progress(part.stop, sample.num_rows)
     return report
@@ -254,18 +259,18 @@ def _compare_state(
 def _compare_sample(
     project: "Project",
     lake: "Lake",
-    readings: "list[Asked]",
+    readings: "list[SampledRead]",
     memory_bytes: int,
     report: "ParityReport",
 ) -> None:
     from tailorbird.features.backfill import History
-    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
-    from tailorbird.features.recompute import Excused
+    from tailorbird.features.bounded import KindExemptions, backfill_on_disk, read_required_events
+    from tailorbird.features.recompute import Exemptions
     from tailorbird.features.sampled import compare, requests_of
 
     features, requests = project.features, requests_of(readings)
     dropped = _evicted_kinds(project, features)
-    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    events = read_required_events(lake, features, requests, bytes_max=memory_bytes)
     if events is not None:
         history = History(features, events)
         compare(
@@ -273,18 +278,18 @@ def _compare_sample(
             readings,
             history.rows(requests),
             report,
-            excused=Excused(history, requests, dropped),
+            excused=Exemptions(history, requests, dropped),
         )
         return
     with _scratch_folder(project) as folder:
-        for part in spilled(lake, features, requests, folder, memory_bytes):
+        for part in backfill_on_disk(lake, features, requests, folder, memory_bytes):
             part_readings = readings[part.start : part.stop]
             compare(
                 features,
                 part_readings,
                 part.rows,
                 report,
-                excused=Excused(AnyOfKind(features), requests_of(part_readings), dropped),
+                excused=Exemptions(KindExemptions(features), requests_of(part_readings), dropped),
             )
 
 
@@ -325,6 +330,7 @@ def _to_dict(
         },
         "answers": logged.answers,
         "skipped": logged.skipped,
+        "exempt": logged.exempt,
         "pending": logged.pending,
         "samples": sampled.answers,
         "compared": logged.compared + sampled.compared,
@@ -357,6 +363,8 @@ def _print(
         ]
         numbers = ["answers", "compared", "unequal"]
         print_table("By schema", ["schema", *numbers], rows, right=numbers)
+    if logged.exempt:
+        out.print(f"{logged.exempt:,} answers are exempt: they may have read erased events.")
     if logged.pending:
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = (

@@ -24,7 +24,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
     import msgspec
 
     from tailorbird.registry import read_formulas
-    from tailorbird.serving.formulas import told_formulas
+    from tailorbird.serving.formulas import describe_formulas
 
     project, registry = open_registry()
     if history:
@@ -45,7 +45,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
         ]
         print_table("", ["version", "set", "slot", "formula", "by", "why"], rows)
         return
-    formulas = told_formulas(registry, project.slots.values())
+    formulas = describe_formulas(registry, project.slots.values())
     if json:
         print_json({"formulas": msgspec.to_builtins(formulas)})
         return
@@ -113,12 +113,12 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     slot:
         name of a slot in slots.py
     """
-    from tailorbird.ranking.formula import told
+    from tailorbird.ranking.formula import format_formula
     from tailorbird.serving.formulas import set_formula
 
     project, registry = open_registry()
     declared = project.slot(slot)
     change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
     console().print(
-        f"{change.version}: slot {slot} orders by its own formula again: {told(declared.objective)}"
+        f"{change.version}: slot {slot} orders by its own formula again: {format_formula(declared.objective)}"
     )

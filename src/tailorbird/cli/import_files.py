@@ -72,12 +72,12 @@ def import_files(
     if not format_ or path is None:
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
     from tailorbird.config import open_project
+    from tailorbird.platform.imports import detect_format, require_accepted
     from tailorbird.platform.imports import import_files as run_import
-    from tailorbird.platform.imports import recognise_format, require_accepted
 
     project = open_project()
     if format_ == "auto":
-        format_ = recognise_format(path)
+        format_ = detect_format(path)
         print_note(f"{path}: this is {format_}.")
     with progress_bars(quiet=json) as progress:
         result = run_import(
@@ -141,10 +141,15 @@ def _guess(path: Path, json: bool) -> None:
     import msgspec
 
     from tailorbird.events import SystemClock
-    from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
+    from tailorbird.events.adapters import (
+        FORMATS,
+        find_files,
+        list_importable_files,
+        recognise_format,
+    )
     from tailorbird.events.guess import guess_files, try_mapping
 
-    recognised = recognise(look_in(path))
+    recognised = recognise_format(list_importable_files(path))
     if recognised not in (None, "mapping", "tailorbird"):
         if json:
             print_json({"format": recognised})

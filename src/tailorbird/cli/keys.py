@@ -65,7 +65,7 @@ def create(
     keep:
         with --replaces, how long the old key remains valid
     """
-    from tailorbird.events import SystemClock, duration, to_iso
+    from tailorbird.events import SystemClock, parse_duration, to_iso
     from tailorbird.serving.keyfile import create_key, read_keys
 
     file = _keys_file()
@@ -79,9 +79,9 @@ def create(
         origins=origin or (old.origins if old else []),
         limits=_limits(limit) if limit or old is None else old.limits,
         identify=identify if identify is not None else bool(old and old.identify),
-        expires_at=now + duration(expires) if expires else 0,
+        expires_at=now + parse_duration(expires) if expires else 0,
         replaces=replaces,
-        keep_until=now + duration(keep),
+        keep_until=now + parse_duration(keep),
     )
     if json:
         print_json({"key": token, **_to_dict(record)})
@@ -95,7 +95,7 @@ def create(
     if old is not None:
         out.print(
             f"Key {old.id} holds until "
-            f"{to_iso(min(old.expires_at or now + duration(keep), now + duration(keep)))[:16]} "
+            f"{to_iso(min(old.expires_at or now + parse_duration(keep), now + parse_duration(keep)))[:16]} "
             "UTC."
         )
 

@@ -9,7 +9,7 @@ from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.lake.refused import Choice
+    from tailorbird.lake.refused import QuarantineFilter
     from tailorbird.lake.replay import ReplayReport
 
 _BODY_SHOWN = 160
@@ -37,9 +37,9 @@ def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     import msgspec
 
     if erased:
-        from tailorbird.cli.lake_privacy import tell_search
+        from tailorbird.cli.lake_privacy import print_search
 
-        tell_search(erased, json)
+        print_search(erased, json)
 
     from tailorbird.config import open_project
     from tailorbird.errors import DamageError
@@ -67,8 +67,8 @@ def quarantine(
     limit: Annotated[int, Parameter(name=["--limit", "--rows"])] = 10,
     json: Json = False,
 ) -> None:
-    """Show what was refused: by reason how many, since when, until when, which fields; and samples.
-    Everything is kept whole.
+    """Show refused rows: by reason their number, first and last time and fields, and samples.
+    They are kept exactly as received.
 
     After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
 
@@ -97,25 +97,28 @@ def quarantine(
     project = open_project()
     lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
     _check_reasons(project, choice)
-    found = refused.reasons(lake, choice, replayed(project.paths.stream))
+    reason_counts = refused.reasons(lake, choice, replayed(project.paths.stream))
     shown = refused.samples(lake, choice, limit)
     if json:
         counts = [
             {
-                "code": one.code,
-                "rows": one.rows,
-                "replayed": one.replayed,
-                "first": to_iso(one.first),
-                "last": to_iso(one.last),
-                "paths": one.paths,
+                "code": reason_count.code,
+                "rows": reason_count.rows,
+                "replayed": reason_count.replayed,
+                "first": to_iso(reason_count.first),
+                "last": to_iso(reason_count.last),
+                "paths": reason_count.paths,
             }
-            for one in found
+            for reason_count in reason_counts
         ]
         print_json(
-            {"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in shown]}
+            {
+                "counts": counts,
+                "samples": [{**row, "body": _decode_body(row["body"])} for row in shown],
+            }
         )
         return
-    if not found:
+    if not reason_counts:
         console().print(
             "The quarantine is empty."
             if choice.filter() is None
@@ -123,8 +126,15 @@ def quarantine(
         )
         return
     rows = [
-        (one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths))
-        for one in found
+        (
+            one.code,
+            one.rows,
+            one.replayed,
+            _format_time(one.first),
+            _format_time(one.last),
+            _format_paths(one.paths),
+        )
+        for one in reason_counts
     ]
     print_table(
         "Refused, by reason",
@@ -136,7 +146,10 @@ def quarantine(
         print_table(
             "Samples",
             ["code", "path", "message", "body"],
-            [(row["code"], row["path"], row["message"], _record(row["body"])) for row in shown],
+            [
+                (row["code"], row["path"], row["message"], _format_record(row["body"]))
+                for row in shown
+            ],
         )
 
 
@@ -149,7 +162,7 @@ def replay(
     route: bool = True,
     json: Json = False,
 ) -> None:
-    """Send what was refused again, after the declarations, an adapter or the contract were mended.
+    """Resend refused rows after the declarations, an adapter or the contract were fixed.
 
     What is accepted now goes through the raw log as it came, with the time at which it was first
     received, and from there into features and lake; what is still refused stays in the quarantine.
@@ -176,14 +189,14 @@ def replay(
         also route the events and load the lake here; not needed where `up` is running
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import SystemClock
     from tailorbird.lake.replay import replay as run_replay
     from tailorbird.platform.roles import drain
 
     project, choice = open_project(), _choice(reason, path, since)
     if not dry_run:
-        take_in(project)
+        apply_remote_erasures(project)
     _check_reasons(project, choice)
     if not dry_run:
         _require_new_routers(project)
@@ -207,16 +220,14 @@ def replay(
     if json:
         print_json(_as_json(report, routed, dry_run))
     else:
-        _tell(report, routed, dry_run, route)
+        _print_report(report, routed, dry_run, route)
 
 
 def _require_new_routers(project: "Project") -> None:
-    """Raises NotReadyError where a running router would refuse again what the declarations of now
-    accept.
-    """
-    from tailorbird.router.deciding import deciding_otherwise
+    """Raise NotReadyError if a running router has older declarations and would refuse again."""
+    from tailorbird.router.deciding import find_outdated_routers
 
-    if processes := deciding_otherwise(project.paths.run, project.plan):
+    if processes := find_outdated_routers(project.paths.run, project.plan):
         raise NotReadyError(
             f"the running router (process {', '.join(map(str, processes))}) decides by "
             "declarations of before, and would refuse them again",
@@ -225,26 +236,31 @@ def _require_new_routers(project: "Project") -> None:
         )
 
 
-def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":
-    from tailorbird.lake.refused import Choice
-    from tailorbird.platform.moment import time_of
+def _choice(reason: list[str] | None, path: str, since: str) -> "QuarantineFilter":
+    from tailorbird.lake.refused import QuarantineFilter
+    from tailorbird.platform.moment import parse_time
 
-    return Choice(tuple(reason or ()), path, time_of(since, "--since") if since else None)
+    return QuarantineFilter(
+        tuple(reason or ()), path, parse_time(since, "--since") if since else None
+    )
 
 
-def _check_reasons(project: "Project", choice: "Choice") -> None:
-    """A reason that nothing was refused for is a slip of the pen, if anything was refused at all."""
+def _check_reasons(project: "Project", choice: "QuarantineFilter") -> None:
+    """Raise UsageError for a reason that no row was refused for, if any row was refused."""
     from tailorbird.lake import Lake, refused
 
-    known = [
-        one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())
+    known_reasons = [
+        reason_count.code
+        for reason_count in refused.reasons(
+            Lake(project.paths.lake), refused.QuarantineFilter(), frozenset()
+        )
     ]
-    unknown = [reason for reason in choice.reasons if reason not in known]
-    if known and unknown:
+    unknown = [reason for reason in choice.reasons if reason not in known_reasons]
+    if known_reasons and unknown:
         raise UsageError(
             f"nothing was refused for {unknown[0]!r}",
             where="--reason",
-            fix=f"the reasons there are: {', '.join(known)}",
+            fix=f"the reasons there are: {', '.join(known_reasons)}",
         )
 
 
@@ -266,7 +282,7 @@ def _as_json(
     }
 
 
-def _tell(
+def _print_report(
     report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool
 ) -> None:
     from tailorbird.cli.output import tell_routed
@@ -308,30 +324,30 @@ def _tell(
         tell_routed(routed, "replay")
 
 
-def _named(paths: dict[str, int]) -> str:
+def _format_paths(paths: dict[str, int]) -> str:
     names = list(paths)
     return ", ".join(names[:_PATHS_SHOWN]) + (", …" if len(names) > _PATHS_SHOWN else "")
 
 
-def _short(moment: int) -> str:
+def _format_time(moment: int) -> str:
     from tailorbird.events import to_iso
 
     return to_iso(moment)[:19] + "Z"
 
 
-def _record(body: bytes) -> str:
-    """The body as it came, without what an adapter put around it."""
+def _format_record(body: bytes) -> str:
+    """Return the body as received, without the adapter's wrapper."""
     import msgspec
 
-    from tailorbird.events.contract import unread_of
+    from tailorbird.events.contract import parse_unread
 
-    unread = unread_of(body)
+    unread = parse_unread(body)
     return (
-        _text(body)
+        _decode_body(body)
         if unread is None
         else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}"
     )[:_BODY_SHOWN]
 
 
-def _text(body: bytes) -> str:
+def _decode_body(body: bytes) -> str:
     return bytes(body).decode(errors="replace")

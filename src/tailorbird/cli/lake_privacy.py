@@ -1,6 +1,7 @@
-"""`tailorbird lake erase|export-user`: a person's data unlinked everywhere, or told."""
+"""`tailorbird lake erase|export-user`: erase a person everywhere, or write down what is held."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,18 +16,15 @@ from tailorbird.cli.output import (
     progress_bars,
     this_command,
 )
-from tailorbird.errors import BehindError, LockedError, UsageError
+from tailorbird.errors import LagError, LockedError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.privacy import Erased, Preview
-    from tailorbird.privacy.person import Kept
-    from tailorbird.privacy.search import Searched
+    from tailorbird.privacy import Match, Preview, Receipt, SearchReport
+    from tailorbird.privacy.people import StoredId
 
-# of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure
-# tries to begin
-_ROUNDS = 4
-_TOLD = 10  # ids of whom nothing was found
+_ROUNDS = 4  # of bringing in what brokers show only once an erasure tries to begin
+_SHOWN_MAX = 10  # unknown ids
 
 
 def erase(
@@ -37,18 +35,16 @@ def erase(
     yes: bool = False,
     json: Json = False,
 ) -> None:
-    """Unlink a person from everything that is kept: logs, archive, lake with its history,
-    quarantine, state, answers, training sets.
+    """Erase a person from logs, archive, lake with its history, quarantine, state and answers.
 
-    Type, time and item of what they did stay, so that figures of items stay as they are; whose it
-    was goes, for good. Nothing old of theirs is taken again, however it comes: as a retry, a
-    replay, or an import of old files. At the end every byte of the project is searched, and a
-    receipt without personal data is left in data/erasure/receipts. Models that learned from their
-    events are named.
+    Type, time, item and numbers of what they did stay, as a stranger's. Later events of theirs are
+    dropped, however they come: as a retry, a replay, or an import of old files. Every byte of the
+    project is searched, and a receipt without personal data is left in data/erasure/receipts.
+    Models that learned from their events are named.
 
-    Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while
-    `up` runs. One that was cut short goes on with the same command; given other ids, the command
-    ends it first, then erases these. Many people at once, from a file, cost hardly more than one.
+    Stop `up` before: an erasure must be alone. Without --yes, the command says what it would erase;
+    that works beside `up`. An erasure that was cut off goes on with the same command. Many people
+    from a file cost hardly more than one.
 
     An id on the command line stands in the shell's history, and in the list of processes while the
     command runs: give the ids in a file, or by - from standard input.
@@ -69,7 +65,7 @@ def erase(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.privacy import forget_unbegun, not_begun, preview, unfinished
+    from tailorbird.privacy import find_not_begun, forget_unbegun, is_unfinished, preview
 
     project, clock = open_project(applied=True), SystemClock()
     if yes and forget_unbegun(project) and not json:
@@ -77,49 +73,48 @@ def erase(
             "An erasure was cut short before it changed anything. Roles may start again; "
             "whoever was to be erased is not."
         )
-    cut_short = unfinished(project.paths.data)
-    kept = _kept(project, _asked(user, from_, needed=not (yes and cut_short)))
+    unfinished = is_unfinished(project.paths.data)
+    stored = _stored(project, _read_ids(user, from_, required=not (yes and unfinished)))
     if not yes:
-        _tell_preview(preview(project, kept, clock), cut_short, json)
+        _print_preview(preview(project, stored, clock), unfinished, json)
         return
-    others = not_begun(project.paths.data, kept) if cut_short else []
-    done = [_erased(project, kept, quiet=json)]
+    others = find_not_begun(project.paths.data, stored) if unfinished else []
+    receipts = [_erase(project, stored, quiet=json)]
     if others:
         if not json:
             console().print(
                 "This was the erasure that had been cut short. Now the ids that were given, "
                 "of whom it was not:"
             )
-        done.append(_erased(project, others, quiet=json))
+        receipts.append(_erase(project, others, quiet=json))
     if json:
-        earlier, last = done[:-1], done[-1]
-        print_json(_told(last) | ({"cut_short": _told(earlier[0])} if earlier else {}))
-    raise SystemExit(0 if all(one.clean for one in done) else 1)
+        earlier = {"cut_short": _as_json(receipts[0])} if others else {}
+        print_json(_as_json(receipts[-1]) | earlier)
+    raise SystemExit(0 if all(one.clean for one in receipts) else 1)
 
 
-def _erased(project: "Project", kept: "list[Kept]", *, quiet: bool) -> "Erased":
+def _erase(project: "Project", stored: "list[StoredId]", *, quiet: bool) -> "Receipt":
     from tailorbird.events import SystemClock
     from tailorbird.privacy import erase as run_erase
 
     with progress_bars(quiet=quiet) as progress:
-        left = _ROUNDS
+        rounds = _ROUNDS
         while True:
-            _bring_in(project, progress)
+            _drain(project, progress)
             try:
-                done = run_erase(project, kept, SystemClock(), progress=progress)
+                receipt = run_erase(project, stored, SystemClock(), progress=progress)
                 break
-            except BehindError:
-                left -= 1
-                if not left:
+            except LagError:
+                rounds -= 1
+                if not rounds:
                     raise
     if not quiet:
-        _tell(done, project)
-    return done
+        _print_receipt(receipt, project)
+    return receipt
 
 
 def export_user(user: str, /, *, out: Path | None = None, json: Json = False) -> None:
-    """Write down all that is held about a person: lines of JSON, each with the place that it is
-    from.
+    """Write down all that is held about a person: lines of JSON, each with its source.
 
     Example:  tailorbird -C shop lake export-user 42 --out told.jsonl
 
@@ -140,174 +135,145 @@ def export_user(user: str, /, *, out: Path | None = None, json: Json = False) ->
     from tailorbird.privacy.export import write_export
 
     project = open_project(applied=True)
-    if out is None:
-        for record in export_person(
-            project, _ids(project, _asked(user, None, needed=True)), SystemClock()
-        ):
-            sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
-        return
-    if not out.parent.is_dir():
+    if out is not None and not out.parent.is_dir():
         raise UsageError(
             "no such folder", where=str(out.parent), fix="name a file in a folder that is there"
         )
-    counts = write_export(
-        export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()), out
-    )
+    records = export_person(project, _ids(project, user), SystemClock())
+    if out is None:
+        for record in records:
+            sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+        return
+    counts = write_export(records, out)
     if json:
         print_json({"out": str(out), "records": counts})
         return
     print_table(f"Written to {out}", ["source", "records"], counts.items(), right=["records"])
 
 
-def tell_search(user: str, json: bool) -> None:
-    """`lake verify --erased`: search every byte for a person."""
+def print_search(user: str, json: bool) -> None:
+    """Run `lake verify --erased`: search every byte for a person."""
     import msgspec
 
     from tailorbird.config import open_project
-    from tailorbird.privacy import look_for
+    from tailorbird.events.contract import ANONYMOUS_PREFIX
+    from tailorbird.privacy import People, search_project
 
     project = open_project(applied=True)
+    ids = _ids(project, user)
+    users = frozenset(one for one in ids if not one.startswith(ANONYMOUS_PREFIX))
+    devices = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in {*ids} - users)
     with progress_bars(quiet=json) as progress:
-        found = look_for(project, _ids(project, _asked(user, None, needed=True)), progress)
+        report = search_project(project, People(users, devices), progress=progress)
     if json:
-        print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(report))
     else:
-        _tell_found(found, project, erased=False)
-    raise SystemExit(1 if found.found else 0)
+        _print_matches(report, project, erased=False)
+    raise SystemExit(1 if report.matches else 0)
 
 
-def _asked(user: str, file: Path | None, *, needed: bool) -> list[str]:
+def _read_ids(user: str, file: Path | None, *, required: bool) -> list[str]:
     if user and file is not None:
         raise UsageError("expected a user or --from FILE, got both")
-    asked = [user] if user else []
+    ids = [user] if user else []
     if user == STDIN or file == Path(STDIN):
-        asked = _lines(sys.stdin.read())
+        ids = _lines(sys.stdin.read())
     elif file is not None:
         try:
-            asked = _lines(file.read_text(encoding="utf-8"))
+            ids = _lines(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"cannot be read: {error}",
                 where=str(file),
                 fix="a text file in UTF-8, an id a line",
             ) from None
-    if needed and not asked:
+    if required and not ids:
         raise UsageError(
             "expected the id of a user, or --from FILE with an id a line",
             fix=f"{this_command()} lake erase --help",
         )
-    return asked
+    return ids
 
 
-def _kept(project: "Project", asked: list[str]) -> "list[Kept]":
-    from tailorbird.privacy.person import kept_as
+def _stored(project: "Project", ids: list[str]) -> "list[StoredId]":
+    from tailorbird.privacy.people import stored_ids
 
-    return kept_as(asked, project.pseudonyms())
+    return stored_ids(ids, project.pseudonyms())
 
 
-def _ids(project: "Project", asked: list[str]) -> list[str]:
-    from tailorbird.privacy.person import ids_of
+def _ids(project: "Project", user: str) -> list[str]:
+    from tailorbird.privacy.people import flatten_ids
 
-    return ids_of(_kept(project, asked))
+    return flatten_ids(_stored(project, _read_ids(user, None, required=True)))
 
 
 def _lines(text: str) -> list[str]:
-    """Ids, one a line, without the mark that some programs begin a file with, and without blanks
-    around them.
-
-    A line ends where an editor ends one: what Python takes for the end of a line besides may stand
-    within an id.
-    """
+    """Return ids, one a line as an editor ends one, without blanks and a byte order mark."""
     lines = (line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n"))
     return [line for line in lines if line]
 
 
-def _bring_in(project: "Project", progress: Any) -> None:
-    """Bring all that waits in the logs into the lake, so that it is all there is to look in."""
-    from tailorbird.config.erasures import take_in
+def _drain(project: "Project", progress: Any) -> None:
+    """Bring all that waits in the logs into the lake."""
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.events import SystemClock
     from tailorbird.platform.roles import drain
-    from tailorbird.privacy import unfinished
-    from tailorbird.privacy.held import ALONE, STOP
+    from tailorbird.privacy import is_unfinished
+    from tailorbird.privacy.writers import NOT_ALONE, STOP
 
     if not isinstance(project.stream, Path):
-        if unfinished(project.paths.data):
+        if is_unfinished(project.paths.data):
             return  # topics may be gone, and nothing can have come in
-        take_in(project)
+        apply_remote_erasures(project)
     try:
         drain(project, SystemClock(), progress=progress)
     except LockedError as error:
-        raise LockedError(ALONE, where=error.where, fix=STOP) from None
+        raise LockedError(NOT_ALONE, where=error.where, fix=STOP) from None
 
 
-def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
+def _print_preview(found: "Preview", unfinished: bool, json: bool) -> None:
     import msgspec
 
     if json:
-        print_json({**msgspec.to_builtins(found), "unfinished": cut_short})
+        print_json({**msgspec.to_builtins(found), "unfinished": unfinished})
         return
     out = console()
-    if cut_short:
+    if unfinished:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
     rows = sorted(found.events.items(), key=lambda each: -each[1])
-    print_table("Would be unlinked", ["type", "events"], rows, right=["events"])
-    if found.refused:
-        out.print(
-            f"{found.refused:,} rows that were refused, in the quarantine, which hold "
-            "something of theirs."
-        )
+    print_table("Would be erased", ["type", "events"], rows, right=["events"])
     out.print(
-        f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, "
-        f"{found.shared:,} devices that others used too."
+        f"{found.users:,} users, {found.devices:,} devices, {found.shared:,} of them used by "
+        f"others too and erased whole, {found.refused:,} refused rows."
     )
-    if found.into:
-        out.print(
-            f"{found.into:,} others were one with some of them for a while, by merges, and stay."
-        )
-    _tell_unnamed(found.unnamed)
-    _tell_strangers(found.strangers)
-    _tell_bundles(found.bundles)
+    _print_unknown(found.unknown)
+    _print_bundles(found.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")
 
 
-def _tell(done: "Erased", project: "Project") -> None:
-    out = console()
+def _print_receipt(receipt: "Receipt", project: "Project") -> None:
     rows = [
-        (place, ", ".join(f"{name} {count}" for name, count in told.items()))
-        for place, told in done.counts.items()
-        if isinstance(told, dict)
+        (place, ", ".join(f"{name} {count}" for name, count in counts.items()))
+        for place, counts in receipt.counts.items()
     ]
     print_table("Erased", ["place", "what"], rows)
-    _tell_bundles(done.bundles)
-    _tell_found(done.searched, project, erased=True)
-    _tell_unnamed(done.unnamed)
-    _tell_strangers(done.strangers)
-    out.print(f"Receipt: {done.receipt}")
+    _print_bundles(receipt.bundles)
+    _print_matches(receipt.searched, project, erased=True)
+    _print_unknown(receipt.unknown)
+    console().print(f"Receipt: {receipt.path}")
 
 
-def _tell_unnamed(count: int) -> None:
-    if count:
+def _print_unknown(unknown: list[int]) -> None:
+    if unknown:
+        more = ", …" if len(unknown) > _SHOWN_MAX else ""
+        numbers = ", ".join(f"{number:,}" for number in unknown[:_SHOWN_MAX]) + more
         console().print(
-            f"{count:,} users are one with them by merges, and only their pseudonyms are "
-            "known here: what others wrote of these by the ids"
-            " that the site knows is not found. Erase those ids too, at any time, in the "
-            "same file or by themselves."
+            f"No event, answer or profile was found of {len(unknown):,} of the ids that were "
+            f"given (number {numbers}): are they written as the site writes them?"
         )
 
 
-def _tell_strangers(strangers: list[int]) -> None:
-    if strangers:
-        which = ", ".join(f"{number:,}" for number in strangers[:_TOLD]) + (
-            ", …" if len(strangers) > _TOLD else ""
-        )
-        count = f"{len(strangers):,} of the ids that were given (number {which})"
-        console().print(
-            f"No event, answer, profile or refused row was found of {count}: are they "
-            "written as the site writes them?"
-        )
-
-
-def _tell_bundles(bundles: list[dict[str, Any]]) -> None:
+def _print_bundles(bundles: list[dict[str, Any]]) -> None:
     from tailorbird.events import to_iso
 
     if bundles:
@@ -315,67 +281,60 @@ def _tell_bundles(bundles: list[dict[str, Any]]) -> None:
             (one["version"], ", ".join(one["aliases"]), to_iso(one["due"])[:10], one["what"])
             for one in bundles
         ]
-        print_table(
-            "Models that learned from their events",
-            ["version", "name", "until", "what to do"],
-            rows,
-        )
+        title = "Models that learned from their events"
+        print_table(title, ["version", "name", "until", "what to do"], rows)
 
 
-def _way_out(erased: bool) -> str:
-    """What takes out what is left in the project's own data."""
-    if not erased:
-        return "`lake erase` of the same ids takes these out."
-    return (
-        "This erasure did not take them out, and the same one again would not: please report "
-        "it, with the places above."
-    )
-
-
-def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
-    from tailorbird.privacy.files import derived
-    from tailorbird.privacy.looking import ours_of
-    from tailorbird.privacy.search import is_below
-
+def _print_matches(report: "SearchReport", project: "Project", *, erased: bool) -> None:
     out = console()
-    out.print(f"{found.files:,} files, {found.bytes:,} bytes searched.")
-    for limit in found.limits:
+    out.print(f"{report.files:,} files, {report.bytes:,} bytes searched.")
+    for limit in report.limits:
         out.print(limit)
-    if not found.found:
-        out.print(
-            "Nothing else of theirs was found." if found.limits else "Nothing of theirs is left."
-        )
+    if not report.matches:
+        out.print("Nothing of theirs is left.")
         return
-    folders = ours_of(project)
-    ours = [
-        one
-        for one in found.found
-        if is_below(one.path, folders) or not is_below(one.path, [project.root])
-    ]  # or in topics
-    made = [one for one in found.found if one not in ours and derived(Path(one.path), project)]
-    own = [one for one in found.found if one not in ours and one not in made]
+    own, made, foreign = _by_owner(report.matches, project)
     for where, some in (
-        ("the project's own data", ours),
+        ("the project's own data", own),
         ("what commands made of it", made),
-        ("files of yours", own),
+        ("files of yours", foreign),
     ):
         if some:
             rows = [(one.path, one.count, one.where) for one in some]
-            print_table(
-                f"Still there, in {where}", ["file", "times", "where"], rows, right=["times"]
-            )
-    if ours:
-        out.print("Do not delete files of the project's own data: they hold everybody's.")
-    if ours or made:
-        out.print(_way_out(erased))
+            title = f"Still there, in {where}"
+            print_table(title, ["file", "times", "where"], rows, right=["times"])
     if own:
+        out.print("Do not delete files of the project's own data: they hold everybody's.")
+    if own or made:
         out.print(
-            "Files of your own, and exports, are not changed: delete them, or take these "
-            "people out."
+            "This erasure did not take them out: please report it, with the places above."
+            if erased
+            else "`lake erase` of the same ids takes these out."
         )
+    if foreign:
+        out.print("Files of your own are not changed: delete them, or take these people out.")
 
 
-def _told(done: "Erased") -> dict[str, Any]:
+def _by_owner(
+    matches: "Sequence[Match]", project: "Project"
+) -> "tuple[list[Match], list[Match], list[Match]]":
+    """Return matches in the project's data or its topics, in what commands made, in other files."""
+    from tailorbird.privacy.files import find_derived
+    from tailorbird.privacy.search import is_below
+
+    data = [project.paths.data, project.paths.lake]
+    own: list[Match] = []
+    made: list[Match] = []
+    foreign: list[Match] = []
+    for one in matches:
+        if is_below(one.path, data) or not is_below(one.path, [project.root]):
+            own.append(one)
+        else:
+            (made if find_derived(Path(one.path), project) else foreign).append(one)
+    return own, made, foreign
+
+
+def _as_json(receipt: "Receipt") -> dict[str, Any]:
     import msgspec
 
-    return {**msgspec.to_builtins(done), "clean": done.clean}
+    return {**msgspec.to_builtins(receipt), "clean": receipt.clean}

@@ -1,4 +1,4 @@
-"""`tailorbird lake repair`: what is damaged, what it can be made anew from, and doing it."""
+"""`tailorbird lake repair`: rebuild what is corrupt, or say from what it could be rebuilt."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,29 +18,25 @@ from tailorbird.errors import LockedError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.lake.repair import Plan
+    from tailorbird.lake.rebuild import Plan
 
-_SHOWN = 20  # files of which the same is said
+_ROWS_MAX = 20  # of one table
 
 
 def repair(*, yes: bool = False, json: Json = False) -> None:
-    """Mend what `lake verify` finds damaged in lake, archive and logs, from what is whole. Without
+    """Rebuild what `lake verify` finds corrupt in lake, archive and logs from what is left. Without
     --yes it only says what it would do.
 
-    A flipped bit in a small file or in a line of ledger and manifest is turned back. A file of the
-    archive comes from the raw log while that still has the rows; a data file of a table from the
-    files that were put together in it, from its log, from other tables, or from the archive, routed
-    again; a commit file and a checkpoint from the ledger; a raw log from the archive and what is
-    whole in it; rows that were routed and are in no table from the routed log, or from the archive,
-    routed again. What comes back has the checksum that it had, or is entered into the ledger as
-    new; nothing is guessed. A ledger that is gone is written anew from the tables' own logs, which
-    know no checksums: run `lake verify --deep` then, which compares what the files hold with the
-    archive; a file that is gone as well comes back where its rows are elsewhere and make its size.
-    What another writer put into the log of a table is set aside, with the data files that it
-    brought, and so is a hint to a checkpoint that is not there. What cannot be had is named with
-    what is lost, and left as it is. Damaged files are kept in data/lake/set-aside: they are
-    evidence, which nothing reads and nothing vouches for, so `lake verify` does not look at them.
-    Ends with status 1 if anything is left.
+    A corrupt table is rebuilt in a scratch folder, verified there and swapped in: from its intact
+    data files, and for the rows of the others from the routed log, from the archive routed again
+    (where that gives every event the position that the tables have), from events that carry
+    profiles, or from the answer logs. Rows that are in no table come back the same way. A file of
+    the archive is rebuilt from the raw log, a raw log from the archive and its intact blocks,
+    positions.json from ledger and tables. The ledger, the archive's manifest and the routed log
+    have no second source: restore them from the backup. What cannot be rebuilt is named with the
+    reason, and stays as it is. Corrupt files and orphan commits are kept in data/lake/set-aside,
+    which nothing reads. No acknowledged row is lost or doubled if the command is killed: run it
+    again. Ends with status 1 if anything is left.
 
     Stop `up` before --yes: it writes to the same files.
 
@@ -56,10 +52,10 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import verify
-    from tailorbird.lake.repair import Repairer
+    from tailorbird.lake.rebuild import Rebuilder
 
     project = open_project()
-    repairer = Repairer(
+    rebuilder = Rebuilder(
         project.stream,
         project.paths.lake,
         clock=SystemClock(),
@@ -67,35 +63,34 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
     )
     with progress_bars(quiet=json) as progress:
         if not yes:
-            plan = repairer.plan()
+            plan = rebuilder.plan()
         else:
             try:
-                plan = repairer.run(lambda mend: progress("mended", 0, None))
+                plan = rebuilder.run(lambda rebuilt: progress("rebuilt", 0, None))
             except LockedError as error:
                 raise LockedError(
                     "a role of this project is running, and a repair must be alone",
                     where=error.where,
                     fix="stop up",
                 ) from error
-    clean = not plan.beyond and (not yes or verify(project.paths.lake).clean)
+    is_clean = not plan.unrecoverable and (not yes or verify(project.paths.lake).clean)
     if json:
-        mends = [{"where": one.where, "what": one.what, "from": one.source} for one in plan.mends]
         print_json(
             {
                 "done": yes,
-                "mends": mends,
-                "beyond": [vars(one) for one in plan.beyond],
-                "clean": clean and (yes or not mends),
+                "rebuilt": [vars(entry) for entry in plan.rebuilt],
+                "unrecoverable": [vars(entry) for entry in plan.unrecoverable],
+                "clean": is_clean and (yes or not plan.rebuilt),
             }
         )
     else:
-        _tell(plan, project.root, yes, clean)
-    raise SystemExit(1 if plan.beyond or not clean or (plan.mends and not yes) else 0)
+        _print_plan(plan, project.root, yes, is_clean)
+    raise SystemExit(1 if not is_clean or (plan.rebuilt and not yes) else 0)
 
 
 @contextmanager
 def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
-    """The router, as it was when the events came in, on other logs."""
+    """Open a router on other logs, with the declarations of the project."""
     from tailorbird.events import SystemClock
     from tailorbird.router import Router
 
@@ -108,54 +103,39 @@ def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
         yield route
 
 
-def _print_grouped(files: Iterable[tuple[str, Sequence[str], Sequence[str]]]) -> None:
-    """A table for all files of which the same is said: what that is, the columns, and the row of
-    each.
-    """
-    groups: dict[tuple[str, Sequence[str]], list[Sequence[str]]] = {}
-    for said, columns, row in files:
-        groups.setdefault((said, columns), []).append(row)
-    for (said, columns), rows in groups.items():
-        print_table(said, columns, rows[:_SHOWN])
-        if len(rows) > _SHOWN:
-            console().print(f"… and {len(rows) - _SHOWN:,} more; --json names all")
+def _print_grouped(entries: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Print one table for all entries with the same title."""
+    groups: dict[str, list[Sequence[str]]] = {}
+    for title, row in entries:
+        groups.setdefault(title, []).append(row)
+    for title, rows in groups.items():
+        print_table(title, ("file", "what"), rows[:_ROWS_MAX])
+        if len(rows) > _ROWS_MAX:
+            console().print(f"… and {len(rows) - _ROWS_MAX:,} more; --json names all")
 
 
-def _below(where: str, root: Path) -> str:
-    """A file by its place in the project."""
-    return where.removeprefix(f"{root}/")
-
-
-def _tell(plan: "Plan", root: Path, yes: bool, clean: bool) -> None:
+def _print_plan(plan: "Plan", root: Path, yes: bool, is_clean: bool) -> None:
     out = console()
-    if not plan.mends and not plan.beyond:
-        out.print("Nothing is damaged.")
+    if not plan.rebuilt and not plan.unrecoverable:
+        out.print("Nothing is corrupt.")
         return
-    begin = "Mended" if yes else "Can be mended"
+    verb = "Rebuilt" if yes else "Can be rebuilt"
     _print_grouped(
-        (f"{begin}: {one.source}", ("file", "what"), (_below(one.where, root), one.what))
-        for one in plan.mends
+        (f"{verb} from {entry.source}", (entry.where.removeprefix(f"{root}/"), entry.what))
+        for entry in plan.rebuilt
     )
     _print_grouped(
-        (
-            f"Cannot be mended. {one.kept}",
-            ("file", "what", "lost"),
-            (_below(one.where, root), one.what, one.lost),
-        )
-        if one.kept
-        else (
-            f"Cannot be mended; lost: {one.lost}",
-            ("file", "what"),
-            (_below(one.where, root), one.what),
-        )
-        for one in plan.beyond
+        (f"Cannot be rebuilt: {entry.lost}", (entry.where.removeprefix(f"{root}/"), entry.what))
+        for entry in plan.unrecoverable
     )
     if not yes:
         out.print(
             f"Nothing was changed. {this_command()} lake repair --yes does it; more may show "
-            "once this is mended."
+            "once this is rebuilt."
         )
-    elif clean:
+    elif is_clean:
         out.print("The lake verifies.")
     else:
-        out.print("Not all is whole: restore what is named from a copy. Nothing else was touched.")
+        out.print(
+            "Restore what is named from the backup, then run this again. Nothing else was touched."
+        )

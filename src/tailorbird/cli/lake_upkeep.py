@@ -1,6 +1,4 @@
-"""`tailorbird lake compact|vacuum|events`: fewer files, no old ones, and the events as they were at
-a version.
-"""
+"""`tailorbird lake compact|vacuum|events`: compact files, delete old ones, read a version."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,15 @@ if TYPE_CHECKING:
     from tailorbird.lake import LakeRole, TableVersion
 
 _SHOWN = 20
-_KEEP_ALL = 1 << 62  # when the lake is opened: what goes is for `vacuum` to say, and to delete
+_KEEP_ALL = 1 << 62  # Opening the lake must not delete what `vacuum` reports and deletes.
 
 
 def compact(*, all_days: bool = False, json: Json = False) -> None:
-    """Put small files together, so that reading opens few. No row changes; `lake verify` holds
-    before and after.
+    """Compact small files, so that reading opens few. No row changes.
 
-    The lake role does it by itself, a folder at a time between two loads: where a day has 32 small
-    files, and where nothing was written to it for a day. Here all that is due is done at once. Old
-    files stay for `lake.history`; `lake vacuum` deletes them.
+    The lake role does it by itself, one folder at a time between two loads: where a day has 32
+    small files, and where a day had no write for a day. This command does everything that is due at
+    once. Old files stay for `lake.history`; `lake vacuum` deletes them.
 
     Example:  tailorbird -C shop lake compact
 
@@ -33,7 +30,7 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
     all_days:
         take every day with more than one small file, today's too
     """
-    less: dict[str, int] = {}
+    totals: dict[str, int] = {}
     with _role(_project(), "puts files together") as role, progress_bars(quiet=json) as progress:
         total = sum(role.due(everything=all_days).values())
         progress("files", 0, total)
@@ -41,15 +38,15 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
             before = sum(waiting.values())
             done = role.upkeep(everything=all_days)
             left = sum(role.due(everything=all_days).values())
-            less["files"] = less.get("files", 0) + done
-            less["commits"] = less.get("commits", 0) + 1
+            totals["files"] = totals.get("files", 0) + done
+            totals["commits"] = totals.get("commits", 0) + 1
             total = max(total, left)
             progress("files", total - min(left, before), total)
     if json:
-        print_json({"files_less": less.get("files", 0), "commits": less.get("commits", 0)})
-    elif less:
+        print_json({"files_less": totals.get("files", 0), "commits": totals.get("commits", 0)})
+    elif totals:
         console().print(
-            f"{less['files']:,} files less, by {less['commits']:,} commits. Old readers "
+            f"{totals['files']:,} files less, by {totals['commits']:,} commits. Old readers "
             "still find theirs until lake vacuum."
         )
     else:
@@ -57,12 +54,12 @@ def compact(*, all_days: bool = False, json: Json = False) -> None:
 
 
 def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None:
-    """Delete files that only the past needs: those whose rows are in others now, and the log before
-    a checkpoint.
+    """Delete files that only old versions need: those that were compacted, and the log before a
+    checkpoint.
 
-    It deletes for real; what would go is told by --dry-run. No row of any table goes: events,
-    users, items and answers can still be read as of every version. The lake role does it once an
-    hour with `lake.history`.
+    It deletes at once; --dry-run only counts. No row of any table is lost: events, users, items and
+    answers can still be read at every version. The lake role does it once an hour with
+    `lake.history`.
 
     Example:  tailorbird -C shop lake vacuum --dry-run
 
@@ -71,29 +68,29 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
     Parameters
     ----------
     keep:
-        delete what is needless for longer than this, instead of `lake.history`; a reader that takes
+        delete files unneeded for longer than this, instead of `lake.history`; a reader that takes
             longer loses its files
     dry_run:
         only say what would be deleted
     """
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
 
     project = _project()
-    keep_us = duration(keep or project.settings.lake.history)
+    keep_us = parse_duration(keep or project.settings.lake.history)
     with _role(project, "deletes them") as role, progress_bars(quiet=json) as progress:
         planned = role.vacuum(keep_us=keep_us, dry_run=True)
-        total = sum(each.files + each.log_files for each in planned.values())
+        total = sum(report.files + report.log_files for report in planned.values())
         done = 0
 
-        def told(one: int) -> None:
+        def count_files(count: int) -> None:
             nonlocal done
-            done += one
+            done += count
             progress("files", done, total)
 
-        found = planned if dry_run else role.vacuum(keep_us=keep_us, told=told)
+        deleted = planned if dry_run else role.vacuum(keep_us=keep_us, progress=count_files)
     rows = {
         name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes}
-        for name, each in found.items()
+        for name, each in deleted.items()
     }
     if json:
         print_json({"dry_run": dry_run, "tables": rows})
@@ -114,11 +111,11 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
 def events(
     *, at_version: int | None = None, bundle: str = "", out: Path | None = None, json: Json = False
 ) -> None:
-    """The events as they were at a version of the table, or as a bundle's training read them.
-    Without either, as they are now.
+    """Show the events at a version of the table, or as a bundle's training read them. Without
+    either, as they are now.
 
-    Every version can be read, of however long ago: no later load, compaction or vacuum changes what
-    it gives. An erasure does: what the people did is nobody's from then on, in every version.
+    Every version can be read, however old: no later load, compaction or vacuum changes it. An
+    erasure does: it removes the people from every version.
 
     Example:  tailorbird -C shop lake events --at-version 120
 
@@ -143,7 +140,7 @@ def events(
     if at_version is not None and bundle:
         raise UsageError("expected --at-version or --bundle, got both")
     if bundle:
-        at = _read_by(project, bundle)
+        at = _versions_read_by(project, bundle)
     elif at_version is not None:
         at = version_at(project.paths.lake, "events", at_version)
     else:
@@ -161,16 +158,16 @@ def events(
         part = out.with_name(f"{out.name}.part")
         pq.write_table(made(rows, "lake events"), part, compression="zstd")
         part.replace(out)
-    told = {
+    summary = {
         "version": at["events"].version,
         "positions": at["events"].positions,
         "rows": len(rows),
         "out": str(out) if out else None,
     }
     if json:
-        print_json(told)
+        print_json(summary)
         return
-    console().print(f"Version {told['version']} of events has {len(rows):,} rows.")
+    console().print(f"Version {summary['version']} of events has {len(rows):,} rows.")
     if out is not None:
         console().print(f"Written to {out}")
     else:
@@ -183,9 +180,9 @@ def events(
         )
 
 
-def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
+def _versions_read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
     from tailorbird.events import SystemClock
-    from tailorbird.lake.versions import from_plain
+    from tailorbird.lake.versions import from_manifest
     from tailorbird.registry import Registry
     from tailorbird.registry.manifest import read_sealed
 
@@ -203,7 +200,7 @@ def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
             f"bundle {version} does not say which versions it was trained on",
             fix="an older release trained it; train anew",
         )
-    return from_plain(about["lake"])
+    return from_manifest(about["lake"])
 
 
 def _project() -> "Project":
@@ -214,7 +211,7 @@ def _project() -> "Project":
 
 @contextmanager
 def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
-    """The lake's writer, for a moment."""
+    """Open the lake's writer."""
     from tailorbird.events import SystemClock
     from tailorbird.lake import LakeRole
     from tailorbird.lake.positions import no_ledger

@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tailorbird.cli.output import STDIN
 from tailorbird.errors import TailorbirdError
-from tailorbird.loops import leave
+from tailorbird.loops import exit_process
 from tailorbird.version import __version__
 
 _HELP = """Turn a site's events into recommendations, learn from them, and measure the uplift.
@@ -162,9 +162,9 @@ def _exclude_erasure(name: str, command: Callable[..., object]) -> Callable[...,
     @wraps(command)
     def guarded(*args: object, **options: object) -> object:
         from tailorbird.config import data_folder
-        from tailorbird.config.erasures import reading
+        from tailorbird.config.erasures import hold_off_erasures
 
-        with reading(data_folder(), create=is_role):
+        with hold_off_erasures(data_folder(), create=is_role):
             return command(*args, **options)
 
     return guarded
@@ -207,7 +207,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         status = 1
     code = status if isinstance(status, int) else 0
     if arguments is None and {"deltalake", "duckdb"} & sys.modules.keys():
-        leave(code)
+        exit_process(code)
     raise SystemExit(code)
 
 

@@ -46,7 +46,7 @@ def shadow(version: str = "", *, why: Why = "", by: By = "", stop: bool = False)
             fix=f'tailorbird models shadow {version} --why "…"',
         )
     _, registry = open_registry()
-    registry.cast_shadow(version, by=by or getpass.getuser(), why=why or "stopped")
+    registry.set_shadow(version, by=by or getpass.getuser(), why=why or "stopped")
     console().print(
         f"{version} scores beside the champion; see answers.shadow_scores in the lake."
         if version
@@ -104,7 +104,7 @@ def canary(
                 where="--why",
                 fix=f'tailorbird models canary {version} --why "…"',
             )
-        registry.send_canary(version, share, by=author, why=why, automatic=not manual)
+        registry.set_canary(version, share, by=author, why=why, automatic=not manual)
         console().print(
             f"{version} answers {share * 100:.3g}% of the people within a second. How it "
             "does:  tailorbird models canary"

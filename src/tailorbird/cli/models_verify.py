@@ -72,7 +72,7 @@ def _compare_versions(
 
     from tailorbird.lake.tables import TABLES
     from tailorbird.ranking.bundle import Bundle
-    from tailorbird.training.rescored import ITEM_COLUMNS, rescored
+    from tailorbird.training.rescored import ITEM_COLUMNS, rescore_answers
 
     reports: dict[str, ScoreReport] = {}
     damaged: list[str] = []
@@ -104,7 +104,9 @@ def _compare_versions(
         def report_progress(done: int, name: str = name, total: int = sample.num_rows) -> None:
             progress(f"answers of {name}", done, total)
 
-        reports[name] = rescored(bundle, _rows(lake, sample, name), items, progress=report_progress)
+        reports[name] = rescore_answers(
+            bundle, _rows(lake, sample, name), items, progress=report_progress
+        )
     return reports, damaged
 
 

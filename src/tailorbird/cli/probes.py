@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from tailorbird.health import FollowedStop, Health, serve_health
-from tailorbird.loops import Loop
+from tailorbird.health import Health, ProgressEvent, serve_health
+from tailorbird.loops import PeriodicTask
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -29,12 +29,12 @@ STALLED_AFTER_S = {
 def serve_probes(
     role: str,
     project: "Project",
-    stop: FollowedStop,
+    stop: ProgressEvent,
     *,
     host: str,
     port: int,
     extra_collectors: "Callable[[], list[Collector]]" = list,
-    tasks: Sequence[Loop] = (),
+    tasks: Sequence[PeriodicTask] = (),
 ) -> Iterator[None]:
     """Serve probes and metrics for the duration of the block if `port` is not 0.
 
@@ -70,13 +70,13 @@ def serve_probes(
 
 def _lag_watch(project: "Project") -> "LagWatch":
     """Return the lag of all log readers, which the single lake role reports for all."""
-    from tailorbird.features.figures import readers_of_routed
+    from tailorbird.features.figures import routed_log_offsets
     from tailorbird.stream.lag import LagMeter, LagWatch
 
     return LagWatch(
         LagMeter(
             project.stream,
             project.paths.lake,
-            lambda: readers_of_routed(project.paths.state, project.workers),
+            lambda: routed_log_offsets(project.paths.state, project.workers),
         )
     )

@@ -39,12 +39,12 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.lake import Lake
-    from tailorbird.platform.inprocess import InProcess
-    from tailorbird.serving.rule_costs import Weigher, costs
+    from tailorbird.platform.inprocess import InProcessServer
+    from tailorbird.serving.rule_costs import VariantComparer, costs
 
     project = open_project(applied=True)
     slot_declared, clock = project.slot(slot), SystemClock()
-    weigher = Weigher(slot_declared, clock)
+    weigher = VariantComparer(slot_declared, clock)
     if not weigher.names:
         raise UsageError(
             "it asks for nothing beside its formula",
@@ -52,7 +52,7 @@ def report(slot: str = "", *, requests: int = 200, json: Json = False) -> None:
             fix="declare rules in slots.py",
         )
     queries = _newest_queries(Lake(project.paths.lake), slot_declared.name, requests)
-    server = InProcess(project, clock, door=None, seed=0, pseudonymise=False)
+    server = InProcessServer(project, clock, door=None, seed=0, pseudonymise=False)
     weighed = []
     try:
         with progress_bars(quiet=json) as progress:
@@ -113,7 +113,7 @@ def _page(path: Path, slot: str, rule_costs: "list[Cost]", requests: int) -> Pat
     """Write the page if matplotlib is installed."""
     if find_spec("matplotlib") is None:
         return None
-    from tailorbird.training.page import table, write_page
+    from tailorbird.training.page import render_table, write_page
 
     text = (
         f"<h1>What the wishes of slot {escape(slot)} cost</h1><p>{requests:,} logged "
@@ -127,7 +127,9 @@ def _page(path: Path, slot: str, rule_costs: "list[Cost]", requests: int) -> Pat
         f"Wishes of slot {slot}",
         [
             text,
-            table(_TITLES, [([escape(cell) for cell in _row(cost)], False) for cost in rule_costs]),
+            render_table(
+                _TITLES, [([escape(cell) for cell in _row(cost)], False) for cost in rule_costs]
+            ),
         ],
     )
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from tailorbird.cli.output import HealthHost, HealthPort
 from tailorbird.cli.probes import serve_probes
 from tailorbird.errors import UsageError
-from tailorbird.health import FollowedStop
-from tailorbird.loops import Loop, leave
+from tailorbird.health import ProgressEvent
+from tailorbird.loops import PeriodicTask, exit_process
 from tailorbird.platform.supervisor import die_with_parent
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     """
     from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.console.home import home_routes
     from tailorbird.console.overview import overview
     from tailorbird.serving.access import require_origins
@@ -56,7 +56,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 
     stop = _start_role()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.serve
     configure(as_json=settings.log == "json")
     require_origins(settings.origins)
@@ -65,11 +65,11 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     slots = project.slots
     if settings.gorse_slot:
         from tailorbird.cli.check import require_gorse_slot
-        from tailorbird.serving.gorse import gorse_routes, hiding
+        from tailorbird.serving.gorse import gorse_routes, with_hidden_rule
 
         require_gorse_slot(project)
         route_factories.append(partial(gorse_routes, slot=settings.gorse_slot))
-        slots = hiding(slots, settings.gorse_slot)
+        slots = with_hidden_rule(slots, settings.gorse_slot)
     route_factories.append(
         partial(
             home_routes, told=partial(overview, project, shop=shop), reports=project.paths.reports
@@ -91,7 +91,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         slots=slots,
         host=host or settings.host,
         port=settings.port if port is None else port,
-        port_asked=port_is_explicit,
+        is_port_explicit=port_is_explicit,
         routes=lambda service: [route for factory in route_factories for route in factory(service)],
     )
     run(options, stop=stop, log_clock=project.clock())
@@ -106,26 +106,26 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import active_schemas, plan_for, released
-    from tailorbird.events import SECOND, duration
-    from tailorbird.router import run
-    from tailorbird.router.deciding import noted
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import active_schemas, releasable_offset, route_plan_for
+    from tailorbird.events import SECOND, parse_duration
+    from tailorbird.router import run_router
+    from tailorbird.router.deciding import register_router
 
     stop = _start_role()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan, memory = (
-        plan_for(project, active_schemas(project)),
+        route_plan_for(project, active_schemas(project)),
         project.settings.router.memory_mb << 20,
     )
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
-        session_s = duration(project.settings.stream.session) / SECOND
+        session_s = parse_duration(project.settings.stream.session) / SECOND
         with (
-            noted(project.paths.run, plan),
+            register_router(project.paths.run, plan),
             serve_probes("router", project, stop, host=health_host, port=health_port),
         ):
             run_member(
@@ -139,15 +139,15 @@ def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1"
             )
         return
     with (
-        noted(project.paths.run, plan),
+        register_router(project.paths.run, plan),
         serve_probes("router", project, stop, host=health_host, port=health_port),
     ):
-        run(
+        run_router(
             project.stream,
             plan,
             project.clock(),
             stop,
-            released=partial(released, project),
+            released=partial(releasable_offset, project),
             stopped=project.stopped(),
             memory_bytes=memory,
         )
@@ -215,19 +215,19 @@ def worker(
         from_lake = False
         while not stop.is_set():
             if worker.needs_history():
-                from tailorbird.features.bootstrap import build_from_lake, lake_is_ahead
+                from tailorbird.features.bootstrap import build_from_lake, is_lake_ahead
                 from tailorbird.lake import Lake
 
                 from_lake = True
                 reader = Lake(project.paths.lake)
                 # Events lack an attribute and will soon be in the lake.
-                if not lake_is_ahead(worker, reader):
+                if not is_lake_ahead(worker, reader):
                     stop.wait(LAKE_POLL_S)
                     continue
                 build_from_lake(worker, reader, stop)
             worker.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def shuffle(
@@ -246,13 +246,13 @@ def shuffle(
     schema:
         hash of the schema, as `tailorbird features plan` shows it; by default the applied one
     """
-    from tailorbird.config.schemas import needed_by_workers, shuffled
+    from tailorbird.config.schemas import required_offsets, shuffled_logs
     from tailorbird.features.shuffle import Shuffle
     from tailorbird.stream import read_released
 
     stop = _start_role()
     project, features = _open_schema(schema)
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     if not logs:
         if project.workers == 1:
             raise UsageError(
@@ -272,7 +272,7 @@ def shuffle(
     ):
         role.run(
             stop,
-            needed_from=partial(needed_by_workers, project, features),
+            needed_from=partial(required_offsets, project, features),
             state=project.paths.state,
             clock=project.clock(),
         )
@@ -284,16 +284,16 @@ def _open_schema(schema: str) -> "tuple[Project, FeatureSet]":
     Without a hash it is the applied schema, after features.py was applied.
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.schemas import find_schema, settle
     from tailorbird.events import SystemClock
 
     if schema:
         project = open_project(applied=True)
-        take_in(project)
+        apply_remote_erasures(project)
         return project, find_schema(project, schema)
     decision = settle(open_project(), SystemClock())
-    take_in(decision.project)
+    apply_remote_erasures(decision.project)
     if decision.said:
         log.warning("%s", decision.said)
     return decision.project, decision.project.features
@@ -310,27 +310,29 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
     """
     from tailorbird.cli.scoring import Models
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.events import duration
-    from tailorbird.features.figures import Figures, write_scored
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.events import parse_duration
+    from tailorbird.features.figures import Figures, write_score_figures
     from tailorbird.serving.collectors import ScoresCollector
     from tailorbird.serving.score_log import scores_address
     from tailorbird.serving.scoring import ScoreRole
 
     stop = _start_role()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     if not project.scores:
         raise UsageError(
             "scores.py declares nothing to score",
             where=str(project.root),
             fix="see docs/how-to/scores.md",
         )
-    clock, keep = project.clock(), duration(project.settings.score.keep)
+    clock, keep = project.clock(), parse_duration(project.settings.score.keep)
     project.paths.state.mkdir(parents=True, exist_ok=True)
 
     def record_position(position: int) -> None:
-        write_scored(project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position))
+        write_score_figures(
+            project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position)
+        )
 
     models, declared = Models(project, clock), list(project.scores.values())
     try:
@@ -372,11 +374,11 @@ def candidates(
     from tailorbird.candidates.role import CandidatesRole
     from tailorbird.config import open_project
     from tailorbird.config.candidates import maintained_contracts
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
 
     stop = _start_role()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     contracts = {contract.hash: contract for contract in maintained_contracts(project)}
     if contract and contract not in contracts:
         raise UsageError(
@@ -410,7 +412,7 @@ def candidates(
                 build_from_lake(role, tables, stop)
             role.run(stop)
     if from_lake:
-        leave(0)
+        exit_process(0)
 
 
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
@@ -422,23 +424,23 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
-    from tailorbird.config.schemas import answering
-    from tailorbird.events import duration
+    from tailorbird.config.erasures import apply_remote_erasures
+    from tailorbird.config.schemas import champion_features
+    from tailorbird.events import parse_duration
     from tailorbird.features import watch
     from tailorbird.lake import run
 
     stop = _start_role()
     project = open_project(applied=True)
-    take_in(project)
+    apply_remote_erasures(project)
     settings = project.settings.lake
     every, rows, keep = (
-        duration(settings.commit_every),
+        parse_duration(settings.commit_every),
         settings.commit_rows,
-        duration(settings.history),
+        parse_duration(settings.history),
     )
     parity_arguments = (
-        partial(answering, project),
+        partial(champion_features, project),
         project.paths.lake,
         project.paths.state,
         project.paths.run,
@@ -446,19 +448,19 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
         stop,
     )
     tasks = [
-        Loop(
+        PeriodicTask(
             "features", partial(watch.run, *parity_arguments, workers=project.workers), every_s=60.0
         ),
-        Loop("checks", partial(_check_days, project, stop), every_s=60.0),
+        PeriodicTask("checks", partial(_check_days, project, stop), every_s=60.0),
     ]
     if not isinstance(project.stream, Path):
-        from tailorbird.config.schemas import released
+        from tailorbird.config.schemas import releasable_offset
         from tailorbird.router.retention import EVERY_S, Retention
 
         tasks.append(
-            Loop(
+            PeriodicTask(
                 "retention",
-                Retention(project.stream, partial(released, project)).tend,
+                Retention(project.stream, partial(releasable_offset, project)).tend,
                 every_s=EVERY_S,
                 first=False,
             )
@@ -476,20 +478,20 @@ def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") 
             keep_us=keep,
             sort=settings.sort,
         )
-    leave(0)
+    exit_process(0)
 
 
 def _worker_collectors(project: "Project") -> "list[Collector]":
-    from tailorbird.features.figures import whole_figures
+    from tailorbird.features.figures import figures_by_schema
     from tailorbird.serving.collectors import WorkersCollector
 
-    return [WorkersCollector(partial(whole_figures, project.paths.state, project.workers))]
+    return [WorkersCollector(partial(figures_by_schema, project.paths.state, project.workers))]
 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
     """Check the data of a day once it is over."""
     from tailorbird.cli.checks import day_expectations, features_check
-    from tailorbird.events import duration
+    from tailorbird.events import parse_duration
     from tailorbird.monitoring import daily
 
     settings, paths = project.settings.checks, project.paths
@@ -499,7 +501,7 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
         project.clock(),
         stop,
         wanted=day_expectations(project),
-        after_us=duration(settings.after),
+        after_us=parse_duration(settings.after),
         target=settings.alert,
         further=partial(features_check, project),
     )
@@ -519,12 +521,12 @@ def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1
         run_trainer(project, project.clock(), stop)
 
 
-def _start_role() -> FollowedStop:
+def _start_role() -> ProgressEvent:
     """Prepare a role: end with the supervisor, log to stderr, and stop on SIGTERM."""
     die_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    stop = FollowedStop()
+    stop = ProgressEvent()
     stop.set_on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

@@ -27,13 +27,13 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
 
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.serving.score_log import ScoreFeed, nothing_yet, scores_address
+    from tailorbird.serving.score_log import ScoreFeed, not_scored_error, scores_address
 
     feed = ScoreFeed(scores_address(open_project(applied=True).stream))
     position = start
     try:
         while True:
-            for page in feed.all_from(position):
+            for page in feed.iterate_from(position):
                 for score in page.scores:
                     sys.stdout.write(msgspec.json.encode(score).decode() + "\n")
                 position = page.next
@@ -42,7 +42,7 @@ def tail(*, start: int = 0, follow: bool = False) -> None:
                 break
             time.sleep(0.2)
     except NotReadyError as error:
-        raise nothing_yet(error) from None
+        raise not_scored_error(error) from None
     except KeyboardInterrupt:
         pass
     finally:

@@ -16,7 +16,7 @@ class Models:
     """The champions of a project with the features that a server reads."""
 
     def __init__(self, project: "Project", clock: "Clock") -> None:
-        from tailorbird.platform.inprocess import InProcess
+        from tailorbird.platform.inprocess import InProcessServer
         from tailorbird.ranking import ChurnScore, NextBest
         from tailorbird.serving.bundles import probe_in_child
         from tailorbird.serving.churn import ChurnModels
@@ -27,7 +27,7 @@ class Models:
         # Late scores are not computed at all, so a long timeout does no harm. Ids in the routed log
         # are pseudonyms already.
         target = None if target is None else replace(target, read_timeout_s=WRITE_TIMEOUT_S)
-        self._server = InProcess(
+        self._server = InProcessServer(
             project,
             clock,
             door=None,
@@ -54,7 +54,7 @@ class Models:
     def reached(self) -> int:
         positions = []
         for features in self._read_features():
-            with self._server.schemas.reading_of(features) as reading:
+            with self._server.schemas.access_for(features) as reading:
                 reader = reading.reader
                 try:
                     positions.append(reader.position() if reader is not None else 0)  # type: ignore[attr-defined]

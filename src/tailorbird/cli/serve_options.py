@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import partial
 
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
-from tailorbird.events import SECOND, duration
+from tailorbird.config.candidates import required_contract
+from tailorbird.events import SECOND, parse_duration
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.limits import Networks, ServerLimits
 from tailorbird.serving.score_log import scores_address
 from tailorbird.serving.server import BUDGETS, ServeOptions
 from tailorbird.store.hedge import Hedge
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 
 def serve_options(project: Project) -> ServeOptions:
@@ -22,7 +22,7 @@ def serve_options(project: Project) -> ServeOptions:
         routed=project.routed,
         state=paths.state,
         copies=_copy_target(project),
-        stale_us=duration(project.settings.store.stale_after),
+        stale_us=parse_duration(project.settings.store.stale_after),
         wait_s=settings.wait_ms / 1e3,
         budgets=replace(
             BUDGETS,
@@ -32,7 +32,7 @@ def serve_options(project: Project) -> ServeOptions:
             policy_s=settings.policy_ms / 1e3,
         ),
         candidates=paths.candidates,
-        contract=partial(wanted_contract, project),
+        contract=partial(required_contract, project),
         workers=project.workers,
         registry=paths.registry,
         churn={name: paths.churn(name) for name in project.churn},
@@ -60,8 +60,8 @@ def serve_options(project: Project) -> ServeOptions:
             address_connections=settings.address_connections,
             proxies=Networks(settings.proxies),
         ),
-        drain_s=duration(settings.drain) / SECOND,
-        keep_alive_s=duration(settings.keep_alive) / SECOND,
+        drain_s=parse_duration(settings.drain) / SECOND,
+        keep_alive_s=parse_duration(settings.keep_alive) / SECOND,
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
         stopped=project.stopped(),
@@ -70,7 +70,7 @@ def serve_options(project: Project) -> ServeOptions:
     )
 
 
-def _copy_target(project: Project) -> CopiesAt | None:
+def _copy_target(project: Project) -> CopyTarget | None:
     """Return where to read copies, with hedged reads if enabled; None without copies."""
     target, share = project.copies(), project.settings.store.hedge
     return target if target is None or not share else replace(target, hedge=Hedge(share))

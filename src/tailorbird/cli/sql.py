@@ -48,9 +48,9 @@ def sql(
         memory limit of the query
     """
     from tailorbird.cli.limits import continue_in_child, parse_size
-    from tailorbird.events import SECOND, duration
+    from tailorbird.events import SECOND, parse_duration
 
-    continue_in_child(duration(timeout) / SECOND, parse_size(memory))
+    continue_in_child(parse_duration(timeout) / SECOND, parse_size(memory))
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 

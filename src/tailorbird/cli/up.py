@@ -48,24 +48,24 @@ def up(
     """
     from tailorbird.cli.check import check_slots
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import apply_remote_erasures
     from tailorbird.config.roles import clear_roles
     from tailorbird.config.schemas import ActiveSchemaWatch
-    from tailorbird.events import SECOND, duration
+    from tailorbird.events import SECOND, parse_duration
     from tailorbird.lock import FileLock
     from tailorbird.platform.supervisor import Role, Supervisor, die_with_parent
 
     die_with_parent()
     project = open_project()
     check_slots(project)
-    take_in(project)
+    apply_remote_erasures(project)
     if port:
         from tailorbird.serving.listening import bind
 
         bind(
             project.settings.serve.host,
             port,
-            asked=True,
+            is_explicit=True,
             # A taken port is reported here instead of by a role that restarts repeatedly.
         ).close()
     project.paths.run.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def up(
         *([] if port is None else ["--port", str(port)]),
     ]
     serve = partial(
-        Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND
+        Role, "serve", arguments, drain_s=parse_duration(project.settings.serve.drain) / SECOND
     )
     watch = ActiveSchemaWatch(project)
 
@@ -115,11 +115,11 @@ def up(
 def _desired_roles(project: "Project", serve: "Role", *, train: bool) -> "list[Role]":
     """Return the roles to run: a worker per active schema, and a router with their attributes."""
     from tailorbird.config.candidates import maintained_contracts
-    from tailorbird.config.schemas import active_schemas, plan_for
+    from tailorbird.config.schemas import active_schemas, route_plan_for
     from tailorbird.platform.supervisor import Role
 
     schemas = active_schemas(project)
-    plan = plan_for(project, schemas)
+    plan = route_plan_for(project, schemas)
     attributes = ",".join([*plan.user_attributes, "", *plan.item_attributes])
     workers = [
         role
@@ -221,7 +221,7 @@ def _workers(
 
     Roles of `unnamed_schema` have short names.
     """
-    from tailorbird.config.schemas import shuffled
+    from tailorbird.config.schemas import shuffled_logs
     from tailorbird.platform.supervisor import Role
 
     schema, schema_suffix = (
@@ -238,7 +238,7 @@ def _workers(
     if project.workers == 1:
         return [role("worker")]
     workers = [role("worker", str(number)) for number in range(project.workers)]
-    return [role("shuffle"), *workers] if shuffled(project, features) else workers
+    return [role("shuffle"), *workers] if shuffled_logs(project, features) else workers
 
 
 def _router_count(project: "Project") -> int:

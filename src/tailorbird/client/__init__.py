@@ -1,26 +1,25 @@
-"""What an application talks to a Tailorbird server with: `Client` for threads, `AsyncClient` for an
-event loop.
+"""Clients of a Tailorbird server: `Client` for threads, `AsyncClient` for an event loop.
 
     with Client("http://127.0.0.1:8642", key=KEY) as client:
         answer = client.recommend("home", user_id="42")
         client.track("click", user_id="42", item_id="i93", request_id=answer.request_id)
 
-Both are safe to try again: an event has its `event_id` before it is first sent, so it counts once
-however often it is. `parameters` has the types of what calls take, `talking` sends and tries again,
-`patience` says when, `outbox` gathers what is tracked and keeps on a disk what could not be sent.
+Both retry safely: an event has its `event_id` before it is first sent, so it counts once however
+often it is sent. `parameters` has the types of parameters, `talking` sends and retries, `patience`
+decides when, and `outbox` batches tracked events and keeps on a disk what could not be sent.
 """
 
 from tailorbird.client.asynchronous import AsyncClient
 from tailorbird.client.blocking import Client
 from tailorbird.client.outbox import OutboxFullError
 from tailorbird.client.parameters import (
-    Asked,
+    ClientSettings,
     ContextFields,
     EventFields,
     Filter,
+    QueryOptions,
     Range,
-    Searched,
-    Settings,
+    SearchOptions,
 )
 from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
 from tailorbird.errors import UsageError
@@ -40,11 +39,11 @@ from tailorbird.serving.messages import (
 
 __all__ = [
     "Answer",
-    "Asked",
     "AsyncClient",
     "ChurnAnswer",
     "ChurnWhy",
     "Client",
+    "ClientSettings",
     "ClosedError",
     "Context",
     "ContextFields",
@@ -55,11 +54,11 @@ __all__ = [
     "Filter",
     "Item",
     "OutboxFullError",
+    "QueryOptions",
     "Range",
     "Receipts",
     "RefusedError",
-    "Searched",
-    "Settings",
+    "SearchOptions",
     "Shown",
     "Similar",
     "UnreachableError",

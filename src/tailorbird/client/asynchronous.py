@@ -1,4 +1,4 @@
-"""The client of an event loop; `blocking` has the one of threads, which drives this one."""
+"""The client for an event loop; `blocking` has the one for threads, which drives this one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import msgspec
 
-from tailorbird.client.outbox import BATCH_MAX, GATHER_S, HELD_MAX, Outbox
-from tailorbird.client.parameters import Asked, EventFields, Searched
-from tailorbird.client.talking import ClosedError, Reply, Talk, refusal
+from tailorbird.client.outbox import BATCH_MAX, GATHER_S, QUEUE_MAX, Outbox
+from tailorbird.client.parameters import EventFields, QueryOptions, SearchOptions
+from tailorbird.client.talking import ClosedError, Reply, Transport, to_refused_error
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
 from tailorbird.serving.messages import (
@@ -32,19 +32,22 @@ _receipts = msgspec.json.Decoder(Receipts)
 
 
 class AsyncClient:
-    """Talks to one server, or to several that are each other's equals. Made within a running loop;
+    """A client of one server, or of several interchangeable ones. Create it within a running loop.
+
     `async with` closes it.
 
     Args:
-        urls: the server's address, or several; where one does not answer, the next is asked.
-        key: of `tailorbird keys create`; a read key asks, a write key sends.
-        timeout_s: for a request with all its tries.
-        attempts: how often a request is tried. batch_max, gather_s, held_max: of what `track`
-        gathers: events of a body, how long it waits for more, how many may wait.
+        urls: the server's address, or several; where one does not answer, the next is called.
+        key: of `tailorbird keys create`; a read key queries, a write key sends.
+        timeout_s: for a request with all its attempts.
+        attempts: how often a request is tried.
+        batch_max: tracked events in one body.
+        gather_s: how long `track` waits for more events.
+        queue_max: how many tracked events may wait.
         spool: a folder of this client's own in which tracked events outlive the process when no
             server takes them.
     Raises:
-        UsageError: an address is none.
+        UsageError: an address is invalid.
     """
 
     def __init__(
@@ -57,11 +60,11 @@ class AsyncClient:
         connections: int = 100,
         batch_max: int = BATCH_MAX,
         gather_s: float = GATHER_S,
-        held_max: int = HELD_MAX,
+        queue_max: int = QUEUE_MAX,
         spool: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._talk = Talk(
+        self._transport = Transport(
             [urls] if isinstance(urls, str) else urls,
             key,
             timeout_s=timeout_s,
@@ -73,7 +76,7 @@ class AsyncClient:
             self._send_waiting,
             batch_max=batch_max,
             gather_s=gather_s,
-            held_max=held_max,
+            queue_max=queue_max,
             spool=spool,
         )
         self._closed = False
@@ -86,84 +89,89 @@ class AsyncClient:
 
     @property
     def waiting(self) -> int:
-        """Tracked events that no server has taken yet."""
+        """The number of tracked events that no server has taken yet."""
         return len(self._outbox)
 
     @property
     def retried(self) -> int:
-        """Requests that were tried again."""
-        return self._talk.retried
+        """The number of requests that were retried."""
+        return self._transport.retried
 
-    async def recommend(self, slot: str, **query: Unpack[Asked]) -> Answer:
-        """Items for a slot of the site.
+    async def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+        """Recommend items for a slot of the site.
 
         Raises:
-            RefusedError: the server says what is wrong.
-            UnreachableError: nobody answers; show what you would without us.
-            UsageError: the question is none, and was not sent.
+            RefusedError: the server refuses the query, with the reason.
+            UnreachableError: no server answers; show what you would without recommendations.
+            UsageError: the query is invalid, and was not sent.
             ClosedError: the client is closed.
         """
-        return await self._query("/v1/recommend", _made(RecommendQuery, {"slot": slot, **query}))
+        return await self._query("/v1/recommend", _convert(RecommendQuery, {"slot": slot, **query}))
 
-    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
-        """The caller's own items in the order for a person. Raises as `recommend`."""
+    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+        """Order the caller's own items for a person. Raises as `recommend`."""
         return await self._query(
-            "/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query})
+            "/v1/rank", _convert(RankQuery, {"slot": slot, "items": list(items), **query})
         )
 
-    async def search(self, text: str, **query: Unpack[Searched]) -> Answer:
-        """Items found by words, in the order for a person. Raises as `recommend`."""
-        return await self._query("/v1/search", _made(SearchQuery, {"query": text, **query}))
+    async def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+        """Find items by words, ordered for a person. Raises as `recommend`."""
+        return await self._query("/v1/search", _convert(SearchQuery, {"query": text, **query}))
 
     async def churn(
         self, user_id: str, model: str = "churn", *, explain: bool = False
     ) -> ChurnAnswer:
-        """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the
-        score. Raises as `recommend`.
+        """Return the probability that a user leaves, by a model of churn.py.
+
+        `explain` adds what moves the score. Raises as `recommend`.
         """
         query = {"model": model, "explain": "true" if explain else "false"}
-        return _decoded(
-            await self._ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
+        return _decode(
+            await self._request("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query),
             ChurnAnswer,
         )
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
-        """Items that go with an item, of those that the rules and lists of a slot allow to
-        everybody, where one is named.
+        """Return items related to an item, or None if the live index does not know it.
 
-        None for an item that the live index does not know. Raises as `recommend`.
+        With a slot, they are those that its rules and lists allow for everybody. Raises as
+        `recommend`.
         """
         query = {"size": str(size)} | ({"slot": slot} if slot else {})
-        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
-        return None if reply.status == 404 else _decoded(reply, Similar)
+        reply = await self._request(
+            "GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query
+        )
+        return None if reply.status == 404 else _decode(reply, Similar)
 
     async def item(self, item_id: str) -> Item | None:
-        """An item as the live index knows it, or None. Raises as `recommend`."""
-        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}")
-        return None if reply.status == 404 else _decoded(reply, Item)
+        """Return an item of the live index, or None. Raises as `recommend`."""
+        reply = await self._request("GET", f"/v1/items/{quote(item_id, safe='')}")
+        return None if reply.status == 404 else _decode(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
-        """Send events and wait until they are safe; one decision for each, in order. A refused one
-        is told there, and raises nothing.
+        """Send events and wait until they are durable; return one decision for each, in order.
 
-        What has no `event_id` gets one, what has no `ts` the time of now.
+        A refused event is reported there and raises nothing. An event without `event_id` gets one,
+        and one without `ts` the current time.
 
         Raises:
-            UnreachableError: nobody answered; some may have arrived. Send events with the same
-                `event_id` again, they count once.
-            RefusedError: the request as a whole is not taken (its key, its size).
+            UnreachableError: no server answered; some may have arrived. Send events with the same
+                `event_id` again, they count
+            once.
+            RefusedError: the request as a whole is refused (its key, its size).
             ClosedError: the client is closed.
         """
         self._require_open()
-        return await self._send_made([self._event(event) for event in events])
+        return await self._send_encoded([self._event(event) for event in events])
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
-        """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait
-        and does not fail with the server.
+        """Queue an event to be sent soon with others, and return its `event_id`.
+
+        Does not wait, and does not fail with the server.
 
         Raises:
-            OutboxFullError: too many wait already.
-            UsageError: it cannot be written as JSON.
+            OutboxFullError: too many events wait already.
+            UsageError: it cannot be encoded as JSON.
             ClosedError: the client is closed; the event was not taken.
         """
         self._require_open()
@@ -172,31 +180,28 @@ class AsyncClient:
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all that was tracked is decided; False if the time did not do. Raises
-        ClosedError.
-        """
+        """Wait until all tracked events are decided; return False on timeout."""
         self._require_open()
         return await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> int:
-        """Send what waits, spool the rest, and close; returns how many events are lost for want of
-        a server and a spool.
+        """Send what waits, spool the rest and close; return the number of lost events.
 
-        A second call does nothing. Whoever asks from then on, or still waits for an answer, gets a
-        ClosedError.
+        Events are lost only without both a server and a spool. A second call does nothing. Calls
+        from then on, and those that still wait for an answer, raise ClosedError.
         """
         if self._closed:
             return 0
         self._closed = True
         lost = await self._outbox.close(timeout_s)
-        await self._talk.close()
+        await self._transport.close()
         return lost
 
     def _require_open(self) -> None:
         if self._closed:
             raise ClosedError
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -205,64 +210,69 @@ class AsyncClient:
         query: Mapping[str, str] | None = None,
     ) -> Reply:
         self._require_open()
-        return await self._talk.ask(method, path, body, query=query)
+        return await self._transport.request(method, path, body, query=query)
 
     def _event(self, event: Mapping[str, Any]) -> bytes:
-        made = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
-        return _written(made, "an event", str(event.get("type", "")))
+        fields = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
+        return _encode_json(fields, "an event", str(event.get("type", "")))
 
     async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
-        return await self._send_made(events, waits=True)
+        return await self._send_encoded(events, has_backoff=True)
 
-    async def _send_made(self, events: Sequence[bytes], *, waits: bool = False) -> Receipts:
+    async def _send_encoded(
+        self, events: Sequence[bytes], *, has_backoff: bool = False
+    ) -> Receipts:
         decisions: list[EventDecision] = []
         accepted = 0
         for batch in _batches(events, self._batch_max):
-            receipts = await self._send_batch(batch, waits)
+            receipts = await self._send_batch(batch, has_backoff)
             decisions += receipts.events
             accepted += receipts.accepted
         return Receipts(accepted, len(decisions) - accepted, decisions)
 
-    async def _send_batch(self, batch: Sequence[bytes], waits: bool) -> Receipts:
-        reply = await self._talk.ask(
-            "POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits
+    async def _send_batch(self, batch: Sequence[bytes], has_backoff: bool) -> Receipts:
+        reply = await self._transport.request(
+            "POST", "/v1/events", b"[" + b",".join(batch) + b"]", has_backoff=has_backoff
         )
         if reply.status in (200, 400):
             try:
                 receipts = _receipts.decode(reply.body)
             except msgspec.MsgspecError:
-                raise refusal(reply) from None  # a fault of the whole request
+                raise to_refused_error(reply) from None  # the request as a whole was refused
             if len(receipts.events) == len(batch) or len(batch) == 1:
                 return receipts
-            # The server could not take the body apart, for the sake of one event: the others go
-            # again without it.
+            # One event kept the server from splitting the body, so the others are sent again
+            # without it.
             half = len(batch) // 2
             first, second = (
-                await self._send_batch(batch[:half], waits),
-                await self._send_batch(batch[half:], waits),
+                await self._send_batch(batch[:half], has_backoff),
+                await self._send_batch(batch[half:], has_backoff),
             )
             return Receipts(
                 first.accepted + second.accepted,
                 first.refused + second.refused,
                 [*first.events, *second.events],
             )
-        raise refusal(reply)
+        raise to_refused_error(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
-        return _decoded(await self._ask("POST", path, _written(query, "a question", path)), Answer)
+        return _decode(
+            await self._request("POST", path, _encode_json(query, "a question", path)), Answer
+        )
 
 
-def _written(said: Any, what: str, where: str) -> bytes:
-    """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d"
-    from JSON.
+def _encode_json(document: Any, what: str, where: str) -> bytes:
+    """Encode a document as JSON. Raise UsageError if that is impossible.
+
+    That includes a text with half a surrogate pair, as Python decodes "\\ud83d" from JSON.
     """
     try:
-        return _encode(said)
+        return _encode(document)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise UsageError(f"{what} cannot be written as JSON: {error}", where=where) from None
 
 
-def _made(kind: type[T], fields: dict[str, Any]) -> T:
+def _convert(kind: type[T], fields: dict[str, Any]) -> T:
     try:
         return msgspec.convert(
             {name: value for name, value in fields.items() if value is not None},
@@ -274,13 +284,13 @@ def _made(kind: type[T], fields: dict[str, Any]) -> T:
         raise UsageError(text[:1].lower() + text[1:], where=path.rstrip("`") or "query") from None
 
 
-def _decoded(reply: Reply, kind: type[T]) -> T:
+def _decode(reply: Reply, kind: type[T]) -> T:
     if reply.status != 200:
-        raise refusal(reply)
+        raise to_refused_error(reply)
     try:
         return msgspec.json.decode(reply.body, type=kind)
     except msgspec.MsgspecError:
-        raise refusal(Reply(reply.status, b"")) from None
+        raise to_refused_error(Reply(reply.status, b"")) from None
 
 
 def _batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:

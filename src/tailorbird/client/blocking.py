@@ -1,4 +1,4 @@
-"""The client of threads: the asynchronous one, on a loop of its own in a thread of its own."""
+"""The client for threads: the asynchronous one, on an event loop in a thread of its own."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar, Unpack
 
 from tailorbird.client.asynchronous import AsyncClient
-from tailorbird.client.parameters import Asked, EventFields, Searched, Settings
+from tailorbird.client.parameters import ClientSettings, EventFields, QueryOptions, SearchOptions
 from tailorbird.client.talking import ClosedError
 from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class Client:
-    """Talks to a server from any thread. Takes what `AsyncClient` takes; make it after a fork, for
-    its thread does not survive one.
+    """A client for any thread, with the parameters of `AsyncClient`.
 
-    Call `close`, or use it in `with`: what was tracked within the last moments is sent then.
+    Create it after a fork, which its thread does not survive. Call `close`, or use it in `with`, to
+    send the events that were tracked last.
     """
 
-    def __init__(self, urls: str | Sequence[str], **settings: Unpack[Settings]) -> None:
+    def __init__(self, urls: str | Sequence[str], **settings: Unpack[ClientSettings]) -> None:
         self._process, self._lock, self._closed = os.getpid(), threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -31,7 +31,7 @@ class Client:
         )
         self._thread.start()
         try:
-            self._client = self._wait(_made(urls, settings))
+            self._client = self._run(_create_client(urls, settings))
         except BaseException:
             self._stop()
             raise
@@ -44,59 +44,59 @@ class Client:
 
     @property
     def waiting(self) -> int:
-        """Tracked events that no server has taken yet."""
+        """The number of tracked events that no server has taken yet."""
         return self._client.waiting
 
     @property
     def retried(self) -> int:
-        """Requests that were tried again."""
+        """The number of requests that were retried."""
         return self._client.retried
 
-    def recommend(self, slot: str, **query: Unpack[Asked]) -> Answer:
-        """As `AsyncClient.recommend`."""
-        return self._wait(self._client.recommend(slot, **query))
+    def recommend(self, slot: str, **query: Unpack[QueryOptions]) -> Answer:
+        """Recommend items for a slot, see `AsyncClient.recommend`."""
+        return self._run(self._client.recommend(slot, **query))
 
-    def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
-        """As `AsyncClient.rank`."""
-        return self._wait(self._client.rank(slot, items, **query))
+    def rank(self, slot: str, items: Sequence[str], **query: Unpack[QueryOptions]) -> Answer:
+        """Order the caller's own items, see `AsyncClient.rank`."""
+        return self._run(self._client.rank(slot, items, **query))
 
-    def search(self, text: str, **query: Unpack[Searched]) -> Answer:
-        """As `AsyncClient.search`."""
-        return self._wait(self._client.search(text, **query))
+    def search(self, text: str, **query: Unpack[SearchOptions]) -> Answer:
+        """Find items by words, see `AsyncClient.search`."""
+        return self._run(self._client.search(text, **query))
 
     def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
-        """As `AsyncClient.churn`."""
-        return self._wait(self._client.churn(user_id, model, explain=explain))
+        """Return the probability that a user leaves, see `AsyncClient.churn`."""
+        return self._run(self._client.churn(user_id, model, explain=explain))
 
     def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
-        """As `AsyncClient.similar`."""
-        return self._wait(self._client.similar(item_id, size, slot))
+        """Return items related to an item, see `AsyncClient.similar`."""
+        return self._run(self._client.similar(item_id, size, slot))
 
     def item(self, item_id: str) -> Item | None:
-        """As `AsyncClient.item`."""
-        return self._wait(self._client.item(item_id))
+        """Return an item of the live index, see `AsyncClient.item`."""
+        return self._run(self._client.item(item_id))
 
     def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
-        """As `AsyncClient.send`."""
-        return self._wait(self._client.send(events))
+        """Send events and wait until they are durable, see `AsyncClient.send`."""
+        return self._run(self._client.send(events))
 
     def track(self, type: str, **fields: Unpack[EventFields]) -> str:
-        """As `AsyncClient.track`."""
+        """Queue an event, see `AsyncClient.track`."""
         self._require_open()
         return self._client.track(type, **fields)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """As `AsyncClient.flush`."""
-        return self._wait(self._client.flush(timeout_s))
+        """Wait until all tracked events are decided, see `AsyncClient.flush`."""
+        return self._run(self._client.flush(timeout_s))
 
     def close(self, timeout_s: float = 5.0) -> int:
-        """As `AsyncClient.close`."""
+        """Send what waits, spool the rest and close, see `AsyncClient.close`."""
         with self._lock:
             if self._closed:
                 return 0
             self._closed = True
         try:
-            return self._begun(self._client.close(timeout_s)).result()
+            return self._submit(self._client.close(timeout_s)).result()
         finally:
             self._stop()
 
@@ -109,36 +109,36 @@ class Client:
         if self._closed:
             raise ClosedError
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
-            with self._lock:  # what has begun before `close` is ended by it, nothing begins after
+            with self._lock:  # `close` ends earlier calls, and none begins after it
                 self._require_open()
-                future = self._begun(work)
+                future = self._submit(coroutine)
         except TailorbirdError:
-            work.close()
+            coroutine.close()
             raise
         try:
             return future.result()
         except CancelledError:
             raise ClosedError from None
 
-    def _begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _stop(self) -> None:
-        self._begun(_end_others()).result()
+        self._submit(_cancel_tasks()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _end_others() -> None:
-    """Cancel what other threads still wait for, so that they hear of it."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+async def _cancel_tasks() -> None:
+    """Cancel what other threads still wait for, so that they get an error."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _made(urls: str | Sequence[str], settings: Settings) -> AsyncClient:
+async def _create_client(urls: str | Sequence[str], settings: ClientSettings) -> AsyncClient:
     return AsyncClient(urls, **settings)

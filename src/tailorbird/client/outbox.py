@@ -1,16 +1,15 @@
-"""What is tracked and not yet sent: gathered into batches, kept while no server takes it, on a disk
-where a folder is named.
+"""Tracked events that are not yet sent: batched, and kept while no server takes them, optionally
+on a disk.
 
-An event is given up by nobody but its sender: when the outbox is full it says so
-(`OutboxFullError`), rather than drop what is older. Decided is what the server has said something
-of, event by event; a whole body that is refused (a wrong key, a wrong address, a proxy's page) is
-kept and tried again, and told once. A process that is killed loses what it gathered since the last
-batch, and without a spool what waits; where that matters, `send` returns only when the event is
-safe.
+Only the sender gives an event up: a full outbox raises `OutboxFullError` rather than drop older
+events. An event is decided once the server has answered for it. A body that is refused as a whole
+(wrong key, wrong address, a proxy's page) is kept and retried, and reported once. A process that is
+killed loses the events since the last batch, and without a spool all that wait. Where that matters,
+use `send`, which returns only when the event is durable.
 
     add ──► waiting ──► batch ──► send ──► decided
-               ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and wait, doubling ──┐
-               │          └──────────── once somebody takes them, the oldest first ◄─────────────┘
+               ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and back off ─────┐
+               │          └──────────── once a server takes them, the oldest first ◄──────────┘
                └ without a spool they wait here
 """
 
@@ -28,28 +27,28 @@ from tailorbird.client.patience import backoff_s
 from tailorbird.client.talking import RefusedError, UnreachableError
 from tailorbird.errors import StorageError, TailorbirdError
 from tailorbird.serving.messages import Receipts
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 BATCH_MAX = 500
-HELD_MAX = 50_000
+QUEUE_MAX = 50_000
 GATHER_S = 0.2
 TOO_LARGE = 413
 log = logging.getLogger(__name__)
 
 
 class OutboxFullError(TailorbirdError):
-    """More events wait than may be held: no server has answered for long. The event was not taken."""
+    """Too many events wait, because no server has answered for long. The event was not taken."""
 
     code = "outbox_full"
 
 
 class Outbox:
-    """Sends what is added, in the background of one event loop; `add` may be called from any
+    """Sends what is added, in the background of one event loop. `add` may be called from any
     thread.
 
     Args:
-        send: sends events, each one JSON object, and returns what became of them.
-        spool: a folder of this client's own for what could not be sent; None: it waits in memory
+        send: sends events, each one JSON object, and returns the decisions.
+        spool: a folder of this client's own for what could not be sent; None keeps it in memory
             only.
     Raises:
         StorageError: the spool cannot be written.
@@ -60,22 +59,22 @@ class Outbox:
         send: Callable[[Sequence[bytes]], Awaitable[Receipts]],
         *,
         batch_max: int = BATCH_MAX,
-        held_max: int = HELD_MAX,
+        queue_max: int = QUEUE_MAX,
         gather_s: float = GATHER_S,
         spool: Path | None = None,
-        draw: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        self._send, self._batch_max, self._held_max, self._gather_s = (
+        self._send, self._batch_max, self._queue_max, self._gather_s = (
             send,
             batch_max,
-            held_max,
+            queue_max,
             gather_s,
         )
-        self._spool, self._draw, self._number = spool, draw or random.Random(), count()
+        self._spool, self._rng, self._number = spool, rng or random.Random(), count()
         self._waiting: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
-        self._news, self._idle = asyncio.Event(), asyncio.Event()
-        self._idle.set()
+        self._wake_event, self._idle_event = asyncio.Event(), asyncio.Event()
+        self._idle_event.set()
         self._closing = False
         if spool is not None:
             try:
@@ -88,10 +87,10 @@ class Outbox:
                 ) from None
         self.accepted = self.refused = self.lost = 0
         self._task = self._loop.create_task(self._run())
-        self._news.set()  # an earlier process may have left something in the spool
+        self._wake_event.set()  # an earlier process may have left something in the spool
 
     def __len__(self) -> int:
-        """Events in memory and in the spool that no server has decided on."""
+        """Count the events in memory and in the spool that no server has decided on."""
         return len(self._waiting) + self._spooled()
 
     def _spooled(self) -> int:
@@ -99,63 +98,61 @@ class Outbox:
         return sum(path.read_bytes().count(b"\n") for path in paths)
 
     def add(self, event: bytes) -> None:
-        """Raises OutboxFullError."""
-        if len(self._waiting) >= self._held_max:
+        """Queue an event. Raises OutboxFullError."""
+        if len(self._waiting) >= self._queue_max:
             raise OutboxFullError(
-                f"{self._held_max} events wait to be sent",
+                f"{self._queue_max} events wait to be sent",
                 fix="is the server up? a spool folder holds more",
             )
         self._waiting.append(event)
         self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        self._idle.clear()
-        self._news.set()
+        self._idle_event.clear()
+        self._wake_event.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Whether all that was added is decided, waiting for it as long as `timeout_s`."""
-        await asyncio.sleep(0)  # what other threads have added wakes us first
+        """Wait up to `timeout_s` until all that was added is decided, and return whether it is."""
+        await asyncio.sleep(0)  # let additions of other threads take effect first
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await asyncio.wait_for(self._idle_event.wait(), timeout_s)
         except TimeoutError:
             return False
         return True
 
     async def close(self, timeout_s: float) -> int:
-        """Send what waits, put the rest into the spool; returns how many events are in neither, and
-        so lost.
-        """
+        """Send what waits, spool the rest, and return the number of lost events."""
         self._closing = True
         await self.flush(timeout_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._put_away()
+        self._spool_waiting()
         return len(self._waiting) + self.lost
 
     async def _run(self) -> None:
         attempt = 0
         while True:
-            await self._news.wait()
+            await self._wake_event.wait()
             if not self._closing and len(self._waiting) < self._batch_max:
                 await asyncio.sleep(self._gather_s)
             try:
                 await self._send_spooled()
                 await self._send_waiting()
-            except Exception as error:  # whatever it is, what waits is kept and tried again
+            except Exception as error:  # after any error the events are kept and retried
                 attempt += 1
-                self._tell(error, attempt)
-                self._put_away()
-                await asyncio.sleep(backoff_s(attempt, self._draw))
+                self._log_failure(error, attempt)
+                self._spool_waiting()
+                await asyncio.sleep(backoff_s(attempt, self._rng))
                 continue
             if attempt:
                 log.warning("events are taken again")
             attempt = 0
             if not self._waiting:
-                self._news.clear()
-                self._idle.set()
+                self._wake_event.clear()
+                self._idle_event.set()
 
-    def _tell(self, error: Exception, attempt: int) -> None:
-        """Say that events wait: once, or each time where nobody thought of the reason."""
+    def _log_failure(self, error: Exception, attempt: int) -> None:
+        """Log that events wait: once, or each time for an unexpected error."""
         if not isinstance(error, UnreachableError | RefusedError):
             log.error("events could not be sent", exc_info=error)
         elif attempt == 1:
@@ -163,14 +160,17 @@ class Outbox:
 
     async def _send_waiting(self) -> None:
         while self._waiting:
-            batch = [self._waiting[at] for at in range(min(self._batch_max, len(self._waiting)))]
-            await self._decided(batch)
+            batch = [
+                self._waiting[index] for index in range(min(self._batch_max, len(self._waiting)))
+            ]
+            await self._deliver(batch)
             for _ in batch:
                 self._waiting.popleft()
 
-    async def _decided(self, batch: Sequence[bytes]) -> None:
-        """Send a batch, in halves where it is too large for the server. Raises what `send` raises:
-        then none of it counts as decided.
+    async def _deliver(self, batch: Sequence[bytes]) -> None:
+        """Send a batch, in halves where it is too large for the server.
+
+        Raises what `send` raises: then none of it counts as decided.
         """
         try:
             receipts = await self._send(batch)
@@ -183,46 +183,44 @@ class Outbox:
                 self._set_aside(batch[0])
                 return
             for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                await self._decided(half)
+                await self._deliver(half)
             return
         self.accepted += receipts.accepted
         self.refused += receipts.refused
-        for code in sorted({each.code for each in receipts.events if not each.accepted}):
+        for code in sorted(
+            {decision.code for decision in receipts.events if not decision.accepted}
+        ):
             log.warning("events were refused: %s (they are in the server's quarantine)", code)
 
     async def _send_spooled(self) -> None:
         for path in sorted(self._spool.glob("*.ndjson")) if self._spool is not None else ():
             lines = path.read_bytes().splitlines()
-            for at in range(0, len(lines), self._batch_max):
-                await self._decided(lines[at : at + self._batch_max])
+            for start in range(0, len(lines), self._batch_max):
+                await self._deliver(lines[start : start + self._batch_max])
             path.unlink(missing_ok=True)
 
-    def _put_away(self) -> None:
-        """Move what waits into the spool, if there is one and it can be written; else it stays in
-        memory.
-        """
+    def _spool_waiting(self) -> None:
+        """Move what waits into the spool, if it can be written; else keep it in memory."""
         if not self._waiting or self._spool is None:
             return
-        put = list(self._waiting)
+        events = list(self._waiting)
         try:
-            write_whole(
+            atomic_write(
                 self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson",
-                b"\n".join(put) + b"\n",
+                b"\n".join(events) + b"\n",
             )
         except OSError as error:
             log.error("the spool cannot be written, events wait in memory: %s", error.strerror)
             return
-        for _ in put:
+        for _ in events:
             self._waiting.popleft()
 
     def _set_aside(self, event: bytes) -> None:
-        """Keep what no server will take, where there is a folder for it; without one it counts as
-        lost.
-        """
+        """Move an event that no server will take to the spool, or count it as lost."""
         if self._spool is None:
             self.lost += 1
             return
-        write_whole(
+        atomic_write(
             self._spool
             / "refused"
             / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json",

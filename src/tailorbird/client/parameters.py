@@ -1,8 +1,7 @@
-"""What the calls of both clients take, so that an editor and a type checker know it: `AsyncClient`
-and `Client` name the same.
+"""Types of the parameters of both clients, for editors and type checkers.
 
-What is sent is checked by the server's own message (`serving.messages`), whose fields these are; a
-test holds them together.
+The server's own messages (`serving.messages`), which have these fields, check what is sent. A test
+keeps them in step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ Scalar = str | int | float | bool
 
 
 class Range(TypedDict, total=False):
-    """Of a number: the least and the most that is allowed, both included."""
+    """A range of numbers: the least and the most that is allowed, both included."""
 
     min: float
     max: float
@@ -26,7 +25,7 @@ Filter = Scalar | Sequence[Scalar] | Range
 
 
 class ContextFields(TypedDict, total=False):
-    """Where somebody is, as `Context` has it."""
+    """The context of a query or an event, with the fields of `Context`."""
 
     device: str | None
     country: str | None
@@ -36,18 +35,18 @@ class ContextFields(TypedDict, total=False):
     utc_offset_min: int | None
 
 
-class Asked(TypedDict, total=False):
-    """Who asks, and what may be shown. None stands for "not said".
+class QueryOptions(TypedDict, total=False):
+    """Fields of every query. None stands for "not given".
 
     Attributes:
-        user_id, anonymous_id, session_id: who asks; without the first two the answer is for a
-        stranger.
-        size: how many items; the slot's own size unless said.
+        user_id, anonymous_id, session_id: the person; without the first two the answer is for a
+            stranger.
+        size: how many items; by default the slot's own size.
         context: where they are.
         exclude: items that are not to be shown.
-        filters: attribute → what it must be.
-        attributes: which attributes of items the answer shall have.
-        explain: whether the answer says what stood behind each score.
+        filters: attribute → the required value.
+        attributes: attributes of items to include in the answer.
+        explain: whether the answer explains each score.
     """
 
     user_id: str | None
@@ -61,9 +60,9 @@ class Asked(TypedDict, total=False):
     explain: bool
 
 
-class Searched(Asked, total=False):
-    """What a search takes more: the slot whose rules hold, and attributes by which all hits are
-    counted.
+class SearchOptions(QueryOptions, total=False):
+    """Additional fields of a search: the slot whose rules apply, and attributes by which all
+    hits are counted.
     """
 
     slot: str | None
@@ -71,8 +70,8 @@ class Searched(Asked, total=False):
 
 
 class EventFields(TypedDict, total=False):
-    """An event without its type. What has no `event_id` gets one, what has no `ts` the time of now
-    (microseconds UTC, or ISO 8601).
+    """An event without its type. `event_id` and `ts` (microseconds UTC, or ISO 8601) default to
+    a new id and the current time.
     """
 
     event_id: str
@@ -89,8 +88,8 @@ class EventFields(TypedDict, total=False):
     timeless: bool
 
 
-class Settings(TypedDict, total=False):
-    """How a client behaves, see `AsyncClient`."""
+class ClientSettings(TypedDict, total=False):
+    """Settings of a client, see `AsyncClient`."""
 
     key: str
     timeout_s: float
@@ -98,6 +97,6 @@ class Settings(TypedDict, total=False):
     connections: int
     batch_max: int
     gather_s: float
-    held_max: int
+    queue_max: int
     spool: Path | None
     clock: Clock | None

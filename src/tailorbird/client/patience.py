@@ -1,9 +1,9 @@
-"""When to try again, and when to leave a server alone that has enough to do.
+"""Retry budget, client-side throttling and backoff.
 
 A retry helps where one of two servers has died, and makes things worse where all are slow. So
 retries are at most a tenth of the requests (a budget, as in Finagle and in "Addressing Cascading
-Failures" of the SRE book), and where answers fail to come, a growing share is given up on this side
-without asking: with probability max(0, (requests − 2·accepted) / (requests + 1)), over the last two
+Failures" of the SRE book). Where answers fail to come, a growing share of requests is rejected on
+this side: with probability max(0, (requests − 2·accepted) / (requests + 1)), over the last two
 minutes ("Handling Overload", same book, eq. 21.1).
 """
 
@@ -11,54 +11,53 @@ import random
 from collections import deque
 
 BUDGET_SHARE = 0.1
-BUDGET_MAX = 10.0  # retries at once, after a quiet time
+BUDGET_MAX = 10.0  # retries that may be saved up
 WINDOW_S = 120.0
 OVERLOAD_RATIO = 2.0
-REQUESTS_MIN = (
-    10  # within the window; of fewer, a single one that failed would keep others from being asked
-)
+REQUESTS_MIN = 10  # in the window; below that, a single failure would throttle
 BACKOFF_S, BACKOFF_MAX_S = 0.05, 30.0
 
 
 class RetryBudget:
-    """Each request earns a tenth of a retry; ten may be saved up."""
+    """A budget in which each request earns a tenth of a retry; ten may be saved up."""
 
     def __init__(self) -> None:
-        self._left = BUDGET_MAX
+        self._tokens = BUDGET_MAX
 
     def earn(self) -> None:
-        self._left = min(BUDGET_MAX, self._left + BUDGET_SHARE)
+        self._tokens = min(BUDGET_MAX, self._tokens + BUDGET_SHARE)
 
     def spend(self) -> bool:
-        """Whether one more try may be made."""
-        if self._left < 1:
+        """Spend one retry, and return whether the budget allowed it."""
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True
 
 
 class Throttle:
-    """Counts what was asked and what was taken up, second by second, for as long as the window is."""
+    """Counts requests and accepted ones, second by second, over the window."""
 
-    def __init__(self, draw: random.Random) -> None:
-        self._draw = draw
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
         self._seconds: deque[list[float]] = deque()  # [second, requests, accepted]
         self._requests = self._accepted = 0.0
 
-    def admits(self, now: float) -> bool:
-        """Whether to ask at all; where not, the request counts as one that was not taken up."""
-        self._forget(now)
+    def allow(self, now: float) -> bool:
+        """Return whether to send at all; a rejected request counts as not accepted."""
+        self._expire(now)
         if self._requests < REQUESTS_MIN:
             return True
         refuse = max(0.0, (self._requests - OVERLOAD_RATIO * self._accepted) / (self._requests + 1))
-        if self._draw.random() >= refuse:
+        if self._rng.random() >= refuse:
             return True
-        self.note(False, now)
+        self.record(False, now)
         return False
 
-    def note(self, accepted: bool, now: float) -> None:
-        """What became of a request: an answer of any kind but "too much" and "out of order" counts
-        as taken up.
+    def record(self, accepted: bool, now: float) -> None:
+        """Record the outcome of a request.
+
+        Every answer counts as accepted unless it says "too much" or "out of order".
         """
         second = float(int(now))
         if not self._seconds or self._seconds[-1][0] != second:
@@ -68,15 +67,15 @@ class Throttle:
         self._requests += 1
         self._accepted += accepted
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         while self._seconds and self._seconds[0][0] < now - WINDOW_S:
             _, requests, accepted = self._seconds.popleft()
             self._requests -= requests
             self._accepted -= accepted
 
 
-def backoff_s(attempt: int, draw: random.Random) -> float:
-    """How long to wait before try `attempt` (1: the first retry): doubling, and drawn, so that many
-    clients do not come back at once.
+def backoff_s(attempt: int, rng: random.Random) -> float:
+    """Return the wait before retry `attempt` (from 1): doubling, with jitter so that clients do not
+    return together.
     """
-    return min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(attempt - 1, 20)) * draw.uniform(0.5, 1.0)
+    return min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(attempt - 1, 20)) * rng.uniform(0.5, 1.0)

@@ -1,12 +1,14 @@
-"""One request to one of several servers: within a deadline, tried again where that is safe and of
-use.
+"""One request to one of several servers: within a deadline, and retried where that is safe and
+useful.
 
-Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question
-asked again makes another answer, of which the caller sees one. Tried again is what could not be
-connected, did not answer in time, or was answered 408, 429 or 5xx; at another server where there is
-one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment
-ago, nobody is asked while there is somebody else: else a busy server would send its clients to a
-dead one. A try at which nobody listened counts as none while somebody else does.
+Everything may be sent twice: an event counts once by its `event_id`, and a repeated query makes
+another answer, of which the caller sees one. A request is retried if it could not connect, timed
+out, or was answered 408, 429 or 5xx; at another server if there is one, and not before
+`Retry-After`, if that is within the deadline.
+
+A server that refused a connection a moment ago is skipped while another one is up: otherwise a busy
+server would send its clients to a dead one. An attempt that could not connect does not count while
+another server is up.
 """
 
 import asyncio
@@ -22,13 +24,13 @@ import msgspec
 from tailorbird.client.patience import RetryBudget, Throttle, backoff_s
 from tailorbird.errors import TailorbirdError, UsageError
 
-PASSED_OVER_S = 1.0  # a server to which no connection could be made
-PASSING = frozenset((408, 429, 500, 502, 503, 504, 507))
+UNREACHABLE_S = 1.0  # pause of a server that could not be connected
+RETRYABLE_STATUSES = frozenset((408, 429, 500, 502, 503, 504, 507))
 
 
 class RefusedError(TailorbirdError):
-    """The server says that the request is wrong: `status`, its stable `code`, and the `path` of
-    what it does not take.
+    """The server refuses the request: `status`, its stable `code`, and the `path` of the invalid
+    part.
     """
 
     code = "refused"
@@ -41,17 +43,13 @@ class RefusedError(TailorbirdError):
 
 
 class UnreachableError(TailorbirdError):
-    """No server gave an answer within the deadline. Of events it is not known whether they arrived:
-    send the same ones again.
-    """
+    """No server answered within the deadline. Events may have arrived: send the same ones again."""
 
     code = "unreachable"
 
 
 class ClosedError(UsageError):
-    """The client was closed before. What was to be sent was not taken, what was asked has no
-    answer.
-    """
+    """The client was closed. Nothing was sent, and a pending query has no answer."""
 
     code = "closed"
 
@@ -64,19 +62,19 @@ class ClosedError(UsageError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server said: a status that does not pass by itself, and the body."""
+    """A server's reply: a status that is not worth a retry, and the body."""
 
     status: int
     body: bytes
 
 
-class Talk:
-    """Sends requests to servers that are each other's equals. For one event loop.
+class Transport:
+    """Sends requests to interchangeable servers. For one event loop.
 
     Args:
-        urls: one or more; asked in turn from the one that last answered.
+        urls: one or more; called in turn from the one that last answered.
         attempts: tries of a request in all.
-        draw: for jitter.
+        rng: for jitter.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class Talk:
         timeout_s: float,
         attempts: int,
         connections: int,
-        draw: random.Random | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.urls = [url.rstrip("/") for url in urls]
         if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
@@ -98,97 +96,98 @@ class Talk:
         self._headers = {"content-type": "application/json"} | (
             {"authorization": f"Bearer {key}"} if key else {}
         )
-        self._timeout_s, self._attempts, self._draw = (
+        self._timeout_s, self._attempts, self._rng = (
             timeout_s,
             max(1, attempts),
-            draw or random.Random(),
+            rng or random.Random(),
         )
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
-        self._at = 0
-        self._gone_until: dict[str, float] = {}
-        self.budget, self.throttle = RetryBudget(), Throttle(self._draw)
+        self._server_index = 0
+        self._down_until: dict[str, float] = {}
+        self.budget, self.throttle = RetryBudget(), Throttle(self._rng)
         self.retried = 0
         self.closed = False
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,
         body: bytes | None = None,
         *,
         query: Mapping[str, str] | None = None,
-        waits: bool = False,
+        has_backoff: bool = False,
     ) -> Reply:
-        """The reply to a request.
+        """Return the reply to a request.
 
         Args:
-            waits: the caller has a backoff of its own and asks until there is an answer, so that
-                nothing is given up on this side.
-
+            has_backoff: the caller has a backoff of its own and retries until there is an answer,
+                so that the throttle does not
+            apply.
         Raises:
-            UnreachableError: nobody answered within the deadline, or this side gave the request up,
-                since too few are answered.
+            UnreachableError: no server answered within the deadline, or the throttle rejected the
+                request because too few are
+            answered.
             ClosedError: `close` was called before the answer came.
         """
         deadline = time.monotonic() + self._timeout_s
-        if not waits and not self.throttle.admits(time.monotonic()):
+        if not has_backoff and not self.throttle.allow(time.monotonic()):
             raise UnreachableError(
                 "given up without asking: too few requests are answered at the moment",
                 fix="ask again later",
             )
         self.budget.earn()
-        attempt, why = 0, ""
+        attempt, reason = 0, ""
         while True:
             attempt += 1
             left = deadline - time.monotonic()
-            # The last try has all the time that is left; one before it must leave some.
+            # The last attempt has all remaining time; earlier ones must leave some.
             timeout_s = left if attempt == self._attempts else left * 0.6
-            at = self._at = self._next()
-            url = self.urls[at % len(self.urls)]
-            reply, why, wait_s = await self._once(
+            server_index = self._server_index = self._next_server()
+            url = self.urls[server_index % len(self.urls)]
+            reply, reason, wait_s = await self._attempt(
                 method, url, path, body, query, max(0.001, timeout_s)
             )
-            self.throttle.note(reply is not None, time.monotonic())
+            self.throttle.record(reply is not None, time.monotonic())
             if reply is not None:
                 return reply
             if self.closed:
                 raise ClosedError
             if (
-                self._at == at
-                # of several requests that fail at one server, the first moves on, lest the second move
-                # back to it
+                self._server_index == server_index
+                # If several requests fail at one server, only the first moves on.
             ):
-                self._at += 1
-            if wait_s is None and self._somebody_listens():
-                # Nobody was asked, and so nobody is burdened by asking another one: it counts as no
-                # try, and needs no budget.
-                attempt, wait_s, may = attempt - 1, 0.0, True
+                self._server_index += 1
+            if wait_s is None and self._any_server_up():
+                # No server had any work with this attempt, so it costs neither a try nor budget.
+                attempt, wait_s, may_retry = attempt - 1, 0.0, True
             else:
                 wait_s = max(
                     wait_s or 0.0,
-                    0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw),
+                    0.0 if len(self.urls) > attempt else backoff_s(attempt, self._rng),
                 )
-                may = attempt < self._attempts and self.budget.spend()
-            if waits or not may or time.monotonic() + wait_s >= deadline:
-                raise UnreachableError(f"no answer from {url}: {why} ({attempt} tries)")
+                may_retry = attempt < self._attempts and self.budget.spend()
+            if has_backoff or not may_retry or time.monotonic() + wait_s >= deadline:
+                raise UnreachableError(f"no answer from {url}: {reason} ({attempt} tries)")
             self.retried += 1
             await asyncio.sleep(wait_s)
 
-    def _next(self) -> int:
-        """The place of the server to ask: the one that is next in turn, of those that listened when
-        they were last asked.
-        """
+    def _next_server(self) -> int:
+        """Return the index of the next server in turn that accepted its last connection."""
         now = time.monotonic()
-        turn = range(self._at, self._at + len(self.urls))
+        turn = range(self._server_index, self._server_index + len(self.urls))
         return next(
-            (at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now),
-            self._at,
+            (
+                index
+                for index in turn
+                if self._down_until.get(self.urls[index % len(self.urls)], 0.0) <= now
+            ),
+            self._server_index,
         )
 
-    def _somebody_listens(self) -> bool:
+    def _any_server_up(self) -> bool:
         now = time.monotonic()
-        return any(self._gone_until.get(url, 0.0) <= now for url in self.urls)
+        return any(self._down_until.get(url, 0.0) <= now for url in self.urls)
 
     async def close(self) -> None:
         self.closed = True
@@ -196,7 +195,7 @@ class Talk:
             await self._session.close()
             self._session = None
 
-    async def _once(
+    async def _attempt(
         self,
         method: str,
         url: str,
@@ -205,14 +204,15 @@ class Talk:
         query: Mapping[str, str] | None,
         timeout_s: float,
     ) -> tuple[Reply | None, str, float | None]:
-        """The reply, or why there is none and how long the server asks to be left alone; None where
-        nobody listened.
+        """Return the reply, or the reason why there is none and the requested wait.
+
+        The wait is None if the server could not be connected.
         """
         if self.closed:
             raise ClosedError
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._opened().request(
+            async with self._open_session().request(
                 method,
                 url + path,
                 data=body,
@@ -220,21 +220,25 @@ class Talk:
                 headers=self._headers,
                 timeout=timeout,
                 allow_redirects=False,
-            ) as answer:
-                content = await answer.read()
+            ) as response:
+                content = await response.read()
         except TimeoutError:
             return None, "it took too long", 0.0
         except aiohttp.ClientConnectorError as error:
-            self._gone_until[url] = time.monotonic() + PASSED_OVER_S
+            self._down_until[url] = time.monotonic() + UNREACHABLE_S
             return None, f"{type(error).__name__}: {error}", None
         except aiohttp.ClientError as error:
             return None, f"{type(error).__name__}: {error}", 0.0
-        if answer.status not in PASSING:
-            return Reply(answer.status, content), "", 0.0
-        asked = answer.headers.get("retry-after", "")
-        return None, f"it answered {answer.status}", float(asked) if asked.isdecimal() else 0.0
+        if response.status not in RETRYABLE_STATUSES:
+            return Reply(response.status, content), "", 0.0
+        retry_after = response.headers.get("retry-after", "")
+        return (
+            None,
+            f"it answered {response.status}",
+            float(retry_after) if retry_after.isdecimal() else 0.0,
+        )
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections), auto_decompress=True
@@ -242,16 +246,23 @@ class Talk:
         return self._session
 
 
-def refusal(reply: Reply) -> RefusedError:
-    """Why a server refuses."""
+def to_refused_error(reply: Reply) -> RefusedError:
+    """Convert a server's refusal to an error."""
     try:
-        told: Any = msgspec.json.decode(reply.body)
+        document: Any = msgspec.json.decode(reply.body)
     except msgspec.DecodeError:
-        told = None
-    if not isinstance(told, dict) or "code" not in told:
+        document = None
+    if not isinstance(document, dict) or "code" not in document:
         message = f"the server answered {reply.status}, and not as Tailorbird does"
         return RefusedError(reply.status, "http", message, fix="check the address")
-    code, message = str(told["code"]), str(told.get("message") or f"answered {reply.status}")
+    code, message = (
+        str(document["code"]),
+        str(document.get("message") or f"answered {reply.status}"),
+    )
     return RefusedError(
-        reply.status, code, message, path=str(told.get("path", "")), fix=str(told.get("fix", ""))
+        reply.status,
+        code,
+        message,
+        path=str(document.get("path", "")),
+        fix=str(document.get("fix", "")),
     )

@@ -30,7 +30,7 @@ def slots_contract(project: Project, extra_sources: Iterable[str] = ()) -> Contr
     return contract_of(live_sources([*names, *extra_sources]), shown=exposure_event(project))
 
 
-def wanted_contract(project: Project) -> Contract:
+def required_contract(project: Project) -> Contract:
     """Return the contract of all candidate tables that slots and live bundles need."""
     registry = Registry(project.paths.registry, clock=SystemClock())
     sources: list[str] = []
@@ -47,7 +47,7 @@ def maintained_contracts(project: Project) -> list[Contract]:
 
     The current contract stays in front of it while the tables of the required one are being built.
     """
-    required = wanted_contract(project)
+    required = required_contract(project)
     try:
         current = current_contract(project.paths.candidates)
     except TailorbirdError as error:

@@ -24,9 +24,9 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import ConfigError, UsageError
-from tailorbird.events import duration
+from tailorbird.events import parse_duration
 from tailorbird.events.contract import NUMBERS
-from tailorbird.events.rules import KINDS, Rule, violation
+from tailorbird.events.rules import KINDS, Rule, find_violation
 
 FILE = "contract.toml"
 _TYPE_KEYS = ("daily_min", "fresh_within")
@@ -126,7 +126,7 @@ def _add_type_keys(
             contract.daily_min[type_] = value
         elif name == "fresh_within" and isinstance(value, str):
             try:
-                contract.fresh_within[type_] = duration(value)
+                contract.fresh_within[type_] = parse_duration(value)
             except UsageError as error:
                 raise ConfigError(error.message, where=where) from None
         elif name in _TYPE_KEYS:
@@ -191,7 +191,9 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
             fix="name the values, or leave it out",
         )
     if invalid := [
-        value for value in one_of if kind and violation((Rule(name, kind=kind),), {name: value})
+        value
+        for value in one_of
+        if kind and find_violation((Rule(name, kind=kind),), {name: value})
     ]:
         raise ConfigError(f"one_of has {invalid[0]!r}, and the type is {kind}", where=where)
     if invalid := [

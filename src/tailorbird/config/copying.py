@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tailorbird.config.settings import Settings
 from tailorbird.errors import ConfigError, StorageError
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 FILE = "project-id"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
-def copy_target_of(settings: Settings, data: Path) -> CopiesAt | None:
+def copy_target_of(settings: Settings, data: Path) -> CopyTarget | None:
     """Return the server and key prefix to copy records to, or None without one.
 
     Raises:
@@ -29,7 +29,7 @@ def copy_target_of(settings: Settings, data: Path) -> CopiesAt | None:
     store = settings.store
     if not store.url:
         return None
-    return CopiesAt(store.url, _project_id(settings, data), store.password, store.replica)
+    return CopyTarget(store.url, _project_id(settings, data), store.password, store.replica)
 
 
 def _project_id(settings: Settings, data: Path) -> str:
@@ -43,9 +43,9 @@ def _project_id(settings: Settings, data: Path) -> str:
             )
         return prefix
     if settings.stream.url:
-        from tailorbird.stream.kafka import cluster_of
+        from tailorbird.stream.kafka import parse_cluster
 
-        return cluster_of(settings.stream.url).prefix
+        return parse_cluster(settings.stream.url).prefix
     file = data / FILE
     if not file.exists():
         try:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from tailorbird.config.project import Project
 from tailorbird.errors import DamageError, LockedError, StorageError
-from tailorbird.events.erased import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
+from tailorbird.events.suppression import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
 from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
 from tailorbird.lock import FileLock
-from tailorbird.whole import end_destroying, write_private
+from tailorbird.whole import finish_shredding, write_private
 
 # Held shared by roles and by each command that stores what it reads; an erasure holds it
 # exclusively.
-READING = "reading"
+READ_LOCK = "reading"
 _STATE_FILES = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
-def take_in(project: Project) -> bool:
+def apply_remote_erasures(project: Project) -> bool:
     """Apply erasures since the last call on this machine; return whether there were any.
 
     Raises:
@@ -31,13 +31,13 @@ def take_in(project: Project) -> bool:
         LockedError: a role runs here that started before the erasure.
     """
     require_finished(project.paths.data)
-    end_destroying(project.paths.data / FOLDER / JOURNAL)
+    finish_shredding(project.paths.data / FOLDER / JOURNAL)
     if isinstance(project.stream, Path):
         return False
     from tailorbird.router.retention import FILE as ITEMS
     from tailorbird.stream.kafka import emptied
 
-    erasure = emptied.last(project.stream.cluster)
+    erasure = emptied.last_erasure(project.stream.cluster)
     if erasure is None or erasure.number <= last_applied_erasure(project):
         return False
     folder = project.paths.data / FOLDER
@@ -59,7 +59,7 @@ def take_in(project: Project) -> bool:
 
 
 @contextmanager
-def reading(data: Path, *, create: bool = False) -> Iterator[None]:
+def hold_off_erasures(data: Path, *, create: bool = False) -> Iterator[None]:
     """Keep erasures from starting until the end of the block.
 
     A block that writes data that it read or received could otherwise restore a person behind a
@@ -76,7 +76,7 @@ def reading(data: Path, *, create: bool = False) -> Iterator[None]:
         yield
         return
     try:
-        lock = FileLock(data / "run" / READING, shared=True)
+        lock = FileLock(data / "run" / READ_LOCK, shared=True)
     except StorageError:  # A user who may only read here is not kept from it.
         lock = None
     except LockedError as error:

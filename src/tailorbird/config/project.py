@@ -16,19 +16,19 @@ from tailorbird.config.copying import copy_target_of
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
-from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
-from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
-from tailorbird.events.erased import FOLDER, TAKEN, StopList
+from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, suggest_name
+from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, parse_duration
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import FOLDER, TAKEN, SuppressionList
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
-from tailorbird.places import Place, place_of, require_unescaped_path
+from tailorbird.places import Storage, open_storage, require_unescaped_path
 from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
 from tailorbird.ranking.scores import Score
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
@@ -41,7 +41,7 @@ class Paths:
     """The folders and files of a project; each has one writer (see ARCHITECTURE.md)."""
 
     data: Path
-    lake_storage: Place | None = None  # Set if the lake is not below `data`.
+    lake_storage: Storage | None = None  # Set if the lake is not below `data`.
 
     @property
     def stream(self) -> Path:
@@ -60,7 +60,7 @@ class Paths:
         return self.data / "candidates"
 
     @property
-    def lake(self) -> Place:
+    def lake(self) -> Storage:
         return self.lake_storage or self.data / "lake"
 
     @property
@@ -139,15 +139,15 @@ class Project:
             record_key=record_key,
         )
 
-    def stopped(self) -> StopList:
+    def stopped(self) -> SuppressionList:
         """Return the list of erased users, whose old events are dropped; raises DamageError."""
-        suppression_list = StopList.load(self.paths.data)
+        suppression_list = SuppressionList.load(self.paths.data)
         # Without the file, the list comes from the cluster.
         if isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists():
             suppression_list.require_marked(self.paths.lake, self.paths.data)
         return suppression_list
 
-    def copies(self) -> CopiesAt | None:
+    def copies(self) -> CopyTarget | None:
         """Return the server that records are copied to, or None; draws a project id if needed.
 
         Raises:
@@ -163,7 +163,7 @@ class Project:
         """
         name = name or self.settings.train.slot
         if name not in self.slots:
-            fix = nearest(name, self.slots, f"use one of {', '.join(self.slots)}")
+            fix = suggest_name(name, self.slots, f"use one of {', '.join(self.slots)}")
             raise UsageError(
                 f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix
             )
@@ -187,7 +187,7 @@ class Project:
                 else f"there is no {CHURN_FILE} yet, which would declare {name!r}"
             )
             raise UsageError(
-                problem, where=str(file), fix=nearest(name, self.churn, churn_example(name))
+                problem, where=str(file), fix=suggest_name(name, self.churn, churn_example(name))
             )
         return self.churn[name]
 
@@ -202,7 +202,7 @@ class Project:
         if not name or name in self.slots:
             return self.slot(name)
         names = (*self.slots, *self.churn)
-        fix = nearest(
+        fix = suggest_name(
             name,
             names,
             f"use one of {', '.join(names)}; or, if it is to be a churn model, "
@@ -270,7 +270,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
             features.transforms, (head for slot in slots.values() for head in slot.objective)
         )
     if settings.train.slot not in slots and slots:
-        hint = nearest(settings.train.slot, slots, f"declared: {', '.join(slots)}")
+        hint = suggest_name(settings.train.slot, slots, f"declared: {', '.join(slots)}")
         raise ConfigError(
             f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}",
             where=str(root / FILE),
@@ -302,7 +302,7 @@ def paths_of(root: Path, settings: Settings) -> Paths:
     """Return the paths of the project in `root`; raises ConfigError if `lake.url` is invalid."""
     data = (root / settings.project.data).resolve()
     try:
-        return Paths(data, place_of(settings.lake.url, data) if settings.lake.url else None)
+        return Paths(data, open_storage(settings.lake.url, data) if settings.lake.url else None)
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
 
@@ -386,12 +386,12 @@ def compile_plan(
         event_types=event_types(settings),
         user_attributes=tuple(features.user_attributes),
         item_attributes=tuple(features.item_attributes),
-        skew_us=duration(events.skew),
-        lateness_us=duration(events.lateness),
-        dedup_us=duration(events.dedup),
-        answer_us=duration(events.answer),
+        skew_us=parse_duration(events.skew),
+        lateness_us=parse_duration(events.lateness),
+        dedup_us=parse_duration(events.dedup),
+        answer_us=parse_duration(events.answer),
         slots={
-            name: SlotPlan(duration(slot.attribution), slot.denominator)
+            name: SlotPlan(parse_duration(slot.attribution), slot.denominator)
             for name, slot in slots.items()
         },
         rules=event_contract.rules,
@@ -436,7 +436,7 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             if churn.name in models and models[churn.name] is not churn:
                 raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
             if unknown_types := [type_ for type_ in churn.types if type_ not in types]:
-                fix = nearest(unknown_types[0], types, f"use some of {', '.join(types)}")
+                fix = suggest_name(unknown_types[0], types, f"use some of {', '.join(types)}")
                 raise DeclarationError(
                     f"churn {churn.name}: {unknown_types[0]!r} is no event type",
                     where=str(file),
@@ -475,7 +475,7 @@ def load_scores(
             ]
             for name, candidates, kind_name in references:
                 if name not in candidates:
-                    fix = nearest(
+                    fix = suggest_name(
                         name,
                         candidates,
                         f"use one of {', '.join(candidates) or 'none: declare one'}",

@@ -12,14 +12,14 @@ import msgspec
 
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.whole import sync_folder
 
 FILE = "pseudonyms.json"
 
 
 def pseudonyms_of(
-    key: str, data: Path, lake: Place, *, record_key: bool = True
+    key: str, data: Path, lake: Storage, *, record_key: bool = True
 ) -> Pseudonyms | None:
     """Return the pseudonyms of a project that has a key, or None without one.
 
@@ -64,7 +64,7 @@ def pseudonyms_of(
     return pseudonyms
 
 
-def _read_fingerprint(file: Place) -> str | None:
+def _read_fingerprint(file: Storage) -> str | None:
     """Return the stored fingerprint, or None if the file is damaged.
 
     It is "" without a file, and if a remote storage does not respond.
@@ -79,7 +79,7 @@ def _read_fingerprint(file: Place) -> str | None:
         return None
 
 
-def _write_fingerprint(file: Place, fingerprint: str) -> None:
+def _write_fingerprint(file: Storage, fingerprint: str) -> None:
     content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
     if not isinstance(file, Path):
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 FILE = "roles.json"
 
@@ -28,10 +28,10 @@ class RoleState(msgspec.Struct, frozen=True):
 
 def write_roles(run: Path, roles: Sequence[RoleState]) -> None:
     """Replace the recorded roles; raises OSError if the folder is not writable."""
-    write_whole(run / FILE, msgspec.json.encode(roles))
+    atomic_write(run / FILE, msgspec.json.encode(roles))
 
 
-def noted_roles(run: Path) -> list[RoleState]:
+def read_roles(run: Path) -> list[RoleState]:
     """Return the roles that `up` runs on this machine; none without a readable record."""
     try:
         return msgspec.json.decode((run / FILE).read_bytes(), type=list[RoleState])

@@ -18,21 +18,21 @@ from tailorbird.errors import DeclarationError, LockedError, NotReadyError, Tail
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
-from tailorbird.features.figures import scored_to
-from tailorbird.features.keypart import KeyPart, parts_of
-from tailorbird.features.read import copied_position
+from tailorbird.features.figures import read_score_offset
+from tailorbird.features.keypart import KeyPart, all_parts
+from tailorbird.features.read import read_copy_position
 from tailorbird.features.schemas import (
     APPLIED,
     applied_features,
     apply,
-    kept_features,
+    load_declarations,
     read_applied,
 )
-from tailorbird.features.state import Position, position_in
+from tailorbird.features.state import Position, read_local_position
 from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -176,7 +176,7 @@ def _served_versions(project: Project) -> list[tuple[Registry, str]]:
     return served
 
 
-def answering(project: Project) -> FeatureSet:
+def champion_features(project: Project) -> FeatureSet:
     """Return the features that requests are answered with: those of the champion.
 
     They are the applied ones without a champion, or if its declarations are not here.
@@ -202,11 +202,11 @@ def find_schema(project: Project, schema_hash: str) -> FeatureSet:
     return (
         schemas[schema_hash]
         if schema_hash in schemas
-        else kept_features(project.paths.state, schema_hash)
+        else load_declarations(project.paths.state, schema_hash)
     )
 
 
-def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
+def route_plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     """Return the route plan with the attributes that any of the schemas names."""
     plan = compile_plan(project.settings, project.features, project.slots, project.event_contract)
     return msgspec.structs.replace(
@@ -220,20 +220,22 @@ def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     )
 
 
-def released(project: Project) -> int:
+def releasable_offset(project: Project) -> int:
     """Return the row of the routed log below which no reader needs it.
 
     Readers are the lake, the workers of active schemas and the score role.
     """
     offsets = [read_released(project.paths.lake).of_routed()]
     for features in active_schemas(project):
-        offsets += needed_by_workers(project, features)  # A shuffle is always ahead of its workers.
+        offsets += required_offsets(project, features)  # A shuffle is always ahead of its workers.
     if project.scores:
-        offsets += [offset for offset in [scored_to(project.paths.state)] if offset is not None]
+        offsets += [
+            offset for offset in [read_score_offset(project.paths.state)] if offset is not None
+        ]
     return min(offsets)
 
 
-def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
+def shuffled_logs(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
     """Return the logs that a shuffle writes for the workers of a schema.
 
     There are none if workers read the routed log themselves: with a single worker, and if the logs
@@ -246,29 +248,29 @@ def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
 
 def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
     """Return the log that the worker of a part reads."""
-    logs = shuffled(project, features)
+    logs = shuffled_logs(project, features)
     return logs[part.number] if logs else project.routed
 
 
-def needed_by_workers(project: Project, features: FeatureSet) -> list[int]:
+def required_offsets(project: Project, features: FeatureSet) -> list[int]:
     """Return the first row that the worker of each part still needs from its log.
 
     It comes from the worker's state here, or from its copy. It is 0, the whole log, if neither
     exists and while a state is being built.
     """
-    return [_required_offset(project, features, part) for part in parts_of(project.workers)]
+    return [_required_offset(project, features, part) for part in all_parts(project.workers)]
 
 
 def _required_offset(project: Project, features: FeatureSet, part: KeyPart) -> int:
     try:
-        position = position_in(project.paths.state, features, part)
+        position = read_local_position(project.paths.state, features, part)
     except NotReadyError:
         copies = project.copies()
         try:
             position = (
                 Position()
                 if copies is None
-                else copied_position(copies, features.schema_hash, part)
+                else read_copy_position(copies, features.schema_hash, part)
             )
         except TailorbirdError as error:
             log.warning(
@@ -290,7 +292,7 @@ class ActiveSchemaWatch:
     def __init__(self, project: Project) -> None:
         files = (path / "aliases.json" for path in _registries(project))
         self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
-        self._stamps: list[Stamp | None] = []
+        self._stamps: list[FileStamp | None] = []
 
     def has_changed(self) -> bool:
         """Return whether a file has changed since the last call; true at the first."""
@@ -301,7 +303,7 @@ class ActiveSchemaWatch:
 
 def _load_features(project: Project, schema: str, bundle: Path) -> FeatureSet:
     try:
-        return kept_features(project.paths.state, schema)
+        return load_declarations(project.paths.state, schema)
     except NotReadyError:
         if project.features.schema_hash == schema:
             return project.features

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailorbird.errors import ConfigError, UsageError, nearest
-from tailorbird.events import duration
+from tailorbird.errors import ConfigError, UsageError, suggest_name
+from tailorbird.events import parse_duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Variables that are not settings of a project.
@@ -285,7 +285,7 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             ge=1,
             le=64,
             description="into how many the topics are cut, by visitor; as many routers can share "
-            "the work. Fixed once they are made",
+            "the work. FixedBundle once they are made",
         ),
     ] = 1
     routers: Annotated[
@@ -678,7 +678,7 @@ def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None
 
 
 def _unknown_name(kind: str, name: str, names: list[str], where: str) -> ConfigError:
-    hint = nearest(name, names, f"known: {', '.join(names)}", cutoff=0.5)
+    hint = suggest_name(name, names, f"known: {', '.join(names)}", cutoff=0.5)
     return ConfigError(f"unknown {kind} {name}; {hint}", where=where)
 
 
@@ -705,7 +705,7 @@ def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) ->
         if not value and path in _MAY_BE_EMPTY:
             continue
         try:
-            duration(value)
+            parse_duration(value)
         except UsageError as error:
             raise ConfigError(
                 f"{path}: {error.message}", where=_where(path, file, sources)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.config.settings import Settings
 from tailorbird.errors import ConfigError
-from tailorbird.events import SECOND, duration
+from tailorbird.events import SECOND, parse_duration
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import Cluster
@@ -33,7 +33,7 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
                 fix="set stream.url to keep the logs in topics",
             )
         return None
-    from tailorbird.stream.kafka import cluster_of
+    from tailorbird.stream.kafka import parse_cluster
 
     protocol = f"{'SASL_' if section.sasl else ''}{'SSL' if section.tls else 'PLAINTEXT'}"
     options: dict[str, object] = {"security.protocol": protocol}
@@ -79,8 +79,8 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
                 where="stream.client",
             )
         options[name.strip()] = value.strip()
-    timeout_s = duration(section.timeout) / SECOND
-    return cluster_of(
+    timeout_s = parse_duration(section.timeout) / SECOND
+    return parse_cluster(
         section.url,
         options=options,
         replication=section.replication,

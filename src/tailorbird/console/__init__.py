@@ -1,1 +1,1 @@
-"""Pages: the demo shop now, the console of a running site later."""
+"""Pages of the console: the project's home page, and the demo shop."""

@@ -1,9 +1,9 @@
-"""The page at `/` of any project: what it is doing, and a list for anybody with what each click
-changes.
+"""The page at `/` of any project: its state, and a list for any person with the effect of each
+click.
 
-GET  /                           the page
-GET  /console/overview           what it shows, as JSON, see `console.overview`
-GET  /console/reports/{name}     a report that a command has written
+    GET  /                           the page
+    GET  /console/overview           its data as JSON, see `console.overview`
+    GET  /console/reports/{name}     a report that a command has written
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from starlette.routing import Route
 from tailorbird.console.overview import Overview
 from tailorbird.console.pages import post_person, static_file
 from tailorbird.serving.app import route
-from tailorbird.serving.handling import Handler, Service, as_json, fault, in_thread
+from tailorbird.serving.handling import Handler, Service, as_json, fault, run_in_thread
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ
 
 _FILES = ("style.css", "live.js", "home.js", "icon.svg")
-# Reports carry their own styles and drawings, and no script.
+# Reports contain their own styles and drawings, and no script.
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors "
     "'none'; base-uri 'none'; form-action 'none'"
@@ -30,10 +30,10 @@ _REPORT_POLICY = (
 def home_routes(
     service: Service, told: Callable[[Service], Overview], reports: Path
 ) -> list[Route]:
-    """Return the routes of the page, to be mounted beside the API's.
+    """Return the routes of the page, to be mounted beside those of the API.
 
     Args:
-        told: reads what the project is doing, see `console.overview`.
+        read_overview: reads the state of the project, see `console.overview`.
         reports: the folder of reports.
     """
     return [
@@ -45,9 +45,9 @@ def home_routes(
     ]
 
 
-def _overview(told: Callable[[Service], Overview]) -> Handler:
+def _overview(read_overview: Callable[[Service], Overview]) -> Handler:
     async def handler(request: Request, service: Service) -> Response:
-        return as_json(await in_thread(service, told, service))
+        return as_json(await run_in_thread(service, read_overview, service))
 
     return handler
 

@@ -1,4 +1,4 @@
-"""A project at a glance, for the page at `/`: its clock, roles, last events, models with their
+"""A project at a glance, for the page at `/`: its clock, roles, last events, models with
 reports, and slots.
 """
 
@@ -8,19 +8,19 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.config import Project
-from tailorbird.config.roles import noted_roles
+from tailorbird.config.roles import read_roles
 from tailorbird.console.recent import RecentEvents, recent_events
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import DAY, EVENT_TYPES, to_iso
 from tailorbird.registry import Registry, VersionInfo
 from tailorbird.serving.handling import Service
 from tailorbird.serving.messages import DEGRADED
-from tailorbird.serving.why import baseline_told
+from tailorbird.serving.why import describe_baseline
 from tailorbird.stream.lag import Lag
 from tailorbird.version import __version__
 
 VERSIONS_MAX = 20
-_OURS = "tailorbird"  # of a report's results: the model that was judged
+_OURS = "tailorbird"  # key of the evaluated model in a report's results
 
 
 class RoleRow(msgspec.Struct, frozen=True):
@@ -28,8 +28,8 @@ class RoleRow(msgspec.Struct, frozen=True):
 
     Attributes:
         state: `runs`, `waits to start again`, or `seen by its position` where `up` does not run it.
-        since_s: when that began, in seconds since 1970; 0 where it is not known.
-        behind_rows, behind_s: how far it is behind the logs; None where it reads none.
+        since_s: start of that state, in seconds since 1970; 0 where it is unknown.
+        behind_rows, behind_s: its lag behind the logs; None where it reads none.
     """
 
     name: str
@@ -41,8 +41,9 @@ class RoleRow(msgspec.Struct, frozen=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A version of the registry, with the reason for which it was made or refused; `about`: what to
-    know where it is no model.
+    """A version of the registry, with the reason why it was made or refused.
+
+    `about` explains a version that is no model.
     """
 
     version: str
@@ -56,7 +57,7 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 
 class SlotRow(msgspec.Struct, frozen=True):
-    """A slot, as the page lets one try it. `deeds` are the event types that its objective counts."""
+    """A slot to try on the page; `deeds` are the event types that its objective counts."""
 
     name: str
     size: int
@@ -64,11 +65,11 @@ class SlotRow(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """What a project is doing.
+    """The state of a project.
 
     Attributes:
-        clock: a sentence where the project goes by the time of a log that ended; "" where it goes
-            by today's.
+        clock: a sentence where the project's clock is that of a log that ended; "" where it is
+            today's.
         missing: what answers lack, as `/readyz` has it.
         degraded: a sentence for each code that answers may carry.
         problem: why the events cannot be shown; "" where they can.
@@ -92,7 +93,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 def overview(project: Project, service: Service, *, shop: bool = False) -> Overview:
-    """Read what the project is doing now: a few files, and the end of the log.
+    """Read the state of the project: a few files, and the end of the log.
 
     Args:
         shop: whether the demo shop is served too.
@@ -105,13 +106,13 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
         problem = str(error)
     reports = sorted(path.name for path in project.paths.reports.glob("*.html"))
     versions = Registry(project.paths.registry, clock=clock).newest(VERSIONS_MAX)
-    learned = next((info.version for info in versions if info.heads), "")
-    models = [_model(info, reports, learned) for info in versions]
+    newest_model = next((info.version for info in versions if info.heads), "")
+    models = [_model(info, reports, newest_model) for info in versions]
     return Overview(
         name=project.settings.project.name,
         version=__version__,
         now=clock.now(),
-        clock=_clock_told(clock.now(), clock.behind),
+        clock=_describe_clock(clock.now(), clock.behind),
         missing=service.pipeline.missing(),
         degraded=DEGRADED,
         roles=_roles(project.paths.run, service.lags(), clock.now()),
@@ -125,10 +126,10 @@ def overview(project: Project, service: Service, *, shop: bool = False) -> Overv
     )
 
 
-def _clock_told(now: int, behind: int) -> str:
-    if not behind:
+def _describe_clock(now: int, lag_us: int) -> str:
+    if not lag_us:
         return ""
-    days = behind // DAY
+    days = lag_us // DAY
     moment = to_iso(now)[:16].replace("T", " ")
     return (
         f"The log ended long ago. Everything here goes on from its end: it is {moment} UTC, "
@@ -138,36 +139,40 @@ def _clock_told(now: int, behind: int) -> str:
 
 
 def _roles(run: Path, lags: list[Lag], now: int) -> list[RoleRow]:
-    """Those that `up` runs here; and of readers that run elsewhere, what their positions say."""
+    """Return the roles that `up` runs here, and the readers that run elsewhere."""
     rows = []
-    for role in noted_roles(run):
-        of = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
+    for role in read_roles(run):
+        role_lags = [lag for lag in lags if lag.reader.split()[0] == role.name.split()[0]]
         state = "runs" if role.pid else "waits to start again"
-        rows.append(RoleRow(role.name, state, role.since_s, role.restarts, *_behind(of, now)))
-    known = {row.name.split()[0] for row in rows}
-    for reader in dict.fromkeys(lag.reader for lag in lags if lag.reader.split()[0] not in known):
+        rows.append(
+            RoleRow(role.name, state, role.since_s, role.restarts, *_total_lag(role_lags, now))
+        )
+    local_names = {row.name.split()[0] for row in rows}
+    for reader in dict.fromkeys(
+        lag.reader for lag in lags if lag.reader.split()[0] not in local_names
+    ):
         rows.append(
             RoleRow(
                 reader,
                 "seen by its position",
                 0.0,
                 0,
-                *_behind([lag for lag in lags if lag.reader == reader], now),
+                *_total_lag([lag for lag in lags if lag.reader == reader], now),
             )
         )
     return rows
 
 
-def _behind(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
+def _total_lag(lags: list[Lag], now: int) -> tuple[int | None, float | None]:
     if not lags:
         return None, None
     return sum(lag.rows for lag in lags), max(lag.seconds(now) for lag in lags)
 
 
-def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
+def _model(info: VersionInfo, reports: list[str], newest_model: str) -> ModelRow:
     made = datetime.fromtimestamp(info.path.stat().st_mtime, UTC).strftime(
         "%Y-%m-%d %H:%M"
-    )  # today's time, whatever the log's is
+    )  # real time, whatever the log's clock
     kind = f"baseline: {info.baseline}" if info.baseline else ", ".join(info.heads) or "no model"
     if not info.whole:
         kind = "its manifest is damaged"
@@ -175,7 +180,9 @@ def _model(info: VersionInfo, reports: list[str], learned: str) -> ModelRow:
     ndcg = info.metrics.get("results", {}).get(_OURS, {}).get("ndcg_10")
     report = f"{info.version}.html"
     about = (
-        baseline_told(info.version, info.baseline, learned, "tailorbird") if info.baseline else ""
+        describe_baseline(info.version, info.baseline, newest_model, "tailorbird")
+        if info.baseline
+        else ""
     )
     return ModelRow(
         info.version,

@@ -1,8 +1,8 @@
-"""Files of the console's pages, and what they share: the security policy, and the features of a
+"""Shared parts of the console's pages: static files, the security policy, and the features of a
 person.
 
-GET  /console/{style.css,live.js,…}     from this package
-POST /console/person                    a person's own features as the state holds them now
+    GET  /console/{style.css,live.js,…}     from this package
+    POST /console/person                    a person's own features from the current state
 """
 
 from html import escape
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
-from tailorbird.serving.handling import Handler, Service, body_of
+from tailorbird.serving.handling import Handler, Service, read_request_body
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
 
@@ -26,7 +26,7 @@ _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg"
 
 
 class PersonQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose features to read."""
+    """The person whose features to read."""
 
     user_id: str | None = None
     anonymous_id: str | None = None
@@ -37,7 +37,7 @@ _person = msgspec.json.Decoder(PersonQuery)
 
 
 def static_file(name: str, **words: str) -> Handler:
-    """Serve a file of this package; of a page, `{word}` is replaced by its value."""
+    """Return a handler of a file of this package; `{word}` in a page is replaced by its value."""
     content = (files("tailorbird.console") / "static" / name).read_text()
     for word, value in words.items():
         content = content.replace(f"{{{word}}}", escape(value))
@@ -51,16 +51,16 @@ def static_file(name: str, **words: str) -> Handler:
 
 async def post_person(request: Request, service: Service) -> Response:
     """Answer with the features of the person in the body."""
-    body = await body_of(request, service, bytes_max=4_096)
+    body = await read_request_body(request, service, bytes_max=4_096)
     query = decode(body, _person)
     return Response(msgspec.json.encode(read_person(service, query)), media_type="application/json")
 
 
 def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
-    """Return the person's features without any item: what is about an item is missing.
+    """Return the person's features without any item; columns about an item are missing.
 
-    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or
-    the state's commit where none is kept.
+    `seen` changes with each of their events: it is the time of the newest one in a sequence, or the
+    state's commit where no sequence is kept.
     """
     pipeline = service.pipeline
     if not isinstance(pipeline, Pipeline):
@@ -70,9 +70,9 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
         user = user and pseudonyms.user_id(user)
         anonymous = anonymous and pseudonyms.anonymous_id(anonymous)
     request = ReadRequest(user, anonymous, query.session_id, None, None, 0, pipeline.clock.now())
-    with pipeline.reading() as reading:
+    with pipeline.feature_access() as access:
         try:
-            rows = None if reading.reader is None else reading.reader.person(request)
+            rows = None if access.reader is None else access.reader.person(request)
         except NotReadyError:
             rows = None
     if rows is None:
@@ -81,7 +81,7 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
         (int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)),
         default=0,
     )
-    values = zip(reading.features.numeric, rows.numeric[0].tolist(), strict=True)
+    values = zip(access.features.numeric, rows.numeric[0].tolist(), strict=True)
     return {
         "seen": newest if rows.sequences else rows.commit,
         "features": {name: value for name, value in values if value == value},

@@ -1,4 +1,4 @@
-"""The newest rows of the routed log, for a page: what came in last, and of which types."""
+"""The newest rows of the routed log for a page: the last events, and counts by type."""
 
 from collections import Counter
 from contextlib import closing
@@ -10,15 +10,15 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import ROUTED
 from tailorbird.stream import Address, open_reader
 
-ROWS = 1_000  # of the log's end, which are counted by type
+ROWS = 1_000  # newest rows that are counted by type
 SHOWN = 20
 _ANSWER = "answer"
 _COLUMNS = ("type", "ts", "user_id", "anonymous_id", "item_id", "items", "query", "price")
 
 
 class RecentEvent(msgspec.Struct, frozen=True):
-    """An event as the router wrote it. `ts` is in microseconds; people are under their pseudonyms
-    where the project has them.
+    """An event as the router wrote it. `ts` is in microseconds; people are under their
+    pseudonyms if the project has them.
     """
 
     type: str
@@ -35,11 +35,11 @@ class RecentEvents(msgspec.Struct, frozen=True):
     """The end of the log.
 
     Attributes:
-        total: positions that the log has given out: events, answers and versions of profiles.
+        total: positions of the log so far: events, answers and versions of profiles.
         counted: how many of the newest rows `types` counts.
-        types: event type → rows of it, the most frequent first.
+        types: event type → number of rows, the most frequent first.
         newest: the last `SHOWN` events, newest first, without answers.
-        refused: how many rows of the newest were put into quarantine.
+        refused: how many of the newest rows were quarantined.
     """
 
     total: int = 0
@@ -50,8 +50,9 @@ class RecentEvents(msgspec.Struct, frozen=True):
 
 
 def recent_events(routed: Address) -> RecentEvents:
-    """Read the end of the routed log; empty where there is none yet. Raises StorageError and
-    DamageError as the log does.
+    """Read the end of the routed log; empty where there is none yet.
+
+    Raises StorageError and DamageError as the log does.
     """
     try:
         log = open_reader(routed)
@@ -78,11 +79,11 @@ def recent_events(routed: Address) -> RecentEvents:
 
 
 def _event(row: dict) -> RecentEvent:
-    told = {
+    texts = {
         name: row[name] or "" for name in ("type", "user_id", "anonymous_id", "item_id", "query")
     }
     return RecentEvent(
-        **told,
+        **texts,
         ts=int(row["ts"].timestamp() * 1e6),
         items=len(row["items"] or ()),
         price=row["price"],

@@ -1,9 +1,9 @@
-"""The demo shop: a page on which a brand-new visitor sees each click change the next list, and why.
+"""The demo shop: a page on which a new visitor sees how each click changes the next list, and why.
 
-    GET  /shop, /shop/shop.js, …                 the page, from this package; it is told which slot to show
-    GET  /shop/picture/{id}.svg                  drawn from the item's attributes
+    GET  /shop, /shop/shop.js, …         the page, from this package, with the slot to show
+    GET  /shop/picture/{id}.svg          drawn from the item's attributes
 
-Everything else the page asks of the ordinary API, and of the routes of `console.home`.
+All other requests of the page go to the ordinary API, and to the routes of `console.home`.
 """
 
 from starlette.requests import Request
@@ -19,7 +19,9 @@ from tailorbird.simulator import item_picture
 
 
 def shop_routes(service: Service, slot: str) -> list[Route]:
-    """The shop's routes, to be mounted beside those of the page at `/`; the shop shows `slot`."""
+    """Return the shop's routes, to be mounted beside those of the page at `/`; the shop shows
+    `slot`.
+    """
     return [
         route("/shop", "GET", static_file("shop.html", slot=slot), OPEN, service),
         *(

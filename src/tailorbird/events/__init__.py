@@ -1,22 +1,22 @@
 """The event contract between a site and Tailorbird: definition, validation and shared helpers."""
 
 from tailorbird.events.clock import (
+    BACKWARD_TOLERANCE,
     DAY,
     HOUR,
     MINUTE,
     SECOND,
-    SET_BACK,
     Clock,
     SimulatedClock,
     SystemClock,
-    duration,
-    show_duration,
+    format_duration,
+    parse_duration,
     to_iso,
 )
 from tailorbird.events.contract import (
     BROWSER,
     BROWSER_IDENTIFY,
-    DOOR,
+    COLLECTOR,
     Accepted,
     Receipt,
     Refusal,
@@ -28,17 +28,17 @@ from tailorbird.events.plan import EVENT_TYPES, RoutePlan, SlotPlan
 from tailorbird.events.schema import QUARANTINE, ROUTED, micros
 
 __all__ = [
+    "BACKWARD_TOLERANCE",
     "BROWSER",
     "BROWSER_IDENTIFY",
+    "COLLECTOR",
     "DAY",
-    "DOOR",
     "EVENT_TYPES",
     "HOUR",
     "MINUTE",
     "QUARANTINE",
     "ROUTED",
     "SECOND",
-    "SET_BACK",
     "Accepted",
     "Answer",
     "Clock",
@@ -52,10 +52,10 @@ __all__ = [
     "SystemClock",
     "check",
     "combine",
-    "duration",
+    "format_duration",
     "hash64",
     "hash64s",
     "micros",
-    "show_duration",
+    "parse_duration",
     "to_iso",
 ]

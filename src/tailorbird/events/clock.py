@@ -16,7 +16,7 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-SET_BACK = (
+BACKWARD_TOLERANCE = (
     2 * SECOND
     # A clock that steps back by less is held still; beyond that, it was ahead before.
 )
@@ -46,7 +46,7 @@ class SystemClock:
             self._newest,
             time.time_ns() // 1_000,
         )  # in this order: a thread that is held up between sees no clock go back
-        self._newest = now = now if now < newest - SET_BACK else max(newest, now)
+        self._newest = now = now if now < newest - BACKWARD_TOLERANCE else max(newest, now)
         return now
 
 
@@ -76,7 +76,7 @@ _UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * D
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")
 
 
-def duration(text: str) -> int:
+def parse_duration(text: str) -> int:
     """Parse a duration such as `90s`, `30m`, `6h`, `7d` or `2w` into microseconds.
 
     Raises:
@@ -94,7 +94,7 @@ def duration(text: str) -> int:
     return span
 
 
-def show_duration(span: int) -> str:
+def format_duration(span: int) -> str:
     """Format a duration in its shortest exact form: `6h`, not `21600000000`."""
     for unit in ("w", "d", "h", "m", "s", "ms"):
         if span % _UNITS[unit] == 0 and span:

@@ -25,13 +25,13 @@ from tailorbird.events.contract import (
     Refusal,
     check,
     check_row,
-    resolve,
-    split,
+    resolve_times,
+    split_body,
     to_micros,
 )
 from tailorbird.events.envelope import Answer, Event
 from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import all_satisfy, violation
+from tailorbird.events.rules import all_satisfy, find_violation
 from tailorbird.events.schema import TIME
 
 # a body below it is decided on row by row: columns of a few values cost more than they spare
@@ -64,7 +64,7 @@ class _Context(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False
     utc_offset_min: Annotated[int, msgspec.Meta(ge=-840, le=840)] | None = None
 
 
-class Fields(NamedTuple):
+class EventColumns(NamedTuple):
     """The columns of events, all of the same length, in the order of the fields of `Event`."""
 
     event_id: Sequence[str]
@@ -84,16 +84,16 @@ class Fields(NamedTuple):
     answer: Sequence[Answer | None]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple]) -> "Fields":
+    def of(cls, rows: Sequence[tuple]) -> "EventColumns":
         """Transpose tuples of all fields into columns."""
         return cls(*(zip(*rows, strict=True) if rows else [()] * len(cls._fields)))
 
 
-assert Fields._fields == Event.__struct_fields__
+assert EventColumns._fields == Event.__struct_fields__
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedBatch:
     """The verdict on a batch of bodies.
 
     The accepted events are columns of equal length, in the order in which they arrived.
@@ -106,7 +106,7 @@ class Checked:
 
     bodies: Sequence[int]
     rows: Sequence[int]
-    fields: Fields
+    fields: EventColumns
     ts: Sequence[int]
     ts_original: Sequence[int | None]
     sent_at: Sequence[int | None]
@@ -130,7 +130,7 @@ class Contract:
             for source in (*_UNTRUSTED, *contract.TRUSTED)
         }
 
-    def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> Checked:
+    def check(self, bodies: Sequence[tuple[bytes, Receipt]]) -> CheckedBatch:
         """Check every event of some bodies, with the same verdicts as `contract.check`."""
         if len(bodies) == 1 and len(bodies[0][0]) < _FEW_BYTES:
             return self._check_row_by_row(*bodies[0])
@@ -139,7 +139,7 @@ class Contract:
             batch.decode_body(number, body, self._decoders.get(receipt.source))
         return batch.check_rows()
 
-    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> Checked:
+    def _check_row_by_row(self, body: bytes, receipt: Receipt) -> CheckedBatch:
         accepted, refused = check(body, receipt, self._plan)
         return _to_columns(
             [(0, event.row, _flatten_accepted(event)) for event in accepted],
@@ -147,7 +147,7 @@ class Contract:
         )
 
 
-_UNTRUSTED = (contract.DOOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
+_UNTRUSTED = (contract.COLLECTOR, contract.BROWSER, contract.BROWSER_IDENTIFY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,16 +244,16 @@ class _Batch:
     def _rows(self, number: int) -> Sequence[bytes | memoryview]:
         if (rows := self._rows_by_body.get(number)) is None:
             body, receipt = self._bodies[number]
-            rows = self._rows_by_body[number] = split(body, receipt.encoding)
+            rows = self._rows_by_body[number] = split_body(body, receipt.encoding)
         return rows
 
-    def check_rows(self) -> Checked:
+    def check_rows(self) -> CheckedBatch:
         """Run the column tests, then the contract itself on the rows that they do not clear."""
-        fields = Fields.of(self._decoded)
+        fields = EventColumns.of(self._decoded)
         suspects = suspect_rows(fields, self._plan, max(len(body) for body, _ in self._bodies))
         times = self._times(fields, suspects)
         if not suspects and not self._undecoded:
-            return Checked(self._body_indices, self._row_indices, fields, *times, ())
+            return CheckedBatch(self._body_indices, self._row_indices, fields, *times, ())
         unresolved = {
             *self._undecoded,
             *((self._body_indices[index], self._row_indices[index]) for index in suspects),
@@ -284,7 +284,7 @@ class _Batch:
         accepted.sort(key=itemgetter(0, 1))
         return _to_columns(accepted, refused)
 
-    def _times(self, fields: Fields, suspects: set[int]) -> "_EventTimes":
+    def _times(self, fields: EventColumns, suspects: set[int]) -> "_EventTimes":
         """Resolve ts, ts_original, sent_at and received_at of each row.
 
         Rows without a valid time are added to `suspects`.
@@ -301,7 +301,7 @@ class _Batch:
                 ts_original, sent_at, stated_received_at, receipts, fields.timeless, strict=True
             )
             moments = [
-                resolve(at, sent, stated, receipt, timeless=timeless)
+                resolve_times(at, sent, stated, receipt, timeless=timeless)
                 for at, sent, stated, receipt, timeless in rows
             ]
             ts, received_at = [at for at, _ in moments], [arrival for _, arrival in moments]
@@ -332,15 +332,19 @@ def _flatten_accepted(accepted: Accepted) -> tuple:
     )
 
 
-def _to_columns(accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]) -> Checked:
+def _to_columns(
+    accepted: Sequence[_CheckedRow], refused: Sequence[tuple[int, Refusal]]
+) -> CheckedBatch:
     if not accepted:
-        return Checked((), (), Fields.of(()), (), (), (), (), refused)
+        return CheckedBatch((), (), EventColumns.of(()), (), (), (), (), refused)
     bodies, rows, rest = zip(*accepted, strict=True)
     events, ts, ts_original, sent_at, received_at = zip(*rest, strict=True)
-    return Checked(bodies, rows, Fields.of(events), ts, ts_original, sent_at, received_at, refused)
+    return CheckedBatch(
+        bodies, rows, EventColumns.of(events), ts, ts_original, sent_at, received_at, refused
+    )
 
 
-def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
+def some(checked: CheckedBatch, rows: Sequence[int], *, refused: bool) -> CheckedBatch:
     """Select the accepted events at `rows`, with or without the refusals."""
     columns: list[Any] = [
         checked.bodies,
@@ -354,10 +358,10 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
         [column[row] for row in rows] for column in columns
     )
     picked: list[Any] = [[column[row] for row in rows] for column in checked.fields]
-    return Checked(
+    return CheckedBatch(
         bodies,
         numbers,
-        Fields(*picked),
+        EventColumns(*picked),
         ts,
         ts_original,
         sent_at,
@@ -366,7 +370,7 @@ def some(checked: Checked, rows: Sequence[int], *, refused: bool) -> Checked:
     )
 
 
-def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[int]:
+def suspect_rows(fields: EventColumns, plan: RoutePlan, body_bytes_max: int) -> set[int]:
     """Return the rows that the column tests do not clear, times aside.
 
     No body of theirs is longer than `body_bytes_max`.
@@ -387,7 +391,7 @@ def suspect_rows(fields: Fields, plan: RoutePlan, body_bytes_max: int) -> set[in
     return suspects
 
 
-def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
+def _without_subject(fields: EventColumns, types: set[str]) -> Iterable[int]:
     users = fields.user_id
     if None in users or "identify" in types:
         for row, (type_, user, visitor) in enumerate(
@@ -414,7 +418,7 @@ def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
         )
 
 
-def _without_item(fields: Fields, types: set[str]) -> Iterable[int]:
+def _without_item(fields: EventColumns, types: set[str]) -> Iterable[int]:
     if None in fields.item_id and not types.isdisjoint(_NEED_ITEM):
         yield from (
             row
@@ -429,7 +433,7 @@ def _without_item(fields: Fields, types: set[str]) -> Iterable[int]:
         )
 
 
-def _bad_answers(fields: Fields, types: set[str]) -> Iterable[int]:
+def _bad_answers(fields: EventColumns, types: set[str]) -> Iterable[int]:
     if "answer" not in types:
         return
     for row, (type_, answer, items) in enumerate(
@@ -512,7 +516,7 @@ def _is_bad(properties: dict[str, Any]) -> bool:
     )
 
 
-def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]:
+def _rule_breakers(fields: EventColumns, type_: str, plan: RoutePlan) -> Iterable[int]:
     rules = plan.rules[type_]
     rows = [row for row, event_type in enumerate(fields.type) if event_type == type_]
     property_rows = [fields.properties[row] or {} for row in rows]
@@ -523,7 +527,7 @@ def _rule_breakers(fields: Fields, type_: str, plan: RoutePlan) -> Iterable[int]
         yield from (
             row
             for row, properties in zip(rows, property_rows, strict=True)
-            if violation(rules, properties) is not None
+            if find_violation(rules, properties) is not None
         )
 
 
@@ -541,7 +545,7 @@ def _micros(column: Sequence[int | str | None], suspects: set[int]) -> Sequence[
         if moment is None:
             try:
                 moment = to_micros(text, "")
-            except contract.Breach:
+            except contract.ContractViolation:
                 suspects.add(row)
         times[row] = moment
     return times  # type: ignore[return-value]

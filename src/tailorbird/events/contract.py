@@ -22,7 +22,7 @@ import msgspec
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES, SHARED_TYPES, RoutePlan
-from tailorbird.events.rules import format_value, violation
+from tailorbird.events.rules import find_violation, format_value
 
 CONTRACT_VERSION = 1
 
@@ -32,12 +32,12 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
-DOOR, BROWSER, BROWSER_IDENTIFY = (
+COLLECTOR, BROWSER, BROWSER_IDENTIFY = (
     "door",
     "browser",
     "browser+identify",
 )  # client with a write key, browser with a public key; see `Receipt`
-# Replaces a row of an erased user, see `events.erased`.
+# Replaces a row of an erased user, see `events.suppression`.
 ERASED = b'{"erased":true}'
 
 FLOAT_DIGITS_MAX = 308  # digits of the first integer beyond float range; shorter input has none
@@ -85,7 +85,7 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     received_at: int
-    source: str = DOOR
+    source: str = COLLECTOR
     encoding: str = "json"
     format: str = ""
     origins: list[Origin] = []
@@ -134,7 +134,7 @@ class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unread: Unread
 
 
-class Breach(Exception):
+class ContractViolation(Exception):
     """A violation of the contract, which `check` turns into a Refusal."""
 
     def __init__(self, code: str, path: str, message: str) -> None:
@@ -155,7 +155,7 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     """
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
-    for row, raw in enumerate(split(body, receipt.encoding)):
+    for row, raw in enumerate(split_body(body, receipt.encoding)):
         verdict = check_row(row, raw, receipt, plan)
         if isinstance(verdict, Accepted):
             accepted.append(verdict)
@@ -170,11 +170,11 @@ def check_row(
     """Check one of the rows that `split` returns."""
     try:
         return _check_event(row, _decode(raw, receipt), len(raw), receipt, plan)
-    except Breach as refusal:
+    except ContractViolation as refusal:
         return Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw))
 
 
-def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
+def split_body(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     """Split a body into rows.
 
     A body that cannot be split is one row, which `check` then refuses.
@@ -204,7 +204,7 @@ def count_rows(body: bytes, encoding: str) -> int:
     return 1
 
 
-def unread_of(line: bytes | memoryview) -> Unread | None:
+def parse_unread(line: bytes | memoryview) -> Unread | None:
     """Parse the record that an adapter wrote in place of one it could not read.
 
     Returns None if the line is anything else.
@@ -220,28 +220,30 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
         return _event.decode(raw)
     except msgspec.ValidationError as error:
         if bytes(raw) == ERASED:
-            raise Breach("erased", "$", "it was of somebody whose data were erased") from None
+            raise ContractViolation(
+                "erased", "$", "it was of somebody whose data were erased"
+            ) from None
         if (receipt.format or receipt.source == "import") and (
-            unread := unread_of(raw)
+            unread := parse_unread(raw)
         ) is not None:
-            raise Breach(unread.code, unread.path, unread.message) from None
+            raise ContractViolation(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
         text, _, path = str(error).partition(" - at `")
         path = path.rstrip("`") or "$"
         if "unknown field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
-            raise Breach(
+            raise ContractViolation(
                 "unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties"
             ) from None
         if "missing required field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
-            raise Breach("missing", f"{path}.{name}", f"expected {name}") from None
-        raise Breach("wrong_type", path, text[:1].lower() + text[1:]) from None
+            raise ContractViolation("missing", f"{path}.{name}", f"expected {name}") from None
+        raise ContractViolation("wrong_type", path, text[:1].lower() + text[1:]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Breach("malformed_json", "$", f"expected JSON: {error}") from None
+        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
     except RecursionError:
-        raise Breach("malformed_json", "$", "nested too deeply") from None
+        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
 
 
 def _check_list(raw: bytes | memoryview) -> None:
@@ -249,17 +251,17 @@ def _check_list(raw: bytes | memoryview) -> None:
     try:
         rows = _rows.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Breach("malformed_json", "$", f"expected JSON: {error}") from None
+        raise ContractViolation("malformed_json", "$", f"expected JSON: {error}") from None
     except RecursionError:
-        raise Breach("malformed_json", "$", "nested too deeply") from None
+        raise ContractViolation("malformed_json", "$", "nested too deeply") from None
     if not rows:
-        raise Breach("missing", "$", "expected at least one event, got an empty list")
+        raise ContractViolation("missing", "$", "expected at least one event, got an empty list")
 
 
 def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
-        raise Breach(
+        raise ContractViolation(
             "unknown_type",
             "$.type",
             f"expected one of {', '.join(_sendable(plan))}, got {format_value(event.type)}",
@@ -269,15 +271,15 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
     _check_context(event)
     _check_properties(event, size)
     if (rules := plan.rules.get(event.type)) is not None and (
-        broken := violation(rules, event.properties)
+        broken := find_violation(rules, event.properties)
     ) is not None:
-        raise Breach(*broken)
+        raise ContractViolation(*broken)
     stated_received_at = (
         None if event.received_at is None else to_micros(event.received_at, "$.received_at")
     )
     ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
     sent_at = None if event.sent_at is None else to_micros(event.sent_at, "$.sent_at")
-    ts, received_at = resolve(
+    ts, received_at = resolve_times(
         ts_original, sent_at, stated_received_at, receipt, timeless=event.timeless
     )
     if event.timeless:
@@ -285,14 +287,14 @@ def _check_event(row: int, event: Event, size: int, receipt: Receipt, plan: Rout
     if (
         ts > received_at + plan.skew_us and receipt.source != "server"
     ):  # A response carries the time of the features it read.
-        raise Breach(
+        raise ContractViolation(
             "ts_in_future",
             "$.ts",
             f"expected a time before {to_iso(received_at)}, when it arrived, "
             f"got {format_value(event.ts)}",
         )
     if ts <= 0:
-        raise Breach(
+        raise ContractViolation(
             "ts_absurd", "$.ts", f"expected a time after 1970, got {format_value(event.ts)}"
         )
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
@@ -303,7 +305,7 @@ def _sendable(plan: RoutePlan) -> list[str]:
     return [type_ for type_ in plan.event_types if type_ != "answer"]
 
 
-def resolve(
+def resolve_times(
     ts: int | None,
     sent_at: int | None,
     stated_received_at: int | None,
@@ -331,21 +333,21 @@ def _check_ids(event: Event) -> None:
         if value is not None:
             _check_id(value, f"$.{name}")
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
-        raise Breach(
+        raise ContractViolation(
             "reserved_prefix",
             "$.user_id",
             f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id",
         )
     if event.items is not None:
         if len(event.items) > ITEMS_MAX:
-            raise Breach(
+            raise ContractViolation(
                 "too_large",
                 "$.items",
                 f"expected at most {ITEMS_MAX} items, got {len(event.items)}",
             )
         for index, item in enumerate(event.items):
             if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
-                raise Breach(
+                raise ContractViolation(
                     "bad_id",
                     f"$.items[{index}]",
                     f"expected 1 to {ID_LENGTH_MAX} characters without NUL",
@@ -354,21 +356,25 @@ def _check_ids(event: Event) -> None:
 
 def _check_id(value: str, path: str) -> None:
     if not value or len(value) > ID_LENGTH_MAX:
-        raise Breach("bad_id", path, f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
+        raise ContractViolation(
+            "bad_id", path, f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}"
+        )
     if "\x00" in value:
-        raise Breach("bad_id", path, "expected text without NUL characters")
+        raise ContractViolation("bad_id", path, "expected text without NUL characters")
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
     if receipt.source in TRUSTED:
         return
-    if receipt.source != DOOR:
+    if receipt.source != COLLECTOR:
         _check_browser(event, receipt)
     if event.received_at is not None:
-        raise Breach("server_owned", "$.received_at", "only the server sets it; leave it out")
+        raise ContractViolation(
+            "server_owned", "$.received_at", "only the server sets it; leave it out"
+        )
     if event.answer is not None or event.type == "answer":
         path = "$.type" if event.answer is None else "$.answer"
-        raise Breach(
+        raise ContractViolation(
             "server_owned", path, "only the server records answers; send an impression instead"
         )
 
@@ -379,14 +385,14 @@ def _check_browser(event: Event, receipt: Receipt) -> None:
     Every visitor of the page can read the key. It may report actions, not identities or attributes.
     """
     if event.type in SHARED_TYPES:
-        raise Breach(
+        raise ContractViolation(
             "browser_key",
             "$.type",
             f"a browser's key may not send {event.type}; send it from your own server, with "
             "a write key",
         )
     if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
-        raise Breach(
+        raise ContractViolation(
             "browser_key",
             "$.type",
             "this browser's key may not send identify; send it from your own server, with a "
@@ -396,26 +402,28 @@ def _check_browser(event: Event, receipt: Receipt) -> None:
 
 def _check_subject(event: Event) -> None:
     if event.timeless and event.type not in PROFILE_TYPES:
-        raise Breach(
+        raise ContractViolation(
             "timeless_event",
             "$.timeless",
             f"only profiles (user, item) may be timeless, got type {event.type}",
         )
     if event.type == "item":
         if event.item_id is None:
-            raise Breach("missing", "$.item_id", "an item profile needs an item_id")
+            raise ContractViolation("missing", "$.item_id", "an item profile needs an item_id")
         return
     if event.type == "user" and event.user_id is None:
-        raise Breach("missing", "$.user_id", "a user profile needs a user_id")
+        raise ContractViolation("missing", "$.user_id", "a user profile needs a user_id")
     if event.type == "identify" and (event.user_id is None or event.anonymous_id is None):
         path = "$.user_id" if event.user_id is None else "$.anonymous_id"
-        raise Breach("missing", path, "identify ties an anonymous_id to a user_id and needs both")
+        raise ContractViolation(
+            "missing", path, "identify ties an anonymous_id to a user_id and needs both"
+        )
     if event.user_id is None and event.anonymous_id is None:
-        raise Breach("missing", "$.user_id", "expected a user_id or an anonymous_id")
+        raise ContractViolation("missing", "$.user_id", "expected a user_id or an anonymous_id")
     if event.type == "merge":
         _check_merge(event)
     if event.type in NEEDS_ITEM and event.item_id is None:
-        raise Breach("missing", "$.item_id", f"a {event.type} needs an item_id")
+        raise ContractViolation("missing", "$.item_id", f"a {event.type} needs an item_id")
     if event.type == "answer":
         _check_answer(event)
 
@@ -423,24 +431,26 @@ def _check_subject(event: Event) -> None:
 def _check_merge(event: Event) -> None:
     path, survivor_id = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
     if event.user_id is None:
-        raise Breach(
+        raise ContractViolation(
             "missing",
             "$.user_id",
             "a merge needs the user_id that is somebody else from now on, named by "
             f"properties.{MERGED_INTO}",
         )
     if survivor_id is None:
-        raise Breach(
+        raise ContractViolation(
             "missing",
             path,
             "a merge needs the user whom its user_id is from now on; itself, to take back an "
             "earlier one",
         )
     if not isinstance(survivor_id, str):
-        raise Breach("wrong_type", path, f"expected text, got {format_value(survivor_id)}")
+        raise ContractViolation(
+            "wrong_type", path, f"expected text, got {format_value(survivor_id)}"
+        )
     _check_id(survivor_id, path)
     if survivor_id.startswith(ANONYMOUS_PREFIX):
-        raise Breach(
+        raise ContractViolation(
             "reserved_prefix",
             path,
             f"{ANONYMOUS_PREFIX} marks people who are not known; a visitor is tied to a user "
@@ -453,17 +463,17 @@ def _check_answer(event: Event) -> None:
         name = (
             "answer" if event.answer is None else "items" if event.items is None else "request_id"
         )
-        raise Breach("missing", f"$.{name}", f"an answer needs {name}")
+        raise ContractViolation("missing", f"$.{name}", f"an answer needs {name}")
     propensities = event.answer.propensities
     if propensities and len(propensities) != len(event.items):
-        raise Breach(
+        raise ContractViolation(
             "wrong_type",
             "$.answer.propensities",
             f"expected {len(event.items)} values, one an item, got {len(propensities)}",
         )
     for index, value in enumerate(propensities):
         if not 0.0 < value <= 1.0:
-            raise Breach(
+            raise ContractViolation(
                 "number_out_of_range",
                 f"$.answer.propensities[{index}]",
                 f"expected a value in (0, 1], got {value}",
@@ -475,7 +485,7 @@ def _check_context(event: Event) -> None:
     if context is None:
         return
     if context.country is not None and not COUNTRY.match(context.country):
-        raise Breach(
+        raise ContractViolation(
             "bad_country",
             "$.context.country",
             f"expected a two-letter code, got {format_value(context.country)}",
@@ -483,13 +493,13 @@ def _check_context(event: Event) -> None:
     for name in ("device", "page", "referrer", "user_agent"):
         value = getattr(context, name)
         if value is not None and len(value) > TEXT_LENGTH_MAX:
-            raise Breach(
+            raise ContractViolation(
                 "too_large",
                 f"$.context.{name}",
                 f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}",
             )
     if context.utc_offset_min is not None and abs(context.utc_offset_min) > 14 * 60:
-        raise Breach(
+        raise ContractViolation(
             "number_out_of_range",
             "$.context.utc_offset_min",
             f"expected -840 to 840, got {context.utc_offset_min}",
@@ -503,7 +513,7 @@ def _check_properties(event: Event, size: int) -> None:
         return
     query = properties.get("query")
     if query is not None and not isinstance(query, str):
-        raise Breach(
+        raise ContractViolation(
             "wrong_type", "$.properties.query", f"expected text, got {format_value(query)}"
         )
     for name, (low, high) in NUMBERS.items():
@@ -511,13 +521,13 @@ def _check_properties(event: Event, size: int) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Breach(
+            raise ContractViolation(
                 "wrong_type",
                 f"$.properties.{name}",
                 f"expected a number, got {format_value(value)}",
             )
         if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise Breach(
+            raise ContractViolation(
                 "number_out_of_range",
                 f"$.properties.{name}",
                 f"expected {low:g} to {high:g}, got {format_value(value)}",
@@ -526,14 +536,14 @@ def _check_properties(event: Event, size: int) -> None:
         not NESTED.isdisjoint(map(type, properties.values()))
         and (path := find_too_deep(properties)) is not None
     ):
-        raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
+        raise ContractViolation("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
     if size > FLOAT_DIGITS_MAX and (path := find_oversized_integer(properties)) is not None:
-        raise Breach("number_out_of_range", path, "expected a number below 1e308")
+        raise ContractViolation("number_out_of_range", path, "expected a number below 1e308")
     if (
         size * GROWTH_MAX > PROPERTIES_BYTES_MAX
         and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX
     ):
-        raise Breach(
+        raise ContractViolation(
             "too_large",
             "$.properties",
             f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}",
@@ -588,25 +598,27 @@ def to_micros(value: int | str, path: str) -> int:
     if isinstance(value, int):
         if 0 < value < MICROSECONDS_MIN:
             unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
-            raise Breach(
+            raise ContractViolation(
                 "bad_time",
                 path,
                 f"expected microseconds since 1970, got {value}, which looks like {unit}",
             )
         if not 0 < value < MICROSECONDS_END:
-            raise Breach("bad_time", path, f"expected microseconds since 1970, got {value}")
+            raise ContractViolation(
+                "bad_time", path, f"expected microseconds since 1970, got {value}"
+            )
         return value
     try:
         moment = datetime.fromisoformat(value)
         offset = moment.utcoffset()
     except ValueError:
-        raise Breach(
+        raise ContractViolation(
             "bad_time",
             path,
             f"expected a time such as 2026-11-25T12:00:00Z, got {format_value(value)}",
         ) from None
     if offset is None:
-        raise Breach(
+        raise ContractViolation(
             "bad_time",
             path,
             "expected a time with its zone, such as 2026-11-25T12:00:00Z, "
@@ -614,7 +626,7 @@ def to_micros(value: int | str, path: str) -> int:
         )
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
-        raise Breach(
+        raise ContractViolation(
             "bad_time", path, f"expected a year from 1970 to 9998, got {format_value(value)}"
         )
     elapsed = naive - datetime(1970, 1, 1)

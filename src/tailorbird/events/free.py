@@ -1,29 +1,22 @@
 """Free text and site-made ids in events, and redaction of what they say about a user.
 
-The modules that call this one decide whether a text mentions a user: `privacy.mention` compares
-ids, `events.erased` compares keyed hashes.
-
-`id_candidates` splits a text into parts that may be an id: the text itself, runs of digits, and
-runs of as many words as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650"
-and "417650".
+Whether a text mentions a user, the caller decides, see `privacy.mentions`.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # free-text fields of the context
-THINGS = ("event_id", "session_id", "request_id")  # ids made by the site, possibly from a user's id
-WITHIN_MIN = 6  # minimum length of ids searched within texts
-CANDIDATE_LENGTH_MAX = 256  # maximum length of a candidate id
-WORD = r"[\w\u0300-\u036f-]"  # characters of words and ids
-NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
-_WORDS = re.compile(f"{WORD}+")
-_NUMBERS = re.compile(
-    f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{CANDIDATE_LENGTH_MAX}}}{NO_DIGIT_BEHIND}"
-)
+SITE_IDS = (
+    "event_id",
+    "session_id",
+    "request_id",
+)  # ids made by the site, possibly from a user's id
+EMBEDDED_ID_LENGTH_MIN = 6  # minimum length of ids searched within texts
+LENGTH_MAX = 256  # maximum length of an id
 
-NAME = "\0name"  # see `leaves`
+FIELD_NAME = "\0name"  # see `leaves`
 _WHO = re.compile(
     "user|anonymous|visitor|customer", re.IGNORECASE
 )  # names of identifying fields, native and foreign
@@ -32,50 +25,27 @@ _WHO = re.compile(
 MentionTest = Callable[[str, object], bool]
 
 
-def candidates(text: str, word_counts: Collection[int]) -> Iterator[str]:
-    """Yield the parts of a text that may be an id.
-
-    `word_counts` holds the word counts that ids have.
-
-    >>> sorted(id_candidates("by user-12", {1}))
-    ['by user-12', 'user-12']
-    """
-    if len(text) <= CANDIDATE_LENGTH_MAX:
-        yield text
-    spans = [match.span() for match in _WORDS.finditer(text)]
-    for count in word_counts:
-        for (start, _), (_, end) in zip(spans, spans[count - 1 :], strict=False):
-            if WITHIN_MIN <= end - start <= CANDIDATE_LENGTH_MAX:
-                yield text[start:end]
-    yield from _NUMBERS.findall(text)
-
-
 def is_number(id_: str) -> bool:
     """Return whether an id consists of digits only."""
     return id_.isascii() and id_.isdigit()
 
 
-def words_of(text: str) -> int:
-    """Return the number of words in a text."""
-    return len(_WORDS.findall(text))
-
-
-def without(
+def redact(
     value: object, mentions: MentionTest, is_name: Callable[[str], bool], name: str = ""
 ) -> object:
     """Replace all values that mention a subject by null, and drop fields named after one."""
     if isinstance(value, list):
-        return [without(element, mentions, is_name, name) for element in value]
+        return [redact(element, mentions, is_name, name) for element in value]
     if isinstance(value, dict):
         return {
-            name: without(member, mentions, is_name, name)
+            name: redact(member, mentions, is_name, name)
             for name, member in value.items()
             if not is_name(name)
         }
     return None if mentions(name, value) else value
 
 
-def of_another(
+def redact_event(
     event: Mapping[str, Any], mentions: MentionTest, is_name: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Return an accepted event without what it says about anyone but its own subject."""
@@ -89,24 +59,16 @@ def of_another(
                 for name, member in fields.items()
             }
     if "properties" in event:
-        redacted["properties"] = without(event["properties"], mentions, is_name)
+        redacted["properties"] = redact(event["properties"], mentions, is_name)
     return redacted
 
 
 def texts_in(value: object) -> Iterable[str]:
     """Yield all texts in a JSON value, field names excluded."""
-    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != NAME)
+    return (leaf for name, leaf in leaves(value) if isinstance(leaf, str) and name != FIELD_NAME)
 
 
-def who_said(value: object) -> Iterator[str]:
-    """Yield all texts in a JSON value that may be an id.
-
-    These are texts, field names, and numbers in fields that identify a user.
-    """
-    return (text for name, leaf in leaves(value) if (text := said(name, leaf)) is not None)
-
-
-def said(name: str, value: object) -> str | None:
+def identifying_text(name: str, value: object) -> str | None:
     """Return the text of a leaf that may be an id, or None."""
     if isinstance(value, str):
         return value
@@ -119,7 +81,7 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
     while stack:
         name, node = stack.pop()
         if isinstance(node, dict):
-            stack.extend((NAME, field) for field in node)
+            stack.extend((FIELD_NAME, field) for field in node)
             stack.extend(
                 (name if _WHO.search(name) else field, inner) for field, inner in node.items()
             )
@@ -134,4 +96,4 @@ def as_text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     # No id is longer, and Python refuses to format more than 4,300 digits.
-    return str(value) if type(value) is int and abs(value) < 10**CANDIDATE_LENGTH_MAX else None
+    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock, SystemClock
-from tailorbird.whole import Stamp, stamp, write_whole
+from tailorbird.whole import FileStamp, atomic_write, stamp
 
 FILE = "clock.json"
 
@@ -32,7 +32,7 @@ class LogClock:
 
     def __init__(self, folder: Path, machine: Clock | None = None) -> None:
         self._file, self._machine = folder / FILE, machine or SystemClock()
-        self._stamp: Stamp | None = None
+        self._stamp: FileStamp | None = None
         self._lag_us = 0
 
     def now(self) -> int:
@@ -58,11 +58,11 @@ class LogClock:
 
     def set_back(self, lag_us: int) -> None:
         """Set the lag of the log in microseconds."""
-        write_whole(self._file, json.dumps({"behind_us": lag_us}).encode())
+        atomic_write(self._file, json.dumps({"behind_us": lag_us}).encode())
 
     def go_live(self) -> None:
         """Use the machine's time from now on."""
-        write_whole(self._file, json.dumps({"behind_us": 0}).encode())
+        atomic_write(self._file, json.dumps({"behind_us": 0}).encode())
 
     def _read(self) -> int:
         try:

@@ -49,7 +49,7 @@ def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
 
 
-def by_former(merges: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
+def merges_by_user(merges: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
     """Group merges by user, in their order."""
     by_user: dict[str, list[Merge]] = {}
     for former, merge in merges:
@@ -57,7 +57,7 @@ def by_former(merges: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
     return by_user
 
 
-def holding_at(
+def merge_lookup(
     merges: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63
 ) -> Callable[[str], Merge | None]:
     """Return a function that looks up the merge of a user that holds at a time.

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailorbird.events.columnwise import Fields
-from tailorbird.events.contract import Receipt, split
+from tailorbird.events.columnwise import EventColumns
+from tailorbird.events.contract import Receipt, split_body
 from tailorbird.events.keys import hash64
 from tailorbird.events.plan import SHARED_TYPES
 
@@ -43,20 +43,20 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
     return hash64(id_) % count
 
 
-def own_rows(fields: Fields, number: int, count: int) -> list[int]:
+def partition_rows(fields: EventColumns, number: int, count: int) -> list[int]:
     """Return the rows of the events that belong to partition `number` of `count`."""
     subjects = enumerate(zip(fields.type, fields.user_id, fields.anonymous_id, strict=True))
     return [row for row, subject in subjects if partition_of(*subject, count) == number]
 
 
-def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
+def split_by_partition(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
     """Split a body by partition, keeping the order of rows.
 
     Also return the row count of each part.
 
     A body whose rows all belong to one partition stays as received, byte for byte.
     """
-    rows = split(body, receipt.encoding)
+    rows = split_body(body, receipt.encoding)
     partitions = [_partition_of_row(row, count) for row in rows]
     if len(set(partitions)) == 1:
         return {partitions[0]: (body, len(rows))}

@@ -25,15 +25,15 @@ from hashlib import blake2b
 import msgspec
 
 from tailorbird.errors import ConfigError
-from tailorbird.events.adapters.batch import ROW, Batch
+from tailorbird.events.adapters.batch import ROW_ID_PREFIX, Batch
 from tailorbird.events.contract import (
     ANONYMOUS_PREFIX,
     COUNTRY,
     ID_LENGTH_MAX,
-    Breach,
-    split,
+    ContractViolation,
+    parse_unread,
+    split_body,
     to_micros,
-    unread_of,
 )
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.plan import EVENT_TYPES, MERGED_INTO
@@ -107,7 +107,7 @@ class Pseudonyms:
         users, so these ids are hashed with the key as well. `types` are the event types that the
         project declares.
         """
-        parts = [bytes(part) for part in split(body, encoding)]
+        parts = [bytes(part) for part in split_body(body, encoding)]
         rows = [self.line(part, foreign=foreign, types=types) for part in parts]
         if encoding == "ndjson":
             return b"\n".join(rows)
@@ -119,7 +119,7 @@ class Pseudonyms:
         self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES
     ) -> bytes:
         """Pseudonymise one event in the wire format."""
-        unread = unread_of(raw)
+        unread = parse_unread(raw)
         if unread is not None:
             location, message = (
                 self._hash("place", unread.place),
@@ -148,8 +148,8 @@ class Pseudonyms:
         ) and "properties" in fields:  # A refused merge is stored too.
             fields["properties"] = self._hash_merge_target(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
-        if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
-            prefix = ROW if event_id.startswith(ROW) else ""
+        if isinstance(event_id, str) and (foreign or event_id.startswith(ROW_ID_PREFIX)):
+            prefix = ROW_ID_PREFIX if event_id.startswith(ROW_ID_PREFIX) else ""
             fields["event_id"] = msgspec.Raw(_encode(prefix + self._hash("event_id", event_id)))
         for name in ("context", "answer"):
             if name in fields:
@@ -269,7 +269,7 @@ def _is_event(raw: bytes) -> bool:
 def _is_time(value: int | str) -> bool:
     try:
         to_micros(value, "$")
-    except Breach:
+    except ContractViolation:
         return False
     return True
 

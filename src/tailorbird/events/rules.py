@@ -33,7 +33,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     one_of: tuple[str | int | float | bool, ...] = ()
 
 
-def violation(
+def find_violation(
     rules: Sequence[Rule], properties: Mapping[str, Any] | None
 ) -> tuple[str, str, str] | None:
     """Return the code, path and message of the first rule that the properties break, or None."""

@@ -92,7 +92,7 @@ def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return column.cast(pa.int64()).to_numpy()
 
 
-def numbered(events: pa.Table, first: int) -> pa.Table:
+def number_rows(events: pa.Table, first: int) -> pa.Table:
     """Number routed events from `first`, the position of their block in the log that is read.
 
     A router numbers its rows as it writes them. With several routers, only the order over all of

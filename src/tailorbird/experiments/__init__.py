@@ -1,7 +1,7 @@
-"""Experiments: who is in which arm, and what came of it.
+"""Experiments: assignment to arms, and evaluation.
 
-`experiments.report` and what it needs are not imported here, so that the serving path, which only
-assigns, stays light.
+`experiments.report` and its dependencies are not imported here, so that the serving path, which
+only assigns, stays light.
 """
 
 from tailorbird.experiments.assign import Experiment, assign

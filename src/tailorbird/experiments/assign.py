@@ -1,11 +1,10 @@
-"""Sticky assignment to the arms of an experiment, by hash alone: no table, no coordination, the
-same answer on every server.
+"""Sticky assignment to the arms of an experiment by hash, without a table or coordination.
 
-    bucket(person) = hash64(salt + "/" + person) mod 10_000, and each arm owns a run of buckets in
-    the order declared
+    bucket(person) = hash64(salt + "/" + person) mod 10_000
 
-The salt is the experiment's name unless told otherwise, so that experiments are independent of each
-other. Fixed test vectors hold the assignment: an upgrade never moves anybody.
+Each arm owns a run of buckets in the order declared. The salt defaults to the experiment's name, so
+experiments are independent of each other. FixedBundle test vectors pin the assignment: an upgrade never
+moves anybody.
 """
 
 from collections.abc import Mapping
@@ -22,12 +21,12 @@ class Experiment:
     """An A/B experiment.
 
     Args:
-        name: stands in the log with each answer.
-        arms: arm → share of traffic; shares sum to at most 1, and who is in no arm gets the slot's
-            own policy.
-        policies: arm → policy, where the arm is not named after its policy.
-        control: the arm that others are compared with; the first one unless told otherwise.
-        salt: changes who is in which arm; the name unless told otherwise.
+        name: logged with each response.
+        arms: arm → share of traffic; shares sum to at most 1, and people in no arm get the
+            slot's own policy.
+        policies: arm → policy, if the arm is not named after its policy.
+        control: the arm that others are compared with; by default the first.
+        salt: changes the assignment; by default the name.
     """
 
     name: str
@@ -57,12 +56,12 @@ class Experiment:
         return self.control or next(iter(self.arms))
 
     def policy_of(self, arm: str) -> str:
-        """The policy that an arm's people get."""
+        """Return the policy of an arm."""
         return self.policies.get(arm, arm)
 
 
 def assign(experiment: Experiment, person: str) -> str:
-    """The arm of a person, or "" if the arms leave a share of traffic free and the person is in it."""
+    """Return the arm of a person, or "" if the person is in no arm."""
     bucket = _bucket(experiment.salt or experiment.name, person)
     upper = 0.0
     for arm, share in experiment.arms.items():
@@ -73,7 +72,9 @@ def assign(experiment: Experiment, person: str) -> str:
 
 
 def in_share(salt: str, share: float, person: str) -> bool:
-    """Whether a person is among the first `share` of all; who is in a share is in every larger one.
+    """Return whether a person is in the first `share` of all people.
+
+    Larger shares contain smaller ones.
 
     >>> sum(in_share("canary-v0002", 0.05, f"u{number}") for number in range(2_000))
     104

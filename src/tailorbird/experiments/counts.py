@@ -1,10 +1,9 @@
-"""From the lake's `events` to counts: what each person was shown in each arm of a slot, and what it
-did.
+"""Count from the lake's `events` what each person was shown in each arm of a slot, and did.
 
-Which answer a click belongs to is decided in `experiments.outcomes`, as it is for training. An
-impression of twelve items counts twelve, one that names a single item counts one; an item of an
-answer counts as seen, clicked and bought once each. All of it counts for the person that the answer
-was given to. Crawlers are left out.
+`experiments.outcomes` attributes clicks to responses, as for training. An impression of twelve
+items counts twelve, one with a single item counts one. An item of a response counts as seen,
+clicked and bought once each. Everything counts for the person of the response. Crawlers are left
+out.
 """
 
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from tailorbird.experiments.outcomes import (
     COLUMNS,
     IMPRESSION,
     PURCHASE,
-    codes,
-    what_followed,
+    encode_values,
+    match_outcomes,
 )
 
 __all__ = ["ATTRIBUTION", "COLUMNS", "Counts", "count_events"]
 
-ATTRIBUTION = 30 * MINUTE  # a slot's window, unless it says otherwise
+ATTRIBUTION = 30 * MINUTE  # default window of a slot
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -36,10 +35,9 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Counts:
-    """One row for each answer, and for each item that was seen, clicked or bought, in no particular
-    order; shapes (n,).
+    """One row for each response, and for each item seen, clicked or bought; shapes (n,).
 
-    `person` and `arm` are indexes into `persons` and `arms`. `exposed` marks the answers.
+    Rows are unordered. `person` and `arm` index `persons` and `arms`. `exposed` marks responses.
     """
 
     ts: Ints
@@ -52,8 +50,8 @@ class Counts:
     clicks: Floats
     purchases: Floats
 
-    def where(self, rows: npt.NDArray[np.bool_] | Ints) -> "Counts":
-        """Some of the rows, by mask or number; persons and arms keep their indexes."""
+    def select(self, rows: npt.NDArray[np.bool_] | Ints) -> "Counts":
+        """Return some rows, by mask or index; persons and arms keep their indices."""
         columns = ("ts", "person", "arm", "exposed", "impressions", "clicks", "purchases")
         return Counts(
             persons=self.persons,
@@ -62,18 +60,18 @@ class Counts:
         )
 
     def per_person(self, arm: int, measure: str) -> Floats:
-        """Each person's total of a measure in an arm, shape (persons,)."""
+        """Return each person's total of a measure in an arm, shape (persons,)."""
         rows = self.arm == arm
         return np.bincount(
             self.person[rows], weights=getattr(self, measure)[rows], minlength=len(self.persons)
         ).astype(np.float64)
 
-    def persons_of(self, arm: int) -> npt.NDArray[np.bool_]:
-        """Who was answered or shown anything in an arm, shape (persons,)."""
+    def exposed_persons(self, arm: int) -> npt.NDArray[np.bool_]:
+        """Return who got a response or an impression in an arm, shape (persons,)."""
         rows = (self.arm == arm) & (self.exposed | (self.impressions > 0))
-        there = np.zeros(len(self.persons), bool)
-        there[self.person[rows]] = True
-        return there
+        is_exposed = np.zeros(len(self.persons), bool)
+        is_exposed[self.person[rows]] = True
+        return is_exposed
 
 
 def count_events(
@@ -87,30 +85,33 @@ def count_events(
     """Count a slot's events.
 
     Args:
-        events: with at least `COLUMNS`, as the lake's `events` has them. Begin it `attribution`
-            before the time of interest, so that the answers are there which the first clicks belong
-            to.
-        slot: the place of the site.
-        experiment: only what was decided under it; None takes all arms of the slot.
-        denominator: "impression" or "answer": which of them counts as shown.
-        attribution: the slot's window, microseconds; what comes later after its answer does not
-            count.
+        events: with at least `COLUMNS`, from the lake's `events`. Start `attribution` before the
+            time of interest, so that the responses of the first clicks are included.
+        slot: the slot of the site.
+        experiment: only its responses; None takes all arms of the slot.
+        denominator: what counts as shown, "impression" or "answer".
+        attribution: the slot's attribution window, microseconds.
     """
-    found = what_followed(events, slot, attribution)
-    table, answers = found.table, np.flatnonzero(found.kind == ANSWER)
-    row, source = np.concatenate([answers, found.row]), np.concatenate([answers, found.answer])
+    outcomes = match_outcomes(events, slot, attribution)
+    table, answers = outcomes.table, np.flatnonzero(outcomes.kind == ANSWER)
+    row, source = (
+        np.concatenate([answers, outcomes.row]),
+        np.concatenate([answers, outcomes.answer]),
+    )
     if experiment is not None:
-        wanted = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[source]
-        row, source = row[wanted], source[wanted]
-    kind = found.kind[row]
+        in_experiment = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[
+            source
+        ]
+        row, source = row[in_experiment], source[in_experiment]
+    kind = outcomes.kind[row]
     size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
     shown = (
         (kind == IMPRESSION)
         if denominator == "impression"
         else np.where(kind == ANSWER, size[row], 0)
     )
-    person, persons = codes(table["person"])
-    arm, arms = codes(pc.fill_null(table["arm"], ""))
+    person, persons = encode_values(table["person"])
+    arm, arms = encode_values(pc.fill_null(table["arm"], ""))
     return Counts(
         ts=micros(table["ts"])[row],
         person=person[source],

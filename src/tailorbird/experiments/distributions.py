@@ -1,8 +1,7 @@
-"""Tails and quantiles of the normal, Student's t and chi-square distributions, so that a server or
-a router needs no SciPy.
+"""Tails and quantiles of the normal, Student's t and chi-square distributions, without SciPy.
 
-Continued fractions and series as in Press et al., Numerical Recipes (3rd ed.), 6.2 and 6.4; held
-against SciPy in the tests.
+Servers and routers therefore need no SciPy. Continued fractions and series as in Press et al.,
+Numerical Recipes (3rd ed.), 6.2 and 6.4; compared with SciPy in the tests.
 """
 
 import math
@@ -13,7 +12,7 @@ _EPSILON = 1e-15
 
 
 def normal_tail(z: float) -> float:
-    """P(Z > z).
+    """Return P(Z > z).
 
     >>> round(normal_tail(1.959964), 6)
     0.025
@@ -22,17 +21,17 @@ def normal_tail(z: float) -> float:
 
 
 def normal_quantile(probability: float) -> float:
-    """The z with P(Z ≤ z) = probability."""
+    """Return the z with P(Z ≤ z) = probability."""
     return NormalDist().inv_cdf(probability)
 
 
 def chi_square_tail(x: float, freedom: float) -> float:
-    """P(X > x) for a chi-square distribution."""
+    """Return P(X > x) for a chi-square distribution."""
     return 1.0 if x <= 0 else _gamma_tail(freedom / 2.0, x / 2.0)
 
 
 def student_tail(t: float, freedom: float) -> float:
-    """P(T > t) for Student's t distribution."""
+    """Return P(T > t) for Student's t distribution."""
     if math.isinf(freedom):
         return normal_tail(t)
     half = 0.5 * _beta(freedom / 2.0, 0.5, freedom / (freedom + t * t))
@@ -40,7 +39,7 @@ def student_tail(t: float, freedom: float) -> float:
 
 
 def student_quantile(probability: float, freedom: float) -> float:
-    """The t with P(T ≤ t) = probability, in (0, 1)."""
+    """Return the t with P(T ≤ t) = probability, in (0, 1)."""
     if probability < 0.5:
         return -student_quantile(1.0 - probability, freedom)
     t = normal_quantile(probability)
@@ -62,7 +61,7 @@ def student_quantile(probability: float, freedom: float) -> float:
 
 
 def _gamma_tail(a: float, x: float) -> float:
-    """The regularised upper incomplete gamma function Q(a, x)."""
+    """Return the regularised upper incomplete gamma function Q(a, x)."""
     scale = math.exp(-x + a * math.log(x) - math.lgamma(a))
     if x < a + 1.0:
         term = total = 1.0 / a
@@ -87,7 +86,7 @@ def _gamma_tail(a: float, x: float) -> float:
 
 
 def _beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
+    """Return the regularised incomplete beta function I_x(a, b)."""
     if x <= 0.0 or x >= 1.0:
         return 0.0 if x <= 0.0 else 1.0
     front = math.exp(

@@ -1,5 +1,6 @@
-"""An experiment's report as a picture (SVG) and as a section of a page (HTML). No plotting library,
-no scripts, nothing fetched.
+"""Draw an experiment's report as SVG and as a section of HTML.
+
+It needs no plotting library, no scripts and no network.
 """
 
 import math
@@ -12,7 +13,7 @@ _GREY, _BLUE, _GREEN, _RED = "#6b7280", "#2563eb", "#15803d", "#b91c1c"
 
 
 def report_svg(report: Report) -> str:
-    """Each arm's clicks per item shown and each treatment's uplift, with their intervals."""
+    """Draw each arm's clicks per item shown and each treatment's uplift, with intervals."""
     rates = [(f.arm, f.ctr, f.ctr_low, f.ctr_high, _BLUE) for f in report.arms]
     uplifts = [
         (f"{c.arm} vs {c.control}", c.uplift, c.low, c.high, _colour(c.low, c.high))
@@ -37,9 +38,7 @@ def report_svg(report: Report) -> str:
 
 
 def report_html(report: Report) -> str:
-    """The report as a section: verdict first, then the picture, the arms, and what to know before
-    believing it.
-    """
+    """Return the report as a section: verdict, picture, arms, and caveats."""
     head = "".join(
         f"<th>{name}</th>"
         for name in (
@@ -53,7 +52,8 @@ def report_html(report: Report) -> str:
         )
     )
     rows = "".join(
-        f"<tr><td>{escape(f.arm)}</td><td>{f.users:,}</td><td>{f.impressions:,}</td><td>{f.clicks:,}</td>"
+        f"<tr><td>{escape(f.arm)}</td><td>{f.users:,}</td>"
+        f"<td>{f.impressions:,}</td><td>{f.clicks:,}</td>"
         f"<td>{_percent(f.ctr)}</td><td>{f.purchases:,}</td><td>{_percent(f.conversion)}</td></tr>"
         for f in report.arms
     )

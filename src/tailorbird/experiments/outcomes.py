@@ -1,13 +1,10 @@
-"""What was seen and done of a slot's answers, by the same rule as the labels that models learn from
-(`training.dataset`).
+"""Attribute impressions, clicks and purchases to a slot's responses, as `training.dataset` does.
 
-An item that was seen, clicked or bought belongs to the answer that its request_id names, if that
-showed it; without a request_id, to the person's last answer in the slot with the item. Either way
-it must come within the slot's attribution window after the answer, and counts once for an answer
-and item, however often it is told.
-
-Where a table begins after an answer, the router's word is taken for what named it: an outcome with
-a position followed.
+An item that was seen, clicked or bought belongs to the response that its request_id names, if that
+response contained it; without a request_id, to the person's last response in the slot with the
+item. Either way it must follow within the slot's attribution window, and counts once per response
+and item. If a table starts after a response, the router's attribution is trusted: an outcome with a
+position followed.
 """
 
 from dataclasses import dataclass
@@ -40,15 +37,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Items that were seen, clicked or bought and the answers that they belong to, each of them
-    once; shapes (n,).
+class Outcomes:
+    """Items seen, clicked or bought, each once, with their responses; shapes (n,).
 
     Attributes:
-        table: the events that could count: of people, in the slot or naming no answer.
+        table: the events that may count: of people, in the slot or without a response.
         kind: shape (rows of the table,), an index into `KINDS`.
-        row: the row of the table that tells it.
-        answer: the row of its answer, or `row` where the answer lies before the table.
+        row: the event's row in the table.
+        answer: the row of its response, or `row` if the response precedes the table.
         item: index into `items`.
         items: the items' ids.
     """
@@ -61,33 +57,33 @@ class Followed:
     items: list[str]
 
 
-def what_followed(events: pa.Table, slot: str, attribution: int) -> Followed:
-    """Find what belongs to a slot's answers in a table with `COLUMNS`, any order."""
-    table = _candidates(events, slot)
+def match_outcomes(events: pa.Table, slot: str, attribution: int) -> Outcomes:
+    """Match events to a slot's responses in a table with `COLUMNS`, in any order."""
+    table = _select_candidates(events, slot)
     kind = pc.index_in(table["type"], value_set=pa.array(KINDS)).to_numpy().astype(np.int64)
     parent = pc.list_parent_indices(table["items"]).to_numpy().astype(np.int64)
     both = pa.chunked_array(
         [*table["item_id"].chunks, *pc.list_flatten(table["items"]).chunks], pa.string()
     )
-    code, items = codes(both)
+    code, items = encode_values(both)
     single, listed = code[: table.num_rows], code[table.num_rows :]
-    ones = np.flatnonzero((kind != ANSWER) & (single >= 0))
-    several = np.flatnonzero((kind[parent] == IMPRESSION) & (single[parent] < 0))
+    single_rows = np.flatnonzero((kind != ANSWER) & (single >= 0))
+    list_rows = np.flatnonzero((kind[parent] == IMPRESSION) & (single[parent] < 0))
     row, item = (
-        np.concatenate([ones, parent[several]]),
-        np.concatenate([single[ones], listed[several]]),
+        np.concatenate([single_rows, parent[list_rows]]),
+        np.concatenate([single[single_rows], listed[list_rows]]),
     )
-    answer = _Answers(table, kind, parent, listed, len(items), attribution).of(row, item)
+    answer = _AnswerIndex(table, kind, parent, listed, len(items), attribution).match(row, item)
     row, item, answer = row[answer >= 0], item[answer >= 0], answer[answer >= 0]
-    request, _ = codes(table["request_id"])
+    request, _ = encode_values(table["request_id"])
     key = (request[answer] * len(items) + item) * len(KINDS) + kind[row]
     order = np.lexsort((micros(table["ts"])[row], key))
     first = order[np.diff(key[order], prepend=-1) != 0]
-    return Followed(table, kind, row[first], answer[first], item[first], items)
+    return Outcomes(table, kind, row[first], answer[first], item[first], items)
 
 
-def codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
-    """Each value's index in the list of different ones, −1 for null."""
+def encode_values(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+    """Return each value's index in the list of distinct values, −1 for null."""
     if not len(column):
         return np.empty(0, np.int64), []
     encoded = column.combine_chunks().dictionary_encode()
@@ -96,77 +92,87 @@ def codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     ), encoded.dictionary.to_pylist()
 
 
-def _candidates(events: pa.Table, slot: str) -> pa.Table:
-    free = pc.and_kleene(pc.is_null(events["request_id"]), pc.not_equal(events["type"], "answer"))
-    wanted = pc.and_kleene(
-        pc.or_kleene(pc.equal(events["slot"], slot), free),
+def _select_candidates(events: pa.Table, slot: str) -> pa.Table:
+    is_unattributed = pc.and_kleene(
+        pc.is_null(events["request_id"]), pc.not_equal(events["type"], "answer")
+    )
+    mask = pc.and_kleene(
+        pc.or_kleene(pc.equal(events["slot"], slot), is_unattributed),
         pc.is_in(events["type"], pa.array(KINDS)),
     )
-    wanted = pc.and_kleene(wanted, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    wanted = pc.and_kleene(wanted, pc.is_valid(events["person"]))
-    return events.select(COLUMNS).filter(wanted).combine_chunks()  # null in the mask drops the row
+    mask = pc.and_kleene(mask, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
+    mask = pc.and_kleene(mask, pc.is_valid(events["person"]))
+    return events.select(COLUMNS).filter(mask).combine_chunks()  # null in the mask drops the row
 
 
-class _Answers:
-    """The items that a table's answers showed, and which of them an event follows."""
+class _AnswerIndex:
+    """The items of a table's responses, to match events with."""
 
     def __init__(
         self, table: pa.Table, kind: Ints, parent: Ints, listed: Ints, items: int, attribution: int
     ) -> None:
         self._kind, self._items, self._attribution = kind, items, attribution
         self._ts = micros(table["ts"])
-        self._person, _ = codes(table["person"])
-        self._request, requests = codes(table["request_id"])
-        self._placed = pc.is_valid(table["position"]).to_numpy()
-        named = (kind == ANSWER) & (self._request >= 0)
-        self._known = np.zeros(len(requests), bool)
-        self._known[self._request[named]] = True
-        self._row, self._item = parent[named[parent]], listed[named[parent]]
+        self._person, _ = encode_values(table["person"])
+        self._request, requests = encode_values(table["request_id"])
+        self._has_position = pc.is_valid(table["position"]).to_numpy()
+        is_named_answer = (kind == ANSWER) & (self._request >= 0)
+        self._has_answer = np.zeros(len(requests), bool)
+        self._has_answer[self._request[is_named_answer]] = True
+        self._row, self._item = parent[is_named_answer[parent]], listed[is_named_answer[parent]]
         self._keys, self._first = np.unique(
             self._request[self._row] * items + self._item, return_index=True
         )
 
-    def of(self, row: Ints, item: Ints) -> Ints:
-        """The row of the answer that each event and item belong to; the event's own if that lies
-        before the table; −1 for none.
+    def match(self, row: Ints, item: Ints) -> Ints:
+        """Return the row of the response of each event and item, or −1.
+
+        It is the event's own row if the response precedes the table.
         """
         answer = np.full(len(row), -1, np.int64)
-        names = self._request[row] >= 0
-        known = np.zeros(len(row), bool)
-        known[names] = self._known[self._request[row[names]]]
-        answer[known] = self._named(row[known], item[known])
-        answer[~names] = self._last(row[~names], item[~names])
-        believed = names & ~known & (self._placed[row] | (self._kind[row] == IMPRESSION))
-        answer[believed] = row[believed]
+        has_request = self._request[row] >= 0
+        has_answer = np.zeros(len(row), bool)
+        has_answer[has_request] = self._has_answer[self._request[row[has_request]]]
+        answer[has_answer] = self._match_by_request(row[has_answer], item[has_answer])
+        answer[~has_request] = self._match_by_person(row[~has_request], item[~has_request])
+        trusted = (
+            has_request & ~has_answer & (self._has_position[row] | (self._kind[row] == IMPRESSION))
+        )
+        answer[trusted] = row[trusted]
         return answer
 
-    def _named(self, row: Ints, item: Ints) -> Ints:
+    def _match_by_request(self, row: Ints, item: Ints) -> Ints:
         if not len(self._keys):
             return np.full(len(row), -1, np.int64)
         key = self._request[row] * self._items + item
-        at = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
-        answer = self._row[self._first[at]]
-        return np.where((self._keys[at] == key) & self._in_time(row, answer), answer, -1)
+        position = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
+        answer = self._row[self._first[position]]
+        return np.where(
+            (self._keys[position] == key) & self._is_within_window(row, answer), answer, -1
+        )
 
-    def _last(self, row: Ints, item: Ints) -> Ints:
-        """The person's last answer with the item before the event: sorted by person, item and time,
-        the one that stands before it.
+    def _match_by_person(self, row: Ints, item: Ints) -> Ints:
+        """Return the person's last response with the item before the event.
+
+        Sorted by person, item and time, it is the one that precedes the event.
         """
         rows = np.concatenate([self._row, row])
         pair = self._person[rows] * self._items + np.concatenate([self._item, item])
-        given = np.arange(len(rows)) < len(self._row)
+        is_answer = np.arange(len(rows)) < len(self._row)
         order = np.lexsort(
-            (given, self._ts[rows], pair)
-        )  # at the same microsecond the event is first: it cannot have followed
-        place = np.maximum.accumulate(np.where(given[order], np.arange(len(rows)), -1))
-        before = order[np.maximum(place, 0)]
-        fits = (
-            (place >= 0) & (pair[before] == pair[order]) & self._in_time(rows[order], rows[before])
+            (is_answer, self._ts[rows], pair)
+        )  # at the same microsecond the event sorts first, as it cannot have followed
+        position = np.maximum.accumulate(np.where(is_answer[order], np.arange(len(rows)), -1))
+        before = order[np.maximum(position, 0)]
+        is_match = (
+            (position >= 0)
+            & (pair[before] == pair[order])
+            & self._is_within_window(rows[order], rows[before])
         )
-        found = np.empty(len(rows), np.int64)
-        found[order] = np.where(fits, rows[before], -1)
-        return found[len(self._row) :]
+        matched = np.empty(len(rows), np.int64)
+        matched[order] = np.where(is_match, rows[before], -1)
+        return matched[len(self._row) :]
 
-    def _in_time(self, row: Ints, answer: Ints) -> Bools:
+    def _is_within_window(self, row: Ints, answer: Ints) -> Bools:
         age = self._ts[row] - self._ts[answer]
         return (age >= 0) & (age < self._attribution)

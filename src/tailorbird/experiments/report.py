@@ -1,13 +1,12 @@
-"""The report of an experiment: its arms, the uplift with its interval, whether the split can be
-trusted, and a verdict in words.
+"""The report of an experiment: its arms, uplift with interval, sample ratio check, and a verdict.
 
     report = experiment_report(lake, experiment, "home")
     print(report.verdict)
 
-The uplift is in clicks per item shown, relative to the control. Clicks and purchases are those that
-training learns from: of an item that the answer showed, within the slot's attribution window, once
-for each answer and item. Persons seen in more than one arm are counted, reported and left out of
-the comparison. With several treatments the intervals are Bonferroni's.
+The uplift is in clicks per item shown, relative to the control. Clicks and purchases are attributed
+as in training: to items of a response, within the slot's attribution window, once per response and
+item. Persons seen in more than one arm are counted, reported and left out of the comparison. With
+several treatments the intervals are Bonferroni's.
 """
 
 import math
@@ -23,7 +22,7 @@ from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.counts import ATTRIBUTION, COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
 from tailorbird.experiments.statistics import (
-    NOTHING_KNOWN,
+    NO_ESTIMATE,
     Interval,
     Moments,
     always_valid_uplift,
@@ -36,7 +35,7 @@ MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdic
 
 
 class EventSource(Protocol):
-    """What a report reads: the lake, or whatever has its events."""
+    """The lake, or anything else with its events."""
 
     def events(
         self,
@@ -48,7 +47,9 @@ class EventSource(Protocol):
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought what the
+    """Metrics of one arm.
+
+    `ctr` is clicks per item shown; `conversion` is the share of users who bought an item that the
     slot had shown them.
     """
 
@@ -73,13 +74,13 @@ class Comparison:
     low: float
     high: float
     p: float
-    always_low: float  # of the interval that may be looked at at any time
+    always_low: float  # bounds of the confidence sequence
     always_high: float
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an experiment has shown so far."""
+    """The results of an experiment so far."""
 
     experiment: str
     slot: str
@@ -125,16 +126,16 @@ def experiment_report(
     level: float = 0.95,
     attribution: int = ATTRIBUTION,
 ) -> Report:
-    """The report of an experiment on a slot, over events with ts_from ≤ ts < ts_to (microseconds).
+    """Report on an experiment in a slot, over events with ts_from ≤ ts < ts_to (µs).
 
     Args:
-        denominator, attribution: as the slot has them.
+        denominator, attribution: of the slot.
     """
-    begin = (
+    read_from = (
         None if ts_from is None else ts_from - attribution
-    )  # answers from before, which the first clicks belong to
-    events = lake.events(columns=COLUMNS, ts_from=begin, ts_to=ts_to)
-    return report_on(
+    )  # includes the responses of the first clicks
+    events = lake.events(columns=COLUMNS, ts_from=read_from, ts_to=ts_to)
+    return report_from_events(
         events,
         experiment,
         slot,
@@ -146,7 +147,7 @@ def experiment_report(
     )
 
 
-def report_on(
+def report_from_events(
     events: pa.Table,
     experiment: Experiment,
     slot: str,
@@ -157,7 +158,7 @@ def report_on(
     level: float = 0.95,
     attribution: int = ATTRIBUTION,
 ) -> Report:
-    """The same from a table with the columns of the lake's `events`."""
+    """Report from a table with the columns of the lake's `events`."""
     counts = count_events(
         events, slot, experiment=experiment.name, denominator=denominator, attribution=attribution
     )
@@ -167,18 +168,21 @@ def report_on(
         *(arm for arm in experiment.arms if arm != experiment.control_arm),
     ]
     members = {name: _members(counts, name) for name in names}
-    several = np.stack(list(members.values())).sum(axis=0) > 1
-    sums = {name: _moments(counts, name, mask & ~several) for name, mask in members.items()}
+    in_several_arms = np.stack(list(members.values())).sum(axis=0) > 1
+    moments = {
+        name: _arm_moments(counts, name, mask & ~in_several_arms) for name, mask in members.items()
+    }
     figures = tuple(
-        _figures(counts, name, members[name] & ~several, sums[name], level) for name in names
+        _arm_figures(counts, name, members[name] & ~in_several_arms, moments[name], level)
+        for name in names
     )
     corrected = 1 - (1 - level) / max(len(names) - 1, 1)
-    comparisons = tuple(_compare(name, names[0], sums, corrected) for name in names[1:])
+    comparisons = tuple(_compare(name, names[0], moments, corrected) for name in names[1:])
     srm_p = sample_ratio_p(
         {name: int(mask.sum()) for name, mask in members.items()}, experiment.arms
     )
     persons = int(np.logical_or.reduce(list(members.values())).sum())
-    verdict = _verdict(figures, comparisons, srm_p, int(several.sum()), persons, level)
+    verdict = _verdict(figures, comparisons, srm_p, int(in_several_arms.sum()), persons, level)
     return Report(
         experiment.name,
         slot,
@@ -188,7 +192,7 @@ def report_on(
         figures,
         comparisons,
         srm_p,
-        int(several.sum()),
+        int(in_several_arms.sum()),
         persons,
         verdict,
     )
@@ -200,13 +204,13 @@ def _within(counts: Counts, ts_from: int | None, ts_to: int | None) -> Counts:
         rows &= counts.ts >= ts_from
     if ts_to is not None:
         rows &= counts.ts < ts_to
-    return counts.where(rows)
+    return counts.select(rows)
 
 
 def _members(counts: Counts, arm: str) -> npt.NDArray[np.bool_]:
     if arm not in counts.arms:
         return np.zeros(len(counts.persons), bool)
-    return counts.persons_of(counts.arms.index(arm))
+    return counts.exposed_persons(counts.arms.index(arm))
 
 
 def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float64]:
@@ -215,13 +219,13 @@ def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float6
     return counts.per_person(counts.arms.index(arm), measure)
 
 
-def _moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
+def _arm_moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
     return Moments.of(
         _per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask]
     )
 
 
-def _figures(
+def _arm_figures(
     counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float
 ) -> ArmFigures:
     purchases = _per_person(counts, arm, "purchases")[mask]
@@ -245,12 +249,21 @@ def _figures(
 
 def _compare(arm: str, control: str, sums: dict[str, Moments], level: float) -> Comparison:
     enough = sums[arm].x > 0 and sums[control].x > 0
-    fixed: Interval = (
-        relative_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    fixed_interval: Interval = (
+        relative_uplift(sums[arm], sums[control], level=level) if enough else NO_ESTIMATE
     )
-    always = always_valid_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    always_valid_interval = (
+        always_valid_uplift(sums[arm], sums[control], level=level) if enough else NO_ESTIMATE
+    )
     return Comparison(
-        arm, control, fixed.value, fixed.low, fixed.high, fixed.p, always.low, always.high
+        arm,
+        control,
+        fixed_interval.value,
+        fixed_interval.low,
+        fixed_interval.high,
+        fixed_interval.p,
+        always_valid_interval.low,
+        always_valid_interval.high,
     )
 
 
@@ -278,26 +291,28 @@ def _verdict(
         sentences.append(
             f"{several:,} of {persons:,} persons were in more than one arm and are left out."
         )
-    for found in comparisons:
-        if math.isnan(found.uplift):
+    for comparison in comparisons:
+        if math.isnan(comparison.uplift):
             sentences.append(
-                f"{found.arm} against {found.control}: too few clicks to say anything."
+                f"{comparison.arm} against {comparison.control}: too few clicks to say anything."
             )
             continue
-        interval = f"{level:.0%} interval {found.low:+.1%} to {found.high:+.1%}"
-        if found.low > 0:
+        interval = f"{level:.0%} interval {comparison.low:+.1%} to {comparison.high:+.1%}"
+        if comparison.low > 0:
             sentences.append(
-                f"{found.arm} beats {found.control}: {found.uplift:+.1%} clicks per item "
+                f"{comparison.arm} beats {comparison.control}: {comparison.uplift:+.1%} "
+                "clicks per item "
                 f"shown ({interval})."
             )
-        elif found.high < 0:
+        elif comparison.high < 0:
             sentences.append(
-                f"{found.arm} is worse than {found.control}: {found.uplift:+.1%} clicks per "
+                f"{comparison.arm} is worse than {comparison.control}: "
+                f"{comparison.uplift:+.1%} clicks per "
                 f"item shown ({interval})."
             )
         else:
             sentences.append(
-                f"No difference between {found.arm} and {found.control} is shown: "
-                f"{found.uplift:+.1%} ({interval})."
+                f"No difference between {comparison.arm} and {comparison.control} is shown: "
+                f"{comparison.uplift:+.1%} ({interval})."
             )
     return " ".join(sentences)

@@ -1,16 +1,14 @@
-"""Statistics of experiments, from sums over users. How events become those sums stands in
-`experiments.counts`.
+"""Statistics of experiments from sums over users, which `experiments.counts` computes.
 
-The unit of everything is the user, because users were assigned and a user's clicks hang together: a
-rate such as clicks per item seen is a ratio of two sums over users, and its variance is the delta
-method's,
+The unit is the user, because users were assigned and a user's clicks are correlated. A rate such as
+clicks per item seen is a ratio of two sums over users, with the variance of the delta method,
 
-    R = Σx / Σy,   var(R) = (s_xx − 2 R s_xy + R² s_yy) / (n ȳ²)        (Deng, Knoblich, Lu, KDD 2018, section 3)
+    R = Σx / Σy,   var(R) = (s_xx − 2 R s_xy + R² s_yy) / (n ȳ²)
 
-Relative uplift R_t / R_c − 1 gets its interval on the log scale: var(log R) = var(R) / R².
-Fieller's interval was the alternative: it is a little better with fewer than some 100 clicks, but
-may be the whole line. The log interval is finite, never falls below −100 %, and does not change its
-mind when the arms are swapped.
+(Deng, Knoblich, Lu, KDD 2018, section 3). Relative uplift R_t / R_c − 1 gets its interval on the
+log scale: var(log R) = var(R) / R². Fieller's interval is slightly better with fewer than some 100
+clicks, but may be the whole line. The log interval is finite, never falls below −100 %, and is
+consistent when the arms are swapped.
 """
 
 import math
@@ -27,8 +25,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over an arm's users of numerator x and denominator y, which may be added up over shards
-    and days' new users.
+    """Sums over an arm's users of numerator x and denominator y.
+
+    They can be added over shards and over days' new users.
     """
 
     users: int
@@ -40,7 +39,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: npt.ArrayLike, y: npt.ArrayLike | None = None) -> "Moments":
-        """From each user's totals, shape (users,); without y, of a mean per user."""
+        """Return the moments of each user's totals, shape (users,); without y, of a mean."""
         x = np.asarray(x, np.float64)
         y = np.ones_like(x) if y is None else np.asarray(y, np.float64)
         return cls(len(x), float(x.sum()), float(y.sum()), float(x @ x), float(x @ y), float(y @ y))
@@ -62,7 +61,7 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Of the ratio, by the delta method; NaN with fewer than two users."""
+        """Variance of the ratio by the delta method; NaN with fewer than two users."""
         n = self.users
         if n < 2 or not self.y:
             return math.nan
@@ -78,9 +77,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval and the two-sided p of "no difference". NaN where there is too
-    little to say.
-    """
+    """An estimate with its interval and two-sided p-value; NaN with too little data."""
 
     value: float
     low: float
@@ -92,20 +89,20 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-NOTHING_KNOWN = Interval(math.nan, math.nan, math.nan, math.nan)
+NO_ESTIMATE = Interval(math.nan, math.nan, math.nan, math.nan)
 
 
 def difference(treatment: Moments, control: Moments, *, level: float = 0.95) -> Interval:
-    """The difference of two ratios, or of two means (Welch's test, unequal variances)."""
+    """Return the difference of two ratios or means (Welch's test, unequal variances)."""
     va, vb = treatment.variance, control.variance
     if not va + vb > 0:
-        return NOTHING_KNOWN
+        return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
     return _interval(treatment.ratio - control.ratio, math.sqrt(va + vb), freedom, level)
 
 
 def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95) -> Interval:
-    """R_t / R_c − 1, as a fraction, with an interval at a fixed sample size.
+    """Return R_t / R_c − 1, as a fraction, with a fixed-sample interval.
 
     >>> control, treatment = Moments.of([1, 0, 2, 1], [10, 8, 12, 10]), Moments.of([2, 1, 3, 1],
     [10, 9, 11, 10])
@@ -113,7 +110,7 @@ def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     if not va + vb > 0:
-        return NOTHING_KNOWN
+        return NO_ESTIMATE
     freedom = _welch_freedom(va, treatment.users, vb, control.users)
     return _exponential(
         _interval(math.log(treatment.ratio / control.ratio), math.sqrt(va + vb), freedom, level)
@@ -123,18 +120,18 @@ def relative_uplift(treatment: Moments, control: Moments, *, level: float = 0.95
 def always_valid_uplift(
     treatment: Moments, control: Moments, *, level: float = 0.95, tuned_for: int = 5_000
 ) -> Interval:
-    """R_t / R_c − 1 with an interval that may be looked at after every user and stopped at any
-    time.
+    """Return R_t / R_c − 1 with an interval that is valid at any stopping time.
 
     An asymptotic confidence sequence (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, 2021, theorem
     2.2) of the log ratio, narrowest at `tuned_for` users, about 1.3 to 1.6 times as wide as the
-    fixed interval. It holds over users who come one after another with their whole outcome; where
-    the same users go on clicking for weeks it is close, not proven. `p` is NaN: use the interval.
+    fixed interval. It holds over users who arrive one after another with their whole outcome; if
+    the same users keep clicking for weeks it is close, but not proven. `p` is NaN: use the
+    interval.
     """
     va, vb = treatment.variance_of_log, control.variance_of_log
     n = treatment.users + control.users
     if not va + vb > 0:
-        return NOTHING_KNOWN
+        return NO_ESTIMATE
     alpha = 1.0 - level
     rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha)) + 1) / tuned_for
     scale = math.sqrt(2 * (n * rho2 + 1) / (n * rho2) * math.log(math.sqrt(n * rho2 + 1) / alpha))
@@ -143,8 +140,9 @@ def always_valid_uplift(
 
 
 def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """How likely so uneven a split of users is if the declared shares were kept (chi-square). Below
-    0.001 something is broken.
+    """Return the p-value of the observed split under the declared shares (chi-square).
+
+    Below 0.001 the split is broken.
     """
     total, declared = sum(users.get(arm, 0) for arm in shares), sum(shares.values())
     if not total or len(shares) < 2:
@@ -155,14 +153,14 @@ def sample_ratio_p(users: Mapping[str, int], shares: Mapping[str, float]) -> flo
 
 
 def proportion_interval(hits: int, runs: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion."""
+    """Return Wilson's interval of a proportion."""
     z = student_quantile(1 - (1 - level) / 2, math.inf)
     p, z2 = hits / runs, z * z
     centre, half = p + z2 / (2 * runs), z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs))
     low, high = (centre - half) / (1 + z2 / runs), (centre + half) / (1 + z2 / runs)
     return (low if hits else 0.0), (
         high if hits < runs else 1.0
-    )  # exact where rounding would miss the end
+    )  # exact at the ends, despite rounding
 
 
 def _welch_freedom(va: float, na: int, vb: float, nb: int) -> float:

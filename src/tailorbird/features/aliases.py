@@ -17,7 +17,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.events.merges import Merge, survivor
 from tailorbird.events.schema import micros
 from tailorbird.features.idle import SWEPT_KEY, decode_swept
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.request import ReadRequest
 from tailorbird.features.state import (
     ANY_MERGES_KEY,
@@ -38,7 +38,7 @@ _KINDS = (
 )
 
 
-def aliases_of(table: pa.Table, part: KeyPart = WHOLE) -> dict[bytes, Alias]:
+def aliases_of(table: pa.Table, part: KeyPart = ALL_KEYS) -> dict[bytes, Alias]:
     """Return the newest identify of each anonymous id and the newest merge of each user, by key.
 
     Whether it counts is for features, not for who someone is.

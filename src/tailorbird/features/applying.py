@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tailorbird.features.accumulators import Accumulator, Additions, Part
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.extracts import Extract
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
 from tailorbird.features.tiles import NEVER, FilledLanes
@@ -83,7 +83,7 @@ class Change:
     added_bytes: int
 
 
-def additions(records: Records, frame: Frame, part: KeyPart = WHOLE) -> Batch:
+def additions(records: Records, frame: Frame, part: KeyPart = ALL_KEYS) -> Batch:
     """Return what the frame adds to the entities of the part."""
     extracts = _extracts(records, frame, part)
     distinct = {id(batch): batch for _, batch in extracts}

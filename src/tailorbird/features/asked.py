@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.features.bulk import Requests
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 Int64s = npt.NDArray[np.int64]
 
@@ -34,7 +34,7 @@ _EARLIEST, _LATEST = (
 )
 
 
-class Asked(msgspec.Struct, frozen=True):
+class BackfillInputs(msgspec.Struct, frozen=True):
     """The inputs of a folder: a hash of the requests, and the lake's versions as of its first run.
 
     `lake` is encoded by `lake.versions.plain`.
@@ -44,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True):
     lake: dict[str, Any]
 
 
-def read_asked(folder: Path, *, lock: str) -> Asked | None:
+def read_backfill_inputs(folder: Path, *, lock: str) -> BackfillInputs | None:
     """Return the inputs that the folder was made from, or None for a new folder.
 
     Args:
@@ -53,7 +53,7 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
         UsageError: the folder holds something other than a backfill.
     """
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Asked)
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=BackfillInputs)
     except FileNotFoundError:
         other_files = (
             sorted(
@@ -83,8 +83,8 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
     return None
 
 
-def write_asked(folder: Path, inputs: Asked) -> None:
-    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
+def write_backfill_inputs(folder: Path, inputs: BackfillInputs) -> None:
+    atomic_write(folder / FILE, msgspec.json.format(msgspec.json.encode(inputs)))
 
 
 def requests_of_file(file: Path, newest_p: int) -> Requests:

@@ -41,7 +41,7 @@ _profiles = msgspec.json.Decoder(list[Attributes | None])
 _versions = msgspec.json.Decoder(list[str | None])
 
 
-class AttachedEvents:
+class JoinedEvents:
     """Events of a lake with the attributes that some sets of features take from them.
 
     Args:

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
-from tailorbird.stream import end_of_history, read_released
+from tailorbird.stream import read_history_end, read_released
 
 BATCH_ROWS = 100_000
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def build_from_lake(
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
-    end = end_of_history(lake.path, worker.log_start())
+    end = read_history_end(lake.path, worker.log_start())
     log.info(
         "building the state of schema %s from %d rows of the lake",
         worker.features.schema_hash,
@@ -64,7 +64,7 @@ def build_from_lake(
     return True
 
 
-def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
+def is_lake_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     """Return whether the lake has more than the worker has applied, or the log cannot be continued.
 
     Until then a worker that lacks an attribute waits.
@@ -76,7 +76,7 @@ def lake_is_ahead(worker: FeatureWorker, lake: Lake) -> bool:
     )
 
 
-def follow(
+def catch_up(
     worker: FeatureWorker,
     lake: Lake,
     *,
@@ -90,7 +90,7 @@ def follow(
     while True:
         while (report := worker.step()).rows:
             progress("from the log", report.p)
-        if not worker.waits_for_lake or not lake_is_ahead(worker, lake):
+        if not worker.waits_for_lake or not is_lake_ahead(worker, lake):
             return
         build_from_lake(
             worker,
@@ -113,7 +113,7 @@ def _history(
     batch_rows: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[pa.Table]:
-    events = AttachedEvents(lake, features)
+    events = JoinedEvents(lake, features)
     for first in range(after + 1, end, batch_rows):
         if stop.is_set():
             raise _Stopped

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.schema import ROUTED
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.backfill import Requests, event_columns
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.sampled import (
@@ -35,7 +35,7 @@ from tailorbird.lake import Lake
 _EVENT_FACTOR = 4  # memory of the computation per byte of events
 
 
-def read_wanted(
+def read_required_events(
     lake: Lake,
     features: FeatureSet,
     requests: Requests,
@@ -61,7 +61,7 @@ def required_tables(
     lake: Lake, features: FeatureSet, requests: Requests, columns: Sequence[str]
 ) -> Iterator[pa.Table]:
     """Yield the same events table by table; `columns` must have `items`."""
-    events, items = AttachedEvents(lake, features), distinct_texts(requests.row_item)
+    events, items = JoinedEvents(lake, features), distinct_texts(requests.row_item)
     single_filter, list_filter = required_filters(features, requests)
     yield from events.batches(columns, single_filter)
     if list_filter is not None:
@@ -86,7 +86,7 @@ def affordable_columns(
     return [step.name for step in features.layout.steps if step.name not in excluded]
 
 
-def spilled(
+def backfill_on_disk(
     lake: Lake, features: FeatureSet, requests: Requests, folder: Path, memory_bytes: int
 ) -> Iterator[Part]:
     """Yield the columns of `requests`, part by part, from any number of events.
@@ -105,7 +105,7 @@ def spilled(
     yield from read_parts(folder, definitions(features))
 
 
-class AnyOfKind:
+class KindExemptions:
     """Exemptions without a `History` in memory: all entities of an affected kind."""
 
     def __init__(self, features: FeatureSet) -> None:

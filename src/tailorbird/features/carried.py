@@ -9,7 +9,7 @@ newest events, the first ones, the largest or smallest of each tile, one event f
 each tile of a sketch, and the newest profiles. A sum over a window is then the sum of the retained
 events, which `features.records` computes, plus the sum of the window's tiles, which are complete
 since a window begins on the edge of a tile. Values are therefore equal to those computed from all
-events together. Memory does not grow with the number of events of a key, only with the tiles of its
+events together. RouterMemory does not grow with the number of events of a key, only with the tiles of its
 windows and the events in flight. `features.shards` decides when this is used.
 """
 
@@ -25,7 +25,7 @@ from tailorbird.features.extracts import Extract, tile_values
 from tailorbird.features.hashing import identities
 from tailorbird.features.layout import PEAKS, EntityLayout, Profile, Ring, Source, Spot
 from tailorbird.features.records import Frames, sources_of
-from tailorbird.features.sketch import places
+from tailorbird.features.sketch import registers_and_ranks
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -216,7 +216,7 @@ def _retained_events(
             )
             tile = ts // sketch.hop
             late = np.flatnonzero(tile >= t // sketch.hop - reach)
-            register, rank = places(value[late].view(np.uint64), sketch.precision)
+            register, rank = registers_and_ranks(value[late].view(np.uint64), sketch.precision)
             retained.append(late[_largest_events(rank, key[late], tile[late], register)])
     return retained
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare import (
-    ASKED_NAMES,
+    CANDIDATE_COLUMN,
     EDGES_MAX,
     EVENT_FIELDS,
     EVENTS_MAX,
@@ -23,7 +23,7 @@ from tailorbird.features.declare import (
     HOPS_MAX,
     HORIZON,
     HORIZON_HOP,
-    OF_CANDIDATES,
+    REQUEST_COLUMNS,
     RESERVED,
     Amount,
     Entity,
@@ -81,17 +81,17 @@ def parse_duration(text: str) -> int:
 
 
 def register(feature: F) -> F:
-    if feature.name in (*RESERVED, *ASKED_NAMES):
+    if feature.name in (*RESERVED, *REQUEST_COLUMNS):
         owner, names = (
             ("every model", RESERVED)
             if feature.name in RESERVED
-            else ("a backfill's rows", ASKED_NAMES)
+            else ("a backfill's rows", REQUEST_COLUMNS)
         )
         message = f"{feature.name} is what a column of {owner} is called: {', '.join(names)}"
         raise DeclarationError(
             message, where=feature.place, fix=f"another name, such as {feature.name}_declared"
         )
-    if OF_CANDIDATES.fullmatch(feature.name):
+    if CANDIDATE_COLUMN.fullmatch(feature.name):
         message = f"{feature.name} is what a column of a candidate source is called"
         raise DeclarationError(
             message, where=feature.place, fix=f"another name, such as {feature.name}_declared"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 FILE = "features-compared.json"
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class ParityTotals(msgspec.Struct, frozen=True, kw_only=True):
     """The totals of all comparisons so far.
 
     Attributes:
@@ -42,10 +42,10 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
         return {name: count for name, count in self.unequal.items() if count}
 
 
-_decoder = msgspec.json.Decoder(Compared)
+_decoder = msgspec.json.Decoder(ParityTotals)
 
 
-def read_compared(folder: Path) -> Compared | None:
+def read_parity_totals(folder: Path) -> ParityTotals | None:
     """Return the totals in a folder (`data/run`), or None if there are none or the file is
     unreadable.
     """
@@ -55,6 +55,6 @@ def read_compared(folder: Path) -> Compared | None:
         return None
 
 
-def write_parity_totals(folder: Path, totals: Compared) -> None:
+def write_parity_totals(folder: Path, totals: ParityTotals) -> None:
     """Write the totals atomically."""
-    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(totals), indent=1) + b"\n")
+    atomic_write(folder / FILE, msgspec.json.format(msgspec.json.encode(totals), indent=1) + b"\n")

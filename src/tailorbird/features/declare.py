@@ -60,11 +60,11 @@ POSITION = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
 RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
 # Columns of candidate sources, see `candidates.query.CandidateColumns`.
-OF_CANDIDATES = re.compile(
+CANDIDATE_COLUMN = re.compile(
     r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)"
 )
 # Columns beside the features in the rows of a backfill; reserved names too.
-ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
+REQUEST_COLUMNS = ("request_id", "person", "ts", "p", "item")
 
 # A field added later is no part of the schema where it is empty, so that states without the new
 # kind stay valid.

@@ -21,7 +21,7 @@ _JSON = ("properties", "user_profile", "item_profile")
 _QUERIES = ("query", "answer_query")
 
 
-def texts_of(requested: Keys, requests: Requests, events: Iterable[pa.Table]) -> pa.Table:
+def texts_by_hash(requested: Keys, requests: Requests, events: Iterable[pa.Table]) -> pa.Table:
     """Return the text of each hash, in columns `hash` and `text`, ascending; unknown hashes are
     missing.
     """

@@ -57,7 +57,7 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Checked declarations, in order, and the layout compiled from them.
+    """CheckedBatch declarations, in order, and the layout compiled from them.
 
     Created by `from_declarations` or `load_features`. `transforms` say how a model sees the
     columns, and `similarities` are columns that only the model sees; neither is part of the schema.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from tailorbird.features.keypart import parts_of
-from tailorbird.whole import write_whole
+from tailorbird.features.keypart import all_parts
+from tailorbird.whole import atomic_write
 
 FILE = "worker.json"
 SHUFFLE_FILE = "shuffle.json"
@@ -88,7 +88,7 @@ def _read(path: Path) -> Figures | None:
 
 def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
     """Return the figures of the workers of all states in a folder, sorted by schema."""
-    paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
+    paths = [path for part in all_parts(workers) for path in part.folder(state).glob(f"*/{FILE}")]
     figures = [
         read_figures(path.parent)
         for path in sorted(paths, key=lambda path: (path.parent.name, path))
@@ -96,7 +96,7 @@ def read_all_figures(state: Path, workers: int = 1) -> list[Figures]:
     return [figure for figure in figures if figure is not None]
 
 
-def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
+def figures_by_schema(state: Path, workers: int = 1) -> list[Figures]:
     """Return the merged figures of each schema; see `merge_figures`."""
     by_schema: dict[str, list[Figures]] = {}
     for one in read_all_figures(state, workers):
@@ -104,9 +104,9 @@ def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
     return [merge_figures(figures) for figures in by_schema.values()]
 
 
-def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
+def read_schema_figures(state: Path, schema: str, workers: int = 1) -> Figures | None:
     """Return the merged figures of one schema's workers, or None if there are none."""
-    figures = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
+    figures = [read_figures(part.folder(state) / schema) for part in all_parts(workers)]
     available = [figure for figure in figures if figure is not None]
     return merge_figures(available) if available else None
 
@@ -168,7 +168,7 @@ def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 _SUMMED_FIELDS = ("entities", "state_bytes", "expired", "dropped")
 
 
-def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
+def routed_log_offsets(state: Path, workers: int = 1) -> dict[str, int]:
     """Return the last reported read offset in the routed log of each worker and shuffle, by display
     name.
     """
@@ -183,16 +183,16 @@ def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
             for shuffle in shuffles
             if shuffle is not None
         }
-    score_offset = scored_to(state)
+    score_offset = read_score_offset(state)
     return offsets if score_offset is None else offsets | {"score": score_offset}
 
 
-def write_scored(state: Path, figures: Figures) -> None:
+def write_score_figures(state: Path, figures: Figures) -> None:
     """Write the progress of the score role, atomically, beside the states."""
-    write_whole(state / SCORE_FILE, msgspec.json.encode(figures))
+    atomic_write(state / SCORE_FILE, msgspec.json.encode(figures))
 
 
-def scored_to(state: Path) -> int | None:
+def read_score_offset(state: Path) -> int | None:
     """Return the last reported read offset of the score role in the routed log, or None."""
     figures = _read(state / SCORE_FILE)
     return None if figures is None else figures.offset
@@ -200,9 +200,9 @@ def scored_to(state: Path) -> int | None:
 
 def write_figures(folder: Path, figures: Figures) -> None:
     """Write the figures atomically."""
-    write_whole(folder / FILE, msgspec.json.encode(figures))
+    atomic_write(folder / FILE, msgspec.json.encode(figures))
 
 
 def write_shuffle_figures(state: Path, figures: Figures) -> None:
     """Write the progress of a schema's shuffle, atomically, beside its declarations."""
-    write_whole(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))
+    atomic_write(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))

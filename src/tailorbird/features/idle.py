@@ -83,7 +83,7 @@ def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
     return {entity.entity.name: read_tally(snapshot, entity) for entity in layout.entities}
 
 
-def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
+def merge_tallies(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
     """Return the sums over the parts of a state, by name of the entity."""
     if len(parts) == 1:
         return parts[0]

@@ -62,7 +62,7 @@ class KeyPart:
         return f"{schema}.{self.name}" if self.name else schema
 
 
-WHOLE = KeyPart()
+ALL_KEYS = KeyPart()
 
 
 def part_numbers(keys: Keys, count: int) -> npt.NDArray[np.intp]:
@@ -70,7 +70,7 @@ def part_numbers(keys: Keys, count: int) -> npt.NDArray[np.intp]:
     return (keys % np.uint64(count)).astype(np.intp)
 
 
-def parts_of(count: int) -> tuple[KeyPart, ...]:
+def all_parts(count: int) -> tuple[KeyPart, ...]:
     """Return all parts for `count` workers."""
     return tuple(KeyPart(number, count) for number in range(count))
 

@@ -1,4 +1,4 @@
-"""State records as bytes: batches of arrays of 64-bit lanes, without their zeros.
+"""BreakerState records as bytes: batches of arrays of 64-bit lanes, without their zeros.
 
     check u32         high 8 bits: FORMAT; the rest: a sum over the lanes, to detect damage
     groups, lanes     u16 each (u32 from 65,536 lanes in a record on): counts of the following

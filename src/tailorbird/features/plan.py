@@ -19,14 +19,14 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import SimulatedClock
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.checks import format_duration
 from tailorbird.features.codec import short_location
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.idle import Tally, tallies, together
-from tailorbird.features.keypart import KeyPart, parts_of
+from tailorbird.features.idle import Tally, merge_tallies, tallies
+from tailorbird.features.keypart import KeyPart, all_parts
 from tailorbird.features.state import open_state, read_position
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
@@ -119,7 +119,7 @@ class Measured:
         return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
 
 
-def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
+def compare_sets(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     """Return what changes from one set to another."""
     old = {} if before is None else {feature.name: feature for feature in before.features}
     new = {feature.name: feature for feature in after.features}
@@ -167,11 +167,11 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     )
 
 
-def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
+def read_tallies(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
     """Return the tallies of a schema's state, or None if there is no state or it is being built."""
-    tallies_by_part = [_read_part_tallies(state, features, part) for part in parts_of(workers)]
+    tallies_by_part = [_read_part_tallies(state, features, part) for part in all_parts(workers)]
     available = [tallies_ for tallies_ in tallies_by_part if tallies_ is not None]
-    return together(available) if len(available) == len(tallies_by_part) else None
+    return merge_tallies(available) if len(available) == len(tallies_by_part) else None
 
 
 def _read_part_tallies(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
@@ -193,7 +193,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
     newest = lake.newest_p()
-    sample = AttachedEvents(lake, features).table(where=ds.field("p") > newest - rows)
+    sample = JoinedEvents(lake, features).table(where=ds.field("p") > newest - rows)
     parts = list(_parts(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
         seconds: list[float] = []
@@ -208,7 +208,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
                     seconds.append(time.perf_counter() - start)
 
             worker.bootstrap(timed, newest)
-        sample_tallies = counted(Path(folder), features) or {}
+        sample_tallies = read_tallies(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
     rates = np.array(
         [len(part) / max(duration_s, 1e-9) for part, duration_s in zip(parts, seconds, strict=True)]

@@ -33,7 +33,7 @@ def positions_of(answers: pa.Table) -> Int64s:
     if not widths.any():
         return p
     positions_by_answer = column.to_pylist()
-    return joined(
+    return stack_positions(
         [
             part_positions if part_positions else int(position)
             for position, part_positions in zip(p, positions_by_answer, strict=True)
@@ -41,7 +41,7 @@ def positions_of(answers: pa.Table) -> Int64s:
     )
 
 
-def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
+def stack_positions(positions: Sequence[int | Sequence[int]]) -> Int64s:
     """Stack the positions of each request into one array.
 
     >>> stack_positions([7, [4, 5]]).tolist() [[7, 7], [4, 5]]
@@ -53,7 +53,7 @@ def joined(positions: Sequence[int | Sequence[int]]) -> Int64s:
     return np.array([row * (width // len(row)) for row in rows], np.int64)
 
 
-def widened(p: Int64s, width: int) -> Int64s:
+def widen_positions(p: Int64s, width: int) -> Int64s:
     """Repeat positions to `width` parts, a multiple of the number of parts that they have."""
     columns = p if p.ndim == 2 else p[:, None]
     return columns if columns.shape[1] == width else np.tile(columns, width // columns.shape[1])
@@ -64,6 +64,6 @@ def positions_of_keys(p: Int64s, requests: Intps, keys: Keys) -> Int64s:
     return p[requests] if p.ndim == 1 else p[requests, part_numbers(keys, p.shape[1])]
 
 
-def newest(p: Int64s) -> Int64s:
+def newest_positions(p: Int64s) -> Int64s:
     """Return each request's newest position of any part, which the lake must have reached."""
     return p if p.ndim == 1 else p.max(axis=1)

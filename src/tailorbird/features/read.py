@@ -25,7 +25,7 @@ from tailorbird.features.aliases import resolve_request
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
-from tailorbird.features.keypart import KeyPart, parts_of
+from tailorbird.features.keypart import KeyPart, all_parts
 from tailorbird.features.layout import (
     COMMIT,
     NEWEST,
@@ -44,8 +44,8 @@ from tailorbird.features.state import Position, all_records, open_state, read_po
 from tailorbird.features.tiles import NEVER
 from tailorbird.store import EmbeddedStore, Snapshot
 from tailorbird.store.breaker import FAILURES, Breaker
-from tailorbird.store.protocol import MovedError
-from tailorbird.store.valkey import CopiedSnapshot, CopiedStore, CopiesAt
+from tailorbird.store.protocol import SnapshotExpiredError
+from tailorbird.store.valkey import CopiedSnapshot, CopiedStore, CopyTarget
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -72,7 +72,7 @@ class Reader:
         state: Path,
         features: FeatureSet,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         breaker: Breaker | None = None,
         workers: int = 1,
     ) -> None:
@@ -83,9 +83,9 @@ class Reader:
         self._pool = (
             ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
         )
-        breaker = breaker or breaker_for(workers)
+        breaker = breaker or make_breaker(workers)
         try:
-            for part in parts_of(workers):
+            for part in all_parts(workers):
                 if copies is None:
                     self._stores.append(open_state(state, features, part))
                 else:
@@ -104,7 +104,7 @@ class Reader:
             item_keys: hash64 of each item, if the caller has them.
         Raises:
             NotReadyError: the state is still being built.
-            MovedError: copies were rewritten repeatedly while they were read.
+            SnapshotExpiredError: copies were rewritten repeatedly while they were read.
         """
         return self._read_with_retries(request, hash64s(items) if item_keys is None else item_keys)
 
@@ -119,7 +119,7 @@ class Reader:
         for attempt in range(ATTEMPTS):
             try:
                 return self._read(request, keys)
-            except MovedError:
+            except SnapshotExpiredError:
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError
@@ -164,12 +164,12 @@ class Reader:
             store.close()
 
 
-def breaker_for(workers: int) -> Breaker:
+def make_breaker(workers: int) -> Breaker:
     """Return a breaker for a server with several parts: one outage is a failure of each of them."""
     return Breaker(failures=FAILURES * workers)
 
 
-def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
+def read_copy_position(copies: CopyTarget, schema: str, part: KeyPart) -> Position:
     """Return the position of the copy of a state or part. Raises NotReadyError, StorageError."""
     store = CopiedStore(copies.open(part.copies(schema)))
     try:

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.schema import numbered
+from tailorbird.events.schema import number_rows
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.stream import Address, Block, Stored
+from tailorbird.stream import Address, Block, StoredBlock
 
 CHOSEN, LEFT_OUT = "chosen", "left-out"
 
@@ -51,7 +51,7 @@ def is_only_in_lake(block: Block, features: FeatureSet) -> bool:
     )
 
 
-def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:
+def events_of(stored: StoredBlock, start: int, log: Address) -> pa.Table | None:
     """Return the events of a block from row `start` on, each with its p, or None. Raises
     InputError.
     """
@@ -64,5 +64,5 @@ def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:
         raise InputError(
             f"the block at {stored.offset} is no table of events: {error}", where=str(log)
         ) from error
-    table = table if stored.block.kind == CHOSEN else numbered(table, stored.offset)
+    table = table if stored.block.kind == CHOSEN else number_rows(table, stored.offset)
     return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table

@@ -62,8 +62,8 @@ class ParityReport:
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: responses that cannot be compared: of another schema, degraded without features, or
-            with features of erased events.
+        skipped: responses that cannot be compared: of another schema, or degraded without features.
+        exempt: responses that may have read what erased people contributed.
         pending: responses that read events that the lake does not have yet.
         dropped: values that differ, but belong to entities that a cap may have dropped; not counted
             as unequal.
@@ -76,6 +76,7 @@ class ParityReport:
     compared_by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
+    exempt: int = 0
     pending: int = 0
     dropped: int = 0
 
@@ -128,7 +129,7 @@ def parity(
     """
     report = empty_report(features)
     newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
-    logged = readable(features, newest, answers, report)
+    logged = comparable_answers(features, newest, answers, report)
     if not logged.num_rows:
         return report
     history = History(features, events, only=only)
@@ -140,7 +141,7 @@ def parity(
             part,
             history.rows(requests),
             report,
-            Excused(history, requests, dropped or {}),
+            Exemptions(history, requests, dropped or {}),
         )
         done += part.num_rows
         progress(done, logged.num_rows)
@@ -153,7 +154,7 @@ class ExemptionSource(Protocol):
     def exempt_rows(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
 
 
-class Excused:
+class Exemptions:
     """The rows that may differ because a cap dropped what they depend on from the state."""
 
     def __init__(
@@ -183,7 +184,7 @@ class Excused:
         return bool(len(rows)) and not len(self.non_exempt(name, rows, report))
 
 
-def readable(
+def comparable_answers(
     features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport
 ) -> pa.Table:
     """Return the responses comparable with a lake that is complete up to `newest`; count the
@@ -195,6 +196,7 @@ def readable(
         pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0
     )
     logged = answers.filter(pc.and_(pc.and_(has_schema, has_features), pc.greater(items, 0)))
+    report.skipped = answers.num_rows - logged.num_rows
     if "degraded" in logged.column_names and len(logged):
         unlinked = pc.list_parent_indices(logged["degraded"]).filter(
             pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED)
@@ -207,7 +209,7 @@ def readable(
                 )
             )
         )
-    report.skipped = answers.num_rows - logged.num_rows
+    report.exempt = answers.num_rows - report.skipped - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived
@@ -263,7 +265,7 @@ def compare_answers(
     answers: pa.Table,
     rows: BackfilledRows,
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     """Add to `report` the comparison of responses with their recomputed `rows`.
 
@@ -310,7 +312,7 @@ def _compare_sequences(
     answers: pa.Table,
     sequences: dict[str, RaggedSequence],
     report: ParityReport,
-    exemptions: Excused,
+    exemptions: Exemptions,
 ) -> None:
     for name in sequences:
         report.add_compared(name, answers.num_rows)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tailorbird.features.columns import Frame
 from tailorbird.features.extracts import Extract, extract, tile_values
 from tailorbird.features.layout import Ring, Sketch
-from tailorbird.features.sketch import Registers, places
+from tailorbird.features.sketch import Registers, registers_and_ranks
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -66,7 +66,9 @@ class RingSketches:
         sketch, tiles = self._sketch, self._tiles(states)
         tile = batch.ts // sketch.hop
         is_current = tile >= new[rows] // sketch.hop - sketch.tiles
-        register, rank = places(batch.value.view(np.uint64)[is_current], sketch.precision)
+        register, rank = registers_and_ranks(
+            batch.value.view(np.uint64)[is_current], sketch.precision
+        )
         np.maximum.at(tiles, (rows[is_current], tile[is_current] % sketch.slots, register), rank)
 
     def _tiles(self, states: States) -> Registers:

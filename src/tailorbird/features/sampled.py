@@ -24,9 +24,15 @@ from tailorbird.features.backfill import BackfilledRows, Requests
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.lanes import sources_of
 from tailorbird.features.layout import EntityLayout
-from tailorbird.features.positions import joined
+from tailorbird.features.positions import stack_positions
 from tailorbird.features.read import Reader
-from tailorbird.features.recompute import Difference, Excused, ParityReport, empty_report, unequal
+from tailorbird.features.recompute import (
+    Difference,
+    Exemptions,
+    ParityReport,
+    empty_report,
+    unequal,
+)
 from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.lake import Lake
 from tailorbird.stream import read_released
@@ -35,7 +41,7 @@ _CONTEXT = ("device", "country")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampledRead:
     """A request with its items, and the rows that were read."""
 
     request: ReadRequest
@@ -43,10 +49,12 @@ class Asked:
     rows: Rows
 
 
-def read_sample(reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]) -> list[Asked]:
+def read_sample(
+    reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]
+) -> list[SampledRead]:
     """Read each request with its items. Raises NotReadyError while the state is being built."""
     return [
-        Asked(request, tuple(request_items), reader.read(request, list(request_items)))
+        SampledRead(request, tuple(request_items), reader.read(request, list(request_items)))
         for request, request_items in zip(requests, items, strict=True)
     ]
 
@@ -103,12 +111,12 @@ def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
     return Sample(requests, items)
 
 
-def requests_of(reads: Ids[Asked]) -> Requests:
+def requests_of(reads: Ids[SampledRead]) -> Requests:
     """Return the same requests for a backfill, each at the (t, p) at which it was read."""
     lengths = [len(read.items) for read in reads]
     return Requests(
         t=np.array([read.rows.t for read in reads], np.int64),
-        p=joined([read.rows.positions or read.rows.p for read in reads]),
+        p=stack_positions([read.rows.positions or read.rows.p for read in reads]),
         person=[read.rows.person for read in reads],
         session_id=[read.request.session_id for read in reads],
         device=[read.request.device for read in reads],
@@ -121,7 +129,7 @@ def requests_of(reads: Ids[Asked]) -> Requests:
     )
 
 
-def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
+def required_events(features: FeatureSet, requests: Requests) -> ds.Expression:
     """Return a filter for the rows of the lake's `events` that the values of these requests depend
     on.
     """
@@ -201,11 +209,11 @@ def dependent_columns(features: FeatureSet, entities: Collection[int]) -> list[s
 
 def compare(
     features: FeatureSet,
-    reads: Ids[Asked],
+    reads: Ids[SampledRead],
     recomputed: BackfilledRows,
     report: ParityReport | None = None,
     *,
-    excused: Excused | None = None,
+    excused: Exemptions | None = None,
     examples: int = 20,
 ) -> ParityReport:
     """Count, by column, the values that differ from the lake's; adds to `report` if given.

@@ -21,7 +21,7 @@ from tailorbird.errors import DamageError, LockedError, NotReadyError, StorageEr
 from tailorbird.features.codec import FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import SHUFFLE_FILE
-from tailorbird.features.keypart import part_folders, parts_of
+from tailorbird.features.keypart import all_parts, part_folders
 from tailorbird.lock import FileLock
 from tailorbird.whole import sync_folder
 
@@ -64,10 +64,10 @@ def read_applied(state: Path) -> Applied:
 def applied_features(state: Path) -> FeatureSet | None:
     """Return the declarations of the applied schema; None before the first."""
     schema = read_applied(state).schema
-    return kept_features(state, schema) if schema else None
+    return load_declarations(state, schema) if schema else None
 
 
-def kept_features(state: Path, schema: str) -> FeatureSet:
+def load_declarations(state: Path, schema: str) -> FeatureSet:
     """Load the declarations of a schema's state.
 
     Raises:
@@ -83,7 +83,7 @@ def kept_features(state: Path, schema: str) -> FeatureSet:
         ) from None
 
 
-def keep(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
+def save_declarations(state: Path, features: FeatureSet, *, overwrite: bool = False) -> None:
     """Write the declarations beside the state that is, or will be, built by them.
 
     Args:
@@ -102,7 +102,7 @@ def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
     The worker that is started next builds its state.
     """
     with _lock_applied(state):
-        keep(state, features, overwrite=True)
+        save_declarations(state, features, overwrite=True)
         before = read_applied(state)
         left = tuple(schema for schema in before.left if schema != features.schema_hash)
         if before.schema == features.schema_hash and left == before.left:
@@ -111,7 +111,7 @@ def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
         return before.schema != features.schema_hash
 
 
-def go_back(state: Path, *, at: int) -> str:
+def revert(state: Path, *, at: int) -> str:
     """Apply the schema before the applied one again, and return its hash.
 
     Raises:
@@ -131,7 +131,7 @@ def go_back(state: Path, *, at: int) -> str:
                 where=str(state),
                 fix="change features.py, then apply it",
             )
-        kept_features(state, revertible[-1])
+        load_declarations(state, revertible[-1])
         _write_applied(
             state,
             _with_schema(
@@ -159,7 +159,7 @@ def prune(state: Path, retained: Collection[str], *, workers: int = 1) -> dict[s
     Returns the bytes removed by schema. States locked by a worker stay.
     """
     removed: dict[str, int] = {}
-    current_folders = {part.folder(state) for part in parts_of(workers)}
+    current_folders = {part.folder(state) for part in all_parts(workers)}
     for folder in part_folders(state):
         for schema in state_folders(folder):
             is_retained = schema in retained or schema == read_applied(state).schema

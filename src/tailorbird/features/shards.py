@@ -6,7 +6,7 @@
 Where the events fit into memory, requests are answered part by part. Columns that the folder has,
 for the same definitions, events and requests, are not recomputed: adding a feature computes that
 one alone. Where the events of one key do not fit (everyone's feature has a single key), they are
-processed in order of time, and `carried` compacts them. Memory that the setting does not bound: the
+processed in order of time, and `carried` compacts them. RouterMemory that the setting does not bound: the
 requests themselves, a number for each where a key has an attribute in it, the events of one key at
 one time, and a key's events that some later request did not know yet.
 """
@@ -53,7 +53,7 @@ __all__ = [
     "Part",
     "backfill_to",
     "definitions",
-    "inputs_of",
+    "hash_inputs",
     "read_manifest",
     "read_parts",
 ]
@@ -487,10 +487,10 @@ def _make_manifest(requests: Requests, events: Events, version: str, rows_max: i
     events_name = version or (
         "\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else ""
     )
-    return Manifest(inputs_of(requests, events_name), cuts.tolist(), row_cuts.tolist())
+    return Manifest(hash_inputs(requests, events_name), cuts.tolist(), row_cuts.tolist())
 
 
-def inputs_of(requests: Requests, version: str) -> str:
+def hash_inputs(requests: Requests, version: str) -> str:
     """Return a hash of the requests and events' name, which identifies a folder's inputs."""
     return _hash(version, *_request_bytes(requests))
 

@@ -37,7 +37,15 @@ from tailorbird.features.fields import TextHashCache
 from tailorbird.features.figures import Figures, write_shuffle_figures
 from tailorbird.features.keypart import part_numbers
 from tailorbird.features.receipts import CHOSEN, LEFT_OUT, events_of, is_only_in_lake
-from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
+from tailorbird.stream import (
+    Address,
+    Block,
+    LogReader,
+    LogWriter,
+    StoredBlock,
+    open_reader,
+    open_writer,
+)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -202,9 +210,9 @@ class Shuffle:
                 self._writers.append(_writer(address, number, first))
         return self._reader
 
-    def _take_step(self, blocks: Sequence[Stored], rows_max: int) -> list[Stored]:
+    def _take_step(self, blocks: Sequence[StoredBlock], rows_max: int) -> list[StoredBlock]:
         """Return the blocks of one step; one whose events are only in the lake is alone."""
-        step_blocks: list[Stored] = []
+        step_blocks: list[StoredBlock] = []
         rows = 0
         for stored in blocks:
             left_out = is_only_in_lake(stored.block, self.features)
@@ -276,7 +284,7 @@ def _encode_table(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _receipt(blocks: Sequence[Stored]) -> bytes:
+def _receipt(blocks: Sequence[StoredBlock]) -> bytes:
     """Return a receipt with the time at which the first of the blocks came in, b"" if none states
     it.
     """

@@ -35,7 +35,7 @@ _ALPHA = {
 }
 
 
-def places(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
+def registers_and_ranks(hashes: Keys, precision: int) -> tuple[Intps, Registers]:
     """Return the register and rank of each hash."""
     register = (hashes >> np.uint64(64 - precision)).astype(np.intp)
     # The 53 bits that a float64 holds exactly: its exponent tells how many of them lead with 0.

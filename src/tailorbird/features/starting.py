@@ -10,7 +10,7 @@ that the next start is immediate.
 import logging
 from pathlib import Path
 
-from tailorbird.store.scan import whole
+from tailorbird.store.scan import is_readable
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class StartMarker:
         damaged = (
             self._marker.exists()
             and (self._folder / "data.mdb").exists()
-            and not whole(self._folder)
+            and not is_readable(self._folder)
         )
         if damaged:
             self._set_aside()

@@ -35,7 +35,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.accumulators import Accumulator, Part, Readable, Sequences, accumulators
 from tailorbird.features.columns import Keys
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
 from tailorbird.features.packing import Packing
 from tailorbird.features.tiles import FilledLanes, Tiles
@@ -105,12 +105,12 @@ class Alias:
         return _ALIAS.pack(self.ts, self.p) + self.user_id.encode()
 
 
-def state_folder(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Path:
+def state_folder(state: Path, features: FeatureSet, part: KeyPart = ALL_KEYS) -> Path:
     return part.folder(state) / features.schema_hash
 
 
 def open_state(
-    state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, create: bool = False
+    state: Path, features: FeatureSet, part: KeyPart = ALL_KEYS, *, create: bool = False
 ) -> EmbeddedStore:
     """Open the store of this schema below `state`, or of a part of its entities.
 
@@ -149,7 +149,7 @@ def decode_position(record: bytes | None) -> Position:
     return Position(*_POSITION.unpack(record)) if record else Position()
 
 
-def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
+def read_local_position(state: Path, features: FeatureSet, part: KeyPart = ALL_KEYS) -> Position:
     """Return the position of the state on this machine. Raises NotReadyError."""
     store = open_state(state, features, part)
     try:
@@ -205,7 +205,7 @@ def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class StateBatch:
-    """State records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
+    """BreakerState records as read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 if
     missing.
     """
 
@@ -217,7 +217,7 @@ class StateBatch:
 class Records:
     """The records of one entity, as arrays with a row for each key.
 
-    State records are packed (`features.packing`). Reading records have a fixed width, without the
+    BreakerState records are packed (`features.packing`). Reading records have a fixed width, without the
     lanes of sequences, which are read from the state; the high bits of their commit are a tag of
     the layout, so that none is misread.
     """

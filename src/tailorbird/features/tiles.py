@@ -185,7 +185,7 @@ class Tiles:
             age[in_window],
         )
         first = _run_starts(row * readings.shape[1] + windows.reading[lane])
-        if faults.cut("features.tile"):
+        if faults.is_disabled("features.tile"):
             value = np.where(age < tiles[in_window], value, 0)
         sums, deciding_age = (
             np.add.reduceat(value, first),

@@ -10,7 +10,7 @@ plain Python in `features.reference_learned`, and computed in `ranking.similarit
 from collections.abc import Sequence
 from typing import get_args
 
-from tailorbird.errors import DeclarationError, nearest
+from tailorbird.errors import DeclarationError, suggest_name
 from tailorbird.features.checks import check_name, declaration_error, register
 from tailorbird.features.declare import (
     SIMILARITY_LENGTH,
@@ -97,7 +97,7 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
                 if similarity_.of in declared
                 else f"there is no sequence {similarity_.of!r}"
             )
-            fix = nearest(
+            fix = suggest_name(
                 similarity_.of,
                 sequences,
                 f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}",

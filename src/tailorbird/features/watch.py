@@ -24,24 +24,30 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.schema import TIME
 from tailorbird.features.backfill import subset
-from tailorbird.features.bounded import affordable_columns, read_wanted
-from tailorbird.features.compared import Compared, read_compared, write_parity_totals
+from tailorbird.features.bounded import affordable_columns, read_required_events
+from tailorbird.features.compared import ParityTotals, read_parity_totals, write_parity_totals
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.figures import figures_of
-from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
+from tailorbird.features.figures import read_schema_figures
+from tailorbird.features.recompute import (
+    ParityReport,
+    comparable_answers,
+    empty_report,
+    parity,
+    requests_of,
+)
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import read_released
 
 INTERVAL_US = 1 * MINUTE
-LATELY_US = 10 * MINUTE  # age of the responses that are sampled
+RECENT_US = 10 * MINUTE  # age of the responses that are sampled
 ANSWERS = 20
 EVENTS_MAX = 1_000_000
 REST_FACTOR = 20
 log = logging.getLogger(__name__)
 
 
-def compare_lately(
+def compare_recent(
     features: FeatureSet,
     lake: Lake,
     now: int,
@@ -56,7 +62,7 @@ def compare_lately(
 
     Returns the report and the columns that were skipped.
     """
-    where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (
+    where = (ds.field("ts") >= pa.scalar(now - RECENT_US, TIME)) & (
         ds.field("schema_hash") == features.schema_hash
     )
     if until is not None:
@@ -64,7 +70,7 @@ def compare_lately(
     logged = lake.table("answers", where=where)
     complete_to = read_released(lake.path).of_routed() - 1
     report = empty_report(features)
-    sample = readable(features, complete_to, logged, report)
+    sample = comparable_answers(features, complete_to, logged, report)
     rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
         sampled_rows = np.sort(rng.choice(sample.num_rows, answers, replace=False))
@@ -72,12 +78,12 @@ def compare_lately(
     if not sample.num_rows:
         return report, []
     requests, only, left_out = requests_of(sample), None, []
-    events = read_wanted(lake, features, requests, rows_max=events_max)
+    events = read_required_events(lake, features, requests, rows_max=events_max)
     if events is None:
         only = affordable_columns(lake, features, requests, events_max, rng)
         left_out = [step.name for step in features.layout.steps if step.name not in only]
         events = (
-            read_wanted(lake, subset(features, only), requests, rows_max=events_max)
+            read_required_events(lake, subset(features, only), requests, rows_max=events_max)
             if only
             else None
         )
@@ -87,15 +93,15 @@ def compare_lately(
 
 
 def add_report(
-    before: Compared | None,
+    before: ParityTotals | None,
     features: FeatureSet,
     report: ParityReport,
     left_out: list[str],
     now: int,
-) -> Compared:
+) -> ParityTotals:
     """Return the totals with one comparison added."""
     if before is None or before.schema_hash != features.schema_hash:
-        before = Compared(schema_hash=features.schema_hash)
+        before = ParityTotals(schema_hash=features.schema_hash)
     names = (*features.numeric, *features.categorical, *features.sequences)
     examples = [
         f"{example.feature} of {example.person or 'nobody'}"
@@ -104,7 +110,7 @@ def add_report(
         f"read {example.logged}, the lake says {example.recomputed}"
         for example in report.examples
     ]
-    return Compared(
+    return ParityTotals(
         schema_hash=features.schema_hash,
         at=now,
         answers=before.answers + report.answers,
@@ -123,31 +129,31 @@ def add_report(
 
 def run_comparison(
     features: FeatureSet,
-    lake: Place,
+    lake: Storage,
     state: Path,
     folder: Path,
     now: int,
     *,
     events_max: int = EVENTS_MAX,
     workers: int = 1,
-) -> Compared:
+) -> ParityTotals:
     """Run one comparison, and add it to the file."""
-    before = read_compared(folder)
+    before = read_parity_totals(folder)
     try:
-        figures = figures_of(state, features.schema_hash, workers)
+        figures = read_schema_figures(state, features.schema_hash, workers)
         dropped = {} if figures is None else figures.dropped
-        report, left_out = compare_lately(
+        report, left_out = compare_recent(
             features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max
         )
         totals = add_report(before, features, report, left_out, now)
     except NotReadyError:  # There is no table yet.
-        return before or Compared(schema_hash=features.schema_hash)
+        return before or ParityTotals(schema_hash=features.schema_hash)
     except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
         log.warning("logged features could not be compared: %s", error)
         previous = (
             before
             if before is not None and before.schema_hash == features.schema_hash
-            else Compared(schema_hash=features.schema_hash)
+            else ParityTotals(schema_hash=features.schema_hash)
         )
         totals = msgspec.structs.replace(
             previous, error=str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -163,7 +169,7 @@ def run_comparison(
 
 def run(
     features: Callable[[], FeatureSet],
-    lake: Place,
+    lake: Storage,
     state: Path,
     folder: Path,
     clock: Clock,

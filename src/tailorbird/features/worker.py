@@ -32,10 +32,10 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import TextHashCache
 from tailorbird.features.figures import CopiesFigures, Figures, Kind, read_figures, write_figures
 from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, SweepReport, read_tally, tallies
-from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.keypart import ALL_KEYS, KeyPart
 from tailorbird.features.receipts import events_of, is_only_in_lake
 from tailorbird.features.renewing import RenewalQueue, renew
-from tailorbird.features.schemas import keep
+from tailorbird.features.schemas import save_declarations
 from tailorbird.features.stacks import find_one_row_entities
 from tailorbird.features.starting import StartMarker
 from tailorbird.features.state import (
@@ -52,8 +52,8 @@ from tailorbird.features.state import (
 from tailorbird.features.unfit import MisfitCounter, add_frame
 from tailorbird.lock import FileLock
 from tailorbird.store import Store, Transaction, inode
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
-from tailorbird.stream import Address, LogReader, is_made_of_another, open_reader
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopyTarget
+from tailorbird.stream import Address, LogReader, is_derived, open_reader
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,9 @@ class FeatureWorker:
         features: FeatureSet,
         *,
         clock: Clock,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         entities_max: int = ENTITIES_MAX,
-        part: KeyPart = WHOLE,
+        part: KeyPart = ALL_KEYS,
     ) -> None:
         self.features, self.part = features, part
         self._routed = routed
@@ -114,7 +114,7 @@ class FeatureWorker:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "worker")
         try:
-            keep(state, features)
+            save_declarations(state, features)
             self._start_marker = StartMarker(folder)
             self._start_marker.begin()
             self._store = _store(state, features, part, copies)
@@ -421,7 +421,7 @@ class FeatureWorker:
                 self._reader = open_reader(self._routed)
                 self._is_log_truncated, self._maybe_ahead = (
                     self.has_log_gap(),
-                    is_made_of_another(self._routed),
+                    is_derived(self._routed),
                 )
             except NotReadyError:  # There is no router yet, or it is creating its file.
                 return None
@@ -474,7 +474,7 @@ class FeatureWorker:
         return frame
 
 
-def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopiesAt | None) -> Store:
+def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopyTarget | None) -> Store:
     store = open_state(state, features, part, create=True)
     if copies is None:
         return store

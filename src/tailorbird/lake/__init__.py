@@ -1,7 +1,6 @@
-"""The lake: ACID tables (Delta), the archive of raw bodies and the ledger. One role writes,
-everybody reads.
+"""The lake: ACID tables (Delta), the archive of raw bodies and the ledger, with a single writer.
 
-Read with `Lake`; write with `LakeRole` or its loop `run`; check with `verify`.
+Read with `Lake`, write with `LakeRole` or its loop `run`, check with `verify`.
 """
 
 from tailorbird.lake.lake import Lake, span

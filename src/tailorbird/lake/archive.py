@@ -1,13 +1,13 @@
-"""The archive: every body as it was received, in compressed files that nothing of ours changes but
-an erasure.
+"""The archive: every body as it was received, in compressed files that only an erasure rewrites.
 
-    archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
-                                                              (as an object: with part of its checksum before `.blocks`;
-                                                              one that an erasure wrote anew: with a token there)
-    archive/manifest.jsonl                                    one line a file, chained as `lake.chained` says
+    archive/<partition>/<first row, 20 digits>.blocks.zst
+        MessagePack: a list of [offset, kind, rows, receipt, payload]. In a bucket the name has part
+        of the checksum before `.blocks`, and after an erasure a random token.
+    archive/manifest.jsonl
+        One line per file, chained as in `lake.chained`.
 
 A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for
-`age_us`; until then its bodies are safe in their log, which is not pruned before the manifest's
+`age_us`. Until then its bodies are safe in their log, which is not pruned before the manifest's
 line is synced. The manifest is the archive's position.
 """
 
@@ -25,8 +25,8 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake import durable
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import Block, LogReader, Stored
+from tailorbird.places import ObjectPath, Storage
+from tailorbird.stream import Block, LogReader, StoredBlock
 
 BYTES_MAX = 16 << 20
 AGE_US = 1 * MINUTE
@@ -38,8 +38,11 @@ _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
 class Archived(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the archive, as its manifest's line tells of it. `first` and `end` are rows of
-    the partition.
+    """One file of the archive, as its line in the manifest describes it.
+
+    Attributes:
+        first, end: rows of the partition; `end` is exclusive.
+        bytes: of the bodies, before compression.
     """
 
     n: int
@@ -48,7 +51,7 @@ class Archived(msgspec.Struct, frozen=True, kw_only=True):
     end: int
     blocks: int
     rows: int
-    bytes: int  # of the bodies
+    bytes: int
     file: str
     size: int
     sha256: str
@@ -62,18 +65,19 @@ _unpack = msgspec.msgpack.Decoder(list[tuple[int, str, int, bytes, bytes]]).deco
 
 
 class Archive:
-    """Writes bodies into files and their checksums into the manifest; reads them back, checked.
+    """Writes bodies into files and their checksums into the manifest, and reads them back checked.
 
     Args:
-        path: the folder, made if it is not there.
-        writer: drops a torn last line of the manifest; its file is written again.
+        path: the folder; the writer creates it.
+        writer: drop a torn last line of the manifest, whose file is written again.
+
     Raises:
-        DamageError: a line of the manifest is not what was written.
+        DamageError: a line of the manifest does not match its checksum.
     """
 
     def __init__(
         self,
-        path: Place,
+        path: Storage,
         *,
         clock: Clock | None = None,
         writer: bool = False,
@@ -91,25 +95,27 @@ class Archive:
             durable.make_folder(path)
         self._manifest = ChainedFile(path / "manifest.jsonl", ORIGIN, writer=writer)
         for number, body in enumerate(self._manifest.bodies):
-            self._take(number, body)
+            self._decode_line(number, body)
         self._manifest.bodies.clear()
 
-    def _take(self, number: int, body: bytes) -> None:
+    def _decode_line(self, number: int, body: bytes) -> None:
         try:
             line = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._manifest.damaged(number, f"is not a line of a manifest: {error}") from error
+            raise self._manifest.corrupt_line(
+                number, f"is not a line of a manifest: {error}"
+            ) from error
         if line.n != number:
-            raise self._manifest.damaged(number, f"says that it is line {line.n}")
-        self._keep(line)
+            raise self._manifest.corrupt_line(number, f"says that it is line {line.n}")
+        self._add_line(line)
 
-    def _keep(self, line: Archived) -> None:
+    def _add_line(self, line: Archived) -> None:
         self.files.append(line)
         self._ends[line.partition] = line.end
 
     def gaps(self) -> Iterator[tuple[str, int, int]]:
-        """Rows that were lost before they were archived: partition, the first of them, and behind
-        the last.
+        """Yield the spans of rows that were lost before they were archived: partition, first row,
+        and the row after the last one.
         """
         ends: dict[str, int] = {}
         for file in self.files:
@@ -118,20 +124,22 @@ class Archive:
             ends[file.partition] = file.end
 
     def positions(self) -> dict[str, int]:
-        """For each partition the position behind its last archived row."""
+        """Return for each partition the position after its last archived row."""
         return dict(self._ends)
 
     def take(self, reader: LogReader, *, flush: bool = False, archived: int = 0) -> int:
-        """Archive what stands in a raw log behind what was archived before, if it fills a file,
-        waited long enough, or `flush`.
+        """Archive the next rows of a raw log if they fill a file or have waited long enough.
 
         Args:
-            archived: up to where the log is said to be archived; it is refused if that was, and no
-                file of it is here.
+            flush: archive them in any case.
+            archived: the position up to which the log was archived before.
+
         Returns:
-            The rows that were archived, at most one file's.
+            The number of rows archived, at most those of one file.
+
         Raises:
-            DamageError: the archive lacks what is no longer in the log.
+            DamageError: the log was pruned, or archived before, and the archive has none of its
+                files.
         """
         assert self._clock is not None
         start = self._ends.get(reader.partition)
@@ -143,16 +151,16 @@ class Archive:
         now = self._clock.now()
         since = self._waiting_since[reader.partition] = min(
             now, self._waiting_since.get(reader.partition, now)
-        )  # a clock may be set back
+        )  # The clock may have been set back.
         old = flush or now - since >= self._age_us
-        blocks: list[Stored] = []
+        blocks: list[StoredBlock] = []
         size = 0
         while size < self._bytes_max and (
-            more := reader.read(start, bytes_max=self._bytes_max - size)
+            next_blocks := reader.read(start, bytes_max=self._bytes_max - size)
         ):
-            blocks += more
-            size += sum(len(stored.block.payload) for stored in more)
-            start = more[-1].end
+            blocks += next_blocks
+            size += sum(len(stored.block.payload) for stored in next_blocks)
+            start = next_blocks[-1].end
         if not blocks or not (old or size >= self._bytes_max):
             return 0
         self._write(reader.partition, blocks, size, now)
@@ -160,8 +168,8 @@ class Archive:
         return sum(stored.block.rows for stored in blocks)
 
     def _begin(self, reader: LogReader, archived: int) -> int:
-        """From where a log is archived that has no file yet: its first row, also of one that was
-        made behind a lost one.
+        """Return the first row to archive of a log without files, which may start after rows that
+        were lost.
         """
         start = reader.start()
         if start > 0 and (archived or reader.pruned()):
@@ -181,20 +189,20 @@ class Archive:
             )
         return start
 
-    def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
+    def _write(self, partition: str, blocks: list[StoredBlock], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(
                 f"cannot archive a partition of the name {partition!r}", fix="rename the producer"
             )
         data = packed(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
-        # Where another writer may be about, its file must have another name than ours.
+        # In a bucket another writer may still be active, so its file must have another name.
         part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
         name = f"{partition}/{blocks[0].offset:020d}{part}.blocks.zst"
         path = self.path / name
         durable.make_folder(path.parent)
         if not part:
-            path.unlink(missing_ok=True)  # of a try that died before its line was written
+            path.unlink(missing_ok=True)  # A crash may have come before the manifest's line.
         durable.write_new(path, data)
         durable.sync_folder(path.parent)
         faults.at("archive.after_file")
@@ -213,14 +221,15 @@ class Archive:
         )
         self._manifest.append(_encode(line))
         faults.at("archive.after_manifest")
-        self._keep(line)
+        self._add_line(line)
 
-    def needless(self) -> list[Place]:
-        """Files of tries that died before their line was written. None of them can get one any
-        more: the chain is behind them.
+    def unreferenced_files(self) -> list[Storage]:
+        """Return the files without a line in the manifest, left by crashes.
+
+        None can get a line any more, because the manifest has later rows.
         """
         named = {file.file for file in self.files}
-        needless: list[Place] = []
+        needless: list[Storage] = []
         for partition, end in self._ends.items():
             for path in (self.path / partition).iterdir():
                 first = path.name.partition(".")[0]
@@ -230,20 +239,21 @@ class Archive:
 
     @property
     def chain(self) -> str:
-        """The checksum of the whole manifest."""
+        """The checksum of the entire manifest."""
         return self._manifest.chain
 
     def rewrite(
         self,
-        change: Callable[[Archived, Stored], Block | None],
-        told: Callable[[int], None] = lambda done: None,
+        change: Callable[[Archived, StoredBlock], Block | None],
+        progress: Callable[[int], None] = lambda done: None,
     ) -> int:
-        """Write those files anew of which `change` gives a block in another's place, and then the
-        manifest; how many files.
+        """Rewrite the files in which `change` replaces a block, then the manifest.
 
-        Until the manifest is replaced, all at once, it names the old files; from then on these are
-        needless and are deleted. So a crash leaves files that no line names, which the next
-        rewriting deletes.
+        The manifest names the old files until it is replaced atomically; then they are deleted. A
+        crash leaves files that no line names, which the next rewrite deletes.
+
+        Returns:
+            The number of files rewritten.
         """
         lines: list[Archived] = []
         count = 0
@@ -252,20 +262,21 @@ class Archive:
             changed = [change(file, stored) for stored in blocks]
             if any(block is not None for block in changed):
                 pairs = zip(blocks, changed, strict=True)
-                file = self._write_anew(
-                    file, [old if new is None else Stored(old.offset, new) for old, new in pairs]
+                file = self._write_rewritten(
+                    file,
+                    [old if new is None else StoredBlock(old.offset, new) for old, new in pairs],
                 )
                 count += 1
             lines.append(file)
-            told(1)
+            progress(1)
         faults.at("erase.archive_files")
         if count:
             self._manifest.replace(_encode(line) for line in lines)
             self.files = lines
         faults.at("erase.archive_manifest")
         named = {line.file for line in lines}
-        found: list[Place] = list(self.path.glob("*/*.blocks.zst"))
-        needless = [path for path in found if f"{path.parent.name}/{path.name}" not in named]
+        stored_files: list[Storage] = list(self.path.glob("*/*.blocks.zst"))
+        needless = [path for path in stored_files if f"{path.parent.name}/{path.name}" not in named]
         for path in needless:
             with durable.disk_errors(path):
                 path.unlink()
@@ -273,7 +284,7 @@ class Archive:
             durable.sync_folder(folder)
         return count
 
-    def _write_anew(self, file: Archived, blocks: list[Stored]) -> Archived:
+    def _write_rewritten(self, file: Archived, blocks: list[StoredBlock]) -> Archived:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
         data = packed(blocks)
         durable.write_new(self.path / name, data)
@@ -283,8 +294,8 @@ class Archive:
             file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest()
         )
 
-    def read(self, file: Archived) -> Iterator[Stored]:
-        """The blocks of a file, once its checksum was found to be right. Raises DamageError."""
+    def read(self, file: Archived) -> Iterator[StoredBlock]:
+        """Yield the blocks of a file after checking its checksum. Raises DamageError."""
         path = self.path / file.file
         fix = "restore it from a copy of the archive"
         try:
@@ -300,11 +311,11 @@ class Archive:
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
             entries = _unpack(stream.read())
         for offset, kind, rows, receipt, payload in entries:
-            yield Stored(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
+            yield StoredBlock(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
 
 
-def packed(blocks: list[Stored]) -> bytes:
-    """The content of a file that holds these blocks."""
+def packed(blocks: list[StoredBlock]) -> bytes:
+    """Return the content of a file with these blocks."""
     return _compress(
         _pack(
             [

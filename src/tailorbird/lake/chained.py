@@ -1,10 +1,10 @@
-"""A file of JSON lines in which none can be changed, moved or taken out unseen: each line ends with
-a checksum of all before it.
+"""A tamper-evident file of JSON lines: each line ends with a checksum of everything before it.
 
-    {"n":7, …, "chain":"<sha256>"}        chain(n) = SHA-256( chain(n-1) ‖ the bytes of line n before `,"chain":` )
+    {"n":7, …, "chain":"<sha256>"}
+    chain(n) = SHA-256(chain(n-1) ‖ the bytes of line n before `,"chain":`)
 
-Only the loss of whole last lines does not show here; who needs to know that keeps the number of
-lines elsewhere.
+A changed, moved or removed line shows, except for complete lines missing at the end. A caller that
+must detect those stores the number of lines elsewhere.
 """
 
 import hashlib
@@ -12,39 +12,43 @@ from collections.abc import Iterable
 
 from tailorbird.errors import DamageError
 from tailorbird.lake.tails import open_tail
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 _KEY = b',"chain":"'
 _TAIL = len(_KEY) + 64 + len(b'"}')
 
 
 class ChainedFile:
-    """Appends lines and syncs each; what was there when it was opened is in `bodies`, checked.
+    """Appends lines and syncs each one.
 
     Args:
         origin: a text that names the kind of file; the first line's checksum starts from it.
-        writer: drops a torn last line, which was never acknowledged.
+        writer: drop a torn last line, which was never acknowledged.
+
+    Attributes:
+        bodies: the lines at the time of opening, checked, without their checksums.
+
     Raises:
-        DamageError: a line is not what was written.
+        DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: Place, origin: str, *, writer: bool = False) -> None:
+    def __init__(self, path: Storage, origin: str, *, writer: bool = False) -> None:
         self.path, self._origin = path, origin
         self._chain = hashlib.sha256(origin.encode()).hexdigest()
         self._lines = 0
         self._tail = open_tail(path)
         data = self._tail.data
         self._tail.data = b""
-        whole = data[: data.rfind(b"\n") + 1]
-        self.bodies = [self._check(raw) for raw in whole.split(b"\n")[:-1]]
-        if writer and len(whole) < len(data):
-            self._tail.cut(whole)
+        complete = data[: data.rfind(b"\n") + 1]
+        self.bodies = [self._check(raw) for raw in complete.split(b"\n")[:-1]]
+        if writer and len(complete) < len(data):
+            self._tail.truncate(complete)
 
     def _check(self, raw: bytes) -> bytes:
         body, tail = raw[:-_TAIL], raw[-_TAIL:]
         chain = self._next(body)
         if tail != _KEY + chain.encode() + b'"}':
-            raise self.damaged(
+            raise self.corrupt_line(
                 self._lines,
                 "does not match its checksum: it or a line before it was changed, moved or removed",
             )
@@ -60,7 +64,7 @@ class ChainedFile:
         self._lines += 1
 
     def replace(self, bodies: Iterable[bytes]) -> None:
-        """Put other objects in the place of all lines, with a chain of their own, all or nothing."""
+        """Replace all lines atomically; the chain starts again."""
         self._chain, self._lines = hashlib.sha256(self._origin.encode()).hexdigest(), 0
         lines: list[bytes] = []
         for body in bodies:
@@ -71,11 +75,11 @@ class ChainedFile:
 
     @property
     def chain(self) -> str:
-        """The checksum of all that stands in the file."""
+        """The checksum of the entire file."""
         return self._chain
 
-    def damaged(self, number: int, what: str) -> DamageError:
-        """The error for the line of this number, from 0."""
+    def corrupt_line(self, number: int, what: str) -> DamageError:
+        """Return the error for a line, counted from 0."""
         return DamageError(
             what,
             where=f"{self.path}:{number + 1}",

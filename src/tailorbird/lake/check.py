@@ -1,17 +1,23 @@
-"""The check of a table before the lake role writes to it: what the last run left, held against the
-ledger.
+"""Check a table against the ledger before the lake role writes to it, and undo what a crash left.
 
-    last commit not in the ledger, whole        → entered into the ledger: the crash came between the two
-    last commit not in the ledger, torn         → set aside; its position was never given, so its rows are appended again
-    last commits another writer's               → set aside, with the files that they brought (`lake.foreign`)
-    last commit in the ledger, damaged          → set aside and withdrawn, if the log still has its rows
-    any other commit missing or damaged         → DamageError that names file and version: nothing is guessed
-    a checkpoint that the ledger does not know  → set aside: the commit files hold everything
-    a data file that no commit names            → removed: the crash came before the commit
+    last commit complete, not in the ledger
+        entered into the ledger: the crash came between the two
+    last commit torn, not in the ledger
+        set aside; its position was never published, so its rows are appended again
+    orphan commits of another writer at the end
+        set aside, with the files that they brought (`lake.foreign`)
+    last commit in the ledger, corrupt
+        set aside and withdrawn, if the log still has its rows
+    any other commit missing or corrupt
+        DamageError with file and version
+    checkpoint that the ledger does not know
+        set aside: the commit files hold everything
+    data file that no commit names
+        removed: the crash came before the commit
 
-A log that was trimmed (`lake.vacuum`) begins with a checkpoint, which then has to be whole. Every
-commit file is read and hashed; of data files only name and size are checked here, their content by
-`lake.verify`.
+A trimmed log (`lake.vacuum`) begins with a checkpoint, which must be intact. Every commit file is
+read and hashed. Of data files only name and size are checked here; `lake.verify` checks their
+content.
 """
 
 import hashlib
@@ -25,24 +31,24 @@ from deltalake.exceptions import DeltaError
 from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, foreign
-from tailorbird.lake.damage import damaged, file_fault
+from tailorbird.lake.corruption import corrupt_file, file_corruption
 from tailorbird.lake.delta import commit_path
-from tailorbird.lake.foreign import torn, versions
+from tailorbird.lake.foreign import unknown_commit_fault, versions
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import unreadable
 from tailorbird.lake.tables import TABLES, TableSpec
-from tailorbird.lake.vacuum import KEEP_US, needless_files
-from tailorbird.places import Place
+from tailorbird.lake.vacuum import KEEP_US, unreferenced_files
+from tailorbird.places import Storage
 
 _REPAIR = (
-    "tailorbird lake repair makes it anew, if the ledger knows it; else restore the file, "
-    "or ledger.jsonl, from a copy"
+    "tailorbird lake repair rebuilds the table, if its rows have a second source; else restore "
+    "the file from the backup"
 )
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the check mended: where, and what it did."""
+class Recovery:
+    """Something that the check undid, and how."""
 
     table: str
     version: int
@@ -51,157 +57,165 @@ class Finding:
 
 
 def check_table(
-    path: Place,
+    path: Storage,
     spec: TableSpec,
     ledger: Ledger,
-    aside: Place,
+    aside: Storage,
     clock: Clock,
     *,
     may_replay: Callable[[dict[str, int]], bool],
     keep_us: int = KEEP_US,
-) -> list[Finding]:
-    """Check one table and mend what a crash may have left; the table may be absent.
+) -> list[Recovery]:
+    """Check one table, which may be absent, and undo what a crash may have left.
 
     Args:
-        aside: the folder into which damaged files are moved.
-        may_replay: whether the logs still hold the rows from these positions on.
-        keep_us: for how long files stay whose rows are in others now.
+        aside: the folder into which corrupt files are moved.
+        may_replay: return whether the logs still hold the rows from these positions on.
+        keep_us: how long files stay whose rows are in others now.
+
     Raises:
-        DamageError: something is damaged that no crash explains, or that the logs no longer hold.
+        DamageError: no crash explains the corruption, or the logs no longer hold its rows.
     """
-    known = ledger.commits(spec.name)
-    findings = _set_others_aside(path, spec, ledger, aside)
-    newest = max([*known, *versions(path)], default=-1)
+    commits = ledger.commits(spec.name)
+    recoveries = _set_orphans_aside(path, spec, ledger, aside)
+    newest = max([*commits, *versions(path)], default=-1)
     for version in range(ledger.log_begin(spec.name), newest + 1):
-        if _fault(path, version, known.get(version)) is None and version in known:
+        if _commit_corruption(path, version, commits.get(version)) is None and version in commits:
             continue
-        findings.append(
-            _mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay)
+        recoveries.append(
+            _recover_last(path, spec, version, newest, commits, ledger, aside, clock, may_replay)
         )
     _check_files(path, spec, ledger)
-    findings += _set_checkpoints_aside(path, spec, ledger, aside)
+    recoveries += _set_checkpoints_aside(path, spec, ledger, aside)
     for file in (
-        needless_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []
+        unreferenced_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []
     ):
         file.unlink()
-        findings.append(
-            Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table")
+        recoveries.append(
+            Recovery(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table")
         )
-    return findings
+    return recoveries
 
 
-def ledger_is_lost(lake: Place) -> bool:
-    """Whether there is no ledger beside tables that have rows: begun anew, it would know the newest
-    commit of each and no other.
+def ledger_is_lost(lake: Storage) -> bool:
+    """Return whether tables have rows and there is no ledger.
+
+    A new ledger would have the newest commit of each table only.
     """
     return not (lake / "ledger.jsonl").exists() and any(
         max(versions(lake / table), default=0) > 0 for table in TABLES
     )
 
 
-def commit_fault(path: Place, version: int, line: Line) -> str | None:
-    """What is wrong with a commit file that the ledger knows; None if nothing is."""
-    return _fault(path, version, line)
+def commit_corruption(path: Storage, version: int, line: Line) -> str | None:
+    """Return what is corrupt in a commit file that the ledger knows, or None."""
+    return _commit_corruption(path, version, line)
 
 
 @contextmanager
-def opened_whole(lake: Place, table: str) -> Iterator[None]:
-    """Around the opening of a table: where it fails by a file of its log that is damaged or gone,
-    or none of the lake's own, that is told.
+def opening_errors(lake: Storage, table: str) -> Iterator[None]:
+    """Name the file of the log to blame when opening a table within fails.
 
     Raises:
-        DamageError, StorageError: which file it is, or what deltalake says where no file is known
-        to be to blame.
+        DamageError, StorageError: a file is corrupt, missing or an orphan, or, if none is, the
+            message of deltalake.
     """
     try:
         yield
     except Exception as error:  # deltalake raises what it likes
         ledger = Ledger(lake / "ledger.jsonl")
-        for file, fault in log_faults(lake / table, table, ledger):
-            raise damaged(f"a file of the log of table {table} {fault}", file) from error
+        for file, fault in log_corruptions(lake / table, table, ledger):
+            raise corrupt_file(f"a file of the log of table {table} {fault}", file) from error
         if not isinstance(error, TailorbirdError | DeltaError):
             raise
-        for one in foreign.strangers(lake / table, ledger.commits(table)):
+        for orphan in foreign.find_orphans(lake / table, ledger.commits(table)):
             raise DamageError(
-                f"a file of the log of table {table} {one.what}",
-                where=str(one.file),
-                fix=one.remedy,
+                f"a file of the log of table {table} {orphan.what}",
+                where=str(orphan.file),
+                fix=orphan.remedy,
             ) from error
         if isinstance(error, DeltaError):
             raise unreadable(lake / table, error) from error
         raise
 
 
-def log_faults(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[Place, str]]:
-    """The files of a table's log that the ledger knows and that are not as they were written, with
-    what is wrong with each.
-    """
+def log_corruptions(path: Storage, table: str, ledger: Ledger) -> Iterator[tuple[Storage, str]]:
+    """Yield the corrupt files of a table's log that the ledger knows, and what is corrupt."""
     begin = ledger.log_begin(table)
     for version, line in sorted(ledger.commits(table).items()):
-        if version >= begin and (fault := commit_fault(path, version, line)) is not None:
+        if version >= begin and (fault := commit_corruption(path, version, line)) is not None:
             yield commit_path(path, version), fault
     for version, line in sorted(ledger.checkpoints(table).items()):
         file = path / "_delta_log" / line.files[0].path
         if (
             version >= begin
             and (file.exists() or version == begin)
-            and (fault := file_fault(file, line.files[0])) is not None
+            and (fault := file_corruption(file, line.files[0])) is not None
         ):
             yield file, fault
 
 
-def _set_others_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: Place) -> list[Finding]:
-    """What another writer put at the end of the log: readers take it for true, and nobody needs it."""
-    known = ledger.commits(spec.name)
-    if not foreign.of_others(foreign.strange_commits(path, known)):
+def _set_orphans_aside(
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+) -> list[Recovery]:
+    """Set orphan commits at the end of the log aside, which readers would believe."""
+    commits = ledger.commits(spec.name)
+    if not foreign.are_all_foreign(foreign.orphan_commits(path, commits)):
         return []
-    named = {file.path for line in known.values() for file in line.files}
+    named = {file.path for line in commits.values() for file in line.files}
     moved = [
-        (one, foreign.set_aside(one.file, named, aside / spec.name))
-        for one in reversed(foreign.strangers(path, known))
+        (orphan, foreign.set_aside(orphan.file, named, aside / spec.name))
+        for orphan in reversed(foreign.find_orphans(path, commits))
     ]
     return [
-        Finding(spec.name, one.version, "set aside", f"{one.file}: {one.what}; kept as {place}")
-        for one, place in moved
+        Recovery(
+            spec.name,
+            orphan.version,
+            "set aside",
+            f"{orphan.file}: {orphan.what}; kept as {target}",
+        )
+        for orphan, target in moved
     ]
 
 
-def _fault(path: Place, version: int, line: Line | None) -> str | None:
+def _commit_corruption(path: Storage, version: int, line: Line | None) -> str | None:
     file = commit_path(path, version)
     if not file.exists():
         return "is missing"
     data = file.read_bytes()
     if line is None:
-        return torn(data, version)
+        return unknown_commit_fault(data, version)
     if hashlib.sha256(data).hexdigest() == line.commit_sha256:
         return None
     return "is empty" if not data else "does not match the ledger's checksum"
 
 
-def _mend_last(
-    path: Place,
+def _recover_last(
+    path: Storage,
     spec: TableSpec,
     version: int,
     newest: int,
-    known: dict[int, Line],
+    commits: dict[int, Line],
     ledger: Ledger,
-    aside: Place,
+    aside: Storage,
     clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
-) -> Finding:
+) -> Recovery:
     file = commit_path(path, version)
-    fault = _fault(path, version, known.get(version))
+    fault = _commit_corruption(path, version, commits.get(version))
     if fault is None:
-        return _recover(path, spec, version, ledger, clock)
+        return _enter_commit(path, spec, version, ledger, clock)
     if version != newest:
-        fix = _REPAIR if version <= max(known, default=-1) else foreign.remedy(path, at_start=False)
+        fix = (
+            _REPAIR if version <= max(commits, default=-1) else foreign.remedy(path, at_start=False)
+        )
         raise DamageError(
             f"version {version} of table {spec.name} {fault}, and later versions stand on it",
             where=str(file),
             fix=fix,
         )
-    line = known.get(version)
-    if line is not None and not (version > 0 and may_replay(_before(line, known))):
+    line = commits.get(version)
+    if line is not None and not (version > 0 and may_replay(_replay_positions(line, commits))):
         raise DamageError(
             f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows",
             where=str(file),
@@ -209,7 +223,7 @@ def _mend_last(
         )
     moved = durable.move_aside(file, aside / spec.name) if file.exists() else None
     if line is None:
-        return Finding(
+        return Recovery(
             spec.name,
             version,
             "set aside",
@@ -218,28 +232,44 @@ def _mend_last(
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
     if line.removed:
-        return Finding(
+        return Recovery(
             spec.name,
             version,
             "set aside",
             f"{file} {fault}; it only put files together, and they are still there",
         )
-    return Finding(
+    return Recovery(
         spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again"
     )
 
 
-def _before(line: Line, known: dict[int, Line]) -> dict[str, int]:
-    """For each log of a commit, the position from which its rows have to be read again."""
+def _replay_positions(line: Line, commits: dict[int, Line]) -> dict[str, int]:
+    """Return for each log of a commit the position from which its rows must be read again."""
     earlier: dict[str, int] = {}
-    for version in sorted(known):
+    for version in sorted(commits):
         if version < line.version:
-            earlier.update(known[version].positions)
+            earlier.update(commits[version].positions)
     return {log: earlier.get(log, 0) for log in line.positions}
 
 
-def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: Clock) -> Finding:
-    """Enter a whole commit that the ledger does not know; its data was synced before it was made."""
+def enter_commits(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Enter the complete commits after the last one of a table that the ledger knows.
+
+    Raises:
+        DamageError: one of them names a data file that is missing or incomplete.
+    """
+    newest = max(ledger.commits(spec.name), default=-1)
+    for version in versions(path):
+        if version > newest:
+            if _commit_corruption(path, version, None) is not None:
+                break
+            _enter_commit(path, spec, version, ledger, clock)
+
+
+def _enter_commit(
+    path: Storage, spec: TableSpec, version: int, ledger: Ledger, clock: Clock
+) -> Recovery:
+    """Enter a complete commit into the ledger; its data was synced before it was committed."""
     file = commit_path(path, version)
     durable.sync_file(file)
     durable.sync_folder(file.parent)
@@ -254,7 +284,7 @@ def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: 
             target = path / name
             if not target.exists() or target.stat().st_size != action["add"]["size"]:
                 raise DamageError(
-                    f"version {version} of table {spec.name} names a file that is not whole",
+                    f"version {version} of table {spec.name} names a file that is incomplete",
                     where=str(target),
                     fix=_REPAIR,
                 )
@@ -275,12 +305,12 @@ def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: 
         commit_sha256=hashlib.sha256(data).hexdigest(),
         written_at=clock.now(),
     )
-    return Finding(
+    return Recovery(
         spec.name, version, "recovered", f"{rows} rows were committed just before the crash"
     )
 
 
-def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
+def _check_files(path: Storage, spec: TableSpec, ledger: Ledger) -> None:
     for file in ledger.files(spec.name).values():
         target = path / file.path
         try:
@@ -293,55 +323,56 @@ def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
 
 
 def _set_checkpoints_aside(
-    path: Place, spec: TableSpec, ledger: Ledger, aside: Place
-) -> list[Finding]:
-    """A checkpoint is used only if the ledger vouches for it: a hint to a missing one makes a table
-    unreadable.
+    path: Storage, spec: TableSpec, ledger: Ledger, aside: Storage
+) -> list[Recovery]:
+    """Set aside checkpoints that the ledger does not vouch for.
+
+    A hint to a missing checkpoint makes a table unreadable, so it goes as well.
     """
     log = path / "_delta_log"
     if not log.is_dir():
         return []
-    known = ledger.checkpoints(spec.name)
+    checkpoints = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
-    good: set[int] = set()
-    bad: list[tuple[int, Place]] = []
-    findings: list[Finding] = []
+    vouched: set[int] = set()
+    unvouched: list[tuple[int, Storage]] = []
+    findings: list[Recovery] = []
     for file in sorted(log.iterdir()):
         match = foreign.CHECKPOINT.match(file.name)
         if not match:
             continue
         version = int(match[1])
-        line = known.get(version)
+        line = checkpoints.get(version)
         if (
             version <= newest
             and line is not None
             and durable.sha256_of(file) == line.files[0].sha256
         ):
-            good.add(version)
+            vouched.add(version)
         else:
-            bad.append((version, file))
+            unvouched.append((version, file))
     begin = ledger.log_begin(spec.name)
-    if begin and max(good, default=-1) < begin:
+    if begin and max(vouched, default=-1) < begin:
         raise DamageError(
             f"the log of table {spec.name} begins at version {begin}, and no checkpoint of "
-            "it or later is whole",
+            "it or later is intact",
             where=str(log),
             fix=_REPAIR,
         )
-    for version, file in bad:
+    for version, file in unvouched:
         moved = durable.move_aside(file, aside / spec.name)
         findings.append(
-            Finding(
+            Recovery(
                 spec.name,
                 version,
                 "set aside",
-                f"a checkpoint that was not whole, as {moved}; nothing needs it",
+                f"a corrupt checkpoint, as {moved}; nothing needs it",
             )
         )
     hint = log / foreign.HINT
-    if hint.exists() and foreign.hinted_version(hint) != max(good, default=None):
+    if hint.exists() and foreign.hinted_version(hint) != max(vouched, default=None):
         durable.move_aside(hint, aside / spec.name)
         findings.append(
-            Finding(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")
+            Recovery(spec.name, -1, "set aside", "the hint to a checkpoint that is not there")
         )
     return findings

@@ -1,13 +1,12 @@
-"""Which small files of a table are put together, and when. Pure functions; the commit itself is
-`lake.delta`'s.
+"""Choose the small files of a table to compact. Pure functions; `lake.delta` commits.
 
-    many small files in a folder, now        → together, so that a reader opens few
-    a day that nothing was written to lately → together, however few they are
+    many small files in a folder      → compacted now, so that a reader opens few files
+    a day without a write for a while → compacted, even if it has few small files
 
-Rows stay in the order of the log, unless `lake.sort` says person: then a day that has settled is
-sorted by it. Measured on a day of 900,000 rows: one person's rows come in a twentieth of the time
-and the file is a third smaller, but a range of 100,000 positions, in which a state is built from
-the lake, takes five times as long; reading the day whole is the same.
+Rows stay in log order unless `lake.sort` is `person`: then settled days are sorted by person.
+Measured on a day of 900,000 rows, this reads one person's rows in a twentieth of the time and makes
+the file a third smaller. A range of 100,000 positions, as used to build a state from the lake,
+takes five times as long. Reading the entire day takes the same time.
 """
 
 from collections.abc import Mapping
@@ -18,10 +17,10 @@ import numpy as np
 from tailorbird.events.clock import DAY
 from tailorbird.lake.ledger import File
 
-SMALL_BYTES = 8 << 20  # files below are put together
+SMALL_BYTES = 8 << 20  # files below this size are compacted
 SMALL_FILES = 32  # in one folder
-MERGED_BYTES = 64 << 20  # of files that are put together at once
-SETTLED_US = 1 * DAY  # without a write, after which a folder's few small files are put together too
+MERGED_BYTES = 64 << 20  # of the files in one compaction
+SETTLED_US = 1 * DAY  # without a write, after which a folder counts as settled
 
 
 @dataclass(frozen=True)
@@ -30,22 +29,22 @@ class Group:
 
     folder: str
     files: tuple[File, ...]
-    settled: bool = False
+    is_settled: bool = False
 
 
-def due(
+def due_groups(
     files: Mapping[str, File],
     written: Mapping[str, int],
     now: int,
     *,
     settled_us: int | None = None,
 ) -> list[Group]:
-    """What is to be put together now, that with the most files first.
+    """Return the groups of files to compact now, the one with the most files first.
 
     Args:
         files: the table's live files by path.
-        written: when each was committed, microseconds.
-        settled_us: `SETTLED_US` unless said; 0 takes every folder with more than one small file.
+        written: the commit time of each, in microseconds.
+        settled_us: `SETTLED_US` by default; 0 selects every folder with two small files or more.
     """
     settled_us = SETTLED_US if settled_us is None else settled_us
     folders: dict[str, list[File]] = {}
@@ -57,14 +56,14 @@ def due(
             folders.setdefault(folder, []).append(file)
     groups: list[Group] = []
     for folder, small in folders.items():
-        settled = now - newest[folder] >= settled_us
-        if len(small) >= (2 if settled else SMALL_FILES):
+        is_settled = now - newest[folder] >= settled_us
+        if len(small) >= (2 if is_settled else SMALL_FILES):
             sizes = np.cumsum([file.size for file in small])
             groups.append(
                 Group(
                     folder,
                     tuple(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))]),
-                    settled,
+                    is_settled,
                 )
             )
     return sorted(groups, key=lambda group: -len(group.files))

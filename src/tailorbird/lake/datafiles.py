@@ -1,5 +1,5 @@
-"""The data files of a table: rows cut by day, as Parquet, and their statistics as Delta writes
-them. Who commits them is `lake.delta`.
+"""Data files of a table: rows split by day, as Parquet, with statistics in Delta's format.
+`lake.delta` commits them.
 """
 
 import json
@@ -21,7 +21,7 @@ _SORTED_GROUP_ROWS = 32 * 1024
 
 
 def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
-    """Whether a file was sorted by person: only then has that column statistics, see `parquet_of`."""
+    """Return whether a file is sorted by person. Only then does that column have statistics."""
     if not spec.person or not file.metadata.num_row_groups or spec.person[0] in spec.statistics:
         return False
     group = file.metadata.row_group(0)
@@ -32,8 +32,8 @@ def is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:
-    """The rows of each day, as the text of the partition value and a table in the order of the
-    files' columns.
+    """Yield the rows of each day: the partition value as text, and a table with the columns of a
+    data file.
     """
     if spec.partition is None:
         yield None, rows.select(spec.schema.names)
@@ -50,11 +50,10 @@ def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | 
 
 
 def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> memoryview:
-    """The rows as a Parquet file, with statistics for the columns that may have them, and those by
-    which it is sorted.
+    """Encode rows as Parquet, with statistics for the allowed columns and the first sort column.
 
-    The latter stand in the file alone, beside the values that they are of, and go when it is
-    rewritten.
+    Statistics of the sort column are in the file only, next to its values, so an erasure that
+    rewrites the file removes them.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -70,8 +69,8 @@ def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> m
 
 
 def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
-    """The file's statistics in Delta's JSON: rows, and least, greatest and nulls of the columns
-    that may have them.
+    """Return a file's statistics as Delta's JSON: row count, and minimum, maximum and null count of
+    the allowed columns.
     """
     least: dict[str, object] = {}
     greatest: dict[str, object] = {}
@@ -92,5 +91,5 @@ def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
 
 
 def _iso(moment: int) -> str:
-    # Exact over the whole range of dates, which a division in floating point is not.
+    # Floating-point division would not be exact over the full range of dates.
     return (_START + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,24 +1,22 @@
-"""A Delta table with durable appends: what deltalake does not do on a local disk, we do here.
+"""A Delta table with durable appends.
 
-deltalake syncs nothing: after a power cut its commits may be empty files, which read as "no
-change". So an append is
+deltalake syncs nothing on a local disk: after a power cut its commits may be empty files, which
+read as "no change". So an append is
 
-    Parquet by us ─ sync ─ sync folders ─► commit by deltalake ─ sync it, sync _delta_log ─► ledger,
-    synced ─► positions count
+    our Parquet files, synced ─► deltalake's commit, synced ─► ledger, synced ─► positions
 
-A crash between any two of these leaves files that no commit names, or a last commit that
-`lake.check` judges when the role starts again. Each commit carries the position behind its rows as
-an application transaction, so that an append that was made is not made again, and in its commit
-info how many files and rows it holds, so that half a commit shows.
+A crash between two steps leaves files that no commit names, or a last commit on which `lake.check`
+decides when the role starts again. Each commit carries the position after its rows as an
+application transaction, so no append is repeated. Its commit info has the number of files and rows,
+so a torn commit shows.
 
-Deletion vectors are off and stay off. Which files are put together stands in `lake.compaction`,
-what is deleted at last in `lake.vacuum`. A table that an older release made gets the columns that
-are new by a commit of its own.
+Deletion vectors are off and stay off. `lake.compaction` chooses the files to compact, `lake.vacuum`
+those to delete. New columns are added to an older table by a commit of their own.
 """
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -38,15 +36,15 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import compaction, durable, vacuum
-from tailorbird.lake.damage import read_whole
+from tailorbird.lake.corruption import reading_errors
 from tailorbird.lake.datafiles import is_sorted, parquet_of, split_by_partition, statistics_of
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.tables import TableSpec, aligned
-from tailorbird.lake.vacuum import FILE_PREFIX, Vacuumed
-from tailorbird.places import ObjectPath, Place, client_options
+from tailorbird.lake.vacuum import FILE_PREFIX, VacuumReport
+from tailorbird.places import ObjectPath, Storage, client_options
 
-COMMIT_INFO = "tailorbird"  # our key in a commit's info
+COMMIT_INFO = "tailorbird"  # our key in the commit info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
 
 CONFIGURATION: dict[str, str | None] = {
@@ -59,27 +57,27 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 class CommitInfo(msgspec.Struct, frozen=True):
-    """What a commit of ours says of itself."""
+    """Counts in the commit info of our own commits, by which a torn one shows."""
 
     files: int
     rows: int
-    removed: int = 0  # files that a compaction put together
-    columns: int = 0  # that were added
-    token: str = ""  # by which its writer knows it again, where the reply was lost
+    removed: int = 0  # files that were replaced
+    columns: int = 0  # added columns
+    token: str = ""  # identifies the commit to its writer if the reply was lost
 
 
-def commit_path(table: Place, version: int) -> Place:
-    """The file of a table's commit."""
+def commit_path(table: Storage, version: int) -> Storage:
+    """Return the path of a commit file."""
     return table / "_delta_log" / f"{version:020d}.json"
 
 
-def checkpoint_path(table: Place, version: int) -> Place:
-    """The file of a table's checkpoint."""
+def checkpoint_path(table: Storage, version: int) -> Storage:
+    """Return the path of a checkpoint."""
     return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
 
 
-def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
-    """Make an empty table whose first commit lasts."""
+def create_table(path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Create an empty table durably."""
     durable.make_folder(path)
     with durable.disk_errors(path):
         DeltaTable.create(
@@ -93,11 +91,11 @@ def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> 
             storage_options=client_options() if isinstance(path, ObjectPath) else None,
         )
     faults.at("lake.after_create")
-    seal(path, spec.name, 0, ledger, written_at=clock.now())
+    record_commit(path, spec.name, 0, ledger, written_at=clock.now())
 
 
-def seal(
-    path: Place,
+def record_commit(
+    path: Storage,
     table: str,
     version: int,
     ledger: Ledger,
@@ -108,7 +106,7 @@ def seal(
     files: list[File] | None = None,
     removed: list[str] | None = None,
 ) -> Line:
-    """Sync a commit file that deltalake wrote, and enter it into the ledger."""
+    """Sync a commit file that deltalake wrote, and append it to the ledger."""
     commit = commit_path(path, version)
     durable.sync_file(commit)
     durable.sync_folder(commit.parent)
@@ -130,13 +128,13 @@ def seal(
 
 
 class DurableTable:
-    """The one writer of a table. Open it after `lake.check` has found the table whole.
+    """The single writer of a table that `lake.check` has passed.
 
     Raises:
-        DamageError: the table has other columns than this version writes, or deletion vectors.
+        DamageError: the table has deletion vectors, or columns that this version does not write.
     """
 
-    def __init__(self, path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, path: Storage, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
         self.path = path
         self.spec = spec
         self._ledger = ledger
@@ -144,26 +142,26 @@ class DurableTable:
         self._delta = delta_table(path)
         self._positions: dict[str, int] = {}
         self._files = ledger.files(spec.name)
-        self._written = ledger.written(spec.name)
+        self._written = ledger.commit_times(spec.name)
         self._checkpointed = max(ledger.checkpoints(spec.name), default=0)
         if missing := self._check_shape():
-            self._extend(missing)
+            self._add_columns(missing)
 
     def _check_shape(self) -> list[Field]:
-        """The columns that this version has and the table has not, which an older release made."""
-        found = {field.name: str(field.type) for field in self._delta.schema().fields}
-        wanted = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
-        odd = sorted(
+        """Return the columns that an older release did not have."""
+        actual = {field.name: str(field.type) for field in self._delta.schema().fields}
+        expected = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
+        conflicting = sorted(
             name
-            for name, kind in found.items()
-            if name not in wanted or str(wanted[name].type) != kind
+            for name, kind in actual.items()
+            if name not in expected or str(expected[name].type) != kind
         )
-        if odd:
+        if conflicting:
             raise DamageError(
                 "the table's columns are not those of this version; they differ in: "
-                f"{', '.join(odd)}",
+                f"{', '.join(conflicting)}",
                 where=str(self.path),
-                fix="use the version that wrote it, or make the lake anew from the archive",
+                fix="use the version that wrote it",
             )
         if "deletionVectors" in (self._delta.protocol().reader_features or []):
             raise DamageError(
@@ -171,10 +169,10 @@ class DurableTable:
                 where=str(self.path),
                 fix="purge and rewrite it",
             )
-        return [field for name, field in wanted.items() if name not in found]
+        return [field for name, field in expected.items() if name not in actual]
 
-    def _extend(self, fields: list[Field]) -> None:
-        """Add columns, by a commit without rows; the rows that are there have nulls in them."""
+    def _add_columns(self, fields: list[Field]) -> None:
+        """Add columns by a commit without rows; existing rows have nulls in them."""
         now, version = self._clock.now(), self.version + 1
         info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
         with durable.disk_errors(self.path):
@@ -185,25 +183,27 @@ class DurableTable:
             )
         faults.at("lake.after_commit")
         self._delta.update_incremental()
-        seal(self.path, self.spec.name, version, self._ledger, written_at=now)
+        record_commit(self.path, self.spec.name, version, self._ledger, written_at=now)
 
     @property
     def version(self) -> int:
-        """The newest version."""
+        """The latest version."""
         return self._delta.version()
 
     def position(self, log: str) -> int | None:
-        """The position behind the last row of `log` that the table holds; None if it holds none."""
+        """Return the position after the table's last row of `log`, or None if it has none."""
         if log not in self._positions:
-            found = self._delta.transaction_version(log)
-            if found is None:
+            position = self._delta.transaction_version(log)
+            if position is None:
                 return None
-            self._positions[log] = found
+            self._positions[log] = position
         return self._positions[log]
 
     def append(self, rows: pa.Table, log: str, position: int) -> Line | None:
-        """Append the rows that a log holds up to `position`, durably; the ledger's line, or None if
-        that was done before.
+        """Append the rows of a log up to `position` durably.
+
+        Returns:
+            The ledger's line, or None if they were appended before.
         """
         reached = self.position(log)
         if rows.num_rows == 0 or (reached is not None and position <= reached):
@@ -215,15 +215,40 @@ class DurableTable:
         self._checkpoint_sometimes()
         return line
 
-    def restore(self, rows: pa.Table, log: str) -> Line:
-        """Append rows of a log that the table should hold and does not; how far it is said to have
-        the log stays.
+    def adopt(
+        self, files: Sequence[File], rows: pa.Table | None, positions: dict[str, int]
+    ) -> Line | None:
+        """Commit data files that are in the table's folder already, and rows that are in none.
+
+        Returns:
+            The ledger's line, or None if there is nothing to commit.
         """
         now = self._clock.now()
-        files, actions = self._write(rows, now)
-        return self._commit(
-            actions, files, now, rows=rows.num_rows, positions={log: self.position(log) or 1}
-        )
+        written, actions = self._write(rows, now) if rows is not None and len(rows) else ([], [])
+        for file in files:
+            statistics = self._opened(file).read(list(self.spec.statistics))
+            actions.append(
+                AddAction(
+                    file.path,
+                    file.size,
+                    self._partition_values(file),
+                    now // 1000,
+                    True,
+                    statistics_of(statistics, self.spec),
+                )
+            )
+        if not actions and not positions:
+            return None
+        for folder in {(self.path / file.path).parent for file in files}:
+            durable.sync_folder(folder)
+        adopted = [*files, *written]
+        count = sum(file.rows for file in adopted)
+        return self._commit(actions, adopted, now, rows=count, positions=positions)
+
+    def _partition_values(self, file: File) -> dict[str, str | None]:
+        if not self.spec.partition:
+            return {}
+        return {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
 
     def _checkpoint_sometimes(self) -> None:
         if self.version - self._checkpointed >= CHECKPOINT_EVERY:
@@ -261,21 +286,21 @@ class DurableTable:
                             Transaction(log, position)
                             for log, position in (positions or {}).items()
                         ],
-                        max_commit_retries=0,  # so that this commit is this version, or none
+                        max_commit_retries=0,  # The commit must be this version or fail.
                     ),
                     post_commithook_properties=_NO_HOOKS,
                 )
             except Exception:
-                if not self._stands(version, token):
+                if not self._is_committed(version, token):
                     raise
         faults.at("lake.after_commit")
         self._delta.update_incremental()
         if self.version != version:
             raise DamageError(
-                f"expected version {version}, found {self.version}: somebody else writes to it",
+                f"expected version {version}, found {self.version}: another process writes to it",
                 where=str(self.path),
             )
-        line = seal(
+        line = record_commit(
             self.path,
             self.spec.name,
             version,
@@ -292,11 +317,10 @@ class DurableTable:
             del self._files[path]
         return line
 
-    def _stands(self, version: int, token: str) -> bool:
-        """Whether a commit that was answered by an error, or by nothing, is there all the same.
+    def _is_committed(self, version: int, token: str) -> bool:
+        """Return whether a commit succeeded although its reply was an error or was lost.
 
-        Nothing is cleaned up where it is not: it may still be on its way. That is decided when the
-        role starts again.
+        If not, nothing is cleaned up: the write may still arrive. The role's next start decides.
         """
         try:
             data = commit_path(self.path, version).read_bytes()
@@ -309,14 +333,15 @@ class DurableTable:
     ) -> tuple[list[File], list[AddAction | RemoveAction]]:
         files: list[File] = []
         actions: list[AddAction | RemoveAction] = []
-        folders: set[Place] = set()
+        folders: set[Storage] = set()
         for value, part in split_by_partition(rows, self.spec):
             folder = (
                 f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/"
                 if self.spec.partition
                 else ""
             )
-            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
+            token = uuid.uuid4().hex[:8]
+            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{token}.parquet"
             path = self.path / name
             if path.parent not in folders:
                 durable.make_folder(path.parent)
@@ -340,15 +365,19 @@ class DurableTable:
             durable.sync_folder(folder_path)
         return files, actions
 
-    def due(self, settled_us: int | None = None) -> list[compaction.Group]:
-        """Which files are to be put together, as `compaction.due` says."""
-        return compaction.due(self._files, self._written, self._clock.now(), settled_us=settled_us)
+    def due_groups(self, settled_us: int | None = None) -> list[compaction.Group]:
+        """Return the groups of files to compact now."""
+        return compaction.due_groups(
+            self._files, self._written, self._clock.now(), settled_us=settled_us
+        )
 
-    def put_together(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
-        """Make one file of a group's files, in log order or sorted by some columns, by one commit;
-        how many files there are less.
+    def compact(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
+        """Replace the files of a group by one, in log order or sorted by columns, in one commit.
 
-        The old ones stay for readers that began before, until `vacuum` deletes them.
+        The old files stay for earlier readers until `vacuum` deletes them.
+
+        Returns:
+            The number of files that it saved.
         """
         now = self._clock.now()
         tables = [aligned(self._read(file), self.spec.file_schema) for file in group.files]
@@ -356,9 +385,9 @@ class DurableTable:
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
                 f"files of table {self.spec.name} do not hold the rows that the ledger says; "
-                "nothing was put together",
+                "nothing was compacted",
                 where=str(self.path / group.folder),
-                fix="tailorbird lake verify tells which",
+                fix="tailorbird lake verify names them",
             )
         faults.at("compact.before_write")
         if sort:
@@ -377,7 +406,7 @@ class DurableTable:
         return len(group.files) - len(files)
 
     def _read(self, file: File) -> pa.Table:
-        with self._whole(file):
+        with self._reading_errors(file):
             return self._opened(file).read()
 
     def _opened(self, file: File) -> pq.ParquetFile:
@@ -386,72 +415,58 @@ class DurableTable:
             pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source
         )
 
-    def _whole(self, file: File) -> AbstractContextManager[None]:
-        return read_whole(self.path.parent, self.spec.name, lambda: [file.path])
+    def _reading_errors(self, file: File) -> AbstractContextManager[None]:
+        return reading_errors(self.path.parent, self.spec.name, lambda: [file.path])
 
     def rewrite(
         self,
         change: Callable[[pa.Table], pa.Table | None],
-        told: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> int:
-        """Write those files anew for whose rows `change` gives others (None: they stay), by one
-        commit; how many there were.
+        """Rewrite the files whose rows `change` replaces, in one commit.
 
-        The old ones, and what the log says of them, stay until `forget_past`. Rows keep the order
-        in which `change` gives them, but in files that are sorted by person.
+        The old files, and what the log says of them, stay until `delete_history`. Rows keep the
+        order in which `change` returns them, except in files sorted by person.
+
+        Args:
+            change: return the new rows of a file, or None to keep it.
+
+        Returns:
+            The number of files rewritten.
         """
         now = self._clock.now()
         files: list[File] = []
         actions: list[AddAction | RemoveAction] = []
         removed: list[File] = []
         for file in list(self._files.values()):
-            with self._whole(file):
+            with self._reading_errors(file):
                 parquet = self._opened(file)
-                found = parquet.read()
-            rows = change(aligned(found, self.spec.file_schema))
-            told(1)
+                rows_before = parquet.read()
+            rows = change(aligned(rows_before, self.spec.file_schema))
+            progress(1)
             if rows is None:
                 continue
             sort = self.spec.person if is_sorted(parquet, self.spec) else ()
             if rows.num_rows:
-                some, adds = self._write(
+                written, written_actions = self._write(
                     rows.sort_by([(name, "ascending") for name in sort]) if sort else rows,
                     now,
                     sort=sort,
                 )
-                files, actions = files + some, actions + adds
+                files, actions = files + written, actions + written_actions
             removed.append(file)
         if not removed:
             return 0
         faults.at("erase.table_files")
         for file in removed:
-            day = file.path.rpartition("/")[0].partition("=")[2]
-            values: dict[str, str | None] = (
-                {self.spec.partition: day} if self.spec.partition else {}
-            )
+            values = self._partition_values(file)
             actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
         self._commit(actions, files, now, removed=[file.path for file in removed])
         faults.at("erase.table_commit")
         return len(removed)
 
-    def replace(self, file: File, rows: pa.Table) -> None:
-        """Put a file that was made anew of the same rows in the place of one that is damaged, by
-        one commit.
-        """
-        now = self._clock.now()
-        files, actions = self._write(rows, now, data_change=False)
-        values: dict[str, str | None] = (
-            {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]}
-            if self.spec.partition
-            else {}
-        )
-        actions.append(RemoveAction(file.path, False, now // 1000, file.size, values))
-        self._commit(actions, files, now, removed=[file.path])
-
-    def forget_past(self) -> Vacuumed:
-        """Delete all that only the past needs, at once: files that were put together or written
-        anew, and the log that names them.
-        """
+    def delete_history(self) -> VacuumReport:
+        """Delete the files that only old versions need, and the log that names them."""
         self.checkpoint()
         return self.vacuum(0)
 
@@ -460,9 +475,9 @@ class DurableTable:
         keep_us: int,
         *,
         dry_run: bool = False,
-        told: Callable[[int], None] = lambda done: None,
-    ) -> Vacuumed:
-        """Delete what only readers of `keep_us` ago and longer need, see `lake.vacuum`."""
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> VacuumReport:
+        """Delete what only readers older than `keep_us` need, see `lake.vacuum`."""
         return vacuum.vacuum(
             self.path,
             self.spec.name,
@@ -470,12 +485,12 @@ class DurableTable:
             self._clock.now(),
             keep_us,
             dry_run=dry_run,
-            told=told,
+            progress=progress,
         )
 
     def checkpoint(self) -> None:
-        """Let deltalake summarise the log, so that readers open the table fast; enter it into the
-        ledger once it lasts.
+        """Let deltalake write a checkpoint, which makes opening fast; sync it and append it to the
+        ledger.
         """
         with durable.disk_errors(self.path):
             self._delta.create_checkpoint()
@@ -491,13 +506,11 @@ class DurableTable:
         self._checkpointed = self.version
         self._delta = delta_table(
             self.path
-        )  # a handle that is only ever brought up to date gets slower with each commit
+        )  # A handle that is only updated gets slower with each commit.
 
 
-def read_back(lake: Place, line: Line) -> None:
-    """Hold the files of a commit on the disk against the ledger's line. Raises DamageError if they
-    are not what was written.
-    """
+def read_back(lake: Storage, line: Line) -> None:
+    """Compare the files of a commit on disk with the ledger's line. Raises DamageError."""
     if line.kind != "commit":
         return
     folder = lake / line.table

@@ -1,30 +1,29 @@
-"""Files that survive a power cut: write, sync, name, sync the folder, in this order. Nothing else
+"""Files that survive a power cut: write, sync, rename, sync the folder, in this order. Nothing else
 in `lake` calls fsync.
 
-On object storage an object that was put lasts and is whole, so there is nothing to sync, and
-folders need not be made.
+Objects are durable and complete once they are put, so there is nothing to sync and no folder to
+create.
 
-A failed sync is never tried again: the kernel has marked the pages clean and would answer "done"
-without having written them. The caller stops, and what is on disk is checked when it starts again.
+A failed sync is never retried: the kernel has marked the pages clean and would report success
+without having written them. The caller stops, and its next start checks what is on disk.
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tailorbird import faults
 from tailorbird.errors import StorageError, TailorbirdError
-from tailorbird.places import ObjectPath, Place
+from tailorbird.places import ObjectPath, Storage
 
 _CHUNK = 1 << 20
 
 
-def write_new(path: Place, data: bytes | memoryview) -> None:
-    """Write a file of a new name and sync it; its folder is synced by `sync_folder`, once for many
-    files.
-    """
+def write_new(path: Storage, data: bytes | memoryview) -> None:
+    """Write a new file and sync it. Sync its folder with `sync_folder`, once for many files."""
     if isinstance(path, ObjectPath):
         return _put_new(path, data)
     with disk_errors(path), path.open("xb") as file:
@@ -33,8 +32,18 @@ def write_new(path: Place, data: bytes | memoryview) -> None:
         _sync(file.fileno())
 
 
-def replace(path: Place, data: bytes) -> None:
-    """Put `data` in the place of the file, all or nothing, and sync file and folder."""
+def link(path: Path, target: Path) -> None:
+    """Give a file that never changes a second name, or copy it where the disk has no links."""
+    with disk_errors(target):
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+    sync_file(target)
+
+
+def replace(path: Storage, data: bytes) -> None:
+    """Replace a file atomically, and sync file and folder."""
     if isinstance(path, ObjectPath):
         with disk_errors(path):
             path.write_bytes(data)
@@ -50,7 +59,7 @@ def replace(path: Place, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append to a file, made if it is not there, and sync it."""
+    """Append to a file, created if absent, and sync it."""
     made = not path.exists()
     with disk_errors(path), path.open("ab") as file:
         file.write(data)
@@ -60,8 +69,8 @@ def append(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def sync_file(path: Place) -> None:
-    """Sync a file that somebody else wrote."""
+def sync_file(path: Storage) -> None:
+    """Sync a file that a library wrote."""
     if isinstance(path, ObjectPath):
         return
     with disk_errors(path):
@@ -72,26 +81,28 @@ def sync_file(path: Place) -> None:
             os.close(handle)
 
 
-def sync_folder(folder: Place) -> None:
-    """Make the names in `folder` last."""
+def sync_folder(folder: Storage) -> None:
+    """Make the names in a folder durable."""
     sync_file(folder)
 
 
-def make_folder(folder: Place) -> None:
-    """Make a folder, its parents included, so that the names last."""
+def make_folder(folder: Storage) -> None:
+    """Create a folder and its parents durably."""
     if isinstance(folder, ObjectPath):
         return
     missing = [folder, *folder.parents]
     missing = missing[: next(i for i, each in enumerate(missing) if each.exists())]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for each in reversed(missing):
-        sync_folder(each.parent)
+    for missing_folder in reversed(missing):
+        sync_folder(missing_folder.parent)
 
 
-def move_aside(path: Place, folder: Place) -> Place:
-    """Move a damaged file (or folder) into `folder` under a name that is free, and sync both
-    folders; where it is now.
+def move_aside(path: Storage, folder: Storage) -> Storage:
+    """Move a file or folder into `folder` under a free name, and sync both folders.
+
+    Returns:
+        Its new path.
     """
     make_folder(folder)
     target = next(
@@ -106,8 +117,8 @@ def move_aside(path: Place, folder: Place) -> Place:
     return target
 
 
-def sha256_of(path: Place) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+def sha256_of(path: Storage) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
     if isinstance(path, ObjectPath):
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -118,8 +129,8 @@ def sha256_of(path: Place) -> str:
 
 
 @contextmanager
-def disk_errors(path: Place) -> Iterator[None]:
-    """Turn the refusals of the disk, or of the object storage, into ours."""
+def disk_errors(path: Storage) -> Iterator[None]:
+    """Turn errors of the disk or the object storage into StorageError."""
     if isinstance(path, ObjectPath):
         with _storage_errors(path):
             yield
@@ -130,12 +141,12 @@ def disk_errors(path: Place) -> Iterator[None]:
         raise StorageError(
             f"the disk refused: {error.strerror or error}",
             where=str(path),
-            fix="free some space or mend the disk, then start the role, or run the command, again",
+            fix="free some space or repair the disk, then restart the role or the command",
         ) from error
 
 
 def _sync(handle: int) -> None:
-    if not faults.cut("lake.sync"):
+    if not faults.is_disabled("lake.sync"):
         os.fsync(handle)
 
 

@@ -1,15 +1,15 @@
-"""From blocks of the logs to rows of the tables. Pure functions; when they are called, and what is
-committed, stands in `lake.role`.
+"""Turn blocks of the logs into rows of the tables. Pure functions; `lake.role` calls them and
+commits.
 
     routed "events"      → events, and from profile events users and items
     routed "quarantine"  → quarantine
     routed "duplicates"  → duplicates
     answers              → answers
 
-Repeats within its horizon are dropped by the router. Imports and replays may repeat what is older:
-for them `split_repeats` drops an event whose id and subject (user, visitor or item) stand in the
-table on the same day at a smaller p. It is a function of the rows below, however they are cut into
-batches, so that an append that is repeated drops the same.
+The router drops repeats within its horizon. Imports and replays may repeat older events: for them
+`split_repeats` drops an event if the table has its id and subject (user, visitor or item) on the
+same day at a smaller p. The result does not depend on how rows are batched, so a repeated append
+drops the same rows.
 """
 
 import json
@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 from tailorbird.errors import DamageError
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.events.clock import DAY
-from tailorbird.events.schema import QUARANTINE, ROUTED, numbered
+from tailorbird.events.schema import QUARANTINE, ROUTED, number_rows
 from tailorbird.lake.ledger import Line
 from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
-from tailorbird.stream import PAST, Stored
+from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
-PAST_PARTITIONS = (*PAST, "raw-import")
+PAST_PARTITIONS = (*HISTORICAL_PRODUCERS, "raw-import")
 ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
 
 KEY_COLUMNS = (
@@ -42,9 +42,9 @@ KEY_COLUMNS = (
 _SCHEMAS = {"events": ROUTED, "quarantine": QUARANTINE, "duplicates": DUPLICATES}
 
 
-def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
-    """The rows of the blocks of one kind, in log order. Raises DamageError if a block holds other
-    columns.
+def routed_rows(blocks: Iterable[StoredBlock], kind: str) -> pa.Table:
+    """Return the rows of the blocks of one kind, in log order. Raises DamageError if a block has
+    other columns.
     """
     schema = _SCHEMAS[kind]
     tables: list[pa.Table] = []
@@ -54,7 +54,7 @@ def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
         try:
             with pa.ipc.open_stream(stored.block.payload) as reader:
                 table = reader.read_all().select(schema.names)
-            table = numbered(table, stored.offset) if kind == "events" else table
+            table = number_rows(table, stored.offset) if kind == "events" else table
             tables.append(table if table.schema.equals(schema) else table.cast(schema))
         except (pa.ArrowException, KeyError) as error:
             raise DamageError(
@@ -66,7 +66,7 @@ def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
 
 
 def with_day(events: pa.Table) -> pa.Table:
-    """Events with the column by which the table is partitioned."""
+    """Return events with the partition column of the table."""
     days = (events.column("ts").cast(pa.int64()).to_numpy() // DAY).astype(np.int32)
     return events.append_column(
         TABLES["events"].schema.field("day"), pa.array(days).cast(pa.date32())
@@ -74,7 +74,7 @@ def with_day(events: pa.Table) -> pa.Table:
 
 
 def profiles(events: pa.Table, kind: str) -> pa.Table:
-    """The versions of the profiles of one kind, "user" or "item", that these events carry."""
+    """Return the profile versions of one kind, "user" or "item", that events carry."""
     rows = events.filter(pc.equal(events.column("type"), kind))
     columns = {
         "id": rows.column(f"{kind}_id"),
@@ -89,27 +89,27 @@ def profiles(events: pa.Table, kind: str) -> pa.Table:
 
 
 def split_repeats(
-    events: pa.Table, known: Callable[[list[int], int], pa.Table]
+    events: pa.Table, read_earlier: Callable[[list[int], int], pa.Table]
 ) -> tuple[pa.Table, pa.Table]:
-    """The events without what imports and replays repeat, and the repeats.
+    """Split events into first occurrences and repeats by imports and replays.
 
     Args:
         events: in log order.
-        known: gives, for days (since 1970) and a p, the table's rows of these days below that p,
-            with `KEY_COLUMNS`.
+        read_known: return, for days (since 1970) and a p, the table's rows of these days below
+            that p, with `KEY_COLUMNS`.
     """
     imported = pc.is_in(events.column("raw_partition"), value_set=pa.array(PAST_PARTITIONS))
     if not pc.any(imported).as_py():
         return events, ROUTED.empty_table()
     candidates = events.filter(imported)
     days = np.unique(candidates.column("ts").cast(pa.int64()).to_numpy() // DAY).tolist()
-    earlier = known(days, events.column("p")[0].as_py())
+    earlier = read_earlier(days, events.column("p")[0].as_py())
     repeated = (
-        pc.is_in(_keys(events), value_set=pc.unique(_keys(earlier)))
+        pc.is_in(_identity_keys(events), value_set=pc.unique(_identity_keys(earlier)))
         if earlier.num_rows
         else pa.array(np.zeros(len(events), bool))
     )
-    codes = pc.dictionary_encode(_keys(events)).combine_chunks().indices.to_numpy()
+    codes = pc.dictionary_encode(_identity_keys(events)).combine_chunks().indices.to_numpy()
     first = np.zeros(len(codes), bool)
     first[np.unique(codes, return_index=True)[1]] = True
     drop = pc.and_(imported, pc.or_(repeated, pa.array(~first)))
@@ -119,7 +119,7 @@ def split_repeats(
 
 
 def raw_ends(*tables: pa.Table) -> dict[str, int]:
-    """For each raw partition, the position behind the last row that is in any of these tables."""
+    """Return for each raw partition the position after its last row in any of these tables."""
     rows = pa.concat_tables(
         [table.select(["raw_partition", "raw_offset", "raw_row"]) for table in tables]
     )
@@ -138,8 +138,8 @@ def raw_ends(*tables: pa.Table) -> dict[str, int]:
 
 
 class _Taken(msgspec.Struct, frozen=True):
-    """Of a block of kind "taken": how far router `partition`, of `count`, has taken the raw logs
-    that all of them share.
+    """Content of a block of kind "taken": how far router `partition`, of `count`, has read the raw
+    logs that all routers share.
     """
 
     partition: int
@@ -147,10 +147,13 @@ class _Taken(msgspec.Struct, frozen=True):
     offsets: dict[str, int]
 
 
-def taken_by_all(blocks: Iterable[Stored], known: dict[str, dict[str, int]]) -> dict[str, int]:
-    """For each raw log that several routers share, the position that all of them are behind.
+def taken_by_all(
+    blocks: Iterable[StoredBlock], taken_by_router: dict[str, dict[str, int]]
+) -> dict[str, int]:
+    """Return for each raw log that several routers share the position that all have reached.
 
-    `known` says how far each router, by its number, has taken each log; it is brought up to date.
+    Args:
+        taken_by_router: by log and router number, the position reached; updated in place.
     """
     ends: dict[str, int] = {}
     for stored in blocks:
@@ -158,16 +161,16 @@ def taken_by_all(blocks: Iterable[Stored], known: dict[str, dict[str, int]]) -> 
             continue
         taken = msgspec.json.decode(stored.block.payload, type=_Taken)
         for log, offset in taken.offsets.items():
-            each = known.setdefault(log, {})
-            each[str(taken.partition)] = max(offset, each.get(str(taken.partition), 0))
-            ends[log] = min(each.get(str(number), 0) for number in range(taken.count))
+            router_offsets = taken_by_router.setdefault(log, {})
+            router_offsets[str(taken.partition)] = max(
+                offset, router_offsets.get(str(taken.partition), 0)
+            )
+            ends[log] = min(router_offsets.get(str(number), 0) for number in range(taken.count))
     return ends
 
 
 def as_duplicates(repeats: pa.Table) -> pa.Table:
-    """Events that the lake dropped as rows of `duplicates`; of what they repeat only the id is
-    known.
-    """
+    """Return events that the lake dropped as rows of `duplicates`, without the row they repeat."""
     columns = {name: repeats.column(name) for name in DUPLICATES.names[:4]}
     columns |= {
         field.name: pa.nulls(len(repeats), field.type)
@@ -177,17 +180,15 @@ def as_duplicates(repeats: pa.Table) -> pa.Table:
     return pa.table(columns, schema=DUPLICATES)
 
 
-def behind(events: pa.Table, p: int) -> pa.Table:
-    """The events from `p` on, of a table in log order."""
+def events_from(events: pa.Table, p: int) -> pa.Table:
+    """Return the events from `p` on, of a table in log order."""
     if len(events) == 0 or events.column("p")[0].as_py() >= p:
         return events
     return events.slice(int(np.searchsorted(events.column("p").to_numpy(), p)))
 
 
-def _keys(events: pa.Table) -> pa.ChunkedArray:
-    """What makes an event the same event: its id, its day, and whose it is: the user's, else the
-    visitor's, else the item's.
-    """
+def _identity_keys(events: pa.Table) -> pa.ChunkedArray:
+    """Return each event's identity: its id, day and subject (user, else visitor, else item)."""
     subjects = [
         pc.binary_join_element_wise(pa.scalar(mark), events.column(name), "")
         for mark, name in (("u", "user_id"), ("a", "anonymous_id"), ("i", "item_id"))
@@ -198,9 +199,9 @@ def _keys(events: pa.Table) -> pa.ChunkedArray:
     )
 
 
-def answer_rows(blocks: Sequence[Stored], producer: str) -> pa.Table:
-    """The records of an answer log as rows of `answers`. Raises DamageError if a block is not what
-    it says.
+def answer_rows(blocks: Sequence[StoredBlock], producer: str) -> pa.Table:
+    """Return the records of an answer log as rows of `answers`. Raises DamageError if a block does
+    not decode.
     """
     records: list[AnswerRecord] = []
     offsets: list[int] = []
@@ -208,15 +209,15 @@ def answer_rows(blocks: Sequence[Stored], producer: str) -> pa.Table:
         if stored.block.kind != "answers":
             continue
         try:
-            found = decode_answers(stored.block.payload)
+            decoded = decode_answers(stored.block.payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DamageError(
                 f"the block at {stored.offset} holds no answers: {error}",
                 where=f"answers-{producer}",
                 fix="run serve and lake of the same version",
             ) from error
-        records += found
-        offsets += range(stored.offset, stored.offset + len(found))
+        records += decoded
+        offsets += range(stored.offset, stored.offset + len(decoded))
     columns: dict[str, object] = {
         field.name: _answer_column(records, field)
         for field in ANSWERS
@@ -237,7 +238,7 @@ def _answer_column(records: list[AnswerRecord], field: pa.Field) -> pa.Array:
 
 
 def ledger_rows(lines: Sequence[Line]) -> pa.Table:
-    """Rows of `commits`."""
+    """Return lines of the ledger as rows of `commits`."""
     columns = {
         "table": [line.table for line in lines],
         "version": [line.version for line in lines],

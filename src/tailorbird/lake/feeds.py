@@ -1,6 +1,4 @@
-"""The logs that the lake is fed from: each opened once, those that are not made yet left out, some
-rows at a time.
-"""
+"""The logs that feed the lake, each opened once. Logs that do not exist yet are left out."""
 
 from collections.abc import Mapping
 
@@ -8,11 +6,11 @@ from tailorbird.errors import NotReadyError
 from tailorbird.stream import (
     Address,
     LogReader,
-    Stored,
+    StoredBlock,
     Stream,
-    answers_addresses,
     open_reader,
     raw_addresses,
+    response_log_addresses,
     routed_address,
 )
 
@@ -21,7 +19,7 @@ _BATCH_BYTES = 256 << 20
 
 
 class Feeds:
-    """The logs of a stream, by name, as their reader finds them now. Close it."""
+    """Open readers of the logs of a stream. Close it after use."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -30,85 +28,85 @@ class Feeds:
     @property
     def raw(self) -> dict[str, Address]:
         """Raw logs, by producer."""
-        return self._made(raw_addresses(self._stream))
+        return self._existing(raw_addresses(self._stream))
 
     @property
     def answers(self) -> dict[str, Address]:
         """Logs of answers, by producer."""
-        return self._made(answers_addresses(self._stream))
+        return self._existing(response_log_addresses(self._stream))
 
     @property
     def routed(self) -> dict[str, Address]:
         """The routed log, or nothing."""
-        return self._made({ROUTED: routed_address(self._stream)})
+        return self._existing({ROUTED: routed_address(self._stream)})
 
-    def _made(self, logs: Mapping[str, Address]) -> dict[str, Address]:
-        """Those of the logs that are there; one whose writer is just making it comes with the next
-        step.
-        """
-        found: dict[str, Address] = {}
+    def _existing(self, logs: Mapping[str, Address]) -> dict[str, Address]:
+        """Return the logs that exist; one that is just being created comes with the next step."""
+        existing: dict[str, Address] = {}
         for name, path in logs.items():
             try:
                 self.reader(path)
             except NotReadyError:
                 continue
-            found[name] = path
-        return found
+            existing[name] = path
+        return existing
 
     def reader(self, path: Address) -> LogReader:
-        """A log, open. Raises NotReadyError where there is none."""
+        """Return the open reader of a log. Raises NotReadyError if there is none."""
         if path not in self._readers:
             self._readers[path] = open_reader(path)
         return self._readers[path]
 
-    def hold(self, positions: Mapping[str, int]) -> bool:
-        """Whether the logs still have the rows from these positions on."""
+    def has_rows_from(self, positions: Mapping[str, int]) -> bool:
+        """Return whether the logs still have the rows from these positions on."""
         for log, position in positions.items():
             if log == "ledger":
                 continue
-            named = {
+            by_stem = {
                 path.stem: path
                 for path in (
                     *raw_addresses(self._stream).values(),
-                    *answers_addresses(self._stream).values(),
+                    *response_log_addresses(self._stream).values(),
                 )
             }
-            path = named.get(log) if log != ROUTED else routed_address(self._stream)
+            path = by_stem.get(log) if log != ROUTED else routed_address(self._stream)
             if (
                 path is None
-                or not self._made({log: path})
+                or not self._existing({log: path})
                 or self.reader(path).start() > max(position, 1)
             ):
                 return False
         return True
 
     def changed(self) -> bool:
-        """Whether any log may have more than at the last call; cheap enough to poll."""
-        found = [path for logs in (self.raw, self.answers, self.routed) for path in logs.values()]
+        """Return whether any log may have grown since the last call; cheap enough to poll."""
+        addresses = [
+            path for logs in (self.raw, self.answers, self.routed) for path in logs.values()
+        ]
         return (
-            sum(self.reader(path).changed() for path in found) > 0
-        )  # not any(…): each must be asked
+            sum(self.reader(path).changed() for path in addresses) > 0
+        )  # Not any(…), because each reader must be called.
 
     def close(self) -> None:
-        """Let go of the logs; harmless when already closed."""
+        """Close the logs; harmless when already closed."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
 
 
-def read_some(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
-    """The blocks of a log from a position on, at most about so many rows and what memory takes."""
-    blocks: list[Stored] = []
+def read_some(reader: LogReader, start: int, rows_max: int) -> list[StoredBlock]:
+    """Read blocks of a log from a position on, about `rows_max` rows and 256 MiB at most."""
+    blocks: list[StoredBlock] = []
     rows = size = 0
     while rows < rows_max and size < _BATCH_BYTES:
-        more = reader.read(start)
-        if not more:
+        next_blocks = reader.read(start)
+        if not next_blocks:
             break
-        for stored in more:
+        for stored in next_blocks:
             if rows >= rows_max:
                 return blocks
             blocks.append(stored)
             rows += stored.block.rows
             size += len(stored.block.payload)
-        start = more[-1].end
+        start = next_blocks[-1].end
     return blocks

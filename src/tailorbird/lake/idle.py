@@ -1,9 +1,7 @@
-"""Deleting what nobody needs from logs whose writer is gone: that of imports, and of serve
-processes that run no more.
+"""Prune logs whose writer has ended: those of imports, and of serve processes that are gone.
 
-Writers that live prune for themselves. Of the others the lake role becomes the writer for a moment,
-under their lock, and for a second at most: an import that begins meanwhile waits that long
-(`stream.importer`).
+Running writers prune their own logs. Of the others the lake role becomes the writer under their
+lock, for a second at most; an import that starts meanwhile waits that long (`stream.importer`).
 """
 
 import logging
@@ -13,27 +11,27 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
-from tailorbird.places import Place
-from tailorbird.stream import answer_logs, open_reader, open_writer, raw_logs, read_released
+from tailorbird.places import Storage
+from tailorbird.stream import open_reader, open_writer, raw_logs, read_released, response_logs
 
-IDLE_US = (
-    5 * MINUTE
-)  # without a write; a server that is only being started again finds its log as it left it
+IDLE_US = 5 * MINUTE  # without a write, so that a server that restarts finds its log unchanged
 HOLD_S = 1.0
 log = logging.getLogger(__name__)
 
 
 def prune_idle(
-    stream: Path, lake: Place, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
+    stream: Path, lake: Storage, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S
 ) -> dict[str, int]:
-    """Prune each log in `stream` that nobody has written for `idle_us`, by what `lake` has
-    released; blocks by file.
+    """Prune each log in `stream` without a write for `idle_us`, up to what `lake` has released.
+
+    Returns:
+        The number of blocks deleted, by log.
     """
     released = read_released(lake)
     logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]
     logs += [
         (path, producer, released.answers(producer))
-        for producer, path in answer_logs(stream).items()
+        for producer, path in response_logs(stream).items()
     ]
     pruned: dict[str, int] = {}
     for path, producer, before in logs:
@@ -41,7 +39,7 @@ def prune_idle(
             if clock.now() - _written_at(path) >= idle_us and _begins_before(path, before):
                 pruned[path.stem] = _prune(path, producer, before, hold_s)
         except LockedError:
-            continue  # its writer lives, and prunes for itself
+            continue  # Its writer is running and prunes it.
         except TailorbirdError as error:
             log.warning("not pruned: %s", error)
     return pruned
@@ -61,7 +59,7 @@ def _begins_before(path: Path, before: int) -> bool:
 
 def _prune(path: Path, producer: str, before: int, hold_s: float) -> int:
     until = time.monotonic() + hold_s
-    # What stands at a damaged end is its own writer's to see.
+    # A corrupt end of the log is for its own writer to handle.
     with open_writer(path, partition=producer, damaged_tail="stop") as writer:
         count = 0
         while (some := writer.prune_some(before)) and time.monotonic() < until:

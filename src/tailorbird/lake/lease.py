@@ -1,9 +1,9 @@
-"""One writer of a lake: a lock on a file of this machine, or a lease on an object.
+"""A lake has one writer: a lock on a local file, or a lease on an object.
 
-A lease says who holds it and until when, and is put on condition that it is still the one that was
-read. It is what makes a second start say so at once; what keeps two writers from each other is that
-ledger and commits are put on condition too (`lake.tails`, `lake.delta`). A holder that died on this
-machine is overtaken at once, one on another machine when its lease is over.
+A lease names its holder and its end, and is written by compare-and-swap. It makes a second start
+fail at once. What protects the data are the conditional writes of ledger and commits (`lake.tails`,
+`lake.delta`). The lease of a dead process of this machine is taken over at once, that of another
+machine when it ends.
 """
 
 import os
@@ -18,12 +18,12 @@ from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.lake import durable
 from tailorbird.lock import FileLock
-from tailorbird.places import ObjectPath, Place, StaleError
+from tailorbird.places import ObjectPath, StaleError, Storage
 
 LEASE_US = 60 * SECOND
 
 
-class Held(Protocol):
+class WriterLock(Protocol):
     def renew(self) -> None: ...
     def release(self) -> None: ...
 
@@ -35,8 +35,8 @@ class _Holder(msgspec.Struct):
     until: int
 
 
-def hold(path: Place, clock: Clock) -> Held:
-    """Become the only writer of the lake whose ledger is at `path`. Raises LockedError."""
+def acquire_writer_lock(path: Storage, clock: Clock) -> WriterLock:
+    """Become the only writer of the lake with its ledger at `path`. Raises LockedError."""
     if isinstance(path, ObjectPath):
         return Lease(path.with_name(path.name + ".lease"), clock)
     return _Lock(FileLock(path))
@@ -54,7 +54,7 @@ class _Lock:
 
 
 class Lease:
-    """Held from here to `release`; `renew` it at every step."""
+    """A lease from construction to `release`; call `renew` at every step."""
 
     def __init__(self, path: ObjectPath, clock: Clock) -> None:
         self._path, self._clock = path, clock
@@ -67,20 +67,18 @@ class Lease:
                 holder = msgspec.json.decode(data, type=_Holder)
             except (FileNotFoundError, msgspec.MsgspecError):
                 holder = None
-            if holder is not None and clock.now() < holder.until and not _dead(holder):
+            if holder is not None and clock.now() < holder.until and not _is_dead(holder):
                 seconds = (holder.until - clock.now()) // SECOND + 1
                 raise LockedError(
                     f"another process writes to this lake: {holder.pid} on {holder.host}",
                     where=str(path),
-                    fix=f"stop it; if it died, its lease is over in {seconds} s",
+                    fix=f"stop it; if it died, its lease ends in {seconds} s",
                 )
             self._put(clock.now() + LEASE_US)
             self._check_conditions()
 
     def _check_conditions(self) -> None:
-        """Some storage takes conditional writes and overwrites all the same; no lake can be kept
-        there.
-        """
+        """Raise ConfigError if the storage ignores the conditions of conditional writes."""
         for attempt in (self._path.put_new, lambda data: self._path.put_if(data, '"of-no-object"')):
             try:
                 attempt(self._encoded(self._until))
@@ -94,21 +92,19 @@ class Lease:
             )
 
     def renew(self) -> None:
-        """Hold on. Raises LockedError if somebody else has taken over."""
+        """Extend the lease. Raises LockedError if another process has taken over."""
         now = self._clock.now()
         if (
             not self._until - LEASE_US <= now < self._until - LEASE_US // 2
-        ):  # also where the clock was set back: nobody waits that long
+        ):  # Renew also if the clock was set back.
             with durable.disk_errors(self._path):
                 self._put(now + LEASE_US)
 
     def release(self) -> None:
-        """Let go, so that the next one need not wait; harmless when already done, or when somebody
-        else has it by now.
-        """
+        """Release the lease; harmless when already released or taken over."""
         if self._until == 0:
             return
-        with suppress(OSError):  # it runs out by itself
+        with suppress(OSError):  # It expires by itself.
             self._path.put_if(self._encoded(0), self._tag)
         self._until = 0
 
@@ -119,8 +115,8 @@ class Lease:
                 self._path.put_if(data, self._tag) if self._tag else self._path.put_new(data)
             )
         except (StaleError, FileExistsError) as error:
-            found, tag = self._path.read_tagged()
-            if found != data:  # else it was put, and only the reply was lost
+            stored, tag = self._path.read_tagged()
+            if stored != data:  # else it was put, and only the reply was lost
                 raise LockedError(
                     "another process writes to this lake by now",
                     where=str(self._path),
@@ -133,7 +129,7 @@ class Lease:
         return msgspec.json.encode(_Holder(self._token, socket.gethostname(), os.getpid(), until))
 
 
-def _dead(holder: _Holder) -> bool:
+def _is_dead(holder: _Holder) -> bool:
     if holder.host != socket.gethostname():
         return False
     try:

@@ -1,31 +1,28 @@
-"""The ledger: our own record of every commit to the lake, beside the tables, so that damage in them
-cannot go unseen.
+"""The ledger: our own record of every commit to the lake, by which corruption of tables shows.
 
-One JSON object a line, appended and synced after the commit that it tells of, chained as
-`lake.chained` says:
+One JSON object per line, appended and synced after its commit, chained as in `lake.chained`:
 
     {"n": 7, "kind": "commit", "table": "events", "version": 3, "rows": 20000, "positions":
      {"routed": 60001}, "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …],
      "written_at": …, "chain": …}
 
-Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed);
-`checkpoint` (Delta's own summary of its log); `mended` (a commit file that was lost was made anew,
-with another checksum); `trimmed` (files of the log below this version are deleted: a checkpoint of
-it holds what they said); `anew` (the ledger was lost: the lines before this one were made from the
-tables' logs, and the table `commits` tells of all of them; its version is the position up to which
-that table had the old one). Reading needs nothing but a JSON parser.
+Kinds: `commit`; `withdrawn` (a corrupt last commit was set aside and its rows are replayed);
+`checkpoint` (Delta's summary of its log); `trimmed` (files of the log below this version are
+deleted, because a checkpoint replaces them).
 """
+
+from collections.abc import Sequence
 
 import msgspec
 
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
 ORIGIN = "tailorbird ledger 1"
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file as it was written: path below its table's folder, bytes, checksum and rows."""
+    """A file as it was written: path below its table's folder, size, checksum and rows."""
 
     path: str
     size: int
@@ -44,7 +41,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     positions: dict[str, int] = {}
     commit_sha256: str = ""
     files: list[File] = []
-    removed: list[str] = []  # of earlier commits, whose rows are in `files` now
+    removed: list[str] = []  # files of earlier commits, whose rows are in `files` now
     written_at: int = 0
 
 
@@ -53,30 +50,38 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Ledger:
-    """Reads the whole ledger and appends to it; its writer is the lake role.
+    """Reads the ledger and appends to it; its writer is the lake role.
 
     Args:
         path: `ledger.jsonl`; an absent file is an empty ledger.
-        writer: drops a torn last line, which tells of a commit that the start-up check then finds
-            by itself.
+        writer: drop a torn last line; the check at the start of the role finds its commit.
+
     Raises:
-        DamageError: a line is not what was written.
+        DamageError: a line does not match its checksum.
     """
 
-    def __init__(self, path: Place, *, writer: bool = False) -> None:
+    def __init__(self, path: Storage, *, writer: bool = False) -> None:
         self._file = ChainedFile(path, ORIGIN, writer=writer)
         self.lines: list[Line] = []
         for number, body in enumerate(self._file.bodies):
-            self._take(number, body)
+            self._decode_line(number, body)
         self._file.bodies.clear()
 
-    def _take(self, number: int, body: bytes) -> None:
+    @classmethod
+    def write(cls, path: Storage, lines: Sequence[Line]) -> "Ledger":
+        """Write a ledger of these lines, numbered again, and open it for appending."""
+        ChainedFile(path, ORIGIN, writer=True).replace(
+            _encode(msgspec.structs.replace(line, n=number)) for number, line in enumerate(lines)
+        )
+        return cls(path, writer=True)
+
+    def _decode_line(self, number: int, body: bytes) -> None:
         try:
             line = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._file.damaged(number, f"is not a line of a ledger: {error}") from error
+            raise self._file.corrupt_line(number, f"is not a line of a ledger: {error}") from error
         if line.n != number:
-            raise self._file.damaged(number, f"says that it is line {line.n}")
+            raise self._file.corrupt_line(number, f"says that it is line {line.n}")
         self.lines.append(line)
 
     def append(
@@ -92,7 +97,7 @@ class Ledger:
         files: list[File] | None = None,
         removed: list[str] | None = None,
     ) -> Line:
-        """Add a line and sync it."""
+        """Append a line and sync it."""
         line = Line(
             n=len(self.lines),
             kind=kind,
@@ -110,61 +115,36 @@ class Ledger:
         return line
 
     def commits(self, table: str) -> dict[int, Line]:
-        """The commits of a table that stand, by version: without those that were withdrawn."""
-        standing: dict[int, Line] = {}
+        """Return the commits of a table that were not withdrawn, by version."""
+        commits: dict[int, Line] = {}
         for line in self.lines:
             if line.table != table:
                 continue
             if line.kind == "commit":
-                standing[line.version] = line
+                commits[line.version] = line
             elif line.kind == "withdrawn":
-                standing.pop(line.version, None)
-            elif line.kind == "mended" and line.version in standing:
-                standing[line.version] = msgspec.structs.replace(
-                    standing[line.version], commit_sha256=line.commit_sha256
-                )
-        return standing
+                commits.pop(line.version, None)
+        return commits
 
-    @property
-    def begin(self) -> int:
-        """The position of the table `commits` from which these lines tell: beyond 0 where the
-        ledger was written anew.
-        """
-        return self._anew()[1]
-
-    @property
-    def end(self) -> int:
-        """The position behind the last line."""
-        line, position = self._anew()
-        return position + len(self.lines) - line
-
-    def told(self, start: int, end: int) -> list[Line]:
-        """The commits between two positions, neither before `begin`, that `commits` has rows of:
-        all but its own.
-        """
-        line, position = self._anew()
-        lines = self.lines[start - position + line : end - position + line]
-        return [each for each in lines if each.kind == "commit" and each.table != "commits"]
-
-    def _anew(self) -> tuple[int, int]:
-        """Number and position of the line that ends those that were made anew, else of the first
-        one.
-        """
-        return next(
-            ((line.n, line.version) for line in reversed(self.lines) if line.kind == "anew"), (0, 0)
-        )
+    def commits_between(self, start: int, stop: int) -> list[Line]:
+        """Return the commits among these lines that `commits` mirrors: all but its own."""
+        return [
+            line
+            for line in self.lines[start:stop]
+            if line.kind == "commit" and line.table != "commits"
+        ]
 
     def files(self, table: str) -> dict[str, File]:
-        """The data files that hold the table's rows now, by path."""
-        live: dict[str, File] = {}
+        """Return the data files with the table's current rows, by path."""
+        live_files: dict[str, File] = {}
         for _, line in sorted(self.commits(table).items()):
-            live.update({file.path: file for file in line.files})
+            live_files.update({file.path: file for file in line.files})
             for path in line.removed:
-                live.pop(path, None)
-        return live
+                live_files.pop(path, None)
+        return live_files
 
-    def written(self, table: str) -> dict[str, int]:
-        """When each data file of the standing commits was committed, by path."""
+    def commit_times(self, table: str) -> dict[str, int]:
+        """Return the commit time of each data file, by path."""
         return {
             file.path: line.written_at
             for line in self.commits(table).values()
@@ -172,8 +152,9 @@ class Ledger:
         }
 
     def log_begin(self, table: str) -> int:
-        """The version at which the table's log on disk begins; the commits before it stand in a
-        checkpoint and in this file.
+        """Return the version at which a table's log on disk begins.
+
+        Earlier commits are in a checkpoint and in the ledger.
         """
         return max(
             (line.version for line in self.lines if line.table == table and line.kind == "trimmed"),
@@ -181,7 +162,7 @@ class Ledger:
         )
 
     def checkpoints(self, table: str) -> dict[int, Line]:
-        """The checkpoints of a table that were synced, by version."""
+        """Return the synced checkpoints of a table, by version."""
         return {
             line.version: line
             for line in self.lines

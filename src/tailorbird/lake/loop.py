@@ -1,6 +1,4 @@
-"""The lake role as a process: loads, and between two loads what keeps the lake small. One step of
-the role is `lake.role`.
-"""
+"""The lake role as a process: load, and between two loads keep the lake small."""
 
 import threading
 from collections.abc import Callable
@@ -9,8 +7,8 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.role import ROWS_MAX, LakeReport, LakeRole
 from tailorbird.lake.vacuum import KEEP_US
-from tailorbird.places import Place
-from tailorbird.stream import Stream, folder_of
+from tailorbird.places import Storage
+from tailorbird.stream import Stream, local_folder
 
 COMMIT_EVERY_US = 1 * SECOND
 PRUNE_EVERY_US = 1 * MINUTE
@@ -21,7 +19,7 @@ POLL_S = 0.05
 
 def run(
     stream: Stream,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     stop: threading.Event,
     *,
@@ -35,29 +33,28 @@ def run(
     upkeep_every_us: int = UPKEEP_EVERY_US,
     vacuum_every_us: int = VACUUM_EVERY_US,
 ) -> None:
-    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`,
-    then once more.
+    """Run the role until `stop`, then one step more.
 
-    Once a minute it looks after logs that nobody writes any more, see `lake.idle`. Between two
-    loads, and never while many rows wait, it puts small files together, a folder at a time, and
-    once an hour it deletes what is no longer needed.
+    It steps once a second, sooner when `rows_max` rows wait. Once a minute it prunes logs without a
+    writer (`lake.idle`). Between loads, and never while many rows wait, it compacts one folder at a
+    time, and once an hour it vacuums.
     """
     with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
         due, prune_due = 0, clock.now() + prune_every_us
         upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
-        before = 0
+        last_now = 0
         while not stop.is_set():
             now = clock.now()
-            if now < before:  # the clock was ahead: what is due then is due now
+            if now < last_now:  # The clock was set back, so everything is due now.
                 due, prune_due, upkeep_due, vacuum_due = now, now, now, now
-            before = now
+            last_now = now
             if now >= due or role.pending() >= rows_max:
                 report = role.step(rows_max)
                 due = now + commit_every_us
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:
-                prune_idle(folder_of(stream), lake, clock, idle_us=idle_us)
+                prune_idle(local_folder(stream), lake, clock, idle_us=idle_us)
                 prune_due = now + prune_every_us
             if now >= upkeep_due and role.pending() < rows_max:
                 role.upkeep()

@@ -1,12 +1,10 @@
-"""A table that a command writes where its user says: it says of itself which command made it, so
-that an erasure knows it again.
-"""
+"""Label tables that commands write to the user's paths, so that an erasure recognises them."""
 
 import pyarrow as pa
 
-MADE = b"tailorbird.made"  # the key, in the metadata of the Parquet file
+MADE = b"tailorbird.made"  # key in the metadata of the Parquet file
 
 
 def made(table: pa.Table, command: str) -> pa.Table:
-    """The table, with the command that made it."""
+    """Add the name of the command to a table's metadata."""
     return table.replace_schema_metadata({**(table.schema.metadata or {}), MADE: command.encode()})

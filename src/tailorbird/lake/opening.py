@@ -1,6 +1,4 @@
-"""Opening a Delta table by its place, for reading and for writing; and what is said where deltalake
-cannot.
-"""
+"""Open Delta tables in either storage, and turn errors of deltalake into ours."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +7,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from tailorbird.errors import DamageError, StorageError, TailorbirdError
-from tailorbird.places import ObjectPath, Place, client_options
+from tailorbird.places import ObjectPath, Storage, client_options
 
 
-def delta_table(path: Place, version: int | None = None) -> DeltaTable:
-    """The table at `path`, as of a version or now.
+def delta_table(path: Storage, version: int | None = None) -> DeltaTable:
+    """Open the table at `path`, at a version or the latest.
 
     Raises:
         DamageError, StorageError: deltalake cannot open it.
@@ -25,31 +23,29 @@ def delta_table(path: Place, version: int | None = None) -> DeltaTable:
 
 
 @contextmanager
-def delta_errors(path: Place) -> Iterator[None]:
-    """Turn what deltalake says of the table, or of the tables, at `path` into an error of ours."""
+def delta_errors(path: Storage) -> Iterator[None]:
+    """Turn errors of deltalake about the tables at `path` into DamageError or StorageError."""
     try:
         yield
     except DeltaError as error:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Place, error: DeltaError) -> TailorbirdError:
-    """The error about a table that deltalake can neither open nor write to, though no file is known
-    to be to blame.
-    """
-    told = (str(error).splitlines() or [type(error).__name__])[0]
+def unreadable(path: Storage, error: DeltaError) -> TailorbirdError:
+    """Return the error about a table that deltalake cannot use, where no file is to blame."""
+    message = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(path, ObjectPath):
         fix = (
-            "tailorbird lake verify says what is damaged, and the lake role mends what a crash "
+            "tailorbird lake verify names what is corrupt, and the lake role undoes what a crash "
             "may leave when it starts"
         )
         return StorageError(
-            f"deltalake cannot read or write it: {told}",
+            f"deltalake cannot read or write it: {message}",
             where=str(path),
             fix=f"{fix}; or the storage did not answer",
         )
     fix = (
-        "tailorbird lake verify says what is damaged, tailorbird lake repair mends it; else "
-        "restore the folder from a copy"
+        "tailorbird lake verify names what is corrupt, tailorbird lake repair rebuilds it; else "
+        "restore the folder from the backup"
     )
-    return DamageError(f"deltalake cannot read or write it: {told}", where=str(path), fix=fix)
+    return DamageError(f"deltalake cannot read or write it: {message}", where=str(path), fix=fix)

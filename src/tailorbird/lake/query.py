@@ -1,9 +1,8 @@
-"""SQL over the lake, read only: DataFusion, as it comes with deltalake, over the tables as they are
-now.
+"""Read-only SQL over the current tables, by the DataFusion engine in deltalake.
 
-One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. Text is looked at before it
-reaches the engine, so that what is refused is refused with a sentence and not by luck; string
-literals, quoted names and comments are not looked into.
+One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. The text is checked before
+it reaches the engine, so that a refusal has a clear message. String literals, quoted names and
+comments are not checked.
 """
 
 import re
@@ -32,21 +31,23 @@ _WRITES = frozenset(
     )
 )
 _TOKEN = re.compile(
-    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
+    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)"""
+    r"""|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)"""
+    r"""|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
     re.DOTALL,
 )
 _SETTINGS = {
     "datafusion.catalog.information_schema": "true",
-    # It skips files by the largest value of one column, also for `max(CASE …)` of it beside that,
-    # which then misses rows in them.
+    # This optimisation skips files by the maximum of a column even if the query has another
+    # aggregate of it, such as `max(CASE …)`, which then misses rows.
     "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown": "false",
 }
 _EXAMPLE = "SELECT type, count(*) FROM events GROUP BY type"
 
 
 def check_query(query: str) -> str:
-    """The query without a closing semicolon. Raises UsageError if it is not one statement that only
-    reads.
+    """Return the query without a closing semicolon. Raises UsageError unless it is one statement
+    that only reads.
     """
     tokens = [
         (match.lastgroup, match[0]) for match in _TOKEN.finditer(query) if match.lastgroup != "skip"
@@ -74,16 +75,19 @@ def check_query(query: str) -> str:
 
 
 def run_query(
-    query: str, tables: Mapping[str, DeltaTable], blamed: Callable[[str], TailorbirdError | None]
+    query: str,
+    tables: Mapping[str, DeltaTable],
+    find_blamed_file: Callable[[str], TailorbirdError | None],
 ) -> pa.Table:
-    """The rows of a query over these tables.
+    """Run a query over these tables.
 
     Args:
-        blamed: which file is to blame where rows could not be read, from what was said of it; None
-            where none is damaged.
+        find_blamed_file: return the error about the corrupt file behind a message of the engine, or
+            None.
+
     Raises:
         UsageError: the query cannot be run.
-        TailorbirdError: what `blamed` gave.
+        TailorbirdError: a file is corrupt.
     """
     text = check_query(query)
     if text.upper().split() == ["SHOW", "TABLES"]:  # ours only, not the engine's own
@@ -94,14 +98,14 @@ def run_query(
     try:
         stream = engine.execute(text)
     except Exception as error:  # deltalake raises its own errors, ValueError and OSError alike
-        raise _not_run(error) from error
+        raise _query_error(error) from error
     try:
-        return _plain(pa.table(stream.read_all()))
+        return _with_arrow_types(pa.table(stream.read_all()))
     except Exception as error:
-        raise (blamed(str(error)) or _not_run(error)) from error
+        raise (find_blamed_file(str(error)) or _query_error(error)) from error
 
 
-def _not_run(error: Exception) -> UsageError:
+def _query_error(error: Exception) -> UsageError:
     return UsageError(
         f"the query cannot be run: {_first_line(error)}",
         fix="SHOW TABLES lists the tables, DESCRIBE events its columns",
@@ -112,15 +116,13 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """With the types that the rest of the package uses, in place of the views that the engine
-    makes.
-    """
-    fields = [field.with_type(_plain_type(field.type)) for field in table.schema]
+def _with_arrow_types(table: pa.Table) -> pa.Table:
+    """Cast the engine's string and binary views to the types that the package uses."""
+    fields = [field.with_type(_arrow_type(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields)) if fields != list(table.schema) else table
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def _arrow_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
         return pa.string()
     if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):

@@ -1,17 +1,17 @@
-"""Replay: what was refused is sent through the raw log again, once the contract, the project's
-declarations or an adapter were mended.
+"""Resend refused rows through the raw log, once the contract, the declarations or an adapter were
+fixed.
 
-    quarantine ──► read again, checked again ──┬─ still refused ──► stays where it is, reported by its reason of now
-                                               ├─ in the lake already ──► noted, not sent
-                                               └─ accepted ──► raw-replay.db, with its first time of receipt and its origin ──► router
+    quarantine ─► parsed and checked again ─┬─ still refused: stays, reported by its new reason
+                                            ├─ in the lake already: noted, not sent
+                                            └─ accepted: raw-replay.db ─► router
 
-What is sent and the note that it was are one transaction, so a crash leaves neither or both, and
-the next replay goes on behind it. An event that comes to the router twice all the same is dropped
-there and in the lake, as any repeat is. A row that the router refuses once more (it runs with older
-declarations) is a new row of the quarantine, and can be replayed in turn.
+A resent row keeps its first time of receipt and its origin. The row and the note that it was sent
+are one transaction, so a crash leaves neither or both, and the next replay continues there. If an
+event reaches the router twice, it is dropped as any repeat. A row that a router with older
+declarations refuses again is a new row of the quarantine, and can be replayed in turn.
 
-The notes stand in the table `replayed` beside the log, in `raw-replay.db`: which refused row became
-which row of the log.
+The notes are in the table `replayed` of `raw-replay.db`: which refused row became which row of the
+log.
 """
 
 import time
@@ -29,25 +29,25 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import CONVERTERS
-from tailorbird.events.adapters.record import lines_of
+from tailorbird.events.adapters.record import record_to_lines
 from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
-from tailorbird.events.contract import Origin, Unread, split, unread_of
-from tailorbird.events.erased import StopList
+from tailorbird.events.contract import Origin, Unread, parse_unread, split_body
 from tailorbird.events.schema import micros
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.refused import Choice, Place, count, places, slices
-from tailorbird.places import Place as LakePlace
+from tailorbird.lake.refused import QuarantineFilter, RowKey, count, places, slices
+from tailorbird.places import Storage as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 
 BODY_ROWS = 1_000
 BODY_BYTES = 4 << 20
-LOCK_S = 3.0  # how long a replay waits for its log
-_EXAMPLES = 5
+LOCK_S = 3.0  # how long a replay waits for the lock of its log
+_EXAMPLES_MAX = 5
 _READ = ["source", "code", "path", "body"]
-_SEVERAL = ("malformed_json", "$", "expected one JSON document")
+_SEVERAL_DOCUMENTS = ("malformed_json", "$", "expected one JSON document")
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replayed(
@@ -63,18 +63,18 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass
 class ReplayReport:
-    """What a replay did, or with `dry_run` would do. All but `sent` count refused rows.
+    """The outcome of a replay, or with `dry_run` of what it would do. All but `sent` count rows.
 
     Attributes:
-        examined: rows that were chosen and not replayed before.
-        before: rows that were chosen, but replayed before.
-        accepted: rows that are accepted now, and were sent.
-        sent: events that they became.
-        repeats: rows whose events the lake has already, from a later try of their sender.
-        left_out: rows that say nothing about people and items, as their adapter has it now.
-        refused: reason of now → rows that are refused again; they stay in the quarantine.
-        by_reason: reason that they were refused for → accepted, repeats, left_out, refused → rows.
-        examples: a sentence for each of the first rows that are refused again.
+        examined: selected rows that were not replayed before.
+        before: selected rows that were replayed before.
+        accepted: rows that are accepted now and were sent.
+        sent: the number of events that they became.
+        repeats: rows whose events the lake already has, because their sender retried.
+        left_out: rows that their adapter now skips as irrelevant.
+        refused: rows refused again, by their new reason; they stay in the quarantine.
+        by_reason: by the original reason, the rows accepted, repeats, left_out and refused.
+        examples: a sentence for each of the first rows refused again.
     """
 
     examined: int = 0
@@ -88,16 +88,16 @@ class ReplayReport:
     examples: list[str] = field(default_factory=list)
 
     def count(self, reason: str, outcome: str) -> None:
-        """One row more."""
+        """Count one row."""
         self.by_reason.setdefault(reason, Counter())[outcome] += 1
 
 
 @dataclass(frozen=True)
-class _Again:
-    """A row that is accepted now: the events that it became, as JSON and as the contract sees them."""
+class _Replayable:
+    """A row that is accepted now, with its events as JSON and as the contract parses them."""
 
     reason: str
-    place: Place
+    row_key: RowKey
     receipt: Receipt
     lines: list[bytes]
     events: list[Accepted]
@@ -106,26 +106,26 @@ class _Again:
 def replay(
     lake: LakePlace,
     stream: Path,
-    choice: Choice,
+    choice: QuarantineFilter,
     *,
     plan: RoutePlan,
     clock: Clock,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     dry_run: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> ReplayReport:
-    """Send the chosen rows of the quarantine again, as far as they are accepted now.
+    """Resend the selected rows of the quarantine that are accepted now.
 
     Args:
-        stopped: of whom nothing old is taken again: the router would leave it out, so it is not
-            sent.
+        stopped: people whose old events the router would drop, so they are not sent.
+
     Raises:
         NotReadyError: there is no lake yet.
         LockedError: another replay is running.
     """
     reader = Lake(lake)
     total = count(reader, choice)
-    report, stopped = ReplayReport(), stopped or StopList(b"")
+    report, stopped = ReplayReport(), stopped or SuppressionList(b"")
     writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
@@ -133,18 +133,27 @@ def replay(
         for table in slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
             rows = zip(table.select(_READ).to_pylist(), received, places(table), strict=True)
-            again = [
-                one for row in rows if (one := _examine(*row, done_before, plan, stopped, report))
+            replayable = [
+                again
+                for row in rows
+                if (again := _examine(*row, done_before, plan, stopped, report))
             ]
-            known = _known(reader, again)
-            new = [one for one in again if not _is_known(one, known)]
-            for one in again:
-                report.count(one.reason, "repeats" if _is_known(one, known) else "accepted")
+            existing_keys = _existing_keys(reader, replayable)
+            new = [row for row in replayable if not _already_exists(row, existing_keys)]
+            for row in replayable:
+                report.count(
+                    row.reason, "repeats" if _already_exists(row, existing_keys) else "accepted"
+                )
             report.accepted += len(new)
-            report.repeats += len(again) - len(new)
-            report.sent += sum(len(one.lines) for one in new)
-            if writer is not None and again:
-                _send(writer, new, [one for one in again if _is_known(one, known)], clock.now())
+            report.repeats += len(replayable) - len(new)
+            report.sent += sum(len(row.lines) for row in new)
+            if writer is not None and replayable:
+                _send(
+                    writer,
+                    new,
+                    [row for row in replayable if _already_exists(row, existing_keys)],
+                    clock.now(),
+                )
             done += table.num_rows
             progress("replay", done, total)
     finally:
@@ -153,8 +162,8 @@ def replay(
     return report
 
 
-def replayed(stream: Path) -> frozenset[Place]:
-    """The rows that were replayed before, by where they were refused."""
+def replayed(stream: Path) -> frozenset[RowKey]:
+    """Return the refused rows that were replayed before."""
     path = raw_path(stream, REPLAYS)
     if not path.exists():
         return frozenset()
@@ -175,13 +184,15 @@ def replayed(stream: Path) -> frozenset[Place]:
 
 
 def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
-    """The log of replays; the lake role may hold it for a second, to prune what earlier ones left."""
+    """Open the log of replays, which the lake role may lock for a second to prune it."""
     stream.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + LOCK_S
     while True:
         try:
             writer = open_writer(
-                raw_path(stream, REPLAYS), partition=REPLAYS, held=held(stream, REPLAYS, lake)
+                raw_path(stream, REPLAYS),
+                partition=REPLAYS,
+                held=read_expected_ends(stream, REPLAYS, lake),
             )
             break
         except LockedError:
@@ -190,9 +201,8 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
             time.sleep(0.05)
     with writer.transaction() as connection:
         connection.execute(_TABLE)
-        if (
-            writer.set_aside
-        ):  # what stood at the damaged end is not known: all may be sent again, repeats are dropped
+        # The content of a corrupt end is unknown. All rows may be resent, as repeats are dropped.
+        if writer.set_aside:
             connection.execute("DELETE FROM replayed")
     return writer
 
@@ -200,14 +210,15 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
 def _examine(
     row: dict[str, Any],
     received_at: int,
-    place: Place,
-    before: frozenset[Place],
+    place: RowKey,
+    before: frozenset[RowKey],
     plan: RoutePlan,
-    stopped: StopList,
+    stopped: SuppressionList,
     report: ReplayReport,
-) -> _Again | None:
-    """The row as events, if all that it becomes is accepted now, but what is of erased people; else
-    it is counted.
+) -> _Replayable | None:
+    """Return the row as events if all of them are accepted now, else count why not.
+
+    Events of erased people are left out.
     """
     if place in before:
         report.before += 1
@@ -220,56 +231,59 @@ def _examine(
         report.count(reason, "left_out")
         return None
     receipt = Receipt(received_at, row["source"], "json", format_)
-    kept: list[bytes] = []
+    accepted_lines: list[bytes] = []
     events: list[Accepted] = []
     for number, line in enumerate(lines, 1):
         accepted, refusals = check(
-            stopped.without(b"[" + line + b"]", receipt, plan), receipt, plan
-        )  # as the router will find it
+            stopped.without(b"[" + line + b"]", receipt), receipt, plan
+        )  # the same check as the router's
         if len(accepted) == 1:
-            kept.append(line)
+            accepted_lines.append(line)
             events += accepted
             continue
         code, path, message = (
-            (refusals[0].code, refusals[0].path, refusals[0].message) if refusals else _SEVERAL
+            (refusals[0].code, refusals[0].path, refusals[0].message)
+            if refusals
+            else _SEVERAL_DOCUMENTS
         )
-        if code == "erased" and (kept or number < len(lines)):
+        if code == "erased" and (accepted_lines or number < len(lines)):
             continue
         report.refused[code] += 1
         report.count(reason, "refused")
-        if len(report.examples) < _EXAMPLES:
+        if len(report.examples) < _EXAMPLES_MAX:
             report.examples.append(f"{place[0]} {place[1]}:{place[2]}: {path}: {message}")
         return None
-    return _Again(reason, place, receipt, kept, events)
+    return _Replayable(reason, place, receipt, accepted_lines, events)
 
 
 def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
-    """What a refused row is read as now, and by which adapter: what came by HTTP as the door reads
-    it, which believes less than a file.
+    """Parse a refused row with the current adapters, and return its events and the adapter.
+
+    A row that came by HTTP is parsed as the collector does, which is stricter than a file import.
     """
-    unread = unread_of(body)
+    unread = parse_unread(body)
     converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOKS}
     if (
         unread is None
         or (unread.code, unread.path) != (row["code"], row["path"])
         or unread.format not in converters
     ):
-        return [bytes(line) for line in split(body, "json")], ""
-    return lines_of(
+        return [bytes(line) for line in split_body(body, "json")], ""
+    return record_to_lines(
         unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True
     ), unread.format
 
 
 def _record(unread: Unread) -> bytes:
-    """A record as its adapter gets it: what was no JSON is given as it stood."""
+    """Return a record as its adapter expects it; text that is not JSON is passed on unchanged."""
     if unread.code == "malformed_json" and unread.path == "$" and isinstance(unread.record, str):
         return unread.record.encode()
     return msgspec.json.encode(unread.record)
 
 
-def _known(lake: Lake, again: list[_Again]) -> set[tuple]:
-    """Which of the events the lake has: their id and subject, by the days on which they happened."""
-    events = [event for one in again for event in one.events]
+def _existing_keys(lake: Lake, replayable: list[_Replayable]) -> set[tuple]:
+    """Return the keys of those events that the lake already has."""
+    events = [event for row in replayable for event in row.events]
     if not events or not lake.exists("events"):
         return set()
     days = pa.array(sorted({event.ts // DAY for event in events}), pa.int32()).cast(pa.date32())
@@ -288,7 +302,7 @@ def _known(lake: Lake, again: list[_Again]) -> set[tuple]:
 
 
 def _key(event_id: str, user: str | None, anonymous: str | None, item: str | None) -> tuple:
-    """Id and subject, as the router and `etl.split_repeats` tell repeats."""
+    """Return id and subject, by which the router and `etl.split_repeats` recognise repeats."""
     subject = (
         ("u", user)
         if user is not None
@@ -299,22 +313,26 @@ def _key(event_id: str, user: str | None, anonymous: str | None, item: str | Non
     return event_id, *subject
 
 
-def _is_known(one: _Again, known: set[tuple]) -> bool:
+def _already_exists(candidate: _Replayable, existing_keys: set[tuple]) -> bool:
     return all(
-        _key(each.event.event_id, each.event.user_id, each.event.anonymous_id, each.event.item_id)
-        in known
-        for each in one.events
+        _key(
+            event.event.event_id, event.event.user_id, event.event.anonymous_id, event.event.item_id
+        )
+        in existing_keys
+        for event in candidate.events
     )
 
 
-def _send(writer: EmbeddedWriter, new: list[_Again], known: list[_Again], now: int) -> None:
-    """Append what is new and note all, in one transaction."""
+def _send(
+    writer: EmbeddedWriter, new: list[_Replayable], existing: list[_Replayable], now: int
+) -> None:
+    """Append the new rows and note all rows in one transaction."""
     with writer.transaction() as connection:
         insert = "INSERT OR IGNORE INTO replayed VALUES (?, ?, ?, ?, ?, ?)"
-        connection.executemany(insert, [(*one.place, None, None, now) for one in known])
+        connection.executemany(insert, [(*row.row_key, None, None, now) for row in existing])
         for body in _bodies(new):
-            lines = [line for one in body for line in one.lines]
-            origins = [Origin(*one.place) for one in body for _ in one.lines]
+            lines = [line for row in body for line in row.lines]
+            origins = [Origin(*row.row_key) for row in body for _ in row.lines]
             receipt = msgspec.structs.replace(body[0].receipt, origins=origins)
             offset = writer.append(
                 [
@@ -327,24 +345,24 @@ def _send(writer: EmbeddedWriter, new: list[_Again], known: list[_Again], now: i
                 ]
             )
             faults.at("replay.before_note")
-            row = 0
-            for one in body:
-                connection.execute(insert, (*one.place, offset, row, now))
-                row += len(one.lines)
+            line_number = 0
+            for row in body:
+                connection.execute(insert, (*row.row_key, offset, line_number, now))
+                line_number += len(row.lines)
         faults.at("replay.before_commit")
     faults.at("replay.after_commit")
 
 
-def _bodies(new: list[_Again]) -> Iterator[list[_Again]]:
-    """Rows of one receipt together, up to a measure."""
-    body: list[_Again] = []
+def _bodies(new: list[_Replayable]) -> Iterator[list[_Replayable]]:
+    """Group rows of one receipt into bodies of limited size."""
+    body: list[_Replayable] = []
     rows = size = 0
-    for one in new:
-        if body and (one.receipt != body[0].receipt or rows >= BODY_ROWS or size >= BODY_BYTES):
+    for row in new:
+        if body and (row.receipt != body[0].receipt or rows >= BODY_ROWS or size >= BODY_BYTES):
             yield body
             body, rows, size = [], 0, 0
-        body.append(one)
-        rows += len(one.lines)
-        size += sum(map(len, one.lines))
+        body.append(row)
+        rows += len(row.lines)
+        size += sum(map(len, row.lines))
     if body:
         yield body

@@ -1,8 +1,7 @@
-"""Writing anew what the lake has: other rows in tables, other bodies in the archive, no past. Only
-an erasure asks for it.
+"""Rewrite rows of tables and bodies of the archive, and delete the history. Only for an erasure.
 
-Whoever calls holds the lake as its writer (`lake.role`). A change that fails half-way stops the
-role, as a failed step does.
+The caller is the lake's writer (`lake.role`). A change that fails part-way stops the role, as a
+failed step does.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,67 +13,74 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.delta import DurableTable
-from tailorbird.stream import Block, Stored
+from tailorbird.stream import Block, StoredBlock
 
-Told = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What `LakeRole.rewriting` gives.
+    """The rewriting operations of a lake role.
 
     Attributes:
-        whole: within it, what fails leaves the role stopped.
-        renew: keeps the lock of the lake; what takes long must not outlast it.
-        publish: says what was written.
+        stop_on_error: a context in which an error stops the role.
+        renew: extend the lock of the lake during long operations.
+        publish: store the positions that were written.
     """
 
     tables: Mapping[str, DurableTable]
     archive: Archive
-    whole: Callable[[], AbstractContextManager[None]]
+    stop_on_error: Callable[[], AbstractContextManager[None]]
     renew: Callable[[], None]
     publish: Callable[[], None]
 
     def rows(
         self,
         changes: Mapping[str, Callable[[pa.Table], pa.Table | None]],
-        told: Told = lambda done: None,
+        progress: Progress = lambda done: None,
     ) -> dict[str, int]:
-        """Put other rows in the place of those that `changes` says, table by table; how many files
-        were written anew.
-        """
-        with self.whole():
-            found = {
-                name: self.tables[name].rewrite(change, self._holding_on(told))
+        """Replace rows of tables, and return the number of files rewritten by table."""
+        with self.stop_on_error():
+            counts = {
+                name: self.tables[name].rewrite(change, self._renewing(progress))
                 for name, change in changes.items()
             }
             self.publish()
-            return found
+            return counts
 
     def bodies(
-        self, change: Callable[[Archived, Stored], Block | None], told: Told = lambda done: None
+        self,
+        change: Callable[[Archived, StoredBlock], Block | None],
+        progress: Progress = lambda done: None,
     ) -> tuple[int, str, str]:
-        """Put other bodies in the place of those that `change` says; how many files, and the
-        manifest's checksum before and after.
-        """
-        with self.whole():
-            before = self.archive.chain
-            return self.archive.rewrite(change, self._holding_on(told)), before, self.archive.chain
+        """Replace bodies of the archive.
 
-    def forget_past(self) -> None:
-        """Delete what only the past needs, of every table, now: no old version is read after this
-        whose files were written anew.
+        Returns:
+            The number of files rewritten, and the manifest's checksum before and after.
         """
-        with self.whole():
+        with self.stop_on_error():
+            before = self.archive.chain
+            return (
+                self.archive.rewrite(change, self._renewing(progress)),
+                before,
+                self.archive.chain,
+            )
+
+    def delete_history(self) -> None:
+        """Delete the files that only old versions need, of every table.
+
+        Old versions with rewritten files cannot be read after this.
+        """
+        with self.stop_on_error():
             for table in self.tables.values():
                 self.renew()
-                table.forget_past()
+                table.delete_history()
                 faults.at("erase.past_of_a_table")
             self.publish()
 
-    def _holding_on(self, told: Told) -> Told:
-        def beat(done: int) -> None:
+    def _renewing(self, progress: Progress) -> Progress:
+        def renew_and_report(done: int) -> None:
             self.renew()
-            told(done)
+            progress(done)
 
-        return beat
+        return renew_and_report

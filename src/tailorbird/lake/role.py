@@ -1,15 +1,13 @@
-"""The lake role: brings the logs into archive and tables, each exactly once. What it writes, only
-it writes, under a lock.
+"""The lake role: loads the logs into archive and tables exactly once, as their only writer.
 
     raw-*.db      ─► archive
     routed.db     ─► events, quarantine, duplicates, users, items
     answers-*.db  ─► answers
     ledger        ─► commits
 
-Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere
-a table goes on from its own last commit. What it reads of the logs is `lake.feeds`, its loop as a
-process `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`; what
-an erasure writes anew, `lake.rewriting`.
+Each table's commit carries its own position, so each can be repeated alone: after a crash a table
+continues from its own last commit. `lake.feeds` reads the logs, `lake.loop` runs the role as a
+process, `lake.lake` reads the lake, `lake.verify` checks it, and `lake.rewriting` serves erasures.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,36 +20,36 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import Clock
-from tailorbird.lake import durable, etl
+from tailorbird.lake import durable, etl, swap
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
-from tailorbird.lake.check import Finding, check_table, ledger_is_lost
+from tailorbird.lake.check import Recovery, check_table, ledger_is_lost
 from tailorbird.lake.delta import DurableTable, create_table, read_back
 from tailorbird.lake.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.lake import Lake
-from tailorbird.lake.lease import hold
+from tailorbird.lake.lease import acquire_writer_lock
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import ledger_lost, load_positions, store_positions
 from tailorbird.lake.rewriting import Rewriting
 from tailorbird.lake.tables import TABLES
-from tailorbird.lake.vacuum import KEEP_US, Vacuumed
-from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import PAST, Address, LogReader, Stream
+from tailorbird.lake.vacuum import KEEP_US, VacuumReport
+from tailorbird.places import ObjectPath, Storage
+from tailorbird.stream import HISTORICAL_PRODUCERS, Address, LogReader, Stream
 from tailorbird.stream.released import FILE
 
-ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
+ROWS_MAX = 250_000  # per commit, about 200 MB in memory
 
-# of the ledger that make a commit of `commits`; a commit for each would double the small files
+# Lines of the ledger per commit of `commits`. A commit for each would double the small files.
 _MIRROR_LINES = 50
 
 
 @dataclass(frozen=True)
 class LakeReport:
-    """What one step did.
+    """The outcome of one step.
 
     Attributes:
-        rows: for each table that got any, how many.
-        archived: rows of raw logs that went into the archive.
-        positions: for each log, below which position the lake no longer needs it.
+        rows: rows appended, by table.
+        archived: rows of raw logs that were archived.
+        positions: for each log, the position below which the lake no longer needs it.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -60,29 +58,29 @@ class LakeReport:
 
     @property
     def idle(self) -> bool:
-        """Whether there was nothing to do."""
+        """True if there was nothing to do."""
         return not self.rows and not self.archived
 
 
 class LakeRole:
     """The writer of the lake at `lake`, fed from the logs in `stream`.
 
-    Opening it checks every table against the ledger and mends what a crash left; `findings` says
-    what.
+    Opening it checks every table against the ledger and undoes what a crash left, see `findings`.
 
     Args:
-        archive_bytes, archive_age_us: when a file of the archive is closed.
-        keep_us: for how long files stay that only the past needs.
-        sort: "position", or "person" to sort days by it once nothing is written to them any more.
+        archive_bytes, archive_age_us: size and age at which a file of the archive is closed.
+        keep_us: how long files stay that only old versions need.
+        sort: "position", or "person" to sort settled days by person.
+
     Raises:
         LockedError: another process writes to this lake.
-        DamageError: something is damaged that cannot be mended from the logs.
+        DamageError: something is corrupt that the logs cannot restore.
     """
 
     def __init__(
         self,
         stream: Stream,
-        lake: Place,
+        lake: Storage,
         *,
         clock: Clock,
         archive_bytes: int = BYTES_MAX,
@@ -97,8 +95,10 @@ class LakeRole:
         self._failed = ""
         self._feeds = Feeds(stream)
         durable.make_folder(self._path)
-        self._lock = hold(self._path / "ledger.jsonl", clock)
+        self._lock = acquire_writer_lock(self._path / "ledger.jsonl", clock)
         try:
+            if isinstance(self._path, Path):
+                swap.finish(self._path)
             if ledger_is_lost(self._path):
                 where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
                 raise DamageError(
@@ -106,11 +106,11 @@ class LakeRole:
                 )
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
-            self._believed: set[tuple[str, str]] = (
+            self._checked_positions: set[tuple[str, str]] = (
                 set()
             )  # tables and logs whose positions were held against the log's end
             self._verified = len(self._ledger.lines)
-            self._moved = False
+            self._positions_changed = False
             self.findings = self._check()
             self._tables = {name: self._open_table(name) for name in TABLES}
             self._archive = Archive(
@@ -133,27 +133,25 @@ class LakeRole:
             self.close()
             raise
 
-    def _check(self) -> list[Finding]:
-        findings: list[Finding] = []
+    def _check(self) -> list[Recovery]:
+        findings: list[Recovery] = []
         for name, spec in TABLES.items():
-            found = check_table(
+            recoveries = check_table(
                 self._path / name,
                 spec,
                 self._ledger,
                 self._path / "set-aside",
                 self._clock,
-                may_replay=self._feeds.hold,
+                may_replay=self._feeds.has_rows_from,
                 keep_us=self._keep_us,
             )
-            if any(finding.what == "withdrawn" for finding in found):
-                self._forget(name)
-            findings += found
+            if any(finding.what == "withdrawn" for finding in recoveries):
+                self._forget_positions(name)
+            findings += recoveries
         return findings
 
-    def _forget(self, table: str) -> None:
-        """Take back what was said of a table that lost its last commit, before anybody prunes by
-        it.
-        """
+    def _forget_positions(self, table: str) -> None:
+        """Withdraw the positions of a table that lost its last commit, before a log is pruned."""
         for log in self._positions.tables.pop(table, {}):
             self._positions.safe.pop(log, None)
         store_positions(self._path, self._positions)
@@ -165,30 +163,29 @@ class LakeRole:
         return DurableTable(path, spec, self._ledger, self._clock)
 
     def step(self, rows_max: int = ROWS_MAX, *, flush: bool = False) -> LakeReport:
-        """Bring in what is there, at most about `rows_max` rows of each log; `flush` closes archive
-        files early.
+        """Load new rows, about `rows_max` of each log at most.
+
+        Args:
+            flush: close files of the archive early.
 
         Raises:
-            DamageError, StorageError: the step is undone by opening the role again; until then
-            every step refuses.
+            DamageError, StorageError: the role is stopped; opening it again undoes the step.
         """
-        with self._whole_or_stopped():
+        with self._stop_on_error():
             self._lock.renew()
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
-            self._take_routed(rows_max, rows)
+            self._load_routed(rows_max, rows)
             for producer, path in self._feeds.answers.items():
-                self._take_answers(producer, path, rows_max, rows)
+                self._load_answers(producer, path, rows_max, rows)
             self._mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
-            if rows or archived or self._moved:
+            if rows or archived or self._positions_changed:
                 self._publish()
             return LakeReport(rows, archived, dict(self._positions.safe))
 
     @contextmanager
-    def _whole_or_stopped(self) -> Iterator[None]:
-        """What fails within leaves the role stopped: what is on the disk has to be looked at before
-        anything is added.
-        """
+    def _stop_on_error(self) -> Iterator[None]:
+        """Stop the role after an error within: the disk must be checked before more is written."""
         if self._failed:
             raise StorageError(
                 f"the lake role stopped: {self._failed}",
@@ -202,74 +199,74 @@ class LakeRole:
             raise
 
     def due(self, *, everything: bool = False) -> dict[str, int]:
-        """How many small files wait to be put together, by table; `everything` takes days too that
-        are still written to.
+        """Return the number of small files to compact, by table.
+
+        Args:
+            everything: include days that are still written to.
         """
         settled = 0 if everything else None
-        found = {
-            name: sum(len(group.files) for group in table.due(settled))
+        counts = {
+            name: sum(len(group.files) for group in table.due_groups(settled))
             for name, table in self._tables.items()
         }
-        return {name: count for name, count in found.items() if count}
+        return {name: count for name, count in counts.items() if count}
 
     def upkeep(self, *, everything: bool = False) -> int:
-        """One small step between two loads: put the files of one folder together; how many files
-        there are less, 0 if none was due.
+        """Compact the files of one folder, and return the number of files saved, 0 if none was due.
 
-        No row comes, goes or changes. Readers that began before find their files for as long as
-        `vacuum` keeps them.
+        No row changes. Earlier readers find their files until `vacuum` deletes them.
         """
-        with self._whole_or_stopped():
+        with self._stop_on_error():
             self._lock.renew()
             settled = 0 if everything else None
             waiting = [
                 (table, group)
                 for table in self._tables.values()
-                for group in table.due(settled)[:1]
+                for group in table.due_groups(settled)[:1]
             ]
             if not waiting:
                 return 0
             table, group = max(waiting, key=lambda each: len(each[1].files))
-            less = table.put_together(
-                group, table.spec.person if group.settled and self._sort == "person" else ()
+            removed_count = table.compact(
+                group, table.spec.person if group.is_settled and self._sort == "person" else ()
             )
             self._publish()
-            return less
+            return removed_count
 
     def vacuum(
         self,
         *,
         keep_us: int | None = None,
         dry_run: bool = False,
-        told: Callable[[int], None] = lambda done: None,
-    ) -> dict[str, Vacuumed]:
-        """Delete what only readers of long ago need, table by table; what was deleted, or with
-        `dry_run` would be.
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> dict[str, VacuumReport]:
+        """Delete the files that only earlier readers need.
+
+        Returns:
+            The deleted files by table, or with `dry_run` those that would be deleted.
         """
         keep_us = self._keep_us if keep_us is None else keep_us
-        with self._whole_or_stopped():
+        with self._stop_on_error():
             self._lock.renew()
-            found = {
-                name: table.vacuum(keep_us, dry_run=dry_run, told=told)
+            reports = {
+                name: table.vacuum(keep_us, dry_run=dry_run, progress=progress)
                 for name, table in self._tables.items()
             }
             if isinstance(self._path, ObjectPath) and not dry_run:
-                for file in self._archive.needless():
+                for file in self._archive.unreferenced_files():
                     file.unlink(missing_ok=True)
-            if not dry_run and any(each.log_files for each in found.values()):
+            if not dry_run and any(report.log_files for report in reports.values()):
                 self._publish()
-            return {name: each for name, each in found.items() if each != Vacuumed()}
+            return {name: report for name, report in reports.items() if report != VacuumReport()}
 
     def rewriting(self) -> Rewriting:
-        """What an erasure writes anew with, as this lake's writer."""
+        """Return the rewriting operations of this lake's writer, for an erasure."""
         return Rewriting(
-            self._tables, self._archive, self._whole_or_stopped, self._lock.renew, self._publish
+            self._tables, self._archive, self._stop_on_error, self._lock.renew, self._publish
         )
 
     def drain(self) -> LakeReport:
-        """Steps until everything that is in the logs now is in archive and tables, and no folder
-        has too many small files.
-        """
+        """Step until all logs are loaded and no folder has too many small files."""
         rows: dict[str, int] = {}
         archived = 0
         while not (report := self.step(flush=True)).idle:
@@ -281,7 +278,7 @@ class LakeRole:
         return LakeReport(rows, archived, report.positions)
 
     def pending(self) -> int:
-        """Rows of the routed and answer logs that are not yet in the tables."""
+        """Return the number of rows of routed and answer logs that are not loaded yet."""
         waiting = 0
         for path in self._feeds.routed.values():
             end = self._feeds.reader(path).end()
@@ -302,11 +299,11 @@ class LakeRole:
         return waiting
 
     def changed(self) -> bool:
-        """Whether any log may have more than at the last call; cheap enough to poll."""
+        """Return whether any log may have grown since the last call; cheap enough to poll."""
         return self._feeds.changed()
 
     def close(self) -> None:
-        """Let go of logs and lock; harmless when already closed."""
+        """Release logs and lock; harmless when already closed."""
         self._feeds.close()
         self._lock.release()
 
@@ -317,7 +314,7 @@ class LakeRole:
         self.close()
 
     def _position(self, table: str, reader: LogReader, log: str) -> int:
-        """From where a table has to be fed."""
+        """Return the position from which a table must be loaded."""
         reached = self._positions.tables.get(table, {}).get(log, 0)
         position = max(self._tables[table].position(log) or 0, reached)
         if position == 0:
@@ -325,10 +322,10 @@ class LakeRole:
                 raise DamageError(
                     f"the log begins at {reader.start()}, but table {table} has none of its rows",
                     where=f"{self._path / table}",
-                    fix="restore the lake from a copy, or make it anew from the archive",
+                    fix="restore the lake from the backup",
                 )
             return reader.start()
-        if (table, log) not in self._believed and position > (end := reader.end()):
+        if (table, log) not in self._checked_positions and position > (end := reader.end()):
             raise DamageError(
                 f"table {table} is said to be at {position:,} of the log {log}, which ends "
                 f"at {end:,}: what comes would be passed over",
@@ -337,7 +334,7 @@ class LakeRole:
                 "older copy, put it back; topics that are lost for good: "
                 'docs/how-to/kafka.md, "When topics are lost for good"',
             )
-        self._believed.add((table, log))
+        self._checked_positions.add((table, log))
         return position
 
     def _archive_raw(self, flush: bool) -> int:
@@ -350,22 +347,28 @@ class LakeRole:
             end = self._archive.positions().get(reader.partition)
             if end is not None and self._positions.archive.get(path.stem) != end:
                 self._positions.archive[path.stem] = end
-                self._moved = True  # also where a crash came between the file and the positions
+                self._positions_changed = (
+                    True  # also where a crash came between the file and the positions
+                )
         return archived
 
-    def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
-        if not (found := self._feeds.routed):
+    def _load_routed(self, rows_max: int, rows: dict[str, int]) -> None:
+        if not (addresses := self._feeds.routed):
             return
-        reader = self._feeds.reader(found[ROUTED])
+        reader = self._feeds.reader(addresses[ROUTED])
         starts = {name: self._position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
-        # From where the file of positions is: a crash may have come between the commits and it.
-        # What a table has is not appended again.
-        known = self._positions.tables
-        told = [
-            known[name].get(ROUTED, start) if name in known else start if known else 0
+        # Start at the stored positions, because a crash may have come between the commits and
+        # them. A table does not append again what it has.
+        stored_ends = self._positions.tables
+        stored_starts = [
+            stored_ends[name].get(ROUTED, start)
+            if name in stored_ends
+            else start
+            if stored_ends
+            else 0
             for name, start in starts.items()
         ]
-        blocks = read_some(reader, max(reader.start(), min(told)), rows_max)
+        blocks = read_some(reader, max(reader.start(), min(stored_starts)), rows_max)
         if not blocks:
             return
         end = blocks[-1].end
@@ -376,21 +379,28 @@ class LakeRole:
         arrived = {
             kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")
         }
-        events, repeats = etl.split_repeats(arrived["events"], self._known)
+        events, repeats = etl.split_repeats(arrived["events"], self._read_known_events)
         duplicates = [
             etl.routed_rows(new["duplicates"], "duplicates"),
-            etl.as_duplicates(etl.behind(repeats, starts["duplicates"])),
+            etl.as_duplicates(etl.events_from(repeats, starts["duplicates"])),
         ]
-        # Before the events that carry their versions, so that whoever finds an event finds its
-        # profiles.
+        # Profiles come before the events that carry them, so that a reader of an event finds them.
         self._append(
-            "users", etl.profiles(etl.behind(events, starts["users"]), "user"), ROUTED, end, rows
+            "users",
+            etl.profiles(etl.events_from(events, starts["users"]), "user"),
+            ROUTED,
+            end,
+            rows,
         )
         self._append(
-            "items", etl.profiles(etl.behind(events, starts["items"]), "item"), ROUTED, end, rows
+            "items",
+            etl.profiles(etl.events_from(events, starts["items"]), "item"),
+            ROUTED,
+            end,
+            rows,
         )
         self._append(
-            "events", etl.with_day(etl.behind(events, starts["events"])), ROUTED, end, rows
+            "events", etl.with_day(etl.events_from(events, starts["events"])), ROUTED, end, rows
         )
         faults.at("lake.between_tables")
         self._append(
@@ -400,17 +410,17 @@ class LakeRole:
         ends = etl.raw_ends(*arrived.values())
         if (
             not isinstance(self._stream, Path) and self._stream.count > 1
-        ):  # of a log that several routers share, rows do not tell
-            ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(
-                blocks, self._positions.taken
-            )
+        ):  # The rows of a log that several routers share do not show how far all have read.
+            ends = {
+                name: end for name, end in ends.items() if name not in HISTORICAL_PRODUCERS
+            } | etl.taken_by_all(blocks, self._positions.taken)
         for partition, row in ends.items():
             self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
 
-    def _known(self, days: list[int], p: int) -> pa.Table:
+    def _read_known_events(self, days: list[int], p: int) -> pa.Table:
         return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
 
-    def _take_answers(
+    def _load_answers(
         self, producer: str, path: Address, rows_max: int, rows: dict[str, int]
     ) -> None:
         reader = self._feeds.reader(path)
@@ -423,41 +433,40 @@ class LakeRole:
         elif position > max(
             reader.start(), self._positions.tables.get("answers", {}).get(path.stem, 0)
         ):
-            self._reach(
+            self._advance(
                 "answers", path.stem, position
-            )  # a crash came between the commit and the positions
+            )  # A crash came between the commit and the positions.
 
     def _append(
         self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]
     ) -> None:
         if self._tables[table].append(data, log, position) is not None:
             rows[table] = rows.get(table, 0) + len(data)
-        self._reach(table, log, position)
+        self._advance(table, log, position)
 
-    def _reach(self, table: str, log: str, position: int) -> None:
+    def _advance(self, table: str, log: str, position: int) -> None:
         reached = self._positions.tables.setdefault(table, {})
         reached[log] = max(
             position, reached.get(log, 0)
-        )  # a table may be ahead of one that lost its last commit
-        self._moved = True
+        )  # A table may be ahead of one that lost its last commit.
+        self._positions_changed = True
 
     def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
         table = self._tables["commits"]
-        end = self._ledger.end
-        lines = self._ledger.told(max(table.position("ledger") or 0, self._ledger.begin), end)
+        end = len(self._ledger.lines)
+        lines = self._ledger.commits_between(table.position("ledger") or 0, end)
         if len(lines) >= lines_min:
             table.append(etl.ledger_rows(lines), "ledger", end)
             rows["commits"] = len(lines)
 
     def publish(self) -> None:
-        """Write down how far the tables are, after a repair."""
-        with self._whole_or_stopped():
+        """Mirror the ledger and store how far the tables are, after a rebuild."""
+        with self._stop_on_error():
+            self._mirror_ledger({}, 1)
             self._publish()
 
     def _publish(self) -> None:
-        """Say what may be pruned, once the commits since the last time were read back and found to
-        be what was written.
-        """
+        """Read back the commits since the last time, then store what may be pruned."""
         lines = self._ledger.lines
         for line in lines[self._verified :]:
             read_back(self._path, line)
@@ -470,5 +479,5 @@ class LakeRole:
         self._positions.ledger = len(lines)
         faults.at("lake.before_positions")
         store_positions(self._path, self._positions)
-        self._moved = False
+        self._positions_changed = False
         faults.at("lake.after_positions")

@@ -1,20 +1,20 @@
-"""The tables of the lake: their columns, how they are cut into files, and of which columns a file's
-statistics are kept.
+"""The tables of the lake: columns, partitioning, and the columns with statistics.
 
-The columns of `events` and `quarantine` are those of the routed log (`events.schema`); those of
-`answers` are the fields of `events.answer_record.AnswerRecord`. How rows get into them stands in
-`lake.etl`, how files get onto the disk in `lake.delta`.
+The columns of `events` and `quarantine` are those of the routed log (`events.schema`), those of
+`answers` the fields of `events.answer_record.AnswerRecord`. `lake.etl` makes the rows, `lake.delta`
+writes the files.
 
-    events      everything that was accepted, by day of `ts`         position in: routed
-    quarantine  what was refused, whole, with code and path                      routed
-    duplicates  which raw rows repeated which accepted ones                      routed
-    users       each version of each user's profile                              routed
-    items       each version of each item's profile                              routed
-    answers     the features, scores and propensities of each answer             answers-<producer>
-    commits     the ledger, to be queried                                        ledger
+    table       rows                                                  fed by log
+    events      accepted events, by day of `ts`                       routed
+    quarantine  refused rows as received, with code and path          routed
+    duplicates  raw rows that repeated an accepted one                routed
+    users       each version of each user's profile                   routed
+    items       each version of each item's profile                   routed
+    answers     features, scores and propensities of each response    answers-<producer>
+    commits     the ledger, for queries                               ledger
 
-Statistics are kept of times and positions only. Ids and free text must not stand in the log of a
-table, where a deletion does not reach them.
+Only times and positions have statistics. Ids and free text must not be in the log of a table, where
+a deletion does not reach them.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from tailorbird.events.schema import QUARANTINE, ROUTED, TIME
 
-DAY = pa.field("day", pa.date32())  # of `ts`, UTC; stands in the file's path, not in the file
+DAY = pa.field("day", pa.date32())  # of `ts`, UTC; in the file's path, not in the file
 
 ANSWERS = pa.schema(
     [
@@ -69,7 +69,7 @@ ANSWERS = pa.schema(
         ),  # the version that was to answer; another than `model` where it could not
         ("failure", pa.string()),  # why it could not: error, not_finite, left_alone
         ("latency_us", pa.int64()),
-        ("shadow", pa.string()),  # a version that was asked beside, and shown to nobody
+        ("shadow", pa.string()),  # a version that scored in shadow
         ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`
         ("candidate_sources", pa.list_(pa.string())),  # that had candidates
         (
@@ -143,19 +143,17 @@ class TableSpec:
     schema: pa.Schema
     partition: str | None = None
     statistics: tuple[str, ...] = ()
-    person: tuple[
-        str, ...
-        # by which files are sorted, where that is asked for, so that one person's rows lie together
-    ] = ()
+    # The columns by which files are sorted if `lake.sort` is "person".
+    person: tuple[str, ...] = ()
 
     @property
     def file_schema(self) -> pa.Schema:
-        """The columns that stand in the Parquet files."""
+        """The columns of the Parquet files."""
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
 
 def aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows with exactly these columns; one that was declared after they were written is null."""
+    """Return rows with exactly these columns; columns added after they were written are null."""
     columns = [
         rows.column(field.name)
         if field.name in rows.column_names

@@ -1,16 +1,13 @@
-"""Files that grow at the end, on either kind of storage: what is appended is there for good, or the
-call raises.
+"""Append-only files on either storage: an append is durable or raises.
 
-A disk appends and syncs. Objects cannot be appended to, so there the end is one small object that
-is put anew with each append, on condition that it is still the one that this writer put last; what
-is full is copied beside it:
+On a disk it is an append and a sync. Objects cannot be appended to. So the tail is one small object
+that each append replaces by compare-and-swap, and full tails are copied into closed parts:
 
-    ledger.jsonl                                  the end, below `END_BYTES`
-    ledger.jsonl.closed/<first byte>-<end byte>   what came before, never changed
+    ledger.jsonl                                  the tail, below `END_BYTES`
+    ledger.jsonl.closed/<first byte>-<end byte>   earlier content, never changed
 
-Of two writers the storage lets one through; the other learns of it at its next append
-(`LockedError`) and writes no more. A reply that was lost is asked for: the end is read again, and
-either it is what was put, or it is not.
+Of two writers the storage lets one through; the next append of the other raises LockedError. After
+a lost reply the tail is read again to see whether it was written.
 """
 
 from pathlib import Path
@@ -18,26 +15,26 @@ from typing import Protocol
 
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.lake import durable
-from tailorbird.places import ObjectPath, Place, StaleError
+from tailorbird.places import ObjectPath, StaleError, Storage
 
 END_BYTES = 256 << 10
 
 
 class Tail(Protocol):
-    """The content when it was opened, and appending to it."""
+    """An append-only file: its content at the time of opening, and `append`."""
 
     data: bytes
 
     def append(self, data: bytes) -> None: ...
-    def cut(self, data: bytes) -> None: ...
+    def truncate(self, data: bytes) -> None: ...
 
     def replace(self, data: bytes) -> None:
-        """Put other content in the place of all, whole or not at all."""
+        """Replace the content atomically."""
         ...
 
 
-def open_tail(path: Place) -> Tail:
-    """The file at `path`; one that is not there is empty."""
+def open_tail(path: Storage) -> Tail:
+    """Open the file at `path`; an absent file is empty."""
     return _ObjectTail(path) if isinstance(path, ObjectPath) else _FileTail(path)
 
 
@@ -49,7 +46,7 @@ class _FileTail:
     def append(self, data: bytes) -> None:
         durable.append(self._path, data)
 
-    def cut(self, data: bytes) -> None:
+    def truncate(self, data: bytes) -> None:
         durable.replace(self._path, data)
 
     def replace(self, data: bytes) -> None:
@@ -60,10 +57,11 @@ class _ObjectTail:
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
         with durable.disk_errors(path):
-            self._end, self._tag = _tagged(path)  # before what is closed, which may grow meanwhile
-            closed = _closed(path, self._end)
+            # Read the tail first, because the closed parts may grow meanwhile.
+            self._end, self._tag = _tagged(path)
+            closed = _closed_contents(path, self._end)
         if closed and self._end and closed[-1].startswith(self._end):
-            self._end = b""  # it was closed, and not yet begun anew
+            self._end = b""  # It was closed, and its replacement was not written yet.
         self._start = sum(map(len, closed))
         self.data = b"".join([*closed, self._end])
 
@@ -72,9 +70,9 @@ class _ObjectTail:
             self._close()
         self._put(self._end + data)
 
-    def cut(self, data: bytes) -> None:
+    def truncate(self, data: bytes) -> None:
         raise StorageError(
-            "an object that was put is whole, and this one is not",
+            "a stored object is complete, and this one is not",
             where=str(self._path),
             fix="restore it from a copy",
         )
@@ -82,8 +80,8 @@ class _ObjectTail:
     def replace(self, data: bytes) -> None:
         with durable.disk_errors(self._path):
             closed = sorted(_folder(self._path).iterdir())
-            if closed:  # the end says all of it first, and then what is closed does not count
-                self._put(b"".join([*_closed(self._path, self._end), self._end]))
+            if closed:  # First put everything into the tail, which then overrides the parts.
+                self._put(b"".join([*_closed_contents(self._path, self._end), self._end]))
             for file in closed:
                 file.unlink()
         self._start = 0
@@ -103,8 +101,8 @@ class _ObjectTail:
                     else self._path.put_new(content)
                 )
             except OSError as error:
-                found, tag = _tagged(self._path)
-                if found != content:
+                stored, tag = _tagged(self._path)
+                if stored != content:
                     if isinstance(error, StaleError | FileExistsError):
                         raise LockedError(
                             "another process writes to this lake by now; this one stops",
@@ -127,20 +125,22 @@ def _tagged(path: ObjectPath) -> tuple[bytes, str]:
         return b"", ""
 
 
-def _closed(path: ObjectPath, end: bytes) -> list[bytes]:
-    """What is closed, in order. A writer that was overtaken may have closed less than the one that
-    overtook it: the longer counts.
+def _closed_contents(path: ObjectPath, end: bytes) -> list[bytes]:
+    """Return the closed parts in order.
+
+    A writer that was overtaken may have closed a shorter part than its successor did. The longer
+    one counts.
     """
     spans: dict[int, int] = {}
     for file in _folder(path).iterdir():
         first, _, last = file.name.partition("-")
         spans[int(first)] = max(int(last), spans.get(int(first), 0))
-    found: list[bytes] = []
+    contents: list[bytes] = []
     at = 0
     while at in spans:
         content = (_folder(path) / f"{at:015d}-{spans[at]:015d}").read_bytes()
         if end.startswith(content) and end != content:
             break
-        found.append(content)
+        contents.append(content)
         at = spans[at]
-    return found
+    return contents

@@ -1,30 +1,34 @@
-"""The lake against itself: archive ↔ ledger ↔ tables, every byte and every row. It reads only, and
-may run beside the role.
+"""Check archive, ledger and tables against each other, every byte and every row. It only reads, and
+may run while the role does.
 
-    1. every commit file and data file has the size and the SHA-256 that the ledger says
-    2. Delta, asked for itself, names the same files and counts the same rows
-    3. every file of the archive has the SHA-256 that the manifest says, and no rows are missing
-       before it or between two
-    4. no table is said to be further than the log that feeds it; asked where the logs are at hand
-    5. every archived raw row is in exactly one of events, quarantine, duplicates, as far as the
-       router has come
-    6. by `deep`: each archived row says what the row made of it says, see `lake.contents`
+    1. every commit file and data file has the size and SHA-256 in the ledger
+    2. Delta names the same files and counts the same rows
+    3. every file of the archive has the SHA-256 in the manifest, and no row is missing before it or
+       between two files
+    4. no table is ahead of the log that feeds it, where the logs are available
+    5. every archived raw row before the router's position is in exactly one of events, quarantine
+       and duplicates
+    6. with `deep`: each archived row agrees with the row made of it, see `lake.deep_verify`
 
-What is wrong is listed, not raised: one report tells of all of it.
+Corruption is listed, not raised: one report names all of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError, TailorbirdError
+from tailorbird.lake import swap
 from tailorbird.lake.archive import Archive, Archived
-from tailorbird.lake.check import commit_fault
-from tailorbird.lake.contents import differing
-from tailorbird.lake.damage import file_fault
-from tailorbird.lake.foreign import strangers
+from tailorbird.lake.check import commit_corruption
+from tailorbird.lake.corruption import file_corruption
+from tailorbird.lake.deep_verify import content_differences
+from tailorbird.lake.foreign import find_orphans
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import (
@@ -35,8 +39,8 @@ from tailorbird.lake.positions import (
     positions_lost,
 )
 from tailorbird.lake.tables import TABLES
-from tailorbird.places import Place
-from tailorbird.stream import Stream, answers_addresses, open_reader, routed_address
+from tailorbird.places import Storage
+from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 _HOLDING = ("events", "quarantine", "duplicates")
@@ -55,16 +59,15 @@ class Fault:
 
 
 @dataclass
-class Accounted:
-    """Where the raw rows of one partition are. `missing` and `repeated` are 0 in a lake that is
-    whole.
+class RowAccount:
+    """Counts of the raw rows of one partition. `missing` and `repeated` are 0 in an intact lake.
 
     Attributes:
         archived: rows in the archive.
-        events, quarantine, duplicates: of the archived rows, how many each table holds.
-        pending: archived, but the lake has not yet seen what the router made of them.
-        missing: routed, but in no table.
-        repeated: rows that more than one table, or one table more than once, holds.
+        events, quarantine, duplicates: archived rows in each table.
+        pending: archived rows that are not routed and loaded yet.
+        missing: routed rows that are in no table.
+        repeated: rows that are in the tables more than once.
     """
 
     archived: int = 0
@@ -78,19 +81,19 @@ class Accounted:
 
 @dataclass
 class VerifyReport:
-    """What `verify` looked at and what it found."""
+    """The outcome of `verify`: counts, and the faults it found."""
 
     rows: dict[str, int] = field(default_factory=dict)
     commits: int = 0
     files: int = 0
     bytes: int = 0
     archive_files: int = 0
-    partitions: dict[str, Accounted] = field(default_factory=dict)
+    partitions: dict[str, RowAccount] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether everything is as it was written, and every row is accounted for."""
+        """True if nothing is corrupt and every row is accounted for."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -108,7 +111,7 @@ class VerifyReport:
                 f"  raw {name}: {a.archived:,} archived = {parts}"
                 + (f" + {a.missing:,} MISSING" if a.missing else "")
             )
-        lines += [f"  damaged: {fault}" for fault in self.faults]
+        lines += [f"  corrupt: {fault}" for fault in self.faults]
         lines.append(
             "all is as it was written, and every row is accounted for"
             if self.clean
@@ -118,28 +121,32 @@ class VerifyReport:
 
 
 def verify(
-    lake: Place,
+    lake: Storage,
     *,
     stream: "Stream | None" = None,
     deep: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> VerifyReport:
-    """Check a lake whole. Costs the reading of every byte of it.
+    """Check an entire lake. Reads every byte of it.
 
     Args:
-        stream: the logs, against whose ends the positions are held.
-        deep: hold the archive against the tables by content too, see `lake.contents`; nothing is
-            read so where something is damaged.
-        progress: is told the bytes that were read since it was last told.
+        stream: the logs, against whose ends the positions are checked.
+        deep: compare the content of archive and tables too, if nothing else is corrupt.
+        progress: called with the number of bytes read since the last call.
+
     Raises:
         NotReadyError: there is no lake yet, or no ledger any more.
     """
     if not (lake / "ledger.jsonl").exists():
         raise no_ledger(lake)
     report = VerifyReport()
-    tell = progress or (lambda _: None)
+    if isinstance(lake, Path) and swap.is_unfinished(lake):
+        report.faults.append(
+            Fault("rebuild", "a rebuild was cut short; tailorbird lake repair --yes completes it")
+        )
+    report_bytes = progress or (lambda _: None)
     try:
-        positions = load_positions(lake)  # before all else, which may grow meanwhile
+        positions = load_positions(lake)  # first, because the rest may grow meanwhile
         ledger = Ledger(lake / "ledger.jsonl")
     except DamageError as error:
         report.faults.append(Fault(error.where, error.message))
@@ -157,100 +164,111 @@ def verify(
             )
         )
     reader = Lake(lake)
-    readable = [name for name in TABLES if _table_whole(lake, name, ledger, reader, report, tell)]
-    archived = _archive_whole(lake, ledger, positions, report, tell)
+    readable = [
+        name for name in TABLES if _check_table(lake, name, ledger, reader, report, report_bytes)
+    ]
+    archived = _check_archive(lake, ledger, positions, report, report_bytes)
     if set(_HOLDING) <= set(readable):
         try:
-            _account(reader, archived, positions.routed, report)
-        except (DamageError, StorageError) as error:  # a file of a commit that is not in the ledger
+            _check_accounts(reader, archived, positions.routed, report)
+        except (DamageError, StorageError) as error:  # a file of a commit without a ledger line
             report.faults.append(Fault("tables", f"cannot be read: {error.where}: {error.message}"))
         except Exception as error:  # deltalake raises what it likes
             report.faults.append(
                 Fault(
                     "tables",
-                    f"cannot be opened: {str(error).splitlines()[0]}; the lake role mends it "
-                    "at its start",
+                    f"cannot be opened: {str(error).splitlines()[0]}; the lake role undoes "
+                    "what a crash left when it starts",
                 )
             )
     if deep and report.clean:
         report.faults += [
-            Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)
+            Fault(where, what)
+            for where, what in content_differences(reader, Archive(lake / "archive"), report_bytes)
         ]
     return report
 
 
-def _table_whole(
-    lake: Place,
+def table_faults(lake: Storage, name: str, ledger: Ledger) -> list[Fault]:
+    """Return what is corrupt in one table: its commits, checkpoints and data files, and what Delta
+    reads of it.
+    """
+    report = VerifyReport()
+    _check_table(lake, name, ledger, Lake(lake), report, lambda _: None)
+    return report.faults
+
+
+def _check_table(
+    lake: Storage,
     name: str,
     ledger: Ledger,
     reader: Lake,
     report: VerifyReport,
-    tell: Callable[[int], None],
+    report_bytes: Callable[[int], None],
 ) -> bool:
-    known = ledger.commits(name)
-    before = len(report.faults)
+    commits = ledger.commits(name)
+    earlier_faults = len(report.faults)
     begin = ledger.log_begin(name)
-    for version, line in sorted(known.items()):
+    for version, line in sorted(commits.items()):
         if version < begin:
-            # deleted; the checkpoint that stands for them is read below, by Delta, and held against
-            # the ledger
+            # These files are deleted. Delta reads the checkpoint that replaces them below.
             continue
         report.commits += 1
-        fault = commit_fault(lake / name, version, line)
+        fault = commit_corruption(lake / name, version, line)
         if fault is not None:
             report.faults.append(
                 Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}")
             )
-    for stranger in strangers(lake / name, known):
+    for stranger in find_orphans(lake / name, commits):
         report.faults.append(
             Fault(f"{name}/_delta_log/{stranger.file.name}", f"{stranger.what}; {stranger.remedy}")
         )
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path
-        if path.exists() and (fault := file_fault(path, line.files[0])):
+        if path.exists() and (fault := file_corruption(path, line.files[0])):
             report.faults.append(
                 Fault(f"{name}/_delta_log/{line.files[0].path}", f"checkpoint {version} {fault}")
             )
     for file in ledger.files(name).values():
         report.files += 1
         report.bytes += file.size
-        fault = file_fault(lake / name / file.path, file)
+        fault = file_corruption(lake / name / file.path, file)
         if fault is not None:
             report.faults.append(Fault(f"{name}/{file.path}", f"{fault} ({file.rows} rows)"))
-        tell(file.size)
-    if len(report.faults) > before:
+        report_bytes(file.size)
+    if len(report.faults) > earlier_faults:
         return False
     return _delta_agrees(name, ledger, reader, report)
 
 
 def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport) -> bool:
-    """Whether Delta's own reading of the table has the ledger's files, as of the newest version
-    that the ledger knows.
-    """
-    known = ledger.commits(name)
+    """Return whether Delta reads the ledger's files at the newest version in the ledger."""
+    commits = ledger.commits(name)
     try:
-        files = reader.files(name, max(known, default=0))
+        files = reader.files(name, max(commits, default=0))
     except (
         Exception
     ) as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
-        told = error.message if isinstance(error, TailorbirdError) else str(error).splitlines()[0]
-        report.faults.append(Fault(name, f"cannot be read: {told}"))
+        message = (
+            error.message if isinstance(error, TailorbirdError) else str(error).splitlines()[0]
+        )
+        report.faults.append(Fault(name, f"cannot be read: {message}"))
         return False
     expected = {file.path: file.rows for file in ledger.files(name).values()}
     if files != expected:
-        odd = sorted(set(files.items()) ^ set(expected.items()))[0][0]
-        report.faults.append(Fault(f"{name}/{odd}", "table and ledger do not agree about it"))
+        differing_file = sorted(set(files.items()) ^ set(expected.items()))[0][0]
+        report.faults.append(Fault(name, f"table and ledger do not agree about {differing_file}"))
         return False
     report.rows[name] = sum(expected.values())
     return True
 
 
-def _archive_whole(
-    lake: Place,
+def _check_archive(
+    lake: Storage,
     ledger: Ledger,
     positions: Positions,
     report: VerifyReport,
-    tell: Callable[[int], None],
+    report_bytes: Callable[[int], None],
 ) -> dict[str, list[Archived]]:
     try:
         archive = Archive(lake / "archive")
@@ -268,7 +286,7 @@ def _archive_whole(
     for file in archive.files:
         report.archive_files += 1
         report.bytes += file.size
-        fault = file_fault(archive.path / file.file, file)
+        fault = file_corruption(archive.path / file.file, file)
         if fault is not None:
             report.faults.append(
                 Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})")
@@ -282,9 +300,9 @@ def _archive_whole(
                 )
             )
         earlier.append(file)
-        tell(file.size)
+        report_bytes(file.size)
     for partition, first, end in archive.gaps():
-        report.faults.append(Fault(f"archive/{partition}", lost_before(first, end)))
+        report.faults.append(Fault(f"archive/{partition}", describe_gap(first, end)))
     ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
     for log, end in positions.archive.items():
         if ends.get(log, 0) < end:
@@ -297,8 +315,8 @@ def _archive_whole(
     return partitions
 
 
-def lost_before(first: int, end: int) -> str:
-    """What is said of a gap of the archive."""
+def describe_gap(first: int, end: int) -> str:
+    """Describe a gap in the archive."""
     return (
         f"rows {first:,} to {end - 1:,} were lost before they were archived; what was routed "
         "of them is in the tables"
@@ -306,8 +324,8 @@ def lost_before(first: int, end: int) -> str:
 
 
 def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
-    """Where the logs end that feed the tables, by name, each looked up when it is asked for; None
-    for one that is not at hand.
+    """Return a function that gives the end of a log that feeds the tables, by name, or None if it
+    is not available.
     """
 
     def end(log: str) -> int | None:
@@ -317,7 +335,7 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
             addresses = (
                 {log: routed_address(stream)}
                 if log == "routed"
-                else {one.stem: one for one in answers_addresses(stream).values()}
+                else {address.stem: address for address in response_log_addresses(stream).values()}
             )
             if log not in addresses:
                 return None
@@ -329,35 +347,44 @@ def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
     return end
 
 
-def accounts(
-    reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int]
-) -> Iterator[tuple[str, Accounted, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """For each raw partition where its rows are, and the numbers of those in no table, and of those
-    that are there more than once.
+class TableReader(Protocol):
+    """Gives columns of a table's rows."""
+
+    def table(self, name: str, columns: Sequence[str]) -> pa.Table: ...
+
+
+def count_raw_rows(
+    reader: TableReader, archived: dict[str, list[Archived]], routed: dict[str, int]
+) -> Iterator[tuple[str, RowAccount, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield for each raw partition its account, the numbers of the rows in no table, and those of
+    the rows in the tables more than once.
     """
-    places = {name: _raw_rows(reader, name) for name in _HOLDING}
+    rows_by_table = {name: _raw_rows(reader, name) for name in _HOLDING}
     for partition, files in archived.items():
         end = files[-1].end
-        account = Accounted(archived=sum(file.rows for file in files))
-        held = np.zeros(
+        account = RowAccount(archived=sum(file.rows for file in files))
+        count_by_row = np.zeros(
             end, np.int64
-        )  # from 0 on: what was lost before it was archived may be in the tables
+        )  # From 0 on, because rows that were lost before archiving may be in the tables.
         for name in _HOLDING:
-            rows = places[name].get(partition, np.empty(0, np.int64))
+            rows = rows_by_table[name].get(partition, np.empty(0, np.int64))
             rows = rows[rows < end]
             setattr(account, name, len(rows))
-            held += np.bincount(rows, minlength=end)
+            count_by_row += np.bincount(rows, minlength=end)
         frontier = min(routed.get(partition, 0), end)
-        account.pending = int(np.sum(held[frontier:] == 0))
-        missing, repeated = np.flatnonzero(held[:frontier] == 0), np.flatnonzero(held > 1)
+        account.pending = int(np.sum(count_by_row[frontier:] == 0))
+        missing, repeated = (
+            np.flatnonzero(count_by_row[:frontier] == 0),
+            np.flatnonzero(count_by_row > 1),
+        )
         account.missing, account.repeated = len(missing), len(repeated)
         yield partition, account, missing, repeated
 
 
-def _account(
+def _check_accounts(
     reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport
 ) -> None:
-    for partition, account, missing, repeated in accounts(reader, archived, routed):
+    for partition, account, missing, repeated in count_raw_rows(reader, archived, routed):
         report.partitions[partition] = account
         for rows, what in ((missing, "in no table"), (repeated, "more than once in the tables")):
             if len(rows):
@@ -367,8 +394,8 @@ def _account(
                 )
 
 
-def _raw_rows(reader: Lake, name: str) -> dict[str, npt.NDArray[np.int64]]:
-    """For each partition, the raw rows that a table holds, by their number in the partition."""
+def _raw_rows(reader: TableReader, name: str) -> dict[str, npt.NDArray[np.int64]]:
+    """Return for each partition the numbers of the raw rows that a table holds."""
     table = reader.table(name, _RAW)
     if len(table) == 0:
         return {}

@@ -1,9 +1,9 @@
-"""Versions of the tables: which there are, what each stands for, and reading the lake as of one.
+"""Versions of the tables, and reading the lake at one of them.
 
-A version of `events`, `users`, `items` or `answers` is the rows below the positions that its
-commits carry. Rows are only ever added and no compaction changes one, so these tables are read as
-of any version, of however long ago, from the files of today. Of the other tables Delta's own
-versions are read, for as long as their files are kept (`lake.history`).
+A version of `events`, `users`, `items` or `answers` is the rows below the positions of its commits.
+Rows are only ever added and no compaction changes one, so any version of these tables can be read
+from the current files. Of the other tables Delta's versions are read, as long as their files are
+kept (`lake.history`).
 """
 
 from collections.abc import Mapping
@@ -16,33 +16,32 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.tables import TABLES
-from tailorbird.places import Place
+from tailorbird.places import Storage
 
-BY_P = ("events", "users", "items")  # from the routed log, each row with its position
+BY_P = ("events", "users", "items")  # rows with their position in the routed log
 _ROUTED = "routed"
 _ANSWERS = "answers-"
 
 
 class TableVersion(msgspec.Struct, frozen=True):
-    """A version, and for each log that feeds the table the position behind the last row that it
-    holds.
-    """
+    """A version, and for each log that feeds the table the position after its last row."""
 
     version: int
     positions: dict[str, int] = {}
 
 
-def versions_of(lake: Place) -> dict[str, TableVersion]:
-    """The newest version of each table that the ledger vouches for. Raises DamageError."""
+def versions_of(lake: Storage) -> dict[str, TableVersion]:
+    """Return the latest version of each table in the ledger. Raises DamageError."""
     ledger = Ledger(lake / "ledger.jsonl")
     return {
-        name: _at(ledger, name, max(known)) for name in TABLES if (known := ledger.commits(name))
+        name: _at(ledger, name, max(commits))
+        for name in TABLES
+        if (commits := ledger.commits(name))
     }
 
 
-def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]:
-    """All tables as they were when `table` had that version: those that it shares a log with at the
-    same position.
+def version_at(lake: Storage, table: str, version: int) -> dict[str, TableVersion]:
+    """Return the given version of a table.
 
     Raises:
         UsageError: no such table or version.
@@ -51,22 +50,22 @@ def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]
     if table not in TABLES:
         raise UsageError(f"there is no table {table!r}", fix=f"the tables: {', '.join(TABLES)}")
     ledger = Ledger(lake / "ledger.jsonl")
-    known = ledger.commits(table)
-    if not known:
+    commits = ledger.commits(table)
+    if not commits:
         raise NotReadyError(
             "there is nothing in the lake yet",
             where=str(lake),
             fix="tailorbird import FORMAT PATH, or tailorbird up",
         )
-    if version not in known:
+    if version not in commits:
         raise UsageError(
-            f"table {table} has no version {version}", fix=f"versions 0 to {max(known)}"
+            f"table {table} has no version {version}", fix=f"versions 0 to {max(commits)}"
         )
     return {table: _at(ledger, table, version)}
 
 
 def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
-    """The filter that leaves a version's rows; None where Delta's own version has to be read."""
+    """Return the filter for a version's rows, or None if Delta's version must be read."""
     if table in BY_P:
         return ds.field("p") < pa.scalar(at.positions.get(_ROUTED, 0), pa.int64())
     if table != "answers":
@@ -81,22 +80,22 @@ def rows_of(table: str, at: TableVersion) -> ds.Expression | None:
 
 def _at(ledger: Ledger, table: str, version: int) -> TableVersion:
     positions: dict[str, int] = {}
-    for each, line in sorted(ledger.commits(table).items()):
-        if each <= version:
+    for line_version, line in sorted(ledger.commits(table).items()):
+        if line_version <= version:
             positions.update(line.positions)
     return TableVersion(version, positions)
 
 
-def plain(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
-    """Versions as JSON, for a manifest."""
+def to_manifest(at: Mapping[str, TableVersion]) -> dict[str, dict[str, object]]:
+    """Convert versions to JSON for a manifest."""
     return {
         name: {"version": each.version, "positions": dict(each.positions)}
         for name, each in at.items()
     }
 
 
-def from_plain(value: object) -> dict[str, TableVersion]:
-    """What `plain` gave. Raises UsageError if it is something else."""
+def from_manifest(value: object) -> dict[str, TableVersion]:
+    """Convert versions from a manifest. Raises UsageError if they are malformed."""
     try:
         return msgspec.convert(value, dict[str, TableVersion])
     except msgspec.ValidationError as error:

@@ -1,10 +1,10 @@
 """One call for every ranker: rows in, a fitted model with its curve and its ONNX files out.
 
-    fit("gbdt", {"leaves": 15}, columns, rows, validation)           LightGBM, one booster for each head
-    fit("mmoe", {"experts": 3}, columns, rows, validation, seed=3)   a net; needs the extra `deep`
+    fit("gbdt", {"leaves": 15}, layout, rows, validation)          LightGBM, a booster per head
+    fit("mmoe", {"experts": 3}, layout, rows, validation, seed=3)  a net; needs the extra `deep`
 
-`tune` draws parameters and calls this; `training.fit` calls it with what a project set. What the
-parameters are stands in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
+`tune` draws parameters and calls this; `training.fit` calls it with a project's settings. The
+parameters are documented in `models.gbdt` (`GbdtSettings`) and `models.deep.parameters`
 (`DeepParameters`).
 """
 
@@ -27,7 +27,7 @@ from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -35,13 +35,13 @@ OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
 
 ARCHITECTURES = ("gbdt", "mlp", "dcn", "shared", "mmoe")
 DEEP = ARCHITECTURES[1:]
-TREES_AN_EPOCH = 10  # of `gbdt`: how often its callback is told
+TREES_PER_EPOCH = 10  # trees of `gbdt` between two calls of `on_epoch`
 VALIDATION = 0.2
 
 
 @dataclass(frozen=True)
 class HeadFile:
-    """Where the bundle finds a head: a file, and which column of its last output."""
+    """Location of a head in a bundle: a file, and a column of its last output."""
 
     file: str
     column: int = -1
@@ -56,20 +56,20 @@ class Ranker(Protocol):
     def heads(self) -> tuple[str, ...]: ...
     @property
     def curve(self) -> Mapping[str, list[float]]:
-        """Figures by epoch: `train`, `validation`, and by head `train_HEAD`, `validation_HEAD`."""
+        """Metrics by epoch: `train`, `validation`, `train_HEAD` and `validation_HEAD`."""
         ...
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
-        """Head → shape (n,)."""
+        """Return head → scores, shape (n,)."""
         ...
 
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
-        """Files by name, and where each head is."""
+        """Return files by name, and the location of each head."""
         ...
 
 
-def available(architecture: str) -> bool:
-    """Whether what it needs is installed."""
+def is_available(architecture: str) -> bool:
+    """Return whether an architecture's dependencies are installed."""
     return architecture == "gbdt" or find_spec("torch") is not None
 
 
@@ -88,20 +88,20 @@ def fit(
     """Fit a model to all heads of the rows.
 
     Args:
-        parameters: what differs from the architecture's own; see above.
-        layout: what the columns are; `models.deep.layout.layout(encoder.names, encoder.sizes)` for
-            a matrix of numbers and codes.
+        parameters: overrides of the architecture's defaults; see above.
+        layout: roles of the columns; `models.deep.layout.build_layout(encoder.names,
+            encoder.sizes)` for a matrix of numbers and codes.
         rows: in order of time.
-        validation: later rows, watched for early stopping; None takes the newest fifth of `rows`
-            away for it.
-        on_epoch: told after each epoch (of `gbdt`: each ten trees) its number, from 1, and figures,
-            `validation` among them: the log loss, mean over heads so far. True ends training there.
-        progress: called with (rows or trees so far, in all).
-        checkpoint: folder that a net which is killed goes on from.
+        validation: later rows for early stopping; None splits off the newest fifth of `rows`.
+        on_epoch: called after each epoch (of `gbdt`: every ten trees) with its number, from 1,
+            and metrics, such as `validation`: the log loss, mean over heads so far. Training stops
+            if it returns True.
+        progress: called with (rows or trees so far, total).
+        checkpoint: folder from which a killed training of a net resumes.
 
     Raises:
-        UsageError: no such architecture or parameter, a value out of bounds, a head of one class,
-            or torch is not installed.
+        UsageError: unknown architecture or parameter, a value out of bounds, a head with one
+            class only, or torch is not installed.
     """
     if architecture not in ARCHITECTURES:
         raise UsageError(
@@ -139,42 +139,42 @@ def fit_net(
     begin: Mapping[str, npt.NDArray] | None = None,
     processes: int = 1,
 ) -> "Net":
-    """The same for a net alone, whose rows may lie in files (`models.deep.batches.PartRows`).
+    """Fit a net to rows that may lie in files (`models.deep.batches.PartRows`).
 
     Args:
-        begin: weights to begin with, see `models.deep.warm`.
-        processes: that share each batch, see `models.deep.parallel`; with several, `on_epoch` is
-            told of all epochs in the end, and ends nothing.
+        initial_weights: weights to start from, see `models.deep.warm`.
+        processes: number of processes that share each batch, see `models.deep.parallel`; with
+            several, `on_epoch` is called for all epochs at the end, and cannot stop training.
     """
-    if not available(architecture):
+    if not is_available(architecture):
         raise UsageError(
             f"{architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
         )
     from tailorbird.models.deep.loop import Run
     from tailorbird.models.deep.model import fit_deep
-    from tailorbird.models.deep.parameters import settled
+    from tailorbird.models.deep.parameters import resolve_parameters
 
     if processes > 1:
         from tailorbird.models.deep.parallel import fit_parallel
 
-        shared = {
+        shared_parameters = {
             "shards": processes,
             "threads": max(1, (os.cpu_count() or 2) // 2 // processes),
             **parameters,
         }
-        with _folder(checkpoint) as folder:
+        with _process_folder(checkpoint) as folder:
             deep = fit_parallel(
                 folder,
                 architecture,
-                shared,
+                shared_parameters,
                 layout,
                 rows,
                 validation,
                 seed=seed,
                 processes=processes,
                 progress=progress,
-                begin=begin,
+                initial_weights=begin,
             )
         for epoch in range(1, len(deep.curve["train"]) + 1):
             if on_epoch is not None:
@@ -184,22 +184,20 @@ def fit_net(
     return Net(
         fit_deep(
             architecture,
-            settled(architecture, parameters),
+            resolve_parameters(architecture, parameters),
             layout,
             rows,
             validation,
             seed=seed,
             run=run,
-            begin=begin,
+            initial_weights=begin,
         )
     )
 
 
 @contextmanager
-def _folder(checkpoint: Path | None) -> Iterator[Path]:
-    """Where several processes meet: beside what a run that is killed goes on from, else for as long
-    as it takes.
-    """
+def _process_folder(checkpoint: Path | None) -> Iterator[Path]:
+    """Yield the folder where processes meet: inside the checkpoint, or a temporary one."""
     if checkpoint is not None:
         yield checkpoint / "processes"
         return
@@ -211,7 +209,7 @@ def _folder(checkpoint: Path | None) -> Iterator[Path]:
 class Net:
     """A net as a ranker."""
 
-    deep: "Deep"
+    deep: "DeepModel"
 
     @property
     def architecture(self) -> str:
@@ -231,7 +229,7 @@ class Net:
     def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
         file = f"model/{self.architecture}.onnx"
         return {file: self.deep.export()}, {
-            head: HeadFile(file, place) for place, head in enumerate(self.heads)
+            head: HeadFile(file, column) for column, head in enumerate(self.heads)
         }
 
 
@@ -266,73 +264,77 @@ def _fit_gbdt(
     on_epoch: OnEpoch | None,
     progress: Callable[[int, int], None] | None,
 ) -> Forests:
-    known = [field.name for field in fields(GbdtSettings)]
-    if wrong := [name for name in parameters if name not in known]:
+    parameter_names = [field.name for field in fields(GbdtSettings)]
+    if unknown_names := [name for name in parameters if name not in parameter_names]:
         raise UsageError(
-            f"gbdt has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}"
+            f"gbdt has no parameter {unknown_names[0]!r}",
+            fix=f"use one of {', '.join(parameter_names)}",
         )
-    chosen: dict[str, Any] = {"seed": seed, **parameters}
-    settings = replace(GbdtSettings(), **chosen)
+    overrides: dict[str, Any] = {"seed": seed, **parameters}
+    settings = replace(GbdtSettings(), **overrides)
     categorical = [layout.columns[place] for place in layout.codes]
     boosters: dict[str, Gbdt] = {}
     for number, head in enumerate(rows.heads):
-        told = _Told(on_epoch, progress, number, len(rows.heads), settings.trees)
-        train, watch = sample_of(rows, head), sample_of(validation, head)
+        reporter = _EpochReporter(on_epoch, progress, number, len(rows.heads), settings.trees)
+        train_sample, validation_sample = head_sample(rows, head), head_sample(validation, head)
         boosters[head] = fit_gbdt(
-            train,
-            watch,
+            train_sample,
+            validation_sample,
             layout.columns,
             settings,
             categorical=categorical,
-            progress=told.progress,
-            on_tree=told.on_tree,
+            progress=reporter.progress,
+            on_tree=reporter.on_tree,
         )
-        if told.ended:
+        if reporter.stopped:
             break
-    return Forests(boosters, _curves(boosters))
+    return Forests(boosters, _mean_curves(boosters))
 
 
 @dataclass
-class _Told:
-    """Passes trees of one head on as epochs of all."""
+class _EpochReporter:
+    """Reports trees of one head as epochs of all heads."""
 
     on_epoch: OnEpoch | None
-    then: Callable[[int, int], None] | None
-    number: int
+    on_progress: Callable[[int, int], None] | None
+    head_index: int
     heads: int
     trees: int
-    ended: bool = False
+    stopped: bool = False
 
     def progress(self, done: int, total: int) -> None:
-        if self.then is not None:
-            self.then(self.number * total + done, self.heads * total)
+        if self.on_progress is not None:
+            self.on_progress(self.head_index * total + done, self.heads * total)
 
     def on_tree(self, trees: int, figures: Mapping[str, float]) -> bool:
-        if self.on_epoch is None or trees % TREES_AN_EPOCH:
+        if self.on_epoch is None or trees % TREES_PER_EPOCH:
             return False
-        epoch = (self.number * self.trees + trees) // TREES_AN_EPOCH
-        self.ended = bool(self.on_epoch(epoch, figures))
-        return self.ended
+        epoch = (self.head_index * self.trees + trees) // TREES_PER_EPOCH
+        self.stopped = bool(self.on_epoch(epoch, figures))
+        return self.stopped
 
 
-def sample_of(rows: Rows, head: str) -> Sample:
-    """The rows whose label of a head is known, as boosters take them."""
+def head_sample(rows: Rows, head: str) -> Sample:
+    """Return the rows with a known label of a head, as boosters take them."""
     label = np.asarray(rows.labels[head])
-    known = np.isfinite(label.astype(np.float32))
+    is_labelled = np.isfinite(label.astype(np.float32))
     weight = None if rows.weight is None else np.asarray(rows.weight, np.float64)
-    if known.all():
+    if is_labelled.all():
         return Sample(rows.matrix, label, rows.lengths, weight)
     lengths = None
     if rows.lengths is not None:
         request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
-        lengths = np.bincount(request[known], minlength=len(rows.lengths))
+        lengths = np.bincount(request[is_labelled], minlength=len(rows.lengths))
         lengths = lengths[lengths > 0]
     return Sample(
-        rows.matrix[known], label[known], lengths, None if weight is None else weight[known]
+        rows.matrix[is_labelled],
+        label[is_labelled],
+        lengths,
+        None if weight is None else weight[is_labelled],
     )
 
 
-def _curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
+def _mean_curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
     curves = {
         f"{part}_{head}": list(series)
         for head, booster in boosters.items()

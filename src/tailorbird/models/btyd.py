@@ -1,14 +1,13 @@
-"""BG/NBD: how often customers without a contract buy again, from how often and how recently they
-did, by maximum likelihood.
+"""BG/NBD: repeat purchases of customers without a contract, fitted by maximum likelihood.
 
-A customer buys at a rate λ, and after each purchase stays away for good with probability p; λ is
-gamma distributed over customers (r, alpha), p is beta distributed (a, b). Source: Fader, Hardie,
-Lee, "Counting Your Customers the Easy Way", Marketing Science 24 (2005); equation numbers are
-theirs.
+A customer buys at a rate λ, and after each purchase leaves for good with probability p. λ is gamma
+distributed over customers (r, alpha), p is beta distributed (a, b). Source: Fader, Hardie, Lee,
+"Counting Your Customers the Easy Way", Marketing Science 24 (2005), whose equation numbers are
+used.
 
-A baseline, and a hard one for counts. Its probability of being alive is no churn score: a customer
-who bought once cannot have stayed away after a repeat purchase, so it is 1, however long ago that
-was. `returning` is what can be held against a model.
+It is a baseline, and a strong one for counts. Its probability of being alive is no churn score: a
+customer who bought once cannot have left after a repeat purchase, so it is 1, however long ago that
+was. Compare models with `returning`.
 """
 
 from dataclasses import dataclass
@@ -27,16 +26,16 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 CUSTOMERS_MIN = 20
-SECONDS = 86_400.0  # of a day, the unit of what is read from columns
+SECONDS_PER_DAY = 86_400.0
 IR_VERSION = 8
-# Of a chance, where the series overflows: close together at 0, as a few who hardly ever stay away
-# may buy most of all.
+# Quantile grid of p where the series overflows. It is dense near 0, because the few customers who
+# hardly ever leave may buy the most.
 QUANTILES = np.concatenate([[0.0], np.geomspace(1e-12, 1e-2, 500), np.linspace(1e-2, 1, 1_000)[1:]])
 
 
 @dataclass(frozen=True)
 class Purchases:
-    """What is known of customers: one entry each, times in one unit of one's choice, such as weeks.
+    """Sufficient statistics of customers, one entry each; times in any one unit.
 
     Attributes:
         repeats: x, purchases after the first.
@@ -51,7 +50,7 @@ class Purchases:
 
 @dataclass(frozen=True)
 class BgNbd:
-    """Parameters as the paper names them, and the log-likelihood that they reach."""
+    """Parameters, named as in the paper, and their log-likelihood."""
 
     r: float
     alpha: float
@@ -60,9 +59,9 @@ class BgNbd:
     log_likelihood: float
 
     def alive(self, customers: Purchases) -> Floats:
-        """P(still a customer), shape (n,); 1 for everybody without a repeat purchase."""
+        """Return P(still a customer), shape (n,); 1 without a repeat purchase."""
         x, recency, age = customers.repeats, customers.recency, customers.age
-        with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
+        with np.errstate(over="ignore"):  # infinite odds: certainly left
             odds = (
                 self.a
                 / (self.b + np.maximum(x, 1) - 1)
@@ -71,51 +70,53 @@ class BgNbd:
         return np.where(x > 0, 1 / (1 + odds), 1.0)
 
     def returning(self, customers: Purchases, span: float) -> Floats:
-        """P(at least one purchase within `span` from now), shape (n,): of one who is alive, whose
-        rate is gamma (r + x, alpha + T).
+        """Return P(at least one purchase within `span` from now), shape (n,).
+
+        The rate of a customer who is alive is gamma (r + x, alpha + T).
         """
         x, age = customers.repeats, customers.age
-        none = ((self.alpha + age) / (self.alpha + age + span)) ** (self.r + x)
-        return self.alive(customers) * (1 - none)
+        p_none = ((self.alpha + age) / (self.alpha + age + span)) ** (self.r + x)
+        return self.alive(customers) * (1 - p_none)
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
-        """Expected purchases within `span` from now, shape (n,); equation 10, its series after
-        Euler's transformation.
+        """Return expected purchases within `span` from now, shape (n,).
 
-        As printed, the series overflows for thousands of purchases: (1 − z)^(r + x) F(r + x, b + x;
+        This is equation 10 after Euler's transformation.
+
+        The printed series overflows for thousands of purchases: (1 − z)^(r + x) F(r + x, b + x;
         c; z) is (1 − z)^(a − 1) F(a − 1, a + b − 1 − r; c; z).
         """
         x, recency, age = customers.repeats, customers.recency, customers.age
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            grown = (
+            expected_alive = (
                 (a + b + x - 1)
                 / (a - 1)
                 * (1 - (1 - z) ** (a - 1) * hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z))
             )
         rate = (r + x) / (alpha + age)
         if (
-            lost := ~((grown >= 0) & (grown <= rate * span * (1 + 1e-6)))
-        ).any():  # at the ends of what is fitted the series overflows
-            grown[lost] = _by_quantiles((r + x)[lost], (alpha + age)[lost], a, (b + x)[lost], span)
+            diverged := ~((expected_alive >= 0) & (expected_alive <= rate * span * (1 + 1e-6)))
+        ).any():  # the series overflows for extreme parameters
+            expected_alive[diverged] = _by_quantiles(
+                (r + x)[diverged], (alpha + age)[diverged], a, (b + x)[diverged], span
+            )
         with np.errstate(over="ignore"):
             odds = np.where(
                 x > 0,
                 a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x),
                 0.0,
             )
-        return grown / (1 + odds)
+        return expected_alive / (1 + odds)
 
 
 def _by_quantiles(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
-    """Expected purchases of those who are alive: the mean over quantiles of the chance of staying
-    away after one, which is beta (a, b).
-    """
+    """Return expected purchases of living customers by integrating over quantiles of p."""
     total, per = np.zeros(len(shape)), span / scale
-    kinds, of = np.unique(b, return_inverse=True)
+    values, inverse = np.unique(b, return_inverse=True)
     for low, high in pairwise(QUANTILES.tolist()):
-        p = betaincinv(a, kinds, (low + high) / 2)[of]
+        p = betaincinv(a, values, (low + high) / 2)[inverse]
         with np.errstate(divide="ignore", invalid="ignore"):
             total += (high - low) * np.where(
                 p > 1e-200, -np.expm1(-shape * np.log1p(p * per)) / p, shape * per
@@ -124,17 +125,16 @@ def _by_quantiles(shape: Floats, scale: Floats, a: float, b: Floats, span: float
 
 
 def fit_bg_nbd(customers: Purchases) -> BgNbd:
-    """The parameters of most likelihood (equation 6), by L-BFGS-B over their logarithms from two
-    beginnings.
+    """Return the maximum-likelihood parameters (equation 6), by L-BFGS-B from two starts.
 
     Raises:
-        NotReadyError: too few customers, or none that ever came back.
+        NotReadyError: too few customers, or none with a repeat purchase.
     """
     if len(customers.age) < CUSTOMERS_MIN or not np.any(customers.repeats > 0):
         raise NotReadyError(
             f"BG/NBD needs at least {CUSTOMERS_MIN} customers and one repeat purchase"
         )
-    scale = float(np.mean(customers.age)) or 1.0  # so that alpha is about 1 whatever the unit
+    scale = float(np.mean(customers.age)) or 1.0  # scales alpha to about 1 whatever the unit
     scaled = Purchases(customers.repeats, customers.recency / scale, customers.age / scale)
     kinds, weight = distinct(scaled)
 
@@ -144,18 +144,18 @@ def fit_bg_nbd(customers: Purchases) -> BgNbd:
 
     bounds = [(-12.0, 12.0)] * 4
     starts = (np.zeros(4), np.log([0.5, 0.5, 1.5, 3.0]))
-    found = min(
+    optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
         key=lambda each: each.fun,
     )
-    r, alpha, a, b = np.exp(found.x).tolist()
+    r, alpha, a, b = np.exp(optimum.x).tolist()
     repeats = float(customers.repeats.sum())
-    likelihood = -found.fun * len(customers.age) - repeats * np.log(scale)
+    likelihood = -optimum.fun * len(customers.age) - repeats * np.log(scale)
     return BgNbd(r, alpha * scale, a if a != 1 else a + 1e-9, b, float(likelihood))
 
 
 def distinct(customers: Purchases) -> tuple[Purchases, Floats]:
-    """Each combination once, and how many customers have it: days make few of them."""
+    """Return the distinct customers and their counts; times in days leave few of them."""
     table = np.column_stack([customers.repeats, customers.recency, customers.age])
     kinds, count = np.unique(table, axis=0, return_counts=True)
     return Purchases(kinds[:, 0], kinds[:, 1], kinds[:, 2]), count.astype(np.float64)
@@ -163,24 +163,24 @@ def distinct(customers: Purchases) -> tuple[Purchases, Floats]:
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, a: float, b: float) -> Floats:
     x, recency, age = customers.repeats, customers.recency, customers.age
-    bought = gammaln(r + x) - gammaln(r) + r * np.log(alpha)
-    stayed = gammaln(a + b) + gammaln(b + x) - gammaln(b) - gammaln(a + b + x)
-    there = -(r + x) * np.log(alpha + age)
-    gone = np.log(a) - np.log(b + np.maximum(x, 1) - 1) - (r + x) * np.log(alpha + recency)
-    return bought + stayed + np.where(x > 0, np.logaddexp(there, gone), there)
+    log_bought = gammaln(r + x) - gammaln(r) + r * np.log(alpha)
+    log_stayed = gammaln(a + b) + gammaln(b + x) - gammaln(b) - gammaln(a + b + x)
+    log_alive = -(r + x) * np.log(alpha + age)
+    log_left = np.log(a) - np.log(b + np.maximum(x, 1) - 1) - (r + x) * np.log(alpha + recency)
+    return log_bought + log_stayed + np.where(x > 0, np.logaddexp(log_alive, log_left), log_alive)
 
 
 @dataclass(frozen=True)
-class BgNbdOfColumns:
-    """BG/NBD over a model's matrix: P(at least one purchase within a span) from three of its
-    columns.
+class ColumnBgNbd:
+    """BG/NBD over a model's matrix: P(at least one purchase within a span) from three columns.
 
     Attributes:
         model: fitted with days as the unit of time.
-        columns: names of the matrix's columns, in order. recency, frequency, age: the places of:
-        seconds since the last purchase, purchases, seconds since the first.
+        columns: names of the matrix's columns, in order.
+        recency, frequency, age: positions of seconds since the last purchase, purchases, and
+            seconds since the first.
         span: days.
-        lost: of those whose last purchase is so long ago that nothing is known of it any more.
+        lost: probability of customers whose last purchase has expired from the columns.
     """
 
     model: BgNbd
@@ -192,50 +192,57 @@ class BgNbdOfColumns:
     lost: float
 
     def score(self, matrix: Matrix) -> Floats:
-        """P(at least one purchase), shape (n,)."""
+        """Return P(at least one purchase), shape (n,)."""
         since, count, age = (
             matrix[:, place].astype(np.float64)
             for place in (self.recency, self.frequency, self.age)
         )
-        known = np.isfinite(since) & np.isfinite(age) & np.isfinite(count)
-        since, count, age = (np.where(known, column, 0.0) for column in (since, count, age))
+        is_complete = np.isfinite(since) & np.isfinite(age) & np.isfinite(count)
+        since, count, age = (np.where(is_complete, column, 0.0) for column in (since, count, age))
         customers = Purchases(
-            np.maximum(count - 1, 0), np.maximum(age - since, 0) / SECONDS, age / SECONDS
+            np.maximum(count - 1, 0),
+            np.maximum(age - since, 0) / SECONDS_PER_DAY,
+            age / SECONDS_PER_DAY,
         )
-        return np.where(known, self.model.returning(customers, self.span), self.lost)
+        return np.where(is_complete, self.model.returning(customers, self.span), self.lost)
 
     def importance(self) -> dict[str, float]:
-        """An even share of its three columns."""
+        """Return equal shares of the three columns."""
         return {self.columns[place]: 1 / 3 for place in (self.recency, self.frequency, self.age)}
 
 
-def bg_nbd_to_onnx(found: BgNbdOfColumns) -> bytes:
-    """The same as a self-contained ONNX file of plain operators.
+def bg_nbd_to_onnx(column_model: ColumnBgNbd) -> bytes:
+    """Export the model as a self-contained ONNX file of standard operators.
 
-    It reckons in doubles: of hundreds of purchases, what a float's last digit is wrong by is raised
-    to that power.
+    It computes in doubles, because with hundreds of purchases a float's rounding error is raised to
+    that power.
     """
-    m = found.model
+    m = column_model.model
     numbers = {
         "r": m.r,
         "alpha": m.alpha,
         "a": m.a,
         "b1": m.b - 1,
-        "span": m.alpha + found.span,
-        "lost": found.lost,
+        "span": m.alpha + column_model.span,
+        "lost": column_model.lost,
         "zero": 0.0,
         "one": 1.0,
-        "day": SECONDS,
+        "day": SECONDS_PER_DAY,
     }
     tensors = {name: np.array(value, np.float64) for name, value in numbers.items()}
-    tensors |= {f"at_{name}": np.array(place, np.int64) for name, place in _places(found)}
+    tensors |= {
+        f"at_{name}": np.array(place, np.int64) for name, place in _column_indices(column_model)
+    }
     steps = [
         ("Cast", [INPUT], "columns"),
-        *(("Gather", ["columns", f"at_{name}"], name) for name, _ in _places(found)),
+        *(("Gather", ["columns", f"at_{name}"], name) for name, _ in _column_indices(column_model)),
         ("Add", ["since", "frequency"], "some"),
         ("Add", ["some", "age"], "every"),
         ("IsNaN", ["every"], "gap"),
-        *(("Where", ["gap", "zero", name], f"{name}_known") for name, _ in _places(found)),
+        *(
+            ("Where", ["gap", "zero", name], f"{name}_known")
+            for name, _ in _column_indices(column_model)
+        ),
         ("Sub", ["frequency_known", "one"], "less"),
         ("Max", ["less", "zero"], "x"),
         ("Sub", ["age_known", "since_known"], "between"),
@@ -278,16 +285,24 @@ def bg_nbd_to_onnx(found: BgNbdOfColumns) -> bytes:
     graph = helper.make_graph(
         nodes,
         "head",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, len(found.columns)])],
+        [
+            helper.make_tensor_value_info(
+                INPUT, TensorProto.FLOAT, [None, len(column_model.columns)]
+            )
+        ],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None])],
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
-    made = helper.make_model(
+    onnx_model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    checker.check_model(made)
-    return made.SerializeToString(deterministic=True)
+    checker.check_model(onnx_model)
+    return onnx_model.SerializeToString(deterministic=True)
 
 
-def _places(found: BgNbdOfColumns) -> tuple[tuple[str, int], ...]:
-    return ("since", found.recency), ("frequency", found.frequency), ("age", found.age)
+def _column_indices(column_model: ColumnBgNbd) -> tuple[tuple[str, int], ...]:
+    return (
+        ("since", column_model.recency),
+        ("frequency", column_model.frequency),
+        ("age", column_model.age),
+    )

@@ -1,12 +1,12 @@
-"""From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say
-the same.
+"""Export fitted models to ONNX, the only form that serving loads, and verify the export.
 
     input   features     float32 (n, columns)
-    output  probability  float32 (n,)    of a binary head; `lambdarank`: the raw order score; `poisson`, `tweedie`: what is expected
+    output  probability  float32 (n,)    probability of a binary head, raw score of `lambdarank`,
+                                         expected value of `poisson` and `tweedie`
 
-The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and
-ONNX Runtime warns of the label's shape at each run. A model holds all its tensors itself; one that
-refers to another file is refused here and again by the loader.
+The converter's own outputs (a label, a table of both classes) are dropped: nothing reads them, and
+ONNX Runtime warns of the label's shape at each run. A model contains all its tensors; one that
+refers to another file is rejected here and again by the loader.
 """
 
 import re
@@ -26,21 +26,21 @@ from tailorbird.models.gbdt import Gbdt, Matrix
 
 INPUT = "features"
 OUTPUT = "probability"
-TOLERANCE = 1e-5  # of a probability; measured differences are below 1e-6
+TOLERANCE = 1e-5  # for a probability; measured differences are below 1e-6
 OPSET = 15
 _THRESHOLDS = re.compile(r"^threshold=(.*)$", re.MULTILINE)
 _TREE_SIZES = re.compile(
     r"^tree_sizes=.*\n", re.MULTILINE
-)  # lengths in bytes, which no longer hold; LightGBM does without
+)  # byte lengths that no longer match; LightGBM does not need them
 
 
 def gbdt_to_onnx(model: Gbdt) -> bytes:
-    """The model as a self-contained ONNX file; the same model gives the same bytes."""
-    # The converter takes all trees: leave those after the best behind.
+    """Export the model as a self-contained ONNX file; the same model gives the same bytes."""
+    # The converter exports all trees, so those after the best iteration are removed first.
     text = model.booster.model_to_string(
         num_iteration=model.trees if model.booster.best_iteration > 0 else None
     )
-    text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_rounded_down, text))
+    text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_round_thresholds_down, text))
     booster = type(model.booster)(model_str=text)
     features = (INPUT, FloatTensorType([None, len(model.columns)]))
     graph = convert_lightgbm(
@@ -52,16 +52,18 @@ def gbdt_to_onnx(model: Gbdt) -> bytes:
     return graph.SerializeToString(deterministic=True)
 
 
-def _rounded_down(line: re.Match[str]) -> str:
-    """Thresholds as the largest float32 that is not above them.
+def _round_thresholds_down(line: re.Match[str]) -> str:
+    """Round thresholds to the largest float32 that is not above them.
 
     LightGBM compares with a double, ONNX with a float32. A threshold between two neighbouring
     float32 values may be rounded up onto the upper one, which then falls on the other side. For
     float32 features x, x <= t is the same as x <= (t rounded down).
     """
     exact = np.array(line[1].split(), np.float64)
-    near = exact.astype(np.float32)
-    lower = np.where(near.astype(np.float64) > exact, np.nextafter(near, np.float32(-np.inf)), near)
+    nearest = exact.astype(np.float32)
+    lower = np.where(
+        nearest.astype(np.float64) > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest
+    )
     return "threshold=" + " ".join(repr(float(value)) for value in lower)
 
 
@@ -76,9 +78,7 @@ def refuse_external(graph: onnx.ModelProto) -> None:
 
 
 def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
-    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,), or (n,
-    heads).
-    """
+    """Score a matrix with ONNX Runtime in one thread, as in serving; (n,) or (n, heads)."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -91,24 +91,26 @@ def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
     return np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], np.float64)
 
 
-class Scoring(Protocol):
+class HeadModel(Protocol):
     """A model of one head."""
 
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]: ...
 
 
-def largest_difference(model: Scoring, exported: bytes, matrix: Matrix, column: int = -1) -> float:
-    """The largest difference between model and export over the rows of a matrix.
+def largest_difference(
+    model: HeadModel, exported: bytes, matrix: Matrix, column: int = -1
+) -> float:
+    """Return the largest difference between model and export over a matrix.
 
     Args:
-        column: of the export's output that the model's head is, where it has several.
+        column: column of the export's output with the model's head, if it has several.
     Raises:
-        BundleError: it is above TOLERANCE, relative to the score's size for an order score.
+        BundleError: it exceeds TOLERANCE, relative to the score for unbounded scores.
     """
-    ours = model.score(matrix)
-    theirs = score_onnx(exported, matrix)
-    theirs = theirs[:, column] if theirs.ndim == 2 else theirs
-    difference = np.abs(ours - theirs) / np.maximum(1.0, np.abs(ours))
+    model_scores = model.score(matrix)
+    exported_scores = score_onnx(exported, matrix)
+    exported_scores = exported_scores[:, column] if exported_scores.ndim == 2 else exported_scores
+    difference = np.abs(model_scores - exported_scores) / np.maximum(1.0, np.abs(model_scores))
     worst = float(difference.max(initial=0.0))
     if not worst <= TOLERANCE:
         raise BundleError(
@@ -119,7 +121,7 @@ def largest_difference(model: Scoring, exported: bytes, matrix: Matrix, column: 
 
 
 def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
-    """Make `OUTPUT` of shape (n,) the only output, and drop the nodes that only the others needed."""
+    """Make `OUTPUT` of shape (n,) the only output, and drop nodes that only others need."""
     graph = model.graph
     source = (
         next(o.name for o in graph.output if o.name != "label") if binary else graph.output[0].name
@@ -133,10 +135,10 @@ def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
     needed = {OUTPUT}
-    kept = []
+    needed_nodes = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            kept.append(node)
+            needed_nodes.append(node)
             needed |= set(node.input)
     del graph.node[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(needed_nodes))

@@ -1,10 +1,10 @@
 """Gradient-boosted trees on the encoded feature matrix: one LightGBM booster for each head.
 
-A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a
-list and has no scale until it is calibrated; a `poisson` one gives an expected count, a `tweedie`
-one an expected amount that is mostly 0. Early stopping watches the validation part, which is later
-in time than the training part. What the columns are is decided by `ranking.encode`; how a booster
-becomes a file that serving loads, in `models.export`.
+A binary booster returns the probability of its target. A `lambdarank` booster returns a score that
+orders a list and has no scale before calibration. A `poisson` booster returns an expected count, a
+`tweedie` booster an expected amount that is mostly 0. Early stopping uses the validation part,
+which is later in time than the training part. `ranking.encode` makes the columns, `models.export`
+the file that serving loads.
 """
 
 import os
@@ -25,34 +25,34 @@ _METRICS = {
     "lambdarank": "ndcg",
     "poisson": "poisson",
     "tweedie": "tweedie",
-}  # that early stopping watches
+}  # for early stopping
 OBJECTIVES = tuple(_METRICS)
-OF_AMOUNTS = ("poisson", "tweedie")  # their labels are numbers from 0 on, no classes
+AMOUNT_OBJECTIVES = ("poisson", "tweedie")  # their labels are numbers ≥ 0, not classes
 
 
 @dataclass(frozen=True)
 class GbdtSettings:
-    """How the trees are grown. The defaults are plain on purpose: `tune` looks for better ones.
+    """Settings of the trees. The defaults are simple on purpose; `tune` finds better ones.
 
     Attributes:
         objective: `binary`, `lambdarank`, `poisson` for a count or a rate, or `tweedie` (power 1.5)
-            for an amount such as seconds:
-            mostly 0, with a long tail, whose mean is learned.
-        trees: at most this many; early stopping usually ends sooner.
-        patience: stop after this many trees without a better validation figure; 0 grows all.
-        leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and
-            trees that are too fine for them learn noise (on 3,400 clicks of a simulated shop
-            NDCG@10 was .550 with 31 leaves, .558 with 5, .540 by popularity).
-        leaf_rows: least rows of a leaf; 0 takes as many as hold `leaf_positives` positives on
-        average. rate, l2: learning rate, penalty on leaf values. columns, rows: share of columns
-        for each tree and of rows for every tree.
-        sets_from: positives from which codes are split as sets; below, as ranges of codes, which
-            are ordered by frequency. ONNX tests a set value by value: on a shop's baskets a row
-            took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
-        threads: 0 takes half the cores: LightGBM's threads spin while they wait, so that on cores
-            which others use too, two were ten times slower than one. The number does not change the
-            model (`deterministic`, `force_row_wise`).
-        seed: of every draw.
+            for the mean of an amount such as seconds: mostly 0, with a long tail.
+        trees: maximum; early stopping usually ends sooner.
+        patience: trees without a better validation metric before stopping; 0 grows all.
+        leaves: leaves of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare,
+            and finer trees learn noise (on 3,400 clicks of a simulated shop NDCG@10 was .550 with
+            31 leaves, .558 with 5, .540 by popularity).
+        leaf_rows: minimum rows of a leaf; 0 takes as many as hold `leaf_positives` positives on
+            average.
+        rate, l2: learning rate, penalty on leaf values.
+        columns, rows: share of columns for each tree, and of rows.
+        sets_from: positives from which codes are split as sets; with fewer, as ranges of codes,
+            which are ordered by frequency. ONNX tests a set value by value: on a shop's baskets a
+            row took 0.4 ms with sets, and NDCG@10 was .231 (.235 with ranges).
+        threads: 0 uses half the cores. LightGBM's threads spin while they wait: on cores in use by
+            others, two were ten times slower than one. The number does not change the model
+            (`deterministic`, `force_row_wise`).
+        seed: of all sampling.
     """
 
     objective: str = "binary"
@@ -76,7 +76,7 @@ class GbdtSettings:
             )
 
     def sized(self, positives: int, rows: int) -> "GbdtSettings":
-        """The same with what depends on the data filled in."""
+        """Return the settings with data-dependent defaults filled in."""
         leaves = self.leaves or min(max(positives // 600, 5), 31)
         leaf_rows = self.leaf_rows or min(
             max(round(self.leaf_positives * rows / max(positives, 1)), 20), max(rows // 20, 1)
@@ -91,12 +91,11 @@ class GbdtSettings:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows to learn from or to watch.
+    """Rows for training or validation.
 
     Attributes:
-        matrix: shape (n, columns), float32: serving computes in float32, so training must see the
-            same numbers.
-        label: shape (n,), 0 or 1; of `OF_AMOUNTS`, a number.
+        matrix: shape (n, columns), float32, because serving computes in float32.
+        label: shape (n,), 0 or 1; a number for `AMOUNT_OBJECTIVES`.
         lengths: rows of each request, in order; only `lambdarank` needs them.
         weight: shape (n,), or None for 1 everywhere.
     """
@@ -120,7 +119,7 @@ class Gbdt:
 
     Attributes:
         columns: names of the matrix's columns, in order.
-        curve: metric by tree, for `train` and `validation`: the learning curve.
+        curve: learning curve, metric by tree of `train` and `validation`.
     """
 
     booster: lgb.Booster
@@ -130,7 +129,7 @@ class Gbdt:
 
     @property
     def trees(self) -> int:
-        """How many trees count: up to the best one, if early stopping watched."""
+        """Number of trees in use: up to the best one with early stopping."""
         return (
             self.booster.current_iteration()
             if self.booster.best_iteration <= 0
@@ -146,15 +145,17 @@ class Gbdt:
         return "trees"
 
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        """Probability (binary), order score (lambdarank) or expected count or amount (poisson,
-        tweedie) of each row, shape (n,).
+        """Return the prediction of each row, shape (n,).
+
+        It is a probability (binary), an order score (lambdarank), or an expected count or amount
+        (poisson, tweedie).
         """
         if not len(matrix):
             return np.zeros(0)
         return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
 
     def importance(self) -> dict[str, float]:
-        """Share of the total gain that each column brought, largest first."""
+        """Return each column's share of the total gain, largest first."""
         gain = self.booster.feature_importance("gain", iteration=self.trees)
         share = gain / max(gain.sum(), 1e-12)
         return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
@@ -173,50 +174,51 @@ def fit_gbdt(
     """Grow trees on `train` until `validation` stops improving.
 
     Args:
-        columns: a name for each column of the matrix.
-        categorical: columns that hold small non-negative codes, split as sets rather than ranges.
-        progress: called with (trees so far, trees at most).
-        on_tree: told how many trees there are and the metric of `train` and `validation`; True ends
-            there.
+        columns: names of the matrix's columns.
+        categorical: columns with small non-negative codes, split as sets instead of ranges.
+        progress: called with (trees so far, maximum trees).
+        on_tree: called with the number of trees and the metrics of `train` and `validation`;
+            training stops if it returns True.
 
     Raises:
-        UsageError: the training part has only one class, or no column, so there is nothing to
-            learn.
+        UsageError: the training part has only one class, or no column.
     """
     if not 0 < np.count_nonzero(train.label > 0) < len(train.label):
-        found = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
+        class_counts = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
         fix = (
             'take a longer window, or see whether clicks arrive: tailorbird sql "select type, '
             'count(*) from events group by type"'
         )
-        raise UsageError(f"the training part has {found}: nothing to tell apart", fix=fix)
+        raise UsageError(f"the training part has {class_counts}: nothing to tell apart", fix=fix)
     if not columns:
         raise UsageError("no column is left to learn from", fix="leave fewer out")
     positives = int(np.count_nonzero(train.label > 0))
     settings = settings.sized(positives, len(train.label))
     categorical = categorical if positives >= settings.sets_from else ()
-    counted = settings.objective in OF_AMOUNTS
-    data = _dataset(train, columns, categorical, counted=counted)
-    held = _dataset(validation, columns, categorical, counted=counted, reference=data)
+    is_amount = settings.objective in AMOUNT_OBJECTIVES
+    data = _dataset(train, columns, categorical, is_amount=is_amount)
+    validation_data = _dataset(
+        validation, columns, categorical, is_amount=is_amount, reference=data
+    )
     curve: dict[str, dict[str, list[float]]] = {}
     callbacks = [lgb.record_evaluation(curve), lgb.log_evaluation(0)]
-    watch = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(
+    can_stop_early = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(
         validation.label
     )
-    if settings.patience and watch:
+    if settings.patience and can_stop_early:
         callbacks.append(
             lgb.early_stopping(settings.patience, first_metric_only=True, verbose=False)
         )
     if progress is not None:
         callbacks.append(lambda env: progress(env.iteration + 1, settings.trees))
     if on_tree is not None:
-        callbacks.append(partial(_told, on_tree))
+        callbacks.append(partial(_report_tree, on_tree))
     booster = lgb.train(
         _parameters(settings),
         data,
         settings.trees,
-        valid_sets=[held, data] if watch else [data],
-        valid_names=["validation", "train"] if watch else ["train"],
+        valid_sets=[validation_data, data] if can_stop_early else [data],
+        valid_names=["validation", "train"] if can_stop_early else ["train"],
         callbacks=callbacks,
     )
     return Gbdt(
@@ -227,7 +229,7 @@ def fit_gbdt(
     )
 
 
-def _told(
+def _report_tree(
     on_tree: Callable[[int, Mapping[str, float]], bool], env: lgb.callback.CallbackEnv
 ) -> None:
     figures = {part: value for part, _, value, *_ in env.evaluation_result_list or ()}
@@ -240,18 +242,18 @@ def _dataset(
     columns: Sequence[str],
     categorical: Sequence[str],
     *,
-    counted: bool = False,
+    is_amount: bool = False,
     reference: lgb.Dataset | None = None,
 ) -> lgb.Dataset:
     return lgb.Dataset(
         sample.matrix,
-        sample.label.astype(np.float32) if counted else (sample.label > 0).astype(np.float32),
+        sample.label.astype(np.float32) if is_amount else (sample.label > 0).astype(np.float32),
         reference=reference,
         weight=sample.weight,
         group=sample.lengths,
         feature_name=[
             f"c{i}" for i in range(len(columns))
-        ],  # ours may hold characters that LightGBM refuses
+        ],  # column names may contain characters that LightGBM rejects
         categorical_feature=[list(columns).index(name) for name in categorical],
         free_raw_data=True,
         params={"verbosity": -1},

@@ -1,5 +1,4 @@
-"""What people did with items, and how often by a moment: counts by person and item, and the newest
-items of a person.
+"""Interactions of people with items: counts by person and item at a moment, and recent items.
 
 A count over a window is exact: the difference of two binary searches in the sorted times of a key.
 """
@@ -16,12 +15,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interactions:
-    """What people did with items, one row an interaction; people and items as codes, −1 for none.
+    """Interactions of people with items, one row each; −1 is no person or item.
 
     Attributes:
         person, item: shape (n,), codes.
         ts: shape (n,), microseconds.
-        people, items: how many codes there are.
+        people, items: number of codes.
     """
 
     person: Ints
@@ -31,19 +30,20 @@ class Interactions:
     items: int
 
     def before(self, moment: int, since: int | None = None) -> "Interactions":
-        """Those with since ≤ ts < moment."""
-        kept = self.ts < moment
+        """Return the interactions with since ≤ ts < moment."""
+        mask = self.ts < moment
         if since is not None:
-            kept &= self.ts >= since
+            mask &= self.ts >= since
         return Interactions(
-            self.person[kept], self.item[kept], self.ts[kept], self.people, self.items
+            self.person[mask], self.item[mask], self.ts[mask], self.people, self.items
         )
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Counts interactions of keys over windows, from one sorted array of (key, rank of the time)
-    packed into int64.
+    """Counts interactions of keys over windows.
+
+    It is one sorted array of (key, rank of the time), packed into int64.
     """
 
     packed: Ints
@@ -52,35 +52,39 @@ class Counter:
 
     @classmethod
     def over(cls, key: Ints, ts: Ints) -> "Counter":
-        """Of interactions with `key` (n,) ≥ 0 at `ts` (n,); those with a key of −1 are left out."""
-        known = key >= 0
-        times, rank = np.unique(ts[known], return_inverse=True)
+        """Count interactions with `key` (n,) ≥ 0 at `ts` (n,); a key of −1 is left out."""
+        is_valid = key >= 0
+        times, rank = np.unique(ts[is_valid], return_inverse=True)
         bits = len(times).bit_length()
-        return cls(np.sort((key[known] << bits) | rank), times, bits)
+        return cls(np.sort((key[is_valid] << bits) | rank), times, bits)
 
-    def place(self, key: Ints, t: Ints | None, request: Ints) -> Ints:
-        """How many interactions come before (key, t) in the order of (key, time): only differences
-        within a key mean something.
+    def position(self, key: Ints, t: Ints | None, request: Ints) -> Ints:
+        """Return the number of interactions before (key, t) in the order of (key, time).
+
+        Only differences within a key are meaningful.
         """
         rank = np.searchsorted(self.times, t)[request] if t is not None else 0
         return np.searchsorted(self.packed, (key << self.bits) | rank)
 
     def count(self, key: Ints, t: Ints, request: Ints, window: int | None = None) -> Floats:
-        """How many interactions of each row's key lie in [t − window, t), or before t; 0 for a key
-        of −1.
+        """Return the interactions of each row's key in [t − window, t), or before t.
+
+        A key of −1 counts 0.
 
         Args:
             key, request: shape (n,).
             t: shape (requests,).
         """
-        known = np.maximum(key, 0)
-        start = self.place(known, None if window is None else t - window, request)
-        return np.where(key >= 0, self.place(known, t, request) - start, 0).astype(np.float64)
+        valid_key = np.maximum(key, 0)
+        start = self.position(valid_key, None if window is None else t - window, request)
+        return np.where(key >= 0, self.position(valid_key, t, request) - start, 0).astype(
+            np.float64
+        )
 
 
 @dataclass(frozen=True)
 class History:
-    """Interactions, sorted by person and by item."""
+    """Interactions, indexed by person and by item."""
 
     interactions: Interactions
 
@@ -94,8 +98,9 @@ class History:
 
     @cached_property
     def _sequence(self) -> tuple[Ints, Ints]:
-        """Items and times ordered by (person, ts), as `by_person` counts them; equal times in the
-        order of the log.
+        """Items and times ordered by (person, ts), as `by_person` counts them.
+
+        Equal times keep the order of the log.
         """
         i = self.interactions
         order = np.lexsort((i.ts, i.person))
@@ -103,18 +108,19 @@ class History:
         return i.item[order], i.ts[order]
 
     def recent(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
-        """The last `length` items of each person before t, oldest first: item codes, and offsets
-        (requests + 1,).
-        """
-        at, offsets = self.recent_at(person, t, length)
-        return self._sequence[0][at], offsets
+        """Return the last `length` items of each person before t, oldest first.
 
-    def recent_at(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
-        """Where they stand in the order of (person, ts)."""
-        each = np.arange(len(person))
-        known = np.maximum(person, 0)
-        stop = self.by_person.place(known, t, each)
-        start = np.maximum(self.by_person.place(known, None, each), stop - length)
+        The result is item codes, and offsets (requests + 1,).
+        """
+        positions, offsets = self.recent_positions(person, t, length)
+        return self._sequence[0][positions], offsets
+
+    def recent_positions(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
+        """Return the positions of recent items in the order of (person, ts), and offsets."""
+        requests = np.arange(len(person))
+        valid_person = np.maximum(person, 0)
+        stop = self.by_person.position(valid_person, t, requests)
+        start = np.maximum(self.by_person.position(valid_person, None, requests), stop - length)
         size = np.where(person >= 0, stop - start, 0)
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
         return np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size), offsets

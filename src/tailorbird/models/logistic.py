@@ -1,9 +1,8 @@
-"""Logistic regression on the encoded matrix, and its ONNX: the model that goes on where trees stand
-still.
+"""Logistic regression on the encoded matrix, and its ONNX export.
 
-Beyond what was seen a tree repeats its outermost leaf; a line in the logarithm goes on. That is
-what a hazard needs which is read at later and later moments. Each column x becomes sign(x)·ln(1 +
-|x|), standardised, and 0 with an indicator where it is missing.
+Beyond the training range a tree repeats its outermost leaf, while a line in the logarithm
+extrapolates, as a hazard that is read at later and later moments needs. Each column x becomes
+sign(x)·ln(1 + |x|), standardised, and 0 with an indicator if missing.
 """
 
 from collections.abc import Sequence
@@ -23,14 +22,15 @@ Floats = npt.NDArray[np.float64]
 
 IR_VERSION = 8
 ITERATIONS = 500
-# of a standardised column: far outside what was learned from, a line would promise anything
+# bound of a standardised column, which limits extrapolation
 CLIP = 8.0
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """A fitted regression: p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), z
-    clipped at ± `CLIP`.
+    """A fitted regression.
+
+    p = 1 / (1 + exp(-(slopes · z + absent · missing + intercept))), with z clipped at ± `CLIP`.
 
     Attributes:
         columns: names of the matrix's columns, in order.
@@ -45,7 +45,7 @@ class Logistic:
     intercept: float
 
     def score(self, matrix: Matrix) -> Floats:
-        """Probability of each row, shape (n,)."""
+        """Return the probability of each row, shape (n,)."""
         z, missing = _design(matrix, self.centre, self.scale)
         total = (
             z.astype(np.float64) @ self.slopes
@@ -55,7 +55,7 @@ class Logistic:
         return 1.0 / (1.0 + np.exp(-total))
 
     def importance(self) -> dict[str, float]:
-        """Share of the slopes' sizes by column, largest first."""
+        """Return each column's share of the absolute slopes, largest first."""
         size = np.abs(self.slopes) + np.abs(self.absent)
         share = size / max(float(size.sum()), 1e-12)
         return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
@@ -70,42 +70,44 @@ def fit_logistic(
     ignore: Sequence[str] = (),
     penalty: float = 1.0,
 ) -> Logistic:
-    """The regression of most likelihood with an L2 penalty.
+    """Fit a regression with an L2 penalty by maximum likelihood.
 
     Args:
-        label, weight: shape (n,); a label above 0 is positive, a weight 1 unless told.
-        ignore: columns that are left out, such as those that hold codes, of which a line can make
-            nothing; their slopes are 0.
-        penalty: on squared slopes of standardised columns, over all rows together.
+        label, weight: shape (n,); a label above 0 is positive, weights default to 1.
+        ignore: columns that are left out, such as codes, which have no linear meaning; their
+            slopes are 0.
+        penalty: on squared slopes of standardised columns, summed over all rows.
     Raises:
-        UsageError: only one class.
+        UsageError: there is only one class.
     """
     if not 0 < np.count_nonzero(label > 0) < len(label):
-        found = f"{np.count_nonzero(label > 0)} positives of {len(label)} rows"
-        raise UsageError(f"{found}: nothing to tell apart", fix="take a longer history")
-    mass = np.ones(len(matrix)) if weight is None else weight
+        class_counts = f"{np.count_nonzero(label > 0)} positives of {len(label)} rows"
+        raise UsageError(f"{class_counts}: nothing to tell apart", fix="take a longer history")
+    row_weights = np.ones(len(matrix)) if weight is None else weight
     logs = _logs(matrix)
-    known = np.isfinite(logs)
-    count = np.maximum(mass @ known, 1e-9)
-    filled = np.where(known, logs, 0.0).astype(np.float64)
-    centre = mass @ filled / count
-    scale = np.sqrt(np.maximum(mass @ (np.where(known, filled - centre, 0.0) ** 2) / count, 1e-12))
+    is_present = np.isfinite(logs)
+    count = np.maximum(row_weights @ is_present, 1e-9)
+    filled = np.where(is_present, logs, 0.0).astype(np.float64)
+    centre = row_weights @ filled / count
+    scale = np.sqrt(
+        np.maximum(row_weights @ (np.where(is_present, filled - centre, 0.0) ** 2) / count, 1e-12)
+    )
     scale[scale < 1e-5] = 1.0
     centre, scale = centre.astype(np.float32), scale.astype(np.float32)
     z, missing = _design(matrix, centre, scale)
     used = np.array([name not in ignore for name in columns])
-    gaps = used & (missing.min(axis=0) != missing.max(axis=0))
-    design = np.concatenate([z[:, used], missing[:, gaps]], axis=1).astype(np.float64)
+    has_missing = used & (missing.min(axis=0) != missing.max(axis=0))
+    design = np.concatenate([z[:, used], missing[:, has_missing]], axis=1).astype(np.float64)
     fitted = LogisticRegression(C=1.0 / penalty, max_iter=ITERATIONS).fit(
-        design, label > 0, sample_weight=mass
+        design, label > 0, sample_weight=row_weights
     )
     slopes, absent = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.float32)
-    slopes[used], absent[gaps] = fitted.coef_[0, : used.sum()], fitted.coef_[0, used.sum() :]
+    slopes[used], absent[has_missing] = fitted.coef_[0, : used.sum()], fitted.coef_[0, used.sum() :]
     return Logistic(tuple(columns), centre, scale, slopes, absent, float(fitted.intercept_[0]))
 
 
 def logistic_to_onnx(model: Logistic) -> bytes:
-    """The model as a self-contained ONNX file of plain operators."""
+    """Export the model as a self-contained ONNX file of standard operators."""
     tensors = {
         "centre": model.centre,
         "scale": model.scale,
@@ -151,15 +153,15 @@ def logistic_to_onnx(model: Logistic) -> bytes:
             for name, value in tensors.items()
         ],
     )
-    made = helper.make_model(
+    onnx_model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
-    onnx.checker.check_model(made)
-    return made.SerializeToString(deterministic=True)
+    onnx.checker.check_model(onnx_model)
+    return onnx_model.SerializeToString(deterministic=True)
 
 
 def _design(matrix: Matrix, centre: Matrix, scale: Matrix) -> tuple[Matrix, Matrix]:
-    """Standardised columns, 0 where missing, and indicators of what is missing; (n, columns) each."""
+    """Return standardised columns, 0 if missing, and missing indicators; (n, columns) each."""
     missing = np.isnan(matrix)
     z = np.clip(np.where(missing, np.float32(0), (_logs(matrix) - centre) / scale), -CLIP, CLIP)
     return z.astype(np.float32), missing.astype(np.float32)

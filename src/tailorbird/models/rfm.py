@@ -1,9 +1,8 @@
-"""What every churn model has to stand beside: how long ago, how often and for how much, from the
-log of purchases alone.
+"""Recency, frequency and monetary baselines that every churn model must beat.
 
-`recency` orders people by how long ago they last bought; `rfm_logistic` is a logistic regression on
-the logarithms of recency, frequency, age and amount. Both get their level by a regression on an
-earlier origin whose outcome is known.
+`recency` orders people by the time since their last purchase. `rfm_logistic` is a logistic
+regression on the logarithms of recency, frequency, age and amount. Both get their level from a
+regression on an earlier origin whose outcome is known.
 """
 
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rfm:
-    """Of each person at a moment, shape (n,) each.
+    """Purchase history of people at a moment, shape (n,) each.
 
     Attributes:
         recency: days since the last purchase.
         frequency: purchases.
-        age: days since the first.
-        amount: what they came to; 0 where no amount is known.
+        age: days since the first purchase.
+        amount: total amount; 0 if unknown.
     """
 
     recency: Floats
@@ -47,7 +46,7 @@ class RfmModel:
     fitted: LogisticRegression
 
     def returning(self, people: Rfm) -> Floats:
-        """P(a purchase within the window), shape (n,)."""
+        """Return P(a purchase within the window), shape (n,)."""
         return self.fitted.predict_proba((people.columns[:, self.used] - self.centre) / self.scale)[
             :, 1
         ]
@@ -56,7 +55,7 @@ class RfmModel:
 def fit_rfm(
     people: Rfm, returned: npt.NDArray[np.bool_], *, only_recency: bool = False
 ) -> RfmModel:
-    """Learn from an earlier origin: people as they were then, and who came back."""
+    """Fit to an earlier origin: people as they were then, and who returned."""
     used = (0,) if only_recency else (0, 1, 2, 3)
     columns = people.columns[:, used]
     centre, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9)

@@ -1,6 +1,13 @@
-"""Watching what is live: figures by time, arm and slot, and the decision to retrain."""
+"""Monitoring of live traffic: metrics by time, arm and slot, and the decision to retrain."""
 
-from tailorbird.monitoring.live import Figure, figures_by_period
-from tailorbird.monitoring.retrain import Decision, Trigger, decide, decide_on
+from tailorbird.monitoring.live import PeriodFigures, figures_by_period
+from tailorbird.monitoring.retrain import Decision, Trigger, decide_from_steps, decide_retrain
 
-__all__ = ["Decision", "Figure", "Trigger", "decide", "decide_on", "figures_by_period"]
+__all__ = [
+    "Decision",
+    "PeriodFigures",
+    "Trigger",
+    "decide_from_steps",
+    "decide_retrain",
+    "figures_by_period",
+]

@@ -1,21 +1,19 @@
-"""What becomes of a canary: a larger share of the people, the whole site, or its end. By its
-answers and the champion's of the same time.
+"""Decide whether to advance, promote or end a canary, by its responses and the champion's.
 
 | guard-rail | it ends a canary when |
 |---|---|
-| not finite | one of its scores was no finite number |
-| errors | so large a share of the answers that were its to give were given by another, beyond the champion's and beyond chance |
-| latency | its answers take so much longer than the champion's, at the 95th percentile |
-| clicks | fewer clicks per item seen than the champion, beyond a bound that may be looked at after every event |
+| not finite | one of its scores was not finite |
+| errors | more of its responses failed than of the champion's, beyond chance |
+| latency | its 95th percentile exceeds the champion's by a factor |
+| clicks | fewer clicks per item seen than the champion, beyond an always-valid bound |
 
-It is advanced along `SHARES` when it has given `answers_min` answers, no guard-rail says no, and
-the same bound says that it is not worse than the champion by more than `margin`. Each step is
-judged by what came since it began, by itself: what an earlier one has shown does not take the next,
-and what came at different shares may not be added up. Where people click more in the evening, and
-the canary had 1 % of the afternoon and half of the evening, it would be ahead for that alone. The
-bound is `experiments.statistics.always_valid_uplift`, for all steps together: an interval of a
-fixed sample size, looked at every ten seconds, would end half of all canaries that are as good as
-the champion, and promote others.
+It advances along `SHARES` when it has served `answers_min` responses, no guard-rail objects, and
+the same bound excludes a loss above `margin`. Each step is judged by its own data: evidence of an
+earlier step does not decide the next, and data at different shares must not be pooled. If people
+click more in the evening, and the canary had 1 % of the afternoon and half of the evening, it would
+be ahead for that alone. The bound is `experiments.statistics.always_valid_uplift`, corrected for
+all steps: a fixed-sample interval, checked every ten seconds, would end half of all canaries that
+equal the champion, and promote others.
 """
 
 import math
@@ -27,30 +25,29 @@ import pyarrow.compute as pc
 
 from tailorbird.experiments.counts import COLUMNS, count_events
 from tailorbird.experiments.statistics import (
-    NOTHING_KNOWN,
+    NO_ESTIMATE,
     Interval,
     Moments,
     always_valid_uplift,
     proportion_interval,
 )
 
-SHARES = (0.01, 0.05, 0.2, 0.5)  # and then everybody
+SHARES = (0.01, 0.05, 0.2, 0.5)  # then everybody
 EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
 ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
 
 
 @dataclass(frozen=True)
 class GuardRails:
-    """When a canary is ended, and when it goes on; `canary` in tailorbird.toml has them, but
-    `level`.
+    """Thresholds of a canary; `canary` in tailorbird.toml sets all but `level`.
 
     Attributes:
-        answers_min: of a step, of the canary and the champion, before it is judged at all but for
-            scores that are no numbers.
-        errors: share of answers that it may fail beyond the champion's.
+        answers_min: responses of a step, of canary and champion each, before it is judged;
+            scores that are not finite are judged at once.
+        errors: share of failed responses allowed beyond the champion's.
         latency: factor of the champion's 95th percentile.
-        margin: relative fall in clicks per item seen that must be excluded before it advances.
-        level: of the bound of clicks, over all steps.
+        margin: relative loss in clicks per item seen that must be excluded to advance.
+        level: confidence level of the bound on clicks, over all steps.
     """
 
     answers_min: int = 500
@@ -64,10 +61,8 @@ GUARD_RAILS = GuardRails()
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one version since the canary has its present share: answers that were its to give, those
-    it failed, and what came of them.
-    """
+class VersionFigures:
+    """Metrics of a version since the canary has its present share."""
 
     version: str
     answers: int
@@ -83,32 +78,33 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`action`: wait, advance (to `share`), promote, or end; `reason` in words, for the registry's
-    log.
+class CanaryVerdict:
+    """The decision on a canary.
+
+    `action` is wait, advance (to `share`), promote, or end; `reason` is for the registry's log.
     """
 
     action: str
     reason: str
     share: float
-    canary: Figures
-    champion: Figures
+    canary: VersionFigures
+    champion: VersionFigures
     uplift: Interval
 
 
-def figures(
+def measure_version(
     events: pa.Table,
     answers: pa.Table,
     version: str,
     *,
     denominators: dict[str, str],
     attribution: dict[str, int],
-) -> Figures:
-    """What became of the answers that were a version's to give.
+) -> VersionFigures:
+    """Return the metrics of the responses assigned to a version.
 
     Args:
         events: with `EVENTS`, since the canary has its present share.
-        answers: with `ANSWERS`, likewise.
+        answers: with `ANSWERS`, for the same time.
         denominators, attribution: by slot.
     """
     own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
@@ -127,7 +123,7 @@ def figures(
             arm = counts.arms.index(version)
             seen, clicked = counts.per_person(arm, "impressions"), counts.per_person(arm, "clicks")
             clicks += Moments.of(clicked[seen > 0], seen[seen > 0])
-    return Figures(
+    return VersionFigures(
         version,
         own.num_rows,
         int(pc.sum(failed).as_py() or 0),
@@ -137,30 +133,30 @@ def figures(
     )
 
 
-def judge(
-    canary: Figures, champion: Figures, share: float, rails: GuardRails = GUARD_RAILS
-) -> Verdict:
-    """What to do with a canary that answers `share` of the people."""
+def decide_canary(
+    canary: VersionFigures, champion: VersionFigures, share: float, rails: GuardRails = GUARD_RAILS
+) -> CanaryVerdict:
+    """Decide on a canary that serves `share` of the people."""
     level = 1.0 - (1.0 - rails.level) / len(SHARES)
     uplift = (
         always_valid_uplift(canary.clicks, champion.clicks, level=level)
-        if _comparable(canary, champion)
-        else NOTHING_KNOWN
+        if _has_clicks(canary, champion)
+        else NO_ESTIMATE
     )
 
-    def verdict(action: str, reason: str, to: float = share) -> Verdict:
-        return Verdict(action, reason, to, canary, champion, uplift)
+    def verdict(action: str, reason: str, new_share: float = share) -> CanaryVerdict:
+        return CanaryVerdict(action, reason, new_share, canary, champion, uplift)
 
     if canary.not_finite:
         return verdict(
             "end", f"{canary.not_finite} of its answers had a score that is no finite number", 0.0
         )
     if not canary.answers and champion.answers * share / (1.0 - share) > rails.answers_min:
-        told = (
+        reason = (
             f"none of {champion.answers:,} answers was its to give: servers refuse it, or wait "
             "for its features; their logs say why"
         )
-        return verdict("wait", told)
+        return verdict("wait", reason)
     if min(canary.answers, champion.answers) < rails.answers_min:
         return verdict(
             "wait",
@@ -177,11 +173,11 @@ def judge(
             0.0,
         )
     if canary.latency_ms_p95 > rails.latency * champion.latency_ms_p95:
-        told = (
+        reason = (
             f"its answers take {canary.latency_ms_p95:.1f} ms at the 95th percentile, the "
             f"champion's {champion.latency_ms_p95:.1f}"
         )
-        return verdict("end", told, 0.0)
+        return verdict("end", reason, 0.0)
     if uplift.high < 0:
         return verdict(
             "end",
@@ -189,21 +185,23 @@ def judge(
             0.0,
         )
     if not uplift.low > -rails.margin:
-        told = (
+        reason = (
             "nothing is known of clicks yet"
             if math.isnan(uplift.low)
             else f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}"
         )
-        return verdict("wait", f"{told}; it goes on when a fall by {rails.margin:.0%} is excluded")
-    following = next((step for step in SHARES if step > share + 1e-9), 1.0)
-    told = (
+        return verdict(
+            "wait", f"{reason}; it goes on when a fall by {rails.margin:.0%} is excluded"
+        )
+    next_share = next((step for step in SHARES if step > share + 1e-9), 1.0)
+    reason = (
         f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}, {canary.failed:,} of "
         f"{canary.answers:,} answers failed"
     )
-    return verdict("promote" if following == 1.0 else "advance", told, following)
+    return verdict("promote" if next_share == 1.0 else "advance", reason, next_share)
 
 
-def _comparable(canary: Figures, champion: Figures) -> bool:
+def _has_clicks(canary: VersionFigures, champion: VersionFigures) -> bool:
     return (
         min(canary.clicks.users, champion.clicks.users) >= 2
         and canary.clicks.x > 0

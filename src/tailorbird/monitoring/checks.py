@@ -1,9 +1,8 @@
-"""The daily checks: functions of a `Day` that say whether something is wrong with its data, and in
-words what.
+"""Daily data checks: functions of a `Day` that return whether something is wrong, and what.
 
-Each compares the day with itself or with the days before, and says `none` where there is too little
-to judge by. Limits stand beside the check; they are wide, since a check that fails every week is
-not read. How much came, and when, is `monitoring.amounts`.
+Each compares the day with itself or with the days before, and returns `none` if there is too little
+data. Limits are next to the checks. They are wide, because people ignore a check that fails every
+week. `monitoring.amounts` checks event counts.
 """
 
 from collections import Counter
@@ -16,96 +15,106 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import MINUTE, SECOND, micros, show_duration
-from tailorbird.monitoring.amounts import Wanted, freshness, hours, total, volume
-from tailorbird.monitoring.day import OWN_COLUMNS, Day, Profile, by_people
-from tailorbird.monitoring.verdict import NONE, Check, verdict
+from tailorbird.events import MINUTE, SECOND, format_duration, micros
+from tailorbird.monitoring.amounts import (
+    DayExpectations,
+    check_freshness,
+    check_hours,
+    check_total,
+    check_volume,
+)
+from tailorbird.monitoring.day import OWN_COLUMNS, Day, DayProfile, without_profiles
+from tailorbird.monitoring.verdict import NONE, Check, build_check
 
 REPEATS_MAX = 0.2
 ALIKE_MAX, ALIKE_ROWS = 0.2, 100
 LATE_MAX = 0.02
-NULLS_MAX, NULLS_ROWS = 0.15, 100  # the share of nulls may move so far
-PSI_MAX, PSI_ROWS = 0.25, 200  # the usual limit of "has shifted"
-DAYS_MIN = 3  # of which a median says more than their sum
+NULLS_MAX, NULLS_ROWS = 0.15, 100  # largest change in the share of nulls
+PSI_MAX, PSI_ROWS = 0.25, 200  # the conventional limit of a shift
+DAYS_MIN = 3  # days from which the median is used instead of the sum
 ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
 SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = (
     2 * MINUTE,
     0.1,
     30,
     5,
-)  # the clocks of a few people are theirs to mend
+)  # the clocks of a few people are no fault of the site
 BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS = 0.15, 0.05, 1_000
 REFUSED_MAX, REFUSED_ROWS = 0.05, 20
-_FLOOR = 1e-3  # a value's share, for the logarithm
+_FLOOR = 1e-3  # minimum share of a value, for the logarithm
 
 
-def run_checks(day: Day, wanted: Wanted, further: Sequence[Check] = ()) -> list[Check]:
-    """All checks of a day, and what others found beside."""
+def run_checks(
+    day: Day, expectations: DayExpectations, extra_checks: Sequence[Check] = ()
+) -> list[Check]:
+    """Run all checks of a day, and append the extra checks."""
     return [check(day) for check in _CHECKS] + [
-        volume(day, wanted),
-        freshness(day, wanted),
-        uniqueness(day, wanted),
-        *further,
+        check_volume(day, expectations),
+        check_freshness(day, expectations),
+        check_uniqueness(day, expectations),
+        *extra_checks,
     ]
 
 
-def duplicates(day: Day) -> Check:
-    """No event stands twice in the table; not many were sent twice, be it under one id or under
-    two.
+def check_duplicates(day: Day) -> Check:
+    """Check that no event is in the table twice, and that few were sent twice.
+
+    An event sent twice may have one id or two.
     """
-    twice = (
-        day.events.num_rows - pc.count_distinct(_key(day.events)).as_py()
+    duplicated_rows = (
+        day.events.num_rows - pc.count_distinct(_event_keys(day.events)).as_py()
         if day.events.num_rows
         else 0
     )
-    rows = sum(day.repeated.values())
+    repeated_rows = sum(day.repeated.values())
     share = day.repeats / max(1, day.events.num_rows)
-    wrong = [f"{twice:,} events stand twice in the table"] * bool(twice) + [
-        f"{rows:,} raw rows became more than one row"
-    ] * bool(rows)
+    problems = [f"{duplicated_rows:,} events stand twice in the table"] * bool(duplicated_rows) + [
+        f"{repeated_rows:,} raw rows became more than one row"
+    ] * bool(repeated_rows)
     if share > REPEATS_MAX:
-        wrong.append(
+        problems.append(
             f"{day.repeats:,} events were sent again ({share:.0%}): a client retries too often"
         )
-    judged, alike = _alike(day.events)
+    judged, alike = _count_repeated_actions(day.events)
     if judged >= ALIKE_ROWS and alike > ALIKE_MAX * judged:
-        wrong.append(
+        problems.append(
             f"{alike / judged:.0%} of the events repeat another of that second, under an id "
             "of their own: a client sends twice"
         )
-    return verdict(
+    return build_check(
         "duplicates",
         day.events.num_rows,
-        wrong,
+        problems,
         share,
         REPEATS_MAX,
         f"{day.repeats:,} repeats were dropped, none is left",
     )
 
 
-def gaps(day: Day) -> Check:
-    """Every raw row between the day's first and last is in a table."""
-    wrong = [
+def check_gaps(day: Day) -> Check:
+    """Check that every raw row between the day's first and last is in a table."""
+    problems = [
         f"{count:,} raw rows of {partition} are in no table; tailorbird lake verify"
         for partition, count in day.missing.items()
         if count
     ]
-    return verdict(
+    return build_check(
         "gaps",
         len(day.missing),
-        wrong,
+        problems,
         sum(day.missing.values()),
         0,
         "every raw row is accounted for",
     )
 
 
-def late(day: Day) -> Check:
-    """Events that came in on the day, and so late that no feature counts them: when they happened
-    is a day whose report is written.
+def check_late(day: Day) -> Check:
+    """Check the share of events that arrived too late to count in features.
+
+    Their day's report is already written.
     """
-    share = day.too_late / max(1, day.came)
-    wrong = (
+    share = day.too_late / max(1, day.received)
+    problems = (
         [
             f"{day.too_late:,} events came too late to count in features ({share:.0%} of "
             "what came in)"
@@ -113,12 +122,14 @@ def late(day: Day) -> Check:
         if share > LATE_MAX
         else []
     )
-    return verdict("late", day.came, wrong, share, LATE_MAX, f"{share:.1%} came too late to count")
+    return build_check(
+        "late", day.received, problems, share, LATE_MAX, f"{share:.1%} came too late to count"
+    )
 
 
-def nulls(day: Day) -> Check:
-    """The share of events of a type without a column, against the days before."""
-    reference, wrong, worst, judged = _sum(day.before), [], 0.0, 0
+def check_nulls(day: Day) -> Check:
+    """Check the share of null columns by event type against the days before."""
+    reference, problems, worst, judged = _merge_profiles(day.before), [], 0.0, 0
     if reference is not None:
         for type_, rows in day.profile.types.items():
             if min(rows, reference.types[type_]) < NULLS_ROWS:
@@ -135,14 +146,16 @@ def nulls(day: Day) -> Check:
                     }
                     for one in day.before
                 ]
-                usual = _usual(each, NULLS_ROWS)["null"]
+                usual = _usual_shares(each, NULLS_ROWS)["null"]
                 worst = max(worst, abs(share - usual))
                 if abs(share - usual) > NULLS_MAX:
-                    wrong.append(f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual")
-    return verdict(
+                    problems.append(
+                        f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual"
+                    )
+    return build_check(
         "nulls",
         judged,
-        sorted(wrong),
+        sorted(problems),
         worst,
         NULLS_MAX,
         "columns are as full as usual",
@@ -150,24 +163,22 @@ def nulls(day: Day) -> Check:
     )
 
 
-def categories(day: Day) -> Check:
-    """How the values of a column are spread, against the days before: the population stability
-    index.
-    """
-    wrong, worst, judged = [], 0.0, 0
+def check_categories(day: Day) -> Check:
+    """Check the distribution of categorical columns by population stability index."""
+    problems, worst, judged = [], 0.0, 0
     for column, counted in day.profile.categories.items():
         before = [profile.categories[column] for profile in day.before]
         if min(sum(counted.values()), sum(sum(each.values()) for each in before)) < PSI_ROWS:
             continue
         judged += 1
-        index, moved = _stability(counted, _usual(before, PSI_ROWS))
+        index, moved = _stability(counted, _usual_shares(before, PSI_ROWS))
         worst = max(worst, index)
         if index > PSI_MAX:
-            wrong.append(f"{column} has shifted (PSI {index:.2f}), most of all {moved}")
-    return verdict(
+            problems.append(f"{column} has shifted (PSI {index:.2f}), most of all {moved}")
+    return build_check(
         "categories",
         judged,
-        wrong,
+        problems,
         worst,
         PSI_MAX,
         "values are spread as usual",
@@ -175,58 +186,61 @@ def categories(day: Day) -> Check:
     )
 
 
-def orphans(day: Day) -> Check:
-    """Clicks that name an answer which there is not, nor anything that was seen of it, or an item
-    that nobody reported as seen.
+def check_orphans(day: Day) -> Check:
+    """Check that clicks name existing responses and items with an impression.
 
-    Where this system gives answers and another one does too, nothing in an event says whose a click
-    follows: that is told, and fails.
+    If another system serves some responses, nothing in an event says which one a click follows, so
+    the check fails and says so.
     """
     clicks = day.events.filter(
         pc.and_(pc.equal(day.events["type"], "click"), pc.is_valid(day.events["request_id"]))
     )
     if clicks.num_rows < CLICKS_MIN:
         return Check("orphans", NONE, 0.0, ORPHANS_MAX, "hardly any click names an answer")
-    known = pc.is_in(clicks["request_id"], value_set=pa.array(sorted(day.answered), pa.string()))
-    share = 1 - (pc.sum(known).as_py() or 0) / clicks.num_rows
-    seen = _seen(day.events)
-    wrong = (
+    has_answer = pc.is_in(
+        clicks["request_id"], value_set=pa.array(sorted(day.answered_requests), pa.string())
+    )
+    share = 1 - (pc.sum(has_answer).as_py() or 0) / clicks.num_rows
+    seen = _seen_items(day.events)
+    problems = (
         [f"{share:.0%} of the clicks name an answer that is not in the lake"]
         if share > ORPHANS_MAX
         else []
     )
-    if wrong and _mostly(
-        clicks.filter(pc.invert(known))["request_id"].to_pylist(), {request for request, _ in seen}
+    if problems and _is_mostly_in(
+        clicks.filter(pc.invert(has_answer))["request_id"].to_pylist(),
+        {request for request, _ in seen},
     ):
-        wrong[0] += (
+        problems[0] += (
             "; most of these were reported as seen: answers were lost, or another system "
             "gives some (leave their request_id out)"
         )
-    if seen and not wrong:
-        named = clicks.filter(known)
+    if seen and not problems:
+        named = clicks.filter(has_answer)
         pairs = list(
             zip(named["request_id"].to_pylist(), named["item_id"].to_pylist(), strict=True)
         )
         unseen = sum(pair not in seen for pair in pairs) / max(1, len(pairs))
         if unseen > UNSEEN_MAX:
-            wrong.append(f"{unseen:.0%} of the clicks are on items without an impression")
-    return verdict(
+            problems.append(f"{unseen:.0%} of the clicks are on items without an impression")
+    return build_check(
         "orphans",
         clicks.num_rows,
-        wrong,
+        problems,
         share,
         ORPHANS_MAX,
         "clicks follow answers and impressions",
     )
 
 
-def skew(day: Day) -> Check:
-    """How many of a device's events were sent by a clock that is off. One that does not say when it
-    sends counts as right.
+def check_skew(day: Day) -> Check:
+    """Check the share of a device's events that were sent by a wrong clock.
+
+    Clients that do not report when they send count as right.
     """
-    events = by_people(day.events)
+    events = without_profiles(day.events)
     events = events.filter(pc.not_equal(events["type"], "answer"))
-    off = (
+    is_off = (
         np.abs(
             micros(events["received_at"])
             - micros(pc.coalesce(events["sent_at"], events["received_at"]))
@@ -235,116 +249,125 @@ def skew(day: Day) -> Check:
     )
     device = np.array([each or "without a device" for each in events["device"].to_pylist()], object)
     person = np.array([each or "" for each in events["person"].to_pylist()], object)
-    wrong, worst, judged = [], 0.0, pc.count(events["sent_at"]).as_py()
+    problems, worst, judged = [], 0.0, pc.count(events["sent_at"]).as_py()
     for name in sorted(set(device.tolist())):
-        mine = off[device == name]
-        if len(mine) < SKEW_ROWS:
+        device_is_off = is_off[device == name]
+        if len(device_is_off) < SKEW_ROWS:
             continue
-        worst = max(worst, float(mine.mean()))
+        worst = max(worst, float(device_is_off.mean()))
         if (
-            mine.mean() > SKEW_MAX
-            and len(set(person[device == name][mine].tolist())) >= SKEW_PEOPLE
+            device_is_off.mean() > SKEW_MAX
+            and len(set(person[device == name][device_is_off].tolist())) >= SKEW_PEOPLE
         ):
-            wrong.append(
-                f"the clocks of {mine.mean():.0%} of the events of {name} are off by more "
-                f"than {show_duration(SKEW_US)}"
+            problems.append(
+                f"the clocks of {device_is_off.mean():.0%} of the events of {name} are off by more "
+                f"than {format_duration(SKEW_US)}"
             )
-    good = f"the clocks of at most {worst:.1%} of a device's events are off"
-    return verdict(
-        "skew", judged, wrong, worst, SKEW_MAX, good, "clients do not say when they send"
+    ok_text = f"the clocks of at most {worst:.1%} of a device's events are off"
+    return build_check(
+        "skew", judged, problems, worst, SKEW_MAX, ok_text, "clients do not say when they send"
     )
 
 
-def bots(day: Day) -> Check:
-    """The share of known bots against the days before, and people who do too much to be people."""
-    rows, reference = day.events.num_rows, _sum(day.before)
+def check_bots(day: Day) -> Check:
+    """Check the share of known bots, and for people who are too active to be human."""
+    rows, reference = day.events.num_rows, _merge_profiles(day.before)
     share = day.profile.bots / max(1, day.profile.rows)
     usual = reference.bots / reference.rows if reference is not None and reference.rows else 0.0
-    wrong = (
+    problems = (
         [f"{share:.0%} of the events are of bots, {usual:.0%} are usual"]
         if share > usual + BOTS_MAX
         else []
     )
     human = day.events.filter(pc.fill_null(pc.not_equal(day.events["agent"], "bot"), True))
-    found = pc.value_counts(pc.drop_null(human["person"]))
-    counts = found.field("counts").to_numpy()
-    most = int(np.sum(counts > max(ONE_PERSON_ROWS, ONE_PERSON_MAX * rows)))
-    if most:
-        wrong.append(
-            f"{most:,} people made more than {ONE_PERSON_MAX:.0%} of all events each; they "
+    person_counts = pc.value_counts(pc.drop_null(human["person"]))
+    counts = person_counts.field("counts").to_numpy()
+    busy_people = int(np.sum(counts > max(ONE_PERSON_ROWS, ONE_PERSON_MAX * rows)))
+    if busy_people:
+        problems.append(
+            f"{busy_people:,} people made more than {ONE_PERSON_MAX:.0%} of all events each; they "
             "are not marked as bots"
         )
-    return verdict(
-        "bots", rows, wrong, share, usual + BOTS_MAX, f"{share:.1%} of the events are of bots"
+    return build_check(
+        "bots", rows, problems, share, usual + BOTS_MAX, f"{share:.1%} of the events are of bots"
     )
 
 
-def refused(day: Day) -> Check:
-    """What broke the contract, of all that came in with it."""
+def check_refused(day: Day) -> Check:
+    """Check the share of events that violated the contract."""
     count = sum(day.refused.values())
-    share = count / max(1, count + day.taken)
-    wrong = []
+    share = count / max(1, count + day.accepted)
+    problems = []
     if share > REFUSED_MAX and count >= REFUSED_ROWS:
-        wrong = [
+        problems = [
             f"{rows:,} were refused: {code}"
             for code, rows in sorted(day.refused.items(), key=lambda each: -each[1])
         ]
-    return verdict(
+    return build_check(
         "refused",
-        count + day.taken,
-        wrong,
+        count + day.accepted,
+        problems,
         share,
         REFUSED_MAX,
         f"{count:,} events were refused ({share:.1%})",
     )
 
 
-def uniqueness(day: Day, wanted: Wanted) -> Check:
-    """Properties that are declared as unique differ in all events of the day; one that no event has
-    is not judged, and named.
+def check_uniqueness(day: Day, expectations: DayExpectations) -> Check:
+    """Check that properties declared unique differ in all events of the day.
+
+    A property that no event has is named, but not judged.
     """
-    wrong: list[str] = []
-    absent: list[str] = []
-    for type_, names in wanted.unique.items():
+    problems: list[str] = []
+    missing_properties: list[str] = []
+    for type_, names in expectations.unique.items():
         of_type = day.events.filter(pc.equal(day.events["type"], type_))
         values: list[dict[str, Any]] = [
             msgspec.json.decode(text) if text else {} for text in of_type["properties"].to_pylist()
         ]
         for name in names:
-            found = (
+            property_values = (
                 of_type[name].to_pylist()
                 if name in OWN_COLUMNS
                 else [each.get(name) for each in values]
             )
-            given = [msgspec.json.encode(value) for value in found if value is not None]
-            if twice := len(given) - len(set(given)):
-                wrong.append(f"{twice:,} {type_} repeat a {name} of another")
-            if not given:
-                absent.append(f"no {type_} has a property {name}")
-    judged = sum(map(len, wanted.unique.values())) - len(absent)
-    nothing = "; ".join(absent) or "contract.toml declares none"
-    return verdict(
-        "uniqueness", judged, wrong, len(wrong), 0, "; ".join(["as declared", *absent]), nothing
+            encoded_values = [
+                msgspec.json.encode(value) for value in property_values if value is not None
+            ]
+            if repeated_values := len(encoded_values) - len(set(encoded_values)):
+                problems.append(f"{repeated_values:,} {type_} repeat a {name} of another")
+            if not encoded_values:
+                missing_properties.append(f"no {type_} has a property {name}")
+    judged = sum(map(len, expectations.unique.values())) - len(missing_properties)
+    skip_reason = "; ".join(missing_properties) or "contract.toml declares none"
+    return build_check(
+        "uniqueness",
+        judged,
+        problems,
+        len(problems),
+        0,
+        "; ".join(["as declared", *missing_properties]),
+        skip_reason,
     )
 
 
 _CHECKS: tuple[Callable[[Day], Check], ...] = (
-    hours,
-    total,
-    duplicates,
-    gaps,
-    late,
-    nulls,
-    categories,
-    orphans,
-    skew,
-    bots,
-    refused,
+    check_hours,
+    check_total,
+    check_duplicates,
+    check_gaps,
+    check_late,
+    check_nulls,
+    check_categories,
+    check_orphans,
+    check_skew,
+    check_bots,
+    check_refused,
 )
 
 
-def _sum(profiles: Sequence[Profile]) -> Profile | None:
-    """The profiles as one; what is no count is that of the newest."""
+def _merge_profiles(profiles: Sequence[DayProfile]) -> DayProfile | None:
+    """Return the sum of the profiles; other fields are those of the newest."""
     if not profiles:
         return None
     first = profiles[0]
@@ -361,10 +384,11 @@ def _sum(profiles: Sequence[Profile]) -> Profile | None:
     )
 
 
-def _usual(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]:
-    """The share of each value on a usual day: the median of the days that have so many rows, so
-    that a day on which something broke is not what is usual for the week after it. Where fewer than
-    three have, it is that of all days together.
+def _usual_shares(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]:
+    """Return the share of each value on a usual day.
+
+    It is the median of the days with enough rows, so that one broken day does not define the usual
+    for a week. With fewer than three such days, it is the share over all days.
     """
     values = {value for each in days for value in each}
     large = [each for each in days if sum(each.values()) >= rows_min]
@@ -373,23 +397,21 @@ def _usual(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]
             value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large]))
             for value in values
         }
-        if (whole := sum(medians.values())) > 0:
-            return {value: share / whole for value, share in medians.items()}
+        if (total_share := sum(medians.values())) > 0:
+            return {value: share / total_share for value, share in medians.items()}
     rows = sum(sum(each.values()) for each in days)
     return {value: sum(each.get(value, 0) for each in days) / rows for value in values}
 
 
-def _alike(events: pa.Table) -> tuple[int, int]:
-    """Of the events that name an item or ask for something: how many there are, and how many say
-    the same as another of that second.
-    """
-    said = by_people(events)
-    said = said.filter(pc.or_(pc.is_valid(said["item_id"]), pc.is_valid(said["query"])))
-    said = said.append_column("second", pa.array(micros(said["ts"]) // SECOND))
-    different = said.group_by(
+def _count_repeated_actions(events: pa.Table) -> tuple[int, int]:
+    """Count events with an item or query, and those that repeat another in the same second."""
+    actions = without_profiles(events)
+    actions = actions.filter(pc.or_(pc.is_valid(actions["item_id"]), pc.is_valid(actions["query"])))
+    actions = actions.append_column("second", pa.array(micros(actions["ts"]) // SECOND))
+    distinct_actions = actions.group_by(
         ["person", "type", "item_id", "query", "request_id", "second"]
     ).aggregate([])
-    return said.num_rows, said.num_rows - different.num_rows
+    return actions.num_rows, actions.num_rows - distinct_actions.num_rows
 
 
 def _stability(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
@@ -399,22 +421,24 @@ def _stability(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[floa
         for each in (now, usual)
     ]
     parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])
-    most = int(np.argmax(parts))
-    return float(
-        parts.sum()
-    ), f"{values[most]}: {shares[0][most]:.0%}, {shares[1][most]:.0%} are usual"
+    largest_index = int(np.argmax(parts))
+    return (
+        float(parts.sum()),
+        f"{values[largest_index]}: {shares[0][largest_index]:.0%}, "
+        f"{shares[1][largest_index]:.0%} are usual",
+    )
 
 
-def _key(events: pa.Table) -> pa.Array:
+def _event_keys(events: pa.Table) -> pa.Array:
     subject = pc.coalesce(events["person"], events["item_id"], pa.scalar(""))
     return pc.binary_join_element_wise(events["event_id"], subject, "\x1f")
 
 
-def _mostly(values: Sequence[str], among: Collection[str]) -> bool:
-    return 2 * sum(value in among for value in values) > len(values)
+def _is_mostly_in(values: Sequence[str], members: Collection[str]) -> bool:
+    return 2 * sum(value in members for value in values) > len(values)
 
 
-def _seen(events: pa.Table) -> set[tuple[str, str]]:
+def _seen_items(events: pa.Table) -> set[tuple[str, str]]:
     shown = events.filter(pc.equal(events["type"], "impression"))
     pairs: set[tuple[str, str]] = set()
     for request, item, items in zip(

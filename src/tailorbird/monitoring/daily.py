@@ -1,12 +1,13 @@
-"""Running the checks of a day, keeping what they found, and telling somebody when one fails.
+"""Run the checks of a day, store the report, and alert if one fails.
 
-    CHECKS/2026-11-24.json    a day's report, written whole and renamed into place
-    CHECKS/index.html         a page of the newest day, with the days before; see `monitoring.daily_page`
+    CHECKS/2026-11-24.json    a day's report, written atomically
+    CHECKS/index.html         page of the newest day and the days before, see
+                              `monitoring.daily_page`
 
-A report of a whole day is not made again by the schedule, one that was made by hand while the day
-went on is; by hand both are replaced. The schedule catches up on days on which it did not run, and
-tells of what a run by hand found before it, without telling anybody. An alert is a URL that gets
-the report as JSON by POST, or a command, started without a shell, that gets it on its input.
+The schedule does not repeat the report of a complete day, but replaces one made by hand while the
+day went on; a run by hand replaces both. The schedule catches up on missed days, and alerts on
+failures that an earlier run by hand found without alerting. An alert is a URL that gets the report
+as JSON by POST, or a command, started without a shell, that gets it on standard input.
 """
 
 import logging
@@ -24,40 +25,38 @@ import msgspec
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
-from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.amounts import DayExpectations
 from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.monitoring.verdict import FAILED, Check
-from tailorbird.places import Place
-from tailorbird.whole import write_whole
+from tailorbird.places import Storage
+from tailorbird.whole import atomic_write
 
 PAGE = "index.html"
 ALERT_S = 15.0
-LOOK_S = 60.0
-AGAIN_S = 600.0  # until an alert that did not go out is tried again
+POLL_S = 60.0
+RETRY_S = 600.0  # until a failed alert is retried
 CATCH_UP_DAYS = 7
 _NAME = re.compile(r"\d{4}-\d\d-\d\d\.json\Z")
 log = logging.getLogger(__name__)
 
-Further = Callable[[int], Sequence[Check]]  # day → checks that this package cannot make
+ExtraChecks = Callable[[int], Sequence[Check]]  # day → checks from outside this package
 
 
 class DayReport(msgspec.Struct, frozen=True):
-    """What the checks of a day found."""
+    """The results of a day's checks."""
 
     day: str
     at: str
     rows: int
     checks: list[Check]
-    newest_before: str = ""  # the newest day before on which people did something
-    untold: bool = (
-        False  # an alert is due and is not known to have gone out, so that it is tried again
-    )
+    newest_before: str = ""  # the newest earlier day with events of people
+    untold: bool = False  # an alert is due and is not confirmed, so it is retried
 
     @property
-    def of_use(self) -> bool:
-        """Whether there is anything to tell: of days before the first event there is not."""
+    def has_content(self) -> bool:
+        """True if the report is worth keeping, unlike days before the first event."""
         return bool(self.rows or self.newest_before)
 
     @property
@@ -66,54 +65,63 @@ class DayReport(msgspec.Struct, frozen=True):
 
 
 def run_day(
-    lake: Lake, number: int, now: int, wanted: Wanted, further: Further = lambda number: ()
+    lake: Lake,
+    number: int,
+    now: int,
+    expectations: DayExpectations,
+    extra_checks: ExtraChecks = lambda number: (),
 ) -> DayReport:
-    """Check a day, given by its number since 1970. Raises NotReadyError if there is no lake."""
+    """Check a day, given by its number since 1970. Raises NotReadyError without a lake."""
     day = load_day(lake, number, now)
     newest = "" if day.newest_before is None else _name(day.newest_before)
     return DayReport(
-        day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)), newest
+        day.name,
+        to_iso(now),
+        day.events.num_rows,
+        run_checks(day, expectations, extra_checks(number)),
+        newest,
     )
 
 
-def keep(folder: Path, report: DayReport) -> Path:
-    """Keep the report, and make the page anew; where the page is."""
-    write_whole(
+def save_report(folder: Path, report: DayReport) -> Path:
+    """Store the report, rebuild the page, and return the page's path."""
+    atomic_write(
         folder / f"{report.day}.json",
         msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
     )
-    return write_page(folder / PAGE, history(folder))
+    return write_page(folder / PAGE, read_reports(folder))
 
 
-def history(folder: Path) -> list[DayReport]:
-    """The reports that are kept, the newest first; one that cannot be read is left out."""
-    found = []
+def read_reports(folder: Path) -> list[DayReport]:
+    """Return the stored reports, newest first; unreadable ones are skipped."""
+    reports = []
     for path in sorted(folder.glob("*.json"), reverse=True) if folder.is_dir() else []:
         if _NAME.match(path.name):
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=DayReport))
+                reports.append(msgspec.json.decode(path.read_bytes(), type=DayReport))
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
                 log.warning("%s cannot be read: %s", path, error)
-    return found
+    return reports
 
 
-def alert(target: str, report: DayReport) -> str:
-    """Tell of a day on which a check failed; "" if that worked or there was nothing to tell, else
-    why it did not.
+def send_alert(target: str, report: DayReport) -> str:
+    """Send an alert for a failed day; return why it failed, or "".
+
+    There is nothing to send if no check failed.
     """
     if not target or not report.failed:
         return ""
     data = msgspec.json.encode(report)
     try:
         if target.startswith(("http://", "https://")):
-            asked = urllib.request.Request(target, data, {"content-type": "application/json"})
-            with urllib.request.urlopen(asked, timeout=ALERT_S):
+            request = urllib.request.Request(target, data, {"content-type": "application/json"})
+            with urllib.request.urlopen(request, timeout=ALERT_S):
                 return ""
         done = subprocess.run(
             shlex.split(target), input=data, capture_output=True, timeout=ALERT_S, check=False
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        # its text may hold the address, which may be secret
+        # The error's text may contain the address, which may be secret.
         return f"the alert did not go out: {type(error).__name__}"
     if done.returncode == 0:
         return ""
@@ -123,25 +131,21 @@ def alert(target: str, report: DayReport) -> str:
     )
 
 
-def due(folder: Path, now: int, after_us: int) -> list[int]:
-    """The last days, the newest first, that are over for `after_us` and have no report of all their
-    hours: yesterday, and those on which nobody checked.
-    """
+def days_due(folder: Path, now: int, after_us: int) -> list[int]:
+    """Return the last days, newest first, that ended `after_us` ago and lack a complete report."""
     newest = (now - after_us) // DAY - 1
-    made = {report.day: report.at for report in history(folder)}
+    written_at = {report.day: report.at for report in read_reports(folder)}
     return [
         number
         for number in range(newest, newest - CATCH_UP_DAYS, -1)
-        if made.get(_name(number), "") < to_iso((number + 1) * DAY + after_us)
+        if written_at.get(_name(number), "") < to_iso((number + 1) * DAY + after_us)
     ]
 
 
-def owed(folder: Path, report: DayReport, target: str) -> bool:
-    """Whether the schedule has yet to tell of this day, of which a report is made by hand: it
-    fails, and nobody was told before.
-    """
-    before = next((one for one in history(folder) if one.day == report.day), None)
-    return bool(target and report.failed) and (before is None or before.untold)
+def is_alert_due(folder: Path, report: DayReport, target: str) -> bool:
+    """Return whether the schedule still has to alert for a report made by hand."""
+    earlier = next((one for one in read_reports(folder) if one.day == report.day), None)
+    return bool(target and report.failed) and (earlier is None or earlier.untold)
 
 
 def _name(number: int) -> str:
@@ -149,65 +153,63 @@ def _name(number: int) -> str:
 
 
 def watch(
-    lake: Place,
+    lake: Storage,
     folder: Path,
     clock: Clock,
     stop: threading.Event,
     *,
-    wanted: Wanted,
+    wanted: DayExpectations,
     after_us: int,
     target: str,
-    further: Further,
-    look_s: float = LOOK_S,
-    again_s: float = AGAIN_S,
+    further: ExtraChecks,
+    poll_s: float = POLL_S,
+    retry_s: float = RETRY_S,
 ) -> None:
-    """Check each day once it is over, until `stop`. What goes wrong is said and never stops the
-    role.
+    """Check each day once it is over, until `stop`.
 
-    An alert that does not go out is tried again, also by the role that is started next, until its
-    day is older than a week. One that went out when the role was killed goes out twice.
+    Errors are logged and never stop the role. An alert that fails is retried, also after a restart,
+    until its day is older than a week. One that was being sent when the role was killed is sent
+    twice.
     """
-    tried = 0.0
-    while not stop.wait(look_s):
-        if time.monotonic() - tried >= again_s:
-            _tell_again(folder, target, clock.now())
-            tried = time.monotonic()
-        for number in due(folder, clock.now(), after_us):
-            begun = time.monotonic()
+    last_retry = 0.0
+    while not stop.wait(poll_s):
+        if time.monotonic() - last_retry >= retry_s:
+            _retry_alerts(folder, target, clock.now())
+            last_retry = time.monotonic()
+        for number in days_due(folder, clock.now(), after_us):
+            started = time.monotonic()
             try:
                 report = run_day(Lake(lake), number, clock.now(), wanted, further)
-                if report.of_use:
+                if report.has_content:
                     due_alert = bool(target and report.failed)
-                    keep(
+                    save_report(
                         folder, msgspec.structs.replace(report, untold=due_alert)
-                    )  # before: who dies meanwhile tells when it is back
-                    if not _tell(target, report) and due_alert:
-                        keep(folder, report)
+                    )  # stored first, so that a crash leads to a retry
+                    if not _alert_and_log(target, report) and due_alert:
+                        save_report(folder, report)
             except NotReadyError:
                 break
             except (TailorbirdError, OSError, ValueError) as error:
                 log.warning("the day could not be checked: %s", error)
-            if stop.wait(20 * (time.monotonic() - begun)):
+            if stop.wait(20 * (time.monotonic() - started)):
                 return
 
 
-def _tell_again(folder: Path, target: str, now: int) -> None:
-    """Tell of the last days; of one that goes on, whose report was made by hand, when it is checked
-    as a whole.
-    """
-    for report in history(folder):
+def _retry_alerts(folder: Path, target: str, now: int) -> None:
+    """Retry alerts of the last days; a day in progress alerts once it is complete."""
+    for report in read_reports(folder):
         if not _name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
             continue
-        if report.untold and not (told := alert(target, report)):
+        if report.untold and not (error := send_alert(target, report)):
             log.info("the alert of %s went out", report.day)
-            keep(folder, msgspec.structs.replace(report, untold=False))
+            save_report(folder, msgspec.structs.replace(report, untold=False))
         elif report.untold:
-            log.error("%s", told)
+            log.error("%s", error)
 
 
-def _tell(target: str, report: DayReport) -> str:
-    if told := alert(target, report):
-        log.error("%s", told)
+def _alert_and_log(target: str, report: DayReport) -> str:
+    if error := send_alert(target, report):
+        log.error("%s", error)
     for check in report.failed:
         log.error("check %s of %s failed: %s", check.name, report.day, check.told)
-    return told
+    return error

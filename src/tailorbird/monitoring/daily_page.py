@@ -1,5 +1,6 @@
-"""The page of the daily checks: one HTML file without anything from the net; the newest day in
-words, the days before as a grid.
+"""HTML page of the daily checks: the newest day in words, earlier days as a grid.
+
+It loads nothing from the network.
 """
 
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 if TYPE_CHECKING:
     from tailorbird.monitoring.daily import DayReport
@@ -17,20 +18,25 @@ DAYS_SHOWN = 60
 _WORDS = {"ok": "fine", "failed": "failed", "none": "not judged"}
 _SIGNS = {"ok": "✓", "failed": "✗", "none": "·"}
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ok: #1b6e5f; --failed: #b3261e; --paper: #fff; }
+:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; }
+:root { --ok: #1b6e5f; --failed: #b3261e; --paper: #fff; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ok: #58c2ab; --failed: #ff8a80; --paper: #141a1d; } }
+  :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; }
+  :root { --ok: #58c2ab; --failed: #ff8a80; --paper: #141a1d; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
 body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-.ok { color: var(--ok); } .failed { color: var(--failed); font-weight: 600; } .none { color: var(--soft); }
-.grid td, .grid th { text-align: center; padding: .15rem .5rem; } .grid td:first-child { text-align: left; white-space: nowrap; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); }
+.ok { color: var(--ok); } .none { color: var(--soft); }
+.failed { color: var(--failed); font-weight: 600; }
+.grid td, .grid th { text-align: center; padding: .15rem .5rem; }
+.grid td:first-child { text-align: left; white-space: nowrap; }
 """
 
 
 def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
-    """Write the page of reports, the newest first, and return its path."""
+    """Write the page of reports, newest first, and return its path."""
     body = (
         _newest(reports[0]) + _grid(reports[:DAYS_SHOWN])
         if reports
@@ -41,7 +47,7 @@ def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
         "Tailorbird</title>"
         f"<style>{_STYLE}</style><body><h1>Daily checks</h1>{body}</body></html>"
     )
-    write_whole(path, text.encode())
+    atomic_write(path, text.encode())
     return path
 
 
@@ -55,15 +61,18 @@ def _newest(report: "DayReport") -> str:
     )
     head = "<tr><th>check</th><th></th><th>what was found</th><th>figure</th><th>limit</th></tr>"
     return (
-        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>Checked at "
+        f"<h2>{escape(report.day)}: {report.rows:,} events, {verdict}</h2><p>CheckedBatch at "
         f"{escape(report.at)}.</p><table>{head}{rows}</table>"
     )
 
 
 def _row(check: "Check") -> str:
-    told = "<br>".join(escape(line) for line in check.details or [check.told])
+    explanation = "<br>".join(escape(line) for line in check.details or [check.told])
     status = f'<td class="{check.status}">{_WORDS[check.status]}</td>'
-    return f"<tr><td>{escape(check.name)}</td>{status}<td>{told}</td><td>{check.value:.3g}</td><td>{check.limit:.3g}</td></tr>"
+    return (
+        f"<tr><td>{escape(check.name)}</td>{status}<td>{explanation}</td>"
+        f"<td>{check.value:.3g}</td><td>{check.limit:.3g}</td></tr>"
+    )
 
 
 def _grid(reports: "Sequence[DayReport]") -> str:

@@ -1,8 +1,6 @@
-"""A day of the lake as the daily checks look at it: its events, what came with them, and the days
-before as counts.
+"""A day of the lake for the daily checks: its events, its context, and counts of the days before.
 
-The checks themselves are `monitoring.checks`; running, keeping and telling them is
-`monitoring.daily`.
+`monitoring.checks` has the checks, `monitoring.daily` runs them.
 """
 
 from collections import Counter
@@ -22,10 +20,7 @@ from tailorbird.lake import Lake
 HISTORY_DAYS = 7
 IMPORTS = "import"  # the raw partition of imported files
 PROFILES = ("item", "user")
-OWN_COLUMNS = (
-    "query",
-    *NUMBERS,
-)  # properties that do not stand among the others, but in a column of their own
+OWN_COLUMNS = ("query", *NUMBERS)  # properties with a column of their own
 CATEGORIES = ("type", "device", "country", "slot")
 NULLABLE = (
     "user_id",
@@ -69,15 +64,16 @@ _EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
-class Profile:
+class DayProfile:
     """Counts of one day.
 
     Attributes:
-        number: the day since 1970, UTC. rows, hours, categories, bots: of what people did
-        (`by_people`): events, by hour, by column how often each value occurs, of bots. types,
-        nulls, newest: of all: events by type, by type and column how many are null, when the newest
-        was. hour_burst, day_burst: how many events come together, being of one person within an
-        hour, or the day.
+        number: the day since 1970, UTC.
+        rows, hours, categories, bots: of people's events (`without_profiles`): their number, by
+            hour, by column and value, and of bots.
+        types, nulls, newest: of all events: by type, nulls by type and column, and the newest time
+            by type.
+        hour_burst, day_burst: mean burst size, the events of one person within an hour or the day.
     """
 
     number: int
@@ -92,63 +88,63 @@ class Profile:
     day_burst: float
 
     @classmethod
-    def of(cls, events: pa.Table, number: int) -> "Profile":
-        done = by_people(events)
-        hour = micros(done["ts"]) % DAY // HOUR
-        types = Counter(_counts(events["type"]))
+    def from_events(cls, events: pa.Table, number: int) -> "DayProfile":
+        activity = without_profiles(events)
+        hour = micros(activity["ts"]) % DAY // HOUR
+        types = Counter(_value_counts(events["type"]))
         nulls: Counter[tuple[str, str]] = Counter()
         for column in NULLABLE:
-            for type_, count in _counts(events["type"].filter(pc.is_null(events[column]))).items():
+            for type_, count in _value_counts(
+                events["type"].filter(pc.is_null(events[column]))
+            ).items():
                 nulls[type_, column] = count
-        by_hour = _events_each(done.append_column("hour", pa.array(hour)), ["person", "hour"])
+        by_hour = _group_sizes(activity.append_column("hour", pa.array(hour)), ["person", "hour"])
         return cls(
             number,
-            done.num_rows,
+            activity.num_rows,
             tuple(np.bincount(hour, minlength=24).tolist()),
             types,
             nulls,
-            categories={column: Counter(_counts(done[column])) for column in CATEGORIES},
-            bots=_counts(done["agent"]).get("bot", 0),
-            newest=_newest(events),
-            hour_burst=_burst(by_hour),
-            day_burst=_burst(_events_each(done, ["person"])),
+            categories={column: Counter(_value_counts(activity[column])) for column in CATEGORIES},
+            bots=_value_counts(activity["agent"]).get("bot", 0),
+            newest=_newest_by_type(events),
+            hour_burst=_burst_size(by_hour),
+            day_burst=_burst_size(_group_sizes(activity, ["person"])),
         )
 
 
 @dataclass(frozen=True)
 class Day:
-    """What the checks of a day look at.
+    """A day with everything that the checks read.
 
     Attributes:
         number: the day since 1970, UTC.
-        until: up to where the day is over, microseconds: the checks of a day that goes on look no
-            further.
-        before: the profiles of the seven days before on which people did something, the newest
-            first.
-        newest_before: the newest day before on which they did, however long ago. came, too_late:
-        events that came in on the day, whenever they happened; how many of them no feature counts
-        for that.
-        answered: request ids of answers of this day and the one before; where there are none, since
-            another system gave them, of what was reported as seen.
-        repeats: how many repeats of the day's events the router or the lake dropped.
-        refused: reason → rows that were refused on the day.
-        taken: rows that came in with these and were not refused; those of imports happened on other
-        days. missing, repeated: raw rows between the day's first and last, by partition, that no
-        table or more than one row holds.
+        until: end of the available data, microseconds; checks of a day in progress stop there.
+        before: profiles of the seven days before that have events of people, newest first.
+        newest_before: the newest earlier day with events of people, however long ago.
+        received, too_late: events received on the day, and those too late to count in features.
+        answered_requests: request ids of responses of this day and the one before; without any,
+            because another system serves them, of impressions.
+        repeats: repeats of the day's events that router or lake dropped.
+        refused: reason → rows refused on the day.
+        accepted: rows that arrived with these and were accepted; those of imports may be of other
+            days.
+        missing, repeated: by partition, raw rows between the day's first and last that are in no
+            table, or in more than one row.
     """
 
     number: int
     until: int
     events: pa.Table
-    profile: Profile
-    before: tuple[Profile, ...]
+    profile: DayProfile
+    before: tuple[DayProfile, ...]
     newest_before: int | None = None
-    came: int = 0
+    received: int = 0
     too_late: int = 0
-    answered: frozenset[str] = frozenset()
+    answered_requests: frozenset[str] = frozenset()
     repeats: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    taken: int = 0
+    accepted: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
 
@@ -157,8 +153,8 @@ class Day:
         return self.number * DAY
 
     @property
-    def week_ago(self) -> Profile | None:
-        """The same weekday a week ago, if people did something."""
+    def week_ago(self) -> DayProfile | None:
+        """Profile of the same weekday a week ago, if it has events of people."""
         return next((profile for profile in self.before if profile.number == self.number - 7), None)
 
     @property
@@ -167,7 +163,7 @@ class Day:
 
 
 def load_day(lake: Lake, number: int, now: int) -> Day:
-    """Read a day and what it is compared with. Raises NotReadyError if there is no lake."""
+    """Read a day and its references. Raises NotReadyError without a lake."""
     start, until = number * DAY, min((number + 1) * DAY, now)
     events = _events(lake, number, list(COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
@@ -175,38 +171,44 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
         dict.fromkeys(("type", "ts", "agent", "person", "timeless", *CATEGORIES, *NULLABLE))
     )
     earlier = (
-        Profile.of(_events(lake, before, needed), before)
+        DayProfile.from_events(_events(lake, before, needed), before)
         for before in range(number - 1, number - 1 - HISTORY_DAYS, -1)
     )
     before = tuple(profile for profile in earlier if profile.rows)
-    said = ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
-    shown = lake.table("events", ["type", "request_id"], _between(start - DAY, start + DAY) & said)
-    answers = shown.filter(pc.equal(shown["type"], "answer"))
-    came = lake.table(
+    names_request = (
+        ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
+    )
+    answers_and_impressions = lake.table(
+        "events", ["type", "request_id"], _between(start - DAY, start + DAY) & names_request
+    )
+    answers = answers_and_impressions.filter(pc.equal(answers_and_impressions["type"], "answer"))
+    received = lake.table(
         "events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless")
     )["counts"]
-    missing, repeated = _accounted(lake, events, start)
-    refused, taken = _refused(lake, events, start)
+    missing, repeated = _count_unaccounted(lake, events, start)
+    refused, accepted = _count_refused(lake, events, start)
     return Day(
         number,
         until,
         events,
-        Profile.of(events, number),
+        DayProfile.from_events(events, number),
         before,
         newest_before=before[0].number if before else _newest_day(lake, number - HISTORY_DAYS),
-        came=len(came),
-        too_late=len(came) - int(pc.sum(came).as_py() or 0),
-        answered=frozenset((answers if answers.num_rows else shown)["request_id"].to_pylist()),
-        repeats=_repeats(lake, events),
+        received=len(received),
+        too_late=len(received) - int(pc.sum(received).as_py() or 0),
+        answered_requests=frozenset(
+            (answers if answers.num_rows else answers_and_impressions)["request_id"].to_pylist()
+        ),
+        repeats=_count_repeats(lake, events),
         refused=refused,
-        taken=taken,
+        accepted=accepted,
         missing=missing,
         repeated=repeated,
     )
 
 
-def by_people(events: pa.Table) -> pa.Table:
-    """Without the profiles of items and users: a catalogue that is sent anew is no visitor."""
+def without_profiles(events: pa.Table) -> pa.Table:
+    """Return the events without item and user profiles, which are no visitors' actions."""
     return events.filter(pc.invert(pc.is_in(events["type"], value_set=pa.array(PROFILES))))
 
 
@@ -222,7 +224,7 @@ def _between(start: int, end: int, column: str = "ts") -> ds.Expression:
     return (ds.field(column) >= pa.scalar(start, TIME)) & (ds.field(column) < pa.scalar(end, TIME))
 
 
-def _repeats(lake: Lake, events: pa.Table) -> int:
+def _count_repeats(lake: Lake, events: pa.Table) -> int:
     if not events.num_rows or not lake.exists("duplicates"):
         return 0
     repeats = lake.table("duplicates", ["event_id"])["event_id"]
@@ -231,8 +233,8 @@ def _repeats(lake: Lake, events: pa.Table) -> int:
     )
 
 
-def _refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], int]:
-    """Of what came in on the day: how many rows were refused by reason, and how many were not."""
+def _count_refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], int]:
+    """Count rows refused on the day by reason, and accepted rows."""
     if not lake.exists("quarantine"):
         return {}, events.num_rows
     rows = lake.table(
@@ -242,9 +244,9 @@ def _refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], 
     )
     last = pc.max(rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORTS))).as_py()
     if last is None:
-        return _counts(rows["code"]), events.num_rows
-    # An imported event tells when it happened, not when it was imported. An import ends with what
-    # is refused of it.
+        return _value_counts(rows["code"]), events.num_rows
+    # An imported event records when it happened, not when it was imported. An import ends with its
+    # refused rows.
     of_imports, offset = ds.field("raw_partition") == IMPORTS, ds.field("raw_offset")
     before = lake.table(
         "quarantine",
@@ -254,60 +256,66 @@ def _refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], 
     imported = lake.rows(
         "events", of_imports & (offset > (pc.max(before).as_py() or -1)) & (offset <= last)
     )
-    return _counts(rows["code"]), events.filter(
+    return _value_counts(rows["code"]), events.filter(
         pc.not_equal(events["raw_partition"], IMPORTS)
     ).num_rows + imported
 
 
 def _newest_day(lake: Lake, end: int) -> int | None:
-    """The newest day before `end` on which people did something."""
+    """Return the newest day before `end` with events of people."""
     files = lake.files("events", lake.version("events"))
     days = {
         (date.fromisoformat(path.split("/")[0].removeprefix("day=")) - _EPOCH).days
         for path in files
     }
-    done = ~ds.field("type").isin(PROFILES) & ~ds.field("timeless")
+    is_activity = ~ds.field("type").isin(PROFILES) & ~ds.field("timeless")
     return next(
         (
             day
             for day in sorted(days, reverse=True)
-            if day < end and lake.rows("events", _day(day) & done)
+            if day < end and lake.rows("events", _day(day) & is_activity)
         ),
         None,
     )
 
 
-def _accounted(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Of the raw rows from the first to the last that came in on the day: how many are in no table,
-    how many more than once.
-    """
-    came = events.filter(_between(start, start + DAY, "received_at"))
+def _count_unaccounted(
+    lake: Lake, events: pa.Table, start: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Count raw rows of the day that are in no table, and in more than one, by partition."""
+    received_rows = events.filter(_between(start, start + DAY, "received_at"))
     missing, repeated = {}, {}
-    for partition in _counts(came["raw_partition"]):
-        rows = came.filter(pc.equal(came["raw_partition"], partition))
-        number = _numbers(rows)
+    for partition in _value_counts(received_rows["raw_partition"]):
+        rows = received_rows.filter(pc.equal(received_rows["raw_partition"], partition))
+        number = _row_numbers(rows)
         first, last = int(number.min()), int(number.max())
-        body = int(rows["raw_offset"].to_numpy()[number.argmin()])
+        batch_offset = int(rows["raw_offset"].to_numpy()[number.argmin()])
         where = (
             (ds.field("raw_partition") == partition)
-            & (ds.field("raw_offset") >= body)
+            & (ds.field("raw_offset") >= batch_offset)
             & (ds.field("raw_offset") <= last)
         )
         tables = [name for name in ("events", "quarantine", "duplicates") if lake.exists(name)]
-        held = np.concatenate([_numbers(lake.table(name, list(RAW), where)) for name in tables])
-        times = np.bincount(
-            held[(held >= first) & (held <= last)] - first, minlength=last - first + 1
+        raw_numbers = np.concatenate(
+            [_row_numbers(lake.table(name, list(RAW), where)) for name in tables]
         )
-        missing[partition], repeated[partition] = int(np.sum(times == 0)), int(np.sum(times > 1))
+        occurrences = np.bincount(
+            raw_numbers[(raw_numbers >= first) & (raw_numbers <= last)] - first,
+            minlength=last - first + 1,
+        )
+        missing[partition], repeated[partition] = (
+            int(np.sum(occurrences == 0)),
+            int(np.sum(occurrences > 1)),
+        )
     return missing, repeated
 
 
-def _numbers(rows: pa.Table) -> np.ndarray:
+def _row_numbers(rows: pa.Table) -> np.ndarray:
     return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
 
 
-def _events_each(events: pa.Table, by: list[str]) -> np.ndarray:
-    """How many events each has, bots and events of nobody aside."""
+def _group_sizes(events: pa.Table, by: list[str]) -> np.ndarray:
+    """Return the number of events by group, without bots and unknown persons."""
     human = events.filter(
         pc.and_(
             pc.is_valid(events["person"]), pc.fill_null(pc.not_equal(events["agent"], "bot"), True)
@@ -316,20 +324,24 @@ def _events_each(events: pa.Table, by: list[str]) -> np.ndarray:
     return human.group_by(by).aggregate([([], "count_all")])["count_all"].to_numpy()
 
 
-def _burst(events_each: np.ndarray) -> float:
-    """What the variance of the sum of independent bursts is, over its mean."""
-    return float(np.sum(events_each**2) / np.sum(events_each)) if len(events_each) else 1.0
+def _burst_size(group_sizes: np.ndarray) -> float:
+    """Return the ratio of variance to mean of a sum of independent bursts."""
+    return float(np.sum(group_sizes**2) / np.sum(group_sizes)) if len(group_sizes) else 1.0
 
 
-def _newest(events: pa.Table) -> dict[str, int]:
-    """When the newest event of each type was, microseconds."""
-    found = events.select(["type", "ts"]).group_by("type").aggregate([("ts", "max")])
-    return dict(zip(found["type"].to_pylist(), micros(found["ts_max"]).tolist(), strict=True))
+def _newest_by_type(events: pa.Table) -> dict[str, int]:
+    """Return the time of the newest event of each type, microseconds."""
+    newest = events.select(["type", "ts"]).group_by("type").aggregate([("ts", "max")])
+    return dict(zip(newest["type"].to_pylist(), micros(newest["ts_max"]).tolist(), strict=True))
 
 
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs; nulls are left out."""
-    found = pc.value_counts(pc.drop_null(column))
+def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """Return the count of each value, without nulls."""
+    value_counts = pc.value_counts(pc.drop_null(column))
     return dict(
-        zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+        zip(
+            value_counts.field("values").to_pylist(),
+            value_counts.field("counts").to_pylist(),
+            strict=True,
+        )
     )

@@ -1,8 +1,8 @@
-"""Live figures: what each arm of a slot showed and got, by hour or day, and its lift over the
-baseline arm.
+"""Live metrics: impressions and clicks of each arm of a slot by period, and lift over the baseline
+arm.
 
-The statistics and how events are counted are those of `experiments`; whether a fall is more than
-chance is decided in `monitoring.retrain`.
+`experiments` has the statistics and counts; `monitoring.retrain` decides whether a fall is more
+than chance.
 """
 
 import math
@@ -14,14 +14,15 @@ import pyarrow as pa
 
 from tailorbird.events import DAY
 from tailorbird.experiments.counts import ATTRIBUTION, Counts, count_events
-from tailorbird.experiments.outcomes import CLICK, IMPRESSION, what_followed
-from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, relative_uplift
+from tailorbird.experiments.outcomes import CLICK, IMPRESSION, match_outcomes
+from tailorbird.experiments.statistics import NO_ESTIMATE, Interval, Moments, relative_uplift
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One arm in one period. `lift` is the relative difference in CTR to the baseline arm; NaN
-    where it cannot be said.
+class PeriodFigures:
+    """Metrics of one arm in one period.
+
+    `lift` is the relative difference in CTR to the baseline arm; NaN with too little data.
     """
 
     start: int  # microseconds
@@ -38,9 +39,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores against outcomes of an arm: predicted and actual clicks on the items that were seen,
-    and their ratio.
-    """
+    """Scores against outcomes of an arm: predicted and actual clicks on seen items."""
 
     arm: str
     items: int
@@ -49,7 +48,7 @@ class Calibration:
 
     @property
     def ratio(self) -> float:
-        """Predicted ÷ actual: 1 is calibrated, above it the model promises too much."""
+        """Predicted ÷ actual: 1 is calibrated, above it the model overpredicts."""
         return self.predicted / self.clicks if self.clicks else math.nan
 
 
@@ -63,13 +62,13 @@ def figures_by_period(
     denominator: str = "impression",
     level: float = 0.95,
     attribution: int = ATTRIBUTION,
-) -> list[Figure]:
-    """Figures of a slot for each period in which it was shown, in order of time and arm.
+) -> list[PeriodFigures]:
+    """Return the metrics of a slot for each period with impressions, by time and arm.
 
     Args:
         events: with the columns of `experiments.counts.COLUMNS`, as in the lake's `events`.
         baseline: the arm that lifts are relative to.
-        period: microseconds; periods begin at multiples of it since 1970.
+        period: microseconds; periods start at multiples of it since 1970.
         experiment, denominator, attribution: as in `experiments.counts.count_events`.
     """
     counts = count_events(
@@ -77,16 +76,16 @@ def figures_by_period(
     )
     figures = []
     for start, moments, purchases in sums_by_period(counts, period):
-        for arm, sums in sorted(moments.items()):
-            lift = _lift(sums, moments.get(baseline)) if arm != baseline else NOTHING_KNOWN
+        for arm, arm_moments in sorted(moments.items()):
+            lift = _lift(arm_moments, moments.get(baseline)) if arm != baseline else NO_ESTIMATE
             figures.append(
-                Figure(
+                PeriodFigures(
                     start,
                     arm,
-                    sums.users,
-                    int(sums.y),
-                    int(sums.x),
-                    sums.ratio,
+                    arm_moments.users,
+                    int(arm_moments.y),
+                    int(arm_moments.x),
+                    arm_moments.ratio,
                     purchases[arm],
                     lift.value,
                     lift.low,
@@ -99,27 +98,25 @@ def figures_by_period(
 def sums_by_period(
     counts: Counts, period: int
 ) -> Iterator[tuple[int, dict[str, Moments], dict[str, int]]]:
-    """For each period with impressions: its start, and by arm the sums over persons and the
-    purchases.
-    """
+    """Yield each period with impressions: start, moments by arm, and purchases by arm."""
     if not len(counts.ts):
         return
-    slots = counts.ts // period
-    order = np.argsort(slots, kind="stable")
-    values, first = np.unique(slots[order], return_index=True)
+    period_numbers = counts.ts // period
+    order = np.argsort(period_numbers, kind="stable")
+    values, first = np.unique(period_numbers[order], return_index=True)
     for value, rows in zip(values.tolist(), np.split(order, first[1:]), strict=True):
-        part = counts.where(rows)
+        part = counts.select(rows)
         moments, purchases = {}, {}
         for number, arm in enumerate(counts.arms):
             seen = part.per_person(number, "impressions")
             clicks = part.per_person(number, "clicks")
-            there = (
+            is_seen = (
                 seen > 0
-                # a click whose impression fell into the period before is left out: its denominator is
-                # there
+                # Clicks without an impression in this period have no denominator, so they are
+                # dropped.
             )
-            if there.any():
-                moments[arm] = Moments.of(clicks[there], seen[there])
+            if is_seen.any():
+                moments[arm] = Moments.of(clicks[is_seen], seen[is_seen])
                 purchases[arm] = int(part.per_person(number, "purchases").sum())
         if moments:
             yield value * period, moments, purchases
@@ -133,10 +130,10 @@ def calibration(
     head: str = "scores",
     attribution: int = ATTRIBUTION,
 ) -> list[Calibration]:
-    """Logged scores, read as chances of a click, against the clicks on the items seen; by arm.
+    """Compare logged scores, as click probabilities, with clicks on seen items, by arm.
 
-    An item counts once for each answer, as in training; a click without an impression proves that
-    the item was seen.
+    An item counts once per response, as in training; a click without an impression proves that the
+    item was seen.
 
     Args:
         events: with the columns of `experiments.counts.COLUMNS`.
@@ -152,24 +149,24 @@ def calibration(
         scores.update(
             ((request, item), value) for item, value in zip(items or (), values or (), strict=False)
         )
-    found = what_followed(events, slot, attribution)
-    requests = found.table["request_id"].to_pylist()
+    outcomes = match_outcomes(events, slot, attribution)
+    requests = outcomes.table["request_id"].to_pylist()
     seen: set[tuple[str, str]] = set()
     clicked: set[tuple[str, str]] = set()
     for row, answer, item in zip(
-        found.row.tolist(), found.answer.tolist(), found.item.tolist(), strict=True
+        outcomes.row.tolist(), outcomes.answer.tolist(), outcomes.item.tolist(), strict=True
     ):
-        shown = (requests[answer], found.items[item])
-        if shown in scores and found.kind[row] in (IMPRESSION, CLICK):
-            seen.add(shown)
-            if found.kind[row] == CLICK:
-                clicked.add(shown)
+        pair = (requests[answer], outcomes.items[item])
+        if pair in scores and outcomes.kind[row] in (IMPRESSION, CLICK):
+            seen.add(pair)
+            if outcomes.kind[row] == CLICK:
+                clicked.add(pair)
     totals: dict[str, list[float]] = {}
-    for shown in sorted(seen):
-        total = totals.setdefault(arms[shown[0]], [0, 0.0, 0.0])
+    for pair in sorted(seen):
+        total = totals.setdefault(arms[pair[0]], [0, 0.0, 0.0])
         total[0] += 1
-        total[1] += scores[shown]
-        total[2] += shown in clicked
+        total[1] += scores[pair]
+        total[2] += pair in clicked
     return [
         Calibration(arm, int(total[0]), total[1], total[2]) for arm, total in sorted(totals.items())
     ]
@@ -177,5 +174,5 @@ def calibration(
 
 def _lift(sums: Moments, baseline: Moments | None) -> Interval:
     if baseline is None or sums.x <= 0 or baseline.x <= 0 or min(sums.users, baseline.users) < 2:
-        return NOTHING_KNOWN
+        return NO_ESTIMATE
     return relative_uplift(sums, baseline)

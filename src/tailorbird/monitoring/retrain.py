@@ -1,24 +1,23 @@
-"""The decision to retrain: has the model's lift over the control fallen, by more than chance, since
-it was trained?
+"""Decide to retrain when the model's lift over the control has fallen by more than chance.
 
-A model goes stale when tastes move. Its click rate alone does not tell, because that also falls
-with the weather; its lift over a control arm that is served at the same time does.
+A model becomes stale when tastes change. Its click rate alone does not show that, because it also
+falls with the weather; its lift over a control arm served at the same time does.
 
-    reference:  L₀, σ₀          log of the lift over the reference periods, pooled, and its error
-    run j…k:    Lⱼₖ, σⱼₖ        the same for every run of periods that ends now
-    fall:       Fₖ = max over j of (L₀ − Lⱼₖ) / √(σ₀² + σⱼₖ²)        retrain when Fₖ > threshold
+    reference:  L₀, σ₀      log of the lift over the reference periods, pooled, and its error
+    run j…k:    Lⱼₖ, σⱼₖ    the same for every run of periods that ends now
+    fall:       Fₖ = max over j of (L₀ − Lⱼₖ) / √(σ₀² + σⱼₖ²)     retrain when Fₖ > threshold
 
 This is the generalised likelihood ratio scan for a change at an unknown time (Siegmund and
-Venkatraman, Annals of Statistics 1995) against a reference that is itself an estimate: a steep fall
-is seen in one or two periods, a slight one when enough of them agree, whenever it began. The
-threshold is computed, not chosen: the level that no-change sequences exceed at any step of the
-whole watch with probability `false_alarm`, found by simulation with normal errors, the error of the
-reference (which all steps share) included. A fall must also be as large as `fall` to be acted on.
+Venkatraman, Annals of Statistics 1995) against an estimated reference: a steep fall is detected in
+one or two periods, a slight one when enough of them agree. The threshold is computed by simulation
+with normal errors, including the error of the reference, which all steps share: sequences without
+change exceed it at any step of the watch with probability `false_alarm`. A fall must also be as
+large as `fall` to count.
 
-The stated rate is exact for independent steps. Where the same people come again and again, what is
-special about them is in the reference and in what follows, and cancels: then there are fewer false
-alarms (for 5 % stated, 1 to 3 % measured on people with persistent tastes). Where the lift depends
-on the hour of the day, take a period of a day.
+The stated rate is exact for independent steps. If the same people return again and again, their
+peculiarities are in the reference and in what follows, and cancel; false alarms are then rarer (for
+5 % stated, 1 to 3 % measured on people with persistent tastes). If the lift depends on the hour of
+the day, use a period of a day.
 """
 
 import math
@@ -40,21 +39,20 @@ _SIMULATIONS = 10_000
 
 @dataclass(frozen=True)
 class Trigger:
-    """What is watched, and how sure the alarm has to be.
+    """The watched arm, and the sensitivity of the alarm.
 
     Args:
-        slot: the place of the site.
-        arm: the arm whose model is judged.
-        control: the arm that it is compared with, or "" to watch the arm's click rate alone.
-        experiment: only what was decided under it; None takes all.
-        period: microseconds of one step; periods with fewer than `clicks_min` clicks in an arm are
-            joined with the next.
-        fall: the relative fall of 1 + lift (or of the click rate) that is worth acting on, such as
+        slot: the slot of the site.
+        arm: the arm whose model is watched.
+        control: the arm to compare with, or "" to watch the arm's click rate alone.
+        experiment: only its responses; None takes all.
+        period: length of a step, microseconds; periods with fewer than `clicks_min` clicks in an
+            arm are merged with the next.
+        fall: smallest relative fall of 1 + lift (or of the click rate) that counts, such as
             0.05.
-        false_alarm: probability of at least one alarm in a watch of `periods_max` periods in which
-            nothing changes.
-        periods_max: length of the watch; a longer one is judged by its last so many periods.
-        clicks_min: clicks in each arm for a period to be judged: below some 30 a log ratio is not
+        false_alarm: probability of at least one alarm in `periods_max` periods without change.
+        periods_max: length of the watch; only the last so many periods are judged.
+        clicks_min: minimum clicks in each arm of a step; below some 30 a log ratio is not
             normal.
     """
 
@@ -71,7 +69,7 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Step:
-    """One period: the log of (1 + lift), or of the click rate without a control, and its variance."""
+    """One period: log of (1 + lift), or of the click rate without a control, and its variance."""
 
     start: int
     value: float
@@ -80,11 +78,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to retrain, and what speaks for it.
+    """A decision on retraining, with the evidence.
 
     `figure_before` and `figure_after` are the lift (or the click rate, without a control) over the
-    reference and since the fall seems to have begun; without a fall, over the whole watch.
-    `statistic` is F at its highest, to be held against `threshold`.
+    reference and since the estimated start of the fall; without a fall, over the whole watch.
+    `statistic` is the maximum of F, to compare with `threshold`.
     """
 
     retrain: bool
@@ -92,7 +90,7 @@ class Decision:
     figure: str  # "lift" or "ctr"
     figure_before: float
     figure_after: float
-    since: int | None  # start of the period with which the fall began, microseconds
+    since: int | None  # start of the first period of the fall, microseconds
     decided_at: int | None  # start of the period that crossed the threshold
     statistic: float
     threshold: float
@@ -100,7 +98,7 @@ class Decision:
     false_alarm: float
 
 
-def decide(
+def decide_retrain(
     events: pa.Table,
     trigger: Trigger,
     *,
@@ -110,12 +108,11 @@ def decide(
     denominator: str = "impression",
     attribution: int = ATTRIBUTION,
 ) -> Decision:
-    """Judge what came after the reference window [reference_from, reference_to), up to `until` (by
-    default the newest event).
+    """Evaluator the time after the reference window [reference_from, reference_to), up to `until`.
 
-    The reference is the time just after the model went live. Call it as often as you like: the
-    false-alarm rate is of the whole watch, not of one call. Only periods that have ended are
-    judged.
+    `until` defaults to the newest event. The reference is the time just after the model went live.
+    Call it as often as needed: the false-alarm rate is of the whole watch, not of one call. Only
+    finished periods are judged.
     """
     if not reference_from < reference_to:
         raise UsageError(
@@ -129,16 +126,18 @@ def decide(
         denominator=denominator,
         attribution=attribution,
     )
-    reference = counts.where((counts.ts >= reference_from) & (counts.ts < reference_to))
+    reference = counts.select((counts.ts >= reference_from) & (counts.ts < reference_to))
     if until is None:
         until = int(counts.ts.max(initial=reference_to))
-    ended = until // trigger.period * trigger.period
-    later = counts.where((counts.ts >= reference_to) & (counts.ts < ended))
-    return decide_on(steps(reference, trigger), steps(later, trigger), trigger)
+    last_period_end = until // trigger.period * trigger.period
+    later = counts.select((counts.ts >= reference_to) & (counts.ts < last_period_end))
+    return decide_from_steps(build_steps(reference, trigger), build_steps(later, trigger), trigger)
 
 
-def decide_on(reference: Sequence[Step], watched: Sequence[Step], trigger: Trigger) -> Decision:
-    """The same from steps that are already there."""
+def decide_from_steps(
+    reference: Sequence[Step], watched: Sequence[Step], trigger: Trigger
+) -> Decision:
+    """Evaluator steps that are already computed."""
     figure = "lift" if trigger.control else "ctr"
     watched = watched[-trigger.periods_max :]
     if not reference or not watched:
@@ -146,7 +145,7 @@ def decide_on(reference: Sequence[Step], watched: Sequence[Step], trigger: Trigg
         reason = (
             f"too few clicks in the {missing}: at least {trigger.clicks_min} in each arm are needed"
         )
-        before = _figure(reference, figure)
+        before = _pooled_figure(reference, figure)
         return Decision(
             False,
             reason,
@@ -160,35 +159,37 @@ def decide_on(reference: Sequence[Step], watched: Sequence[Step], trigger: Trigg
             len(watched),
             trigger.false_alarm,
         )
-    before, before_variance = _pooled(reference)
+    before, before_variance = _pool(reference)
     typical = float(np.median([step.variance for step in [*reference, *watched]]))
     threshold = scan_threshold(
         round(math.sqrt(before_variance / typical), 2), trigger.periods_max, trigger.false_alarm
     )
-    highest, since, crossed = -math.inf, 0, None
-    for now in range(len(watched)):
-        statistic, began = _scan(before, before_variance, watched[: now + 1])
+    highest, since, alarm_index = -math.inf, 0, None
+    for index in range(len(watched)):
+        statistic, fall_start = _scan(before, before_variance, watched[: index + 1])
         if statistic > highest:
-            highest, since = statistic, began
-        large_enough = before - _pooled(watched[began : now + 1])[0] >= -math.log1p(-trigger.fall)
+            highest, since = statistic, fall_start
+        large_enough = before - _pool(watched[fall_start : index + 1])[0] >= -math.log1p(
+            -trigger.fall
+        )
         if statistic > threshold and large_enough:
-            crossed = now
+            alarm_index = index
             break
-    after = watched if crossed is None else watched[since : crossed + 1]
-    figure_before, figure_after = _figure(reference, figure), _figure(after, figure)
-    words = _words(figure, trigger, figure_before, figure_after)
-    if crossed is None:
+    after = watched if alarm_index is None else watched[since : alarm_index + 1]
+    figure_before, figure_after = _pooled_figure(reference, figure), _pooled_figure(after, figure)
+    words = _describe(figure, trigger, figure_before, figure_after)
+    if alarm_index is None:
         reason = f"{words}: within what chance allows"
     else:
         reason = f"{words}, from {to_iso(after[0].start)[:16]}Z on: more than chance allows"
     return Decision(
-        retrain=crossed is not None,
+        retrain=alarm_index is not None,
         reason=reason,
         figure=figure,
         figure_before=figure_before,
         figure_after=figure_after,
-        since=None if crossed is None else after[0].start,
-        decided_at=None if crossed is None else watched[crossed].start,
+        since=None if alarm_index is None else after[0].start,
+        decided_at=None if alarm_index is None else watched[alarm_index].start,
         statistic=highest,
         threshold=threshold,
         periods=len(watched),
@@ -196,39 +197,41 @@ def decide_on(reference: Sequence[Step], watched: Sequence[Step], trigger: Trigg
     )
 
 
-def steps(counts: Counts, trigger: Trigger) -> list[Step]:
-    """The steps of a stretch of time: periods, joined until each arm has clicks enough. A rest too
-    small is dropped.
+def build_steps(counts: Counts, trigger: Trigger) -> list[Step]:
+    """Return the steps of a time span: periods, merged until each arm has enough clicks.
+
+    An incomplete last step is dropped.
     """
-    wanted = [trigger.arm, *([trigger.control] if trigger.control else [])]
-    found: list[Step] = []
-    waiting: dict[str, Moments] = {}
+    arms = [trigger.arm, *([trigger.control] if trigger.control else [])]
+    steps: list[Step] = []
+    pending: dict[str, Moments] = {}
     start: int | None = None
     for period_start, moments, _ in sums_by_period(counts, trigger.period):
         start = period_start if start is None else start
-        for arm in wanted:
+        for arm in arms:
             if arm in moments:
-                waiting[arm] = waiting[arm] + moments[arm] if arm in waiting else moments[arm]
-        if any(arm not in waiting or waiting[arm].x < trigger.clicks_min for arm in wanted):
+                pending[arm] = pending[arm] + moments[arm] if arm in pending else moments[arm]
+        if any(arm not in pending or pending[arm].x < trigger.clicks_min for arm in arms):
             continue
-        value, variance = math.log(waiting[trigger.arm].ratio), waiting[trigger.arm].variance_of_log
+        value, variance = math.log(pending[trigger.arm].ratio), pending[trigger.arm].variance_of_log
         if trigger.control:
-            value -= math.log(waiting[trigger.control].ratio)
-            variance += waiting[trigger.control].variance_of_log
-        found.append(Step(start, value, variance))
-        waiting, start = {}, None
-    return found
+            value -= math.log(pending[trigger.control].ratio)
+            variance += pending[trigger.control].variance_of_log
+        steps.append(Step(start, value, variance))
+        pending, start = {}, None
+    return steps
 
 
 @lru_cache(maxsize=256)
 def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> float:
-    """The level that the scan exceeds at any of `periods` steps with probability `false_alarm`, if
-    nothing changes.
+    """Return the level that the scan exceeds at any step with probability `false_alarm`.
+
+    This is the rate without any change, over `periods` steps.
 
     Args:
-        reference_error: error of the reference, in units of a step's error; shared by all steps.
+        reference_error: error of the reference in units of a step's error, shared by all steps.
     """
-    rng = np.random.default_rng(20_260_101)  # fixed: the same question has the same answer
+    rng = np.random.default_rng(20_260_101)  # fixed, so that the result is deterministic
     reference = reference_error * rng.normal(size=_SIMULATIONS)
     sums = np.zeros((periods + 1, _SIMULATIONS))
     highest = np.full(_SIMULATIONS, -np.inf)
@@ -236,7 +239,7 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
         sums[now] = sums[now - 1] + rng.normal(size=_SIMULATIONS)
         length = np.arange(now, 0, -1)[
             :, None
-        ]  # of the runs that begin after step 0, 1, … and end now
+        ]  # lengths of the runs that start after step 0, 1, … and end now
         falls = (reference - (sums[now] - sums[:now]) / length) / np.sqrt(
             reference_error**2 + 1.0 / length
         )
@@ -245,7 +248,7 @@ def scan_threshold(reference_error: float, periods: int, false_alarm: float) -> 
 
 
 def _scan(before: float, before_variance: float, watched: Sequence[Step]) -> tuple[float, int]:
-    """The statistic at the last step, and the step with which its run begins."""
+    """Return the statistic at the last step, and the first step of its run."""
     weights = np.array([1.0 / step.variance for step in reversed(watched)])
     values = np.array([step.value for step in reversed(watched)])
     variance = 1.0 / np.cumsum(weights)
@@ -254,20 +257,20 @@ def _scan(before: float, before_variance: float, watched: Sequence[Step]) -> tup
     return float(falls[best]), len(watched) - 1 - best
 
 
-def _pooled(found: Sequence[Step]) -> tuple[float, float]:
-    """Mean weighted by precision, and its variance."""
-    weights = np.array([1.0 / step.variance for step in found])
-    values = np.array([step.value for step in found])
+def _pool(steps: Sequence[Step]) -> tuple[float, float]:
+    """Return the precision-weighted mean, and its variance."""
+    weights = np.array([1.0 / step.variance for step in steps])
+    values = np.array([step.value for step in steps])
     return float(weights @ values / weights.sum()), float(1.0 / weights.sum())
 
 
-def _figure(found: Sequence[Step], figure: str) -> float:
-    if not found:
+def _pooled_figure(steps: Sequence[Step], figure: str) -> float:
+    if not steps:
         return math.nan
-    return math.expm1(_pooled(found)[0]) if figure == "lift" else math.exp(_pooled(found)[0])
+    return math.expm1(_pool(steps)[0]) if figure == "lift" else math.exp(_pool(steps)[0])
 
 
-def _words(figure: str, trigger: Trigger, before: float, after: float) -> str:
+def _describe(figure: str, trigger: Trigger, before: float, after: float) -> str:
     if figure == "lift":
         return (
             f"lift of {trigger.arm} over {trigger.control} {before:+.1%} in the reference, "

@@ -1,6 +1,4 @@
-"""What one daily check found, and how that is put in words; the checks are `monitoring.checks` and
-`monitoring.amounts`.
-"""
+"""Result of one daily check, with its explanation; see `monitoring.checks` and `amounts`."""
 
 import msgspec
 
@@ -9,12 +7,12 @@ _SHOWN = 5
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        value, limit: the figure that it looks at, and past which it fails; for the history.
-        told: a sentence.
-        details: what is wrong, one thing each.
+        value, limit: the measured value, and the limit beyond which the check fails.
+        told: the explanation, one sentence.
+        details: the problems, one each.
     """
 
     name: str
@@ -25,20 +23,22 @@ class Check(msgspec.Struct, frozen=True):
     details: list[str] = []
 
 
-def verdict(
+def build_check(
     name: str,
-    judged: int,
-    wrong: list[str],
+    judged_count: int,
+    problems: list[str],
     value: float,
     limit: float,
-    good: str,
-    nothing: str = "no events",
+    ok_text: str,
+    skip_reason: str = "no events",
 ) -> Check:
-    """Failed by what is wrong, of which the first few are kept; else fine, or not judged where
-    nothing could be.
-    """
-    if wrong:
-        return Check(name, FAILED, float(value), float(limit), wrong[0], wrong[:_SHOWN])
+    """Return a check: failed with problems, of which the first few are kept, ok, or not judged."""
+    if problems:
+        return Check(name, FAILED, float(value), float(limit), problems[0], problems[:_SHOWN])
     return Check(
-        name, OK if judged else NONE, float(value), float(limit), good if judged else nothing
+        name,
+        OK if judged_count else NONE,
+        float(value),
+        float(limit),
+        ok_text if judged_count else skip_reason,
     )

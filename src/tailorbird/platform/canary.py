@@ -1,4 +1,4 @@
-"""Judge the canary by the log, and advance, promote or end it."""
+"""Evaluator the canary by the log, and advance, promote or end it."""
 
 import logging
 
@@ -6,9 +6,16 @@ import msgspec
 
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import Clock, duration
+from tailorbird.events import Clock, parse_duration
 from tailorbird.lake import Lake
-from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, Verdict, figures, judge
+from tailorbird.monitoring.canary import (
+    ANSWERS,
+    EVENTS,
+    CanaryVerdict,
+    GuardRails,
+    decide_canary,
+    measure_version,
+)
 from tailorbird.registry import Registry
 
 BY = "canary"  # The author of these changes in the registry.
@@ -16,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def advance_canary(project: Project, clock: Clock) -> str:
-    """Judge the canary by the log, and act on it. Return what was done: `wait`, `advance`,
+    """Evaluator the canary by the log, and act on it. Return what was done: `wait`, `advance`,
     `promote`, `end`, or "" without a canary.
     """
     registry = Registry(project.paths.registry, clock=clock)
@@ -33,7 +40,7 @@ def advance_canary(project: Project, clock: Clock) -> str:
         registry.end_canary(by=BY, why=verdict.reason)
         log.error("canary %s was ended: %s", aliases.canary, verdict.reason)
     elif verdict.action == "advance":
-        registry.send_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
+        registry.set_canary(aliases.canary, verdict.share, by=BY, why=verdict.reason)
     elif verdict.action == "promote":
         registry.promote(aliases.canary, by=BY, why=verdict.reason)
     return verdict.action
@@ -63,7 +70,7 @@ def share_since(registry: Registry) -> int:
     return next(changes, aliases.canary_at)
 
 
-def judge_canary(project: Project, registry: Registry) -> Verdict:
+def judge_canary(project: Project, registry: Registry) -> CanaryVerdict:
     """Compare the canary with the champion on the log since its present share.
 
     Raises:
@@ -78,12 +85,14 @@ def judge_canary(project: Project, registry: Registry) -> Verdict:
     events = lake.events(columns=EVENTS, ts_from=since)
     answers = lake.answers(columns=ANSWERS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
-    attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
+    attribution = {name: parse_duration(slot.attribution) for name, slot in project.slots.items()}
     canary_figures, champion_figures = (
-        figures(events, answers, version, denominators=denominators, attribution=attribution)
+        measure_version(
+            events, answers, version, denominators=denominators, attribution=attribution
+        )
         for version in (aliases.canary, aliases.champion)
     )
-    return judge(
+    return decide_canary(
         canary_figures,
         champion_figures,
         aliases.share,

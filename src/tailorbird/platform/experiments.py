@@ -2,7 +2,7 @@
 
 from tailorbird.config import Project
 from tailorbird.errors import UsageError
-from tailorbird.events import SystemClock, duration
+from tailorbird.events import SystemClock, parse_duration
 from tailorbird.experiments.report import Report, experiment_report
 from tailorbird.lake import Lake
 
@@ -27,7 +27,7 @@ def report_experiment(project: Project, slot: str = "", *, since: str = "") -> R
         Lake(project.paths.lake),
         declared.experiment,
         declared.name,
-        ts_from=SystemClock().now() - duration(since) if since else None,
+        ts_from=SystemClock().now() - parse_duration(since) if since else None,
         denominator=declared.denominator,
-        attribution=duration(declared.attribution),
+        attribution=parse_duration(declared.attribution),
     )

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.config import Project
-from tailorbird.config.erasures import reading, take_in
+from tailorbird.config.erasures import apply_remote_erasures, hold_off_erasures
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import SystemClock
-from tailorbird.events.adapters import AdapterOptions, look_in, recognise
+from tailorbird.events.adapters import AdapterOptions, list_importable_files, recognise_format
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.platform.roles import drain
 from tailorbird.stream.importer import ImportReport
@@ -68,12 +68,12 @@ def import_files(
         UsageError: there is no such format, or its mapping is missing.
     """
     if format_ == "auto":
-        format_ = recognise_format(path)
+        format_ = detect_format(path)
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
     # An erasure during the import would be missing from the suppression list that the rows are
     # checked against.
-    with reading(project.paths.data, create=True):
-        take_in(project)
+    with hold_off_erasures(project.paths.data, create=True):
+        apply_remote_erasures(project)
         report = import_into_log(
             project.paths.stream,
             format_,
@@ -93,13 +93,13 @@ def import_files(
     return ImportResult(format_, report, routed)
 
 
-def recognise_format(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """Return the format of the files at `path`.
 
     Raises:
         InputError: the format is not recognised, or the files need a mapping.
     """
-    name = recognise(look_in(path))
+    name = recognise_format(list_importable_files(path))
     if name is None:
         raise InputError(
             "which format this is cannot be seen",

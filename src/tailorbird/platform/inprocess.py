@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
+from tailorbird.config.candidates import required_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
@@ -25,10 +25,10 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
 
-class InProcess:
+class InProcessServer:
     """The parts of a serving process without HTTP.
 
     `pipeline` answers requests, `refresh()` loads new bundles and items.
@@ -48,10 +48,10 @@ class InProcess:
         project: Project,
         clock: Clock,
         *,
-        door: Door | None,
+        door: EventCollector | None,
         seed: int | None,
         pseudonymise: bool = True,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         probe: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if pseudonymise else None
@@ -64,7 +64,7 @@ class InProcess:
             project.paths.candidates,
             clock,
             copies=copies,
-            wanted=partial(wanted_contract, project),
+            wanted=partial(required_contract, project),
             log_end=lambda: self._catalogue.position,
         )
         self.tables.look()
@@ -86,7 +86,7 @@ class InProcess:
         return self._pipeline(slots, None, seed)
 
     def _pipeline(
-        self, slots: Mapping[str, Slot], collector: Door | None, seed: int | None
+        self, slots: Mapping[str, Slot], collector: EventCollector | None, seed: int | None
     ) -> Pipeline:
         return Pipeline(
             slots=slots,
@@ -119,7 +119,7 @@ class InProcess:
 @contextmanager
 def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
     """Open a pipeline that logs nothing, for the duration of the block."""
-    parts = InProcess(project, clock, door=None, seed=seed)
+    parts = InProcessServer(project, clock, door=None, seed=seed)
     try:
         yield parts.pipeline
     finally:

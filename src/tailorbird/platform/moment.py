@@ -35,7 +35,7 @@ def clock_as_of(
     if text == NOW:
         return machine
     if text not in ("", LATEST):
-        return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+        return SimulatedClock(parse_time(text, "--as-of", f", or {LATEST}"))
     end = end_of_log(project)
     if not text:
         clock = project.clock()
@@ -96,7 +96,7 @@ def _settled_clock(end: int, lateness_us: int, machine: Clock) -> Clock:
     )
 
 
-def time_of(text: str, option: str, alternatives: str = "") -> int:
+def parse_time(text: str, option: str, alternatives: str = "") -> int:
     """Parse a date or a time to microseconds, in UTC if it names no zone."""
     try:
         moment = datetime.fromisoformat(text)

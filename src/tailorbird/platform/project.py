@@ -368,12 +368,12 @@ class Project:
 
 
 def _train_options(options: dict[str, Any]) -> Any:
-    from tailorbird.errors import nearest
+    from tailorbird.errors import suggest_name
     from tailorbird.platform.training import TrainOptions
 
     names = list(TrainOptions.__dataclass_fields__)
     for name in options:
         if name not in names:
-            fix = nearest(name, names, f"use one of {', '.join(names)}")
+            fix = suggest_name(name, names, f"use one of {', '.join(names)}")
             raise UsageError(f"there is no option {name!r}", where="train", fix=fix)
     return TrainOptions(**options)

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from tailorbird.candidates import history
 from tailorbird.candidates.role import CandidatesRole
 from tailorbird.config import Project
-from tailorbird.config.candidates import wanted_contract
-from tailorbird.config.schemas import ActiveSchemaWatch, active_schemas, plan_for, settle
-from tailorbird.events import Clock, RoutePlan, duration
-from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
-from tailorbird.features.keypart import KeyPart, parts_of
+from tailorbird.config.candidates import required_contract
+from tailorbird.config.schemas import ActiveSchemaWatch, active_schemas, route_plan_for, settle
+from tailorbird.events import Clock, RoutePlan, parse_duration
+from tailorbird.features.bootstrap import build_from_lake, catch_up, is_lake_ahead
+from tailorbird.features.keypart import KeyPart, all_parts
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.router import Router, open_router
 
 if TYPE_CHECKING:
-    from tailorbird.router.whole import WholeRouter
+    from tailorbird.router.whole import PartitionedRouter
 
 
 class Roles:
@@ -38,7 +38,7 @@ class Roles:
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._watch = ActiveSchemaWatch(project)
         self._plan = project.plan
-        self._router: Router | WholeRouter | None = None
+        self._router: Router | PartitionedRouter | None = None
         self._lake: LakeRole | None = None
         self._candidates: CandidatesRole | None = None
         self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
@@ -52,14 +52,14 @@ class Roles:
                 self._project.stream,
                 paths.lake,
                 clock=clock,
-                keep_us=duration(project.settings.lake.history),
+                keep_us=parse_duration(project.settings.lake.history),
             )
         except BaseException:
             self.close()
             raise
 
     @property
-    def router(self) -> "Router | WholeRouter":
+    def router(self) -> "Router | PartitionedRouter":
         assert self._router is not None
         return self._router
 
@@ -77,7 +77,7 @@ class Roles:
             return
         paths = self._project.paths
         schemas = {features.schema_hash: features for features in active_schemas(self._project)}
-        plan = plan_for(self._project, list(schemas.values()))
+        plan = route_plan_for(self._project, list(schemas.values()))
         if self._router is None or plan != self._plan:
             if self._router is not None:
                 self._router.close()
@@ -85,7 +85,7 @@ class Roles:
         required = {
             (schema, part): features
             for schema, features in schemas.items()
-            for part in parts_of(self._project.workers)
+            for part in all_parts(self._project.workers)
         }
         for removed in self.workers.keys() - required.keys():
             self.workers.pop(removed).close()
@@ -102,7 +102,7 @@ class Roles:
             self.workers[key] = worker
             lake = Lake(paths.lake)
             # The worker is new, and the log was pruned or lacks an attribute.
-            if worker.needs_history() and lake_is_ahead(worker, lake):
+            if worker.needs_history() and is_lake_ahead(worker, lake):
                 build_from_lake(worker, lake, threading.Event())
         self._refresh_candidates()
 
@@ -111,7 +111,7 @@ class Roles:
 
         New tables are built from the lake if the log does not suffice.
         """
-        contract, role = wanted_contract(self._project), self._candidates
+        contract, role = required_contract(self._project), self._candidates
         if role is None or role.contract != contract:
             if role is not None:
                 self._candidates = None
@@ -133,7 +133,7 @@ class Roles:
         assert self._candidates is not None
         return self._candidates
 
-    def _open_router(self, plan: RoutePlan) -> "Router | WholeRouter":
+    def _open_router(self, plan: RoutePlan) -> "Router | PartitionedRouter":
         project, memory = self._project, self._project.settings.router.memory_mb << 20
         return open_router(
             project.stream, plan, clock=self._clock, stopped=project.stopped(), memory_bytes=memory
@@ -155,7 +155,7 @@ class Roles:
 
     def _update_followers(self) -> None:
         for worker in self.workers.values():
-            follow(worker, Lake(self._project.paths.lake))
+            catch_up(worker, Lake(self._project.paths.lake))
         self._build_candidate_history()
         while self.candidates.step():
             pass

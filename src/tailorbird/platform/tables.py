@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tailorbird.config import open_project
 from tailorbird.errors import NotReadyError, UsageError
-from tailorbird.events import SystemClock, duration
+from tailorbird.events import SystemClock, parse_duration
 from tailorbird.events.schema import TIME
 from tailorbird.lake import Lake
 from tailorbird.platform.frames import Frame
@@ -46,7 +46,7 @@ class LakeView:
         if name not in ("events", "answers"):
             raise UsageError(f"{name} have no time", where="since", fix="leave since away")
         end = lake.sql("SELECT max(ts) AS ts FROM events")["ts"].cast(pa.int64())[0].as_py()
-        start = (end or 0) - duration(since)
+        start = (end or 0) - parse_duration(since)
         read = lake.events if name == "events" else lake.answers
         return Frame(read(columns, ts_from=start))
 
@@ -102,7 +102,7 @@ class FeatureView:
         Raises:
             UsageError: a column is missing, or a feature does not exist.
         """
-        from tailorbird.features.attached import AttachedEvents
+        from tailorbird.features.attached import JoinedEvents
         from tailorbird.features.backfill import backfill, event_columns
         from tailorbird.features.bulk import Requests
 
@@ -119,7 +119,7 @@ class FeatureView:
             np.arange(table.num_rows),
             table["item_id"],
         )
-        events = AttachedEvents(lake, project.features).table(event_columns(project.features))
+        events = JoinedEvents(lake, project.features).table(event_columns(project.features))
         rows = backfill(project.features, events, requests, only=only)
         for column, name in enumerate(rows.numeric_names):
             values = rows.numeric[:, column]

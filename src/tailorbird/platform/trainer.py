@@ -28,18 +28,18 @@ import pyarrow.compute as pc
 from tailorbird.config import Project
 from tailorbird.config.schemas import with_applied_features
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, Clock, duration, micros
+from tailorbird.events import DAY, HOUR, Clock, micros, parse_duration
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.loops import Loop
-from tailorbird.monitoring import Trigger, decide
+from tailorbird.loops import PeriodicTask
+from tailorbird.monitoring import Trigger, decide_retrain
 from tailorbird.platform.canary import advance_canary_safely
 from tailorbird.platform.progress import Progress, no_progress
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.baseline import ensure_champion
 from tailorbird.training.train import TrainReport, TrainSettings, train
-from tailorbird.training.tune.tuned import FILE, with_tuned
+from tailorbird.training.tune.tuned import FILE, apply_tuned
 
 REFERENCE_US = 2 * DAY  # Live traffic after a promotion that serves as reference.
 RETRAIN_US = 2 * DAY  # Minimum traffic since the fall began to learn from.
@@ -79,7 +79,7 @@ def train_once(
             that arrive more than an hour late are then missed.
     """
     retrieval = "tables" if quick else project.settings.train.retrieval
-    window, lateness = duration(project.settings.train.window), project.plan.lateness_us
+    window, lateness = parse_duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
         window, lateness = clock.now() - since, HOUR
     settings = TrainSettings(
@@ -89,7 +89,7 @@ def train_once(
         retrieval=retrieval,
         meaning=project.meaning,
     )
-    settings = with_tuned(settings, slot, project.root / FILE)
+    settings = apply_tuned(settings, slot, project.root / FILE)
     return to_outcome(
         run_train(project, clock, project.slots[slot], settings, by=by, progress=progress)
     )
@@ -151,7 +151,9 @@ def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
     It checks slots every `train.check_every` and a canary every ten seconds. A failed training is
     logged and tried again.
     """
-    canary = Loop("canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S)
+    canary = PeriodicTask(
+        "canary", partial(advance_canary_safely, project, clock), every_s=CANARY_S
+    )
     canary.start()
     try:
         _check_slots(project, clock, stop)
@@ -160,7 +162,7 @@ def run_trainer(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def _check_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
-    while not stop.wait(duration(project.settings.train.check_every) / 1e6):
+    while not stop.wait(parse_duration(project.settings.train.check_every) / 1e6):
         project = with_applied_features(project)
         for slot in project.slots.values():
             try:
@@ -190,7 +192,7 @@ def retrain_on_schedule(project: Project, clock: Clock, slot: Slot) -> TrainOutc
         if info.metrics.get("about", {}).get("slot") == slot.name
     ]
     newest = max(slot_versions, key=lambda info: info.created_at, default=None)
-    if newest is None or now < newest.created_at + duration(every):
+    if newest is None or now < newest.created_at + parse_duration(every):
         return None
     lake = Lake(project.paths.lake)
     if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
@@ -222,7 +224,7 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
     champion = _champion_history(Registry(project.paths.registry, clock=clock), slot.name)
     if experiment is None or arm is None or arm == experiment.control_arm or champion is None:
         return None
-    lake, now, attribution = Lake(project.paths.lake), clock.now(), duration(slot.attribution)
+    lake, now, attribution = Lake(project.paths.lake), clock.now(), parse_duration(slot.attribution)
     start = _first_live_answer(lake, slot.name, champion)
     if start is None or now < start + REFERENCE_US:
         return None
@@ -230,7 +232,7 @@ def retrain_on_fall(project: Project, clock: Clock, slot: Slot) -> TrainOutcome 
         slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name
     )
     events = lake.events(columns=COLUMNS, ts_from=start - attribution)
-    decision = decide(
+    decision = decide_retrain(
         events,
         trigger,
         reference_from=start,

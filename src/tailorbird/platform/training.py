@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.config import Project
 from tailorbird.config.schemas import resolve_for_training
-from tailorbird.errors import NotReadyError, UsageError, nearest
-from tailorbird.events import SECOND, SystemClock, duration, to_iso
+from tailorbird.errors import NotReadyError, UsageError, suggest_name
+from tailorbird.events import SECOND, SystemClock, parse_duration, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.platform.moment import clock_as_of
@@ -81,8 +81,8 @@ class TrainOptions:
         Raises:
             UsageError: options contradict each other, or a column does not exist.
         """
-        from tailorbird.training.budget import budget_of, speed_now
-        from tailorbird.training.tune.tuned import FILE, with_tuned
+        from tailorbird.training.budget import measure_speed, plan_budget
+        from tailorbird.training.tune.tuned import FILE, apply_tuned
 
         settings = replace(
             base_settings(
@@ -105,12 +105,12 @@ class TrainOptions:
         )
         if not self.untuned:
             path = project.root / FILE
-            settings = with_tuned(settings, slot.name, path, asked=bool(self.architecture))
+            settings = apply_tuned(settings, slot.name, path, asked=bool(self.architecture))
         if self.budget:
             lake = Lake(project.paths.lake)
             events = lake.count("events") if lake.exists("events") else 0
             seconds = parse_span(self.budget, "--budget") / SECOND
-            settings = budget_of(seconds, speed_now(), events).applied(settings)
+            settings = plan_budget(seconds, measure_speed(), events).applied(settings)
         check_settings(settings, bool(self.parameters))
         return settings
 
@@ -361,13 +361,13 @@ def tune(
     """
     from tailorbird.training.tune.architectures import ARCHITECTURES
     from tailorbird.training.tune.run import tune as run_study
-    from tailorbird.training.tune.space import FILE, overridden
+    from tailorbird.training.tune.space import FILE, override_spaces
 
     if space is not None and not space.is_file():
         raise UsageError("no such file", where=f"--space {space}")
-    spaces = overridden(
+    spaces = override_spaces(
         space or project.root / FILE,
-        {name: architecture.whole_space() for name, architecture in ARCHITECTURES.items()},
+        {name: architecture.full_space() for name, architecture in ARCHITECTURES.items()},
     )
     declared = project.slot(slot)
     return run_study(
@@ -385,7 +385,7 @@ def tune(
 
 def keep_tuned(project: Project, report: "TuneReport") -> bool:
     """Write the tuned settings to tuned.toml, and return whether there were any."""
-    from tailorbird.training.tune.tuned import FILE, tuned_of, write_tuned
+    from tailorbird.training.tune.tuned import FILE, build_tuned, write_tuned
 
     if not report.settings:
         return False
@@ -394,7 +394,7 @@ def keep_tuned(project: Project, report: "TuneReport") -> bool:
     write_tuned(
         project.root / FILE,
         report.slot,
-        tuned_of(winner.trial.architecture, report.settings, report.until, gain),
+        build_tuned(winner.trial.architecture, report.settings, report.until, gain),
     )
     return True
 
@@ -421,7 +421,7 @@ def backtest(
     """
     import msgspec
 
-    from tailorbird.training.tune.tuned import FILE, read_tuned, with_tuned
+    from tailorbird.training.tune.tuned import FILE, apply_tuned, read_tuned
     from tailorbird.training.validate.run import ValidateSettings, validate
 
     options = options or TrainOptions()
@@ -442,7 +442,7 @@ def backtest(
     tuned_architecture = ""
     if not options.untuned:
         path = project.root / FILE
-        settings = with_tuned(settings, declared.name, path, asked=bool(options.architecture))
+        settings = apply_tuned(settings, declared.name, path, asked=bool(options.architecture))
         tuned = read_tuned(path).get(declared.name)
         tuned_architecture = tuned.architecture if tuned and not settings.tuned else ""
     check_parameters(settings, bool(options.parameters))
@@ -495,14 +495,14 @@ def window_us(text: str, project: Project) -> int:
 def parse_span(text: str, option: str) -> int:
     """Parse the duration that an option gives to microseconds."""
     try:
-        return duration(text)
+        return parse_duration(text)
     except UsageError as error:
         raise UsageError(error.message, where=option) from None
 
 
 def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ...]:
     """Return the columns of `--leave-out`; raises UsageError if one does not exist."""
-    from tailorbird.features.declare import COMPUTED_NAMES, OF_CANDIDATES, VECTOR_NAMES
+    from tailorbird.features.declare import CANDIDATE_COLUMN, COMPUTED_NAMES, VECTOR_NAMES
 
     columns = (
         *features.numeric,
@@ -513,18 +513,18 @@ def checked_columns(names: Sequence[str], features: FeatureSet) -> tuple[str, ..
         *(transform.output for transform in features.transforms),
     )
     if unknown := [
-        name for name in names if name not in columns and not OF_CANDIDATES.fullmatch(name)
+        name for name in names if name not in columns and not CANDIDATE_COLUMN.fullmatch(name)
     ]:
-        fix = nearest(unknown[0], columns, "tailorbird features list")
+        fix = suggest_name(unknown[0], columns, "tailorbird features list")
         raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
     return tuple(names)
 
 
 def checked_parameters(parameters: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     """Return the parameters of a neural network; raises UsageError if it has no such parameter."""
-    from tailorbird.models.deep.parameters import DEFAULTS, settled
+    from tailorbird.models.deep.parameters import DEFAULTS, resolve_parameters
 
-    settled(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
+    resolve_parameters(architecture if architecture in DEFAULTS else "mmoe", dict(parameters))
     return dict(parameters)
 
 

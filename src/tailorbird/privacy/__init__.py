@@ -1,31 +1,31 @@
-"""Erasure and access: a person's data unlinked in, or taken out of, every place that a project
-keeps them in.
+"""Erasure of people, and export of what a project holds about them.
 
-person ─ whose events are whose        marks ─ what of them stands elsewhere       fresh ─ what takes its place
-rows, bodies ─ tables and the archive  erase ─ the steps, one after another        search, looking ─ whether anything is left
-files ─ what is deleted, and with what topics ─ where the logs are in Kafka        held ─ everything for one writer
-export ─ all that is held              stop list, see `events.erased`              journal, receipt
+people     whose rows are whose           footprint   what they left, and what changes for others
+rewrite_*  archive, tables, models, …     erasure     the steps, one after another
+search     whether any id is left         receipt     what an erasure did
+writers    all files for one writer       journal     how far an erasure came
+export     all that is held               the suppression list is in `events.suppression`
 """
 
-from tailorbird.privacy.erase import Erased, erase, not_begun, unfinished
+from tailorbird.privacy.erasure import erase, find_not_begun, is_unfinished
 from tailorbird.privacy.export import export_person
-from tailorbird.privacy.held import forget_unbegun
-from tailorbird.privacy.looking import Preview, look_for, preview
-from tailorbird.privacy.person import People, find_people
-from tailorbird.privacy.search import Found, search
+from tailorbird.privacy.people import People, find_people
+from tailorbird.privacy.receipt import Preview, Receipt, preview
+from tailorbird.privacy.search import Match, SearchReport, search_project
+from tailorbird.privacy.writers import forget_unbegun
 
 __all__ = [
-    "Erased",
-    "Found",
+    "Match",
     "People",
     "Preview",
+    "Receipt",
+    "SearchReport",
     "erase",
     "export_person",
+    "find_not_begun",
     "find_people",
     "forget_unbegun",
-    "look_for",
-    "not_begun",
+    "is_unfinished",
     "preview",
-    "search",
-    "unfinished",
+    "search_project",
 ]

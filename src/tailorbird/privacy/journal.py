@@ -1,9 +1,8 @@
-"""What an erasure has to remember until it is through: whose data, what was found, the key of the
-fresh ids, and which steps are done.
+"""What an erasure remembers until its end: whose data, the footprint, the key of the hashes, and
+which steps are done.
 
-One file, `data/erasure/journal.json`, which only its owner can read. It is the one place that holds
-the erased ids meanwhile; when the erasure is through it is overwritten and deleted, and the key
-with it.
+The file `data/erasure/journal.json`, which only its owner can read, is the one place that holds the
+erased ids meanwhile. At the end it is overwritten and deleted, and the key with it.
 """
 
 from pathlib import Path
@@ -13,53 +12,44 @@ import msgspec
 
 from tailorbird import whole
 from tailorbird.errors import DamageError
-from tailorbird.events.erased import FOLDER, JOURNAL
-from tailorbird.features.erase import Needs
+from tailorbird.events.suppression import FOLDER, JOURNAL
 from tailorbird.lake import durable
-from tailorbird.privacy.marks import Marks
-from tailorbird.privacy.person import People
+from tailorbird.privacy.footprint import Footprint
+from tailorbird.privacy.people import People
 
 
 class Journal(msgspec.Struct, kw_only=True):
-    """See above. `counts` are of what was done so far, by place; `topics`, where the logs are such,
-    how each is made again.
+    """The state of an erasure.
 
-    `strangers` are which of the ids that were given nothing here was of, counted from 1; `unnamed`:
-    see `privacy.person.unnamed`.
+    Attributes:
+        key: of the hashes that replace ids, hexadecimal.
+        unknown: which of the given ids the project has nothing of, counted from 1.
+        done: steps that are through; `counts` what they changed, by place.
+        models: versions to rewrite, by folder below the registry; None: not searched yet.
+        topics: how each topic is made again, where the logs are topics.
     """
 
     begun_at: int
     people: People
     key: str
-    marks: Marks
-    salts: dict[str, int] = {}
-    strangers: list[int] = []
-    unnamed: int = 0
-    missed: int = 0  # ids that could not be kept in the place that states of items need
+    footprint: Footprint
+    unknown: list[int] = []
     done: list[str] = []
-    models: list[str] | None = (
-        # whose indexes say something of them, by their folders below the registry; None: not looked
-        # for yet
-        None
-    )
-    needs: Needs | None = (
-        # of the declarations that it began with: all steps leave the same; journals of before have
-        # none
-        None
-    )
+    models: list[str] | None = None
     counts: dict[str, Any] = {}
     topics: list[dict[str, Any]] = []
 
 
 def journal_path(data: Path) -> Path:
+    """Return where the journal of a data folder is."""
     return data / FOLDER / JOURNAL
 
 
 def read_journal(data: Path) -> Journal | None:
-    """The journal of an erasure that was cut short; None where there is none. Raises DamageError."""
+    """Return the journal of an erasure that was cut off, if there is one. Raises DamageError."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.end_destroying(path)
+        whole.finish_shredding(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Journal)
     except FileNotFoundError:
@@ -73,18 +63,19 @@ def read_journal(data: Path) -> Journal | None:
 
 
 def write_journal(data: Path, journal: Journal) -> None:
+    """Write the journal durably."""
     write_private(journal_path(data), msgspec.json.encode(journal))
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file, durably, with one that only its owner can read."""
+    """Replace a file, durably, by one that only its owner can read."""
     durable.make_folder(path.parent)
     with durable.disk_errors(path):
         whole.write_private(path, content)
 
 
-def destroy(data: Path) -> None:
-    """Overwrite the journal and delete it; from the first moment on there is none."""
+def destroy_journal(data: Path) -> None:
+    """Overwrite the journal and delete it."""
     path = journal_path(data)
     with durable.disk_errors(path):
-        whole.destroy(path)
+        whole.shred(path)

@@ -1,15 +1,11 @@
-"""A search through every byte of a project for ids and texts that should be nowhere: as they stand,
-unpacked, and as hashes.
+"""A search through every byte of a project for ids that no file may hold.
 
-    as it stands     every file, and its name; ids of people in every form that `privacy.forms` knows
-    unpacked         Parquet, Arrow, zstd, gzip, bzip2, xz, LZ4, zip; the columns of Arrow blocks in our SQLite logs
-    as hashes        `hash64` of people, which keys of records are made of, and the fingerprints in the index of repeats
+    bytes       every file and its name: the id as written, JSON-escaped, URL-encoded
+    unpacked    Parquet, Arrow, zstd, gzip, bzip2, xz, LZ4, zip, the tables of SQLite files
 
-A text within a longer one is a find, unless the longer one is an id of somebody else, or a word of
-others ("user-12" in "user-123"; see `privacy.others`). An id of digits is one only between what are
-no digits, as in `privacy.mention`: times and counts hold any digits. Ids of fewer than six
-characters, and those that mean something else too, are not looked for here but in the columns of
-the lake (`privacy.looking`).
+An id counts where it stands alone, see `privacy.matching`. An id that is shorter than six characters,
+or that is also an item's or another value of others, counts only where a field says who it was:
+`"user_id":"42"`, or a column of that name.
 """
 
 import bz2
@@ -19,29 +15,34 @@ import lzma
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import apsw
-import numpy as np
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tailorbird.events import hash64
+from tailorbird.config import Project
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.free import is_number
+from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN
+from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.events.tables.files import DAMAGED
-from tailorbird.places import ObjectPath, Place
-from tailorbird.privacy.forms import forms, plain, written
-from tailorbird.privacy.mention import WITHIN_MIN, stands_alone
-from tailorbird.privacy.spots import Spots
+from tailorbird.lake import Lake
+from tailorbird.places import ObjectPath, Storage
+from tailorbird.privacy.files import local_roots
+from tailorbird.privacy.matching import IdMatcher, StringMatcher
+from tailorbird.privacy.mentions import attribute_names
+from tailorbird.privacy.people import People
 from tailorbird.stream import Block
 
+Progress = Callable[[str, int, int | None], None]
 _CHUNK = 32 << 20
-_COUNTS = frozenset({".json", ".jsonl"})  # of our own: what they have as numbers is counted
-_AS_IT_IS = "the file"
-_NOT_WHOLE = "packed, and not whole or encrypted: nobody can tell what is in it"
-_UNREADABLE = "not permitted to read it: nobody can tell what is in it"
-_PACKED = {
+_ROWS = 10_000  # of a database that are searched at once
+_PACKED_DAMAGED = "packed, and damaged or encrypted: cannot be searched"
+_UNREADABLE = "not permitted to read: cannot be searched"
+_MAGIC = {
     b"PAR1": ".parquet",
     b"\x28\xb5\x2f\xfd": ".zst",
     b"\x1f\x8b": ".gz",
@@ -53,222 +54,200 @@ _PACKED = {
     b"SQLite f": ".db",
 }
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-_ROUTED = ("events", "quarantine", "duplicates")
-_TABLES = (
-    "index",
-    "piece",
-    # changes of the router's tables, and snapshots of them (`router.topic`, `stream.kafka.snapshots`)
-)
+_WHO = {"user_id": "user_id", "anonymous_id": "anonymous_id", "person": "person", "id": "user_id"}
+_VALUES = ("type", "item_id", "device", "country", "slot", "experiment", "arm", "model")
+_ARROW_BLOCKS = ("events", "quarantine", "duplicates")
+_ZSTD_BLOCKS = ("index", "piece")  # the router's tables, see `router.topic`
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file, by its whole path, that has what it should not: how often, and one place. `told`: its
-    path without what it should not say.
-    """
+class Match:
+    """A file that holds ids: how often, and where first. `redacted` is its path without ids."""
 
     path: str
     count: int
     where: str
-    told: str = ""
+    redacted: str = ""
 
 
 @dataclass
-class Searched:
-    """What was looked through, and what was found.
-
-    Attributes:
-        short: ids that were not looked for in every byte, since they are too short or mean
-            something else too; `words` of these the latter.
-        named: ids of items, types and the like that hold an id and stay.
-        alike: ids of other people that are one of theirs in another form, and stay; `shared`:
-            devices of theirs that are others' too.
-        limits: what was not looked for, or stays, and where; sentences without anybody's id.
-    """
+class SearchReport:
+    """What a search read and what it found; `limits` says what it did not look for."""
 
     files: int = 0
     bytes: int = 0
-    short: int = 0
-    words: int = 0
-    named: int = 0
-    alike: int = 0
-    shared: int = 0
-    found: list[Found] = field(default_factory=list)
+    matches: list[Match] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
 
 
 class Needles:
-    """What is looked for.
+    """The ids that a search looks for.
 
     Args:
-        texts: ids and texts.
-        hashes: bytes, in any form.
-        others: ids and words that hold one of the texts and are somebody else's.
-        ids: those of the texts that are looked for in all their forms.
-        things: ids of events and the like that hold an id of digits, and are not theirs.
-        alike: ids of other people that are one of `ids` in another form.
-        words: ids that mean something else, too. `apart` has these, and those that are too short.
+        people: whose ids.
+        ambiguous: ids that are also something else's.
+        longer: texts that hold an id and are somebody else's.
     """
 
     def __init__(
-        self,
-        texts: Collection[str],
-        hashes: Collection[bytes] = (),
-        others: Collection[str] = (),
-        ids: Collection[str] = (),
-        things: Collection[str] = (),
-        words: Collection[str] = (),
-        alike: Collection[str] = (),
+        self, people: People, ambiguous: Collection[str] = (), longer: Collection[str] = ()
     ) -> None:
-        self.values = frozenset(texts)
-        others_ids = (
-            {form for other in others for form in forms(other)}
-            if ids
-            else {other.encode() for other in others}
+        self.by_field = {
+            id_ for id_ in people.ids if len(id_) < EMBEDDED_ID_LENGTH_MIN or id_ in ambiguous
+        }
+        self._ids = IdMatcher(people.ids - self.by_field)
+        named = [("user_id", one) for one in people.users & self.by_field]
+        named += [("anonymous_id", one) for one in people.devices & self.by_field]
+        named += [("person", one) for one in people.persons if _bare(one) in self.by_field]
+        self._fields = StringMatcher(
+            {form for name, one in named for form in (_named(name, one), _named(name, one, " "))}
         )
-        theirs = {form for text in ids for form in written(text)}
-        self._others = sorted(
-            others_ids | ({form for one in alike for form in written(one)} - theirs)
-        )
-        self.apart = frozenset(text for text in texts if len(text) < WITHIN_MIN or text in words)
-        texts = self.values - self.apart
-        self._texts = {form: text for text in texts for form in plain(text)}
-        needles = {*self._texts, *(form for text in texts & frozenset(ids) for form in forms(text))}
-        self._hashes = frozenset(hashes)
-        self._numbers = frozenset(text.encode() for text in ids if is_number(text))
-        self._things = frozenset(thing.encode(errors="surrogatepass") for thing in things)
-        self._lengths = sorted({len(thing) for thing in self._things})
-        self._spots = Spots(needles | self._hashes)
-        self.longest = self._spots.longest
+        self._longer = sorted(one.encode(errors="surrogatepass") for one in longer)
+        self.longest = max(self._ids.longest, self._fields.longest) + 8  # and what is around it
 
-    def find(self, data: bytes | memoryview, *, counted: bool = False) -> list[int]:
-        """Where in the data one stands; `counted`: as for `stands_alone`."""
-        whole = bytes(data)
-        stands = (
-            place
-            for place, needle in self._spots.at(whole)
-            if needle in self._hashes or self._is_theirs(whole, place, needle, counted)
-        )
-        return list(dict.fromkeys(stands))
+    def find(self, data: bytes | memoryview) -> list[int]:
+        """Return where ids stand in some bytes."""
+        data = bytes(data)
+        starts = [
+            start for start, end in self._ids.find(data) if not self._is_longer(data, start, end)
+        ]
+        return starts + [start for start, _ in self._fields.find(data)]
 
-    def present(self, data: bytes) -> set[str]:
-        """Which of the texts stand in the data, within others too, as they are or as our JSON
-        writes them; none of `ids` in other forms.
-        """
-        return {self._texts[one] for _, one in self._spots.at(data) if one in self._texts}
-
-    def _is_theirs(self, data: bytes, place: int, needle: bytes, counted: bool) -> bool:
-        if needle in self._numbers and not stands_alone(
-            data, place, place + len(needle), counted=counted
-        ):
-            return False
-        return not self._is_others(data, place, len(needle)) and not (
-            needle in self._numbers and self._is_thing(data, place, len(needle))
-        )
-
-    def _is_thing(self, data: bytes, place: int, length: int) -> bool:
-        """Whether an id of a thing covers the place; in files of databases nothing stands between
-        it and its neighbours.
-        """
-        return any(
-            data[start : start + long] in self._things
-            for long in self._lengths
-            for start in range(max(0, place + length - long), place + 1)
-        )
-
-    def _is_others(self, data: bytes, place: int, length: int) -> bool:
-        for other in self._others:
-            start = data.find(other, max(0, place - len(other) + length), place + len(other))
-            if 0 <= start <= place and place + length <= start + len(other):
+    def _is_longer(self, data: bytes, start: int, end: int) -> bool:
+        for longer in self._longer:
+            at = data.find(longer, max(0, end - len(longer)), start + len(longer))
+            if 0 <= at <= start and end <= at + len(longer):
                 return True
         return False
 
 
-def hashes_of(users: Iterable[str], visitors: Iterable[str]) -> set[bytes]:
-    """The hashes under which records know people, as keys and as values."""
-    texts = [*users, *visitors, *(f"{ANONYMOUS_PREFIX}{id_}" for id_ in visitors)]
-    return {hash64(text).to_bytes(8, order) for text in texts for order in ("big", "little")}
+def _bare(person: str) -> str:
+    return person.removeprefix(ANONYMOUS_PREFIX)
 
 
-def search(
-    roots: Sequence[Place],
-    needles: Needles,
+def _named(name: str, value: str, space: str = "") -> bytes:
+    return f'"{name}":{space}'.encode() + msgspec.json.encode(value)
+
+
+def search_project(
+    project: Project,
+    people: People,
     *,
-    skip: Collection[Place] = (),
-    ours: Sequence[Place] = (),
-    told: Callable[[int], None] = lambda done: None,
-) -> Searched:
-    """Look through all files below some folders, or objects below a prefix.
+    skip: Collection[Storage] = (),
+    progress: Progress = lambda stage, done, total: None,
+) -> SearchReport:
+    """Search all that a project has: its folder, its data, its lake, its topics."""
+    ambiguous, longer = _find_ambiguous(project, people)
+    needles = Needles(people, ambiguous, longer)
+    done = 0
 
-    Args:
-        skip: files that hold what is looked for by right, such as the journal of the erasure
-            itself.
-        ours: folders with files of the project's own, in whose JSON a number without quotes is a
-            count or a time.
-    """
-    report = Searched(short=len(needles.apart))
-    for below, path in [(root, path) for root in roots for path in sorted(root.rglob("*"))]:
-        named = needles.find(path.name.encode(errors="surrogateescape"))
-        told_path = _without(path, below, needles)
-        if named and not _is_content(path):
-            report.found.append(Found(str(path), len(named), "its name", told_path))
-        if path in skip or not _is_content(path):
-            continue
-        report.files += 1
-        count, where, size = len(named), "its name" if named else "", 0
-        counted = path.suffix in _COUNTS and is_below(str(path), ours)
-        for label, data in contents(path, needles):
-            size += len(data) if label == _AS_IT_IS else 0
-            if label in (_NOT_WHOLE, _UNREADABLE):
-                count, where = count + 1, where or label
-            elif places := needles.find(data, counted=counted and label == _AS_IT_IS):
-                count += len(places)
-                where = where or f"{label} at byte {places[0]}"
-        report.bytes += size
-        told(size)
-        if count:
-            report.found.append(Found(str(path), count, where, told_path))
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        progress("search", done, None)
+
+    report = search(roots_of(project), needles, skip=skip, on_read=count)
+    if not isinstance(project.stream, Path):
+        from tailorbird.privacy.rewrite_topics import read_topics
+
+        _search_blocks(read_topics(project.stream), needles, report, count)
+    if needles.by_field:
+        report.limits.append(
+            f"{len(needles.by_field):,} ids have fewer than {EMBEDDED_ID_LENGTH_MIN} characters, or are also "
+            "an item's or another value's: they were looked for in fields that say who it was."
+        )
+    if longer:
+        report.limits.append(f"{len(longer):,} ids of others hold one of theirs, and stay.")
     return report
 
 
-def is_below(path: str, folders: Sequence[Place]) -> bool:
-    """Whether a file is in one of these folders."""
+def roots_of(project: Project) -> list[Storage]:
+    """Return where a project keeps things: on this machine, and its lake where that is elsewhere."""
+    lake, local = project.paths.lake, local_roots(project)
+    is_local = isinstance(lake, Path) and any(folder in lake.parents for folder in local)
+    return [*local, *([] if is_local else [lake])]
+
+
+def _find_ambiguous(project: Project, people: People) -> tuple[set[str], set[str]]:
+    """Return the ids that are also something else's, and values of others that hold an id."""
+    lake, ids = Lake(project.paths.lake), people.ids
+    ambiguous = set(ids & {*EVENT_TYPES, *attribute_names(project.plan)})
+    longer: set[str] = set()
+    matcher = IdMatcher(ids)
+    columns = ["user_id", "anonymous_id", *_VALUES, "items"]
+    for batch in lake.batches("events", columns) if lake.exists("events") else ():
+        for name in columns:
+            column = batch.column(name)
+            flat = pc.list_flatten(column) if name == "items" else column
+            values = set(flat.drop_null().unique().to_pylist())
+            own = {"user_id": people.users, "anonymous_id": people.devices}.get(name, frozenset())
+            ambiguous |= values & (ids - own)
+            longer |= {one for one in values - ids if matcher.find(one.encode(errors="replace"))}
+    return ambiguous, longer
+
+
+def search(
+    roots: Sequence[Storage],
+    needles: Needles,
+    *,
+    skip: Collection[Storage] = (),
+    on_read: Callable[[int], None] = lambda size: None,
+) -> SearchReport:
+    """Search all files below some folders, or objects below a prefix; `skip` some of them."""
+    report = SearchReport()
+    paths = [(below, path) for below in roots for path in sorted(below.rglob("*"))]
+    for root, path in paths:
+        name = path.name.encode(errors="surrogateescape")
+        count = len(needles.find(name))
+        where, size = "its name" if count else "", 0
+        if _is_file(path) and path not in skip:
+            report.files += 1
+            for label, data in _contents(path, needles.longest):
+                size += len(data) if label == "the file" else 0
+                if label in (_PACKED_DAMAGED, _UNREADABLE):
+                    count, where = count + 1, where or label
+                elif places := needles.find(data):
+                    count += len(places)
+                    where = where or f"{label} at byte {places[0]}"
+        report.bytes += size
+        on_read(size)
+        if count:
+            report.matches.append(Match(str(path), count, where, _redacted(path, root, needles)))
+    return report
+
+
+def is_below(path: str, folders: Sequence[Storage]) -> bool:
+    """Return whether a file is in one of these folders."""
     return any(path.startswith(f"{str(folder).rstrip('/')}/") for folder in folders)
 
 
-def search_topics(
+def _search_blocks(
     messages: Iterable[tuple[str, Block]],
     needles: Needles,
-    report: Searched,
-    told: Callable[[int], None],
+    report: SearchReport,
+    on_read: Callable[[int], None],
 ) -> None:
-    """Look through messages and blocks of topics, each with where it stands; what is found is added
-    to the report.
-    """
+    """Search messages and blocks of topics, each with where it stands."""
     for where, block in messages:
-        told(len(block.payload))
+        on_read(len(block.payload))
         report.bytes += len(block.payload)
-        for label, data in _of_block(block, needles):
+        for label, data in _of_block(block.kind, block.payload, block.receipt):
             if places := needles.find(data):
-                report.found.append(Found(where, len(places), label))
+                report.matches.append(Match(where, len(places), label))
 
 
-def _of_block(block: Block, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
-    if block.kind in _ROUTED:
-        yield from _columns(pa.ipc.open_stream(io.BytesIO(block.payload)).read_all(), needles)
-    elif block.kind in _TABLES:
-        yield (
-            "tables",
-            pa.decompress(
-                block.payload, decompressed_size=int(block.receipt), codec="zstd", asbytes=True
-            ),
-        )
+def _of_block(kind: str, payload: bytes, receipt: bytes = b"") -> Iterator[tuple[str, bytes]]:
+    if kind in _ARROW_BLOCKS:
+        yield from _columns(pa.ipc.open_stream(io.BytesIO(payload)).read_all())
+    elif kind in _ZSTD_BLOCKS and receipt:
+        size = int(receipt)
+        yield "tables", pa.decompress(payload, decompressed_size=size, codec="zstd", asbytes=True)
     else:
-        yield "message", block.payload
+        yield "message", payload
 
 
-def _without(path: Place, root: Place, needles: Needles) -> str:
-    """A path below its root, with nothing in it that is looked for."""
+def _redacted(path: Storage, root: Storage, needles: Needles) -> str:
+    """Return a path below its root, without names that hold an id."""
     parts = str(path).removeprefix(str(root)).strip("/").split("/")
     return "/".join(
         "(a name that says who)" if needles.find(part.encode(errors="surrogateescape")) else part
@@ -276,142 +255,127 @@ def _without(path: Place, root: Place, needles: Needles) -> str:
     )
 
 
-def _is_content(path: Place) -> bool:
+def _is_file(path: Storage) -> bool:
     return isinstance(path, ObjectPath) or (path.is_file() and not path.is_symlink())
 
 
-def contents(path: Place, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
-    """All that a file holds, in pieces: its bytes, then what is packed in it. What cannot be
-    unpacked is only looked at as it is.
-    """
+def _contents(path: Storage, overlap: int) -> Iterator[tuple[str, bytes]]:
+    """Yield all that a file holds, in pieces: its bytes, then what is packed in it."""
+    source: str | pa.BufferReader
     try:
         if isinstance(path, ObjectPath):
             data = path.read_bytes()
-            yield _AS_IT_IS, data
-            source: str | pa.BufferReader = pa.BufferReader(data)
+            yield "the file", data
+            source, suffix = pa.BufferReader(data), path.suffix
         else:
-            yield from _raw(path, needles.longest)
-            source = str(path)
-    except FileNotFoundError:  # it went while others were looked at
+            yield from _raw(path, overlap)
+            source, suffix = str(path), _suffix(path)
+    except FileNotFoundError:  # deleted since the folder was listed
         return
     except PermissionError:
         yield _UNREADABLE, b""
         return
     try:
-        yield from _unpacked(_packing(source, path.suffix), source, needles)
+        yield from _unpacked(suffix, source)
     except (
-        *DAMAGED,
-        ValueError,
-        RuntimeError,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        apsw.Error,
-    ):  # RuntimeError: encrypted
-        yield _NOT_WHOLE, b""
+        *(*DAMAGED, ValueError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error),
+        RuntimeError,  # an encrypted zip file
+    ):
+        yield _PACKED_DAMAGED, b""
 
 
-def _packing(source: "str | pa.BufferReader", suffix: str) -> str:
-    """How a file is packed: by what it begins with, whatever its name; a draft is called otherwise
-    than what it becomes.
-    """
-    if isinstance(source, str):
-        with open(source, "rb") as file:
-            head = file.read(8)
-        return next((found for magic, found in _PACKED.items() if head.startswith(magic)), "")
-    return suffix
+def _suffix(path: Path) -> str:
+    """Return how a file is packed, by what it begins with: a draft has another name."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), "")
 
 
 def _raw(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
     with path.open("rb") as file:
         before = b""
         while chunk := file.read(_CHUNK):
-            yield _AS_IT_IS, before + chunk
-            before = (before + chunk)[-overlap:] if overlap else b""
+            yield "the file", before + chunk
+            before = (before + chunk)[-overlap:]
 
 
-def _unpacked(
-    suffix: str, source: "str | pa.BufferReader", needles: Needles
-) -> Iterator[tuple[str, bytes | memoryview]]:
+def _unpacked(suffix: str, source: "str | pa.BufferReader") -> Iterator[tuple[str, bytes]]:
     if suffix == ".parquet":
         file = pq.ParquetFile(source)
         for group in range(file.num_row_groups):
-            yield from _columns(file.read_row_group(group), needles)
-    elif suffix == ".zst":
-        with pa.CompressedInputStream(
-            source if isinstance(source, pa.BufferReader) else pa.OSFile(source), "zstd"
-        ) as stream:
+            yield from _columns(file.read_row_group(group))
+    elif suffix in (".zst", ".lz4"):
+        opened = source if isinstance(source, pa.BufferReader) else pa.OSFile(source)
+        codec = "zstd" if suffix == ".zst" else "lz4"
+        with pa.CompressedInputStream(opened, codec) as stream:
             yield "unpacked", stream.read()
-    elif isinstance(source, pa.BufferReader):  # a lake has nothing else that is packed
+    elif isinstance(source, pa.BufferReader):  # a lake in a bucket has nothing else that is packed
         return
     elif suffix in _UNPACK:
         yield "unpacked", _UNPACK[suffix](Path(source).read_bytes())
-    elif suffix == ".lz4":
-        with pa.CompressedInputStream(pa.OSFile(source), "lz4") as stream:
-            yield "unpacked", stream.read()
     elif suffix == ".arrow":
-        yield from _columns(pa.ipc.open_file(pa.memory_map(source)).read_all(), needles)
-    elif suffix == ".zip":  # .npz is one
+        yield from _columns(pa.ipc.open_file(pa.memory_map(source)).read_all())
+    elif suffix == ".zip":  # .npz too
         with zipfile.ZipFile(source) as archive:
             for number, name in enumerate(archive.namelist()):
-                yield (
-                    f"member {number}",
-                    b"\n".join((name.encode(errors="surrogateescape"), archive.read(name))),
-                )
+                content = archive.read(name)
+                yield f"member {number}", name.encode(errors="surrogateescape") + b"\n" + content
     elif suffix == ".db":
-        yield from _blocks(Path(source), needles)
+        yield from _database(source)
 
 
-def _blocks(path: Path, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+def _database(source: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the cells of all tables: in the file nothing need stand between two of them."""
+    connection = apsw.Connection(source, flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        if (
-            connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'block'").fetchone()
-            is None
-        ):
-            return
-        for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
-            if kind in _ROUTED:
-                for label, data in _columns(
-                    pa.ipc.open_stream(io.BytesIO(payload)).read_all(), needles
-                ):
-                    yield f"block {offset}, {label}", data
-            else:
-                yield f"block {offset}", payload
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        for (table,) in names.fetchall():
+            if table == "block":
+                for kind, payload in connection.execute("SELECT kind, payload FROM block"):
+                    yield from _of_block(kind, payload)
+                continue
+            rows = connection.execute(f'SELECT * FROM "{table}"')
+            while some := list(islice(rows, _ROWS)):
+                cells = [
+                    _encoded(one) for row in some for one in row if isinstance(one, str | bytes)
+                ]
+                yield f"table {table}", b"\n".join(cells)
     finally:
         connection.close()
 
 
-def _columns(table: pa.Table, needles: Needles) -> Iterator[tuple[str, bytes]]:
-    """Texts and bytes of columns, a line each, and the bits of whole numbers; a value that is an id
-    itself stands between marks.
-    """
+def _encoded(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Yield the texts and bytes of columns, a line each; of columns that say who, as a field."""
     for name in table.column_names:
-        for column in _plain(table[name].combine_chunks()):
-            if pa.types.is_integer(column.type):
-                yield f"column {name}", np.asarray(column.drop_null()).tobytes()
-            elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                yield (
-                    f"column {name}",
-                    "\n".join(column.drop_null().unique().to_pylist()).encode(
-                        errors="surrogatepass"
-                    ),
-                )
-            elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-                yield f"column {name}", b"\n".join(column.drop_null().unique().to_pylist())
+        for column in _leaves(table[name].combine_chunks()):
+            if not _is_text(column.type):
+                continue
+            values = column.drop_null().unique().to_pylist()
+            yield f"column {name}", b"\n".join(map(_encoded, values))
+            if name in _WHO:
+                fields = [_named(_WHO[name], one) for one in values if isinstance(one, str)]
+                yield f"column {name}", b"\n".join(fields)
 
 
-def _plain(column: pa.Array) -> Iterator[pa.Array]:
-    """What a column is made of: of lists, maps and structs all that is in them, of a dictionary its
-    values.
-    """
+def _is_text(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    return any(check(kind) for check in (*checks, pa.types.is_large_binary))
+
+
+def _leaves(column: pa.Array) -> Iterator[pa.Array]:
+    """Yield what a column is made of: elements of lists, fields of structs, values of dictionaries."""
     kind = column.type
     if isinstance(kind, pa.MapType):
-        yield from (*_plain(column.keys), *_plain(column.items))
+        yield from (*_leaves(column.keys), *_leaves(column.items))
     elif pa.types.is_struct(kind):
-        yield from (each for part in column.flatten() for each in _plain(part))
+        yield from (each for part in column.flatten() for each in _leaves(part))
     elif (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     ):
-        yield from _plain(column.flatten())
+        yield from _leaves(column.flatten())
     else:
         yield column.dictionary if pa.types.is_dictionary(kind) else column

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
 from tailorbird.events import EVENT_TYPES
-from tailorbird.events.adapters import FORMATS, find_files, look_in, recognise
+from tailorbird.events.adapters import FORMATS, find_files, list_importable_files, recognise_format
 from tailorbird.events.guess import (
     NO_ANSWERS,
     Answers,
@@ -68,7 +68,7 @@ def propose(data: Path, now: int, answers: Answers = NO_ANSWERS) -> Proposal:
         InputError: no file holds events that could be used.
         AskError: one answer is needed; see `Answers`.
     """
-    if (format_ := recognise(look_in(data))) not in _TABLES:
+    if (format_ := recognise_format(list_importable_files(data))) not in _TABLES:
         return _propose_from_adapter(str(format_), data, now)
     files = find_files(data, FORMATS["mapping"][1])
     reasons: Reasons = []

@@ -51,7 +51,7 @@ class Baseline:
         return JOIN.join(self.sources)
 
     @property
-    def is_alike(self) -> bool:
+    def is_global(self) -> bool:
         """True if all users get the same order: no source depends on a segment or category."""
         boards = [source_of(name).board for name in self.sources]
         return all(board is not None and not board.segment for board in boards)
@@ -63,7 +63,7 @@ class Baseline:
             values += lists.of(name).scores_of(keys)
         return values
 
-    def leading(self, lists: RequestLists, keys: Keys) -> list[str]:
+    def leading_sources(self, lists: RequestLists, keys: Keys) -> list[str]:
         """Return the first source that scores each item, or ""."""
         has_score = [(name, lists.of(name).scores_of(keys) > 0) for name in self.sources]
         return [

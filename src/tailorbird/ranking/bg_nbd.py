@@ -118,13 +118,13 @@ def replace_overflow(
     is_invalid = ~((expectation >= 0) & (expectation <= shape / scale * span * (1 + 1e-6)))
     if is_invalid.any():
         expectation = expectation.copy()
-        expectation[is_invalid] = integrated(
+        expectation[is_invalid] = integrate_expectation(
             shape[is_invalid], scale[is_invalid], a, b[is_invalid], span
         )
     return expectation
 
 
-def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
+def integrate_expectation(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
     """Compute the same expectation, shape (n,), as an integral over the dropout probability p.
 
     After a purchase p is beta (a, b) distributed.

@@ -40,7 +40,7 @@ from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, read_en
 from tailorbird.ranking.formula import compute_value
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import FOLDER as TOWER
-from tailorbird.ranking.tower import Asked, Space, Tower, read_tower
+from tailorbird.ranking.tower import Space, Tower, UserQuery, read_tower
 from tailorbird.ranking.tree_shap import FOLDER as TREES
 from tailorbird.ranking.tree_shap import SUFFIX, Trees, decode_trees, encode_trees
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
@@ -191,7 +191,7 @@ class Bundle:
         item_keys: Keys,
         *,
         objective: Mapping[str, float] | None = None,
-        asked: Asked | None = None,
+        asked: UserQuery | None = None,
         live: Matrix | None = None,
     ) -> Scores:
         """Score one request's items.

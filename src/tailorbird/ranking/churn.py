@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tailorbird.errors import DeclarationError, UsageError
-from tailorbird.events import duration, show_duration
+from tailorbird.events import format_duration, parse_duration
 
 PERIODS = 12  # of a window, unless `period` says otherwise
 PERIODS_MAX = 64
@@ -100,7 +100,7 @@ class Churn:
             text = getattr(self, field)
             try:
                 if text or field == "window":
-                    duration(text)
+                    parse_duration(text)
             except UsageError as error:
                 raise DeclarationError(f"{field}: {error.message}", where=where) from None
         if bool(self.recency) + bool(self.frequency) + bool(self.age) not in (0, 3):
@@ -130,20 +130,20 @@ class Churn:
 
     @cached_property
     def window_us(self) -> int:
-        return duration(self.window)
+        return parse_duration(self.window)
 
     @cached_property
     def gap_us(self) -> int:
-        return duration(self.gap) if self.gap else 0
+        return parse_duration(self.gap) if self.gap else 0
 
     @cached_property
     def active_us(self) -> int:
         """The activity window in microseconds, 0 for unlimited."""
-        return duration(self.active) if self.active else 0
+        return parse_duration(self.active) if self.active else 0
 
     @cached_property
     def period_us(self) -> int:
-        return duration(self.period) if self.period else self.window_us // PERIODS
+        return parse_duration(self.period) if self.period else self.window_us // PERIODS
 
     @property
     def periods(self) -> int:
@@ -154,5 +154,5 @@ class Churn:
         """Describe the definition in a sentence."""
         population = f"with any within {self.active}" if self.active else "who ever had one"
         after = f", from {self.gap} after the moment of asking" if self.gap else ""
-        window = show_duration(self.window_us) or self.window
+        window = format_duration(self.window_us) or self.window
         return f"no {' or '.join(self.types)} for {window}{after}; asked about people {population}"

@@ -49,7 +49,7 @@ from tailorbird.ranking.encoders import Encoder, Keys, Matrix, read_encoder
 from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.ranking.tower import FOLDER as TOWER
 from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
-from tailorbird.ranking.tree_shap import Trees, share_out
+from tailorbird.ranking.tree_shap import Trees, rescale_contributions
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
@@ -315,7 +315,7 @@ class ChurnBundle:
             -np.mean([effect for effect, _ in contributions], axis=0),
             -float(np.mean([offset for _, offset in contributions])),
         )
-        return share_out(
+        return rescale_contributions(
             effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw))))
         )
 
@@ -334,7 +334,7 @@ class ChurnBundle:
         probabilities = [
             1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"
         ] + [np.exp(log) for log in logs.values()]
-        return self.calibration.apply(together(probabilities)), raw
+        return self.calibration.apply(average_log_odds(probabilities)), raw
 
     def _raw(self, matrix: Matrix) -> dict[str, Floats]:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
@@ -397,7 +397,7 @@ def _read_space(files: Mapping[str, bytes], *, where: str) -> Space | None:
     return Space(tower, Index.bare(ids, vectors))
 
 
-def together(probabilities: Sequence[Floats]) -> Floats:
+def average_log_odds(probabilities: Sequence[Floats]) -> Floats:
     """Average probabilities in log-odds; a single one is returned unchanged."""
     if len(probabilities) == 1:
         return probabilities[0]

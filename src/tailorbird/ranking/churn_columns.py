@@ -6,7 +6,7 @@ among them.
 
 from collections.abc import Sequence
 
-from tailorbird.errors import DeclarationError, NotReadyError, nearest
+from tailorbird.errors import DeclarationError, NotReadyError, suggest_name
 from tailorbird.features import FeatureSet
 from tailorbird.features.layout import Step
 from tailorbird.ranking.churn import Churn
@@ -63,7 +63,7 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
     return Columns(numeric, categorical)
 
 
-def in_seconds(features: FeatureSet | None) -> frozenset[str]:
+def duration_columns(features: FeatureSet | None) -> frozenset[str]:
     """Return the columns that hold a duration; empty without declarations.
 
     Derived columns are not included, whatever they contain.
@@ -72,7 +72,7 @@ def in_seconds(features: FeatureSet | None) -> frozenset[str]:
     return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
 
 
-def columns_for(churn: Churn, features: FeatureSet) -> Columns:
+def churn_columns(churn: Churn, features: FeatureSet) -> Columns:
     """Return the columns that a churn model may read.
 
     Raises:
@@ -97,7 +97,7 @@ def columns_for(churn: Churn, features: FeatureSet) -> Columns:
             )
         else:
             wrong = f"{role}={name!r} is no column of features.py"
-            fix = nearest(
+            fix = suggest_name(
                 name,
                 columns.numeric,
                 f"add to features.py: {_declaration(churn, role, name)}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tailorbird.ranking.churn_bundle import VECTOR, ChurnBundle, log_odds
-from tailorbird.ranking.churn_columns import in_seconds
+from tailorbird.ranking.churn_columns import duration_columns
 from tailorbird.ranking.encoders import Keys, Matrix
 
 EFFECT_MIN = 0.05  # minimum effect in log-odds
@@ -50,7 +50,7 @@ def churn_reasons(
     names, codes, seconds = (
         bundle.encoder.names,
         set(bundle.encoder.categorical_names),
-        in_seconds(bundle.features),
+        duration_columns(bundle.features),
     )
     vector_positions = {
         at for at, name in enumerate(names) if name.startswith(VECTOR)
@@ -70,7 +70,7 @@ def churn_reasons(
             subject = (
                 name
                 if name in codes
-                else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
+                else f"{name} is {format_column_value(float(values[at]), seconds=name in seconds)}"
             )
             reasons.append(
                 ChurnReason(
@@ -83,7 +83,7 @@ def churn_reasons(
     return reasons_by_user
 
 
-def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
+def format_column_value(value: float, *, seconds: bool, digits: int = 0) -> str:
     """Format the value of a column; a duration in a suitable unit.
 
     Args:

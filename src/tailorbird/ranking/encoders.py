@@ -31,10 +31,10 @@ from tailorbird.features.declare import POSITION
 from tailorbird.ranking.computed import COMPUTED, Keys, RaggedLike, Rows, Times, computed_columns
 from tailorbird.ranking.history import History
 from tailorbird.ranking.live import LiveColumns
-from tailorbird.ranking.similarities import Similarity, kept
+from tailorbird.ranking.similarities import Similarity, from_declaration
 from tailorbird.ranking.steps import MISSING
 from tailorbird.ranking.together import TransformBlock, group_transforms
-from tailorbird.ranking.tower import VECTOR_COLUMNS, Asked, Space, no_columns
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Space, UserQuery, no_columns
 from tailorbird.ranking.transforms import Column, Output
 from tailorbird.ranking.vocabulary import Vocabulary
 from tailorbird.registry import Columns
@@ -268,7 +268,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         position: npt.NDArray[np.generic] | None = None,
         learned: Mapping[str, Floats] | None = None,
         space: Space | None = None,
-        user_query: Asked | None = None,
+        user_query: UserQuery | None = None,
         live: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> Matrix:
         """Encode n rows of some requests as a matrix (n, len(names)).
@@ -409,7 +409,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         item_keys: Keys,
         index: Index,
         space: Space | None = None,
-        user_query: Asked | None = None,
+        user_query: UserQuery | None = None,
         live: Matrix | None = None,
     ) -> Matrix:
         """Encode one request's candidates; `live` holds their columns of `self.live`."""
@@ -516,7 +516,7 @@ def fit_encoder(
     used = tuple(
         name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out
     )
-    similar = tuple(kept(similarity) for similarity in similarities)
+    similar = tuple(from_declaration(similarity) for similarity in similarities)
     chosen = tuple(
         name
         for name in (*computed, *candidates.names, *(similarity.name for similarity in similar))

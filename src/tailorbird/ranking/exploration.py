@@ -38,7 +38,7 @@ UNCONSTRAINED = SlateConstraints()
 
 
 @dataclass(frozen=True)
-class Choice:
+class Slate:
     """A slate.
 
     Attributes:
@@ -53,14 +53,14 @@ class Choice:
     explored: tuple[int, ...] = ()
 
 
-def choose(
+def draw_slate(
     order: Rows,
     size: int,
     explore: Explore | None,
     rng: np.random.Generator | None,
     values: Floats | None = None,
     constraints: SlateConstraints = UNCONSTRAINED,
-) -> Choice:
+) -> Slate:
     """Draw a slate from an order of all candidates, best first, as `policy.arrange_slate` makes it.
 
     The exploration pool is the candidates right after the slate.
@@ -71,7 +71,7 @@ def choose(
     """
     shown = order[:size].copy()
     if explore is None or explore.rate <= 0 or rng is None or shown.size < explore.first:
-        return Choice(shown, np.ones(shown.size))
+        return Slate(shown, np.ones(shown.size))
     if explore.method == "swap":
         return _explore_swaps(order, shown, explore, rng, constraints)
     if explore.method == "plackett_luce":
@@ -80,13 +80,13 @@ def choose(
     return _explore_one(order, shown, explore, rng, constraints)
 
 
-def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
+def draw_uniform_slate(n: int, size: int, rng: np.random.Generator) -> Slate:
     """Draw a slate uniformly from n candidates: each is at each position with probability 1/n.
 
     It respects no quota, promotion or pin.
     """
     shown = rng.permutation(n)[:size].astype(np.intp)
-    return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
+    return Slate(shown, np.full(shown.size, 1.0 / max(n, 1)))
 
 
 def _explore_one(
@@ -95,7 +95,7 @@ def _explore_one(
     explore: Explore,
     rng: np.random.Generator,
     constraints: SlateConstraints,
-) -> Choice:
+) -> Slate:
     propensities = np.ones(shown.size)
     pool = order[shown.size : shown.size + explore.pool]
     positions = [at for at in range(explore.first - 1, shown.size) if at not in constraints.fixed]
@@ -106,15 +106,15 @@ def _explore_one(
         }
         positions = [at for at in positions if eligible[at].size]
     if not pool.size or not positions:
-        return Choice(shown, propensities)
+        return Slate(shown, propensities)
     propensities[positions] = 1.0 - explore.rate / len(positions)
     if rng.random() >= explore.rate:
-        return Choice(shown, propensities)
+        return Slate(shown, propensities)
     at = positions[int(rng.integers(len(positions)))]
     pool = eligible.get(at, pool)
     shown[at] = pool[int(rng.integers(pool.size))]
     propensities[at] = explore.rate / (len(positions) * pool.size)
-    return Choice(shown, propensities, (at + 1,))
+    return Slate(shown, propensities, (at + 1,))
 
 
 def _explore_swaps(
@@ -123,7 +123,7 @@ def _explore_swaps(
     explore: Explore,
     rng: np.random.Generator,
     constraints: SlateConstraints,
-) -> Choice:
+) -> Slate:
     """Swap neighbouring pairs at random.
 
     A pair that reaches past the end exchanges the last item of the slate for the next one.
@@ -140,7 +140,7 @@ def _explore_swaps(
     probability = np.where(swaps, explore.rate, 1.0 - explore.rate)
     propensities[pairs], propensities[pairs + 1] = probability, probability
     explored = (shown.size,) if moved[shown.size - 1] not in shown else ()
-    return Choice(moved[: shown.size], propensities[: shown.size], explored)
+    return Slate(moved[: shown.size], propensities[: shown.size], explored)
 
 
 def _swappable_pairs(
@@ -173,7 +173,7 @@ def _swappable_pairs(
 
 def _draw_plackett_luce(
     order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats
-) -> Choice:
+) -> Slate:
     start = explore.first - 1
     end = min(size, start + DRAWN_MAX)
     pool = order[start : end if end < size else size + explore.pool]
@@ -187,7 +187,7 @@ def _draw_plackett_luce(
         [np.ones(start), marginals(strengths, drawn), np.ones(size - end)]
     )
     explored = tuple((np.flatnonzero(drawn >= size - start) + start + 1).tolist())
-    return Choice(shown, propensities, explored)
+    return Slate(shown, propensities, explored)
 
 
 def _strengths(values: Floats, temperature: float) -> Floats:

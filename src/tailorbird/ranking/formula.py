@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import BundleError, DeclarationError, nearest
-from tailorbird.ranking.targets import of_items
+from tailorbird.errors import BundleError, DeclarationError, suggest_name
+from tailorbird.ranking.targets import item_heads
 
 Floats = npt.NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def validate_weights(weights: Mapping[str, float], *, where: str = "") -> dict[s
     return {head: float(weight) for head, weight in weights.items()}
 
 
-def told(weights: Mapping[str, float]) -> str:
+def format_formula(weights: Mapping[str, float]) -> str:
     """Format a formula as text that `parse_formula` reads back."""
     terms = [
         f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()
@@ -94,7 +94,7 @@ def require_heads(
     """Raise DeclarationError if the objective asks for a head that the model does not have."""
     available = sorted(heads)
     if missing := missing_heads(objective, available):
-        fix = nearest(
+        fix = suggest_name(
             missing[0], available, "let the slot in slots.py ask for it, and run tailorbird train"
         )
         raise DeclarationError(
@@ -109,7 +109,7 @@ def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
 
     Otherwise their order would mean nothing.
     """
-    if not of_items(head for head, weight in objective.items() if weight):
+    if not item_heads(head for head, weight in objective.items() if weight):
         fix = "name what people do with items too, such as 1.0*click + 0.5*return_7d"
         raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
 

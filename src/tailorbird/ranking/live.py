@@ -78,4 +78,4 @@ class LiveColumns:
         return {name: matrix[:, index] for index, name in enumerate(self.names)}
 
 
-NOTHING_LIVE = LiveColumns()
+NO_LIVE_COLUMNS = LiveColumns()

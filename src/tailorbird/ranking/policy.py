@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shape:
+class SlateSpec:
     """A slot's specification of a slate, for the candidates of one request.
 
     Attributes:
@@ -60,8 +60,8 @@ class Shape:
         return SlateConstraints(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
 
-def arranged(
-    values: Floats, size: int, spec: Shape, constraints: SlateConstraints | None = None
+def arrange_slate(
+    values: Floats, size: int, spec: SlateSpec, constraints: SlateConstraints | None = None
 ) -> Rows:
     """Order all candidates: the slate's `size` items first, then the rest by value.
 
@@ -95,7 +95,7 @@ def arranged(
     return order[constrained_order]
 
 
-def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
+def apply_boosts(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
     """Apply boosts: each changes the values of its items by factor - 1 of their magnitude."""
     moved = values.copy()
     for factor, mask in factors:

@@ -85,7 +85,7 @@ MORE = Reason(
 )  # The reason for an item without a model and without any other reason.
 
 
-def reasons(
+def explain_items(
     index: Index,
     rows: Rows,
     sources: Sequence[str],

@@ -28,7 +28,7 @@ from typing import Literal
 
 import numpy as np
 
-from tailorbird.errors import DeclarationError, nearest
+from tailorbird.errors import DeclarationError, suggest_name
 from tailorbird.events.clock import DAY, HOUR, MINUTE
 from tailorbird.ranking.rule_columns import (
     ARITHMETIC,
@@ -108,7 +108,7 @@ class Rules:
         return frozenset().union(*(rule.item_fields for rule in self.rules))
 
     @property
-    def for_everybody(self) -> "Rules":
+    def item_only(self) -> "Rules":
         """The rules that read nothing but attributes of items."""
         return Rules(tuple(rule for rule in self.rules if rule.is_item_only))
 
@@ -304,7 +304,9 @@ class _Parser:
                 and name not in self.allowed_item_fields
                 and name not in ITEM_FIELDS
             ):
-                fix = nearest(name, (*self.allowed_item_fields, *ITEM_FIELDS), "", owner="item.")
+                fix = suggest_name(
+                    name, (*self.allowed_item_fields, *ITEM_FIELDS), "", owner="item."
+                )
                 raise self._error(node, f"items have no attribute {name!r}", fix)
             self.item_fields.add(name)
             return lambda request: item_field(request, name)
@@ -312,7 +314,7 @@ class _Parser:
             self.is_item_only = False
             fields = CONTEXT_FIELDS if owner == "context" else self.allowed_user_fields
             if fields is not None and name not in fields:
-                fix = nearest(
+                fix = suggest_name(
                     name,
                     fields,
                     f"use one of {', '.join(sorted(fields)) or 'no column'}",
@@ -515,5 +517,5 @@ def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collectio
             )
             message = f"a cap looks at a sequence {cap.sequence!r}, which is not declared"
             raise DeclarationError(
-                message, where=where, fix=nearest(cap.sequence, sequences, declare)
+                message, where=where, fix=suggest_name(cap.sequence, sequences, declare)
             )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.events.clock import duration
+from tailorbird.events.clock import parse_duration
 
 ON = ("view", "click", "cart", "purchase")
 SIZE_MAX = 200
@@ -72,7 +72,7 @@ class NextBest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.slot)
         try:
-            is_valid = duration(self.every) > 0
+            is_valid = parse_duration(self.every) > 0
         except TailorbirdError:
             is_valid = False
         if (

@@ -70,7 +70,7 @@ class Similarity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return value
 
 
-def kept(declared: declare.Similarity) -> Similarity:
+def from_declaration(declared: declare.Similarity) -> Similarity:
     """Convert a declared similarity to the form that an encoder stores."""
     names = Similarity.__struct_fields__
     return Similarity(*(getattr(declared, name) for name in names))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.events.clock import duration
+from tailorbird.events.clock import parse_duration
 from tailorbird.events.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
 from tailorbird.ranking.declared import require_types
@@ -190,7 +190,7 @@ class Cap:
     def __post_init__(self) -> None:
         require_types(self, f"Cap {self.sequence}")
         try:
-            is_valid = duration(self.within) > 0 and self.most >= 1
+            is_valid = parse_duration(self.within) > 0 and self.most >= 1
         except (ValueError, TailorbirdError):
             is_valid = False
         if not is_valid:

@@ -32,7 +32,7 @@ class Return:
     until: int
 
 
-def return_of(head: str) -> Return | None:
+def parse_return(head: str) -> Return | None:
     """Parse a return head, or return None for any other head.
 
     Raises:
@@ -55,11 +55,11 @@ def is_amount(head: str) -> bool:
     return head == DWELL_S
 
 
-def of_items(heads: Iterable[str]) -> list[str]:
+def item_heads(heads: Iterable[str]) -> list[str]:
     """Return the heads that distinguish the items of one slate, in order."""
-    return [head for head in heads if return_of(head) is None]
+    return [head for head in heads if parse_return(head) is None]
 
 
-def chances_of_items(heads: Iterable[str]) -> list[str]:
+def item_probability_heads(heads: Iterable[str]) -> list[str]:
     """Return the item heads with binary labels."""
-    return [head for head in of_items(heads) if not is_amount(head)]
+    return [head for head in item_heads(heads) if not is_amount(head)]

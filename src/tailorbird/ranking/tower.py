@@ -35,9 +35,9 @@ from tailorbird.ranking.computed import Keys, RaggedLike, Rows, Times
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.retrieval import Found, Index
 from tailorbird.retrieval.arrays import read_array
-from tailorbird.retrieval.inverted import Looked
+from tailorbird.retrieval.inverted import ProbeResult
 from tailorbird.retrieval.sequences import PAD, START, windows
-from tailorbird.retrieval.vectors import ItemVectors, largest
+from tailorbird.retrieval.vectors import ItemVectors, largest_indices
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -119,7 +119,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Asked:
+class UserQuery:
     """A user's query: the sequence read, the user vector, products with all items, and log Σ exp.
 
     With an inverted file, `probe` holds the probed items, instead of all products.
@@ -130,7 +130,7 @@ class Asked:
     user: Matrix
     products: Matrix
     total: float
-    probe: Looked | None = None
+    probe: ProbeResult | None = None
 
     def product(self, rows: Rows) -> Matrix:
         """Return the score of some items, (n,), independent of which others are requested."""
@@ -196,16 +196,18 @@ class Space:
         ]
         return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
 
-    def ask(self, sequence: SequenceLike | None) -> Asked:
+    def ask(self, sequence: SequenceLike | None) -> UserQuery:
         """Return a user's vector and its product with every item."""
         user = self.users(None if sequence is None else _SingleRequest(sequence), 1)[0]
         if self.vectors.inverted is not None:
             probe = self.vectors.inverted.look(user, self.vectors.vectors)
-            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe)
+            return UserQuery(
+                self.vectors, sequence, user, np.zeros(0, np.float32), probe.total, probe
+            )
         products = self.vectors.products(user)
-        return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
+        return UserQuery(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
 
-    def nearest(self, query: Asked, n: int) -> Found:
+    def nearest(self, query: UserQuery, n: int) -> Found:
         """Return the nearest items that the index shows.
 
         Items of the sequence are left out unless users repeat items.
@@ -222,11 +224,13 @@ class Space:
             values[excluded] = -np.inf
         if self.index.shown is not None:
             values = np.where(self.index.shown, values, -np.inf)
-        rows = largest(values, n)
+        rows = largest_indices(values, n)
         rows = rows[np.isfinite(values[rows])]
         return Found(rows, values[rows].astype(np.float64) - query.total)
 
-    def _nearest_inverted(self, query: Asked, probe: Looked, excluded: Rows, n: int) -> Found:
+    def _nearest_inverted(
+        self, query: UserQuery, probe: ProbeResult, excluded: Rows, n: int
+    ) -> Found:
         """Return the nearest items by an inverted file.
 
         It probes more lists where few of their items may be shown, and scans all items where those
@@ -252,7 +256,7 @@ class Space:
             ):
                 probe = next_probe
                 rows, products = _shown_items(probe, shown)
-        at = largest(products, n)
+        at = largest_indices(products, n)
         return Found(rows[at], products[at].astype(np.float64) - query.total)
 
     def columns(
@@ -262,7 +266,7 @@ class Space:
         request: Rows,
         sequences: RaggedLike | None,
         requests: int,
-        query: Asked | None = None,
+        query: UserQuery | None = None,
     ) -> dict[str, Matrix]:
         """Return `VECTOR_COLUMNS` of rows, (n,) each; NaN for an item without a vector.
 
@@ -300,12 +304,12 @@ class Space:
         return np.concatenate(parts)
 
 
-def _shown_items(probe: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+def _shown_items(probe: ProbeResult, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
     is_shown = shown[probe.rows]
     return probe.rows[is_shown], probe.products[is_shown]
 
 
-def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
+def add_sequence_source(sources: Mapping[str, int], share: float) -> dict[str, int]:
     """Add the `sequence` source to a slot's sources, at a share of the same total.
 
     Unchanged if the slot names it, or has no item-kNN source.

@@ -259,7 +259,9 @@ def _paths_of(trees: Trees) -> _Paths:
     )
 
 
-def share_out(contributions: Floats, base: float, transform: Callable[[Floats], Floats]) -> Floats:
+def rescale_contributions(
+    contributions: Floats, base: float, transform: Callable[[Floats], Floats]
+) -> Floats:
     """Rescale contributions to a raw score into contributions to a function of it.
 
     Each keeps its share of the difference between the base and the row's score. They add up to

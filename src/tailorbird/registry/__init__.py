@@ -1,6 +1,4 @@
-"""Versions of bundles: added whole or not at all, promoted and rolled back by name, checked byte
-for byte when they are read.
-"""
+"""Versions of bundles, added atomically, promoted and rolled back by name, and verified."""
 
 from tailorbird.registry.formulas import FormulaChange, Formulas, read_formulas
 from tailorbird.registry.manifest import (
@@ -9,7 +7,7 @@ from tailorbird.registry.manifest import (
     FileEntry,
     Head,
     Manifest,
-    Sealed,
+    SealedBundle,
     Window,
     read_sealed,
     seal,
@@ -28,7 +26,7 @@ __all__ = [
     "Head",
     "Manifest",
     "Registry",
-    "Sealed",
+    "SealedBundle",
     "VersionInfo",
     "Window",
     "read_formulas",

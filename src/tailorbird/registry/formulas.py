@@ -1,12 +1,14 @@
-"""Value formulas that were set without a new model: `ROOT/formulas.json` of a registry, every
-change with who, when and why.
+"""Value formulas that were set without a new model, with the author, time and reason of each
+change.
+
+`ROOT/formulas.json` of a registry:
 
     {"changes": [{"number": 3, "slot": "home", "text": "1.0*click + 9.0*purchase", "by": "ada",
     "why": "margin", "at": …}, …]}
 
-The newest change of a slot is in force; an empty text gives the slot back to `slots.py`. The file
-is replaced whole, so that a server, which looks at it five times a second, reads one state or the
-next. What a formula means stands in `ranking.formula`.
+The newest change of a slot is in force; an empty text returns the slot to `slots.py`. The file is
+replaced atomically, so a server, which polls it five times a second, reads one state or the next.
+`ranking.formula` interprets formulas.
 """
 
 from pathlib import Path
@@ -19,8 +21,10 @@ FILE = "formulas.json"
 
 
 class FormulaChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A formula as it was set. `number` counts from 1 over all slots; `text` is "" where the slot's
-    own holds again.
+    """A change of a slot's formula.
+
+    `number` counts from 1 over all slots; `text` is "" where the slot's own formula is in force
+    again.
     """
 
     number: int
@@ -32,7 +36,7 @@ class FormulaChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def version(self) -> str:
-        """As answers log it, such as `f0003`."""
+        """The version as responses log it, such as `f0003`."""
         return f"f{self.number:04d}"
 
 
@@ -42,7 +46,7 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     changes: tuple[FormulaChange, ...] = ()
 
     def of(self, slot: str) -> FormulaChange | None:
-        """The formula that is in force for a slot, or None where its own is."""
+        """Return the change in force for a slot, or None if its own formula is."""
         newest = next((change for change in reversed(self.changes) if change.slot == slot), None)
         return newest if newest is not None and newest.text else None
 
@@ -52,7 +56,7 @@ class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_formulas(root: Path) -> Formulas:
-    """The formulas of a registry. Raises DamageError if the file cannot be read as such."""
+    """Return the formulas of a registry. Raises DamageError if the file is damaged."""
     path = root / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Formulas)

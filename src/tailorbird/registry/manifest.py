@@ -1,13 +1,12 @@
-"""The manifest of a bundle, and reading a bundle in such a way that what was checked is what is
-used.
+"""The manifest of a bundle, and reading a bundle such that what was verified is what is used.
 
     FOLDER/manifest.json     this struct; names every other file with its length and SHA-256
     FOLDER/manifest.sha256   of manifest.json, in hexadecimal
     FOLDER/...               the files, in folders as the manifest names them; nothing else
 
-`read_sealed` opens each file relative to an open folder and without following links, reads it once,
-and returns the bytes that it hashed: there is no moment between the check and the use. What the
-files mean stands in `ranking.bundle`; where bundles are kept, in `registry.store`.
+`read_sealed` opens each file relative to an open folder without following links, reads it once, and
+returns the bytes that it hashed, so a file cannot change between check and use. `ranking.bundle`
+interprets the files, `registry.store` stores bundles.
 """
 
 import errno
@@ -33,14 +32,14 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}(/[A-Za-z0-9._-]{1,128}){0,7}")
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file of the bundle must be."""
+    """Length and checksum of a file of the bundle."""
 
     sha256: str
     bytes: int
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of the feature columns that the bundle was trained on, in the order of the feature set."""
+    """Names of the feature columns of a bundle, in the order of the feature set."""
 
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -48,15 +47,15 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One target that the bundle predicts.
+    """A target that the bundle predicts.
 
     Attributes:
         name: the target, such as `click`.
         file: the ONNX file that computes it; several heads may share one.
         output: the name of the model's output, "" for its last one.
         column: the column of a two-dimensional output; -1 is the last.
-        calibration: `none`, `isotonic`, `platt`, `beta` or `temperature`; the table itself is in
-            the bundle's calibration file.
+        calibration: `none`, `isotonic`, `platt`, `beta` or `temperature`; the bundle's
+            calibration file has the table.
     """
 
     name: str
@@ -74,25 +73,24 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle says of itself.
+    """Description of a bundle.
 
     Attributes:
-        version: given by the registry; "" before.
+        version: assigned by the registry; "" before.
         created_at: microseconds.
-        schema_hash: of the feature set; serving refuses a bundle with another one.
+        schema_hash: of the feature set; serving rejects bundles with another one.
         columns: the feature columns it reads.
         heads: the targets it predicts.
-        formula: head → weight in the value, where a slot does not say otherwise.
-        sources: candidate sources whose tables it reads, by name; the contract of a project has to
-            cover them.
-        baseline: sources joined by "+", by whose scores, added up, items are ordered; "" where
-            heads order them.
-        window: what it was trained on.
-        metrics: figures of the evaluation, with their intervals; free form.
-        libraries: name → version of what trained it.
-        golden_rows: how many rows the golden file holds, which are scored and compared at load.
+        formula: head → weight in the value, unless a slot overrides it.
+        sources: names of the candidate sources whose tables it reads; the project has to
+            declare them.
+        baseline: sources joined by "+" whose summed scores order items; "" if heads order them.
+        window: the training window.
+        metrics: results of the evaluation with intervals; free form.
+        libraries: name → version of the training libraries.
+        golden_rows: number of rows in the golden file, which are scored and compared at load.
         engine: the version of Tailorbird that wrote it.
-        index_as_of: the moment up to which the index knows items.
+        index_as_of: the moment up to which the index has items.
         card: the model card, Markdown.
         files: name → length and checksum, for every file but the manifest.
     """
@@ -116,10 +114,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Sealed:
-    """A bundle that was read and checked: the manifest, its checksum, and the bytes of every file
-    by name.
-    """
+class SealedBundle:
+    """A verified bundle: manifest, its checksum, and the bytes of every file by name."""
 
     path: Path
     manifest: Manifest
@@ -127,7 +123,7 @@ class Sealed:
     files: Mapping[str, bytes]
 
     def folder(self, name: str) -> dict[str, bytes]:
-        """The files below a folder, by their name within it."""
+        """Return the files below a folder, by their name within it."""
         prefix = f"{name}/"
         return {
             key.removeprefix(prefix): data
@@ -136,22 +132,22 @@ class Sealed:
         }
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The manifest as it is stored: indented, keys in a fixed order."""
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as stored: indented, keys in a fixed order."""
     return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=1) + b"\n"
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest of the files that lie in `folder`, and return it with their checksums."""
-    sealed = of_files(folder, manifest)
-    data = encode(sealed)
+    """Write the manifest of the files in `folder`, and return it with their checksums."""
+    sealed = with_checksums(folder, manifest)
+    data = encode_manifest(sealed)
     (folder / MANIFEST).write_bytes(data)
     (folder / DIGEST).write_text(hashlib.sha256(data).hexdigest() + "\n")
     return sealed
 
 
-def of_files(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the checksums of the files that lie in `folder`; writes nothing."""
+def with_checksums(folder: Path, manifest: Manifest) -> Manifest:
+    """Return the manifest with the checksums of the files in `folder`; writes nothing."""
     files: dict[str, FileEntry] = {}
     for name in sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
@@ -163,12 +159,12 @@ def of_files(folder: Path, manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, files=files)
 
 
-def read_sealed(folder: Path) -> Sealed:
-    """Read a bundle whole and check it against its manifest.
+def read_sealed(folder: Path) -> SealedBundle:
+    """Read a whole bundle and verify it against its manifest.
 
     Raises:
-        BundleError: a file is missing, too many, changed, a link, or named outside the folder;
-            names the file.
+        BundleError: a file is missing, unexpected, changed, a link, or outside the folder; the
+            message names it.
     """
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -198,14 +194,14 @@ def read_sealed(folder: Path) -> Sealed:
         raise StorageError(f"cannot be read: {error.strerror}", where=str(folder)) from error
     finally:
         os.close(root)
-    return Sealed(folder, manifest, digest, files)
+    return SealedBundle(folder, manifest, digest, files)
 
 
 def _read_manifest(root: int, folder: Path) -> tuple[Manifest, str]:
     data = _read(root, folder, MANIFEST, _MANIFEST_BYTES_MAX)
-    stated = _read(root, folder, DIGEST, 100).strip()
+    expected_digest = _read(root, folder, DIGEST, 100).strip()
     digest = hashlib.sha256(data).hexdigest()
-    if stated != digest.encode():
+    if expected_digest != digest.encode():
         raise BundleError(
             f"{MANIFEST} does not match {DIGEST}", where=str(folder), fix="add the bundle again"
         )
@@ -239,8 +235,9 @@ def _check_names(manifest: Manifest, folder: Path) -> None:
 
 
 def _walk(root: int, folder: Path, prefix: str, depth: int = 0) -> Iterator[str]:
-    """Names of everything below an open folder that is not a folder; links are told by their own
-    name, never followed.
+    """Yield names of everything below an open folder that is not a folder.
+
+    Links are reported by their own name and never followed.
     """
     if depth > 8:
         raise BundleError(f"{prefix} lies deeper than a bundle may", where=str(folder))
@@ -276,21 +273,24 @@ def _read_checked(root: int, folder: Path, name: str, entry: FileEntry) -> bytes
 
 
 def _read(root: int, folder: Path, name: str, bytes_max: int) -> bytes:
-    """The content of a plain file, reached step by step from the open folder, so that no part of
-    its path can be a link.
+    """Return the content of a plain file, opened step by step from the open folder.
+
+    No part of its path can therefore be a link.
     """
     *parents, last = name.split("/")
     opened: list[int] = []
-    at = root
+    current = root
     try:
         for part in parents:
-            at = os.open(
-                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
+            current = os.open(
+                part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current
             )
-            opened.append(at)
-        at = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        opened.append(at)
-        status = os.fstat(at)
+            opened.append(current)
+        current = os.open(
+            last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=current
+        )
+        opened.append(current)
+        status = os.fstat(current)
         if not stat.S_ISREG(status.st_mode):
             raise BundleError(f"{name} is not a plain file", where=str(folder))
         if status.st_nlink != 1:
@@ -299,7 +299,7 @@ def _read(root: int, folder: Path, name: str, bytes_max: int) -> bytes:
                 where=str(folder),
                 fix="copy the file instead of linking it",
             )
-        with os.fdopen(os.dup(at), "rb") as file:
+        with os.fdopen(os.dup(current), "rb") as file:
             data = file.read(bytes_max + 1)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -1,14 +1,14 @@
-"""The registry on a local folder: numbered versions, aliases, and a log of who changed them and
-why.
+"""The registry in a local folder: numbered versions, aliases, and an audit log.
 
-    ROOT/v0001/…         bundles, read-only once they are there
-    ROOT/formulas.json   value formulas that were set without a new model, see `registry.formulas`; replaced whole
-    ROOT/aliases.json    champion, challenger, and the champions before, newest last; replaced whole
+    ROOT/v0001/…         bundles, immutable once added
+    ROOT/formulas.json   value formulas set without a new model, see `registry.formulas`
+    ROOT/aliases.json    champion, challenger, and earlier champions, newest last
     ROOT/audit.jsonl     one line for each change
-    ROOT/lock            held while something changes
+    ROOT/lock            held during a change
 
-A bundle is copied into `ROOT/.incoming`, synced file by file, and renamed to its version: it is
-there whole or not at all. What a bundle is stands in `registry.manifest`.
+A bundle is copied to `ROOT/.incoming`, synced file by file, and renamed to its version, so it is
+added completely or not at all. JSON files are replaced atomically. `registry.manifest` defines
+bundles.
 """
 
 import fcntl
@@ -31,16 +31,15 @@ from tailorbird.registry.manifest import (
     DIGEST,
     MANIFEST,
     Manifest,
-    Sealed,
-    encode,
-    of_files,
+    SealedBundle,
+    encode_manifest,
     read_sealed,
+    with_checksums,
 )
 from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
-# of the people that an assignment tells apart, see `experiments.assign`: of fewer it would be
-# nobody
+# the resolution of assignments, see `experiments.assign`; a smaller share would select no person
 SHARE_MIN = 0.0001
 
 
@@ -54,12 +53,11 @@ NAMES = ("champion", "challenger", "previous", "canary", "shadow")
 
 
 class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of versions: the one that serves, the one that is being tried, and those that served
-    before, newest last.
+    """Names of versions: the live one, the one being tried, and earlier champions.
 
-    `canary` answers `share` of the people since `canary_at` (microseconds), and is advanced or
-    ended by its figures where `automatic`; the scores of `shadow` are logged beside and shown to
-    nobody.
+    `history` is newest last. `canary` serves `share` of the people since `canary_at`
+    (microseconds), and is advanced or ended by its metrics if `automatic`. The scores of `shadow`
+    are logged but never served.
     """
 
     champion: str = ""
@@ -73,21 +71,22 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def previous(self) -> str:
-        """The champion before this one, which a rollback brings back."""
+        """The champion before this one, to which a rollback returns."""
         return self.history[-1] if self.history else ""
 
-    def of(self, version: str) -> tuple[str, ...]:
-        """The names that a version bears."""
+    def names_of(self, version: str) -> tuple[str, ...]:
+        """Return the aliases of a version."""
         return tuple(name for name in NAMES if self.named(name) == version)
 
     def named(self, name: str) -> str:
-        """The version behind one of `NAMES`, "" where there is none."""
+        """Return the version of one of `NAMES`, or ""."""
         return getattr(self, name)
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """One change: what, to which version, by whom, why and when; `digest` is the SHA-256 of the
-    manifest that was added.
+    """A change: action, version, author, reason and time.
+
+    `digest` is the SHA-256 of the manifest that was added.
     """
 
     at: int
@@ -100,7 +99,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A version as a list shows it, from its manifest alone; its files are not checked."""
+    """A version as listed, from its manifest alone; its files are not verified."""
 
     version: str
     path: Path
@@ -109,25 +108,24 @@ class VersionInfo:
     heads: tuple[str, ...]
     metrics: dict[str, Any]
     aliases: tuple[str, ...]
-    learned_from: tuple[int, int] = (
+    data_span: tuple[int, int] = (
         0,
         0,
-    )  # the span of time that model and index learned from, microseconds; zeros: nothing
-    whole: bool = True  # whether its manifest could be read
+    )  # time span of the data of model and index, microseconds; zeros for none
+    whole: bool = True  # whether its manifest is readable
     sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
-    baseline: str = ""  # sources by which it orders items, where it has no heads
+    baseline: str = ""  # sources that order its items, if it has no heads
 
 
 class Registry:
     """Bundles by version.
 
-    Promised: `add`, `promote` and `rollback` survive the death of the process and of the power once
-    they return, and happen whole or not at all; a version never changes, but where an erasure
-    amends it; what `champion` names was whole when it was promoted.
+    `add`, `promote` and `rollback` are atomic, and durable once they return. A version never
+    changes, except when an erasure amends it. The champion was verified when it was promoted.
 
     Args:
-        path: the folder; made on the first change.
-        clock: what the audit log's times come from.
+        path: the folder; created on the first change.
+        clock: source of the audit log's times.
     """
 
     def __init__(self, path: Path, *, clock: Clock) -> None:
@@ -135,12 +133,13 @@ class Registry:
         self._clock = clock
 
     def add(self, folder: Path, *, by: str = "", why: str = "") -> str:
-        """Take a copy of a sealed bundle and return the version that it got, such as `v0001`."""
+        """Copy a sealed bundle into the registry and return its version, such as `v0001`."""
         sealed = read_sealed(folder)
-        with self._changing():
+        with self._lock_for_change():
             incoming = self.path / ".incoming"
-            shutil.rmtree(incoming, ignore_errors=True)  # of an `add` that died
-            version = f"v{max((_number(name) for name in self._names()), default=0) + 1:04d}"
+            shutil.rmtree(incoming, ignore_errors=True)  # left by a crashed `add`
+            newest = max((_version_number(name) for name in self._version_names()), default=0)
+            version = f"v{newest + 1:04d}"
             digest = _write_synced(incoming, sealed, version)
             self._audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
@@ -150,36 +149,35 @@ class Registry:
         return version
 
     def amend(self, version: str, change: Callable[[Path], None], *, by: str, why: str) -> None:
-        """Change files of a version that may not stay as they are, and seal it anew.
+        """Change files of a version that must not stay as they are, and seal it again.
 
-        Whoever dies on the way leaves a version that does not match its manifest, and has to do it
-        again.
+        A crash part-way leaves a version that does not match its manifest; repeat the call.
         """
-        with self._changing():
+        with self._lock_for_change():
             folder = self.path / version
             for name in (MANIFEST, DIGEST):
-                (folder / f"{name}.new").unlink(missing_ok=True)  # of a try that died
+                (folder / f"{name}.new").unlink(missing_ok=True)  # left by a crashed attempt
             change(folder)
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-            data = encode(of_files(folder, manifest))
+            data = encode_manifest(with_checksums(folder, manifest))
             digest = hashlib.sha256(data).hexdigest()
             self._audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
-            self._replace(f"{version}/{MANIFEST}", data)
-            self._replace(f"{version}/{DIGEST}", f"{digest}\n".encode())
+            self._replace_file(f"{version}/{MANIFEST}", data)
+            self._replace_file(f"{version}/{DIGEST}", f"{digest}\n".encode())
             sync_folder(folder)
 
     def promote(self, version: str, *, by: str, why: str) -> None:
-        """Make a version the champion, after checking all of it."""
+        """Make a version the champion, after verifying it."""
         self.verify(version)
-        with self._changing():
+        with self._lock_for_change():
             aliases = self.aliases()
             if aliases.champion == version:
                 return
             history = (*aliases.history, aliases.champion) if aliases.champion else aliases.history
             challenger = "" if aliases.challenger == version else aliases.challenger
             self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
-            # What was tried beside the one before was compared with it, and is not with this one.
-            self._rename_aliases(
+            # A canary was compared with the old champion, so it ends with it.
+            self._write_aliases(
                 Aliases(
                     version,
                     challenger,
@@ -188,71 +186,70 @@ class Registry:
                 )
             )
 
-    def cast_shadow(self, version: str, *, by: str, why: str) -> None:
-        """Have servers log what a version would have scored, or end that with ""."""
+    def set_shadow(self, version: str, *, by: str, why: str) -> None:
+        """Make servers log the scores of a version, or stop that with ""."""
         if version:
             self.verify(version)
-        with self._changing():
+        with self._lock_for_change():
             self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
-            self._rename_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
+            self._write_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
 
-    def send_canary(
+    def set_canary(
         self, version: str, share: float, *, by: str, why: str, automatic: bool = True
     ) -> None:
-        """Let a version answer a share of the people, or a larger share of them than before.
+        """Let a version serve a share of the people, or a larger share than before.
 
         Raises:
-            UsageError: it is the champion, there is none, or the share is none.
+            UsageError: it is the champion, there is no champion, or the share is out of bounds.
         """
         if not SHARE_MIN <= share <= 1 - SHARE_MIN:
-            told = f"expected a share from {SHARE_MIN:g} to {1 - SHARE_MIN:g}, got {share:g}"
-            raise UsageError(told, where="share", fix="1 is: tailorbird models promote")
+            message = f"expected a share from {SHARE_MIN:g} to {1 - SHARE_MIN:g}, got {share:g}"
+            raise UsageError(message, where="share", fix="1 is: tailorbird models promote")
         self.verify(version)
-        with self._changing():
+        with self._lock_for_change():
             aliases = self.aliases()
             if not aliases.champion or aliases.champion == version:
-                told = (
+                message = (
                     f"{version} is the champion already"
                     if aliases.champion
                     else "there is no champion to compare it with"
                 )
-                raise UsageError(told, where=str(self.path), fix="tailorbird models list")
+                raise UsageError(message, where=str(self.path), fix="tailorbird models list")
             self._audit(AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}"))
             since = aliases.canary_at if aliases.canary == version else self._clock.now()
             changed = msgspec.structs.replace(
                 aliases, canary=version, share=share, canary_at=since, automatic=automatic
             )
-            self._rename_aliases(changed)
+            self._write_aliases(changed)
 
     def end_canary(self, *, by: str, why: str) -> str:
-        """Let the champion answer everybody again; the version that was the canary.
+        """End the canary, and return its version.
 
         Raises:
             NotReadyError: there is no canary.
         """
-        with self._changing():
+        with self._lock_for_change():
             aliases = self.aliases()
             if not aliases.canary:
                 raise NotReadyError(
                     "there is no canary", where=str(self.path), fix="tailorbird models list"
                 )
             self._audit(AuditEntry(self._clock.now(), "end canary", aliases.canary, by, why))
-            self._rename_aliases(
-                msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0)
-            )
+            self._write_aliases(msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0))
         return aliases.canary
 
-    def challenge(self, version: str, *, by: str, why: str) -> None:
-        """Name a version the challenger, or nobody with ""."""
+    def set_challenger(self, version: str, *, by: str, why: str) -> None:
+        """Make a version the challenger, or remove the challenger with ""."""
         if version:
             self.verify(version)
-        with self._changing():
+        with self._lock_for_change():
             self._audit(AuditEntry(self._clock.now(), "challenge", version, by, why))
-            self._rename_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
+            self._write_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
 
     def rollback(self, *, by: str, why: str) -> str:
-        """Bring the previous champion back and return its version. Rolling back again goes one
-        further back.
+        """Restore the previous champion and return its version.
+
+        Another rollback goes one version further back.
         """
         previous = self.aliases().previous
         if not previous:
@@ -262,7 +259,7 @@ class Registry:
                 fix="tailorbird models list",
             )
         self.verify(previous)
-        with self._changing():
+        with self._lock_for_change():
             aliases = self.aliases()
             if aliases.previous != previous:
                 raise UsageError(
@@ -271,16 +268,17 @@ class Registry:
                     fix="look at it and try again",
                 )
             self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
-            self._rename_aliases(
+            self._write_aliases(
                 Aliases(previous, aliases.challenger, aliases.history[:-1], aliases.shadow)
             )
         return previous
 
     def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
-        """Put a value formula in force for a slot, or with "" the slot's own again. What it says is
-        for the caller to check.
+        """Put a value formula in force for a slot, or the slot's own again with "".
+
+        The caller validates the formula.
         """
-        with self._changing():
+        with self._lock_for_change():
             formulas = read_formulas(self.path).with_change(
                 slot, text, by=by, why=why, at=self._clock.now()
             )
@@ -293,30 +291,30 @@ class Registry:
                     f"{slot}: {text or 'as declared'}: {why}",
                 )
             )
-            self._replace(FORMULAS, encode_formulas(formulas))
+            self._replace_file(FORMULAS, encode_formulas(formulas))
         return formulas.changes[-1]
 
     def champion(self) -> Path | None:
-        """The folder of the version that serves, or None."""
+        """Return the folder of the live version, or None."""
         return self._folder_of(self.aliases().champion)
 
     def behind(self, name: str) -> Path | None:
-        """The folder of the version behind one of `NAMES`, or None."""
+        """Return the folder of the version with one of `NAMES`, or None."""
         return self._folder_of(self.aliases().named(name))
 
     def challenger(self) -> Path | None:
-        """The folder of the version that is being tried, or None."""
+        """Return the folder of the challenger, or None."""
         return self._folder_of(self.aliases().challenger)
 
     def previous(self) -> Path | None:
-        """The folder of the champion before this one, or None."""
+        """Return the folder of the previous champion, or None."""
         return self._folder_of(self.aliases().previous)
 
     def resolve(self, name: str) -> Path:
-        """The folder of a version or of an alias."""
+        """Return the folder of a version or of an alias."""
         aliases = self.aliases()
         version = aliases.named(name) if name in NAMES else name
-        folder = self._folder_of(version) if _number(version) else None
+        folder = self._folder_of(version) if _version_number(version) else None
         if folder is None or not folder.is_dir():
             raise UsageError(
                 f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list"
@@ -324,7 +322,7 @@ class Registry:
         return folder
 
     def aliases(self) -> Aliases:
-        """The aliases as they are now."""
+        """Return the current aliases."""
         try:
             return msgspec.json.decode((self.path / "aliases.json").read_bytes(), type=Aliases)
         except FileNotFoundError:
@@ -336,30 +334,29 @@ class Registry:
             ) from error
 
     def versions(self) -> list[VersionInfo]:
-        """All versions, oldest first."""
+        """Return all versions, oldest first."""
         aliases = self.aliases()
-        return [self._info(name, aliases) for name in self._names()]
+        return [self._info(name, aliases) for name in self._version_names()]
 
-    def newest(self, most: int) -> list[VersionInfo]:
-        """The last versions, newest first, and with them all that bear a name; the manifests of no
-        others are read.
+    def newest(self, limit: int) -> list[VersionInfo]:
+        """Return the last versions and all with an alias, newest first.
+
+        Other manifests are not read.
         """
         aliases = self.aliases()
-        names = self._names()[::-1]
+        names = self._version_names()[::-1]
         return [
             self._info(name, aliases)
-            for place, name in enumerate(names)
-            if place < most or aliases.of(name)
+            for position, name in enumerate(names)
+            if position < limit or aliases.names_of(name)
         ]
 
     def info(self, version: str) -> VersionInfo:
-        """What the manifest of one version says, unchecked."""
+        """Return a version as its manifest describes it, unverified."""
         return self._info(version, self.aliases())
 
     def verify(self, version: str) -> Manifest:
-        """Read every byte of a version and check it, also against the checksum that the audit log
-        took down of it last.
-        """
+        """Verify every byte of a version, also against the checksum in the audit log."""
         sealed = read_sealed(self.resolve(version))
         name = sealed.path.name
         if sealed.manifest.version != name:
@@ -380,7 +377,7 @@ class Registry:
         return sealed.manifest
 
     def audit(self) -> list[AuditEntry]:
-        """Every change, oldest first; a last line that a crash cut short is left out."""
+        """Return every change, oldest first, without a last line that a crash cut short."""
         try:
             lines = (self.path / "audit.jsonl").read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -393,11 +390,12 @@ class Registry:
                 continue
         return entries
 
-    def _names(self) -> list[str]:
+    def _version_names(self) -> list[str]:
         if not self.path.is_dir():
             return []
         return sorted(
-            (entry.name for entry in os.scandir(self.path) if _number(entry.name)), key=_number
+            (entry.name for entry in os.scandir(self.path) if _version_number(entry.name)),
+            key=_version_number,
         )
 
     def _folder_of(self, version: str) -> Path | None:
@@ -409,27 +407,25 @@ class Registry:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return VersionInfo(
-                name, folder, 0, "", (), {"damaged": True}, aliases.of(name), whole=False
+                name, folder, 0, "", (), {"damaged": True}, aliases.names_of(name), whole=False
             )
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
-        told = (
+        fields = (
             manifest.created_at,
             manifest.schema_hash,
             heads,
             manifest.metrics,
-            aliases.of(name),
+            aliases.names_of(name),
             span,
         )
         return VersionInfo(
-            name, folder, *told, sources=manifest.sources, baseline=manifest.baseline
+            name, folder, *fields, sources=manifest.sources, baseline=manifest.baseline
         )
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Only one process changes the registry at a time; changes are short, so the second one
-        waits.
-        """
+    def _lock_for_change(self) -> Iterator[None]:
+        """Hold the lock of the registry; changes are short, so other processes wait."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with open(self.path / "lock", "a") as lock:
@@ -440,13 +436,13 @@ class Registry:
                 f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)
             ) from error
 
-    def _rename_aliases(self, aliases: Aliases) -> None:
-        self._replace(
+    def _write_aliases(self, aliases: Aliases) -> None:
+        self._replace_file(
             "aliases.json", msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n"
         )
 
-    def _replace(self, name: str, data: bytes) -> None:
-        """A file, there whole or as it was before."""
+    def _replace_file(self, name: str, data: bytes) -> None:
+        """Replace a file atomically."""
         _write_file(self.path / f"{name}.new", data)
         faults.at("registry.before_alias")
         os.replace(self.path / f"{name}.new", self.path / name)
@@ -454,20 +450,21 @@ class Registry:
         faults.at("registry.after_alias")
 
     def _audit(self, entry: AuditEntry) -> None:
-        """Take a change down before it is made: one that then fails stands in the log, one that
-        happened is never missing.
+        """Log a change before it is made.
+
+        A change that then fails is in the log; one that happened is never missing.
         """
         # A leading newline ends a line that a crash cut short, so that it cannot swallow this one.
         with open(self.path / "audit.jsonl", "ab") as file:
-            torn = file.tell() > 0 and not _ends_with_newline(self.path / "audit.jsonl")
-            file.write((b"\n" if torn else b"") + msgspec.json.encode(entry) + b"\n")
+            is_cut_short = file.tell() > 0 and not _ends_with_newline(self.path / "audit.jsonl")
+            file.write((b"\n" if is_cut_short else b"") + msgspec.json.encode(entry) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         sync_folder(self.path)
 
 
-def _number(name: str) -> int:
-    """The number of a version's name, 0 if it is none."""
+def _version_number(name: str) -> int:
+    """Return the number of a version's name, or 0 if it is none."""
     return (
         int(name[1:])
         if name[:1] == "v" and name[1:].isascii() and name[1:].isdigit() and len(name) >= 5
@@ -475,10 +472,8 @@ def _number(name: str) -> int:
     )
 
 
-def _write_synced(folder: Path, sealed: Sealed, version: str) -> str:
-    """Write a bundle under its version, from the bytes that were checked, all of it on the disk;
-    the manifest's checksum.
-    """
+def _write_synced(folder: Path, sealed: SealedBundle, version: str) -> str:
+    """Write a verified bundle under its version, synced, and return its manifest's checksum."""
     folders = {folder}
     for name, data in sealed.files.items():
         path = folder / name
@@ -486,7 +481,7 @@ def _write_synced(folder: Path, sealed: Sealed, version: str) -> str:
         folders.update(parent for parent in path.parents if parent.is_relative_to(folder))
         _write_file(path, data)
     folder.mkdir(exist_ok=True)
-    data = encode(msgspec.structs.replace(sealed.manifest, version=version))
+    data = encode_manifest(msgspec.structs.replace(sealed.manifest, version=version))
     digest = hashlib.sha256(data).hexdigest()
     _write_file(folder / MANIFEST, data)
     _write_file(folder / DIGEST, f"{digest}\n".encode())

@@ -17,7 +17,7 @@ from tailorbird.events.schema import micros
 from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, columns_of, to_arrow, truths_in
 from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
-from tailorbird.retrieval.meaning import MeaningSettings, encoded_texts, write_meaning
+from tailorbird.retrieval.meaning import MeaningSettings, texts_to_encode, write_meaning
 from tailorbird.retrieval.text import documents_of, write_text_index
 
 _Ints = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ def build_index(
         documents = documents_of(attributes, np.arange(len(ids)))
         write_text_index(folder / "text", documents)
         if meaning is not None:
-            write_meaning(folder, meaning, encoded_texts(documents))
+            write_meaning(folder, meaning, texts_to_encode(documents))
     for name, data in find_clusters(attributes, len(ids)).files().items():
         (folder / name).write_bytes(data)
     (folder / "meta.json").write_bytes(

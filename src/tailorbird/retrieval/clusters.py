@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
 from tailorbird.retrieval.columns import Column
-from tailorbird.retrieval.directions import centres, nearest_centroids
+from tailorbird.retrieval.directions import nearest_centroids, spherical_kmeans
 from tailorbird.retrieval.vectors import Content, content_of
 
 Rows = npt.NDArray[np.intp]
@@ -133,7 +133,7 @@ def find_clusters(attributes: Mapping[str, Column], rows: int, *, seed: int = 0)
             replace=False,
         )
     ]
-    centroids = centres(sample, centroids, ROUNDS_MAX)
+    centroids = spherical_kmeans(sample, centroids, ROUNDS_MAX)
     return Clusters(_nearest(positions, centroids), centroids)
 
 

@@ -215,7 +215,7 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def of_truths(column: Column) -> bool:
+def is_boolean(column: Column) -> bool:
     """Return whether a column has only the values 1 and 0, which stand for true and false."""
     return not isinstance(column, TextColumn) and not np.any(
         (column != 0) & (column != 1) & ~np.isnan(column)

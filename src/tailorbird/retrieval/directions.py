@@ -9,7 +9,7 @@ Matrix = npt.NDArray[np.float32]
 _CHUNK_ROWS = 16_384
 
 
-def centres(units: Matrix, centroids: Matrix, max_rounds: int) -> Matrix:
+def spherical_kmeans(units: Matrix, centroids: Matrix, max_rounds: int) -> Matrix:
     """Return cluster centroids, (k, width), of unit length, by spherical k-means.
 
     Source: Dhillon and Modha, 2001.

@@ -31,7 +31,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
 from tailorbird.retrieval.meaning import Meaning
-from tailorbird.retrieval.synonyms import Words
+from tailorbird.retrieval.synonyms import Phrase
 from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
 
@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = 2
 TRUTH = b"truth"  # Marks a column of items.arrow that stores true and false as 1 and 0.
-MIXED = 1_000  # Text matches that are also ordered by meaning.
+RERANKED_MIN = 1_000  # Text matches that are also ordered by meaning.
 SEARCH_DEPTH_MAX = 10_000  # Text matches to examine at most if few of them are visible.
 # Orders that are computed once: they depend on the set of items, and on their categories.
 _ITEM_ORDERS, _CATEGORY_ORDERS = ("_key_order",), ("category",)
@@ -254,7 +254,7 @@ class Index:
             scores[~self.shown] = 0.0
         return _best(np.arange(len(self)), scores, n)
 
-    def search(self, text: str, n: int, synonyms: Sequence[Words] = ()) -> Found:
+    def search(self, text: str, n: int, synonyms: Sequence[Phrase] = ()) -> Found:
         """Return the items that match a query as typed, best first; none without a text index.
 
         With text vectors, matches are ordered by words and meaning, and items of similar meaning
@@ -267,12 +267,12 @@ class Index:
                 causes this.
         """
         if self.meaning is not None:
-            words = self._match_words(text, max(n, MIXED), synonyms)
+            words = self._match_words(text, max(n, RERANKED_MIN), synonyms)
             rows, scores = self.meaning.mix(text, words.rows, words.scores, self.shown)
             return _best(rows, scores, n)
         return self._match_words(text, n, synonyms)
 
-    def _match_words(self, text: str, n: int, synonyms: Sequence[Words]) -> Found:
+    def _match_words(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
         if self.shown is None:
             return self._match_all(text, n, synonyms)
         depth = n
@@ -283,7 +283,7 @@ class Index:
                 return Found(matches.rows[visible_rows], matches.scores[visible_rows])
             depth *= 4
 
-    def _match_all(self, text: str, n: int, synonyms: Sequence[Words]) -> Found:
+    def _match_all(self, text: str, n: int, synonyms: Sequence[Phrase]) -> Found:
         if self.text is None:
             return NOTHING
         try:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
-from tailorbird.retrieval.directions import centres, nearest_centroids
+from tailorbird.retrieval.directions import nearest_centroids, spherical_kmeans
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
@@ -53,7 +53,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Looked:
+class ProbeResult:
     """The items found near one person so far.
 
     `rows` and `products` (m,) are the items and their scores, `order` the lists by reach, `lists`
@@ -100,7 +100,7 @@ class Inverted:
     def _stale_rows(self) -> Rows:
         return np.flatnonzero(self.stale) if self.stale is not None else np.zeros(0, np.intp)
 
-    def look(self, user: Matrix, all_vectors: Matrix) -> Looked:
+    def look(self, user: Matrix, all_vectors: Matrix) -> ProbeResult:
         """Probe as many lists as the calibration requires.
 
         Args:
@@ -140,9 +140,9 @@ class Inverted:
             if np.isfinite(maximum)
             else 0.0
         )
-        return Looked(rows, products, order, self.measured.lists, total)
+        return ProbeResult(rows, products, order, self.measured.lists, total)
 
-    def further(self, result: Looked, user: Matrix) -> Looked | None:
+    def further(self, result: ProbeResult, user: Matrix) -> ProbeResult | None:
         """Probe as many lists again; return None if all were probed."""
         lists = result.order[result.lists : 2 * result.lists]
         if not lists.size:
@@ -231,7 +231,7 @@ class Inverted:
         return inverted
 
 
-def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
+def build_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted | None:
     """Build an inverted file; return None if it would save too little.
 
     Args:
@@ -244,7 +244,7 @@ def find_inverted(vectors: Matrix, users: Matrix, *, seed: int = 0) -> Inverted 
         return None
     rng = np.random.default_rng(seed)
     sample = _units(vectors[np.sort(rng.choice(n, min(n, SAMPLES_PER_LIST * k), replace=False))])
-    centroids = centres(sample, sample[rng.choice(len(sample), k, replace=False)], ROUNDS)
+    centroids = spherical_kmeans(sample, sample[rng.choice(len(sample), k, replace=False)], ROUNDS)
     labels = nearest_centroids(_units(vectors), centroids)
     rows = np.argsort(labels, kind="stable").astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=k))]).astype(np.int64)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.encoder import MODEL, TOKENIZER, TextEncoder, load_encoder
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
@@ -127,7 +127,7 @@ class Meaning:
         return self.encoder.encode([query])[0]
 
 
-def encoded_texts(documents: Mapping[str, Sequence[str]]) -> list[str]:
+def texts_to_encode(documents: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the text to encode for each item: title, category and brand, or else all its text."""
     rows = zip(*(documents[name] for name in ("title", "category", "brand", "text")), strict=True)
     return [
@@ -185,4 +185,4 @@ def _write_cache(path: Path, keys: npt.NDArray[np.uint64], vectors: Vectors) -> 
     sink = BytesIO()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_whole(path, sink.getvalue())
+    atomic_write(path, sink.getvalue())

@@ -22,7 +22,7 @@ from tailorbird.retrieval.columns import (
     truths_in,
 )
 from tailorbird.retrieval.index import Index
-from tailorbird.retrieval.meaning import Meaning, encoded_texts
+from tailorbird.retrieval.meaning import Meaning, texts_to_encode
 from tailorbird.retrieval.text import TextIndex, documents_of
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ItemVersion:
         return NewItem(item_id, attributes if isinstance(attributes, dict) else {}, self.valid_from)
 
 
-def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
+def update_newest(newest: dict[str, ItemVersion], item_id: str, version: ItemVersion) -> None:
     """Replace the newest version of an item unless the existing one is newer."""
     current = newest.get(item_id)
     if current is None or (version.valid_from, version.known_since) >= (
@@ -74,7 +74,7 @@ def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVers
         newest[item_id] = version
 
 
-def laid_over(
+def overlay_versions(
     index: Index,
     newest: Mapping[str, ItemVersion],
     unprofiled: Sequence[NewItem] = (),
@@ -172,7 +172,7 @@ def _update_text_vectors(
             np.arange(len(index), total),
         ]
     ).astype(np.intp)
-    texts = encoded_texts(documents_of(attributes, rows)) if rows.size else []
+    texts = texts_to_encode(documents_of(attributes, rows)) if rows.size else []
     return index.meaning.extended(rows, texts, total)
 
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 WORDS_MAX = 4  # Maximum words of a phrase.
 
-Words = tuple[str, ...]
+Phrase = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Synonyms:
     """Phrases by their words, each with its synonyms."""
 
-    synonyms_of: Mapping[Words, tuple[Words, ...]]
+    synonyms_of: Mapping[Phrase, tuple[Phrase, ...]]
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[str]]) -> "Synonyms":
@@ -22,7 +22,7 @@ class Synonyms:
             ValueError: a group has fewer than two phrases, or a phrase has no word or more than
                 `WORDS_MAX`.
         """
-        linked: dict[Words, dict[Words, None]] = {}
+        linked: dict[Phrase, dict[Phrase, None]] = {}
         for group in groups:
             if isinstance(group, str) or len(group) < 2:
                 raise ValueError(f"{group!r} is no group of two phrases or more")
@@ -35,7 +35,7 @@ class Synonyms:
                 )
         return cls({words: tuple(synonyms) for words, synonyms in linked.items()})
 
-    def beside(self, query: str) -> list[Words]:
+    def beside(self, query: str) -> list[Phrase]:
         """Return the synonyms of phrases in a query, each once, without those it contains."""
         if not self.synonyms_of:
             return []
@@ -55,7 +55,7 @@ class Synonyms:
         ]
 
 
-def split_words(text: str) -> Words:
+def split_words(text: str) -> Phrase:
     """Return the words of a text in lower case: runs of letters and digits."""
     return tuple(
         "".join(character if character.isalnum() else " " for character in text).lower().split()

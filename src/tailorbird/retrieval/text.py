@@ -30,7 +30,7 @@ import tantivy
 
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.spelling import Spelling, corrections
-from tailorbird.retrieval.synonyms import Words, split_words
+from tailorbird.retrieval.synonyms import Phrase, split_words
 
 # Field and weight: a word in the title says more than one in the description.
 FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
@@ -187,7 +187,7 @@ class TextIndex:
         self,
         query: str,
         limit: int,
-        synonyms: Sequence[Words] = (),
+        synonyms: Sequence[Phrase] = (),
         corrected_stems: Sequence[str] | None = None,
     ) -> tuple[Rows, npt.NDArray[np.float64]]:
         """Return rows and scores of the best items for a query as typed, best first.

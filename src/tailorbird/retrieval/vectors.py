@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tailorbird.retrieval.arrays import array_bytes, read_array
 from tailorbird.retrieval.columns import Column, TextColumn
-from tailorbird.retrieval.inverted import Inverted, find_inverted
+from tailorbird.retrieval.inverted import Inverted, build_inverted
 from tailorbird.retrieval.words import Words, is_listed
 
 Matrix = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ FILES = ("vectors.npy", "vectors_tokens.npy", "vectors_unknown.npy", "vectors.js
 BUCKETS = 512  # Of each attribute.
 TITLE_TOKENS_MAX, VALUE_TOKENS_MAX = 8, 4  # Maximum tokens of a title, and of another attribute.
 ATTRIBUTES_MAX = 8
-INDEXED_FROM = (
+INVERTED_ITEMS_MIN = (
     100_000  # An inverted file halves the time from here on, by `python -m benchmarks.nearest`.
 )
 # Minimum; a value that hardly two items share says nothing about a third.
@@ -147,9 +147,9 @@ class ItemVectors:
 
         `users` are vectors of some people to calibrate the file by.
         """
-        if len(self.vectors) < INDEXED_FROM:
+        if len(self.vectors) < INVERTED_ITEMS_MIN:
             return self
-        return replace(self, inverted=find_inverted(self.vectors, users))
+        return replace(self, inverted=build_inverted(self.vectors, users))
 
     def check(self, rows: int) -> None:
         """Raise ValueError unless there is a finite vector for each item and for each token."""
@@ -193,7 +193,7 @@ class ItemVectors:
         return item_vectors
 
 
-def largest(values: Matrix, n: int) -> Rows:
+def largest_indices(values: Matrix, n: int) -> Rows:
     """Return the indices of the `n` largest values, the largest first, ties by index; exact.
 
     The n-th largest of the maxima of blocks is not above the n-th largest of all, so that only what

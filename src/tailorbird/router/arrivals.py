@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.events import ROUTED, Answer, Context, Receipt
-from tailorbird.events.columnwise import Checked, Contract, some
-from tailorbird.events.parts import own_rows
+from tailorbird.events.columnwise import CheckedBatch, Contract, some
+from tailorbird.events.parts import partition_rows
 from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.router import enrich
 from tailorbird.router.columns import RefusedRow
@@ -209,7 +209,9 @@ class ArrivalsBuilder:
     def _check(self, bodies: list[Body], number: int = 0, count: int = 1) -> None:
         checked = self._contract.check([(body.payload, body.receipt) for body in bodies])
         if count > 1:
-            checked = some(checked, own_rows(checked.fields, number, count), refused=number == 0)
+            checked = some(
+                checked, partition_rows(checked.fields, number, count), refused=number == 0
+            )
         for body_index, refusal in checked.refused:
             body = bodies[body_index]
             self._refused.append(
@@ -227,7 +229,7 @@ class ArrivalsBuilder:
 
 
 def _to_arrivals(
-    checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int], first: int
 ) -> Arrivals:
     """Turn checked events into columns, with rows counted from `first`."""
     fields = checked.fields
@@ -335,7 +337,9 @@ def _property_columns(
     return columns
 
 
-def _entries(checked: Checked, bodies: Sequence[Body], producer_ids: dict[str, int]) -> Entries:
+def _entries(
+    checked: CheckedBatch, bodies: Sequence[Body], producer_ids: dict[str, int]
+) -> Entries:
     """Return the dedup index entries of the events, shape (n,)."""
     entries = np.empty(len(checked), ENTRY)
     fields = checked.fields

@@ -2,7 +2,7 @@
 
 A version is the `event_id` of the profile event, which holds the whole profile. A "timeless"
 profile is valid from the beginning. The table keeps all properties of all versions, so that an
-attribute that is declared later is attached to events from then on. Memory caches the declared
+attribute that is declared later is attached to events from then on. RouterMemory caches the declared
 attributes of recently requested keys, see `router.timeline`.
 """
 

@@ -73,7 +73,7 @@ def progress_block(partition: int, count: int, offsets: dict[str, int]) -> Block
     return Block("taken", 1, msgspec.json.encode(SharedProgress(partition, count, offsets)))
 
 
-def table(block: Block) -> pa.Table:
+def to_table(block: Block) -> pa.Table:
     """Decode the rows of a routed block."""
     return pa.ipc.open_stream(block.payload).read_all()
 

@@ -26,7 +26,7 @@ def digest_rules(plan: RoutePlan) -> str:
 
 
 @contextmanager
-def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
+def register_router(folder: Path, plan: RoutePlan) -> Iterator[None]:
     """Register this process as a router of this plan for the duration of the block."""
     path = folder / f"router-{os.getpid()}.plan"
     lock = FileLock(path)
@@ -37,7 +37,7 @@ def noted(folder: Path, plan: RoutePlan) -> Iterator[None]:
         _remove(path, lock)
 
 
-def deciding_otherwise(folder: Path, plan: RoutePlan) -> list[int]:
+def find_outdated_routers(folder: Path, plan: RoutePlan) -> list[int]:
     """Return the ids of processes that route here and accept other events than this plan."""
     process_ids: list[int] = []
     for path in sorted(folder.glob("router-*.plan")):

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import faults
-from tailorbird.errors import BehindError
+from tailorbird.errors import LagError
 from tailorbird.events import Clock
-from tailorbird.router.erase import Forgotten, Mentions, erase_from_tables, remove_item_mentions
+from tailorbird.router.erase import ErasedCounts, Mentions, erase_from_tables, remove_item_mentions
 from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import restart_order
 from tailorbird.router.retention import publish_summary, rewrite_summary, summarize
@@ -30,7 +30,7 @@ from tailorbird.router.router import FIRST_P, make_tables
 from tailorbird.router.topic import RoutedTopic
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.kafka import KafkaLog, MergedLog, emptied
-from tailorbird.stream.kafka.emptied import Emptying
+from tailorbird.stream.kafka.emptied import TopicSpec
 from tailorbird.stream.kafka.merged import decode_entry
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class RoutedTopics:
         """Return the position after the last ordered row.
 
         Raises:
-            BehindError: rows are not ordered yet, or a router lacks profiles.
+            LagError: rows are not ordered yet, or a router lacks profiles.
         """
         if self.order is None:
             return self.ends[0]
@@ -76,14 +76,14 @@ class RoutedTopics:
         ]
         is_profile_pending = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
         if ordered_ends != self.ends or is_profile_pending:
-            raise BehindError(
+            raise LagError(
                 "rows of the routed log are not in order yet",
                 where=str(self.stream),
                 fix="stop the routers of all machines, and erase again, which brings them in",
             )
         return end
 
-    def describe(self) -> list[Emptying]:
+    def describe(self) -> list[TopicSpec]:
         """Summarize the items, then return the specs of the topics."""
         summarize(self.stream)
         topics = [emptied.describe(list(self.stream.routed_parts), self.ends)]
@@ -95,7 +95,7 @@ class RoutedTopics:
             topics.append(emptied.describe([self.stream.order(self.folder)], [self.order.end()]))
         return topics
 
-    def forget(
+    def erase(
         self,
         *,
         users: Collection[str],
@@ -103,10 +103,10 @@ class RoutedTopics:
         events: Collection[tuple[str, str, str]],
         requests: Collection[str],
         mentions: Mentions,
-    ) -> list[Forgotten]:
+    ) -> list[ErasedCounts]:
         """Summarize the items of the log, and erase people from summary and tables."""
-        counts: list[Forgotten] = [
-            Forgotten(
+        counts: list[ErasedCounts] = [
+            ErasedCounts(
                 mentions=rewrite_summary(
                     self.stream, partial(remove_item_mentions, mentions=mentions)
                 )
@@ -130,10 +130,10 @@ class RoutedTopics:
 
     def empty(
         self,
-        routed: Emptying,
-        order: Emptying | None,
-        index: Emptying | None,
-        items: Emptying | None,
+        routed: TopicSpec,
+        order: TopicSpec | None,
+        index: TopicSpec | None,
+        items: TopicSpec | None,
         clock: Clock,
     ) -> None:
         """Reset the topics after their snapshots; steps that were done before are skipped."""
@@ -177,7 +177,7 @@ class RoutedTopics:
 
 
 @contextmanager
-def hold_routed(stream: "KafkaStream") -> Iterator[RoutedTopics]:
+def lock_routed_topics(stream: "KafkaStream") -> Iterator[RoutedTopics]:
     """Open all topics of the routers as their only writer.
 
     Brings the tables up to date, and deletes those of other router processes of this machine.
@@ -223,5 +223,5 @@ def open_partition(stream: "KafkaStream", number: int, folder: Path) -> Iterator
 
 def _topic_ends(logs: Sequence[KafkaLog]) -> list[int] | None:
     """Return the ends of a topic's partitions; None where it does not exist."""
-    there = emptied.topics_of(logs[0].cluster)
+    there = emptied.list_topics(logs[0].cluster)
     return [emptied.log_end(log, there) for log in logs] if logs[0].name in there else None

@@ -22,7 +22,7 @@ from tailorbird.stream import EmbeddedWriter
 _decode_responses = msgspec.msgpack.Decoder(list[attribution.RememberedResponse]).decode
 
 
-class Forgotten(msgspec.Struct, frozen=True):
+class ErasedCounts(msgspec.Struct, frozen=True):
     """Counts of what was erased from the router's tables."""
 
     blocks: int = 0
@@ -49,7 +49,7 @@ class Mentions(Protocol):
         ...
 
 
-def erase(
+def erase_from_file(
     log: EmbeddedWriter,
     before: int,
     *,
@@ -58,7 +58,7 @@ def erase(
     events: Collection[tuple[str, str, str]],
     requests: Collection[str],
     mentions: Mentions,
-) -> Forgotten:
+) -> ErasedCounts:
     """Erase people from the router's file, whose writer is `log`.
 
     Args:
@@ -98,7 +98,7 @@ def erase_from_tables(
     events: Collection[tuple[str, str, str]],
     requests: Collection[str],
     mentions: Mentions,
-) -> Forgotten:
+) -> ErasedCounts:
     """Erase people from the tables alone, within a transaction; see `erase`."""
     dedup_entries = _delete_dedup_entries(connection, _fingerprint_entries(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(
@@ -116,7 +116,7 @@ def erase_from_tables(
     mentions_removed += _rename_profile_versions(connection, mentions) + _remove_response_mentions(
         connection, mentions
     )
-    return Forgotten(0, dedup_entries, identities, profiles, responses, mentions_removed)
+    return ErasedCounts(0, dedup_entries, identities, profiles, responses, mentions_removed)
 
 
 def remove_item_mentions(connection: apsw.Connection, mentions: Mentions) -> int:

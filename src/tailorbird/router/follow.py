@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import ROUTED, micros
 from tailorbird.events.plan import SHARED_TYPES
-from tailorbird.router.route import Memory
+from tailorbird.router.route import RouterMemory
 from tailorbird.stream import LogReader, open_reader
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ProfileFollower:
             (self._position,),
         )
 
-    def follow(self, memory: Memory) -> int:
+    def follow(self, memory: RouterMemory) -> int:
         """Apply new profiles and merges, and return how many rows of partition 0 were read."""
         self._refresh_limit()
         start, size = self._position, 0
@@ -101,7 +101,7 @@ class ProfileFollower:
                 reader.close()
 
 
-def _apply(memory: Memory, payload: bytes, first: int) -> None:
+def _apply(memory: RouterMemory, payload: bytes, first: int) -> None:
     with pa.ipc.open_stream(payload, options=_READ_OPTIONS) as stream:
         rows = stream.read_all()
     rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))

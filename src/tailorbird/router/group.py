@@ -18,7 +18,7 @@ from typing import Any
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.lock import FileLock
 from tailorbird.router.order import SequencerThread
 from tailorbird.router.route import MEMORY_BYTES
@@ -52,7 +52,7 @@ class GroupMember:
         clock: Clock,
         *,
         session_s: float = SESSION_S,
-        suppression_list: StopList | None = None,
+        suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._suppression_list, self._memory_bytes = suppression_list, memory_bytes // stream.count
@@ -192,7 +192,7 @@ def run_member(
     stop: threading.Event,
     *,
     session_s: float = SESSION_S,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route the assigned partitions until `stop` is set; a running step is finished first.

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS merge(
 """
 
 
-class Identity:
+class IdentityHistory:
     """Applied identifies: unsaved ones, and the table `identity` with a cache of at most
     `bytes_max`.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tailorbird.events import Receipt
-from tailorbird.stream import PAST, Stored
+from tailorbird.stream import HISTORICAL_PRODUCERS, StoredBlock
 
 _decode = msgspec.json.Decoder(Receipt).decode
 
@@ -34,7 +34,7 @@ class LogBatch:
     """
 
     producer: str
-    bodies: list[Stored]
+    bodies: list[StoredBlock]
     initial_end: int
     has_more: bool
 
@@ -44,7 +44,7 @@ class QueuedBody:
     """A body to route; `receipt` is None if its block cannot be routed."""
 
     producer: str
-    stored: Stored
+    stored: StoredBlock
     receipt: Receipt | None
 
 
@@ -65,10 +65,12 @@ def merge_by_receipt(batches: Sequence[LogBatch]) -> list[QueuedBody]:
             queue.append((received_at, QueuedBody(batch.producer, stored, receipt)))
             if stored.offset < batch.initial_end:
                 newest_initial = max(newest_initial, received_at)
-        if batch.has_more and batch.bodies and batch.producer not in PAST:
+        if batch.has_more and batch.bodies and batch.producer not in HISTORICAL_PRODUCERS:
             limits.append(received_at)
     # Logs are read one after the other, so a body that arrived meanwhile may depend on one in a log
     # that was read before. Bodies newer than all initial ones wait for the next step.
     limit = min([newest_initial, *limits])
     queue.sort(key=lambda entry: entry[0])
-    return [body for moment, body in queue if moment <= limit or body.producer in PAST]
+    return [
+        body for moment, body in queue if moment <= limit or body.producer in HISTORICAL_PRODUCERS
+    ]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 
 if TYPE_CHECKING:
-    from tailorbird.router.whole import WholeRouter
+    from tailorbird.router.whole import PartitionedRouter
 
 
 def open_router(
@@ -21,9 +21,9 @@ def open_router(
     plan: RoutePlan,
     *,
     clock: Clock,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
-) -> "Router | WholeRouter":
+) -> "Router | PartitionedRouter":
     """Open the router of all partitions, which share `memory_bytes` evenly.
 
     Raises:
@@ -33,8 +33,8 @@ def open_router(
         return Router(
             stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
         )
-    from tailorbird.router.whole import WholeRouter
+    from tailorbird.router.whole import PartitionedRouter
 
-    return WholeRouter(
+    return PartitionedRouter(
         stream, plan, clock=clock, suppression_list=stopped, memory_bytes=memory_bytes
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import ROUTED, micros
-from tailorbird.stream import Stored
+from tailorbird.stream import StoredBlock
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS pruned_item(
@@ -41,7 +41,7 @@ _ADD_INTEREST = (
 log = logging.getLogger(__name__)
 
 
-def summarize_blocks(connection: apsw.Connection, blocks: Sequence[Stored]) -> None:
+def summarize_blocks(connection: apsw.Connection, blocks: Sequence[StoredBlock]) -> None:
     """Add the items of `blocks` to the tables.
 
     A block that cannot be read is logged and skipped, since it is deleted anyway.

@@ -26,7 +26,12 @@ from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import KafkaStream
 from tailorbird.stream.kafka.merged import MergedLog, decode_entry
 from tailorbird.stream.kafka.pruning import Deleter
-from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore_snapshot, take_snapshot
+from tailorbird.stream.kafka.snapshots import (
+    LatestSnapshot,
+    Snapshot,
+    restore_snapshot,
+    take_snapshot,
+)
 
 FILE = "routed-items.db"
 EVERY_S = 60.0
@@ -63,7 +68,7 @@ class Retention:
             keep_rows,
             rows_min,
         )
-        self._newest = [Newest(address) for address in stream.snapshots()]
+        self._newest = [LatestSnapshot(address) for address in stream.snapshots()]
         self._routed = stream.routed
         self._parts = stream.routed_parts
 
@@ -200,7 +205,7 @@ def _open_newest(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]
     """Open the local summary, restored from the topic's newest if that is further; return both."""
     file = stream.folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    newest = Newest(stream.items).look()
+    newest = LatestSnapshot(stream.items).look()
     connection = _open(file)
     if newest is not None and _summary_position(connection)[0] < newest.position:
         connection.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
@@ -23,7 +23,7 @@ KEEP_ROWS = 200_000
 log = logging.getLogger(__name__)
 
 
-def run(
+def run_router(
     stream: Stream,
     plan: RoutePlan,
     clock: Clock,
@@ -32,7 +32,7 @@ def run(
     released: Callable[[], int] | None = None,
     keep_rows: int = KEEP_ROWS,
     prune_every_s: float = PRUNE_EVERY_S,
-    stopped: StopList | None = None,
+    stopped: SuppressionList | None = None,
     memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route the raw logs of `stream` until `stop` is set; a running step is finished first.

@@ -31,8 +31,8 @@ MEMORY_BYTES = 256 << 20
 _ANONYMOUS = "anon:"
 
 
-class Memory:
-    """State of the router from applied events, read from its tables and saved with each step.
+class RouterMemory:
+    """BreakerState of the router from applied events, read from its tables and saved with each step.
 
     Args:
         bytes_max: approximate bound of the caches of identities and profiles.
@@ -43,7 +43,7 @@ class Memory:
     ) -> None:
         share = bytes_max // 4
         self.seen = dedup.DedupIndex(connection, plan.dedup_us)
-        self.identity = identity.Identity(connection, share)
+        self.identity = identity.IdentityHistory(connection, share)
         self.merges = identity.MergeHistory(connection, share)
         self.users = catalogue.ProfileHistory(connection, "user", plan.user_attributes, share)
         self.items = catalogue.ProfileHistory(connection, "item", plan.item_attributes, share)
@@ -86,7 +86,9 @@ class DictionaryColumn(NamedTuple, Generic[V]):
         )
 
 
-def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
+def route(
+    arrivals: Arrivals, memory: RouterMemory, plan: RoutePlan, first_p: int
+) -> pa.RecordBatch:
     """Decide on and apply each event; return n rows of events.ROUTED with p from `first_p` on."""
     event_columns, rows = arrivals.columns, len(arrivals)
     is_profile = np.zeros(rows, bool)  # profiles get nothing attached and always count
@@ -230,7 +232,7 @@ def _scatter(values_by_row: dict[int, Any], rows: int, type_: pa.DataType) -> pa
 
 
 def _resolve_persons(
-    arrivals: Arrivals, memory: Memory, is_profile: Bools, ts: Int64s, first_p: int
+    arrivals: Arrivals, memory: RouterMemory, is_profile: Bools, ts: Int64s, first_p: int
 ) -> pa.Array:
     """Return the person of each event and apply identifies and merges.
 

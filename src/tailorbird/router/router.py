@@ -22,7 +22,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import CONTRACT_VERSION
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router import follow, pruned
 from tailorbird.router.arrivals import Arrivals, ArrivalsBuilder, Body
 from tailorbird.router.columns import (
@@ -35,14 +35,14 @@ from tailorbird.router.columns import (
 )
 from tailorbird.router.follow import ProfileFollower
 from tailorbird.router.merge import LogBatch, merge_by_receipt
-from tailorbird.router.route import MEMORY_BYTES, Memory, route
+from tailorbird.router.route import MEMORY_BYTES, RouterMemory, route
 from tailorbird.stream import (
-    PAST,
+    HISTORICAL_PRODUCERS,
     Block,
     EmbeddedWriter,
     LogReader,
     Share,
-    Stored,
+    StoredBlock,
     Stream,
     open_reader,
     open_writer,
@@ -102,7 +102,7 @@ class Router:
     """The router of the raw logs of `stream`: a folder, or one partition of a cluster's topics.
 
     Args:
-        suppression_list: erased people, whose earlier events are dropped, see `events.erased`.
+        suppression_list: erased people, whose earlier events are dropped, see `events.suppression`.
         memory_bytes: approximate bound of the caches of identities and profiles.
     Raises:
         LockedError: another router runs here.
@@ -115,7 +115,7 @@ class Router:
         plan: RoutePlan,
         *,
         clock: Clock,
-        suppression_list: StopList | None = None,
+        suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._stream = stream = router_share(stream)
@@ -124,7 +124,7 @@ class Router:
         )
         self._plan, self._suppression_list, self._memory_bytes = (
             plan,
-            suppression_list or StopList(b""),
+            suppression_list or SuppressionList(b""),
             memory_bytes,
         )
         self._clock, self._contract = clock, Contract(plan)
@@ -152,7 +152,7 @@ class Router:
                 producer: _Source(id_, producer, offset, newest)
                 for id_, producer, offset, newest in rows
             }
-            self._memory = Memory(connection, self._plan, self._memory_bytes)
+            self._memory = RouterMemory(connection, self._plan, self._memory_bytes)
             if self._profile_follower is not None:
                 self._profile_follower.load(connection)
 
@@ -182,7 +182,7 @@ class Router:
         faults.at("router.after_read")
         first_entries = (
             {}
-            if faults.cut("router.dedup")
+            if faults.is_disabled("router.dedup")
             else self._memory.seen.find_duplicates(arrivals.entries)
         )
         first_p = self._log.end()
@@ -204,7 +204,11 @@ class Router:
             self._memory.save(
                 connection,
                 newest,
-                [source.id for source in self._sources.values() if source.producer in PAST],
+                [
+                    source.id
+                    for source in self._sources.values()
+                    if source.producer in HISTORICAL_PRODUCERS
+                ],
             )
             if self._profile_follower is not None:
                 self._profile_follower.save(connection)
@@ -288,10 +292,10 @@ class Router:
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            payload = self._suppression_list.without(stored.block.payload, receipt, self._plan)
+            payload = self._suppression_list.without(stored.block.payload, receipt)
             builder.add(
                 Body(payload, receipt, producer, stored.offset, stored.block.rows),
-                shared=producer in PAST,
+                shared=producer in HISTORICAL_PRODUCERS,
             )
         return builder.build(), offsets, newest
 
@@ -307,7 +311,7 @@ class Router:
             rows_left = max(
                 1, (rows_max - rows_read) // (len(readers) - index)
             )  # logs further on get what earlier ones left
-            bodies: list[Stored] = []
+            bodies: list[StoredBlock] = []
             for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
                 bodies.append(stored)
                 rows_left -= stored.block.rows
@@ -383,7 +387,7 @@ class Router:
 
         The rows do not tell it, since other routers have some of them.
         """
-        shared = {name: offset for name, offset in offsets.items() if name in PAST}
+        shared = {name: offset for name, offset in offsets.items() if name in HISTORICAL_PRODUCERS}
         return (
             [progress_block(self._number, self._count, shared)]
             if shared and self._count > 1
@@ -428,7 +432,7 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
 
 def make_tables(connection: apsw.Connection) -> None:
     """Create the router's tables where they do not exist."""
-    Memory.make_tables(connection)
+    RouterMemory.make_tables(connection)
     connection.execute(_TABLE)
     connection.execute(follow.TABLE)
     connection.execute(pruned.TABLES)

@@ -2,7 +2,7 @@
 
 at(key, ts) = the value with the newest time ≤ ts; of equal times, the one put last
 
-A table with rows (key, ts, p, value …) is the source of truth. Memory caches the newest values of
+A table with rows (key, ts, p, value …) is the source of truth. RouterMemory caches the newest values of
 recently requested keys, up to a number of bytes, and everything put since the last save. Other
 values are read on demand, so the cache changes the speed of a lookup and never its result.
 """

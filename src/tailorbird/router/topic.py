@@ -29,13 +29,13 @@ from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
 from tailorbird.stream.kafka.snapshots import (
-    Newest,
+    LatestSnapshot,
     Snapshot,
     SnapshotThread,
     restore_snapshot,
     take_snapshot,
 )
-from tailorbird.stream.protocol import Stored
+from tailorbird.stream.protocol import StoredBlock
 
 INDEX = "index"  # kind of the block with a step's changes of the tables
 EMPTIED = "emptied"  # kind of the first block of a topic that was reset
@@ -84,7 +84,7 @@ class RoutedTopic:
                 address, partition="routed", first=first
             )  # from here on, other routers are fenced
             stack.callback(self._topic.close)
-            newest = Newest(snapshots).look()
+            newest = LatestSnapshot(snapshots).look()
             self._restore_snapshot(newest, snapshots, make_tables, first)
             self._catch_up()
             at = first if newest is None else newest.position
@@ -156,7 +156,7 @@ class RoutedTopic:
         if position > start:
             log.info("brought the index up from %d to %d", start, position)
 
-    def _apply(self, stored: list[Stored]) -> None:
+    def _apply(self, stored: list[StoredBlock]) -> None:
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -193,7 +193,7 @@ class RoutedTopic:
 
     def put_snapshot(self, address: KafkaLog) -> None:
         """Put a snapshot of the current tables into a topic that has none."""
-        if Newest(address).look() is None:
+        if LatestSnapshot(address).look() is None:
             take_snapshot(self.path, address, _position)
 
     def append_first_row(self) -> None:
@@ -265,7 +265,7 @@ class RoutedTopic:
         return self._topic.end()
 
     def prune_some(
-        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Return 0: `router.retention` prunes topics."""
         return 0

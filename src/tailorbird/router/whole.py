@@ -6,7 +6,7 @@
 from contextlib import ExitStack
 
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.router.group import lock_member_folder
 from tailorbird.router.order import Sequencer
 from tailorbird.router.route import MEMORY_BYTES
@@ -14,7 +14,7 @@ from tailorbird.router.router import Router, RouteReport
 from tailorbird.stream.kafka.logs import KafkaStream
 
 
-class WholeRouter:
+class PartitionedRouter:
     """A router of each partition and the order over them, with one `step()`.
 
     Raises:
@@ -27,7 +27,7 @@ class WholeRouter:
         plan: RoutePlan,
         *,
         clock: Clock,
-        suppression_list: StopList | None = None,
+        suppression_list: SuppressionList | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         memory_bytes //= stream.count
@@ -92,7 +92,7 @@ class WholeRouter:
         """Close all logs."""
         self._stack.close()
 
-    def __enter__(self) -> "WholeRouter":
+    def __enter__(self) -> "PartitionedRouter":
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,6 +1,6 @@
-"""HTTP and the request's pipeline, the door included.
+"""HTTP API and request pipeline of a serve process, with the event collector.
 
-`door` takes events, `pipeline` makes answers, `bundles` swaps models under them, `app` speaks HTTP,
-`server` is the process. Nothing here imports a trainer, the lake or torch: a server needs none of
-them, and a test holds it.
+`door` accepts events, `pipeline` answers queries, `bundles` swaps models under running requests,
+`app` speaks HTTP, and `server` is the process. Nothing here imports a trainer, the lake or torch,
+and a test enforces that.
 """

@@ -1,10 +1,11 @@
-"""What holds for every request, whatever its route: the Host allowlist, browser origins, security
-headers; and which bind is safe.
+"""Rules for every request, whatever its route: Host allowlist, browser origins, security
+headers, safe bind.
 
-Each route declares its scope (`app.ROUTES`); keys are in `serving.keys`. Without any key everything
-is open and the server binds this machine only, and then refuses a foreign Host header: a web page
-that points its own name at 127.0.0.1 (DNS rebinding) must not read answers. Nor may it write: what
-comes from a web origin that is not named here, and not the server's own, changes nothing.
+Each route declares its scope (`app.ROUTES`), and keys are in `serving.keys`. Without any key
+everything is open, and the server binds this machine only. It then refuses a foreign Host header,
+because a web page that points its own name at 127.0.0.1 (DNS rebinding) must not read answers. Such
+a page must not write either: a request from a web origin that is neither listed nor the server's
+own changes nothing.
 """
 
 import os
@@ -24,7 +25,7 @@ from tailorbird.serving.messages import Fault
 
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.\-]*://[^/\sA-Z]{1,255}\Z"
-)  # of apps too, such as capacitor://localhost
+)  # also origins of apps, such as capacitor://localhost
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -35,14 +36,14 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 
-_ASKED_BY_BROWSERS = (
+_CORS_ALLOWED_HEADERS = (
     "Authorization, Content-Type, Content-Encoding, X-Request-Id, "
     "ce-specversion, ce-id, ce-source, ce-type, ce-time, ce-subject, ce-dataschema"
 )
 
 
 def is_local(host: str) -> bool:
-    """Whether an address to bind is reached from this machine only."""
+    """Return whether only this machine can reach an address to bind."""
     if host == "localhost":
         return True
     try:
@@ -52,7 +53,7 @@ def is_local(host: str) -> bool:
 
 
 def require_safe_bind(host: str, keys: Keys) -> None:
-    """Raises ConfigError when a public address is to be bound without a key, or with faults armed."""
+    """Raise ConfigError if a public address is bound without a key, or with faults armed."""
     require_no_faults(host)
     if not is_local(host) and not keys:
         raise ConfigError(
@@ -63,7 +64,9 @@ def require_safe_bind(host: str, keys: Keys) -> None:
 
 
 def require_origins(origins: Iterable[str]) -> None:
-    """Raises ConfigError for an origin that no browser sends, which would never be let in."""
+    """Raise ConfigError for an origin that no browser sends, and that would therefore never be
+    allowed.
+    """
     for origin in origins:
         if not _ORIGIN.match(origin):
             raise ConfigError(
@@ -75,9 +78,7 @@ def require_origins(origins: Iterable[str]) -> None:
 
 
 def require_no_faults(host: str) -> None:
-    """Raises ConfigError when a public address is to be bound by a process in which a test's
-    variable lets it die or lie.
-    """
+    """Raise ConfigError if a process with injected faults binds a public address."""
     if not is_local(host) and os.environ.get("TAILORBIRD_FAULTS"):
         raise ConfigError(
             f"this variable makes the process fail on purpose, and {host} can be reached "
@@ -89,7 +90,7 @@ def require_no_faults(host: str) -> None:
 
 @dataclass(frozen=True)
 class Perimeter:
-    """What holds for every request, whatever its route.
+    """Host and origin allowlists that apply to every request.
 
     Attributes:
         hosts: names that a Host header may carry, without port; None accepts any (a public bind
@@ -107,11 +108,12 @@ LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
 class Guard:
-    """ASGI middleware: Host allowlist, CORS, request ids, security headers, and `Connection: close`
-    while draining.
+    """ASGI middleware for the Host allowlist, CORS, request ids, security headers and draining.
+
+    While draining, responses carry `Connection: close`.
 
     Args:
-        origins: those that keys name, beside the perimeter's.
+        origins: returns the origins that keys name; those of the perimeter are allowed as well.
     """
 
     def __init__(
@@ -121,7 +123,12 @@ class Guard:
         draining: Callable[[], bool],
         origins: Callable[[], frozenset[str]],
     ) -> None:
-        self.app, self._perimeter, self._draining, self._of_keys = app, perimeter, draining, origins
+        self.app, self._perimeter, self._draining, self._key_origins = (
+            app,
+            perimeter,
+            draining,
+            origins,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -129,26 +136,26 @@ class Guard:
             return
         headers = Headers(scope=scope)
         request_id = request_id_of(headers.get("x-request-id"))
-        REQUEST_ID.set(request_id)  # the server gives each request a context of its own
+        REQUEST_ID.set(request_id)  # each request has a context of its own
         allowed = self._allowed_origin(headers.get("origin"))
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = MutableHeaders(scope=message)
-                added["x-request-id"] = request_id
-                self._add_headers(added, allowed)
+                response_headers = MutableHeaders(scope=message)
+                response_headers["x-request-id"] = request_id
+                self._add_headers(response_headers, allowed)
             await send(message)
 
         if not self._host_allowed(headers.get("host", "")):
-            await _plain(
+            await _send_json(
                 send_guarded, 421, _fault("wrong_host", "this server does not answer for that host")
             )
         elif (
             scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers
         ):
-            await _plain(send_guarded, 204, b"")
+            await _send_json(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
-            await _plain(send_guarded, 403, _fault(*WRONG_ORIGIN))
+            await _send_json(send_guarded, 403, _fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -161,19 +168,19 @@ class Guard:
     def _allowed_origin(self, origin: str | None) -> str | None:
         return (
             origin
-            if origin and (origin in self._perimeter.origins or origin in self._of_keys())
+            if origin and (origin in self._perimeter.origins or origin in self._key_origins())
             else None
         )
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        if self._perimeter.origins or self._of_keys():
+        if self._perimeter.origins or self._key_origins():
             headers.add_vary_header("Origin")
         if origin:
             headers["access-control-allow-origin"] = origin
             headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = _ASKED_BY_BROWSERS
+            headers["access-control-allow-headers"] = _CORS_ALLOWED_HEADERS
             headers["access-control-expose-headers"] = "Retry-After, X-Request-Id"
             headers["access-control-max-age"] = "600"
         if self._draining():
@@ -181,14 +188,14 @@ class Guard:
 
 
 def require_own_origin(headers: Headers, origins: Collection[str]) -> None:
-    """As `Guard` has it of what is no GET, for one that writes all the same. Raises AccessError."""
+    """Raise AccessError if a page of a foreign origin sends this request, even for a GET."""
     if headers.get("origin") not in origins and _is_foreign(headers):
         code, message = WRONG_ORIGIN
         raise AccessError(message, status=403, code=code)
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Whether a browser says that a page of another host sends this."""
+    """Return whether a browser says that a page of another host sends this."""
     origin = headers.get("origin")
     return (
         origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
@@ -199,7 +206,7 @@ def _fault(code: str, message: str) -> bytes:
     return msgspec.json.encode(Fault(code, message, request_id=REQUEST_ID.get()))
 
 
-async def _plain(send: Send, status: int, body: bytes) -> None:
+async def _send_json(send: Send, status: int, body: bytes) -> None:
     await send(
         {
             "type": "http.response.start",

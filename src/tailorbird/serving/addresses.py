@@ -1,7 +1,6 @@
-"""Routes whose ids may have a slash: `/v1/items/shoes%2F42` is the item `shoes/42`, not a path of
-two parts.
+"""Routes whose ids may contain a slash: `/v1/items/shoes%2F42` is the item `shoes/42`.
 
-Servers decode the path before it is routed by; what was sent is still in `raw_path`.
+Servers decode the path before they route by it, but `raw_path` still has the encoded form.
 """
 
 import re
@@ -12,15 +11,17 @@ from urllib.parse import unquote
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-_SLASH = "\udc2f"  # stands for a slash of an id; nothing that is decoded holds it
+_SLASH = "\udc2f"  # placeholder of a slash in an id; cannot occur in decoded text
 
 
-class AddressRoute(Route):
-    """A route that takes no encoded slash for one that divides.
+class EncodedIdRoute(Route):
+    """A route that distinguishes an encoded slash in an id from a slash that separates path
+    segments.
 
     Args:
-        whole: ids may have plain slashes too, as where a proxy has decoded them; not for a path
-            with two ids in a row.
+        allow_slashes: ids may also contain plain slashes, as where a proxy has decoded them. Not
+            for a path with two
+        adjacent ids.
     """
 
     def __init__(
@@ -29,22 +30,23 @@ class AddressRoute(Route):
         endpoint: Callable[..., Any],
         *,
         methods: Sequence[str],
-        whole: bool = False,
+        allow_slashes: bool = False,
     ) -> None:
         super().__init__(path, endpoint, methods=methods)
-        if whole:
+        if allow_slashes:
             self.path_regex = re.compile(self.path_regex.pattern.replace("[^/]+", ".+"))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether a request is for this route, with the ids of its path."""
+        """Match a request against this route and extract the ids from its path."""
         raw: bytes = scope.get("raw_path") or b""
         if b"%2" not in raw:
             return super().matches(scope)
         parts = raw.partition(b"?")[0].decode("latin-1").split("/")
-        match, found = super().matches(
+        match, child_scope = super().matches(
             {**scope, "path": "/".join(unquote(part).replace("/", _SLASH) for part in parts)}
         )
         ids = {
-            name: value.replace(_SLASH, "/") for name, value in found.get("path_params", {}).items()
+            name: value.replace(_SLASH, "/")
+            for name, value in child_scope.get("path_params", {}).items()
         }
-        return match, {**found, "path_params": ids} if found else found
+        return match, {**child_scope, "path_params": ids} if child_scope else child_scope

@@ -1,10 +1,9 @@
-"""How many answers a crash may have lost: counted without a sync, in a file that outlives the
-process.
+"""Count of the answers that a crash may have lost, in a file that outlives the process.
 
     answers-<producer>.count    given i64 | settled i64 (little endian)
 
-A mapped page survives the death of the process, not of the machine. It is written in a nanosecond
-or so, while a synced count would cost what group commit saves.
+A mapped page survives the death of the process, but not of the machine. Writing it takes about a
+nanosecond, while a synced count would cost what group commit saves.
 """
 
 import mmap
@@ -13,8 +12,8 @@ from pathlib import Path
 
 
 class AnswerCount:
-    """Answers given, and how many of them were settled: synced, or given up and counted. One thread
-    at a time.
+    """Counts answers given, and how many of them were settled: synced, or given up and counted. For
+    one thread at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,21 +21,23 @@ class AnswerCount:
             path.write_bytes(bytes(16))
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 16)
-        self.total = self._kept = 0
+        self.total = self._settled_total = 0
 
     def settle(self) -> int:
-        """How many the last run left unsettled, at most; starts counting anew."""
-        given, kept = struct.unpack("<qq", self._map[:])
+        """Return an upper bound of the answers that the last run left unsettled, and restart the
+        count.
+        """
+        given_total, settled_total = struct.unpack("<qq", self._map[:])
         self._map[:] = bytes(16)
-        return max(0, given - kept)
+        return max(0, given_total - settled_total)
 
-    def given(self) -> None:
+    def record_given(self) -> None:
         self.total += 1
         struct.pack_into("<q", self._map, 0, self.total)
 
-    def kept(self, count: int) -> None:
-        self._kept += count
-        struct.pack_into("<q", self._map, 8, self._kept)
+    def record_settled(self, count: int) -> None:
+        self._settled_total += count
+        struct.pack_into("<q", self._map, 8, self._settled_total)
 
     def close(self) -> None:
         self._map.close()

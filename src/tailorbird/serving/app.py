@@ -1,9 +1,9 @@
-"""The HTTP side: routes, each with the scope that it needs, and errors as `{code, message, path}`.
+"""The HTTP API: routes with the scope that each needs, and errors as `{code, message, path}`.
 
-Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its
-own, so that the loop stays free to accept. What all handlers do alike is in `serving.handling`. Who
-may call is `serving.keys`, what holds for all requests `serving.access`; the limits of a body,
-`serving.body`.
+Handlers read, decode and encode. `serving.pipeline` computes answers in threads of its own, so that
+the event loop stays free to accept. `serving.handling` has what all handlers share, `serving.keys`
+decides who may call, `serving.access` has the rules for all requests, and `serving.body` the limits
+of a body.
 """
 
 import time
@@ -19,27 +19,27 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tailorbird.errors import NotReadyError, nearest
+from tailorbird.errors import NotReadyError, suggest_name
 from tailorbird.events import Event
 from tailorbird.serving import access, openapi, segment, tracker
 from tailorbird.serving.access import Guard
-from tailorbird.serving.addresses import AddressRoute
-from tailorbird.serving.body import Held
+from tailorbird.serving.addresses import EncodedIdRoute
+from tailorbird.serving.body import Reservation
 from tailorbird.serving.handling import (
     Handler,
     Service,
+    accept_foreign_events,
     admission,
     as_json,
     as_receipts,
-    body_of,
+    authorize_and_handle,
     fault,
-    guarded,
-    in_thread,
-    query_body,
-    take_foreign,
+    read_query_body,
+    read_request_body,
+    run_in_thread,
 )
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
-from tailorbird.serving.keys import ANYBODY
+from tailorbird.serving.keys import ANONYMOUS
 from tailorbird.serving.messages import (
     SIZE_MAX,
     Answer,
@@ -60,7 +60,7 @@ from tailorbird.serving.messages import (
 from tailorbird.serving.metrics import CONTENT_TYPE
 from tailorbird.serving.openapi import Operation
 from tailorbird.serving.request import AnyQuery
-from tailorbird.serving.score_log import Scores, nothing_yet
+from tailorbird.serving.score_log import Scores, not_scored_error
 
 _recommend = msgspec.json.Decoder(RecommendQuery)
 _rank = msgspec.json.Decoder(RankQuery)
@@ -75,45 +75,47 @@ async def post_events(request: Request, service: Service) -> Response:
         if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson")
         else "json"
     )
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     format_ = request.query_params.get("format", "")
     if not format_ and (
         kind.startswith("application/cloudevents") or "ce-specversion" in request.headers
     ):
         format_ = "cloudevents"
     if format_:
-        return await take_foreign(request, service, format_, body)
+        return await accept_foreign_events(request, service, format_, body)
     admit, source = admission(request, service), request.state.caller.source
-    return as_receipts(await service.door.submit_async(body, encoding, source=source, admit=admit))
+    return as_receipts(
+        await service.collector.submit_async(body, encoding, source=source, admit=admit)
+    )
 
 
 async def recommend(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _recommend))
-    return as_json(await in_thread(service, service.pipeline.answer, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _recommend))
+    return as_json(await run_in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _rank))
-    return as_json(await in_thread(service, service.pipeline.rank, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _rank))
+    return as_json(await run_in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
-    query = _asked(request, decode(await query_body(request, service), _search))
-    return as_json(await in_thread(service, service.pipeline.search, query))
+    query = _with_explain(request, decode(await read_query_body(request, service), _search))
+    return as_json(await run_in_thread(service, service.pipeline.search, query))
 
 
 async def similar(request: Request, service: Service) -> Response:
     size = _size(request.query_params.get("size", "12"))
     slot = request.query_params.get("slot", "")
-    found = await in_thread(
+    similar_items = await run_in_thread(
         service, service.pipeline.similar, request.path_params["id"], size, slot
     )
-    return _unknown_item() if found is None else as_json(found)
+    return _unknown_item() if similar_items is None else as_json(similar_items)
 
 
 async def item(request: Request, service: Service) -> Response:
-    found = await in_thread(service, service.pipeline.item, request.path_params["id"])
-    return _unknown_item() if found is None else as_json(found)
+    details = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
+    return _unknown_item() if details is None else as_json(details)
 
 
 async def churn(request: Request, service: Service) -> Response:
@@ -122,7 +124,7 @@ async def churn(request: Request, service: Service) -> Response:
     explain = _explain(request)
     name = request.query_params.get("model", "churn")
     return as_json(
-        await in_thread(
+        await run_in_thread(
             service, partial(service.churn.answer, explain=explain), request.path_params["id"], name
         )
     )
@@ -141,37 +143,41 @@ async def scores(request: Request, service: Service) -> Response:
     if start < 0:
         raise QueryError(f"expected a position, got {text[:20]!r}", path="start")
     try:
-        return as_json(await in_thread(service, service.scores.read, start))
+        return as_json(await run_in_thread(service, service.scores.read, start))
     except NotReadyError as error:
-        raise nothing_yet(error) from None
+        raise not_scored_error(error) from None
 
 
 async def formulas(request: Request, service: Service) -> Response:
     return as_json(
-        [] if service.formulas is None else await in_thread(service, service.formulas.told)
+        []
+        if service.formulas is None
+        else await run_in_thread(service, service.formulas.describe_all)
     )
 
 
 async def put_formula(request: Request, service: Service) -> Response:
     if service.formulas is None:
         raise NotReadyError("this server has no registry")
-    query = decode(await query_body(request, service), _formula)
+    query = decode(await read_query_body(request, service), _formula)
     put = partial(service.formulas.put, by=f"key {request.state.caller.id}", why=query.why)
-    return as_json(await in_thread(service, put, request.path_params["slot"], query.formula))
+    return as_json(await run_in_thread(service, put, request.path_params["slot"], query.formula))
 
 
 async def healthz(request: Request, service: Service) -> Response:
-    """The process answers; that is all it says, so that a dead dependency never gets a healthy
+    """Answer 200 whenever the process runs, so that a failed dependency never gets a healthy
     process killed.
     """
     return Response(b"ok\n", media_type="text/plain")
 
 
 async def readyz(request: Request, service: Service) -> Response:
-    """Whether a balancer should send traffic: the log takes writes, we are warm, and not stopping.
+    """Tell a load balancer whether to send traffic: the log takes writes, warm-up is done, and no
+    drain began.
+
     Details are in /metrics.
     """
-    if service.draining or not service.door.figures().open:
+    if service.draining or not service.collector.figures().open:
         return Response(b"not ready\n", 503, media_type="text/plain")
     if service.warming():
         return Response(b"warming\n", 503, media_type="text/plain")
@@ -184,18 +190,16 @@ async def metrics(request: Request, service: Service) -> Response:
 
 
 async def status(request: Request, service: Service) -> Response:
-    """What an operator asks in a hurry: does the log take writes, what is missing, which keys are
-    used.
-    """
-    door = service.door.figures()
+    """Summarise the server for an operator: log state, missing parts, limits and key usage."""
+    figures = service.collector.figures()
     return as_json(
         Status(
-            producer=service.door.producer,
+            producer=service.collector.producer,
             draining=service.draining,
             missing=service.pipeline.missing(),
             waiting=service.shedder.waiting,
-            door={name: value for name, value in asdict(door).items() if name != "refused"},
-            refused=door.refused,
+            door={name: value for name, value in asdict(figures).items() if name != "refused"},
+            refused=figures.refused,
             limited=dict(service.limiter.limited),
             keys=service.keys.figures(),
         )
@@ -218,7 +222,7 @@ async def tracker_script(request: Request, service: Service) -> Response:
     return Response(tracker.script(), media_type="text/javascript", headers=tracker.HEADERS)
 
 
-_OF_SEGMENT = (*segment.MANY, *segment.ONE)
+_SEGMENT_PATHS = (*segment.BATCH_KINDS, *segment.MESSAGE_KINDS)
 _EXPLAIN = {"explain": "`true` tells what stood behind each item, as `explain` in the body does"}
 _QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
 _GET_STATUSES = (401, 403, 429, 503)
@@ -231,7 +235,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "this answers.",
             Event | list[Event],
             Receipts,
-            refuses=Receipts,
+            refusal_type=Receipts,
             queries={
                 "format": "`segment`, `cloudevents` or `metarank`, for what those send; our own "
                 "events without it",
@@ -279,7 +283,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "Items that go with an item.",
-            gives=Similar,
+            response_type=Similar,
             queries={
                 "size": "how many, 12 unless said",
                 "slot": "whose rules for everybody, and lists, hold; none unless said",
@@ -292,7 +296,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "How likely a person is to leave.",
-            gives=ChurnAnswer,
+            response_type=ChurnAnswer,
             queries={
                 "model": "which of churn.py, `churn` unless said",
                 "explain": "`true` tells what moves the score",
@@ -303,7 +307,10 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/v1/items/{id}", "GET"): (
         item,
         Operation(
-            READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES)
+            READ,
+            "An item as the live index knows it.",
+            response_type=Item,
+            statuses=(404, *_GET_STATUSES),
         ),
     ),
     ("/v1/scores", "GET"): (
@@ -311,7 +318,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             READ,
             "What was scored as events came in, from a position on.",
-            gives=Scores,
+            response_type=Scores,
             queries={
                 "start": "the `next` of the last answer; 0, or none, for the oldest that is kept"
             },
@@ -323,7 +330,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             ADMIN,
             "What an item is worth to each slot.",
-            gives=list[SlotFormula],
+            response_type=list[SlotFormula],
             statuses=_GET_STATUSES,
         ),
     ),
@@ -351,7 +358,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(
             ADMIN,
             "What this server is doing, and which keys are used.",
-            gives=Status,
+            response_type=Status,
             statuses=(401, 403),
         ),
     ),
@@ -361,7 +368,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ),
     ("/openapi.json", "GET"): (
         spec,
-        Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429)),
+        Operation(READ, "This document.", response_type=dict, statuses=(401, 403, 429)),
     ),
     ("/docs", "GET"): (
         docs,
@@ -372,30 +379,32 @@ OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
 
 
 def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """The ASGI application of a serve process.
+    """Create the ASGI application of a serve process.
 
     Args:
-        routes: more routes, such as a demo's shop page, each made by `route`, so that none goes
-            without a declared scope.
+        routes: additional routes, such as a demo's shop page. Each must be made by `route`, so that
+            none lacks a declared
+        scope.
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
-    own = [
-        route(path, method, handler, operation.scope, service, whole=True)
+    own_routes = [
+        route(path, method, handler, operation.scope, service, allow_slashes=True)
         for (path, method), (handler, operation) in ROUTES.items()
     ]
-    own += [
-        route(path, "POST", handler, WRITE, service, whole=True)
+    own_routes += [
+        route(path, "POST", handler, WRITE, service, allow_slashes=True)
         for path, handler in segment.handlers().items()
     ]
-    for each in (*own, *routes):
-        if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
-            raise ValueError(f"route {each} declares no scope")
-    service.metrics.watch_door(service.door.figures)
+    for declared_route in (*own_routes, *routes):
+        if getattr(getattr(declared_route, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
+            raise ValueError(f"route {declared_route} declares no scope")
+    service.metrics.watch_collector(service.collector.figures)
     service.metrics.watch_shedding(service.shedder)
     service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(
-        routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug}
+        routes=[*own_routes, *routes],
+        exception_handlers={HTTPException: _http_fault, Exception: _internal_fault},
     )
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
@@ -409,39 +418,40 @@ def route(
     service: Service,
     *,
     key_header: str = "",
-    whole: bool = False,
-) -> AddressRoute:
-    """A route whose handler is reached only with a key of `scope`; errors are turned into their
-    bodies, times measured.
+    allow_slashes: bool = False,
+) -> EncodedIdRoute:
+    """Create a route that requires a key of `scope`, turns errors into response bodies and measures
+    times.
 
-    `key_header` names another header that may carry the bare key, for the clients of others;
-    `whole` is of `AddressRoute`.
+    Args:
+        key_header: another header that may carry the bare key, for third-party clients.
+        allow_slashes: see `EncodedIdRoute`.
     """
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        request.state.caller, request.state.held = ANYBODY, Held(service.budget)
+        request.state.caller, request.state.reservation = ANONYMOUS, Reservation(service.budget)
         status = 500
         try:
-            response = await guarded(request, handler, scope, service, key_header)
+            response = await authorize_and_handle(request, handler, scope, service, key_header)
             status = response.status_code
         finally:
-            request.state.held.release()
+            request.state.reservation.release()
             seconds = time.perf_counter() - start
             service.metrics.request(path, status, seconds)
-            service.requests.note(path, status, seconds, request.state.caller.id)
+            service.requests.record(path, status, seconds, request.state.caller.id)
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]
-    return AddressRoute(path, endpoint, methods=[method], whole=whole)
+    return EncodedIdRoute(path, endpoint, methods=[method], allow_slashes=allow_slashes)
 
 
 def _explain(request: Request) -> bool:
     return request.query_params.get("explain", "").lower() in ("true", "1")
 
 
-def _asked(request: Request, query: AnyQuery) -> AnyQuery:
-    """The query with what its address says too."""
+def _with_explain(request: Request, query: AnyQuery) -> AnyQuery:
+    """Return the query with `explain` set if the URL asks for it."""
     return msgspec.structs.replace(query, explain=True) if _explain(request) else query
 
 
@@ -459,27 +469,29 @@ def _unknown_item() -> Response:
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    fix = _of_route(request.url.path.rstrip("/"), error)
+    fix = _suggest_fix(request.url.path.rstrip("/"), error)
     return fault(error.status_code, code, error.detail, fix=fix, headers=dict(error.headers or {}))
 
 
-def _of_route(path: str, error: HTTPException) -> str:
-    """What to ask for instead of a path that is not served, or not in that way."""
+def _suggest_fix(path: str, error: HTTPException) -> str:
+    """Suggest what to request instead of a path or method that is not served."""
     if error.status_code == 405:
         return f"it takes {(error.headers or {}).get('Allow', 'another method')}"
     last = path.rpartition("/")[2]
-    if last in _OF_SEGMENT:
+    if last in _SEGMENT_PATHS:
         return (
             f"Segment's libraries post to /v1/{last}: give them this server as their host, "
             "without a path"
         )
     if error.status_code != 404:
         return ""
-    return nearest(
-        path, [*(known for known, _ in ROUTES), *segment.handlers()], "/docs lists the routes"
+    return suggest_name(
+        path,
+        [*(served_path for served_path, _ in ROUTES), *segment.handlers()],
+        "/docs lists the routes",
     )
 
 
-async def _bug(request: Request, error: Exception) -> Response:
-    """What nobody foresaw: logged by the server with its traceback, told without it."""
+async def _internal_fault(request: Request, error: Exception) -> Response:
+    """Answer 500 without the traceback, which the server has already logged."""
     return fault(500, "internal", "this is a fault of the server's; it has been logged")

@@ -1,9 +1,8 @@
-"""Reading a request's body: bounded in size and time while it comes in, decompressed within the
-same bound.
+"""Read a request's body with bounds on its size, its decompressed size and its time.
 
-The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops
-half-way. All bodies together are bounded too (`Budget`): what does not fit is refused with
-`Retry-After`, before memory grows.
+The HTTP server below bounds neither: it takes 200 MiB, and waits forever for a sender that stops
+half-way. `Budget` also bounds all bodies together. A body that does not fit is refused with
+`Retry-After` before memory grows.
 """
 
 import asyncio
@@ -24,17 +23,15 @@ else:
 BODY_BYTES_MAX = 1 << 20
 BODY_DEADLINE_S = 10.0
 BODIES_BYTES_MAX = 64 << 20
-RATIO_MAX = 200  # JSON lines that differ in an id only are packed to a fortieth
-RATIO_FREE_BYTES = 65_536  # so much may be unpacked at any ratio
-MEMBERS_MAX = 1_000  # of a body: each costs time to begin, and an empty one is a few bytes
-_WINDOW_LOG_MAX = (
-    23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
-)
+RATIO_MAX = 200  # JSON lines that differ only in an id compress 40-fold
+RATIO_FREE_BYTES = 65_536  # allowed at any ratio
+MEMBERS_MAX = 1_000  # starting one takes time, and an empty one is a few bytes
+_WINDOW_LOG_MAX = 23  # 8 MiB, the window that RFC 8878, 3.1.1.1.2 recommends to support
 
 
 class BodyError(TailorbirdError):
-    """A body that is too large (413), too slow (408), of no use (400, 415), or that there is no
-    room for at the moment (503).
+    """A body that is too large (413), too slow (408), unusable (400, 415) or beyond the memory
+    budget (503).
     """
 
     code = "bad_body"
@@ -47,23 +44,23 @@ class BodyError(TailorbirdError):
 
 
 class Budget:
-    """The bytes that all bodies of a process may take while they are read and checked. For one
+    """The bytes that all bodies of a process may occupy while they are read and checked. For one
     event loop.
     """
 
     def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
-        self.bytes_max, self.held = bytes_max, 0
+        self.bytes_max, self.reserved_bytes = bytes_max, 0
 
 
-class Held:
-    """One request's share of the budget; given back at its end, whatever happened."""
+class Reservation:
+    """The share of the budget that one request holds until it ends."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self._bytes = budget, 0
 
     def grow(self, size: int) -> None:
-        """Raises BodyError when there is no room."""
-        if self._budget.held + size > self._budget.bytes_max:
+        """Reserve more bytes, or raise BodyError if the budget is exhausted."""
+        if self._budget.reserved_bytes + size > self._budget.bytes_max:
             raise BodyError(
                 "too many bodies at once",
                 status=503,
@@ -71,11 +68,11 @@ class Held:
                 fix="send it again in a second",
                 retry_after_s=1,
             )
-        self._budget.held += size
+        self._budget.reserved_bytes += size
         self._bytes += size
 
     def release(self) -> None:
-        self._budget.held -= self._bytes
+        self._budget.reserved_bytes -= self._bytes
         self._bytes = 0
 
 
@@ -84,9 +81,9 @@ async def read_body(
     *,
     bytes_max: int = BODY_BYTES_MAX,
     deadline_s: float = BODY_DEADLINE_S,
-    held: Held | None = None,
+    reservation: Reservation | None = None,
 ) -> bytes:
-    """The body, decompressed.
+    """Read the body and decompress it.
 
     Raises:
         BodyError: larger than `bytes_max` before or after decompression, packed beyond belief, not
@@ -95,20 +92,20 @@ async def read_body(
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdecimal() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)
-    unpack = _unpacker(request.headers.get("content-encoding", ""), bytes_max)
-    packed = 0
+    decoder = _decoder_for(request.headers.get("content-encoding", ""), bytes_max)
+    compressed_bytes = 0
     try:
         async with asyncio.timeout(deadline_s):
-            chunks = bytearray()
+            body = bytearray()
             async for chunk in request.stream():
-                data = unpack.feed(chunk)
-                packed += len(chunk)
-                if held is not None:
-                    held.grow(len(data))
-                chunks += data
-                if len(chunks) > bytes_max or packed > bytes_max:
+                decompressed = decoder.decode_chunk(chunk)
+                compressed_bytes += len(chunk)
+                if reservation is not None:
+                    reservation.grow(len(decompressed))
+                body += decompressed
+                if len(body) > bytes_max or compressed_bytes > bytes_max:
                     raise _too_large(bytes_max)
-                if len(chunks) > RATIO_FREE_BYTES and len(chunks) > RATIO_MAX * packed:
+                if len(body) > RATIO_FREE_BYTES and len(body) > RATIO_MAX * compressed_bytes:
                     raise BodyError(
                         f"the body unpacks to more than {RATIO_MAX} times its size",
                         status=413,
@@ -120,32 +117,32 @@ async def read_body(
         ) from None
     except ClientDisconnect:
         raise BodyError("the sender went away", status=400, code="disconnected") from None
-    if not unpack.complete():
+    if not decoder.is_complete():
         raise BodyError(
-            f"the {unpack.name} body is cut short", status=400, code=f"bad_{unpack.name}"
+            f"the {decoder.name} body is cut short", status=400, code=f"bad_{decoder.name}"
         )
-    return bytes(chunks)
+    return bytes(body)
 
 
-class _Unpacker(Protocol):
+class _Decoder(Protocol):
     name: str
 
-    def feed(self, chunk: bytes) -> bytes: ...
-    def complete(self) -> bool: ...
+    def decode_chunk(self, chunk: bytes) -> bytes: ...
+    def is_complete(self) -> bool: ...
 
 
-class _Plain:
+class _Identity:
     name = "plain"
 
-    def feed(self, chunk: bytes) -> bytes:
+    def decode_chunk(self, chunk: bytes) -> bytes:
         return chunk
 
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return True
 
 
 class _Inflater(Protocol):
-    """What unpacks one gzip member or one zstd frame."""
+    """A decompressor of one gzip member or one zstd frame."""
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
     @property
@@ -154,38 +151,45 @@ class _Inflater(Protocol):
     def unused_data(self) -> bytes: ...
 
 
-class _Packed:
-    """Unpacks members one after another (RFC 1952, 2.2; RFC 8878, 3); of all together it never
-    holds more than `bytes_max` bytes.
-    """
+class _Decompressor:
+    """Decompresses consecutive members (RFC 1952, 2.2; RFC 8878, 3) up to `bytes_max` bytes."""
 
     def __init__(
-        self, name: str, bytes_max: int, begin: Callable[[], _Inflater], damaged: type[Exception]
+        self,
+        name: str,
+        bytes_max: int,
+        new_inflater: Callable[[], _Inflater],
+        corruption_error: type[Exception],
     ) -> None:
-        self.name, self._left, self._begin, self._damaged = name, bytes_max, begin, damaged
-        self._bytes_max, self._members, self._inflater = bytes_max, 1, begin()
+        self.name, self._remaining, self._new_inflater, self._corruption_error = (
+            name,
+            bytes_max,
+            new_inflater,
+            corruption_error,
+        )
+        self._bytes_max, self._members, self._inflater = bytes_max, 1, new_inflater()
 
-    def feed(self, chunk: bytes) -> bytes:
+    def decode_chunk(self, chunk: bytes) -> bytes:
         data = bytearray()
         while chunk:
             if self._inflater.eof:
-                self._next()
+                self._start_member()
             try:
-                part = self._inflater.decompress(chunk, self._left + 1)
-            except self._damaged:
+                part = self._inflater.decompress(chunk, self._remaining + 1)
+            except self._corruption_error:
                 raise BodyError(
                     f"the body is not {self.name}, or is damaged",
                     status=400,
                     code=f"bad_{self.name}",
                 ) from None
-            self._left -= len(part)
-            if self._left < 0:
+            self._remaining -= len(part)
+            if self._remaining < 0:
                 raise _too_large(self._bytes_max)
             data += part
             chunk = self._inflater.unused_data
         return bytes(data)
 
-    def _next(self) -> None:
+    def _start_member(self) -> None:
         self._members += 1
         if self._members > MEMBERS_MAX:
             fix = f"pack the whole body as one {self.name} stream"
@@ -195,30 +199,30 @@ class _Packed:
                 code="too_many_members",
                 fix=fix,
             )
-        self._inflater = self._begin()
+        self._inflater = self._new_inflater()
 
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         return self._inflater.eof
 
 
-def _gzip_member() -> _Inflater:
+def _gzip_inflater() -> _Inflater:
     return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
 
-def _zstd_frame() -> _Inflater:
+def _zstd_inflater() -> _Inflater:
     return zstd.ZstdDecompressor(
         options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
     )
 
 
-def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
+def _decoder_for(encoding: str, bytes_max: int) -> _Decoder:
     name = encoding.strip().lower()
     if name in ("", "identity"):
-        return _Plain()
+        return _Identity()
     if name in ("gzip", "x-gzip"):
-        return _Packed("gzip", bytes_max, _gzip_member, zlib.error)
+        return _Decompressor("gzip", bytes_max, _gzip_inflater, zlib.error)
     if name == "zstd":
-        return _Packed("zstd", bytes_max, _zstd_frame, zstd.ZstdError)
+        return _Decompressor("zstd", bytes_max, _zstd_inflater, zstd.ZstdError)
     raise BodyError(
         "expected no content encoding, gzip or zstd", status=415, code="content_encoding"
     )

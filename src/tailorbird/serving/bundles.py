@@ -1,16 +1,17 @@
 """The bundle that serves, and its swap under running requests.
 
-A thread looks at the registry's alias file five times a second. When it changed, the new champion
-is loaded beside the old one (checked, golden rows compared, warmed up) and then the reference is
-replaced: requests that began with the old bundle end with it, and it is freed with the last of
-them. One that cannot be loaded is refused, counted, and leaves the previous one serving; it is
-tried again once one of its files changed, and every few minutes in any case. The champion before
-stays loaded: it answers where the new one fails, and a rollback need not load it. One whose
-features are still being built, after a change of the declarations, waits beside the one that serves
-until their state has caught up.
+A thread checks the registry's alias file five times a second. When the file changes, the new
+champion is loaded next to the old one (checked, golden rows compared, warmed up), and then the
+reference is replaced. Requests that began with the old bundle finish with it, and the last of them
+frees it.
 
-A bundle may crash its loader (a native parser reads it), so a server first loads it in a child
-process.
+A bundle that cannot be loaded is refused and counted, and the previous one keeps serving. It is
+tried again once one of its files changes, and every few minutes in any case. The previous champion
+stays loaded: it answers where the new one fails, and a rollback need not load it. After a change of
+the declarations, a bundle whose features are still being built waits until their state has caught
+up.
+
+A corrupt bundle may crash its native parser, so a server first loads it in a child process.
 """
 
 import logging
@@ -24,84 +25,89 @@ from typing import Generic, Protocol, TypeVar
 
 from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.registry import Registry
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
-PROBE_S = 60.0
-RETRY_S = 5.0  # how often what was refused is looked at
-RETRY_ANYWAY_S = 300.0  # what it lacked may have been memory, or room for files
+PROBE_TIMEOUT_S = 60.0
+RETRY_INTERVAL_S = 5.0  # between checks of a refused bundle's files
+FORCED_RETRY_INTERVAL_S = 300.0  # memory or file descriptors may have been short
 log = logging.getLogger(__name__)
 
 
-class Versioned(Protocol):
-    """What the holder asks of a bundle."""
+class VersionedBundle(Protocol):
+    """The part of a bundle that its holder uses."""
 
     @property
     def version(self) -> str: ...
 
 
-class _Refused:
-    """A folder that could not be loaded, and its files as they were before that was tried."""
+class _RefusedFolder:
+    """A folder that could not be loaded, with the stamps of its files before the attempt."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files = _stamps(folder)
-        self._tried_at = self._looked_at = time.monotonic()
+        self._file_stamps_before = _file_stamps(folder)
+        self._tried_at = self._checked_at = time.monotonic()
 
-    def worth_another_try(self) -> bool:
+    def should_retry(self) -> bool:
         now = time.monotonic()
-        if now - self._looked_at < RETRY_S:
+        if now - self._checked_at < RETRY_INTERVAL_S:
             return False
-        self._looked_at = now
-        return now - self._tried_at >= RETRY_ANYWAY_S or _stamps(self.folder) != self._files
+        self._checked_at = now
+        return (
+            now - self._tried_at >= FORCED_RETRY_INTERVAL_S
+            or _file_stamps(self.folder) != self._file_stamps_before
+        )
 
 
-def _stamps(folder: Path) -> dict[Path, Stamp | None]:
+def _file_stamps(folder: Path) -> dict[Path, FileStamp | None]:
     try:
         return {path: stamp(path) for path in folder.rglob("*")}
-    except OSError:  # what keeps it from being loaded may keep it from being looked at
+    except OSError:  # an unreadable folder may be why it cannot be loaded
         return {}
 
 
-B = TypeVar("B", bound=Versioned)
-B_contra = TypeVar("B_contra", bound=Versioned, contravariant=True)
+B = TypeVar("B", bound=VersionedBundle)
+B_contra = TypeVar("B_contra", bound=VersionedBundle, contravariant=True)
 
 
 class Watcher(Protocol):
-    """Who wants to know of swaps; `serving.metrics.Metrics` does."""
+    """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def bundle_loaded(self, version: str) -> None: ...
     def bundle_refused(self) -> None: ...
 
 
 class Gate(Protocol[B_contra]):
-    """Says when a loaded bundle may serve; `serving.schemas.Schemas` does."""
+    """Decides when a loaded bundle may serve, as `serving.schemas.Schemas` does."""
 
     def caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
-    def serves(self, bundle: B_contra) -> None: ...
+    def set_serving(self, bundle: B_contra) -> None: ...
 
 
 class BundleHolder(Generic[B]):
-    """The bundle of a registry's champion. `current` may be called from any thread; take it once a
-    request.
+    """The bundle of a registry's champion, or of another alias.
+
+    `current` may be called from any thread; call it once per request.
 
     Args:
         registry: where the champion is named.
-        load: makes a bundle of a folder, whole and warm, or raises BundleError.
-        watcher: told of each swap and each refusal.
-        gate: lets a bundle serve once its features are there, and is told which one serves; None
-            lets it serve at once.
-        name: which of the registry's `NAMES` is followed; what is behind another one than the
-            champion goes when the name does.
-        keep_previous: hold the champion before ready.
+        load: makes a complete and warm bundle of a folder, or raises BundleError.
+        watcher: notified of each swap and each refusal.
+        gate: decides when a bundle may serve, and is notified which one serves; None lets it serve
+            at once.
+        name: the alias of the registry's `NAMES` to follow. A bundle of an alias other than the
+            champion is released when
+        the alias is removed.
+        keep_previous: keep the previous champion loaded.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError;
-            None trusts it.
+            None skips that.
     Attributes:
-        share: of the people whom a canary is to answer, as the registry said last.
-        stands_in: whether the bundle is the champion before, taken at the start because the
-            champion cannot be loaded.
+        share: fraction of the people whom a canary answers, as last read from the registry.
+        is_fallback: whether the previous champion serves because the champion could not be loaded
+            at the start.
     """
 
     def __init__(
@@ -119,60 +125,60 @@ class BundleHolder(Generic[B]):
         self._registry, self._load, self._watcher, self._probe = registry, load, watcher, probe
         self._gate, self._name, self._keep_previous = gate, name, keep_previous
         self._bundle: B | None = None
-        self._before: B | None = None
+        self._previous: B | None = None
         self._waiting: B | None = None
-        self._refused: _Refused | None = None
-        self._look_behind = False
-        self.share = 0.0
-        self.stands_in = False
-        self._seen: Stamp | None = None
+        self._refused: _RefusedFolder | None = None
+        self._is_previous_pending = False
+        self.canary_share = 0.0
+        self.is_fallback = False
+        self._aliases_stamp: FileStamp | None = None
         self._problem = ""
-        self.loop = Loop(
-            "bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False
+        self.loop = PeriodicTask(
+            "bundles" if name == "champion" else name, self.tick, every_s=poll_s, first=False
         )
 
     def current(self) -> B | None:
-        """The bundle to answer with, or None if there has been none yet."""
+        """Return the bundle to answer with, or None if there has been none yet."""
         return self._bundle
 
     def previous(self) -> B | None:
-        """The champion before the one that serves, if it is held and loads."""
-        return self._before
+        """Return the previous champion if it is loaded."""
+        return self._previous
 
     @property
     def problem(self) -> str:
-        """Why the champion of the registry does not serve; "" if it does."""
+        """The reason why the champion of the registry does not serve, or ""."""
         return self._problem
 
     def start(self) -> None:
-        """Load the champion, or the one before it if that cannot be loaded, and watch for changes
-        from then on.
+        """Load the champion, or the previous one if that cannot be loaded, and start to follow
+        changes.
         """
-        self.look()
+        self.tick()
         if self._bundle is None and self._problem and self._name == "champion":
             problem, refused = self._problem, self._refused
-            with suppress(
-                TailorbirdError
-            ):  # what names the one before is damaged, as `look` has said
-                self.stands_in = self._take(self._registry.previous())
+            with suppress(TailorbirdError):  # a damaged alias file, which `tick` has reported
+                self.is_fallback = self._load_folder(self._registry.previous())
             self._problem, self._refused = problem, refused
         self.loop.start()
 
     def stop(self) -> None:
         self.loop.stop()
 
-    def look(self) -> bool:
-        """Swap the champion in if the alias file changed since the last look, if it has waited long
-        enough, or if what was refused was mended; whether it was swapped.
+    def tick(self) -> bool:
+        """Check once for a champion to serve, and return whether it was swapped in.
+
+        That is the case after a change of the alias file, after a bundle has waited long enough, or
+        when a refused bundle was repaired.
         """
-        seen = stamp(self._registry.path / "aliases.json")
-        if seen == self._seen:
-            if self._look_behind:
-                self._hold_previous()
-            if self._refused is not None and self._refused.worth_another_try():
-                return self._take(self._refused.folder)
-            return self._waiting is not None and self._try(self._waiting)
-        self._seen, self._look_behind = seen, self._keep_previous
+        aliases_stamp = stamp(self._registry.path / "aliases.json")
+        if aliases_stamp == self._aliases_stamp:
+            if self._is_previous_pending:
+                self._load_previous()
+            if self._refused is not None and self._refused.should_retry():
+                return self._load_folder(self._refused.folder)
+            return self._waiting is not None and self._serve_or_wait(self._waiting)
+        self._aliases_stamp, self._is_previous_pending = aliases_stamp, self._keep_previous
         self._stop_waiting()
         self._refused = None
         try:
@@ -181,57 +187,54 @@ class BundleHolder(Generic[B]):
         except TailorbirdError as error:
             self._refuse(str(error))
             return False
-        self.share = aliases.share
+        self.canary_share = aliases.share
         if folder is None and self._name != "champion":
             self._bundle = None
-        return self._take(folder)
+        return self._load_folder(folder)
 
-    def _hold_previous(self) -> None:
-        """Have the champion before ready: after a swap it is there anyway, after a start it is
-        loaded once the champion serves.
+    def _load_previous(self) -> None:
+        """Load the previous champion.
+
+        After a swap it is loaded already; after a start it is loaded once the champion serves.
         """
-        self._look_behind = False
+        self._is_previous_pending = False
         try:
             folder = self._registry.previous()
             if folder is None or (self._bundle is not None and folder.name == self._bundle.version):
-                self._before = None
-            elif self._before is None or self._before.version != folder.name:
-                self._before = None
-                self._before = self._loaded(folder)
-        except Exception as error:  # whatever is wrong with it, it is not what serves
+                self._previous = None
+            elif self._previous is None or self._previous.version != folder.name:
+                self._previous = None
+                self._previous = self._probe_and_load(folder)
+        except Exception as error:  # any error, because it does not serve
             log.warning("the champion before is not held ready: %s", error)
 
-    def _take(self, folder: Path | None) -> bool:
+    def _load_folder(self, folder: Path | None) -> bool:
         self._refused = None
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
-            self._problem, self.stands_in = "", False
+            self._problem, self.is_fallback = "", False
             return False
-        refused = _Refused(folder)
+        refused = _RefusedFolder(folder)
         try:
-            before = self._before
+            previous = self._previous
             bundle = (
-                before
-                if before is not None and before.version == folder.name
-                else self._loaded(folder)
+                previous
+                if previous is not None and previous.version == folder.name
+                else self._probe_and_load(folder)
             )
-        except (
-            Exception
-        ) as error:  # whatever is wrong with a bundle, the previous one goes on serving
+        except Exception as error:  # after any error the previous bundle keeps serving
             self._refuse(f"{folder.name}: {error}")
             self._refused = refused
             return False
-        return self._try(bundle)
+        return self._serve_or_wait(bundle)
 
-    def _loaded(self, folder: Path) -> B:
+    def _probe_and_load(self, folder: Path) -> B:
         if self._probe is not None:
             self._probe(folder)
         faults.at("serving.before_bundle_load")
         return self._load(folder)
 
-    def _try(self, bundle: B) -> bool:
-        """Let a loaded bundle serve, or wait for its features if there is one that serves
-        meanwhile.
-        """
+    def _serve_or_wait(self, bundle: B) -> bool:
+        """Serve a loaded bundle, or let it wait for its features while another one serves."""
         may_wait = self._bundle is not None or self._name != "champion"
         if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:
@@ -248,11 +251,11 @@ class BundleHolder(Generic[B]):
             return False
         self._waiting = None
         if self._keep_previous:
-            self._before = self._bundle
+            self._previous = self._bundle
         self._bundle = bundle
-        self._problem, self.stands_in = "", False
+        self._problem, self.is_fallback = "", False
         if self._gate is not None:
-            self._gate.serves(bundle)
+            self._gate.set_serving(bundle)
         self._watcher.bundle_loaded(bundle.version)
         log.info("bundle %s serves as %s", bundle.version, self._name)
         return True
@@ -262,7 +265,7 @@ class BundleHolder(Generic[B]):
             return
         self._waiting, self._problem = None, ""
         if self._gate is not None and self._bundle is not None:
-            self._gate.serves(self._bundle)
+            self._gate.set_serving(self._bundle)
 
     def _refuse(self, problem: str) -> None:
         self._problem = problem
@@ -272,22 +275,28 @@ class BundleHolder(Generic[B]):
 
 
 def probe_in_child(folder: Path) -> None:
-    """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or
-    takes a minute.
+    """Load a bundle in a child process. Raise BundleError if that fails, crashes, or takes a
+    minute.
     """
     command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=PROBE_S, text=True, check=False)
+        process = subprocess.run(
+            command, capture_output=True, timeout=PROBE_TIMEOUT_S, text=True, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise BundleError(f"loading took more than {PROBE_S:g} s", where=str(folder)) from None
-    if done.returncode < 0:
         raise BundleError(
-            f"loading it ended a process by signal {-done.returncode}",
+            f"loading took more than {PROBE_TIMEOUT_S:g} s", where=str(folder)
+        ) from None
+    if process.returncode < 0:
+        raise BundleError(
+            f"loading it ended a process by signal {-process.returncode}",
             where=str(folder),
             fix="train again; do not promote it",
         )
-    if done.returncode:
+    if process.returncode:
         raise BundleError(
-            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it cannot be loaded",
+            process.stderr.strip().splitlines()[-1]
+            if process.stderr.strip()
+            else "it cannot be loaded",
             where=str(folder),
         )

@@ -1,9 +1,8 @@
-"""The published candidate tables, as a server reads them: opened when they are there, followed when
-another contract takes over.
+"""The published candidate tables of a server, which follows changes of the contract.
 
-A thread looks every fifth of a second: whether another contract is current, and whether there is a
-new session table, which is decoded here rather than in the next request. Where nothing is published
-yet, or the store cannot be read, requests have no tables and say so.
+A thread checks five times a second for a new contract and for a new session table, which is decoded
+here rather than in the next request. While nothing is published, or the store cannot be read,
+requests have no tables and say so.
 """
 
 import logging
@@ -31,11 +30,11 @@ from tailorbird.candidates.session_knn.sessions import Sessions
 from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import TailorbirdError
 from tailorbird.events.clock import Clock
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiesAt
-from tailorbird.whole import Stamp, stamp
+from tailorbird.store.valkey import CopyTarget
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
 RETRY_S = 1.0
@@ -44,8 +43,8 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Open:
-    """Tables that are open, with how many requests read them: they are closed by the last of these."""
+class _OpenTables:
+    """Open tables with the number of requests that read them; the last of these closes them."""
 
     reader: TableReader
     inode: int
@@ -54,15 +53,16 @@ class _Open:
 
 
 class LiveTables:
-    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Safe to use
-    from several threads.
+    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Thread-safe.
 
     Args:
         root: the folder of candidates.
-        wanted: says which contract to read where only copies are at hand, whose `current.json` is
-            on another machine.
-        log_end: position behind the routed log; tables that hold all of it are the newest, whoever
-            publishes them or does not.
+        expected_contract: returns the contract to read where only copies are available, because
+            `current.json` is on
+        another machine.
+        log_end: returns the offset behind the routed log. Tables that cover all of it are current,
+            even if nobody publishes
+        them any more.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class LiveTables:
         root: Path,
         clock: Clock,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         wanted: Callable[[], Contract] | None = None,
         log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._root, self._clock, self._copies, self._wanted = root, clock, copies, wanted
+        self._root, self._clock, self._copies, self._expected_contract = root, clock, copies, wanted
         self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
-        self._open: _Open | None = None
-        self._seen: Stamp | None = None
+        self._open: _OpenTables | None = None
+        self._current_stamp: FileStamp | None = None
         self._retry_at = 0.0
         self.problem = "nothing is published yet"
         self._lock = threading.Lock()
-        self.loop = Loop("candidates", self.look, every_s=poll_s)
+        self.loop = PeriodicTask("candidates", self.look, every_s=poll_s)
 
     def start(self) -> None:
         self.look()
@@ -96,28 +96,28 @@ class LiveTables:
 
     @contextmanager
     def tables(self) -> Iterator[CandidateTables]:
-        """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of
-        reach.
+        """Open the newest tables for a request, or yield `NO_TABLES` where there are none or
+        they are unreachable.
         """
-        opened = self._enter()
+        opened = self._acquire()
         if opened is None:
             yield NO_TABLES
             return
         try:
             with ExitStack() as stack:
                 try:
-                    tables: CandidateTables = Reachable(
-                        stack.enter_context(opened.reader.tables()), self._tell
+                    tables: CandidateTables = FailSafeTables(
+                        stack.enter_context(opened.reader.tables()), self._report_problem
                     )
                 except TailorbirdError as error:
-                    self._tell(str(error))
+                    self._report_problem(str(error))
                     tables = NO_TABLES
                 yield tables
         finally:
-            self._leave(opened)
+            self._release(opened)
 
     def covers(self, sources: Collection[str]) -> bool:
-        """Whether the tables answer all that some sources ask for."""
+        """Return whether the tables hold all that some sources read."""
         with self._lock:
             return self._open is not None and self._open.reader.contract.covers(
                 contract_of(sources, shown=self._shown)
@@ -128,14 +128,14 @@ class LiveTables:
         return self._open.reader.contract.shown if self._open is not None else "impression"
 
     def ages(self) -> Mapping[str, int]:
-        """By group of tables, for how long it has not been known to be the newest state of the log,
+        """Return by group of tables how long they have not been known to be current, in
         microseconds.
         """
-        opened = self._enter()
+        opened = self._acquire()
         if opened is None:
             return {}
         published = opened.reader.last_published
-        self._leave(opened)
+        self._release(opened)
         if published is None:
             return {}
         now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
@@ -145,23 +145,23 @@ class LiveTables:
         }
 
     def look(self) -> None:
-        """Follow the current contract, and make ready what is new."""
-        self._follow()
-        opened = self._enter()
+        """Follow the current contract, and decode new tables."""
+        self._follow_contract()
+        opened = self._acquire()
         if opened is None:
             return
         try:
             opened.reader.look()
         except TailorbirdError as error:
-            self._tell(str(error))
+            self._report_problem(str(error))
         finally:
-            self._leave(opened)
+            self._release(opened)
 
-    def _follow(self) -> None:
-        seen = stamp(self._root / CURRENT) if self._copies is None else None
+    def _follow_contract(self) -> None:
+        current_stamp = stamp(self._root / CURRENT) if self._copies is None else None
         with self._lock:
             opened = self._open
-        if opened is not None and self._copies is None and seen == self._seen:
+        if opened is not None and self._copies is None and current_stamp == self._current_stamp:
             if inode(folder_of(self._root, opened.reader.contract)) == opened.inode:
                 return
         elif time.monotonic() < self._retry_at:
@@ -170,8 +170,8 @@ class LiveTables:
         try:
             contract = (
                 current_contract(self._root)
-                if self._copies is None or self._wanted is None
-                else self._wanted()
+                if self._copies is None or self._expected_contract is None
+                else self._expected_contract()
             )
             if contract is None or (
                 opened is not None
@@ -182,26 +182,26 @@ class LiveTables:
             reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
             reader.look()
         except TailorbirdError as error:
-            self._tell(error.message)
+            self._report_problem(error.message)
             return
         with self._lock:
             self._retire()
-            self._open = _Open(reader, inode(folder_of(self._root, contract)))
-            self._seen, self.problem = seen, ""
+            self._open = _OpenTables(reader, inode(folder_of(self._root, contract)))
+            self._current_stamp, self.problem = current_stamp, ""
         log.info("candidates of contract %s are read", contract.hash)
 
-    def _tell(self, problem: str) -> None:
+    def _report_problem(self, problem: str) -> None:
         if problem != self.problem:
             self.problem = problem
             log.warning("candidate tables: %s", problem)
 
-    def _enter(self) -> _Open | None:
+    def _acquire(self) -> _OpenTables | None:
         with self._lock:
             if self._open is not None:
                 self._open.uses += 1
             return self._open
 
-    def _leave(self, opened: _Open) -> None:
+    def _release(self, opened: _OpenTables) -> None:
         with self._lock:
             opened.uses -= 1
             if opened.retired and not opened.uses:
@@ -216,15 +216,15 @@ class LiveTables:
             opened.reader.close()
 
 
-class Reachable:
-    """Tables that are empty from the first read on that fails: a store out of reach takes the
-    sources from an answer, not the answer.
+class FailSafeTables:
+    """Tables that are empty from the first failed read on.
 
-    Implements `protocol.CandidateTables`.
+    An unreachable store thus takes sources from an answer, but does not fail it. Implements
+    `protocol.CandidateTables`.
     """
 
-    def __init__(self, tables: CandidateTables, tell: Callable[[str], None]) -> None:
-        self._tables, self._tell = tables, tell
+    def __init__(self, tables: CandidateTables, on_error: Callable[[str], None]) -> None:
+        self._tables, self._on_error = tables, on_error
 
     @property
     def epochs(self) -> Mapping[str, Epoch]:
@@ -245,10 +245,10 @@ class Reachable:
     def facts(self, keys: Keys) -> ItemFacts:
         return self._read(lambda tables: tables.facts(keys))
 
-    def _read(self, ask: Callable[[CandidateTables], T]) -> T:
+    def _read(self, query: Callable[[CandidateTables], T]) -> T:
         try:
-            return ask(self._tables)
+            return query(self._tables)
         except TailorbirdError as error:
-            self._tell(str(error))
+            self._on_error(str(error))
             self._tables = NO_TABLES
-            return ask(self._tables)
+            return query(self._tables)

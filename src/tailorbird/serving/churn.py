@@ -1,10 +1,10 @@
-"""`GET /v1/users/{id}/churn`: how likely one person is to leave, by the champion of a churn model
-and what the state knows now.
+"""`GET /v1/users/{id}/churn`: the probability that a person leaves, by the champion of a churn
+model.
 
-A churn model has a registry of its own (`registry/churn/NAME`), its bundle its own holder, so that
-it is swapped and refused apart from the ranker's. Columns are read from the same states as those of
-answers, at the moments that the bundle asks for. Nothing is logged: asking is no event.
-`training.churn.score` scores everybody, by the same bundle.
+A churn model has its own registry (`registry/churn/NAME`) and its own bundle holder, so that it is
+swapped and refused independently of the ranker. Columns are read from the same states as those of
+answers, at the moments that the bundle names. Nothing is logged, because asking is not an event.
+`training.churn.score` scores everybody by the same bundle.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,22 +27,22 @@ from tailorbird.serving.schemas import Schemas
 
 
 class ChurnWatcher(Protocol):
-    """Who wants to know of swaps; `serving.metrics.Metrics` does."""
+    """Receives notice of swaps, as `serving.metrics.Metrics` does."""
 
     def churn_loaded(self, name: str, version: str) -> None: ...
     def churn_refused(self, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class _Swaps:
-    """Tells of the swaps of one model."""
+class _SwapNotifier:
+    """Notifies a watcher of the swaps of one model."""
 
     name: str
     watcher: ChurnWatcher
-    swapped: Callable[[], None]
+    on_swap: Callable[[], None]
 
     def bundle_loaded(self, version: str) -> None:
-        self.swapped()
+        self.on_swap()
         self.watcher.churn_loaded(self.name, version)
 
     def bundle_refused(self) -> None:
@@ -50,13 +50,12 @@ class _Swaps:
 
 
 class ChurnModels:
-    """The churn models of a project, each with the bundle that serves. Safe to call from any thread
-    once started.
+    """The churn models of a project, each with the bundle that serves. Thread-safe once started.
 
     Args:
         registries: by the model's name.
         schemas: the states that columns are read from.
-        pseudonyms: under which people are known; the door's.
+        pseudonyms: hides people under the same pseudonyms as the collector's.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ChurnModels:
             name: BundleHolder(
                 Registry(path, clock=clock),
                 lambda folder: ChurnBundle.load(folder, schema_hash=None),
-                _Swaps(name, watcher, self._keep_open),
+                _SwapNotifier(name, watcher, self._keep_open),
                 probe=probe,
             )
             for name, path in registries.items()
@@ -89,7 +88,7 @@ class ChurnModels:
             holder.stop()
 
     def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
-        """How likely a user is to leave.
+        """Return the probability that a user leaves.
 
         Raises:
             QueryError: there is no such model.
@@ -98,36 +97,36 @@ class ChurnModels:
         bundle = self._bundle(name)
         now = self._clock.now()
         person = user_id if self._pseudonyms is None else self._pseudonyms.user_id(user_id)
-        assert bundle.features is not None  # `_bundle` saw to it
-        with self._schemas.reading_of(bundle.features) as reading:
-            if reading.reader is None:
+        assert bundle.features is not None  # ensured by `_bundle`
+        with self._schemas.access_for(bundle.features) as access:
+            if access.reader is None:
                 raise NotReadyError(
                     "the features are not there at the moment", fix="ask again later"
                 )
-            read = [
-                reading.reader.person(ReadRequest(user_id=person, now=moment))
+            moments = [
+                access.reader.person(ReadRequest(user_id=person, now=moment))
                 for moment in bundle.moments(now)
             ]
-        rows = [_columns(each, bundle, reading.features) for each in read]
+        rows = [_columns(moment_rows, bundle, access.features) for moment_rows in moments]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])
         why: list[ChurnWhy] = []
         if explain:
-            told = churn_reasons(bundle, rows)[0]
-            why = [ChurnWhy(reason.column, reason.effect, reason.text) for reason in told]
+            column_reasons = churn_reasons(bundle, rows)[0]
+            why = [ChurnWhy(reason.column, reason.effect, reason.text) for reason in column_reasons]
         return ChurnAnswer(
             user_id=user_id,
             name=name,
             model=bundle.version,
             gone=float(scores.gone[0]),
             purchases=None if np.isnan(purchases) else purchases,
-            known=_known(rows[0]),
-            as_of=read[0].t,
+            known=_has_activity(rows[0]),
+            as_of=moments[0].t,
             reasons=why,
         )
 
     def features(self, name: str) -> FeatureSet | None:
-        """What the champion of a model is read by; None where none serves."""
+        """Return the feature set of a model's champion, or None where none serves."""
         holder = self._holders.get(name)
         bundle = holder.current() if holder is not None else None
         return None if bundle is None else bundle.features
@@ -158,18 +157,18 @@ class ChurnModels:
         bundles: Iterable[ChurnBundle | None] = (
             holder.current() for holder in self._holders.values()
         )
-        wanted = (
+        schema_hashes = (
             bundle.features.schema_hash
             for bundle in bundles
             if bundle is not None and bundle.features is not None
         )
-        self._schemas.keep_open(wanted, by="churn")
+        self._schemas.keep_open(schema_hashes, by="churn")
 
 
 def _columns(
     rows: Rows, bundle: ChurnBundle, features: FeatureSet
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The one row of the columns that the bundle reads."""
+    """Return the one row of the columns that the bundle reads."""
     numeric = [features.numeric.index(name) for name in bundle.read.numeric]
     categorical = [features.categorical.index(name) for name in bundle.read.categorical]
     sequence = (
@@ -178,7 +177,7 @@ def _columns(
     return bundle.numeric(rows.numeric[:1, numeric], sequence), rows.categorical[:1, categorical]
 
 
-def _known(row: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether the columns say anything of the person at all."""
+def _has_activity(row: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Return whether the columns hold anything about the person."""
     numeric, categorical = row
     return bool((np.nan_to_num(numeric) != 0).any() or (categorical != 0).any())

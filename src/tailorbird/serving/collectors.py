@@ -1,7 +1,6 @@
-"""Figures of others as families of Prometheus: each is asked for when somebody reads `/metrics`,
-and holds nothing itself.
+"""Prometheus collectors of figures that other parts hold, read at each scrape of `/metrics`.
 
-What a serve process counts by itself stands in `serving.metrics`.
+`serving.metrics` has what a serve process counts by itself.
 """
 
 import time
@@ -11,13 +10,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tailorbird.candidates.query import group_of
-from tailorbird.features.compared import Compared
+from tailorbird.candidates.query import table_group
+from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
-from tailorbird.health import FollowedStop
-from tailorbird.loops import Loop
-from tailorbird.serving.decisions import DoorFigures
-from tailorbird.serving.patience import State
+from tailorbird.health import ProgressEvent
+from tailorbird.loops import PeriodicTask
+from tailorbird.serving.decisions import CollectorFigures
+from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.score_log import ScoreFigures
 from tailorbird.serving.shedding import Shedder
 from tailorbird.store.hedge import Hedge
@@ -25,9 +24,11 @@ from tailorbird.stream.lag import LagWatch
 
 
 class FeaturesCollector(Collector):
-    """The lake role counts, once for all serve processes: take the maximum over these, not the sum."""
+    """Results of the feature comparison. The lake role counts once for all processes: aggregate by
+    maximum, not by sum.
+    """
 
-    def __init__(self, compared: Callable[[], Compared | None]) -> None:
+    def __init__(self, compared: Callable[[], ParityTotals | None]) -> None:
         self._compared = compared
 
     def collect(self) -> Iterable[Metric]:
@@ -61,8 +62,9 @@ class FeaturesCollector(Collector):
 
 
 class CopiesCollector:
-    """As this server has last read them: grows where the worker stopped, where it cannot reach the
-    Valkey, and where we cannot.
+    """Age of the feature copies as this server last read them.
+
+    It grows if the worker stopped, if the worker cannot reach the Valkey, or if this server cannot.
     """
 
     def __init__(self, published_at: Callable[[], dict[str, int]]) -> None:
@@ -81,8 +83,9 @@ class CopiesCollector:
 
 
 class CandidatesCollector(Collector):
-    """How old the tables are that each candidate source reads: grows where the candidates role
-    stopped, or is behind the log.
+    """Age of the tables that each candidate source reads.
+
+    It grows if the candidates role stopped, or lags behind the log.
     """
 
     def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
@@ -100,7 +103,7 @@ class CandidatesCollector(Collector):
         age = GaugeMetricFamily("tailorbird_candidates_age_seconds", text, labels=["source"])
         ages = self._ages()
         for name in self._sources:
-            if (group := group_of(name)) in ages:
+            if (group := table_group(name)) in ages:
                 age.add_metric([name], ages[group] / 1e6)
         yield age
 
@@ -114,40 +117,40 @@ class SheddingCollector(Collector):
         yield CounterMetricFamily("tailorbird_shed", text, value=self._shedder.refused)
         text = "How long a question that came now would have to wait for a thread."
         yield GaugeMetricFamily(
-            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_s()
+            "tailorbird_expected_wait_seconds", text, value=self._shedder.expected_wait_s()
         )
         yield GaugeMetricFamily(
             "tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting
         )
 
 
-class PatienceCollector(Collector):
-    def __init__(self, states: Callable[[], Iterable[State]]) -> None:
+class BreakerCollector(Collector):
+    def __init__(self, states: Callable[[], Iterable[BreakerState]]) -> None:
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
-        one = ["dependency"]
+        labels = ["dependency"]
         text = (
             "1 while a dependency is left alone, since it failed or was late three times in a "
             "row. Alarm when it lasts."
         )
-        left_alone = GaugeMetricFamily("tailorbird_left_alone", text, labels=one)
-        given_up = CounterMetricFamily(
+        is_open = GaugeMetricFamily("tailorbird_left_alone", text, labels=labels)
+        opened = CounterMetricFamily(
             "tailorbird_given_up",
             "How often it was left alone, for a second at a time.",
-            labels=one,
+            labels=labels,
         )
         late = CounterMetricFamily(
-            "tailorbird_late", "Answers of it that took longer than its budget.", labels=one
+            "tailorbird_late", "Answers of it that took longer than its budget.", labels=labels
         )
         for state in self._states():
             for family, value in (
-                (left_alone, int(state.open)),
-                (given_up, state.opened),
+                (is_open, int(state.open)),
+                (opened, state.opened),
                 (late, state.late),
             ):
                 family.add_metric([state.name], value)
-        yield from (left_alone, given_up, late)
+        yield from (is_open, opened, late)
 
 
 class HedgeCollector(Collector):
@@ -161,7 +164,7 @@ class HedgeCollector(Collector):
             (
                 "tailorbird_store_asked_twice",
                 "Of these, how many took so long that they were asked a second time.",
-                hedge.asked_twice,
+                hedge.hedged,
             ),
             (
                 "tailorbird_store_second_won",
@@ -201,7 +204,9 @@ class LimitsCollector:
 
 
 class LagCollector(Collector):
-    """Each serve process measures the same: take the maximum over these, not the sum."""
+    """Lag of the log readers. Each serve process measures the same: aggregate by maximum, not by
+    sum.
+    """
 
     def __init__(self, lag: LagWatch) -> None:
         self._lag = lag
@@ -243,7 +248,7 @@ class LagCollector(Collector):
 
 
 class ThreadsCollector(Collector):
-    def __init__(self, loops: Callable[[], Iterable[Loop]]) -> None:
+    def __init__(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
         self._loops = loops
 
     def collect(self) -> Iterable[Metric]:
@@ -255,31 +260,35 @@ class ThreadsCollector(Collector):
 
 
 class RoleCollector(Collector):
-    def __init__(self, role: str, stop: FollowedStop) -> None:
+    def __init__(self, role: str, stop: ProgressEvent) -> None:
         self._role, self._stop = role, stop
 
     def collect(self) -> Iterable[Metric]:
-        one = ["role"]
+        labels = ["role"]
         text = "How long ago the role's loop last came round. Alarm when it grows."
-        age = GaugeMetricFamily("tailorbird_role_age_seconds", text, labels=one)
+        age = GaugeMetricFamily("tailorbird_role_age_seconds", text, labels=labels)
         rounds = CounterMetricFamily(
-            "tailorbird_role_rounds", "How often it came round.", labels=one
+            "tailorbird_role_rounds", "How often it came round.", labels=labels
         )
         age.add_metric([self._role], self._stop.age_s())
         rounds.add_metric([self._role], self._stop.rounds)
         yield from (age, rounds)
 
 
-def role_metrics(role: str, stop: FollowedStop, more: Iterable[Collector]) -> Callable[[], bytes]:
-    """What a role without HTTP tells: that it goes on, and whatever `more` collects."""
+def role_metrics(
+    role: str, stop: ProgressEvent, collectors: Iterable[Collector]
+) -> Callable[[], bytes]:
+    """Return a renderer of the metrics of a role without HTTP: its heartbeat, and those of
+    `collectors`.
+    """
     registry = CollectorRegistry()
-    for each in (RoleCollector(role, stop), *more):
-        registry.register(each)
+    for collector in (RoleCollector(role, stop), *collectors):
+        registry.register(collector)
     return lambda: generate_latest(registry)
 
 
 class ScoresCollector(Collector):
-    """What the score role did since it began."""
+    """Counters of the score role since its start."""
 
     def __init__(self, figures: Callable[[], ScoreFigures]) -> None:
         self._figures = figures
@@ -305,54 +314,68 @@ class ScoresCollector(Collector):
 
 
 class WorkersCollector(Collector):
-    """Each worker counts, once for all serve processes: take the maximum over these, not the sum."""
+    """Figures of the workers. Each worker counts once for all processes: aggregate by maximum,
+    not by sum.
+    """
 
     def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:
-        found = list(self._figures())
-        if not found:
+        figures = list(self._figures())
+        if not figures:
             return
-        one = ["schema"]
-        at = GaugeMetricFamily(
+        labels = ["schema"]
+        reported_at = GaugeMetricFamily(
             "tailorbird_worker_told_at_seconds",
             "When the worker last told its figures; old: it is gone.",
-            labels=one,
+            labels=labels,
         )
         text = "Rows of the routed log that the worker has yet to take in."
-        behind = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=one)
+        lag_rows = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=labels)
         rows = CounterMetricFamily(
-            "tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one
+            "tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=labels
         )
-        unfit = [
-            CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*one, "field"])
-            for name, text in _UNFIT
+        value_families = [
+            CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*labels, "field"])
+            for name, text in _VALUE_METRICS
         ]
-        kinds = [family(name, text, labels=[*one, "entity"]) for name, text, family, _ in _KINDS]
+        entity_families = [
+            family(name, text, labels=[*labels, "entity"])
+            for name, text, family, _ in _ENTITY_METRICS
+        ]
         copies = [
-            GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=one)
-            for name, text in _COPIES
+            GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=labels)
+            for name, text in _COPY_METRICS
         ]
-        for now in found:
-            schema = now.schema_hash
-            if now.copies is not None:
-                age_s = max(0.0, time.time() - now.copies.at / 1e6)
-                values = (age_s, now.copies.commits, now.copies.records, int(now.copies.failing))
+        for worker in figures:
+            schema = worker.schema_hash
+            if worker.copies is not None:
+                age_s = max(0.0, time.time() - worker.copies.at / 1e6)
+                values = (
+                    age_s,
+                    worker.copies.commits,
+                    worker.copies.records,
+                    int(worker.copies.failing),
+                )
                 for gauge, value in zip(copies, values, strict=True):
                     gauge.add_metric([schema], value)
-            for family, value in ((at, now.at / 1e6), (behind, now.behind), (rows, now.rows)):
+            for family, value in (
+                (reported_at, worker.at / 1e6),
+                (lag_rows, worker.behind),
+                (rows, worker.rows),
+            ):
                 family.add_metric([schema], value)
-            for family, (name, _) in zip(unfit, _UNFIT, strict=True):
-                for field, count in getattr(now, name).items():
+            for family, (name, _) in zip(value_families, _VALUE_METRICS, strict=True):
+                for field, count in getattr(worker, name).items():
                     family.add_metric([schema, field], count)
-            for entity, kind in now.kinds.items():
-                for family, (*_, attribute) in zip(kinds, _KINDS, strict=True):
+            for entity, kind in worker.kinds.items():
+                for family, (*_, attribute) in zip(entity_families, _ENTITY_METRICS, strict=True):
                     family.add_metric([schema, entity], getattr(kind, attribute))
-        yield from (at, behind, rows, *unfit, *kinds, *copies)
+        yield from (reported_at, lag_rows, rows, *value_families, *entity_families, *copies)
 
 
-_UNFIT = (
+_VALUE_METRICS = (
     (
         "capped",
         "Values above the maximum that is declared for them, counted as that, by what is summed.",
@@ -360,7 +383,7 @@ _UNFIT = (
     ("unreadable", "Values that are missing because they are no number or text as declared."),
     ("converted", "Truths and lists that were taken as numbers."),
 )
-_COPIES = (
+_COPY_METRICS = (
     (
         "age_seconds",
         "For how long the copies in Valkey have not been known to be up to date. Alarm "
@@ -370,7 +393,7 @@ _COPIES = (
     ("behind_rows", "Records that wait to be copied; 0 too where all are to be copied anew."),
     ("failing", "1 while the copies cannot be renewed; the worker's log says why."),
 )
-_KINDS = (
+_ENTITY_METRICS = (
     ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
     ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),
     (
@@ -388,8 +411,8 @@ _KINDS = (
 )
 
 
-class DoorCollector:
-    def __init__(self, figures: Callable[[], DoorFigures]) -> None:
+class CollectorMetrics:
+    def __init__(self, figures: Callable[[], CollectorFigures]) -> None:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:

@@ -1,6 +1,4 @@
-"""What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and
-its figures.
-"""
+"""The collector's decisions on events, the errors by which it refuses, and its figures."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,11 +7,11 @@ import msgspec
 
 from tailorbird.errors import StorageError
 from tailorbird.events import Receipt, Refusal
-from tailorbird.events.columnwise import Contract, Fields
+from tailorbird.events.columnwise import Contract, EventColumns
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event: accepted and durable, or refused, kept for quarantine, and why."""
+    """The decision on one event: accepted and durable, or refused and quarantined."""
 
     accepted: bool
     code: str = ""
@@ -22,25 +20,23 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BusyError(StorageError):
-    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent
-    again.
-    """
+    """The disk cannot keep up. Nothing of this call was stored, and it may be sent again."""
 
     code = "busy"
     retry_after_s = 1
 
 
 class ClosedError(StorageError):
-    """The log cannot be written at the moment; nothing was acknowledged of this call."""
+    """The log cannot be written at the moment. Nothing of this call was acknowledged."""
 
     code = "log_unavailable"
-    again = "send the events again later"
+    retry_advice = "send the events again later"
     retry_after_s = 5
 
 
-class UnknownError(ClosedError):
-    """The log failed while it took the events: they may be in it, or not. Sent again under the same
-    ids they count once.
+class UnknownOutcomeError(ClosedError):
+    """The log failed while it took the events, so they may be in it or not. Resent under the
+    same ids they count once.
     """
 
     code = "outcome_unknown"
@@ -51,7 +47,7 @@ class UnknownError(ClosedError):
 
 
 class DiskFullError(StorageError):
-    """Too little of the disk is free; nothing was taken of this call, and it may be sent again once
+    """Too little disk space is free. Nothing of this call was stored, and it may be sent again once
     there is room.
     """
 
@@ -60,8 +56,8 @@ class DiskFullError(StorageError):
 
 
 @dataclass(frozen=True)
-class DoorFigures:
-    """A snapshot of what went through the door since it was opened.
+class CollectorFigures:
+    """A snapshot of the collector's counters since it was opened.
 
     Attributes:
         accepted: events acknowledged.
@@ -71,14 +67,15 @@ class DoorFigures:
         answers: answers taken, synced or not.
         answers_waiting: answers that a crash now would lose.
         answers_dropped: answers given up because the log was full or broken.
-        answers_lost: at most so many did the last run of this producer lose by dying.
-        answers_ahead: answers dated further ahead of the clock than a client's clock may be, since
-            what they read of is.
-        clock_set_back: how often the clock was set back, and times of receipt with it.
-        set_aside: files of damaged ends of this producer's logs, or of logs that were lost; they
-            may hold what was acknowledged.
-        queue_bytes: what waits for the writer.
-        open: whether writes are taken.
+        answers_lost: upper bound of the answers that the last run of this producer lost by a crash.
+        answers_ahead: answers dated further ahead of the clock than a client's clock may be,
+            because the events that they
+        read are.
+        clock_set_back: how often the clock, and with it the receipt times, was set back.
+        set_aside: files with damaged ends of this producer's logs, or with lost logs; they may hold
+            acknowledged events.
+        queue_bytes: bytes that wait for the writer.
+        open: whether writes are accepted.
     """
 
     accepted: int
@@ -96,37 +93,36 @@ class DoorFigures:
     open: bool
 
 
-class Admit(Protocol):
-    """Whether a body may be taken, for its sender's sake; `limits.Admission` is what says so. What
-    it refuses it raises.
+class AdmissionCheck(Protocol):
+    """Checks a body against its sender's limits, as `limits.Admission` does. Raises where it
+    refuses.
     """
 
-    def rows(self, count: int) -> None:
-        """It has so many rows in all, of which nothing was made yet; they are charged to its
-        sender, each once.
-        """
+    def charge_rows(self, count: int) -> None:
+        """Charge the total number of rows to the sender, each row once, before they are parsed."""
         ...
 
-    def events(self, accepted: Fields) -> None:
-        """These of them keep the contract."""
+    def check_events(self, accepted: EventColumns) -> None:
+        """Check the events that satisfy the contract."""
         ...
 
-    def give_back(self) -> None:
-        """Nothing was taken, for another's sake; nothing is charged."""
+    def refund(self) -> None:
+        """Refund the charge, because the body was not taken for another reason."""
         ...
 
 
 def decide(
-    body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None
+    body: bytes, receipt: Receipt, contract: Contract, admit: AdmissionCheck | None = None
 ) -> list[Decision]:
-    """One decision for each row of a body, in order, by the contract that the router applies again.
+    """Return one decision for each row of a body, in order, by the contract that the router applies
+    again.
 
-    `admit` is shown the accepted events, and raises where the body is not to be taken at all.
+    `admit` checks the accepted events, and raises if the body is not to be taken at all.
     """
     checked = contract.check([(body, receipt)])
     rows = len(checked) + len(checked.refused)
     if admit is not None:
-        admit.events(checked.fields)
+        admit.check_events(checked.fields)
     decisions = [_ACCEPTED] * rows
     for _, refusal in checked.refused:
         decisions[refusal.row] = _refusal(refusal)

@@ -1,18 +1,18 @@
-"""The door: takes bodies of events, decides on each event, and acknowledges only what is on the
-disk.
+"""The collector accepts bodies of events, decides on each event, and acknowledges only what is
+on the disk.
 
-One thread writes. Whoever submits waits for the commit that holds its body, and all bodies that
-came in during one commit share the next one (group commit). Answers that the server gave go through
-the same queue, so that an answer stands in the log before any click on it; nobody waits for those,
-they ride with the next batch of events or are flushed within 50 ms. HTTP is in `serving.app`; what
-an event must look like, in `events.contract`.
+One thread writes. A submitter waits for the commit that contains its body, and all bodies that
+arrive during one commit share the next one (group commit). The server's own answers go through the
+same queue, so that an answer is in the log before any click on it. Nobody waits for those: they are
+written with the next batch of events or flushed within 50 ms. HTTP is in `serving.app`, and the
+contract of an event in `events.contract`.
 
     submit ──check──► queue ──► append … COMMIT (one fsync) ──► acknowledge
     record_answer ──► the same queue, and afterwards answers-<producer>.db
 
-A failed commit refuses its whole batch and closes the file: the kernel has marked the lost pages as
-clean, so a second fsync would lie. The door takes writes again only after it has opened (and so
-verified) the log anew.
+A failed commit refuses its whole batch and closes the file. The kernel has marked the lost pages as
+clean, so a second fsync would falsely succeed. The collector accepts writes again only after it has
+reopened, and so verified, the log.
 """
 
 import asyncio
@@ -34,57 +34,58 @@ from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import count_rows
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.places import Place
+from tailorbird.events.suppression import SuppressionList
+from tailorbird.places import Storage
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import (
-    Admit,
+    AdmissionCheck,
     BusyError,
     ClosedError,
+    CollectorFigures,
     Decision,
     DiskFullError,
-    DoorFigures,
-    UnknownError,
+    UnknownOutcomeError,
     decide,
 )
-from tailorbird.serving.door_logs import DoorLogs
+from tailorbird.serving.door_logs import CollectorLogs
 from tailorbird.serving.receipt_times import ReceiptTimes
-from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
-from tailorbird.stream import Block, Stream, folder_of, raw_names
+from tailorbird.serving.reserve import RESERVE_BYTES, DiskReserve
+from tailorbird.stream import Block, Stream, local_folder, raw_log_names
 
-FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
+FLUSH_S = 0.05  # how long an answer may wait for its sync; a crash loses those
 BATCH_BYTES_MAX = 8 << 20
 QUEUE_BYTES_MAX = 64 << 20
-_AHEAD = "ts_in_future"
-CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
+_FUTURE_TS_CODE = "ts_in_future"
+CHECK_INLINE_BYTES = 16_384  # larger bodies are checked in a thread
 _RECEIPT = msgspec.json.Encoder()
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
-class _Entry:
+class _QueueEntry:
     block: Block
     decisions: Sequence[Decision]
-    done: "Future[None] | None"  # None: an answer, nobody waits for it
+    done: "Future[None] | None"  # None: an answer, which nobody waits for
 
 
-class Door:
-    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`. Safe to
-    call from any thread.
+class EventCollector:
+    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`.
+    Thread-safe.
 
     Args:
-        patience_s: how long `record_answer` waits for room in the queue before it gives an answer
-            up and counts it.
+        record_timeout_s: how long `record_answer` waits for room in the queue before it gives an
+            answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
-        stopped: of whom nothing old is taken again, see `events.erased`.
-        reopen_after_s: how long after a failed commit the log is opened anew.
-        lake: which says how far it has these logs; one that ends before that is never begun anew in
-            silence, see `stream.held`.
-        log_clock: the same as `clock`, where it may lie back: the first event that says today's
-            time ends that.
-        reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See
+        suppression_list: people whose old events are not taken again, see `events.suppression`.
+        reopen_after_s: how long after a failed commit the log is reopened.
+        lake: knows how much of these logs it holds. A log that ends before that is never silently
+            restarted, see
+        `stream.held`.
+        log_clock: the same as `clock` where it may lag behind; the first event with today's time
+            makes it go live.
+        reserve_bytes: disk space that stays free for the other roles; 0 for none. See
             `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
@@ -100,39 +101,39 @@ class Door:
         *,
         queue_bytes_max: int = QUEUE_BYTES_MAX,
         flush_s: float = FLUSH_S,
-        patience_s: float = 0.02,
+        record_timeout_s: float = 0.02,
         reopen_after_s: float = 5.0,
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
-        stopped: StopList | None = None,
-        lake: Place | None = None,
+        stopped: SuppressionList | None = None,
+        lake: Storage | None = None,
         log_clock: LogClock | None = None,
     ) -> None:
         self.producer, self._plan, self._clock, self._log_clock = producer, plan, clock, log_clock
         self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
-        self._pseudonyms, self._stopped = pseudonyms, stopped or StopList(b"")
-        self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
-        self._queue: deque[_Entry] = deque()
-        self._records: deque[AnswerRecord] = deque()
-        self.raw_names = raw_names(stream, producer)
+        self._pseudonyms, self._suppression_list = pseudonyms, stopped or SuppressionList(b"")
+        self._record_timeout_s, self._reopen_after_s = record_timeout_s, reopen_after_s
+        self._queue: deque[_QueueEntry] = deque()
+        self._answer_records: deque[AnswerRecord] = deque()
+        self.raw_names = raw_log_names(stream, producer)
         self._prunes: list[tuple[Sequence[int], int]] = []
-        self._queue_bytes = self._events_waiting = self._records_ready = 0
-        self._oldest_answer = 0.0  # monotonic time at which the oldest waiting answer came
-        self._times = ReceiptTimes(clock, plan.skew_us)
-        self._accepted = self._batches = self._failures = self._dropped = 0
+        self._queue_bytes = self._events_waiting = self._writable_records = 0
+        self._oldest_answer = 0.0  # monotonic time of the oldest waiting answer
+        self._receipt_times = ReceiptTimes(clock, plan.skew_us)
+        self._accepted = self._batches = self._failures = self._dropped_answers = 0
         self._refused: Counter[str] = Counter()
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._failure: str = ""
         self._failed_at = 0.0
-        self._replaced = False
+        self._is_superseded = False
         self._closing = False
-        folder = folder_of(stream)
+        folder = local_folder(stream)
         folder.mkdir(parents=True, exist_ok=True)
-        self._reserve = Reserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
-        self._logs = DoorLogs.open(stream, producer, lake)
-        self._ledger = AnswerCount(folder / f"answers-{producer}.count")
-        self._lost = self._ledger.settle()
+        self._reserve = DiskReserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
+        self._logs = CollectorLogs.open(stream, producer, lake)
+        self._answer_count = AnswerCount(folder / f"answers-{producer}.count")
+        self._lost_answers = self._answer_count.settle()
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
         self._thread.start()
 
@@ -143,21 +144,21 @@ class Door:
         *,
         source: str = "door",
         format_: str = "",
-        admit: Admit | None = None,
+        admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
-        """Check, append and sync a body; one decision for each event, in order. Returns after the
-        sync.
+        """Check, append and sync a body, and return one decision for each event, in order.
 
-        `format_` says from which other format an adapter made the lines; `admit` may refuse the
-        whole, see `decisions.Admit`.
+        Returns after the sync. `format_` names the foreign format from which an adapter made the
+        lines. `admit` may refuse the whole body, see `decisions.AdmissionCheck`.
 
-        Refused events are appended as well: the router finds them by the same check and keeps them
-        in quarantine. Of a row that is kept out since somebody was erased the decision is that of
-        anybody's: whoever may send events could else ask who was.
+        Refused events are appended as well: the router finds them by the same check and quarantines
+        them. A row that is dropped because its person was erased gets an ordinary decision, so that
+        no sender can find out who was erased.
 
         Raises:
-            BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log
-                cannot be written. Nothing of it was acknowledged.
+            BusyError: the queue is full.
+            DiskFullError: the disk is almost full.
+            ClosedError: the log cannot be written. Nothing was acknowledged.
         """
         decisions, done = self._enqueue(body, encoding, source, format_, admit)
         done.result()
@@ -170,10 +171,10 @@ class Door:
         *,
         source: str = "door",
         format_: str = "",
-        admit: Admit | None = None,
+        admit: AdmissionCheck | None = None,
     ) -> list[Decision]:
-        """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks
-        the loop.
+        """Submit a body from an event loop: large bodies are checked in a thread, and nothing
+        blocks the loop.
         """
         if len(body) > CHECK_INLINE_BYTES:
             decisions, done = await asyncio.to_thread(
@@ -185,80 +186,82 @@ class Door:
         return decisions
 
     def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool:
-        """Queue an answer that was given: its event and the features that it read. Returns before
-        the sync.
+        """Queue an answer with its event and the features that it read. Return before the sync.
 
-        False if it had to be given up: an answer is never failed because it cannot be logged, but
-        it is counted.
+        Return False if it was given up. An answer never fails because it cannot be logged, but the
+        loss is counted.
         """
         size = len(event_body)
-        with self._changed:
+        with self._condition:
             if self._queue_bytes + size > self._queue_bytes_max and not self._failure:
-                self._changed.wait_for(
-                    lambda: self._queue_bytes + size <= self._queue_bytes_max, self._patience_s
+                self._condition.wait_for(
+                    lambda: self._queue_bytes + size <= self._queue_bytes_max,
+                    self._record_timeout_s,
                 )
-            self._ledger.given()
+            self._answer_count.record_given()
             if (
                 self._failure
                 or self._closing
-                or self._reserve.short()
+                or self._reserve.is_low()
                 or self._queue_bytes + size > self._queue_bytes_max
             ):
-                self._dropped += 1
-                self._ledger.kept(1)
+                self._dropped_answers += 1
+                self._answer_count.record_settled(1)
                 return False
-            receipt = _RECEIPT.encode(Receipt(self._times.next(), "server"))
-            self._times.note_answer(record.ts)
-            if not self._records:
+            receipt = _RECEIPT.encode(Receipt(self._receipt_times.next(), "server"))
+            self._receipt_times.note_answer(record.ts)
+            if not self._answer_records:
                 self._oldest_answer = time.monotonic()
-            self._queue.append(_Entry(Block("body", 1, event_body, receipt), (), None))
-            self._records.append(record)
+            self._queue.append(_QueueEntry(Block("body", 1, event_body, receipt), (), None))
+            self._answer_records.append(record)
             self._queue_bytes += size
-            if len(self._records) == 1:
-                self._changed.notify_all()
+            if len(self._answer_records) == 1:
+                self._condition.notify_all()
         return True
 
     def prune(self, raw_before: int | Sequence[int], answers_before: int = 0) -> None:
-        """Let the writer delete blocks before these offsets, of raw one for each of `raw_names`;
-        the caller vouches that they can go.
+        """Let the writer delete the blocks before these offsets, one raw offset for each of
+        `raw_names`.
+
+        The caller guarantees that they are no longer needed.
         """
-        with self._changed:
+        with self._condition:
             self._prunes.append(
                 ((raw_before,) if isinstance(raw_before, int) else raw_before, answers_before)
             )
-            self._changed.notify_all()
+            self._condition.notify_all()
 
-    def figures(self) -> DoorFigures:
-        """What went through the door, for metrics and tests."""
-        with self._changed:
-            return DoorFigures(
+    def figures(self) -> CollectorFigures:
+        """Return the counters for metrics and tests."""
+        with self._condition:
+            return CollectorFigures(
                 accepted=self._accepted,
                 refused=dict(self._refused),
                 batches=self._batches,
                 failures=self._failures,
-                answers=self._ledger.total,
-                answers_waiting=len(self._records),
-                answers_dropped=self._dropped,
-                answers_lost=self._lost,
-                answers_ahead=self._times.ahead,
-                clock_set_back=self._times.set_back,
+                answers=self._answer_count.total,
+                answers_waiting=len(self._answer_records),
+                answers_dropped=self._dropped_answers,
+                answers_lost=self._lost_answers,
+                answers_ahead=self._receipt_times.ahead,
+                clock_set_back=self._receipt_times.set_back,
                 set_aside=self._logs.set_aside,
                 queue_bytes=self._queue_bytes,
                 open=not self._failure and not self._closing,
             )
 
     def close(self) -> None:
-        """Write what waits, close the files and give up their locks. What comes later is refused."""
-        with self._changed:
+        """Write what waits, close the files and release their locks. Later bodies are refused."""
+        with self._condition:
             if self._closing:
                 return
             self._closing = True
-            self._changed.notify_all()
+            self._condition.notify_all()
         self._thread.join()
         self._logs.close()
-        self._ledger.close()
+        self._answer_count.close()
 
-    def __enter__(self) -> "Door":
+    def __enter__(self) -> "EventCollector":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -267,83 +270,97 @@ class Door:
     # Below: the queue (any thread), then the writer (its own thread only).
 
     def _enqueue(
-        self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None
+        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
     ) -> tuple[list[Decision], "Future[None]"]:
         if admit is None:
-            return self._queued(body, encoding, source, format_, None)
-        # Before the queue is looked at: who sends beyond its own limit is told so, and does not
-        # fill it for the others.
-        admit.rows(count_rows(body, encoding))
+            return self._check_and_queue(body, encoding, source, format_, None)
+        # This precedes the check of the queue: a sender beyond its own limit gets that error, and
+        # does not fill the queue for others.
+        admit.charge_rows(count_rows(body, encoding))
         try:
-            return self._queued(body, encoding, source, format_, admit)
+            return self._check_and_queue(body, encoding, source, format_, admit)
         except StorageError:
-            admit.give_back()
+            admit.refund()
             raise
 
-    def _queued(
-        self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None
+    def _check_and_queue(
+        self, body: bytes, encoding: str, source: str, format_: str, admit: AdmissionCheck | None
     ) -> tuple[list[Decision], "Future[None]"]:
-        self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
+        self._refuse_if_full(len(body))  # before the check, because shedding must be cheap
         if self._pseudonyms is not None:
             body = self._pseudonyms.body(
                 body, encoding, foreign=bool(format_), types=self._plan.event_types
             )
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        sent, body = body, self._stopped.without(body, receipt, self._plan)
-        told, decisions = self._decided(sent, body, receipt, admit)
+        original_body, body = body, self._suppression_list.without(body, receipt)
+        sender_decisions, decisions = self._decide(original_body, body, receipt, admit)
         if (
             self._log_clock is not None
             and self._log_clock.behind
-            and self._is_of_today(sent, body, receipt, decisions)
+            and self._is_present_time(original_body, body, receipt, decisions)
         ):
             self._log_clock.go_live()
             log.warning(
                 "the first event of today came in: this project goes by today's time from now on"
             )
             receipt = Receipt(self._clock.now(), source, encoding, format_)
-            told, decisions = self._decided(sent, body, receipt)
+            sender_decisions, decisions = self._decide(original_body, body, receipt)
         done: Future[None] = Future()
-        done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
-        with self._changed:
+        done.set_running_or_notify_cancel()  # a cancelled caller cannot withdraw its events
+        with self._condition:
             self._refuse_if_full(len(body))
-            at = self._times.next(receipt.received_at)
-            if at != receipt.received_at:
-                # Another thread came in between, or the clock was set back meanwhile. The router
-                # decides by the stored receipt, so the decision is made again by that one.
-                receipt = Receipt(at, source, encoding, format_)
-                told, decisions = self._decided(sent, body, receipt)
+            received_at = self._receipt_times.next(receipt.received_at)
+            if received_at != receipt.received_at:
+                # Another thread came first, or the clock was set back meanwhile. The router decides
+                # by the stored receipt, so the decision is repeated with that one.
+                receipt = Receipt(received_at, source, encoding, format_)
+                sender_decisions, decisions = self._decide(original_body, body, receipt)
             self._queue.append(
-                _Entry(
+                _QueueEntry(
                     Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done
                 )
             )
             self._queue_bytes += len(body)
             self._events_waiting += 1
-            self._changed.notify_all()
-        return told, done
+            self._condition.notify_all()
+        return sender_decisions, done
 
-    def _decided(
-        self, sent: bytes, body: bytes, receipt: Receipt, admit: Admit | None = None
+    def _decide(
+        self,
+        original_body: bytes,
+        body: bytes,
+        receipt: Receipt,
+        admit: AdmissionCheck | None = None,
     ) -> tuple[list[Decision], list[Decision]]:
-        """What the sender is told of a body, and what is decided on it without the rows that are
-        kept out.
+        """Return the decisions that the sender sees, and those on the body without the suppressed
+        rows.
         """
-        told = decide(sent, receipt, self._contract, admit)
-        return told, told if body is sent else decide(body, receipt, self._contract)
+        sender_decisions = decide(original_body, receipt, self._contract, admit)
+        return sender_decisions, sender_decisions if body is original_body else decide(
+            body, receipt, self._contract
+        )
 
-    def _is_of_today(
-        self, sent: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]
+    def _is_present_time(
+        self, original_body: bytes, body: bytes, receipt: Receipt, decisions: list[Decision]
     ) -> bool:
-        """Whether events come from a page of the site, or say a time that lies in the future of an
-        old log's clock and not of today's.
+        """Return whether events show that the project has left the past of an old log.
+
+        That is the case if they come from a page of the site, or carry a time that is in the future
+        of the old log's clock but not of today's.
         """
         if receipt.source.startswith("browser"):
             return True
-        ahead = sum(each.code == _AHEAD for each in decisions)
+        ahead = sum(decision.code == _FUTURE_TS_CODE for decision in decisions)
         if not ahead or self._log_clock is None:
             return False
         today = msgspec.structs.replace(receipt, received_at=self._log_clock.today())
-        return sum(each.code == _AHEAD for each in self._decided(sent, body, today)[1]) < ahead
+        return (
+            sum(
+                decision.code == _FUTURE_TS_CODE
+                for decision in self._decide(original_body, body, today)[1]
+            )
+            < ahead
+        )
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:
@@ -354,7 +371,7 @@ class Door:
             raise ClosedError(
                 f"the log cannot be written ({self._failure})", fix="send the events again later"
             )
-        if self._reserve.short():
+        if self._reserve.is_low():
             raise DiskFullError(
                 "the disk is almost full",
                 fix="free some space; events are taken again as soon as there is some",
@@ -367,10 +384,10 @@ class Door:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._condition:
                 self._wait()
                 closing = self._closing
-                entries = self._take()
+                entries = self._next_batch()
                 prunes, self._prunes = self._prunes, []
             if self._failure:
                 self._reject(entries)
@@ -382,33 +399,37 @@ class Door:
                 return
 
     def _wait(self) -> None:
-        """Sleep until events wait, or something is due; answers alone do not wake the writer before
-        their time.
+        """Sleep until events wait, or something is due.
+
+        Answers alone do not wake the writer before their flush is due.
         """
         while not (self._events_waiting or self._prunes or self._closing):
-            pause_s = self._pause_s()
-            if pause_s is not None and pause_s <= 0:
+            sleep_s = self._sleep_s()
+            if sleep_s is not None and sleep_s <= 0:
                 return
-            self._changed.wait(pause_s)
+            self._condition.wait(sleep_s)
 
     def _flush_due(self) -> bool:
-        return bool(self._records) and time.monotonic() - self._oldest_answer >= self._flush_s
+        return (
+            bool(self._answer_records) and time.monotonic() - self._oldest_answer >= self._flush_s
+        )
 
-    def _pause_s(self) -> float | None:
-        """How long the writer may sleep: to the end of the oldest answer's wait, or until the log
-        is opened anew.
+    def _sleep_s(self) -> float | None:
+        """Return how long the writer may sleep, or None for no bound.
+
+        It wakes at the end of the oldest answer's wait, or when the log is to be reopened.
         """
-        if self._replaced:
+        if self._is_superseded:
             return None
         if self._failure:
             return max(0.0, self._failed_at + self._reopen_after_s - time.monotonic())
-        if self._records:
+        if self._answer_records:
             return max(0.0, self._oldest_answer + self._flush_s - time.monotonic())
         return None
 
-    def _take(self) -> list[_Entry]:
-        """The next batch, first in first out, so that answers stand before what came after them."""
-        entries: list[_Entry] = []
+    def _next_batch(self) -> list[_QueueEntry]:
+        """Return the next batch in order of arrival, so that answers precede their clicks."""
+        entries: list[_QueueEntry] = []
         size = 0
         while self._queue and size < BATCH_BYTES_MAX:
             entry = self._queue.popleft()
@@ -417,7 +438,7 @@ class Door:
             entries.append(entry)
         return entries
 
-    def _write(self, entries: list[_Entry], prunes: list[tuple[Sequence[int], int]]) -> None:
+    def _write(self, entries: list[_QueueEntry], prunes: list[tuple[Sequence[int], int]]) -> None:
         try:
             if entries:
                 self._commit(entries)
@@ -427,21 +448,19 @@ class Door:
                 if self._prune_raw(raw_before) + self._logs.answers.prune_some(answers_before):
                     self.prune(
                         raw_before, answers_before
-                    )  # go on behind the events that came meanwhile
-        except (
-            Exception
-        ) as error:  # whatever the disk or SQLite raises: the log is closed, never retried
+                    )  # continue after events that arrived meanwhile
+        except Exception as error:  # after any error the log is closed, never retried
             self._fail(error, entries)
 
     def _prune_raw(self, before: Sequence[int]) -> int:
         prune: Callable[[Any], int] = self._logs.raw.prune_some
         return prune(before if len(before) > 1 else before[0])
 
-    def _commit(self, entries: list[_Entry]) -> None:
-        early = faults.cut(
+    def _commit(self, entries: list[_QueueEntry]) -> None:
+        acknowledge_early = faults.is_disabled(
             "door.sync_before_ack"
-        )  # the mutant that a test of durability must catch
-        if early:
+        )  # a fault that the durability test must detect
+        if acknowledge_early:
             self._acknowledge(entries)
         faults.at("door.before_append")
         with self._logs.raw.transaction():
@@ -449,43 +468,43 @@ class Door:
             faults.at("door.before_sync")
         faults.at("door.before_ack")
         self._batches += 1
-        if not early:
+        if not acknowledge_early:
             self._acknowledge(entries)
 
     def _commit_records(self) -> None:
-        """The records of those answers whose events are in the raw log, which comes first."""
-        with self._changed:
-            records = [self._records[index] for index in range(self._records_ready)]
+        """Write the records of those answers whose events are in the raw log, which comes first."""
+        with self._condition:
+            records = [self._answer_records[position] for position in range(self._writable_records)]
         if not records:
             return
         faults.at("door.before_records")
-        receipt = _RECEIPT.encode(Receipt(self._times.newest, "server"))
+        receipt = _RECEIPT.encode(Receipt(self._receipt_times.newest, "server"))
         self._logs.answers.append(
             [Block("answers", len(records), encode_answers(records), receipt)]
         )
         faults.at("door.after_records")
-        with self._changed:
+        with self._condition:
             for _ in records:
-                self._records.popleft()
-            self._records_ready -= len(records)
+                self._answer_records.popleft()
+            self._writable_records -= len(records)
             self._oldest_answer = time.monotonic()
-            self._ledger.kept(len(records))
+            self._answer_count.record_settled(len(records))
 
-    def _acknowledge(self, entries: list[_Entry]) -> None:
-        with self._changed:
+    def _acknowledge(self, entries: list[_QueueEntry]) -> None:
+        with self._condition:
             for entry in entries:
                 self._queue_bytes -= len(entry.block.payload)
-                self._records_ready += entry.done is None
+                self._writable_records += entry.done is None
                 refused = [decision.code for decision in entry.decisions if not decision.accepted]
                 self._accepted += len(entry.decisions) - len(refused)
                 self._refused.update(refused)
-            self._changed.notify_all()
+            self._condition.notify_all()
         for entry in entries:
             if entry.done is not None and not entry.done.done():
                 entry.done.set_result(None)
 
-    def _fail(self, error: Exception, entries: list[_Entry]) -> None:
-        with self._changed:
+    def _fail(self, error: Exception, entries: list[_QueueEntry]) -> None:
+        with self._condition:
             self._failures += 1
             self._failure = (
                 error.message
@@ -493,53 +512,55 @@ class Door:
                 else f"{type(error).__name__}: {error}"
             )
             self._failed_at = time.monotonic()
-            self._replaced = isinstance(error, LockedError) and not isinstance(
+            self._is_superseded = isinstance(error, LockedError) and not isinstance(
                 self._logs.stream, Path
             )
-        if self._replaced:  # to take the log back would begin a fight that neither wins
+        if self._is_superseded:  # reclaiming the log would start an endless fight
             log.error(
                 "%s; this process takes no more events. Do two machines have the same name?", error
             )
         self._logs.close()
-        self._reject(entries, under_way=True)
+        self._reject(entries, in_flight=True)
 
-    def _reject(self, entries: list[_Entry], *, under_way: bool = False) -> None:
-        """Tell everybody who waits that nothing was acknowledged; give up the answers and count
-        them.
+    def _reject(self, entries: list[_QueueEntry], *, in_flight: bool = False) -> None:
+        """Fail all waiting submissions, and give up and count the answers.
 
-        Of entries that were being written nobody knows whether they are in the log; of those behind
-        them, that they are not.
+        Entries that were being written have an unknown outcome, while those queued behind them are
+        not in the log.
         """
-        with self._changed:
+        with self._condition:
             queued = list(self._queue)
             self._queue.clear()
             self._queue_bytes = self._events_waiting = 0
-            self._dropped += len(self._records)
-            self._ledger.kept(len(self._records))
-            self._records.clear()
-            self._records_ready = 0
-            self._changed.notify_all()
-        for kind, waiting in (
-            (UnknownError if under_way else ClosedError, entries),
+            self._dropped_answers += len(self._answer_records)
+            self._answer_count.record_settled(len(self._answer_records))
+            self._answer_records.clear()
+            self._writable_records = 0
+            self._condition.notify_all()
+        for error_type, rejected in (
+            (UnknownOutcomeError if in_flight else ClosedError, entries),
             (ClosedError, queued),
         ):
-            for entry in waiting:
+            for entry in rejected:
                 if entry.done is not None and not entry.done.done():
                     entry.done.set_exception(
-                        kind(f"the log cannot be written ({self._failure})", fix=kind.again)
+                        error_type(
+                            f"the log cannot be written ({self._failure})",
+                            fix=error_type.retry_advice,
+                        )
                     )
 
     def _try_reopen(self) -> None:
-        if self._replaced or time.monotonic() - self._failed_at < self._reopen_after_s:
+        if self._is_superseded or time.monotonic() - self._failed_at < self._reopen_after_s:
             return
         try:
             self._logs = self._logs.reopened()
-        except Exception as error:  # still broken: say so, and look again later
+        except Exception as error:  # still broken: report it, and retry later
             if isinstance(error, LockedError) and not isinstance(self._logs.stream, Path):
                 self._fail(error, [])
                 return
-            with self._changed:
+            with self._condition:
                 self._failure, self._failed_at = str(error), time.monotonic()
             return
-        with self._changed:
+        with self._condition:
             self._failure = ""

@@ -1,5 +1,5 @@
-"""The two logs that a door writes: raw-<producer>, and answers-<producer>; opened, opened anew
-after a failure, closed together.
+"""The two logs that a collector writes, raw-<producer> and answers-<producer>, opened and closed
+together.
 """
 
 import logging
@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tailorbird.places import Place
-from tailorbird.stream import Stream, answers_address, open_writer, raw_address, set_aside_files
-from tailorbird.stream.held import held
+from tailorbird.places import Storage
+from tailorbird.stream import (
+    Stream,
+    open_writer,
+    raw_address,
+    response_log_address,
+    set_aside_files,
+)
+from tailorbird.stream.held import read_expected_ends
 
 if TYPE_CHECKING:
     from tailorbird.stream import EmbeddedWriter
@@ -19,67 +25,69 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class DoorLogs:
-    """Both writers.
+class CollectorLogs:
+    """Writers of both logs.
 
     Attributes:
-        lake: whose positions in these logs count, beside the router's.
-        set_aside: how many files there are of damaged ends of these logs, and of logs that were
-            lost.
+        lake: whose positions in these logs count, as well as the router's.
+        set_aside: number of files with damaged ends of these logs, and with lost logs.
     """
 
     stream: Stream
-    lake: Place | None
+    lake: Storage | None
     producer: str
     raw: "EmbeddedWriter | KafkaWriter | KeyedWriter"
     answers: "EmbeddedWriter | KafkaWriter"
     set_aside: int
 
     @classmethod
-    def open(cls, stream: Stream, producer: str, lake: Place | None = None) -> "DoorLogs":
-        """Open both, behind what router and `lake` hold of them.
+    def open(cls, stream: Stream, producer: str, lake: Storage | None = None) -> "CollectorLogs":
+        """Open both logs, provided that they reach what router and `lake` hold of them.
 
         Raises:
             LockedError: another process is this producer.
             DamageError: a topic ends before what they hold.
         """
-        raw_path, answers_path = raw_address(stream, producer), answers_address(stream, producer)
-        known = held(stream, producer, lake)
-        raw = open_writer(raw_path, partition=producer, held=known)
+        raw_path, answers_path = (
+            raw_address(stream, producer),
+            response_log_address(stream, producer),
+        )
+        required_offsets = read_expected_ends(stream, producer, lake)
+        raw = open_writer(raw_path, partition=producer, held=required_offsets)
         try:
-            answers = open_writer(answers_path, partition=producer, held=known)
+            answers = open_writer(answers_path, partition=producer, held=required_offsets)
         except BaseException:
             raw.close()
             raise
-        aside = sum(
+        set_aside_count = sum(
             len(set_aside_files(path))
             for path in (raw_path, answers_path)
             if isinstance(path, Path)
         )
-        return cls(stream, lake, producer, raw, answers, aside)
+        return cls(stream, lake, producer, raw, answers, set_aside_count)
 
-    def reopened(self) -> "DoorLogs":
-        """The same logs, which were closed after a failed commit.
+    def reopened(self) -> "CollectorLogs":
+        """Reopen the same logs after a failed commit closed them.
 
-        What that left may be in the kernel's memory only. Closing an opened log checkpoints and
-        syncs it, so nothing is ever appended behind frames that a power cut could take away.
+        The last writes may be in the kernel's memory only. Closing an opened log checkpoints and
+        syncs it, so that nothing is appended behind frames that a power cut could take away.
         """
         paths = (
             raw_address(self.stream, self.producer),
-            answers_address(self.stream, self.producer),
+            response_log_address(self.stream, self.producer),
         )
         for path in paths if isinstance(self.stream, Path) else ():
             open_writer(path, partition=self.producer).close()
         return self.open(self.stream, self.producer, self.lake)
 
     def close(self) -> None:
-        """Give up both files and their locks, whatever state they are in."""
+        """Close both files and release their locks, whatever state they are in."""
         for writer in (self.raw, self.answers):
             try:
                 writer.close()
             except (
                 Exception
-            ) as error:  # a broken file may refuse even this; the lock goes with the process
+            ) as error:  # a broken file may fail even here; the lock ends with the process
                 if isinstance(self.stream, Path):
                     log.critical(
                         "%s; it was being closed, and the newest events in it may be lost", error

@@ -1,11 +1,12 @@
-"""Editorial lists: named lists of items that people keep in `lists.toml`, beside `slots.py`, and
-their swap under running requests.
+"""Editorial lists: named lists of items in `lists.toml`, beside `slots.py`, swapped under running
+requests.
 
-    summer = ["i17", "i93"]        # the source `editorial:summer` of a slot gives these, in this order
+    summer = ["i17", "i93"]        # the items of a slot's source `editorial:summer`, in order
 
-A thread looks at the file's state twice a second, and takes in one that stood for two looks: most
-editors empty a file before they write it. What cannot be read leaves the lists before in force, and
-is logged. A list that is gone is empty, and so is one of unknown items: slots have other sources.
+A thread checks the file twice a second, and loads a version that was unchanged for two checks,
+because most editors empty a file before they write it. If it cannot be read, the previous lists
+stay in force and the error is logged. A missing list is empty, and so is one of unknown items:
+slots have other sources.
 """
 
 import logging
@@ -16,10 +17,10 @@ from pathlib import Path
 from tailorbird.candidates.query import source_of
 from tailorbird.errors import DeclarationError
 from tailorbird.events import hash64s
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.serving.parts import Lists
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 FILE = "lists.toml"
 POLL_S = 0.5
@@ -27,22 +28,24 @@ log = logging.getLogger(__name__)
 
 
 class LiveLists:
-    """The lists of a project's file, as they are now. `keys` may be read from any thread."""
+    """The current lists of a project's file. `keys` may be read from any thread."""
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
-        self._taken: Stamp | None = None
-        self._seen = stamp(path)
+        self._loaded_stamp: FileStamp | None = None
+        self._latest_stamp = stamp(path)
         self.keys: Lists = {}
-        self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
+        self.loop = PeriodicTask("lists", self.look, every_s=poll_s, first=False)
         self.look()
 
     def look(self) -> bool:
-        """Take in what has changed and stood since the look before, and say whether something did."""
-        before, self._seen = self._seen, stamp(self._path)
-        if self._seen == self._taken or self._seen != before:
+        """Load a changed file that has been stable since the last check, and return whether it was
+        loaded.
+        """
+        previous_stamp, self._latest_stamp = self._latest_stamp, stamp(self._path)
+        if self._latest_stamp == self._loaded_stamp or self._latest_stamp != previous_stamp:
             return False
-        self._taken = self._seen
+        self._loaded_stamp = self._latest_stamp
         try:
             self.keys = {name: hash64s(items) for name, items in read_lists(self._path).items()}
         except (DeclarationError, OSError) as error:
@@ -62,31 +65,31 @@ class LiveLists:
 
 
 def read_lists(path: Path) -> dict[str, list[str]]:
-    """The lists of a file, each item once; none where there is no file.
+    """Read the lists of a file, each item once; none where there is no file.
 
     Raises:
         DeclarationError: it is no TOML, or holds something that is no list of item ids; says where.
     """
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeclarationError(
             str(error), where=str(path), fix='such as summer = ["i17", "i93"]'
         ) from error
-    for name, items in told.items():
+    for name, items in document.items():
         if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
             raise DeclarationError(
                 "expected a list of item ids, in quotes",
                 where=f"{path}: {name}",
                 fix=f'such as {name} = ["i17", "i93"]',
             )
-    return {name: list(dict.fromkeys(items)) for name, items in told.items()}
+    return {name: list(dict.fromkeys(items)) for name, items in document.items()}
 
 
 def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]]:
-    """The lists of a file, held against the slots that name them.
+    """Read the lists of a file, and check that they include those that slots name.
 
     Raises:
         DeclarationError: as `read_lists`, or a slot names a list that is not there.
@@ -94,10 +97,10 @@ def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]
     lists = read_lists(path)
     for slot in slots:
         for source in slot.sources:
-            named = source_of(source)
-            if named.kind == "editorial" and named.list not in lists:
+            parsed_source = source_of(source)
+            if parsed_source.kind == "editorial" and parsed_source.list not in lists:
                 raise DeclarationError(
-                    f"there is no list {named.list!r}",
+                    f"there is no list {parsed_source.list!r}",
                     where=f"slot {slot.name}, sources",
                     fix=f"declare it in {path}",
                 )

@@ -1,12 +1,16 @@
-"""What stood behind a score, for `explain`: the features as read, each head's probability, and what
-each column did.
+"""Explanations of a score, for `explain`: the features as read, each head's probability, and
+contributions.
 
 `tree_shap`, where all heads of the formula are forests: exact Shapley values of each head's raw
-score (`ranking.tree_shap`), each shared out over its way through calibration and weight to the
-value. `base` + all contributions = the value; `rest` sums those that are not told. `occlusion`, for
-nets: the value of the item less its value with that column missing, by the bundle itself in one
-batch. Exact for what it says, but these do not add up to the value. What the search and a slot's
-wishes make of the value comes after, see `Wished`: value + all that moved it = the score.
+score (`ranking.tree_shap`), carried through calibration and weight to the value. `base` + all
+contributions = the value, and `rest` sums those that are not listed.
+
+`occlusion`, for neural networks: the value of the item minus its value with that column missing, by
+the bundle itself in one batch. Each is exact by this definition, but they do not add up to the
+value.
+
+The effects of the search and of a slot's rules on the value come after that, see `Adjustment`:
+value + all adjustments = the score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +24,22 @@ from tailorbird.events import Context, hash64
 from tailorbird.features import FeatureSet, Rows
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.ranking.calibration import Identity
-from tailorbird.ranking.tree_shap import share_out
+from tailorbird.ranking.tree_shap import rescale_contributions
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.serving.messages import Explanation
 
 CONTRIBUTIONS_MAX = 8
-ITEMS_MAX = 50  # of an answer, whose columns are taken out one by one
+ITEMS_MAX = 50  # items per answer explained by occlusion
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Wished:
-    """What the search and the slot's wishes made of one item: its `value` before them, by how much
-    each moved it, and what put it there.
+class Adjustment:
+    """The effects of the search and of the slot's rules on one item.
+
+    `value` is the value before them, `moved` the change by each of them, and `placed` the rules
+    that fixed its position.
     """
 
     value: float
@@ -51,79 +57,89 @@ def explanations(
     scores: Scores | None,
     objective: Mapping[str, float],
     context: Context,
-    wished: Sequence[Wished],
+    adjustments: Sequence[Adjustment],
     live: npt.NDArray[np.float32] | None = None,
 ) -> list[Explanation]:
-    """One explanation for each shown item; all but the first two, the index and the context are of
-    these, in order.
+    """Return one explanation for each shown item.
+
+    All arguments but the first two, the index and the context describe these items, in order.
     """
-    some = None if live is None else live[:ITEMS_MAX]
-    moved = (
-        _moved(bundle, index, keys[:ITEMS_MAX], rows, objective, some)
+    live_columns = None if live is None else live[:ITEMS_MAX]
+    attribution = (
+        _attribute(bundle, index, keys[:ITEMS_MAX], rows, objective, live_columns)
         if bundle is not None and rows is not None
         else None
     )
-    told = []
-    for place in range(keys.size):
-        read = (
+    explained = []
+    for position in range(keys.size):
+        feature_values = (
             {}
             if rows is None
-            else _read(features, index, int(item_rows[place]), rows, place, context)
+            else _read_features(features, index, int(item_rows[position]), rows, position, context)
         )
         heads = (
             {}
             if scores is None
-            else {name: float(column[place]) for name, column in scores.heads.items()}
+            else {name: float(column[position]) for name, column in scores.heads.items()}
         )
-        one, wish = Explanation(read, heads), wished[place]
-        if moved is not None and bundle is not None and place < len(moved.columns):
-            named = _largest(moved.columns[place], bundle.encoder.names)
+        explanation, adjustment = Explanation(feature_values, heads), adjustments[position]
+        if attribution is not None and bundle is not None and position < len(attribution.columns):
+            largest = _largest(attribution.columns[position], bundle.encoder.names)
             rest = (
-                float(moved.columns[place].sum() - sum(named.values()))
-                if moved.base is not None
+                float(attribution.columns[position].sum() - sum(largest.values()))
+                if attribution.base is not None
                 else None
             )
-            one = Explanation(read, heads, named, moved.method, moved.base, rest)
-        told.append(
-            msgspec.structs.replace(one, value=wish.value, moved=wish.moved, placed=wish.placed)
+            explanation = Explanation(
+                feature_values, heads, largest, attribution.method, attribution.base, rest
+            )
+        explained.append(
+            msgspec.structs.replace(
+                explanation,
+                value=adjustment.value,
+                moved=adjustment.moved,
+                placed=adjustment.placed,
+            )
         )
-    return told
+    return explained
 
 
-def take(rows: Rows, kept: npt.NDArray[np.intp]) -> Rows:
-    """Some of the rows; what is the request's own stays."""
-    return replace(rows, numeric=rows.numeric[kept], categorical=rows.categorical[kept])
+def select_rows(rows: Rows, positions: npt.NDArray[np.intp]) -> Rows:
+    """Return the rows at some positions; the request's own parts stay."""
+    return replace(rows, numeric=rows.numeric[positions], categorical=rows.categorical[positions])
 
 
-def _read(
-    features: FeatureSet, index: Index, row: int, rows: Rows, place: int, context: Context
+def _read_features(
+    features: FeatureSet, index: Index, row: int, rows: Rows, position: int, context: Context
 ) -> dict[str, float | str | None]:
-    read: dict[str, float | str | None] = {}
-    for name, value in zip(features.numeric, rows.numeric[place].tolist(), strict=True):
-        read[name] = None if value != value else value
+    feature_values: dict[str, float | str | None] = {}
+    for name, value in zip(features.numeric, rows.numeric[position].tolist(), strict=True):
+        feature_values[name] = None if value != value else value
     texts = _texts(index, row, context)
-    for name, key in zip(features.categorical, rows.categorical[place].tolist(), strict=True):
-        read[name] = None if key == 0 else texts.get(key, f"#{key:016x}")
-    return read
+    for name, key in zip(features.categorical, rows.categorical[position].tolist(), strict=True):
+        feature_values[name] = None if key == 0 else texts.get(key, f"#{key:016x}")
+    return feature_values
 
 
 def _texts(index: Index, row: int, context: Context) -> dict[int, str]:
-    """Texts that a categorical column of this row may stand for: columns hold their hashes only."""
-    known = [text for text in (context.device, context.country) if text]
+    """Map hashes to the texts that a categorical column of this row may stand for, because columns
+    hold hashes only.
+    """
+    texts = [text for text in (context.device, context.country) if text]
     if row >= 0:
-        known += [
+        texts += [
             column.text(row)
             for column in index.attributes.values()
             if isinstance(column, TextColumn)
         ]
-    known += index.category.values if len(index.category.values) <= 200 else ()
-    return {hash64(text): text for text in known if text}
+    texts += index.category.values if len(index.category.values) <= 200 else ()
+    return {hash64(text): text for text in texts if text}
 
 
 @dataclass(frozen=True)
-class _Moved:
-    """What each column did to the value of each item, (n, columns), by which method, and the value
-    that they start from.
+class _Attribution:
+    """The effect of each column on the value of each item, (n, columns), the method, and the base
+    value.
     """
 
     columns: Floats
@@ -131,52 +147,52 @@ class _Moved:
     base: float | None = None
 
 
-def _moved(
+def _attribute(
     bundle: Bundle,
     index: Index,
     keys: npt.NDArray[np.uint64],
     rows: Rows,
     objective: Mapping[str, float],
     live: npt.NDArray[np.float32] | None,
-) -> _Moved:
+) -> _Attribution:
     space = bundle.with_index(index).space
     matrix = bundle.encoder.encode_request(
-        take(rows, np.arange(keys.size)), keys, index, space, live=live
+        select_rows(rows, np.arange(keys.size)), keys, index, space, live=live
     )
     heads = [head for head in objective if head in bundle.heads]
     if all(head in bundle.trees for head in heads):
-        return _by_trees(bundle, matrix, {head: objective[head] for head in heads})
-    return _Moved(_by_occlusion(bundle, matrix, objective), "occlusion")
+        return _attribute_by_trees(bundle, matrix, {head: objective[head] for head in heads})
+    return _Attribution(_attribute_by_occlusion(bundle, matrix, objective), "occlusion")
 
 
-def _by_trees(
+def _attribute_by_trees(
     bundle: Bundle, matrix: npt.NDArray[np.float32], weights: Mapping[str, float]
-) -> _Moved:
+) -> _Attribution:
     columns, base = np.zeros(matrix.shape), 0.0
     for head, weight in weights.items():
         trees, calibration = bundle.trees[head], bundle.calibration.get(head, Identity())
-        told, expected = trees.contributions(matrix)
+        contributions, expected = trees.contributions(matrix)
 
-        def worth(raw: Floats) -> Floats:
-            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called within this turn
+        def weighted_value(raw: Floats) -> Floats:
+            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called at once
 
-        columns += share_out(told, expected, worth)
-        base += float(worth(np.full(1, expected))[0])
-    return _Moved(columns, "tree_shap", base)
+        columns += rescale_contributions(contributions, expected, weighted_value)
+        base += float(weighted_value(np.full(1, expected))[0])
+    return _Attribution(columns, "tree_shap", base)
 
 
-def _by_occlusion(
+def _attribute_by_occlusion(
     bundle: Bundle, matrix: npt.NDArray[np.float32], objective: Mapping[str, float]
 ) -> Floats:
-    n, width = matrix.shape
+    count, width = matrix.shape
     without = np.repeat(matrix[None], width, axis=0)
     for column in range(width):
         without[column, :, column] = bundle.encoder.absent[column]
-    everything = np.concatenate([matrix, without.reshape(n * width, width)])
-    value = bundle.score_matrix(everything, objective=objective).value
-    return (value[:n] - value[n:].reshape(width, n)).T
+    stacked = np.concatenate([matrix, without.reshape(count * width, width)])
+    value = bundle.score_matrix(stacked, objective=objective).value
+    return (value[:count] - value[count:].reshape(width, count)).T
 
 
-def _largest(moved: Floats, names: Sequence[str]) -> dict[str, float]:
-    order = np.argsort(-np.abs(moved), kind="stable")[:CONTRIBUTIONS_MAX]
-    return {names[column]: float(moved[column]) for column in order.tolist() if moved[column]}
+def _largest(effects: Floats, names: Sequence[str]) -> dict[str, float]:
+    order = np.argsort(-np.abs(effects), kind="stable")[:CONTRIBUTIONS_MAX]
+    return {names[column]: float(effects[column]) for column in order.tolist() if effects[column]}

@@ -1,6 +1,4 @@
-"""Finding candidates: the slot's sources one after another, of live tables and of the index, merged
-into items that may be shown.
-"""
+"""Candidate retrieval: query a slot's sources one after another and merge their visible items."""
 
 import logging
 import time
@@ -15,7 +13,7 @@ from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, SESSIONS, RankedL
 from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.events import SECOND
 from tailorbird.ranking.baseline import Baseline
-from tailorbird.ranking.tower import with_sequence
+from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.retrieval import Found, Index
 from tailorbird.serving.request import Candidates, Request
 
@@ -23,20 +21,20 @@ Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Near = Callable[[int], Found]
 
-# Beyond which an answer says that its candidates are not up to date; tables of sessions come once a
-# minute.
+# Ages beyond which an answer is marked as having stale candidates. Session tables are published
+# once a minute.
 LATE_US = {BOARDS: 30 * SECOND, NEIGHBOURS: 60 * SECOND, SESSIONS: 150 * SECOND}
-CLUSTER_DECAY = 0.8  # of what a person had, near whose clusters something is looked for
-BASELINE_ITEMS = 200  # of each of a baseline's sources
-PLACES_KEPT = 256  # lists whose rows are remembered
+CLUSTER_DECAY = 0.8  # weight per step back in the person's history
+BASELINE_ITEMS = 200  # per source of a baseline
+CACHED_LISTS_MAX = 256  # lists whose rows are cached
 log = logging.getLogger(__name__)
 
 
-class Finder:
-    """Asks sources. Safe to use from several threads."""
+class CandidateFinder:
+    """Queries candidate sources. Thread-safe."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[RankedList, Index, Rows, Floats]] = {}
+        self._row_cache: dict[int, tuple[RankedList, Index, Rows, Floats]] = {}
 
     def find(
         self,
@@ -44,131 +42,134 @@ class Finder:
         view: Index,
         sources: Mapping[str, int],
         *,
-        near: Near | None,
+        nearest: Near | None,
         search: Callable[[int], Found],
         lists: Mapping[str, npt.NDArray[np.uint64]],
         until: float,
     ) -> Merged:
-        """Ask the sources in their order, and merge what they give of the items that may be shown.
+        """Query the sources in their order, and merge their visible items.
 
         Args:
-            view: the index, of which sources give what it shows.
-            near: gives the items nearest to the person's vector; None where nobody has one.
-            search: gives the items that match the query.
+            view: the index; sources return only items that it shows.
+            nearest: returns the items nearest to the person's vector; None where there is no
+                vector.
+            search: returns the items that match the query.
             lists: editorial lists.
-            until: when to ask no further source, as `time.perf_counter` has it; named as
-                `retrieval` in what the answer lacks.
+            until: deadline of `time.perf_counter` after which no further source is queried;
+                `degraded` then names
+            `retrieval`.
         """
         merge = Merge(len(view))
         for name, limit in sources.items():
             if merge.size and time.perf_counter() > until:
-                request.lacks("retrieval")
+                request.mark_degraded("retrieval")
                 break
-            rows, scores = self._ask(request, view, name, limit + merge.size, near, search, lists)
+            rows, scores = self._query_source(
+                request, view, name, limit + merge.size, nearest, search, lists
+            )
             merge.add(name, limit, rows, scores)
         return merge.all()
 
-    def _ask(
+    def _query_source(
         self,
         request: Request,
         view: Index,
         name: str,
-        most: int,
-        near: Near | None,
+        limit: int,
+        nearest: Near | None,
         search: Callable[[int], Found],
         lists: Mapping[str, npt.NDArray[np.uint64]],
     ) -> tuple[Rows, Floats]:
         source = source_of(name)
         if source.kind in LIVE:
-            return self._shown(request.lists.of(name), view)
+            return self._visible_rows(request.lists.of(name), view)
         if source.kind == "editorial":
             keys = lists.get(source.list, np.zeros(0, np.uint64))
-            return self._shown(
-                RankedList(keys, np.arange(float(len(keys)), 0.0, -1.0)), view, remember=False
+            return self._visible_rows(
+                RankedList(keys, np.arange(float(len(keys)), 0.0, -1.0)), view, use_cache=False
             )
         if source.kind == "sequence":
-            found = near(most) if near is not None else None
+            hits = nearest(limit) if nearest is not None else None
         elif source.kind == "clusters":
-            found = _clusters(request, view, most)
+            hits = _clusters(request, view, limit)
         else:
-            found = search(most)
-        return (
-            (found.rows, found.scores) if found is not None else (np.zeros(0, np.intp), np.zeros(0))
-        )
+            hits = search(limit)
+        return (hits.rows, hits.scores) if hits is not None else (np.zeros(0, np.intp), np.zeros(0))
 
-    def _shown(
-        self, listed: RankedList, view: Index, *, remember: bool = True
+    def _visible_rows(
+        self, ranked_list: RankedList, view: Index, *, use_cache: bool = True
     ) -> tuple[Rows, Floats]:
-        """The rows of a list that the index shows; those of leaderboards, which many requests read,
-        are remembered.
+        """Return the visible rows of a list and their scores.
+
+        The rows of leaderboards, which many requests read, are cached.
         """
-        kept = self._rows.get(id(listed))
-        if kept is not None and kept[0] is listed and kept[1] is view:
-            return kept[2], kept[3]
-        rows = view.find(listed.keys)
-        there = rows >= 0
+        cached = self._row_cache.get(id(ranked_list))
+        if cached is not None and cached[0] is ranked_list and cached[1] is view:
+            return cached[2], cached[3]
+        rows = view.find(ranked_list.keys)
+        is_visible = rows >= 0
         if view.shown is not None:
-            there &= view.shown[np.maximum(rows, 0)]
-        rows, scores = rows[there], listed.scores[there]
+            is_visible &= view.shown[np.maximum(rows, 0)]
+        rows, scores = rows[is_visible], ranked_list.scores[is_visible]
         if (
-            remember and "ordered" in listed.__dict__
-        ):  # it was looked up before: it is not one person's own
-            if len(self._rows) >= PLACES_KEPT:
-                self._rows.clear()
-            self._rows[id(listed)] = listed, view, rows, scores
+            use_cache and "ordered" in ranked_list.__dict__
+        ):  # it was looked up before, so requests share it
+            if len(self._row_cache) >= CACHED_LISTS_MAX:
+                self._row_cache.clear()
+            self._row_cache[id(ranked_list)] = ranked_list, view, rows, scores
         return rows, scores
 
 
 def sources_for(request: Request, sources: Mapping[str, int]) -> dict[str, int]:
-    """Return the sources of a slot as a request asks them: with those that its bundle orders by,
-    within `CANDIDATES_MAX`.
+    """Return the sources to query for a request, with those of its bundle's baseline, within
+    `CANDIDATES_MAX`.
     """
-    found = dict(sources)
+    limits = dict(sources)
     bundle = request.bundle
     if (
         bundle is not None
         and bundle.baseline
-        and request.text is None  # a search answers with what matches, whoever orders it
+        and request.text is None  # a search answers with what matches
         and request.policy == "model"
     ):
-        found = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | found
+        limits = dict.fromkeys(Baseline.parse(bundle.baseline).sources, BASELINE_ITEMS) | limits
     if (
         bundle is not None
         and bundle.tower is not None
         and request.text is None
         and request.policy == "model"
     ):
-        found = with_sequence(found, bundle.tower.plan.share)
-    return bounded(found)
+        limits = add_sequence_source(limits, bundle.tower.plan.share)
+    return bounded(limits)
 
 
-def with_newest(found: Candidates, view: Index, most: int) -> Candidates:
-    """Add the newest items that may be shown: what is left where sources have too little, or
-    nothing is published yet.
+def with_newest(candidates: Candidates, view: Index, limit: int) -> Candidates:
+    """Append the newest visible items, for sources that return too little or before anything is
+    published.
     """
     rows = np.arange(len(view)) if view.shown is None else np.flatnonzero(view.shown)
-    rows = rows[~np.isin(rows, found.rows)]
-    rows = rows[np.lexsort((view.keys[rows], -view.first_seen[rows]))[:most]]
+    rows = rows[~np.isin(rows, candidates.rows)]
+    rows = rows[np.lexsort((view.keys[rows], -view.first_seen[rows]))[:limit]]
     return Candidates(
-        np.concatenate([found.rows, rows]),
-        [*found.ids, *(view.ids[row] for row in rows.tolist())],
-        np.concatenate([found.keys, view.keys[rows]]),
-        [*found.sources, *["new_items"] * len(rows)],
-        np.concatenate([found.scores, np.zeros(len(rows))]),
+        np.concatenate([candidates.rows, rows]),
+        [*candidates.ids, *(view.ids[row] for row in rows.tolist())],
+        np.concatenate([candidates.keys, view.keys[rows]]),
+        [*candidates.sources, *["new_items"] * len(rows)],
+        np.concatenate([candidates.scores, np.zeros(len(rows))]),
     )
 
 
 def check_tables(request: Request, ages: Mapping[str, int], live: bool) -> None:
-    """Say what an answer lacks where nothing is published, or what is published is old."""
+    """Mark the answer as degraded if no candidate tables are published, or if they are stale."""
     if not live:
         return
     if not request.lists.tables.epochs:
-        request.lacks("candidates")
+        request.mark_degraded("candidates")
     elif any(age > LATE_US[group] for group, age in ages.items()):
-        request.lacks("stale_candidates")
+        request.mark_degraded("stale_candidates")
 
 
-def _clusters(request: Request, view: Index, most: int) -> Found:
+def _clusters(request: Request, view: Index, limit: int) -> Found:
     recent = (
         request.recent.item[::-1][:RECENT_MAX]
         if request.recent is not None
@@ -177,9 +178,12 @@ def _clusters(request: Request, view: Index, most: int) -> Found:
     rows = view.find(recent)
     counts = np.zeros(len(view), np.int64)
     board = request.lists.board_counts()
-    at = view.find(board.keys)
-    counts[at[at >= 0]] = board.scores[at >= 0].astype(np.int64)
-    known = rows >= 0
+    board_rows = view.find(board.keys)
+    counts[board_rows[board_rows >= 0]] = board.scores[board_rows >= 0].astype(np.int64)
+    is_indexed = rows >= 0
     return view.clusters(
-        rows[known], np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[known], counts, most
+        rows[is_indexed],
+        np.power(CLUSTER_DECAY, np.arange(float(rows.size)))[is_indexed],
+        counts,
+        limit,
     )

@@ -1,9 +1,8 @@
-"""The value formulas that are in force, as the registry has them, and their swap under running
-requests.
+"""The value formulas in force, as the registry has them, swapped under running requests.
 
-A thread looks at `formulas.json` of the registry five times a second. A request takes the formula
-of its slot once, at its beginning. What cannot be read, or is no formula, leaves the one before in
-force, and is logged. What formulas are stands in `ranking.formula`.
+A thread checks `formulas.json` of the registry five times a second. A request takes the formula of
+its slot once, at its beginning. A file that cannot be read, or that holds no valid formula, leaves
+the previous one in force and is logged. `ranking.formula` defines formulas.
 """
 
 import logging
@@ -12,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.errors import DeclarationError, TailorbirdError
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.ranking import Slot
 from tailorbird.ranking.formula import (
+    format_formula,
     missing_heads,
     parse_formula,
     require_heads,
     require_items,
-    told,
 )
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
-from tailorbird.whole import Stamp, stamp
+from tailorbird.whole import FileStamp, stamp
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -32,25 +31,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Formula:
-    """What an item is worth to a slot: head → weight. `version` is "" for the slot's own."""
+    """The value of an item to a slot: head → weight. `version` is "" for the slot's own."""
 
     weights: Mapping[str, float]
     version: str = ""
 
     @property
     def text(self) -> str:
-        return told(self.weights)
+        return format_formula(self.weights)
 
 
-class Declared:
-    """The slots' own formulas: for evaluation and tests."""
+class DeclaredFormulas:
+    """The slots' own formulas, for evaluation and tests."""
 
-    def of(self, slot: Slot) -> Formula:
+    def formula_for(self, slot: Slot) -> Formula:
         return Formula(slot.objective)
 
 
 class LiveFormulas:
-    """The formulas of a registry over those that slots declare. `of` may be called from any thread.
+    """The formulas of a registry over those that slots declare. `formula_for` may be called from
+    any thread.
 
     Args:
         registry: where they are set.
@@ -61,21 +61,23 @@ class LiveFormulas:
         self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S
     ) -> None:
         self._registry, self._slots = registry, slots
-        self._seen: Stamp | None = None
-        self._set: Mapping[str, Formula] = {}
-        self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
+        self._file_stamp: FileStamp | None = None
+        self._overrides: Mapping[str, Formula] = {}
+        self.loop = PeriodicTask("formulas", self.look, every_s=poll_s, first=False)
 
-    def of(self, slot: Slot) -> Formula:
-        """What is in force for a slot."""
-        found = self._set.get(slot.name)
-        return Formula(slot.objective) if found is None else found
+    def formula_for(self, slot: Slot) -> Formula:
+        """Return the formula in force for a slot."""
+        override = self._overrides.get(slot.name)
+        return Formula(slot.objective) if override is None else override
 
-    def told(self) -> list[SlotFormula]:
-        """What is in force for each slot."""
-        return told_formulas(self._registry, self._slots.values())
+    def describe_all(self) -> list[SlotFormula]:
+        """Describe the formula in force for each slot."""
+        return describe_formulas(self._registry, self._slots.values())
 
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
-        """Put a formula in force. Raises QueryError: there is no such slot, or it cannot be used."""
+        """Put a formula in force. Raise QueryError if there is no such slot, or the formula is
+        unusable.
+        """
         if slot not in self._slots:
             fix = f"use one of {', '.join(self._slots)}"
             raise QueryError(
@@ -88,7 +90,7 @@ class LiveFormulas:
                 error.message, path="$.formula", code="bad_formula", fix=error.fix
             ) from None
         self.look()
-        return told_formulas(self._registry, [self._slots[slot]])[0]
+        return describe_formulas(self._registry, [self._slots[slot]])[0]
 
     def start(self) -> None:
         self.look()
@@ -98,27 +100,29 @@ class LiveFormulas:
         self.loop.stop()
 
     def look(self) -> bool:
-        """Take the formulas in force if the file changed since the last look; whether it did."""
-        seen = stamp(self._registry.path / FILE)
-        if seen == self._seen:
+        """Load the formulas in force if the file changed since the last check, and return
+        whether it did.
+        """
+        file_stamp = stamp(self._registry.path / FILE)
+        if file_stamp == self._file_stamp:
             return False
-        self._seen = seen
+        self._file_stamp = file_stamp
         try:
-            self._set = _in_force(self._registry.path)
+            self._overrides = _load_overrides(self._registry.path)
         except TailorbirdError as error:
             log.error("the formulas were refused, those before stay in force: %s", error)
             return False
-        for slot, formula in self._set.items():
+        for slot, formula in self._overrides.items():
             log.info("formula %s of slot %s is in force: %s", formula.version, slot, formula.text)
         return True
 
 
 def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str) -> FormulaChange:
-    """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives
-    the slot its own again.
+    """Put a formula in force for a slot, once the champion is known to have its heads; ""
+    restores the slot's own.
 
     Raises:
-        DeclarationError: it is no formula, tells no items apart, or asks for a head that the
+        DeclarationError: it is no formula, does not distinguish items, or needs a head that the
             champion does not have.
     """
     where = f"slot {slot.name}"
@@ -135,11 +139,11 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
     return registry.set_formula(slot.name, text, by=by, why=why)
 
 
-def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
-    """What is in force for each slot, and which of its heads the champion does not have."""
+def describe_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
+    """Describe the formula in force for each slot, with the heads that the champion lacks."""
     formulas, champion = read_formulas(registry.path), registry.champion()
     heads = registry.info(champion.name).heads if champion is not None else ()
-    found = []
+    described = []
     for slot in slots:
         change = formulas.of(slot.name)
         weights = (
@@ -148,26 +152,28 @@ def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula
             else parse_formula(change.text, where=f"slot {slot.name}")
         )
         missing = missing_heads(weights, heads) if heads else ()
-        found.append(
+        described.append(
             SlotFormula(
                 slot=slot.name,
-                formula=told(weights),
+                formula=format_formula(weights),
                 version="" if change is None else change.version,
-                declared=told(slot.objective),
+                declared=format_formula(slot.objective),
                 by="" if change is None else change.by,
                 why="" if change is None else change.why,
                 at=0 if change is None else change.at,
                 missing=list(missing),
             )
         )
-    return found
+    return described
 
 
-def _in_force(registry: Path) -> dict[str, Formula]:
+def _load_overrides(registry: Path) -> dict[str, Formula]:
     formulas = read_formulas(registry)
-    found: dict[str, Formula] = {}
+    overrides: dict[str, Formula] = {}
     for slot in dict.fromkeys(change.slot for change in formulas.changes):
         change = formulas.of(slot)
         if change is not None:
-            found[slot] = Formula(parse_formula(change.text, where=f"slot {slot}"), change.version)
-    return found
+            overrides[slot] = Formula(
+                parse_formula(change.text, where=f"slot {slot}"), change.version
+            )
+    return overrides

@@ -1,19 +1,21 @@
-"""Gorse's REST API under /api, so that its clients need not be changed: feedback, users and items
-in, recommendations out.
+"""Gorse's REST API under /api, so that its clients work unchanged: feedback, users and items in,
+recommendations out.
 
-    POST, PUT /api/feedback                       events, as `tailorbird import gorse` has them; counted once, however often they are sent
-    POST /api/user, /api/users, /api/item(s)      profiles, valid from now on
-    GET  /api/recommend/{user}[/{category}]       an answer of the slot that `[serve] gorse_slot` names; `write-back-type` notes what
-                                                  was shown as an impression; `X-API-Version: 2` gets scores
-    POST /api/session/recommend                   what goes with the items of a session, by similar items
-    GET  /api/item/{id}/neighbors                 similar items
+    POST, PUT /api/feedback                    events, as `tailorbird import gorse` reads them;
+                                               counted once, however often they are sent
+    POST /api/user, /api/users, /api/item(s)   profiles, valid from now on
+    GET  /api/recommend/{user}[/{category}]    an answer of the slot `[serve] gorse_slot`;
+                                               `write-back-type` records it as an impression;
+                                               `X-API-Version: 2` returns scores
+    POST /api/session/recommend                items related to those of a session
+    GET  /api/item/{id}/neighbors              similar items
     GET  /api/popular, /api/latest [/{category}], /api/non-personalized/{name}
     GET  /api/item/{id}, /api/health/live, /api/health/ready
 
-Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and
-write. Gorse's clients know no `request_id`; the newest answers of each person are therefore
-remembered here, in this process, and feedback on an item that one of them showed is joined to it.
-What is not spoken: deletions, partial updates, and cursors over users, items and feedback.
+Keys come in `X-API-Key` or as a bearer token. Give the key of a Gorse client both scopes, read and
+write. Gorse's clients know no `request_id`, so this process remembers the newest answers of each
+person and joins feedback on an item to the answer that showed it. Deletions, partial updates, and
+cursors over users, items and feedback are not supported.
 
 Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
 """
@@ -40,19 +42,19 @@ from tailorbird.events import Event
 from tailorbird.events.adapters import gorse
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
-from tailorbird.events.adapters.record import Record, lines_of
+from tailorbird.events.adapters.record import Record, record_to_lines
 from tailorbird.events.tables.files import count_records, split_records
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
 from tailorbird.serving.handling import (
-    Answers,
+    AnswerPipeline,
     Service,
     admission,
     as_json,
-    body_of,
     fault,
-    in_thread,
-    require_too,
+    read_request_body,
+    require_additional_scope,
+    run_in_thread,
 )
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
@@ -60,11 +62,11 @@ from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Sh
 SIZE = 10  # Gorse's own default
 PEOPLE_MAX = 20_000
 ANSWERS_MAX = 3
-REFUSED_TOLD = 10
-_HIDES = "not item.is_hidden"
-SESSION_MAX = 10  # items of a session that are looked at, the newest
+REFUSALS_LISTED_MAX = 10
+_HIDDEN_RULE = "not item.is_hidden"
+SESSION_MAX = 10  # newest items of a session that count
 _LISTS = {"popular": "popular", "latest": "new_items"}
-_KNOWN = ("categories", "category", "comment", "is_hidden", "timestamp")
+_RESERVED_ATTRIBUTES = ("categories", "category", "comment", "is_hidden", "timestamp")
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +80,16 @@ class _InSession(msgspec.Struct):
 _session_of = msgspec.json.Decoder(list[_InSession])
 
 
-class Remembered:
-    """The newest answers of each person, as far as this process gave them. Safe to call from any
-    thread.
-    """
+class RecentAnswers:
+    """The newest answers of each person, as far as this process gave them. Thread-safe."""
 
     def __init__(self, people_max: int = PEOPLE_MAX) -> None:
         self._people: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
         self._people_max = people_max
         self._lock = threading.Lock()
 
-    def keep(self, user: str, request_id: str, items: list[str]) -> None:
-        """Note what was shown to a person."""
+    def record(self, user: str, request_id: str, items: list[str]) -> None:
+        """Record the items that were shown to a person."""
         with self._lock:
             answers = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
             answers.append((request_id, frozenset(items)))
@@ -97,8 +97,8 @@ class Remembered:
             while len(self._people) > self._people_max:
                 self._people.popitem(last=False)
 
-    def request_of(self, user: str, item: str) -> str | None:
-        """The newest answer that showed this item to this person."""
+    def find_request_id(self, user: str, item: str) -> str | None:
+        """Return the newest answer that showed this item to this person."""
         with self._lock:
             answers = self._people.get(user, ())
             return next(
@@ -106,17 +106,20 @@ class Remembered:
             )
 
 
-def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
-    """The slots, of which that of Gorse's clients shows no item that Gorse would hide (`IsHidden`)."""
-    return {**slots, name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDES))}
+def with_hidden_rule(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
+    """Return the slots, with a rule against `IsHidden` items on that of Gorse's clients."""
+    return {
+        **slots,
+        name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDDEN_RULE)),
+    }
 
 
 def gorse_routes(service: Service, slot: str) -> list[Route]:
-    """Gorse's routes, to be mounted beside the API's; answers are those of `slot`."""
-    remembered = Remembered()
-    recommended = partial(_recommend, slot=slot, remembered=remembered)
+    """Return Gorse's routes, to be mounted beside those of the API; answers are those of `slot`."""
+    recent_answers = RecentAnswers()
+    recommended = partial(_recommend, slot=slot, recent_answers=recent_answers)
     session, neighbors = partial(_session, slot=slot), partial(_neighbors, slot=slot)
-    feedback, user, item = partial(_feedback, remembered=remembered), _user, _item
+    feedback, user, item = partial(_feedback, recent_answers=recent_answers), _user, _item
     routes = [
         *(
             ("/api/feedback", method, partial(_insert, convert=feedback), WRITE)
@@ -145,16 +148,16 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
     ]
 
 
-# What comes in
+# Requests that write
 
 
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     admit, source = admission(request, service), request.state.caller.source
-    lines = await asyncio.to_thread(_lines, body, convert, admit.rows)
+    lines = await asyncio.to_thread(_lines, body, convert, admit.charge_rows)
     decisions = []
     if lines:
-        decisions = await service.door.submit_async(
+        decisions = await service.collector.submit_async(
             b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit
         )
     refused = [decision for decision in decisions if not decision.accepted]
@@ -166,37 +169,37 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
             path=refused[0].path,
             fix="it is kept: tailorbird lake quarantine",
         )
-    told = [
-        {"Code": one.code, "Path": one.path, "Message": one.message}
-        for one in refused[:REFUSED_TOLD]
+    refusals = [
+        {"Code": refusal.code, "Path": refusal.path, "Message": refusal.message}
+        for refusal in refused[:REFUSALS_LISTED_MAX]
     ]
     return as_json(
         {
             "RowAffected": len(decisions) - len(refused),
-            **({"RowRefused": len(refused), "Refused": told} if refused else {}),
+            **({"RowRefused": len(refused), "Refused": refusals} if refused else {}),
         }
     )
 
 
-def _lines(body: bytes, convert: Convert, counted: Callable[[int], None]) -> list[bytes]:
-    counted(count_records(body))
+def _lines(body: bytes, convert: Convert, charge_rows: Callable[[int], None]) -> list[bytes]:
+    charge_rows(count_records(body))
     lines: list[bytes] = []
     for raw in split_records(body):
-        place = f"gorse:{sha256(raw).hexdigest()[:32]}"
-        lines += lines_of(
+        record_id = f"gorse:{sha256(raw).hexdigest()[:32]}"
+        lines += record_to_lines(
             gorse.FORMAT,
             raw,
-            place,
+            record_id,
             lambda record, _, raw=raw: [convert(as_record(record), raw)],
             {},
         )
     return lines
 
 
-def _feedback(fields: Record, raw: bytes, *, remembered: Remembered) -> Event:
+def _feedback(fields: Record, raw: bytes, *, recent_answers: RecentAnswers) -> Event:
     event = gorse.feedback(fields)
     return msgspec.structs.replace(
-        event, request_id=remembered.request_of(event.user_id or "", event.item_id or "")
+        event, request_id=recent_answers.find_request_id(event.user_id or "", event.item_id or "")
     )
 
 
@@ -205,16 +208,21 @@ def _user(fields: Record, raw: bytes) -> Event:
 
 
 def _item(fields: Record, raw: bytes) -> Event:
-    """What an item is from now on; when it came to be is an attribute."""
+    """Convert an item to a profile that is valid from now on; its creation time becomes an
+    attribute.
+    """
     event = gorse.item(fields, _new_id())
-    since = {"timestamp": _as_go_reads(event.ts)} if isinstance(event.ts, int) else {}
+    created_at = {"timestamp": _to_rfc3339(event.ts)} if isinstance(event.ts, int) else {}
     return msgspec.structs.replace(
-        event, ts=None, timeless=False, properties={**(event.properties or {}), **since} or None
+        event,
+        ts=None,
+        timeless=False,
+        properties={**(event.properties or {}), **created_at} or None,
     )
 
 
-def _as_go_reads(micros: int) -> str:
-    """A time as RFC 3339 has it: the clients in Go read no other."""
+def _to_rfc3339(micros: int) -> str:
+    """Format a time as RFC 3339, the only format that clients in Go read."""
     return (
         (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros))
         .isoformat()
@@ -223,24 +231,22 @@ def _as_go_reads(micros: int) -> str:
 
 
 def _new_id() -> str:
-    """A profile may go back to what it was before, so that each one sent is an event of its own."""
+    """Return a unique event id, because a profile may change back to an earlier one."""
     return f"gorse:{uuid.uuid4().hex}"
 
 
-# What goes out
+# Requests that read
 
 
 async def _recommend(
-    request: Request, service: Service, *, slot: str, remembered: Remembered
+    request: Request, service: Service, *, slot: str, recent_answers: RecentAnswers
 ) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return as_json([])
     write_back = request.query_params.get("write-back-type")
     if write_back:
-        require_too(
-            request, service, WRITE
-        )  # before anything is made: it is a write, whatever the route is called
+        require_additional_scope(request, service, WRITE)  # checked first, because this is a write
     user = request.path_params["user"]
     category = _category(request)
     query = RecommendQuery(
@@ -249,32 +255,33 @@ async def _recommend(
         size=min(count + offset, SIZE_MAX),
         filters={"category": category} if category else {},
     )
-    answer = await in_thread(service, service.pipeline.answer, query)
+    answer = await run_in_thread(service, service.pipeline.answer, query)
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
-    remembered.keep(user, answer.request_id, shown)
+    recent_answers.record(user, answer.request_id, shown)
     response = _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
     if shown and write_back:
-        seen = Event(
+        impression = Event(
             f"{answer.request_id}#impression",
             "impression",
             user_id=user,
             items=shown,
             request_id=answer.request_id,
         )
-        if refused := await _written_back(request, service, seen):
+        if refused := await _write_back(request, service, impression):
             response.headers["x-write-back"] = refused
     return response
 
 
-async def _written_back(request: Request, service: Service, seen: Event) -> str:
-    """Note what was shown, within the limits of the key; the code of what refuses it, since the
-    answer is given all the same.
+async def _write_back(request: Request, service: Service, impression: Event) -> str:
+    """Record an impression within the limits of the key, and return the code of a refusal, or "".
+
+    The answer is given in either case.
     """
     try:
         admit, source = admission(request, service), request.state.caller.source
-        (decision,) = await service.door.submit_async(
-            encode_event(seen), source=source, admit=admit
+        (decision,) = await service.collector.submit_async(
+            encode_event(impression), source=source, admit=admit
         )
     except TailorbirdError as error:
         log.warning("what was shown could not be noted: %s: %s", error.code, error.message)
@@ -283,50 +290,57 @@ async def _written_back(request: Request, service: Service, seen: Event) -> str:
 
 
 async def _session(request: Request, service: Service, *, slot: str) -> Response:
-    """What goes with the items of a session that nobody keeps: their similar items, summed, without
-    themselves.
+    """Recommend for the items of an anonymous session, by the sum of their similar items.
+
+    The items of the session themselves are left out.
     """
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    body = await body_of(request, service)
+    body = await read_request_body(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
-    found = await in_thread(
-        service, _together, service.pipeline, items, min(count + offset, SIZE_MAX), slot
+    related = await run_in_thread(
+        service, _sum_similar, service.pipeline, items, min(count + offset, SIZE_MAX), slot
     )
-    return as_json(found[offset : offset + count])
+    return as_json(related[offset : offset + count])
 
 
-def _together(pipeline: Answers, items: list[str], size: int, slot: str) -> list[dict[str, Any]]:
+def _sum_similar(
+    pipeline: AnswerPipeline, items: list[str], size: int, slot: str
+) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):
-        near = pipeline.similar(item, SIZE_MAX, slot)
-        for shown in near.items if near is not None else ():
+        neighbors = pipeline.similar(item, SIZE_MAX, slot)
+        for shown in neighbors.items if neighbors is not None else ():
             if shown.item_id not in items:
                 scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
     ranked = sorted(
         scores.items(), key=lambda entry: -entry[1]
-    )  # what only fills up stays in the order of what is popular
+    )  # fillers have score 0 and keep their order
     return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 
 async def _neighbors(request: Request, service: Service, *, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    found = await in_thread(
+    similar_items = await run_in_thread(
         service,
         service.pipeline.similar,
         request.path_params["id"],
         min(count + offset, SIZE_MAX),
         slot,
     )
-    return _no_item() if found is None else _scored(found.items[offset : offset + count])
+    return (
+        _no_item()
+        if similar_items is None
+        else _scored(similar_items.items[offset : offset + count])
+    )
 
 
 async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     category = _category(request)
-    found = await in_thread(
-        service, service.pipeline.listed, _LISTS[name], count + offset, category, slot
+    listed_items = await run_in_thread(
+        service, service.pipeline.top_items, _LISTS[name], count + offset, category, slot
     )
-    return _scored(found[offset : offset + count])
+    return _scored(listed_items[offset : offset + count])
 
 
 async def _non_personalized(request: Request, service: Service, *, slot: str) -> Response:
@@ -337,40 +351,44 @@ async def _non_personalized(request: Request, service: Service, *, slot: str) ->
 
 
 async def _get_item(request: Request, service: Service) -> Response:
-    """A hidden item too, as Gorse gives it: who asks knows its id, and `IsHidden` says so."""
-    found = await in_thread(service, service.pipeline.item, request.path_params["id"])
-    if found is None:
+    """Return an item, even a hidden one as Gorse does: the caller knows its id, and `IsHidden` says
+    so.
+    """
+    item = await run_in_thread(service, service.pipeline.item, request.path_params["id"])
+    if item is None:
         return _no_item()
-    given: dict[str, Any] = found.attributes
-    categories = given.get("categories") or ([given["category"]] if given.get("category") else [])
+    attributes: dict[str, Any] = item.attributes
+    categories = attributes.get("categories") or (
+        [attributes["category"]] if attributes.get("category") else []
+    )
     return as_json(
         {
-            "ItemId": found.item_id,
-            "IsHidden": given.get("is_hidden") in (True, 1, "True", "true"),
+            "ItemId": item.item_id,
+            "IsHidden": attributes.get("is_hidden") in (True, 1, "True", "true"),
             "Categories": categories
             if isinstance(categories, list)
-            else str(categories).split("|"),  # as the index keeps a list
-            "Timestamp": given.get("timestamp") or "0001-01-01T00:00:00Z",
+            else str(categories).split("|"),  # as the index stores a list
+            "Timestamp": attributes.get("timestamp") or "0001-01-01T00:00:00Z",
             "Labels": {
                 name: value
-                for name, value in given.items()
-                if name not in _KNOWN and value is not None
+                for name, value in attributes.items()
+                if name not in _RESERVED_ATTRIBUTES and value is not None
             },
-            "Comment": given.get("comment") or "",
+            "Comment": attributes.get("comment") or "",
         }
     )
 
 
 async def _health(request: Request, service: Service) -> Response:
-    ready = service.door.figures().open and not service.draining
-    told = {
+    ready = service.collector.figures().open and not service.draining
+    health = {
         "Ready": ready,
         "DataStoreConnected": ready,
         "CacheStoreConnected": ready,
         "DataStoreError": None,
         "CacheStoreError": None,
     }
-    return as_json(told, 200 if ready or request.url.path.endswith("/live") else 503)
+    return as_json(health, 200 if ready or request.url.path.endswith("/live") else 503)
 
 
 def _scored(items: list[Shown]) -> Response:
@@ -382,18 +400,22 @@ def _no_item() -> Response:
 
 
 def _category(request: Request) -> str | None:
-    """The category that items are to be of. Gorse takes several, all of which an item must have;
-    here it has one.
+    """Return the category to filter by.
+
+    Gorse takes several, which an item must all have; here an item has one.
     """
-    named = [request.path_params.get("category") or "", *request.query_params.getlist("category")]
-    wanted = named[:1] if named[0] else list(dict.fromkeys(filter(None, named)))
-    if len(wanted) > 1:
+    requested = [
+        request.path_params.get("category") or "",
+        *request.query_params.getlist("category"),
+    ]
+    categories = requested[:1] if requested[0] else list(dict.fromkeys(filter(None, requested)))
+    if len(categories) > 1:
         raise QueryError(
-            f"expected one category, got {len(wanted)}: an item has its first one only",
+            f"expected one category, got {len(categories)}: an item has its first one only",
             path="category",
             fix="ask for one",
         )
-    return wanted[0] if wanted else None
+    return categories[0] if categories else None
 
 
 def _number(request: Request, name: str, default: int) -> int:

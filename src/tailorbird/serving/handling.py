@@ -1,8 +1,7 @@
-"""What the handlers of a process share, and what each does alike: its body within the limits, work
-in threads, answers and errors as JSON.
+"""Shared parts of all handlers: bounded bodies, work in threads, and answers and errors as JSON.
 
-Handlers and their routes are in `serving.app`, and in `serving.gorse` and `console.shop` for those
-of others.
+Handlers and their routes are in `serving.app`; those of third-party APIs are in `serving.gorse`,
+those of pages in `console`.
 """
 
 import asyncio
@@ -21,15 +20,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
-from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.adapters.webhook import body_to_lines
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
 from tailorbird.serving.decisions import Decision
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
-from tailorbird.serving.limits import Admission, Limiter, LimitError, address_of, is_public
+from tailorbird.serving.limits import Admission, Limiter, LimitError, client_address, is_public
 from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     Answer,
@@ -55,28 +54,28 @@ log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-class ChurnAnswers(Protocol):
-    """What the HTTP side asks of churn models; `serving.churn.ChurnModels` are the ones."""
+class ChurnService(Protocol):
+    """The churn models that the HTTP API needs, as `serving.churn.ChurnModels`."""
 
     def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
 
 
-class FormulaDesk(Protocol):
-    """What the HTTP side asks of formulas; `serving.formulas.LiveFormulas` is the one."""
+class FormulaService(Protocol):
+    """The formulas that the HTTP API needs, as `serving.formulas.LiveFormulas`."""
 
-    def told(self) -> list[SlotFormula]: ...
+    def describe_all(self) -> list[SlotFormula]: ...
     def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
 
 
-class Answers(Protocol):
-    """What the HTTP side asks of a pipeline; `serving.pipeline.Pipeline` is the one."""
+class AnswerPipeline(Protocol):
+    """The pipeline that the HTTP API needs, as `serving.pipeline.Pipeline`."""
 
     def answer(self, query: RecommendQuery) -> Answer: ...
     def rank(self, query: RankQuery) -> Answer: ...
     def search(self, query: SearchQuery) -> Answer: ...
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
-    def listed(
+    def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[Shown]: ...
     def missing(self) -> list[str]: ...
@@ -84,19 +83,18 @@ class Answers(Protocol):
 
 @dataclass
 class Service:
-    """What the handlers of one process share.
+    """The objects that the handlers of one process share.
 
     Attributes:
-        wait_s: how long a question may have to wait for a thread, see `serving.shedding`.
-        draining: set at shutdown; answers then close their connections and `/readyz` says no.
-        warned_of_proxy: it was said already that a proxy in front of us is not named.
-        warming: whether what the first request would wait for is still being done; `/readyz` says
-            no meanwhile.
-        lags: how far the readers of the logs were behind when it was last measured.
+        wait_s: how long a request may have to wait for a thread, see `serving.shedding`.
+        draining: set at shutdown; answers then close their connections, and `/readyz` fails.
+        warned_of_proxy: whether the warning about an unlisted proxy was logged.
+        warming: returns whether warm-up still runs; `/readyz` fails meanwhile.
+        lags: returns the last measured lag of each log reader.
     """
 
-    pipeline: Answers
-    door: Door
+    pipeline: AnswerPipeline
+    collector: EventCollector
     keys: Keys = field(default_factory=Keys)
     perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))
     metrics: Metrics = field(default_factory=Metrics)
@@ -105,8 +103,8 @@ class Service:
     limiter: Limiter = field(default_factory=Limiter)
     budget: Budget = field(default_factory=Budget)
     requests: RequestLog = field(default_factory=RequestLog)
-    churn: ChurnAnswers | None = None
-    formulas: FormulaDesk | None = None
+    churn: ChurnService | None = None
+    formulas: FormulaService | None = None
     scores: ScoreFeed | None = None
     threads: int = 2
     wait_s: float = WAIT_S
@@ -122,13 +120,14 @@ class Service:
         self.shedder = Shedder(self.threads, self.wait_s)
 
     def drain(self) -> None:
-        """Tell whoever asks that this server is about to go."""
+        """Announce that this server is about to stop."""
         self.draining = True
 
 
-def _bearer_of_basic(authorization: str | None) -> str | None:
-    """Return a key that stands in Basic authorisation, as a name without a password or as a
-    password, as a bearer's; others as they are.
+def _basic_to_bearer(authorization: str | None) -> str | None:
+    """Convert a key in Basic authorisation to a bearer token; return other headers unchanged.
+
+    The key is the password, or the name where there is no password.
     """
     if authorization is None or authorization[:6].lower() != "basic ":
         return authorization
@@ -144,7 +143,7 @@ def _bearer_of_basic(authorization: str | None) -> str | None:
 Handler = Callable[[Request, Service], Awaitable[Response]]
 
 
-async def guarded(
+async def authorize_and_handle(
     request: Request, handler: Handler, scope: str, service: Service, key_header: str
 ) -> Response:
     authorization = request.headers.get("authorization")
@@ -154,16 +153,16 @@ async def guarded(
         and (key := request.headers.get(key_header)) is not None
     ):
         authorization = f"Bearer {key}"
-    authorization = _bearer_of_basic(authorization)
+    authorization = _basic_to_bearer(authorization)
     if not service.warned_of_proxy:
-        _look_for_proxy(request, service)
+        _warn_of_unlisted_proxy(request, service)
     try:
-        in_address = request.query_params.get("key") if scope == WRITE else None
+        url_key = request.query_params.get("key") if scope == WRITE else None
         request.state.authorization = authorization
         caller = request.state.caller = service.keys.require(
-            scope, authorization, request.headers.get("origin"), in_address=in_address
+            scope, authorization, request.headers.get("origin"), url_key=url_key
         )
-        service.limiter.begin(caller, scope, _address(request, service, caller))
+        service.limiter.admit_request(caller, scope, _limited_address(request, service, caller))
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
@@ -177,7 +176,7 @@ async def guarded(
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
         wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
-        service.limiter.refused(error.code)
+        service.limiter.count_refusal(error.code)
         return fault(
             error.status,
             error.code,
@@ -195,28 +194,29 @@ async def guarded(
             headers={**wait, "connection": "close"},
         )
     except TailorbirdError as error:
-        return _fault_of(error)
+        return _fault_response(error)
 
 
-def _look_for_proxy(request: Request, service: Service) -> None:
-    """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong
-    until all share one limit.
+def _warn_of_unlisted_proxy(request: Request, service: Service) -> None:
+    """Warn once about a proxy that is not configured.
+
+    Nothing seems wrong otherwise until all its users share one limit.
     """
     peer = request.client.host if request.client is not None else ""
     if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
         return
     service.warned_of_proxy = True
-    # A public address may be a visitor's, who sent the header: that is not for a log.
-    who = peer if peer and not is_public(peer) else "an address"
+    # A public address may belong to a visitor who sent the header, so it is not logged.
+    source = peer if peer and not is_public(peer) else "an address"
     log.warning(
         "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from "
         "there share the limits of one address. "
         "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
-        who,
+        source,
     )
 
 
-def _fault_of(error: TailorbirdError) -> Response:
+def _fault_response(error: TailorbirdError) -> Response:
     retry_after_s = getattr(error, "retry_after_s", 1)
     if isinstance(error, UsageError):
         return fault(400, error.code, error.message, path=error.where, fix=error.fix)
@@ -235,9 +235,10 @@ def _fault_of(error: TailorbirdError) -> Response:
     )
 
 
-def require_too(request: Request, service: Service, scope: str) -> None:
-    """That the key has another scope as well as that of its route, and of WRITE that no foreign
-    page asks. Raises AccessError.
+def require_additional_scope(request: Request, service: Service, scope: str) -> None:
+    """Require that the key has another scope as well as that of its route.
+
+    For WRITE also require that no page of a foreign origin sends the request. Raise AccessError.
     """
     if scope == WRITE:
         access.require_own_origin(
@@ -246,82 +247,84 @@ def require_too(request: Request, service: Service, scope: str) -> None:
     service.keys.require(scope, request.state.authorization, request.headers.get("origin"))
 
 
-async def query_body(request: Request, service: Service) -> bytes:
+async def read_query_body(request: Request, service: Service) -> bytes:
     service.shedder.require_room()
-    return await body_of(request, service)
+    return await read_request_body(request, service)
 
 
-async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
-    """The request's body, within the limits of its key and of the server, or of `bytes_max`."""
+async def read_request_body(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
+    """Read the request's body within the limits of its key and the server, or `bytes_max`."""
     caller: Caller = request.state.caller
-    own = caller.limits.body_bytes_max
-    most = bytes_max or (service.body_bytes_max if own is None else own)
+    key_bytes_max = caller.limits.body_bytes_max
+    limit_bytes = bytes_max or (service.body_bytes_max if key_bytes_max is None else key_bytes_max)
     return await read_body(
-        request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held
+        request,
+        bytes_max=limit_bytes,
+        deadline_s=service.body_deadline_s,
+        reservation=request.state.reservation,
     )
 
 
 def admission(request: Request, service: Service) -> Admission:
-    """What is asked whether the key may send all this; for one body."""
+    """Create the check of one body against its sender's limits."""
     caller: Caller = request.state.caller
-    return Admission(service.limiter, caller, _address(request, service, caller))
+    return Admission(service.limiter, caller, _limited_address(request, service, caller))
 
 
-def _address(request: Request, service: Service, caller: Caller) -> str:
-    """Whose limits by address hold; empty for a caller who has none."""
+def _limited_address(request: Request, service: Service, caller: Caller) -> str:
+    """Return the address whose limits apply, or "" for a caller without such limits."""
     if not caller.public:
         return ""
     peer = request.client.host if request.client is not None else ""
-    return address_of(
+    return client_address(
         peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies
     )
 
 
-async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
-    """What a call gives that may take a while, made in a thread; OverloadedError where it would
-    have to wait too long.
-    """
-    asked = args[0] if args else None
-    # What a page hangs on goes before what it can do without.
-    turn = service.shedder.take(
-        getattr(call, "__name__", "other"), _units(asked), first=isinstance(asked, Query)
+async def run_in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+    """Run a call in the thread pool. Raise OverloadedError if it would have to wait too long."""
+    query = args[0] if args else None
+    # Queries that a page depends on take precedence.
+    ticket = service.shedder.admit(
+        getattr(call, "__name__", "other"), _units(query), is_primary=isinstance(query, Query)
     )
     seconds: list[float] = []
 
-    def work() -> Any:
-        service.metrics.waited(service.shedder.begin(turn))
-        began = time.perf_counter()
+    def call_timed() -> Any:
+        service.metrics.waited(service.shedder.start(ticket))
+        started_at = time.perf_counter()
         try:
             return call(*args)
         finally:
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - started_at)
 
     try:
-        # In a copy of the context, so that what is logged there has the request's id.
+        # The copied context carries the request's id into the log.
         return await asyncio.get_running_loop().run_in_executor(
-            service.pool, copy_context().run, work
+            service.pool, copy_context().run, call_timed
         )
     finally:
-        service.shedder.done(turn, seconds[0] if seconds else None)
+        service.shedder.finish(ticket, seconds[0] if seconds else None)
 
 
-def _units(asked: object) -> float:
-    """How large a question is, beside others of its kind."""
-    return max(1.0, len(asked.items) / 10) if isinstance(asked, RankQuery) else 1.0
+def _units(query: object) -> float:
+    """Return the size of a query relative to others of its kind."""
+    return max(1.0, len(query.items) / 10) if isinstance(query, RankQuery) else 1.0
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """An answer of JSON."""
+    """Encode a value as a JSON response."""
     return Response(_encode(value), status, media_type="application/json")
 
 
 def as_receipts(decisions: Sequence[Decision]) -> Response:
-    """Return the decision on each event of a body."""
-    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole
-    # would be wrong.
+    """Return a response with the decision on each event of a body."""
+    # A body that is refused in full is the sender's mistake, and a 400. If some events were
+    # accepted, a retry of the whole body would be wrong.
     refused = sum(not decision.accepted for decision in decisions)
     events = [
-        EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions
+        EventDecision(decision.accepted, decision.code, decision.path, decision.message)
+        for decision in decisions
     ]
     return as_json(
         Receipts(len(decisions) - refused, refused, events),
@@ -329,15 +332,19 @@ def as_receipts(decisions: Sequence[Decision]) -> Response:
     )
 
 
-async def take_foreign(request: Request, service: Service, format_: str, body: bytes) -> Response:
-    """Take a body in a format of others, and answer with what became of each event that it says."""
+async def accept_foreign_events(
+    request: Request, service: Service, format_: str, body: bytes
+) -> Response:
+    """Accept a body in a foreign format, and respond with the decision on each event in it."""
     admit = admission(request, service)
-    lines = await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows)
+    lines = await asyncio.to_thread(
+        body_to_lines, format_, body, request.headers, admit.charge_rows
+    )
     if not lines:
-        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
+        return as_json(Receipts(0, 0, []))  # nothing in it is about people or items
     source = request.state.caller.source
     return as_receipts(
-        await service.door.submit_async(
+        await service.collector.submit_async(
             b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit
         )
     )
@@ -352,7 +359,7 @@ def fault(
     fix: str = "",
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Why there is no answer."""
+    """Create an error response."""
     return Response(
         _encode(Fault(code, message, path, fix, REQUEST_ID.get())),
         status,

@@ -1,13 +1,13 @@
-"""The file of keys: what each may do and until when; of the key itself only a salted hash.
+"""The file of keys, with the scopes, limits and expiry of each, and only a salted hash of the key
+itself.
 
-`tailorbird keys` writes it, servers read it anew whenever it has changed (`serving.keys`). It lies
-beside `tailorbird.toml` unless `serve.keys_file` says otherwise, and only its owner may write it.
+`tailorbird keys` writes it, and servers reload it after each change (`serving.keys`). It is beside
+`tailorbird.toml` unless `serve.keys_file` says otherwise, and only its owner may write it.
 
-    tb_<id>_<secret>     id: 12 hexadecimal digits, in the file as it is, names the key everywhere
-                         secret: 256 bits drawn at random; in the file as BLAKE2b with a salt of its own
+    tb_<id>_<secret>     id: 12 hexadecimal digits, stored as it is; names the key everywhere
+                         secret: 256 random bits, stored as BLAKE2b with a salt of its own
 
-One round of a fast hash is enough: what is hashed has 256 bits, so there is nothing to guess.
-Passwords would need scrypt.
+One round of a fast hash is enough: 256 random bits cannot be guessed. Passwords would need scrypt.
 """
 
 import fcntl
@@ -27,14 +27,14 @@ from msgspec import Meta
 from tailorbird.errors import ConfigError, StorageError, UsageError
 
 OPEN, READ, WRITE, ADMIN = "open", "read", "write", "admin"
-SCOPES = (READ, WRITE, ADMIN)  # what a key may hold; OPEN needs none
+SCOPES = (READ, WRITE, ADMIN)  # of a key; OPEN needs none
 VERSION = 1
 _TOKEN = re.compile(r"tb_([0-9a-f]{12})_([A-Za-z0-9_-]{43})\Z")
 _NAME = re.compile(r"[\w .:@-]{1,64}\Z")
 _ORIGIN = re.compile(
     r"https?://[a-z0-9.\-\[\]:]{1,255}\Z"
 )  # as browsers send it: lower case, no path
-_PERSON = b"tailorbird key"
+_HASH_PERSONALISATION = b"tailorbird key"
 
 Hex = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
 
@@ -46,8 +46,9 @@ Count = Annotated[int, Meta(ge=0)] | None
 class Limits(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """What a key may do, where it is not what `[serve]` says for all; 0 is no limit.
-    `serving.limits` holds them.
+    """Limits of a key where they differ from those of `[serve]`; 0 means no limit.
+
+    `serving.limits` enforces them.
     """
 
     requests_per_s: Rate = None
@@ -63,14 +64,14 @@ NO_LIMITS = Limits()
 class KeyRecord(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
 ):
-    """A key as the file holds it. Times are microseconds.
+    """A key as the file stores it. Times are microseconds.
 
     Attributes:
-        expires_at: from when on it is refused; 0 is never.
-        origins: web origins that may use it; one that has any is public, since every visitor's
-            browser holds it.
-        identify: a public key that may send `identify` too; false in files from before there was
-            this field.
+        expires_at: time from which it is refused; 0 is never.
+        origins: web origins that may use it. A key with any is public, because every visitor's
+            browser has it.
+        identify: whether a public key may send `identify` too; false in files that predate this
+            field.
     """
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
@@ -97,13 +98,13 @@ _decoder = msgspec.json.Decoder(_KeyFile)
 
 
 def parse_token(token: str) -> tuple[str, str] | None:
-    """Id and secret of a key of ours; None if it does not look like one."""
+    """Return id and secret of a Tailorbird key, or None if the token does not look like one."""
     match = _TOKEN.match(token)
     return (match[1], match[2]) if match else None
 
 
 def read_keys(file: Path) -> list[KeyRecord]:
-    """The keys of a file, none if there is no file.
+    """Read the keys of a file, none if there is no file.
 
     Raises:
         ConfigError: the file is damaged, or others than its owner and group may write it.
@@ -121,22 +122,22 @@ def read_keys(file: Path) -> list[KeyRecord]:
             fix=f"chmod 600 {file}",
         )
     try:
-        stored = _decoder.decode(data)
+        key_file = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"is no file of keys: {error}",
             where=str(file),
             fix="tailorbird keys create makes a new one",
         ) from None
-    if stored.version != VERSION:
+    if key_file.version != VERSION:
         raise ConfigError(
-            f"has version {stored.version}, expected {VERSION}",
+            f"has version {key_file.version}, expected {VERSION}",
             where=str(file),
             fix="use the Tailorbird that wrote it",
         )
-    for record in stored.keys:
+    for record in key_file.keys:
         require_scopes(record.scopes, record.origins)
-    return stored.keys
+    return key_file.keys
 
 
 def create_key(
@@ -152,14 +153,14 @@ def create_key(
     replaces: str = "",
     keep_until: int = 0,
 ) -> tuple[str, KeyRecord]:
-    """Make a key and note its hash; the key itself is given here and nowhere else.
+    """Create a key and store its hash; the key itself is returned here and nowhere else.
 
-    With `replaces`, the named key is refused from `keep_until` on, so that both hold until every
+    With `replaces`, the named key is refused from `keep_until` on, so that both work until every
     client has the new one.
 
     Raises:
-        UsageError: a scope, an origin or a name that there cannot be; `identify` without an origin;
-            no key of that id.
+        UsageError: an invalid scope, origin or name; `identify` without an origin; no key of that
+            id.
     """
     if not _NAME.match(name):
         raise UsageError(
@@ -184,28 +185,28 @@ def create_key(
         limits=limits,
         identify=identify,
     )
-    with _changing(file) as keys:
+    with _edit_keys(file) as keys:
         if replaces:
-            place = _place(keys, replaces, file)
-            old = keys[place]
+            index = _index_of(keys, replaces, file)
+            old = keys[index]
             until = keep_until if not old.expires_at else min(keep_until, old.expires_at)
-            keys[place] = msgspec.structs.replace(old, expires_at=until)
+            keys[index] = msgspec.structs.replace(old, expires_at=until)
         keys.append(record)
     return f"tb_{record.id}_{secret}", record
 
 
 def revoke_key(file: Path, key_id: str) -> KeyRecord:
-    """Take a key back: servers refuse it from their next request on.
+    """Revoke a key; servers refuse it from their next request on.
 
     Raises:
         UsageError: no key of that id.
     """
-    with _changing(file) as keys:
-        return keys.pop(_place(keys, key_id, file))
+    with _edit_keys(file) as keys:
+        return keys.pop(_index_of(keys, key_id, file))
 
 
 def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
-    """Raises UsageError for scopes or origins that no key may have."""
+    """Raise UsageError for scopes or origins that no key may have."""
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise UsageError(
@@ -225,40 +226,40 @@ def require_scopes(scopes: Sequence[str], origins: Sequence[str]) -> None:
         )
 
 
-def _place(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
-    for place, record in enumerate(keys):
+def _index_of(keys: Sequence[KeyRecord], key_id: str, file: Path) -> int:
+    for index, record in enumerate(keys):
         if record.id == key_id:
-            return place
+            return index
     raise UsageError(
         f"there is no key {key_id[:40]!r}", where=str(file), fix="tailorbird keys list shows them"
     )
 
 
 @contextmanager
-def _changing(file: Path) -> Iterator[list[KeyRecord]]:
-    """The keys, to be changed in place; written and synced at the end, all or nothing, one change
-    at a time.
-    """
+def _edit_keys(file: Path) -> Iterator[list[KeyRecord]]:
+    """Yield the keys to be changed in place, then write them atomically under a lock."""
     try:
-        folder = os.open(file.parent, os.O_RDONLY)
+        folder_fd = os.open(file.parent, os.O_RDONLY)
     except OSError as error:
         raise StorageError(f"cannot be opened: {error.strerror}", where=str(file.parent)) from None
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(folder_fd, fcntl.LOCK_EX)
         keys = read_keys(file)
         yield keys
         draft = file.with_name(f".{file.name}.new")
         try:
             draft.unlink(missing_ok=True)
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-                out.write(
+            with open(
+                os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+            ) as draft_file:
+                draft_file.write(
                     msgspec.json.format(msgspec.json.encode(_KeyFile(VERSION, keys)), indent=1)
                     + b"\n"
                 )
-                out.flush()
-                os.fsync(out.fileno())
+                draft_file.flush()
+                os.fsync(draft_file.fileno())
             draft.rename(file)
-            os.fsync(folder)
+            os.fsync(folder_fd)
         except OSError as error:
             raise StorageError(
                 f"cannot be written: {error.strerror}",
@@ -266,10 +267,10 @@ def _changing(file: Path) -> Iterator[list[KeyRecord]]:
                 fix="make the folder writable",
             ) from None
     finally:
-        os.close(folder)
+        os.close(folder_fd)
 
 
 def _hash(secret: str, salt: str) -> bytes:
     return blake2b(
-        secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_PERSON
+        secret.encode(), digest_size=32, salt=bytes.fromhex(salt), person=_HASH_PERSONALISATION
     ).digest()

@@ -1,10 +1,9 @@
-"""Who calls, and whether they may: the keys of a server, from settings and from the file of keys
+"""Authentication and scopes: the keys of a server, from settings and from the file of keys
 (`serving.keyfile`).
 
-Without any key everything is open, and the server binds this machine only. Once there was one, a
-server never opens again while it runs: revoking the last key closes it. The file is looked at with
-every request, and read when it has changed; a damaged one is reported and the keys from before
-stay.
+Without any key everything is open, and the server binds this machine only. Once it has had a key, a
+running server never becomes open again: revoking the last key closes it. Each request checks
+whether the file changed. A damaged file is reported, and the previous keys stay valid.
 """
 
 import hmac
@@ -17,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events import BROWSER, BROWSER_IDENTIFY, DOOR, Clock, SystemClock
+from tailorbird.events import BROWSER, BROWSER_IDENTIFY, COLLECTOR, Clock, SystemClock
 from tailorbird.serving.keyfile import (
     ADMIN,
     NO_LIMITS,
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class AccessError(TailorbirdError):
-    """A key is missing (401), unknown (401) or not for this (403)."""
+    """A key is missing (401), unknown (401) or not allowed to do this (403)."""
 
     code = "unauthorised"
 
@@ -48,13 +47,14 @@ class AccessError(TailorbirdError):
 
 @dataclass(frozen=True)
 class Caller:
-    """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's
-    id, never the key.
+    """The owner of a request's key.
 
     Attributes:
-        public: the key is in every visitor's browser, so that their address counts too, and what
-            may be sent is less.
-        identify: though public, it may send `identify`.
+        id: safe to log: the key's id, never the key; "" where no key was needed.
+        public: the key is in every visitor's browser, so that their address is limited too, and
+            fewer types of events are
+        accepted.
+        identify: though public, the key may send `identify`.
     """
 
     id: str = ""
@@ -64,19 +64,19 @@ class Caller:
 
     @property
     def source(self) -> str:
-        """What receipts of their events say of them; the contract refuses by it."""
+        """The source in receipts of their events, by which the contract refuses some types."""
         if not self.public:
-            return DOOR
+            return COLLECTOR
         return BROWSER_IDENTIFY if self.identify else BROWSER
 
 
-ANYBODY = Caller()
+ANONYMOUS = Caller()
 
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """A key as `/v1/status` tells of it: never its hash. Those of settings are named by their place
-    there.
+    """A key as `/v1/status` shows it, never with its hash. Keys from settings are named by scope
+    and position.
     """
 
     id: str
@@ -88,15 +88,15 @@ class KeyFigures:
 
 
 class Keys:
-    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as
-    `sha256:` and 64 hexadecimal digits.
+    """The keys of a server, held as hashes only. Thread-safe.
 
-    Several keys may have one scope, so that a new one is given out before the old one is taken
-    back. Safe to call from any thread.
+    A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits. Several keys
+    may have the same scope, so that a new one can be issued before the old one is revoked.
 
     Raises:
-        ConfigError: a key is shorter than 16 characters, which can be guessed, its hash is no
-            SHA-256, or the file is damaged.
+        ConfigError: a key has fewer than 16 characters, which can be guessed, its hash is no
+            SHA-256, or the file is
+        damaged.
     """
 
     def __init__(
@@ -109,23 +109,25 @@ class Keys:
         clock: Clock | None = None,
     ) -> None:
         self._file, self._clock = file, clock or SystemClock()
-        held: dict[bytes, tuple[str, set[str]]] = {}
+        scopes_by_digest: dict[bytes, tuple[str, set[str]]] = {}
         for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
-            for place, key in enumerate(keys, 1):
-                held.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{place}", set()))[
-                    1
-                ].add(scope)
-        self._plain = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in held.items()]
+            for number, key in enumerate(keys, 1):
+                scopes_by_digest.setdefault(
+                    _digest(key, f"serve.{scope}_keys"), (f"{scope}-{number}", set())
+                )[1].add(scope)
+        self._setting_keys = [
+            (digest, name, frozenset(scopes)) for digest, (name, scopes) in scopes_by_digest.items()
+        ]
         self._lock = threading.Lock()
-        self._used: Counter[str] = Counter()
-        self._seen: tuple[int, ...] | None = self._stat()
+        self._use_counts: Counter[str] = Counter()
+        self._file_state: tuple[int, ...] | None = self._read_file_state()
         self._records = self._read()
-        self._closed = bool(self._plain) or self._seen is not None
+        self._is_required = bool(self._setting_keys) or self._file_state is not None
 
     def __bool__(self) -> bool:
-        """Whether a key is needed."""
-        self._look()
-        return self._closed
+        """Return whether a key is needed."""
+        self._reload_if_changed()
+        return self._is_required
 
     def require(
         self,
@@ -133,34 +135,37 @@ class Keys:
         authorization: str | None,
         origin: str | None = None,
         *,
-        in_address: str | None = None,
+        url_key: str | None = None,
     ) -> Caller:
-        """Whom the header's key names; or that of the address, where a page that is left can set no
-        header.
+        """Return the owner of the key in the header, or of `url_key` where a page that is left
+        can set no header.
 
         Raises:
-            AccessError: there is no such key, it has expired, lacks the scope, is not for that web
-                origin, or stands in an address and is not one of a browser, which is no secret.
+            AccessError: there is no such key, it has expired, lacks the scope, is for other web
+                origins, or is a secret key in a
+            URL.
         """
         if scope == OPEN:
-            return ANYBODY
-        self._look()
-        if not self._closed:
-            return ANYBODY
-        if by_address := authorization is None and in_address is not None:
-            authorization = f"Bearer {in_address}"
-        kind, _, key = (authorization or "").partition(" ")
+            return ANONYMOUS
+        self._reload_if_changed()
+        if not self._is_required:
+            return ANONYMOUS
+        if is_url_key := authorization is None and url_key is not None:
+            authorization = f"Bearer {url_key}"
+        scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
-        if kind.lower() != "bearer" or not key:
+        if scheme.lower() != "bearer" or not key:
             raise AccessError(
                 "expected the header Authorization: Bearer KEY", status=401, code="key_missing"
             )
-        caller, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
+        caller, scopes, origins = (
+            self._authenticate(key) if len(key) <= TOKEN_LENGTH_MAX else _NO_CALLER
+        )
         if caller is None:
             raise AccessError(
                 "this key is not known, or has expired", status=401, code="key_unknown"
             )
-        if by_address and not caller.public:
+        if is_url_key and not caller.public:
             fix = (
                 "revoke it: addresses are logged on their way; send keys in the header "
                 "Authorization"
@@ -181,31 +186,37 @@ class Keys:
                 code="key_origin",
                 fix=fix,
             )
-        self._used[caller.id] += 1
+        self._use_counts[caller.id] += 1
         return caller
 
     def origins(self) -> frozenset[str]:
-        """The web origins that keys of browsers are for."""
-        self._look()
+        """Return the web origins that keys for browsers name."""
+        self._reload_if_changed()
         return self._origins
 
     def figures(self) -> list[KeyFigures]:
-        """All keys, without what could be used as one."""
-        self._look()
-        plain = [
-            KeyFigures(name, "in settings", sorted(scopes), 0, [], self._used[name])
-            for _, name, scopes in self._plain
+        """Describe all keys, without anything that could be used as one."""
+        self._reload_if_changed()
+        from_settings = [
+            KeyFigures(name, "in settings", sorted(scopes), 0, [], self._use_counts[name])
+            for _, name, scopes in self._setting_keys
         ]
-        return plain + [
+        return from_settings + [
             KeyFigures(
-                each.id, each.name, each.scopes, each.expires_at, each.origins, self._used[each.id]
+                record.id,
+                record.name,
+                record.scopes,
+                record.expires_at,
+                record.origins,
+                self._use_counts[record.id],
             )
-            for each in self._records.values()
+            for record in self._records.values()
         ]
 
-    def _find(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
-        """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up;
-        secrets are compared in constant time.
+    def _authenticate(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
+        """Return caller, scopes and origins of a key.
+
+        The id in a key is not secret and is looked up; secrets are compared in constant time.
         """
         token = parse_token(key)
         record = self._records.get(token[0]) if token else None
@@ -213,31 +224,27 @@ class Keys:
             if record.matches(token[1]) and not 0 < record.expires_at <= self._clock.now():
                 caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
-            return _NOBODY
-        given, found = _hash(key), _NOBODY
-        for (
-            digest,
-            name,
-            scopes,
-        ) in self._plain:  # all of them, so that the time does not tell which was near
-            if hmac.compare_digest(digest, given):
-                found = (Caller(name), scopes, frozenset())
-        return found
+            return _NO_CALLER
+        key_digest, match = _hash(key), _NO_CALLER
+        for digest, name, scopes in self._setting_keys:  # compare all, so that timing leaks nothing
+            if hmac.compare_digest(digest, key_digest):
+                match = (Caller(name), scopes, frozenset())
+        return match
 
-    def _look(self) -> None:
-        """Read the file anew if it has changed."""
-        if self._file is None or (seen := self._stat()) == self._seen:
+    def _reload_if_changed(self) -> None:
+        """Reload the file if it has changed."""
+        if self._file is None or (file_state := self._read_file_state()) == self._file_state:
             return
         with self._lock:
-            if seen == self._seen:
+            if file_state == self._file_state:
                 return
-            self._seen = seen
+            self._file_state = file_state
             try:
                 self._records = self._read()
             except TailorbirdError as error:
                 log.error("the keys stay as they were: %s", error.message)
                 return
-            self._closed = self._closed or seen is not None
+            self._is_required = self._is_required or file_state is not None
             log.info("keys were read anew: %d", len(self._records))
 
     def _read(self) -> dict[str, KeyRecord]:
@@ -251,23 +258,19 @@ class Keys:
         )
         return records
 
-    def _stat(self) -> tuple[int, ...] | None:
+    def _read_file_state(self) -> tuple[int, ...] | None:
         try:
-            found = self._file.stat() if self._file is not None else None
+            stat = self._file.stat() if self._file is not None else None
         except OSError:
             return None
-        return (
-            None
-            if found is None
-            else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
-        )
+        return None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_mode)
 
 
-_NOBODY: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
+_NO_CALLER: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
 
 
 def _digest(key: str, where: str) -> bytes:
-    """The hash of a key from a setting, or the hash that the setting gives in its place."""
+    """Return the hash of a key from a setting, or the hash that the setting gives in its place."""
     if key.startswith(_HASHED):
         try:
             digest = bytes.fromhex(key.removeprefix(_HASHED))
@@ -287,6 +290,5 @@ def _digest(key: str, where: str) -> bytes:
 
 
 def _hash(key: str) -> bytes:
-    # One round is enough for what was drawn at random; the length is checked for keys that were
-    # not.
+    # One round is enough for random keys; for others the length is checked.
     return sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,16 +1,16 @@
-"""How much one key, and one browser's address, may send: requests, events, events a body, and
-different ids within an hour.
+"""Rate limits of a key and of a browser's address: requests, events, batch size, and distinct ids
+within an hour.
 
-Buckets may go into debt: a body is taken whole if anything is left, and what it took too much is
-waited for afterwards, so that any batch passes at any rate. Rows are counted and charged before
-anything is made of them, whatever is decided on each; a body of too many is charged as the longest
-that is taken. Reading and writing have buckets of their own, so that a flood of events leaves
-answers alone. All of it is in the memory of one process: with n servers a key may do n times as
-much.
+Buckets may be overdrawn: a body is taken in full if any token is left, and the debt is waited for
+afterwards, so that any batch passes at any rate. Rows are counted and charged before they are
+parsed, whatever is decided on each. A body with too many rows is charged as the longest that is
+allowed. Reading and writing have separate buckets, so that a flood of events does not affect
+answers. All state is in the memory of one process: with n servers a key may do n times as much.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
-    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses; an IPv6 address counts by its /64
-    address of anybody   ──► connections that are open
+    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses;
+                             an IPv6 address counts by its /64
+    address of anybody   ──► open connections
 """
 
 import math
@@ -23,15 +23,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import chain
 
 from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events.columnwise import Fields
+from tailorbird.events.columnwise import EventColumns
 from tailorbird.events.contract import NEEDS_ITEM
 from tailorbird.serving.keyfile import READ, WRITE
 from tailorbird.serving.keys import Caller
 
-BURST_S = 10.0  # a bucket holds so many seconds' worth
-CLICKS = NEEDS_ITEM | {"purchase"}  # what features, figures and training take for interest
+BURST_S = 10.0  # capacity of a bucket in seconds
+CLICKS = NEEDS_ITEM | {"purchase"}  # types that features and training count as interest
 ADDRESSES_MAX = 10_000
-UNKNOWN = "unknown"  # all whose address cannot be told share the limits of one
+UNKNOWN = "unknown"  # callers without a known address share one limit
 HOUR_S = 3_600.0
 _PRECISION = 12  # 4,096 registers: about 2 % off
 _REGISTERS = 1 << _PRECISION
@@ -39,7 +39,7 @@ _ALPHA = 0.7213 / (1 + 1.079 / _REGISTERS)
 
 
 class LimitError(TailorbirdError):
-    """A limit is reached; `limit` names it, and after `retry_after_s` it may be tried again."""
+    """A limit is reached. `limit` names it, and the call may be repeated after `retry_after_s`."""
 
     code = "rate"
 
@@ -59,10 +59,11 @@ class LimitError(TailorbirdError):
 
 
 class Networks:
-    """Addresses, alone or as networks: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
+    """Addresses and networks, such as `10.0.0.7`, `10.0.0.0/8` and `fd00::/8`.
 
     Raises:
-        ConfigError: one of them is neither; names it.
+        ConfigError: one of the texts is neither.
+
     >>> "10.1.2.3" in Networks(["10.0.0.0/8"]), "11.1.2.3" in Networks(["10.0.0.0/8"])
     (True, False)
     """
@@ -79,20 +80,20 @@ class Networks:
                 ) from None
 
     def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
-        found = _parsed(address) if isinstance(address, str) else address
-        return any(found in network for network in self._networks if found is not None)
+        ip = _parse_ip(address) if isinstance(address, str) else address
+        return any(ip in network for network in self._networks if ip is not None)
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What holds for a key that has no limits of its own; 0 is none.
+    """Limits of keys that have none of their own; 0 means no limit.
 
     Attributes:
         address_events_per_s: of one address with a key for browsers.
         address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour
             from then on.
         address_connections: open at a time from one address that is no proxy's.
-        proxies: whose `X-Forwarded-For` is believed.
+        proxies: networks whose `X-Forwarded-For` is trusted.
     """
 
     requests_per_s: float = 0.0
@@ -106,27 +107,30 @@ class ServerLimits:
 
 
 class Bucket:
-    """Fills with `rate` a second up to `burst_s` seconds' worth, and may be overdrawn by one taker."""
+    """A token bucket that fills with `rate` a second up to `burst_s` seconds' worth, and may be
+    overdrawn once.
+    """
 
-    __slots__ = ("_at", "_full", "_left", "_rate")
+    __slots__ = ("_capacity", "_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
-        self._rate, self._full, self._at = rate, max(1.0, rate * burst_s), now
-        self._left = self._full
+        self._rate, self._capacity, self._updated_at = rate, max(1.0, rate * burst_s), now
+        self._tokens = self._capacity
 
     def wait_s(self, now: float) -> float:
-        """How long until anything may be taken; 0 if at once."""
-        self._left = min(self._full, self._left + (now - self._at) * self._rate)
-        self._at = now
-        return 0.0 if self._left > 0 else (1e-3 - self._left) / self._rate
+        """Return the seconds until anything may be taken; 0 if at once."""
+        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
+        self._updated_at = now
+        return 0.0 if self._tokens > 0 else (1e-3 - self._tokens) / self._rate
 
     def take(self, amount: int) -> None:
-        self._left -= amount
+        self._tokens -= amount
 
 
-class Distinct:
-    """About how many different texts there were (HyperLogLog over Python's own keyed hash, which
-    nobody outside can aim at).
+class DistinctCounter:
+    """An estimate of the number of distinct texts (HyperLogLog).
+
+    It hashes with Python's own keyed hash, which outsiders cannot attack.
     """
 
     def __init__(self) -> None:
@@ -136,11 +140,11 @@ class Distinct:
     def add(self, texts: Iterable[str]) -> None:
         for text in texts:
             hashed = hash(text) & 0xFFFF_FFFF_FFFF_FFFF
-            place, rest = hashed & (_REGISTERS - 1), hashed >> _PRECISION
+            register, rest = hashed & (_REGISTERS - 1), hashed >> _PRECISION
             rank = 65 - _PRECISION - rest.bit_length()
-            old = self._ranks[place]
+            old = self._ranks[register]
             if rank > old:
-                self._ranks[place] = rank
+                self._ranks[register] = rank
                 self._sum += 2.0**-rank - 2.0**-old
                 self._empty -= old == 0
 
@@ -154,10 +158,10 @@ class Distinct:
 
 
 class Limiter:
-    """Counts for every key and address of one process. Safe to call from any thread.
+    """Applies the limits of every key and address in one process. Thread-safe.
 
     Args:
-        monotonic: seconds, for the buckets; never the clock of events.
+        monotonic: seconds for the buckets; never the clock of events.
     """
 
     def __init__(
@@ -168,34 +172,36 @@ class Limiter:
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
         self._addresses: OrderedDict[str, Bucket] = OrderedDict()
         self._clicks: OrderedDict[str, Bucket] = OrderedDict()
-        self._ids: dict[str, tuple[float, Distinct]] = {}
+        self._ids: dict[str, tuple[float, DistinctCounter]] = {}
         self.limited: Counter[str] = Counter()
 
-    def begin(self, caller: Caller, scope: str, address: str) -> None:
-        """Before anything is read. Raises LimitError where the key or the address has to wait."""
+    def admit_request(self, caller: Caller, scope: str, address: str) -> None:
+        """Charge a request before it is read. Raise LimitError if the key or the address has to
+        wait.
+        """
         if scope not in (READ, WRITE):
             return
         with self._lock:
             now = self._monotonic()
-            for bucket, what in self._of(caller, scope, address, now):
-                self._require_left(bucket, what, now)
-                if what == "requests":
+            for bucket, limit_name in self._buckets_for(caller, scope, address, now):
+                self._require_tokens(bucket, limit_name, now)
+                if limit_name == "requests":
                     bucket.take(1)
 
     def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
         """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
 
-        Raises LimitError where one body may not hold so many, or the sender has to wait for what it
-        sent since `begin`.
+        Raise LimitError if one body may not contain so many, or the sender has to wait for what it
+        sent since `admit_request`.
         """
         batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
         too_many = 0 < batch_max < rows
         with self._lock:
             now = self._monotonic()
-            buckets = self._of(caller, WRITE, address, now)
+            buckets = self._buckets_for(caller, WRITE, address, now)
             if not charged:
-                for bucket, what in buckets:
-                    self._require_left(bucket, what, now)
+                for bucket, limit_name in buckets:
+                    self._require_tokens(bucket, limit_name, now)
             for bucket, _ in buckets:
                 bucket.take((batch_max if too_many else rows) - charged)
             if too_many:
@@ -208,14 +214,14 @@ class Limiter:
                     fix="send fewer at once",
                 )
 
-    def give_back(self, caller: Caller, address: str, charged: int) -> None:
-        """Put back what `charge` took."""
+    def refund(self, caller: Caller, address: str, charged: int) -> None:
+        """Return what `charge` took."""
         with self._lock:
-            for bucket, _ in self._of(caller, WRITE, address, self._monotonic()):
+            for bucket, _ in self._buckets_for(caller, WRITE, address, self._monotonic()):
                 bucket.take(-charged)
 
-    def require_wanted(self, caller: Caller, address: str, accepted: Fields) -> None:
-        """Raises LimitError where these events name too many people and items, or hold too many
+    def check_events(self, caller: Caller, address: str, accepted: EventColumns) -> None:
+        """Raise LimitError if these events name too many people and items, or contain too many
         clicks.
         """
         with self._lock:
@@ -223,40 +229,47 @@ class Limiter:
             self._require_few_ids(caller, accepted, now)
             self._take_clicks(caller, accepted, address, now)
 
-    def refused(self, limit: str) -> None:
-        """Count what somebody else refused for a limit's sake."""
+    def count_refusal(self, limit: str) -> None:
+        """Count a refusal by another limit."""
         with self._lock:
             self.limited[limit] += 1
 
-    def _require_left(self, bucket: Bucket, what: str, now: float) -> None:
+    def _require_tokens(self, bucket: Bucket, limit_name: str, now: float) -> None:
         if wait_s := bucket.wait_s(now):
-            self.limited[what] += 1
+            self.limited[limit_name] += 1
             raise LimitError(
-                f"too much within a short time ({what})", limit=what, retry_after_s=wait_s
+                f"too much within a short time ({limit_name})",
+                limit=limit_name,
+                retry_after_s=wait_s,
             )
 
-    def _of(self, caller: Caller, scope: str, address: str, now: float) -> list[tuple[Bucket, str]]:
-        own, server = caller.limits, self.server
-        found: list[tuple[Bucket, str]] = []
-        what = "requests" if scope == READ else "events"
+    def _buckets_for(
+        self, caller: Caller, scope: str, address: str, now: float
+    ) -> list[tuple[Bucket, str]]:
+        key_limits, server = caller.limits, self.server
+        buckets: list[tuple[Bucket, str]] = []
+        limit_name = "requests" if scope == READ else "events"
         rate = (
-            self._limit(own.requests_per_s, server.requests_per_s)
+            self._limit(key_limits.requests_per_s, server.requests_per_s)
             if scope == READ
-            else self._limit(own.events_per_s, server.events_per_s)
+            else self._limit(key_limits.events_per_s, server.events_per_s)
         )
         if rate and caller.id:
-            key = (caller.id, scope, rate)  # another rate of the same key begins anew
-            found.append((self._buckets.setdefault(key, Bucket(rate, now)), what))
+            key = (caller.id, scope, rate)  # a changed rate starts a new bucket
+            buckets.append((self._buckets.setdefault(key, Bucket(rate, now)), limit_name))
         if caller.public and address and server.address_events_per_s:
-            found.append((self._address(address, now), "address"))
-        return found
+            buckets.append((self._address_bucket(address, now), "address"))
+        return buckets
 
-    def _address(self, address: str, now: float) -> Bucket:
-        return _newest(self._addresses, address, Bucket(self.server.address_events_per_s, now))
+    def _address_bucket(self, address: str, now: float) -> Bucket:
+        return _bucket_of(self._addresses, address, Bucket(self.server.address_events_per_s, now))
 
-    def _take_clicks(self, caller: Caller, accepted: Fields, address: str, now: float) -> None:
-        """Whoever forges events forges these; a page whose address has sent too many may go on to
-        tell what is looked at.
+    def _take_clicks(
+        self, caller: Caller, accepted: EventColumns, address: str, now: float
+    ) -> None:
+        """Charge the events that forgers are after.
+
+        A page whose address has sent too many may still report views.
         """
         per_hour = self.server.address_clicks_per_hour
         if (
@@ -266,7 +279,7 @@ class Limiter:
             or not (count := sum(type_ in CLICKS for type_ in accepted.type))
         ):
             return
-        bucket = _newest(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
+        bucket = _bucket_of(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
         if wait_s := bucket.wait_s(now):
             self.limited["clicks"] += 1
             raise LimitError(
@@ -276,114 +289,113 @@ class Limiter:
             )
         bucket.take(count)
 
-    def _require_few_ids(self, caller: Caller, accepted: Fields, now: float) -> None:
+    def _require_few_ids(self, caller: Caller, accepted: EventColumns, now: float) -> None:
         ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
         if not ids_max or not caller.id:
             return
-        begun, ids = self._ids.get(caller.id, (now, None))
-        if ids is None or now - begun >= HOUR_S:
-            begun, ids = now, Distinct()
-            self._ids[caller.id] = (begun, ids)
+        window_start, ids = self._ids.get(caller.id, (now, None))
+        if ids is None or now - window_start >= HOUR_S:
+            window_start, ids = now, DistinctCounter()
+            self._ids[caller.id] = (window_start, ids)
         if ids.estimate() >= ids_max:
             self.limited["ids"] += 1
             raise LimitError(
                 f"more than {ids_max} different people and items within an hour",
                 limit="ids",
                 code="too_many_ids",
-                retry_after_s=HOUR_S - (now - begun),
+                retry_after_s=HOUR_S - (now - window_start),
                 fix="raise the key's ids_per_hour if that is right",
             )
-        named = chain(
+        texts = chain(
             accepted.user_id,
             accepted.anonymous_id,
             accepted.item_id,
             *(items for items in accepted.items if items),
         )
-        ids.add({text for text in named if text})
+        ids.add({text for text in texts if text})
 
     @staticmethod
-    def _limit(own: float | None, server: float) -> float:
-        return server if own is None else own
+    def _limit(key_limit: float | None, server_limit: float) -> float:
+        return server_limit if key_limit is None else key_limit
 
 
 class Admission:
-    """One body before the limits of its sender, as `decisions.Admit` has it. Not to be used by two
-    threads at a time.
-    """
+    """Checks one body against its sender's limits. Implements `decisions.AdmissionCheck`."""
 
     def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
         self._limiter, self._caller, self._address = limiter, caller, address
         self._charged = 0
 
-    def rows(self, count: int) -> None:
+    def charge_rows(self, count: int) -> None:
         if count > self._charged:
             self._limiter.charge(self._caller, self._address, count, self._charged)
             self._charged = count
 
-    def events(self, accepted: Fields) -> None:
-        self._limiter.require_wanted(self._caller, self._address, accepted)
+    def check_events(self, accepted: EventColumns) -> None:
+        self._limiter.check_events(self._caller, self._address, accepted)
 
-    def give_back(self) -> None:
-        self._limiter.give_back(self._caller, self._address, self._charged)
+    def refund(self) -> None:
+        self._limiter.refund(self._caller, self._address, self._charged)
         self._charged = 0
 
 
 class Connections:
-    """How many connections are open, by the address that they are from; one of a trusted proxy's,
-    or an unknown one, is not counted.
+    """Counts open connections by peer address, except those of trusted proxies and of unknown
+    addresses.
     """
 
     def __init__(self, limits: ServerLimits) -> None:
-        self._most, self._proxies = limits.address_connections, limits.proxies
+        self._limit, self._proxies = limits.address_connections, limits.proxies
         self._open: Counter[str] = Counter()
 
-    def came(self, peer: str) -> bool:
-        """Count one more; whether it is one too many."""
-        address = self._counted(peer)
+    def add(self, peer: str) -> bool:
+        """Count one more connection, and return whether it is one too many."""
+        address = self._counted_address(peer)
         self._open[address] += bool(address)
-        return self._open[address] > self._most
+        return self._open[address] > self._limit
 
-    def went(self, peer: str) -> None:
-        address = self._counted(peer)
+    def remove(self, peer: str) -> None:
+        address = self._counted_address(peer)
         if self._open[address] > 1:
             self._open[address] -= 1
         else:
             del self._open[address]
 
-    def _counted(self, peer: str) -> str:
+    def _counted_address(self, peer: str) -> str:
         return (
             ""
-            if not self._most or not peer or peer in self._proxies
-            else address_of(peer, "", self._proxies)
+            if not self._limit or not peer or peer in self._proxies
+            else client_address(peer, "", self._proxies)
         )
 
 
-def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> Bucket:
-    """The bucket of an address, of the newest `ADDRESSES_MAX`."""
-    bucket = buckets.setdefault(address, fresh)
+def _bucket_of(buckets: OrderedDict[str, Bucket], address: str, default: Bucket) -> Bucket:
+    """Return the bucket of an address, and keep those of the newest `ADDRESSES_MAX`."""
+    bucket = buckets.setdefault(address, default)
     buckets.move_to_end(address)
     if len(buckets) > ADDRESSES_MAX:
         buckets.popitem(last=False)
     return bucket
 
 
-def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
-    """Who is calling, whom no request is without: the peer, or the last hop that a trusted proxy
-    did not add itself.
+def client_address(peer: str, forwarded: str, proxies: Networks) -> str:
+    """Return the address of the caller: the peer, or the last hop that a trusted proxy did not add
+    itself.
 
-    Of an IPv6 address it is the /64. Where a proxy names no address ("unknown"), the request counts
-    for that proxy.
+    An IPv6 address is reduced to its /64. Where a proxy names no address ("unknown"), the request
+    counts for that proxy.
 
     Args:
-        forwarded: all lines of `X-Forwarded-For`, in their order, joined by commas; some proxies
-            add to the last, others add one.
+        forwarded: all lines of `X-Forwarded-For` in their order, joined by commas; some proxies
+            extend the last line, others
+        add one.
     """
-    caller = _parsed(peer)
+    caller = _parse_ip(peer)
     if caller is None:
         return UNKNOWN
     hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
-    while hops and caller in proxies and (named := _parsed(hops.pop())) is not None:
-        caller = named
+    while hops and caller in proxies and (hop_ip := _parse_ip(hops.pop())) is not None:
+        caller = hop_ip
     return (
         str(caller)
         if isinstance(caller, IPv4Address)
@@ -392,13 +404,13 @@ def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
 
 
 def is_public(peer: str) -> bool:
-    """Whether an address is one of the internet's, and not of a network of somebody's own."""
-    found = _parsed(peer)
-    return found is not None and found.is_global
+    """Return whether an address is globally routable, and not of a private network."""
+    ip = _parse_ip(peer)
+    return ip is not None and ip.is_global
 
 
-def _parsed(hop: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
+def _parse_ip(hop: str) -> IPv4Address | IPv6Address | None:
+    """Parse the address of a hop, without port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`,
     `fe80::1%eth0`.
     """
     text = hop.strip('"')
@@ -407,7 +419,7 @@ def _parsed(hop: str) -> IPv4Address | IPv6Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        found = ip_address(text.partition("%")[0])
+        ip = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

@@ -1,9 +1,9 @@
-"""Lists that are the same for everybody: what is popular, what is new, what goes with an item."""
+"""Lists that are the same for everybody: popular items, new items, and items related to an item."""
 
 import numpy as np
 
 from tailorbird.candidates.contract import Board
-from tailorbird.candidates.item_knn.query import similar
+from tailorbird.candidates.item_knn.query import item_neighbours
 from tailorbird.candidates.protocol import CandidateTables, RankedList
 from tailorbird.candidates.query import WEEK
 from tailorbird.events.keys import hash64
@@ -16,60 +16,65 @@ _REASONS = {"popular": "Popular", "new_items": "New"}
 def list_items(
     index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None
 ) -> list[Shown]:
-    """Return the first items of `popular` or `new_items`, of one category if it is named; none of a
-    category that no item has.
+    """Return the first items of `popular` or `new_items`, of one category if it is named.
+
+    An unknown category has none.
     """
-    listed = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
+    ranked_list = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
     if source == "popular" and category is not None:
         of_category = tables.board(Board(WEEK.window_us, "category"), hash64(category))
-        listed = of_category.shares if len(of_category.items) else listed
-    rows, scores = _shown(index, listed)
+        ranked_list = of_category.shares if len(of_category.items) else ranked_list
+    rows, scores = _visible_rows(index, ranked_list)
     if category is not None:
         code = index.category.code(category)
-        kept = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))
-        rows, scores = rows[kept], scores[kept]
-    shown = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
+        matching = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))
+        rows, scores = rows[matching], scores[matching]
+    ranked_rows = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
         Shown(
             item_id=index.ids[row],
-            position=place,
+            position=position,
             score=score,
             reason=_REASONS[source],
             reason_code=source,
             source=source,
         )
-        for place, (row, score) in enumerate(shown, 1)
+        for position, (row, score) in enumerate(ranked_rows, 1)
     ]
 
 
 def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
-    """Return what goes with an item that the index knows, best first, filled up with what is
-    popular in its category and then overall.
+    """Return the items related to an item, best first, then popular ones of its category, then
+    of all.
     """
     row = int(index.find_ids([item_id])[0])
-    near, scores = _shown(index, similar(tables, int(index.keys[row])))
-    fill, _ = _shown(index, tables.board(WEEK).items)
-    mine = index.category.codes[row]
-    fill = fill[np.argsort(~((index.category.codes[fill] == mine) & (mine >= 0)), kind="stable")]
-    fill = fill[~np.isin(fill, near) & (fill != row)]
-    rows = np.concatenate([near, fill])[:size]
-    scores = np.concatenate([scores, np.zeros(len(fill))])[:size]
+    related, scores = _visible_rows(index, item_neighbours(tables, int(index.keys[row])))
+    filler, _ = _visible_rows(index, tables.board(WEEK).items)
+    category_code = index.category.codes[row]
+    filler = filler[
+        np.argsort(
+            ~((index.category.codes[filler] == category_code) & (category_code >= 0)), kind="stable"
+        )
+    ]
+    filler = filler[~np.isin(filler, related) & (filler != row)]
+    rows = np.concatenate([related, filler])[:size]
+    scores = np.concatenate([scores, np.zeros(len(filler))])[:size]
     return [
         Shown(
             item_id=index.ids[row],
-            position=place,
+            position=position,
             score=score,
             reason="Goes with it" if score > 0 else "Popular",
             reason_code="related" if score > 0 else "popular",
             source="item_knn" if score > 0 else "popular",
         )
-        for place, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), 1)
+        for position, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), 1)
     ]
 
 
-def _shown(index: Index, listed: RankedList) -> tuple[np.ndarray, np.ndarray]:
-    rows = index.find(listed.keys)
-    there = rows >= 0
+def _visible_rows(index: Index, ranked_list: RankedList) -> tuple[np.ndarray, np.ndarray]:
+    rows = index.find(ranked_list.keys)
+    is_visible = rows >= 0
     if index.shown is not None:
-        there &= index.shown[np.maximum(rows, 0)]
-    return rows[there], listed.scores[there]
+        is_visible &= index.shown[np.maximum(rows, 0)]
+    return rows[is_visible], ranked_list.scores[is_visible]

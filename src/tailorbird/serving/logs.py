@@ -1,8 +1,8 @@
-"""What a server writes to stderr: a line an event, for people or as JSON, without personal data.
+"""The server's log on stderr: one line per event, as text or as JSON, without personal data.
 
-No ids of people or items, no queries, no keys: the text of an exception may hold any of them, so
-only its type and where it was raised are written. Control characters are escaped, so that nobody
-writes lines of their own. Each line of a request has its `X-Request-Id`, which errors and the
+It contains no ids of people or items, no queries and no keys. The text of an exception may contain
+any of them, so only its type and where it was raised are written. Control characters are escaped,
+so that nobody can inject lines. Each line of a request has its `X-Request-Id`, which errors and the
 answer's header have too.
 """
 
@@ -17,19 +17,19 @@ from contextvars import ContextVar
 import msgspec
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-LINES_PER_S = 20.0  # of refused requests; a flood of them must not fill the disk
-_SANE = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
+LINES_PER_S = 20.0  # of refused requests, which must not fill the disk
+_SAFE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FIELDS = ("route", "status", "ms", "key", "code", "left_out")
 log = logging.getLogger(__name__)
 
 
-def request_id_of(given: str | None) -> str:
-    """The caller's own if it is fit for a log, else a new one."""
-    return given if given and _SANE.match(given) else f"{random.getrandbits(128):032x}"
+def request_id_of(header: str | None) -> str:
+    """Return the caller's own id if it is safe to log, else a new one."""
+    return header if header and _SAFE_ID.match(header) else f"{random.getrandbits(128):032x}"
 
 
-class Lines(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Formats a record as one line."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -37,74 +37,77 @@ class Lines(logging.Formatter):
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _escaped(record.getMessage()),
+            "message": _escape(record.getMessage()),
         }
         if request_id := REQUEST_ID.get():
-            told["request_id"] = request_id
-        told |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+            fields["request_id"] = request_id
+        fields |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0]:
-            told["exception"] = record.exc_info[0].__name__
+            fields["exception"] = record.exc_info[0].__name__
             frames = traceback.extract_tb(record.exc_info[2])[-12:]
-            told["raised"] = [
+            fields["raised"] = [
                 f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}"
                 for frame in frames
             ]
         if self._as_json:
-            return msgspec.json.encode(told).decode()
-        more = " ".join(
-            f"{name}={_escaped(str(value))}"
-            for name, value in told.items()
+            return msgspec.json.encode(fields).decode()
+        suffix = " ".join(
+            f"{name}={_escape(str(value))}"
+            for name, value in fields.items()
             if name not in ("time", "level", "logger", "message")
         )
-        return f"{record.levelname} {record.name}: {told['message']}{' ' if more else ''}{more}"
+        return (
+            f"{record.levelname} {record.name}: {fields['message']}{' ' if suffix else ''}{suffix}"
+        )
 
 
 def configure(*, as_json: bool) -> None:
-    """Let this process write its log so."""
+    """Configure the log of this process."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(as_json=as_json))
+    handler.setFormatter(LineFormatter(as_json=as_json))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 class RequestLog:
-    """A line for each request that was refused or failed, or for all; of those that were refused,
-    for load too, at most `LINES_PER_S`.
+    """Logs each refused or failed request, or every request.
+
+    Refused requests, including those shed for load, are limited to `LINES_PER_S`.
     """
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
-        self._left, self._at, self._left_out = LINES_PER_S, time.monotonic(), 0
+        self._tokens, self._refilled_at, self._skipped = LINES_PER_S, time.monotonic(), 0
 
-    def note(self, route: str, status: int, seconds: float, key: str) -> None:
-        """`route` is the declared path, never the one asked for."""
+    def record(self, route: str, status: int, seconds: float, key: str) -> None:
+        """Log a request; `route` is the declared path, never the requested one."""
         if status < 400 and not self._every:
             return
-        left_out: dict[str, object] = {}
+        throttling: dict[str, object] = {}
         if 400 <= status < 500 or status == 503:
             now = time.monotonic()
-            self._left, self._at = (
-                min(LINES_PER_S, self._left + (now - self._at) * LINES_PER_S),
+            self._tokens, self._refilled_at = (
+                min(LINES_PER_S, self._tokens + (now - self._refilled_at) * LINES_PER_S),
                 now,
             )
-            if self._left < 1:
-                self._left_out += 1
+            if self._tokens < 1:
+                self._skipped += 1
                 return
-            self._left -= 1
-            left_out["left_out"], self._left_out = self._left_out, 0
-        more = {
+            self._tokens -= 1
+            throttling["left_out"], self._skipped = self._skipped, 0
+        fields = {
             "route": route,
             "status": status,
             "ms": round(seconds * 1e3, 1),
             "key": key,
-            **left_out,
+            **throttling,
         }
-        log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=more)
+        log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=fields)
 
 
-def _escaped(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def _escape(text: str) -> str:
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

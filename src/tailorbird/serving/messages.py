@@ -1,8 +1,8 @@
-"""What goes over the wire besides events: queries and answers. Their JSON Schemas make up
+"""Messages of the HTTP API besides events: queries and answers, whose JSON Schemas form
 `/openapi.json`.
 
-Bounds stand in the types, so that a wrong value is refused with its path before anything looks at
-it.
+Bounds are part of the types, so that an invalid value is refused with its path before anything else
+reads it.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -32,7 +32,7 @@ Filters = Annotated[
     ),
 ]
 
-# What the codes of `Answer.degraded` mean to somebody who looks at a list, with what to do.
+# Explanations of the codes of `Answer.degraded` for people, with what to do.
 DEGRADED = {
     "model": "no model could score: tailorbird train learns one",
     "candidates": "no candidate tables are published yet: the role `candidates` reads the log, "
@@ -47,7 +47,7 @@ DEGRADED = {
 class Query(
     msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True
 ):
-    """What every request says of who asks and what may be shown.
+    """Common fields of all queries: who asks, and what may be shown.
 
     Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for
     anybody.
@@ -78,8 +78,8 @@ class RankQuery(Query, frozen=True, kw_only=True):
 
 
 class SearchQuery(Query, frozen=True, kw_only=True):
-    """Find items by words, ordered for this person. `facets` names attributes by which the answer
-    says how all hits divide.
+    """Find items by words, ordered for this person. `facets` names attributes by which all hits are
+    counted.
     """
 
     query: Annotated[str, Meta(max_length=512)]
@@ -88,8 +88,8 @@ class SearchQuery(Query, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stood behind one item's score: the features as read, each head's calibrated probability,
-    and what columns did to the value.
+    """The explanation of one item's score: features as read, calibrated probability of each head,
+    contributions.
 
     `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to `value`) or
     `occlusion`. `value` and all of `moved` (the search, and each boost) add up to the score;
@@ -127,8 +127,8 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FacetTold(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How hits divide by an attribute: `counts` of the most frequent values, or `low` to `high` of
-    a number; `missing` have none.
+    """The distribution of hits over an attribute: `counts` of the most frequent values, or `low` to
+    `high` of a number; `missing` have none.
     """
 
     counts: dict[str, int] = {}
@@ -143,8 +143,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     `degraded` names what was missing, by the stable codes of docs/reference/degraded.md:
     `last_known`, `features`, `freshness`, `previous_model`, `model`, `index`, `candidates`,
     `stale_candidates`, `items`, `vectors`, `retrieval`, `ranking`, `policy`, `rules`, `log`. The
-    answer is then less personal. `t` is the time for which its features hold, `commit` the state's
-    version that they were read from. `facets` are those that a search asked for.
+    answer is then less personal. `t` is the time for which its features hold, `commit` the version
+    of the state that they were read from. `facets` are those that a search requested.
     """
 
     request_id: str
@@ -183,12 +183,12 @@ class ChurnWhy(msgspec.Struct, frozen=True):
 
 
 class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How likely a person is to leave.
+    """The probability that a person leaves.
 
     `gone` is the probability that they stay away for the window that churn.py declares, `purchases`
-    how many are expected within it, null where the model does not count. `known` is false where the
-    features say nothing of them; `gone` is then that of a stranger. `as_of` is the time for which
-    that holds, `model` the version that said so.
+    the expected number within it, null where the model does not count. `known` is false where the
+    features say nothing about them; `gone` is then that of a stranger. `as_of` is the time for
+    which that holds, `model` the version that computed it.
     """
 
     user_id: str
@@ -202,7 +202,7 @@ class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
-    """What an item is worth to a slot: `formula` is in force, `declared` stands in slots.py.
+    """The value of an item to a slot: `formula` is in force, `declared` is the one in slots.py.
 
     `version` is that of a formula that was set without a new model, by whom, why and when
     (microseconds); "" where the declared one holds. `missing` are heads that the champion does not
@@ -220,8 +220,9 @@ class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FormulaQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A formula to put in force, such as `1.0*click + 8.0*purchase`; "" for the slot's own again.
-    `why` stands in the audit log.
+    """A formula to put in force, such as `1.0*click + 8.0*purchase`; "" restores the slot's own.
+
+    `why` is recorded in the audit log.
     """
 
     formula: Annotated[str, Meta(max_length=1_000)]
@@ -229,7 +230,7 @@ class FormulaQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 
 
 class EventDecision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event; a refused one says why and where."""
+    """The decision on one event; a refused one has the reason and its path."""
 
     accepted: bool
     code: str = ""
@@ -246,8 +247,8 @@ class Receipts(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server tells an operator about itself. Counters since its start; `keys` by id, with
-    how often each was used.
+    """The state of a server for its operator. Counters since its start; `keys` by id, with how
+    often each was used.
     """
 
     producer: str
@@ -261,11 +262,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was not answered: a stable code, a sentence, the path in the document, and what
-    to do.
+    """An error: a stable code, a sentence, the path in the document, and how to fix it.
 
-    `request_id` is that of the header `X-Request-Id` and of the server's log; an answer's is
-    another.
+    `request_id` is that of the header `X-Request-Id` and of the server's log; an answer has another
+    one.
     """
 
     code: str
@@ -276,7 +276,7 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class QueryError(UsageError):
-    """A query that cannot be answered as asked."""
+    """A query that cannot be answered."""
 
     code = "bad_query"
 
@@ -289,7 +289,7 @@ class QueryError(UsageError):
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """A query from JSON. Raises QueryError with the path of what is wrong."""
+    """Decode a query from JSON. Raise QueryError with the path of the error."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -1,8 +1,8 @@
-"""What a serve process tells Prometheus. Labels are routes, stages, codes and sources: never an id
-of a person or an item.
+"""Prometheus metrics of a serve process. Labels are routes, stages, codes and sources, never ids of
+people or items.
 
-The registry is this process's own, so that tests and several servers in one process do not meet in
-a global one.
+Each process has a registry of its own, so that tests and several servers in one process do not
+share a global one.
 """
 
 import threading
@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from tailorbird.features.compared import Compared
+from tailorbird.features.compared import ParityTotals
 from tailorbird.features.figures import Figures
-from tailorbird.loops import Loop
+from tailorbird.loops import PeriodicTask
 from tailorbird.serving.collectors import (
+    BreakerCollector,
     CandidatesCollector,
+    CollectorMetrics,
     CopiesCollector,
-    DoorCollector,
     FeaturesCollector,
     HedgeCollector,
     LagCollector,
     LimitsCollector,
-    PatienceCollector,
     RolloutCollector,
     SheddingCollector,
     ThreadsCollector,
     WorkersCollector,
 )
-from tailorbird.serving.decisions import DoorFigures
-from tailorbird.serving.patience import State
+from tailorbird.serving.decisions import CollectorFigures
+from tailorbird.serving.patience import BreakerState
 from tailorbird.serving.shedding import Shedder
 from tailorbird.store.hedge import Hedge
 from tailorbird.stream.lag import LagWatch
@@ -38,7 +38,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05
 
 
 class Metrics:
-    """The figures of one serve process."""
+    """The metrics of one serve process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -91,7 +91,7 @@ class Metrics:
         )
         self._churn_versions: dict[str, str] = {}
         self._version = ""
-        self._turned_away: dict[str, Counter] = {}
+        self._refusal_counters: dict[str, Counter] = {}
         self._lock = threading.Lock()
 
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
@@ -101,14 +101,15 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def turned_away(self, route: str) -> None:
-        """A request was refused for load before it was one, so that it has no time. Many are at
-        once: the label is looked up once.
+    def count_early_refusal(self, route: str) -> None:
+        """Count a request that was shed before it was parsed, and thus has no duration.
+
+        These are frequent, so the label is looked up once.
         """
-        found = self._turned_away.get(route)
-        if found is None:
-            found = self._turned_away[route] = self._requests.labels(route, "503")
-        found.inc()
+        counter = self._refusal_counters.get(route)
+        if counter is None:
+            counter = self._refusal_counters[route] = self._requests.labels(route, "503")
+        counter.inc()
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
@@ -118,19 +119,19 @@ class Metrics:
             self._degraded.labels(name).inc()
 
     def fault(self, part: str) -> None:
-        """A part failed and the answer was made without it."""
+        """Count a part that failed while the answer was made without it."""
         self._faults.labels(part).inc()
 
     def waited(self, seconds: float) -> None:
-        """A question waited for so long."""
+        """Record how long a request waited for a thread."""
         self._wait.observe(seconds)
 
     def watch_shedding(self, shedder: Shedder) -> None:
-        """Let each scrape read how much work waits, and how many questions were refused for it."""
+        """Export how much work waits, and how many requests were shed."""
         self.registry.register(SheddingCollector(shedder))
 
     def watch_limits(self, limited: Callable[[], dict[str, int]]) -> None:
-        """Let each scrape read what was refused for a limit's sake."""
+        """Export the refusals by limit."""
         self.registry.register(LimitsCollector(limited))
 
     def bundle_loaded(self, version: str) -> None:
@@ -145,58 +146,58 @@ class Metrics:
         self._load_failures.inc()
 
     def churn_loaded(self, name: str, version: str) -> None:
-        """Which version of a churn model answers."""
+        """Export the version of a churn model that answers."""
         with self._lock:
-            if before := self._churn_versions.get(name):
-                self._churn.remove(name, before)
+            if previous_version := self._churn_versions.get(name):
+                self._churn.remove(name, previous_version)
             self._churn.labels(name, version).set(1)
             self._churn_versions[name] = version
 
     def churn_refused(self, name: str) -> None:
         self._load_failures.inc()
 
-    def watch_patience(self, states: Callable[[], Iterable[State]]) -> None:
-        """Let each scrape read who is left alone."""
-        self.registry.register(PatienceCollector(states))
+    def watch_breakers(self, states: Callable[[], Iterable[BreakerState]]) -> None:
+        """Export the state of the circuit breakers."""
+        self.registry.register(BreakerCollector(states))
 
     def watch_hedge(self, hedge: Hedge) -> None:
-        """Let each scrape read how many reads were asked twice."""
+        """Export how many reads were hedged."""
         self.registry.register(HedgeCollector(hedge))
 
     def watch_rollout(self, versions: Callable[[], dict[str, str]]) -> None:
-        """Let each scrape read which bundles are loaded, as what."""
+        """Export which bundles are loaded, and in which role."""
         self.registry.register(RolloutCollector(versions))
 
-    def watch_door(self, figures: Callable[[], DoorFigures]) -> None:
-        """Let each scrape read the door."""
-        self.registry.register(DoorCollector(figures))
+    def watch_collector(self, figures: Callable[[], CollectorFigures]) -> None:
+        """Export the figures of the event collector."""
+        self.registry.register(CollectorMetrics(figures))
 
-    def watch_features(self, compared: Callable[[], Compared | None]) -> None:
-        """Let each scrape read what the comparison of served features with the lake came to."""
+    def watch_features(self, compared: Callable[[], ParityTotals | None]) -> None:
+        """Export the result of comparing served features with the lake."""
         self.registry.register(FeaturesCollector(compared))
 
     def watch_workers(self, figures: Callable[[], Iterable[Figures]]) -> None:
-        """Let each scrape read what the workers of the features have told."""
+        """Export the figures of the feature workers."""
         self.registry.register(WorkersCollector(figures))
 
     def watch_copies(self, published_at: Callable[[], dict[str, int]]) -> None:
-        """Let each scrape read how old the copies are that features are read from."""
+        """Export the age of the copies that features are read from."""
         self.registry.register(CopiesCollector(published_at))
 
     def watch_candidates(
         self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]
     ) -> None:
-        """Let each scrape read how old the tables are that candidate sources read."""
+        """Export the age of the tables that candidate sources read."""
         self.registry.register(CandidatesCollector(ages, sources))
 
-    def watch_threads(self, loops: Callable[[], Iterable[Loop]]) -> None:
-        """Let each scrape read how often threads failed in a way that nobody thought of."""
+    def watch_threads(self, loops: Callable[[], Iterable[PeriodicTask]]) -> None:
+        """Export the unexpected failures of threads."""
         self.registry.register(ThreadsCollector(loops))
 
     def watch_lag(self, lag: LagWatch) -> None:
-        """Let each scrape read how far the readers of the logs are behind."""
+        """Export the lag of the log readers."""
         self.registry.register(LagCollector(lag))
 
     def text(self) -> bytes:
-        """The exposition that `/metrics` answers with."""
+        """Return the exposition that `/metrics` answers with."""
         return generate_latest(self.registry)

@@ -1,21 +1,19 @@
-"""Which producer a serve process is: the first name that no living process of this project
-holds.
-"""
+"""The producer name of a serve process: the first that no live process of this project holds."""
 
 from pathlib import Path
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Clock, RoutePlan
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.places import Place
-from tailorbird.serving.door import Door
+from tailorbird.events.suppression import SuppressionList
+from tailorbird.places import Storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.stream import Stream
 
 
-def first_free(
+def open_collector(
     stream: Stream,
     plan: RoutePlan,
     clock: Clock,
@@ -23,24 +21,25 @@ def first_free(
     prefix: str = "serve",
     pseudonyms: Pseudonyms | None = None,
     reserve_bytes: int = RESERVE_BYTES,
-    stopped: StopList | None = None,
-    lake: Place | None = None,
+    suppression_list: SuppressionList | None = None,
+    lake: Storage | None = None,
     log_clock: LogClock | None = None,
-) -> Door:
-    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with
-    Kafka, after this machine's name.
+) -> EventCollector:
+    """Open the collector of the first producer `serve-1`, `serve-2`, … that no live process holds.
+
+    With Kafka, the name starts with that of this machine.
     """
     if not isinstance(stream, Path):
         prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
-            return Door(
+            return EventCollector(
                 stream,
                 f"{prefix}-{number}",
                 plan,
                 clock,
                 pseudonyms=pseudonyms,
-                stopped=stopped,
+                stopped=suppression_list,
                 reserve_bytes=reserve_bytes,
                 lake=lake,
                 log_clock=log_clock,

@@ -1,5 +1,5 @@
-"""The OpenAPI 3.1 document, from the routes and the types that they take and give; and a page that
-shows it without a script.
+"""The OpenAPI 3.1 document, generated from routes and their types, and a page that shows it
+without a script.
 """
 
 from base64 import b64encode
@@ -20,15 +20,15 @@ _REF = "#/components/schemas/{name}"
 
 @dataclass(frozen=True)
 class Operation:
-    """What a route takes and gives.
+    """The documentation of a route.
 
     Attributes:
         scope: `open`, `read`, `write` or `admin`: which key may call it.
         summary: one sentence.
-        takes: the type of the body, or None.
-        gives: the type of a 200 answer; `str` for text.
+        request_type: the type of the body, or None.
+        response_type: the type of a 200 answer; `str` for text.
         text: the media type of such a text.
-        refuses: the type of a 400 answer where that is not only a fault.
+        refusal_type: the type of a 400 answer where that is not only a fault.
         queries: query parameters, name → description.
         body_types: media types of the body.
         statuses: other statuses that it may answer with.
@@ -36,13 +36,13 @@ class Operation:
 
     scope: str
     summary: str
-    takes: Any = None
-    gives: Any = str
+    request_type: Any = None
+    response_type: Any = str
     queries: dict[str, str] = field(default_factory=dict)
     body_types: Sequence[str] = ("application/json",)
     statuses: Sequence[int] = ()
     text: str = "text/plain"
-    refuses: Any = None
+    refusal_type: Any = None
 
 
 _STATUSES = {
@@ -60,22 +60,22 @@ _STATUSES = {
 
 
 def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
-    """The document for (path, method) → operation."""
+    """Generate the document of (path, method) → operation."""
     types = [
         fault,
         *(
             kind
-            for each in operations.values()
-            for kind in (each.takes, each.gives, each.refuses)
+            for operation in operations.values()
+            for kind in (operation.request_type, operation.response_type, operation.refusal_type)
             if kind not in (None, str, dict)
         ),
     ]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(_key, types), schemas, strict=True))
+    by_type = dict(zip(map(_type_key, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), operation in operations.items():
         paths.setdefault(path, {})[method.lower()] = _describe(
-            path, method, operation, by_type, by_type[_key(fault)]
+            path, method, operation, by_type, by_type[_type_key(fault)]
         )
     return {
         "openapi": "3.1.0",
@@ -92,16 +92,17 @@ def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[
     }
 
 
-def _key(kind: Any) -> str:
+def _type_key(kind: Any) -> str:
     return repr(kind)
 
 
 def _describe(
     path: str, method: str, operation: Operation, by_type: dict[str, Any], fault: Any
 ) -> dict[str, Any]:
+    path_name = path.replace("/", "_").replace("{", "").replace("}", "")
     described: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
+        "operationId": f"{method.lower()}{path_name}",
         "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
     }
     if operation.scope != OPEN:
@@ -126,8 +127,8 @@ def _describe(
     ]
     if parameters:
         described["parameters"] = parameters
-    if operation.takes is not None:
-        schema = by_type[_key(operation.takes)]
+    if operation.request_type is not None:
+        schema = by_type[_type_key(operation.request_type)]
         described["requestBody"] = {
             "required": True,
             "content": {kind: {"schema": schema} for kind in operation.body_types},
@@ -135,23 +136,25 @@ def _describe(
     for status in operation.statuses:
         schema = (
             fault
-            if status != 400 or operation.refuses is None
-            else {"anyOf": [fault, by_type[_key(operation.refuses)]]}
+            if status != 400 or operation.refusal_type is None
+            else {"anyOf": [fault, by_type[_type_key(operation.refusal_type)]]}
         )
         content = {"application/json": {"schema": schema}}
-        if operation.scope == OPEN:  # what balancers ask is answered in a word
+        if operation.scope == OPEN:  # probes of load balancers get plain text
             content = {"text/plain": {"schema": {"type": "string"}}}
         described["responses"][str(status)] = {"description": _STATUSES[status], "content": content}
     return described
 
 
 def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
-    gives = operation.gives
-    if gives is str:
+    response_type = operation.response_type
+    if response_type is str:
         return {operation.text: {"schema": {"type": "string"}}}
     return {
         "application/json": {
-            "schema": {"type": "object"} if gives is dict else by_type[_key(gives)]
+            "schema": {"type": "object"}
+            if response_type is dict
+            else by_type[_type_key(response_type)]
         }
     }
 
@@ -159,20 +162,26 @@ def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2a7f62 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line); padding-top: 1rem }
-code, pre { font: 13px/1.45 ui-monospace, monospace } pre { background: var(--soft); padding: .7rem; overflow: auto; border-radius: 6px }
-.method { color: var(--mark); font-weight: 600; margin-right: .5rem } .scope { float: right; opacity: .7; font-weight: 400 }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
-border-bottom: 1px solid var(--line) } summary { cursor: pointer }
+h1 { font-size: 1.4rem }
+h2 { font-size: 1.05rem; margin: 2.2rem 0 .3rem; border-top: 1px solid var(--line);
+padding-top: 1rem }
+code, pre { font: 13px/1.45 ui-monospace, monospace }
+pre { background: var(--soft); padding: .7rem; overflow: auto; border-radius: 6px }
+.method { color: var(--mark); font-weight: 600; margin-right: .5rem }
+.scope { float: right; opacity: .7; font-weight: 400 }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
+border-bottom: 1px solid var(--line) }
+summary { cursor: pointer }
 """
 
 
-# so that the page needs no unsafe-inline
+# The hash lets the page do without unsafe-inline.
 STYLE_HASH = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 
 
 def page(spec: dict[str, Any]) -> str:
-    """The document as one HTML page: no script, nothing from the net."""
+    """Render the document as one HTML page without scripts or external resources."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
         "content='width=device-width'>",
@@ -190,7 +199,8 @@ def page(spec: dict[str, Any]) -> str:
     for name, schema in sorted(spec["components"]["schemas"].items()):
         parts.append(
             "<details "
-            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>{_schema_html(schema)}</details>"
+            f"id='{escape(name)}'><summary><code>{escape(name)}</code></summary>"
+            f"{_schema_html(schema)}</details>"
         )
     return "".join(parts)
 
@@ -201,11 +211,14 @@ def _operation_html(path: str, method: str, operation: dict[str, Any]) -> str:
         f"<tr><td><code>{escape(status)}</code><td>{escape(answer['description'])} {_refs(answer)}"
         for status, answer in operation["responses"].items()
     )
-    takes = f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    request_html = (
+        f"<p>Takes {_refs(operation['requestBody'])}" if "requestBody" in operation else ""
+    )
     return (
         "<h2><span "
-        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2><p>{escape(operation['summary'])} "
-        f"<span class=scope>{escape(scope)}</span></p>{takes}<table>{rows}</table>"
+        f"class=method>{method.upper()}</span><code>{escape(path)}</code></h2>"
+        f"<p>{escape(operation['summary'])} "
+        f"<span class=scope>{escape(scope)}</span></p>{request_html}<table>{rows}</table>"
     )
 
 
@@ -216,8 +229,8 @@ def _refs(part: Any) -> str:
 
 def _names(part: Any) -> list[str]:
     if isinstance(part, dict):
-        own = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
-        return own + [name for value in part.values() for name in _names(value)]
+        references = [part["$ref"].rpartition("/")[2]] if isinstance(part.get("$ref"), str) else []
+        return references + [name for value in part.values() for name in _names(value)]
     if isinstance(part, list):
         return [name for value in part for name in _names(value)]
     return []

@@ -1,6 +1,4 @@
-"""What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it
-can do without.
-"""
+"""Protocols of a pipeline's parts, and stand-ins for the optional ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,31 +17,33 @@ from tailorbird.retrieval import Index
 from tailorbird.serving.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
-Lists = Mapping[str, Keys]  # name of an editorial list → items, the first first
+Lists = Mapping[str, Keys]  # name of an editorial list → item keys in order
 Floats = npt.NDArray[np.float64]
 
 
 class Bundles(Protocol):
-    """Which bundle answers whom; `rollout.Rollout` says so."""
+    """Selects the bundle that answers a person, as `rollout.Rollout` does."""
 
     def current(self) -> Bundle | None:
-        """The champion."""
+        """Return the champion."""
         ...
 
-    def of(self, person: str) -> Bundle | None:
-        """The one that answers a person: the champion, or the canary for its share of them."""
+    def for_person(self, person: str) -> Bundle | None:
+        """Return the bundle that answers a person: the champion, or the canary for its share of
+        them.
+        """
         ...
 
     def previous(self) -> Bundle | None:
-        """The champion before this one, to answer where this one fails."""
+        """Return the previous champion, to answer where this one fails."""
         ...
 
-    def stands_in(self, bundle: Bundle) -> bool:
-        """Whether it answers because the champion cannot be loaded."""
+    def is_fallback(self, bundle: Bundle) -> bool:
+        """Return whether a bundle answers because the champion cannot be loaded."""
         ...
 
     def shadow(self) -> Bundle | None:
-        """One whose scores are logged beside, and shown to nobody."""
+        """Return the bundle whose scores are logged and not shown."""
         ...
 
 
@@ -52,14 +52,14 @@ class Overlay(Protocol):
 
 
 class Tables(Protocol):
-    """Opens the published candidate tables for a request; `candidates.LiveTables` does."""
+    """Opens the published candidate tables for a request, as `candidates.LiveTables` does."""
 
     def tables(self) -> AbstractContextManager[CandidateTables]: ...
     def ages(self) -> Mapping[str, int]: ...
 
 
 class NoLiveTables:
-    """No tables at all: for who ranks the caller's own items, and for tests."""
+    """No tables at all: for ranking the caller's own items, and for tests."""
 
     @contextmanager
     def tables(self) -> Iterator[CandidateTables]:
@@ -77,9 +77,9 @@ class FeatureReader(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a request reads its features with; `user_columns` are the columns about the person
-    alone, with their places.
+class FeatureAccess:
+    """The feature set and reader of a request; `user_columns` are the columns about the person
+    alone, with their positions.
     """
 
     features: FeatureSet
@@ -87,32 +87,36 @@ class Reading:
     user_columns: tuple[tuple[int, str], ...]
 
     @classmethod
-    def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
-        of_user = {column.name for column in features.columns if column.entity == "user"}
+    def from_features(cls, features: FeatureSet, reader: FeatureReader | None) -> "FeatureAccess":
+        user_names = {column.name for column in features.columns if column.entity == "user"}
         return cls(
             features,
             reader,
-            tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user),
+            tuple(
+                (position, name)
+                for position, name in enumerate(features.numeric)
+                if name in user_names
+            ),
         )
 
 
-class Editors(Protocol):
-    """Has the editorial lists as they are now; `editorial.LiveLists` does."""
+class EditorialLists(Protocol):
+    """The current editorial lists, as `editorial.LiveLists` has them."""
 
     @property
     def keys(self) -> Lists: ...
 
 
 class Formulas(Protocol):
-    """Says what an item is worth to a slot; `formulas.LiveFormulas` does."""
+    """The value of an item to a slot, as `formulas.LiveFormulas` has it."""
 
-    def of(self, slot: Slot) -> Formula: ...
+    def formula_for(self, slot: Slot) -> Formula: ...
 
 
-class Readings(Protocol):
-    """Says what a request reads with, by its bundle; `schemas.Schemas` does."""
+class FeatureProvider(Protocol):
+    """Opens the features of a bundle for a request, as `schemas.Schemas` does."""
 
-    def reading(self, bundle: Bundle | None) -> AbstractContextManager[Reading]: ...
+    def access(self, bundle: Bundle | None) -> AbstractContextManager[FeatureAccess]: ...
     def ready(self, bundle: Bundle | None) -> bool: ...
 
 
@@ -121,14 +125,14 @@ class AnswerLog(Protocol):
 
 
 class Watcher(Protocol):
-    """Who counts stages and faults; `serving.metrics.Metrics` does."""
+    """Counts stages and faults, as `serving.metrics.Metrics` does."""
 
     def stage(self, name: str, seconds: float) -> None: ...
     def degraded(self, what: Iterable[str]) -> None: ...
     def fault(self, part: str) -> None: ...
 
 
-class Unwatched:
+class NullWatcher:
     """Counts nothing: for bulk traffic and tests."""
 
     def stage(self, name: str, seconds: float) -> None: ...
@@ -137,31 +141,31 @@ class Unwatched:
 
 
 class NoOverlay:
-    """The bundle's index as it is."""
+    """The bundle's index without later changes."""
 
     def over(self, index: Index | None) -> Index | None:
         return index
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixedBundle:
     """Always the same bundle, for evaluation and tests."""
 
     bundle: Bundle | None = None
-    before: Bundle | None = None
-    beside: Bundle | None = None
+    previous_bundle: Bundle | None = None
+    shadow_bundle: Bundle | None = None
 
     def current(self) -> Bundle | None:
         return self.bundle
 
-    def of(self, person: str) -> Bundle | None:
+    def for_person(self, person: str) -> Bundle | None:
         return self.bundle
 
     def previous(self) -> Bundle | None:
-        return self.before
+        return self.previous_bundle
 
-    def stands_in(self, bundle: Bundle) -> bool:
+    def is_fallback(self, bundle: Bundle) -> bool:
         return False
 
     def shadow(self) -> Bundle | None:
-        return self.beside
+        return self.shadow_bundle

@@ -1,16 +1,16 @@
-"""How long each stage of an answer may take, and who is left alone for a while when it takes
-longer.
+"""Time budgets of the stages of an answer, with a circuit breaker for each dependency that
+exceeds its budget.
 
-| stage | at the end of its time |
+| stage | at the end of its budget |
 |---|---|
-| retrieval | the sources that have not been asked are left out (`retrieval`) |
-| features | an outage of the store like one that it tells: after three, last known vectors for a second (`last_known`) |
-| ranking | no more candidates are scored than fit, by what a row cost lately (`ranking`); a model that is late all the same is left alone |
-| policy | after three, diversity is left out for a second (`policy`) |
+| retrieval | the remaining sources are skipped (`retrieval`) |
+| features | an outage of the store; after three, stale features for 1 s (`last_known`) |
+| ranking | fewer candidates (`ranking`); a late model opens its breaker |
+| policy | after three, diversity is skipped for a second (`policy`) |
 | log | after three, answers are not logged for a second (`log`) |
 
-A stage that computes is never cut off in its middle: Python cannot. What may hang, a Valkey, has a
-deadline of its own (`store.hedge`).
+A stage that computes is never interrupted, because Python cannot do that. A Valkey, which may hang,
+has a deadline of its own (`store.hedge`).
 """
 
 import math
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 from tailorbird.store.breaker import Breaker
 
-ROWS_MIN = 50  # are scored whatever they cost: an answer is made of these
+ROWS_MIN = 50  # rows that are always scored, the minimum for an answer
 _VERSIONS_MAX = 8
-_SMOOTH = 0.1  # of a new measurement in what a row costs
+_SMOOTH = 0.1  # weight of a new measurement
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Seconds that each stage of an answer may take; without any, as long as it likes."""
+    """Seconds that each stage of an answer may take; unbounded by default."""
 
     retrieval_s: float = math.inf
     features_s: float = math.inf
@@ -39,11 +39,10 @@ UNBOUNDED = Budgets()
 
 
 class Dependency:
-    """What an answer needs and can do without: a breaker that takes an answer which comes too late
-    for none.
+    """An optional dependency of an answer, with a breaker that counts late answers as failures.
 
     >>> store = Dependency("store", budget_s=0.05)
-    >>> [store.took(0.2) for _ in range(3)], store.lets(), store.late
+    >>> [store.record(0.2) for _ in range(3)], store.allow(), store.late
     ([None, None, None], False, 3)
     """
 
@@ -54,12 +53,12 @@ class Dependency:
         self.breaker = breaker or Breaker()
         self.late = 0
 
-    def lets(self) -> bool:
-        """Whether to ask it now."""
+    def allow(self) -> bool:
+        """Return whether to call it now."""
         return self.breaker.lets()
 
-    def took(self, seconds: float, *, failed: bool = False) -> None:
-        """It answered after so long, or `failed`."""
+    def record(self, seconds: float, *, failed: bool = False) -> None:
+        """Record a call that took so long, or `failed`."""
         late = seconds > self._budget_s
         self.late += late
         if failed or late:
@@ -68,56 +67,58 @@ class Dependency:
             self.breaker.answered()
 
 
-class Models:
-    """The bundles that were asked to score, each with a breaker, and what a row of theirs costs."""
+class ModelBreakers:
+    """A breaker for each bundle that scores, and the cost of one row."""
 
     def __init__(self, budget_s: float) -> None:
         self._budget_s = budget_s
-        self._of: dict[str, Dependency] = {}
+        self._dependencies: dict[str, Dependency] = {}
         self._row_s: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def of(self, version: str) -> Dependency:
-        """The breaker of a version."""
+    def breaker_of(self, version: str) -> Dependency:
+        """Return the breaker of a version."""
         with self._lock:
-            found = self._of.get(version)
-            if found is None:
-                while len(self._of) >= _VERSIONS_MAX:
-                    oldest = next(iter(self._of))
-                    self._of.pop(oldest)
+            dependency = self._dependencies.get(version)
+            if dependency is None:
+                while len(self._dependencies) >= _VERSIONS_MAX:
+                    oldest = next(iter(self._dependencies))
+                    self._dependencies.pop(oldest)
                     self._row_s.pop(oldest, None)
-                found = self._of[version] = Dependency("model", self._budget_s)
-            return found
+                dependency = self._dependencies[version] = Dependency("model", self._budget_s)
+            return dependency
 
-    def fits(self, version: str) -> float:
-        """How many rows a version can score in time."""
+    def rows_max(self, version: str) -> float:
+        """Return how many rows a version can score within its budget."""
         row_s = self._row_s.get(version, 0.0)
         return math.inf if row_s <= 0 else max(ROWS_MIN, self._budget_s / row_s)
 
-    def scored(self, version: str, rows: int, seconds: float) -> None:
-        """A version has scored so many rows."""
-        self.of(version).took(seconds)
+    def record_scored(self, version: str, rows: int, seconds: float) -> None:
+        """Record that a version scored so many rows."""
+        self.breaker_of(version).record(seconds)
         if rows >= ROWS_MIN:
-            row_s, before = seconds / rows, self._row_s.get(version)
-            self._row_s[version] = row_s if before is None else before + _SMOOTH * (row_s - before)
+            row_s, previous_s = seconds / rows, self._row_s.get(version)
+            self._row_s[version] = (
+                row_s if previous_s is None else previous_s + _SMOOTH * (row_s - previous_s)
+            )
 
     def late(self) -> int:
         with self._lock:
-            return sum(each.late for each in self._of.values())
+            return sum(dependency.late for dependency in self._dependencies.values())
 
     def open(self) -> bool:
-        """Whether any of them is left alone now."""
+        """Return whether any of the breakers is open."""
         with self._lock:
-            return any(each.breaker.open for each in self._of.values())
+            return any(dependency.breaker.open for dependency in self._dependencies.values())
 
     def opened(self) -> int:
         with self._lock:
-            return sum(each.breaker.opened for each in self._of.values())
+            return sum(dependency.breaker.opened for dependency in self._dependencies.values())
 
 
 @dataclass(frozen=True)
-class State:
-    """A dependency as metrics show it."""
+class BreakerState:
+    """The state of a dependency for metrics."""
 
     name: str
     open: bool
@@ -125,20 +126,25 @@ class State:
     late: int
 
 
-class Patience:
-    """The dependencies of a pipeline. `store`, `policy`, `log` by name; models by version."""
+class Breakers:
+    """The breakers of a pipeline: `store`, `policy` and `log` by name, models by version."""
 
     def __init__(self, budgets: Budgets) -> None:
         self.budgets = budgets
         self.store = Dependency("store", budgets.features_s)
         self.policy = Dependency("policy", budgets.policy_s)
         self.log = Dependency("log", budgets.log_s)
-        self.models = Models(budgets.ranking_s)
+        self.models = ModelBreakers(budgets.ranking_s)
 
-    def states(self) -> list[State]:
-        """Each as it is now."""
-        told = [
-            State(one.name, one.breaker.open, one.breaker.opened, one.late)
-            for one in (self.store, self.policy, self.log)
+    def states(self) -> list[BreakerState]:
+        """Return the current state of each."""
+        states = [
+            BreakerState(
+                dependency.name, dependency.breaker.open, dependency.breaker.opened, dependency.late
+            )
+            for dependency in (self.store, self.policy, self.log)
         ]
-        return [*told, State("model", self.models.open(), self.models.opened(), self.models.late())]
+        return [
+            *states,
+            BreakerState("model", self.models.open(), self.models.opened(), self.models.late()),
+        ]

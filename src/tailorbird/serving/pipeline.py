@@ -1,14 +1,14 @@
-"""From a query to an answer: retrieve, drop what rules forbid, read features, score, choose, give
+"""The pipeline from a query to an answer: retrieve, filter, read features, score, choose, give
 reasons, log.
 
-It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an
-answer less personal and is named in `degraded`, never an error (docs/reference/degraded.md):
-without features those that were last read are used, where the model fails the version before
-answers, and without either the popular items are shown, by the same rules, exploration and log.
+It depends on neither HTTP nor files, and is thread-safe. Whatever is missing makes an answer less
+personal and is named in `degraded`, but is never an error (docs/reference/degraded.md). Without
+features, the last known ones are used. Where the model fails, the previous version answers. Without
+either, popular items are shown, by the same rules, exploration and log.
 
-What a query and an answer are stands in `serving.messages`, what a pipeline is made of in
-`serving.parts`, its stages in `serving.stages`, their logic in `retrieval` and `ranking`. How much
-of a request goes where is in `serving.metrics`, by stage.
+`serving.messages` defines queries and answers, `serving.parts` the parts of a pipeline,
+`serving.stages` its stages, and `retrieval` and `ranking` their logic. `serving.metrics` measures
+the time of each stage.
 """
 
 import time
@@ -30,10 +30,10 @@ from tailorbird.experiments.assign import assign
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
-from tailorbird.ranking.exploration import Choice
+from tailorbird.ranking.exploration import Slate
 from tailorbird.retrieval import Index
-from tailorbird.serving.explain import take
-from tailorbird.serving.formulas import Declared
+from tailorbird.serving.explain import select_rows
+from tailorbird.serving.formulas import DeclaredFormulas
 from tailorbird.serving.listing import list_items, similar_items
 from tailorbird.serving.messages import (
     Answer,
@@ -49,32 +49,38 @@ from tailorbird.serving.messages import (
 from tailorbird.serving.parts import (
     AnswerLog,
     Bundles,
-    Editors,
+    EditorialLists,
+    FeatureAccess,
+    FeatureProvider,
     Formulas,
     NoLiveTables,
     NoOverlay,
+    NullWatcher,
     Overlay,
-    Reading,
-    Readings,
     Tables,
-    Unwatched,
     Watcher,
 )
-from tailorbird.serving.patience import UNBOUNDED, Budgets, Patience
-from tailorbird.serving.record import FALLBACK, answer_of, attributes_of, logged, told_facets
+from tailorbird.serving.patience import UNBOUNDED, Breakers, Budgets
+from tailorbird.serving.record import (
+    FALLBACK,
+    build_answer,
+    build_log_entry,
+    read_attributes,
+    to_facets,
+)
 from tailorbird.serving.request import (
     Candidates,
     Request,
-    as_events_say,
-    hidden,
+    normalise_country,
+    pseudonymise_query,
     require_contract,
     require_facets,
     require_filters,
     search_values,
 )
-from tailorbird.serving.rule_costs import Weighed, Weigher
-from tailorbird.serving.shadow import Shadows
-from tailorbird.serving.stages import STALE_US, ModelLostError, Stages
+from tailorbird.serving.rule_costs import VariantComparer, VariantOutcome
+from tailorbird.serving.shadow import ShadowScorer
+from tailorbird.serving.stages import STALE_US, ModelUnavailableError, Stages
 
 SEARCH_CANDIDATES = 200
 
@@ -82,26 +88,25 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """Answers queries. See the module's docstring for what it promises.
+    """Answers queries; the module's docstring has its guarantees.
 
     Args:
         slots: by name.
-        bundles: gives the bundle that serves; `bundles.BundleHolder`, or `Fixed`.
-        readings: says with which features and state a bundle's requests are answered;
-            `schemas.Schemas`, or `OneSchema`.
-        answers: where answers are logged; `door.Door`. None logs nothing: for evaluation.
+        bundles: selects the bundle that serves; `bundles.BundleHolder`, or `FixedBundle`.
+        feature_provider: opens the features and state of a bundle; `schemas.Schemas`, or
+            `OneSchema`.
+        answer_log: where answers are logged; `door.EventCollector`. None logs nothing: for
+            evaluation.
         clock: for `now`; the answer's own time is the t of its features.
-        rng: for exploration and request ids; with the same seed and the same calls it gives the
-            same answers.
-        catalogue: lays items that came later over the bundle's index; `catalogue.Catalogue`.
-        pseudonyms: under which the people of queries are known; the door's.
-        watcher: counts stages, faults and what was missing.
-        formulas: what items are worth to each slot; what slots declare unless told otherwise.
-        stale_us: past which age of features that are read from copies an answer names `freshness`
-            as missing.
-        budgets: how long each stage may take; without, as long as it likes.
+        rng: for exploration and request ids; the same seed and calls give the same answers.
+        catalogue: lays later items over the bundle's index; `catalogue.Catalogue`.
+        pseudonyms: hides the people of queries under the same pseudonyms as the collector's.
+        watcher: counts stages, faults and degradations.
+        formulas: the value of an item to each slot; by default, as slots declare it.
+        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+        budgets: how long each stage may take; unbounded by default.
         tables: opens the published candidate tables; `candidates.LiveTables`.
-        editors: has the editorial lists.
+        editorial_lists: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -111,7 +116,7 @@ class Pipeline:
         *,
         slots: Mapping[str, Slot],
         bundles: Bundles,
-        readings: Readings,
+        readings: FeatureProvider,
         answers: AnswerLog | None,
         clock: Clock,
         rng: np.random.Generator,
@@ -122,20 +127,24 @@ class Pipeline:
         stale_us: int = STALE_US,
         budgets: Budgets = UNBOUNDED,
         tables: Tables | None = None,
-        editors: Editors | None = None,
+        editors: EditorialLists | None = None,
     ) -> None:
-        self._formulas: Formulas = formulas or Declared()
-        self._slots, self._bundles, self._readings = slots, bundles, readings
-        self._answers, self.clock = answers, clock
+        self._formulas: Formulas = formulas or DeclaredFormulas()
+        self._slots, self._bundles, self._feature_provider = slots, bundles, readings
+        self._answer_log, self.clock = answers, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
-        self._watcher: Watcher = watcher or Unwatched()
+        self._watcher: Watcher = watcher or NullWatcher()
         self.pseudonyms = pseudonyms
-        self.patience = Patience(budgets)
-        self._shadows = Shadows(readings, self._watcher)
+        self.breakers = Breakers(budgets)
+        self._shadows = ShadowScorer(readings, self._watcher)
         self._last_index: Index | None = None
         self._tables: Tables = tables or NoLiveTables()
-        how = {"patience": self.patience, "ages": self._tables.ages, "editors": editors}
-        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **how)
+        stage_options = {
+            "breakers": self.breakers,
+            "ages": self._tables.ages,
+            "editorial_lists": editors,
+        }
+        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **stage_options)
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""
@@ -146,11 +155,12 @@ class Pipeline:
                 request, self._stages.find(request, request.slot.sources, size), size
             )
 
-        return self._answered(query, self._slot(query.slot, "$.slot"), fill)
+        return self._run_request(query, self._slot(query.slot, "$.slot"), fill)
 
     def rank(self, query: RankQuery) -> Answer:
-        """Order the caller's own items; all of them unless `size` says less. What may be shown, the
-        caller knows: no rule is applied.
+        """Order the caller's own items, all of them unless `size` is smaller.
+
+        The caller knows what may be shown, so no rule is applied.
         """
         excluded = set(query.exclude)
         ids = [item for item in dict.fromkeys(query.items) if item not in excluded]
@@ -162,13 +172,13 @@ class Pipeline:
                 if request.index is not None
                 else np.full(len(ids), -1, np.intp)
             )
-            found = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
-            return self._finish(request, found, query.size or len(ids), whole=True)
+            candidates = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
+            return self._finish(request, candidates, query.size or len(ids), score_all=True)
 
-        return self._answered(query, self._slot(query.slot, "$.slot"), order)
+        return self._run_request(query, self._slot(query.slot, "$.slot"), order)
 
     def search(self, query: SearchQuery) -> Answer:
-        """Find items by words: text score times what the ranker makes of each hit for this person."""
+        """Find items by words, scored by text and by the ranker for this person."""
         slot = self._slot(query.slot or "search", "$.slot")
 
         def find(request: Request) -> Answer:
@@ -183,17 +193,17 @@ class Pipeline:
                 return answer
             with self._stages.timed("facets"):
                 return msgspec.structs.replace(
-                    answer, facets=told_facets(self._stages.facets(request, query.facets))
+                    answer, facets=to_facets(self._stages.facets(request, query.facets))
                 )
 
-        return self._answered(query, slot, find)
+        return self._run_request(query, slot, find)
 
     def candidates(self, query: RecommendQuery) -> list[str]:
-        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`; logs
-        nothing.
+        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`,
+        without logging.
         """
         slot = self._slot(query.slot, "$.slot")
-        return self._answered(
+        return self._run_request(
             query,
             slot,
             lambda request: list(
@@ -201,24 +211,28 @@ class Pipeline:
             ),
         )
 
-    def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, Weighed] | None:
-        """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no
-        model can say.
+    def weighed(
+        self, query: RecommendQuery, weigher: VariantComparer
+    ) -> dict[str, VariantOutcome] | None:
+        """Return the outcome of each variant of a slot for a query, see `rule_costs`, without
+        logging.
+
+        None where no model can score.
         """
         slot = self._slot(query.slot, "$.slot")
-        return self._answered(
+        return self._run_request(
             query,
             slot,
-            lambda request: weigher.weigh(request, slot.sources, query.size or slot.size),
+            lambda request: weigher.compare(request, slot.sources, query.size or slot.size),
         )
 
     def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
-        """What goes with an item: the same for everybody, and not logged. None if the live index
-        does not know the item.
+        """Return the items related to an item: the same for everybody, and not logged.
 
-        `slot` names one without whose rules for everybody nothing is given out.
+        None if the live index does not know the item. Rules of `slot` that hold for everybody
+        apply.
         """
-        bundle, index = self._live()
+        bundle, index = self._current()
         model = bundle.version if bundle else FALLBACK
         if index is None:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
@@ -226,136 +240,140 @@ class Pipeline:
             return None
         with self._tables.tables() as tables:
             items = similar_items(
-                self._shown_in(slot, index), tables, item_id, size
-            )  # of the item itself a slot may show nothing
+                self._slot_view(slot, index), tables, item_id, size
+            )  # the item itself may be hidden in the slot
         return Similar(
             item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"]
         )
 
     def item(self, item_id: str) -> Item | None:
-        """An item's attributes as the live index has them, or None if it does not know the item."""
-        _, index = self._live()
+        """Return an item's attributes from the live index, or None if it does not know the item."""
+        _, index = self._current()
         row = -1 if index is None else int(index.find_ids([item_id])[0])
         if index is None or row < 0:
             return None
-        return Item(item_id=item_id, attributes=attributes_of(index, row, sorted(index.attributes)))
+        return Item(
+            item_id=item_id, attributes=read_attributes(index, row, sorted(index.attributes))
+        )
 
-    def listed(
+    def top_items(
         self, source: str, size: int, category: str | None = None, slot: str = ""
     ) -> list[Shown]:
-        """What is `popular` or `new_items`, perhaps of one category: the same for everybody, not
-        logged; empty while there is no index.
+        """Return `popular` or `new_items`, optionally of one category: the same for everybody,
+        and not logged.
 
-        `slot`: as for `similar`.
+        Empty while there is no index. Rules of `slot` that hold for everybody apply.
         """
-        _, index = self._live()
+        _, index = self._current()
         with self._tables.tables() as tables:
             return (
                 []
                 if index is None
-                else list_items(self._shown_in(slot, index), tables, source, size, category)
+                else list_items(self._slot_view(slot, index), tables, source, size, category)
             )
 
-    def _shown_in(self, slot: str, index: Index) -> Index:
+    def _slot_view(self, slot: str, index: Index) -> Index:
         return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
 
     def prepare(self, index: Index) -> None:
-        """Compute what slots show of an index before a request needs it."""
+        """Compute each slot's view of an index before a request needs it."""
         self._stages.prepare(index)
 
     def missing(self) -> list[str]:
-        """What an answer would lack now, as `degraded` would name it."""
+        """Return what an answer would lack now, as `degraded` would name it."""
         bundle = self._bundles.current()
-        features = self._readings.ready(bundle)
+        features = self._feature_provider.ready(bundle)
         return [
             name
-            for name, there in (("model", bundle is not None), ("features", features))
-            if not there
+            for name, is_available in (("model", bundle is not None), ("features", features))
+            if not is_available
         ]
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
-        """What a request would read its features with now: for pages that show them."""
-        with self._readings.reading(self._bundles.current()) as reading:
-            yield reading
+    def feature_access(self) -> Iterator[FeatureAccess]:
+        """Open the features of the current bundle, for pages that show them."""
+        with self._feature_provider.access(self._bundles.current()) as access:
+            yield access
 
     # The steps
 
-    def _live(self) -> tuple[Bundle | None, Index | None]:
-        """The bundle that serves, and the items as they are known now."""
+    def _current(self) -> tuple[Bundle | None, Index | None]:
+        """Return the bundle that serves, and the current items."""
         bundle = self._bundles.current()
-        return bundle, self._items(bundle)
+        return bundle, self._current_index(bundle)
 
-    def _items(self, bundle: Bundle | None) -> Index | None:
-        """The items as they are known now; those of the bundle before where it has none."""
+    def _current_index(self, bundle: Bundle | None) -> Index | None:
+        """Return the current items; those of the last index where the bundle has none."""
         index = self._catalogue.over(bundle.index if bundle else None)
         if index is not None and len(index):
             self._last_index = index
             return index
         return self._last_index
 
-    def _answered(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
-        """Check the query, and let the bundle answer that is this person's; where its model fails,
-        the one before, then none.
+    def _run_request(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
+        """Check the query and answer it by this person's bundle.
+
+        Where its model fails, the fallback bundle answers, and then none.
         """
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
-        query = hidden(as_events_say(query), self.pseudonyms)
+        query = pseudonymise_query(normalise_country(query), self.pseudonyms)
         request_id = self._stages.draw_id()
         anonymous_id = query.anonymous_id
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
-        meant = self._bundles.of(query.user_id or f"anon:{anonymous_id}")
+        assigned = self._bundles.for_person(query.user_id or f"anon:{anonymous_id}")
         failure = ""
-        for bundle, scored in self._attempts(meant):
-            with self._readings.reading(bundle) as reading, self._tables.tables() as tables:
-                request = self._begin(
-                    query, slot, now, bundle, reading, tables, request_id, anonymous_id
+        for bundle, may_score in self._fallback_chain(assigned):
+            with self._feature_provider.access(bundle) as access, self._tables.tables() as tables:
+                request = self._start_request(
+                    query, slot, now, bundle, access, tables, request_id, anonymous_id
                 )
-                request.scored, request.failure = scored, failure
-                request.asked = meant.version if meant is not None else ""
-                if bundle is not meant or (
-                    bundle is not None and scored and self._bundles.stands_in(bundle)
+                request.may_score, request.failure = may_score, failure
+                request.assigned_version = assigned.version if assigned is not None else ""
+                if bundle is not assigned or (
+                    bundle is not None and may_score and self._bundles.is_fallback(bundle)
                 ):
-                    request.lacks("previous_model")
-                elif not scored:
-                    request.lacks("model")
+                    request.mark_degraded("previous_model")
+                elif not may_score:
+                    request.mark_degraded("model")
                 try:
                     return work(request)
-                except ModelLostError as error:
+                except ModelUnavailableError as error:
                     failure = failure or error.why
         raise AssertionError("an answer without a model cannot lose it")
 
-    def _attempts(self, meant: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
-        """The bundles to answer with, one after the other, and whether their model may be asked;
-        the last one's is not.
-        """
-        if meant is not None:
-            yield meant, True
-            champion = self._bundles.current()
-            before = champion if champion is not meant else self._bundles.previous()
-            if before is not None and before.heads:
-                yield before, True
-        yield meant, False
+    def _fallback_chain(self, assigned: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
+        """Yield the bundles to answer with in turn, and whether their model may score.
 
-    def _begin(
+        That of the last one may not.
+        """
+        if assigned is not None:
+            yield assigned, True
+            champion = self._bundles.current()
+            fallback = champion if champion is not assigned else self._bundles.previous()
+            if fallback is not None and fallback.heads:
+                yield fallback, True
+        yield assigned, False
+
+    def _start_request(
         self,
         query: Query,
         slot: Slot,
         now: int,
         bundle: Bundle | None,
-        reading: Reading,
+        access: FeatureAccess,
         tables: CandidateTables,
         request_id: str,
         anonymous_id: str | None,
     ) -> Request:
-        """Find out who asks, and assign the arm."""
-        index = self._items(bundle)
+        """Identify the person, and assign the arm."""
+        index = self._current_index(bundle)
         context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
         text = query.query if isinstance(query, SearchQuery) else None
-        read = ReadRequest(
+        read_request = ReadRequest(
             None,
             anonymous_id,
             query.session_id,
@@ -366,86 +384,95 @@ class Pipeline:
             text,
             user_id=query.user_id,
         )
-        request = Request(request_id, slot, query, bundle, reading, index, now, read, anonymous_id)
+        request = Request(
+            request_id, slot, query, bundle, access, index, now, read_request, anonymous_id
+        )
         request.person = query.user_id or f"anon:{anonymous_id}"
-        request.formula = self._formulas.of(slot)
+        request.formula = self._formulas.formula_for(slot)
         with self._stages.timed("person"):
-            self._know_person(request)
+            self._load_person(request)
         recent = request.recent
         segments = segment_keys(
             {"device": context.device, "country": context.country, "referrer": context.referrer}
         )
-        asked = (
+        candidate_request = (
             CandidateRequest(segments=segments)
             if recent is None
             else CandidateRequest(recent.item, recent.ts, segments)
         )
-        request.lists = RequestLists(tables, asked)
+        request.lists = RequestLists(tables, candidate_request)
         if slot.experiment is not None:
             request.arm = assign(slot.experiment, request.person)
             request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
         if bundle is not None and not len(bundle.index):
-            request.lacks("index")
+            request.mark_degraded("index")
         return request
 
-    def _know_person(self, request: Request) -> None:
-        """The person's recent items and own figures, before there are candidates to read features
-        for.
-        """
-        rows = self._stages.person(request)
+    def _load_person(self, request: Request) -> None:
+        """Read the person's recent items and own columns, which candidate sources need."""
+        rows = self._stages.read_person(request)
         if rows is None:
             return
         request.person = rows.person or request.person
         if (
-            not request.recalled
-        ):  # who it is does not change within a request, whatever is merged or identified meanwhile
-            request.read = replace(
-                request.read, person=rows.person, now=max(request.read.now, rows.t)
+            not request.has_stale_features
+        ):  # identity is fixed within a request, even if merged meanwhile
+            request.read_request = replace(
+                request.read_request, person=rows.person, now=max(request.read_request.now, rows.t)
             )
         names = list(rows.sequences)
-        wanted = request.bundle.encoder.sequence if request.bundle is not None else ""
-        if wanted in rows.sequences or names:
+        sequence_name = request.bundle.encoder.sequence if request.bundle is not None else ""
+        if sequence_name in rows.sequences or names:
             request.sequences = rows.sequences
-            request.recent = rows.sequences[wanted if wanted in rows.sequences else names[0]]
+            request.recent = rows.sequences[
+                sequence_name if sequence_name in rows.sequences else names[0]
+            ]
         values = rows.numeric[0].tolist()
         request.user = {
-            name: None if values[place] != values[place] else values[place]
-            for place, name in request.reading.user_columns
+            name: None if values[position] != values[position] else values[position]
+            for position, name in request.access.user_columns
         }
 
     def _finish(
-        self, request: Request, found: Candidates, size: int, *, whole: bool = False
+        self, request: Request, candidates: Candidates, size: int, *, score_all: bool = False
     ) -> Answer:
-        """Score the candidates (`whole`: all of them, whatever it costs), choose, give reasons,
-        log.
+        """Score the candidates, choose, give reasons and log.
+
+        `score_all` scores all candidates, whatever the cost.
 
         Raises:
-            ModelLostError: the bundle's model fails; nothing was logged.
+            ModelUnavailableError: the bundle's model fails; nothing was logged.
         """
         rows = scores = None
         if (
             request.policy == "model"
             and request.bundle is not None
             and request.bundle.heads
-            and request.scored
-            and len(found)
+            and request.may_score
+            and len(candidates)
         ):
-            found = found if whole else self._stages.fitting(request, found, size)
+            candidates = (
+                candidates if score_all else self._stages.limit_to_budget(request, candidates, size)
+            )
             with self._stages.timed("features"):
-                rows = self._stages.read(request, found.ids, found.keys)
+                rows = self._stages.read_features(request, candidates.ids, candidates.keys)
             with self._stages.timed("score"):
-                scores = self._stages.score(request, found, rows)
-        valued = scores.value if scores is not None else self._stages.baseline(request, found)
-        searched = valued if request.text is None else search_values(found.scores, valued)
-        values = self._stages.boosted(request, found, searched)
+                scores = self._stages.score(request, candidates, rows)
+        model_values = (
+            scores.value if scores is not None else self._stages.baseline(request, candidates)
+        )
+        text_values = (
+            model_values if request.text is None else search_values(candidates.scores, model_values)
+        )
+        values = self._stages.apply_boosts(request, candidates, text_values)
         with self._stages.timed("policy"):
-            choice = self._stages.choose(request, found, values, size)
-        shown = found.take(choice.items)
+            choice = self._stages.choose(request, candidates, values, size)
+        shown = candidates.select(choice.items)
         if rows is not None:
-            rows = take(rows, choice.items)
+            rows = select_rows(rows, choice.items)
         elif len(shown):
             with self._stages.timed("features"):
-                rows = self._stages.read(request, shown.ids, shown.keys)
+                rows = self._stages.read_features(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores(
                 {name: column[choice.items] for name, column in scores.heads.items()},
@@ -456,21 +483,21 @@ class Pipeline:
         if shadow is not None and rows is not None:
             with self._stages.timed(
                 "shadow"
-            ):  # over its own index: vectors of another bundle's would say nothing to it
+            ):  # over its own index, whose vectors belong to its tower
                 self._shadows.score(
                     shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index
                 )
-        if request.recalled:
-            # what is logged as features, and what an answer's time says, is what the state said
+        if request.has_stale_features:
+            # Logged features, and the time of an answer, must be those of the state.
             rows = None
         with self._stages.timed("tell"):
-            kept = choice.items
-            wished = (
-                self._stages.wished(request, shown, valued[kept], searched[kept])
+            chosen = choice.items
+            adjustments = (
+                self._stages.adjustments(request, shown, model_values[chosen], text_values[chosen])
                 if request.query.explain
                 else ()
             )
-            answer = answer_of(request, shown, values[kept], choice, rows, scores, wished)
+            answer = build_answer(request, shown, values[chosen], choice, rows, scores, adjustments)
         with self._stages.timed("log"):
             self._log(request, answer, shown, choice, rows, scores)
         self._watcher.degraded(request.degraded)
@@ -481,24 +508,24 @@ class Pipeline:
         request: Request,
         answer: Answer,
         shown: Candidates,
-        choice: Choice,
+        choice: Slate,
         rows: Rows | None,
         scores: Scores | None,
     ) -> None:
-        if self._answers is None:
+        if self._answer_log is None:
             return
-        dependency = self.patience.log
-        if not dependency.lets():
-            request.lacks("log")
+        dependency = self.breakers.log
+        if not dependency.allow():
+            request.mark_degraded("log")
             return
         start = time.perf_counter()
-        event, record = logged(
-            request, answer, shown, choice, rows, request.reading.features.schema_hash, scores
+        event, record = build_log_entry(
+            request, answer, shown, choice, rows, request.access.features.schema_hash, scores
         )
-        kept = self._answers.record_answer(event, record)
-        dependency.took(time.perf_counter() - start)
-        if not kept:
-            request.lacks("log")
+        was_logged = self._answer_log.record_answer(event, record)
+        dependency.record(time.perf_counter() - start)
+        if not was_logged:
+            request.mark_degraded("log")
 
     def _slot(self, name: str, path: str) -> Slot:
         slot = self._slots.get(name)
@@ -513,5 +540,5 @@ class Pipeline:
 
 
 def load_bundle(folder: Path, *, schema_hash: str | None = None) -> Bundle:
-    """A bundle that is ready to serve: checked, its golden rows compared, its orders computed."""
+    """Load a bundle for serving: checked, golden rows compared, orders computed."""
     return Bundle.load(folder, schema_hash=schema_hash)

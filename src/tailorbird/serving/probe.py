@@ -1,4 +1,4 @@
-"""Load a bundle and say whether it can be: `python -m tailorbird.serving.probe FOLDER`. See
+"""Check that a bundle can be loaded: `python -m tailorbird.serving.probe FOLDER`. See
 `serving.bundles`.
 """
 
@@ -12,7 +12,7 @@ from tailorbird.ranking.churn_bundle import ChurnBundle
 
 
 def main(folder: str) -> int:
-    """0 if the bundle loads; else 1, with the reason on the last line of stderr."""
+    """Return 0 if the bundle loads, else 1, with the reason on the last line of stderr."""
     faults.at("serving.probe")
     try:
         if (Path(folder) / "churn.json").exists():

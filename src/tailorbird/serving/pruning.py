@@ -1,17 +1,16 @@
-"""Letting go of what the lake has: this process's logs are deleted up to where the lake no longer
-needs them.
+"""Pruning of this process's logs up to where the lake no longer needs them.
 
-The lake says so in a file (`stream.released`), after it has synced its commits and read them back.
-Raw rows go once they are archived and what the router made of them is in the tables; answers once
-they are in theirs. Without the file, or with one that cannot be read, nothing is deleted.
+The lake publishes those offsets in a file (`stream.released`), after it has synced its commits and
+read them back. Raw rows are deleted once they are archived and their routed rows are in the tables,
+answers once they are in theirs. Without a readable file, nothing is deleted.
 """
 
 import logging
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.loops import Loop
-from tailorbird.places import Place
-from tailorbird.serving.door import Door
+from tailorbird.loops import PeriodicTask
+from tailorbird.places import Storage
+from tailorbird.serving.door import EventCollector
 from tailorbird.stream import read_released
 
 EVERY_S = 30.0
@@ -19,11 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class Pruner:
-    """Prunes a door's logs every half minute, in a thread."""
+    """Prunes a collector's logs every half minute, in a thread."""
 
-    def __init__(self, door: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
-        self._door, self._lake = door, lake
-        self.loop = Loop("pruner", self.look, every_s=every_s, first=False)
+    def __init__(
+        self, collector: EventCollector, lake: Storage, *, every_s: float = EVERY_S
+    ) -> None:
+        self._collector, self._lake = collector, lake
+        self.loop = PeriodicTask("pruner", self.look, every_s=every_s, first=False)
 
     def start(self) -> None:
         self.loop.start()
@@ -32,15 +33,15 @@ class Pruner:
         self.loop.stop()
 
     def look(self) -> None:
-        """Prune once, by what the file says now."""
+        """Prune once, by the offsets that are released now."""
         try:
             released = read_released(self._lake)
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
         raw, answers = (
-            [released.raw(name) for name in self._door.raw_names],
-            released.answers(self._door.producer),
+            [released.raw(name) for name in self._collector.raw_names],
+            released.answers(self._collector.producer),
         )
         if any(raw) or answers:
-            self._door.prune(raw, answers)
+            self._collector.prune(raw, answers)

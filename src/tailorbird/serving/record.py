@@ -1,5 +1,5 @@
-"""What of an answer goes where: reasons and attributes to the caller, the event and the record of
-its features to the log.
+"""Output of an answer: reasons and attributes to the caller, the event and the record of its
+features to the log.
 """
 
 import time
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from tailorbird.candidates.query import RequestLists, group_of
+from tailorbird.candidates.query import RequestLists, table_group
 from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
@@ -16,11 +16,11 @@ from tailorbird.features import Rows
 from tailorbird.features.request import pack_sequences
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import Scores
-from tailorbird.ranking.exploration import Choice
-from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, reasons
+from tailorbird.ranking.exploration import Slate
+from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, explain_items
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
-from tailorbird.serving.explain import Wished, explanations
+from tailorbird.serving.explain import Adjustment, explanations
 from tailorbird.serving.messages import Answer, FacetTold, Shown
 from tailorbird.serving.request import Candidates, Floats, Request
 
@@ -28,25 +28,27 @@ FALLBACK = "fallback"
 _encode_event = msgspec.json.Encoder().encode
 
 
-def answer_of(
+def build_answer(
     request: Request,
     shown: Candidates,
     values: Floats,
-    choice: Choice,
+    choice: Slate,
     rows: Rows | None,
     scores: Scores | None,
-    wished: Sequence[Wished] = (),
+    adjustments: Sequence[Adjustment] = (),
 ) -> Answer:
-    """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why,
-    `wished` are of the items shown, in order.
+    """Build the answer for the caller.
+
+    `shown`, `values`, `rows`, `scores` and, for `explain`, `adjustments` describe the shown items,
+    in order.
     """
     index, query = request.index, request.query
-    told = reasons_for(request, shown, choice, ranked=scores is not None)
+    item_reasons = reasons_for(request, shown, choice, ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
         explained = explanations(
-            request.reading.features,
+            request.access.features,
             bundle,
             index,
             shown.rows,
@@ -55,27 +57,27 @@ def answer_of(
             scores,
             request.formula.weights,
             query.context,
-            wished,
+            adjustments,
             request.live,
         )
     items = []
-    for place, item_id in enumerate(shown.ids):
-        reason = told[place]
-        row = int(shown.rows[place])
+    for position, item_id in enumerate(shown.ids):
+        reason = item_reasons[position]
+        row = int(shown.rows[position])
         items.append(
             Shown(
                 item_id=item_id,
-                position=place + 1,
-                score=float(values[place]),
+                position=position + 1,
+                score=float(values[position]),
                 reason=reason.text,
                 reason_code=reason.code,
                 reason_item=reason.item_id,
-                source=shown.sources[place],
-                propensity=float(choice.propensities[place]),
-                attributes=attributes_of(index, row, query.attributes)
+                source=shown.sources[position],
+                propensity=float(choice.propensities[position]),
+                attributes=read_attributes(index, row, query.attributes)
                 if query.attributes and index is not None and row >= 0
                 else None,
-                explanation=explained[place] if explained is not None else None,
+                explanation=explained[position] if explained is not None else None,
             )
         )
     return Answer(
@@ -92,24 +94,26 @@ def answer_of(
     )
 
 
-def told_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
-    """As an answer has them."""
+def to_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
+    """Convert facets to their message."""
     return {
-        name: FacetTold(one.counts, one.missing, one.low, one.high) for name, one in facets.items()
+        name: FacetTold(facet.counts, facet.missing, facet.low, facet.high)
+        for name, facet in facets.items()
     }
 
 
-def logged(
+def build_log_entry(
     request: Request,
     answer: Answer,
     shown: Candidates,
-    choice: Choice,
+    choice: Slate,
     rows: Rows | None,
     schema_hash: str,
     scores: Scores | None,
 ) -> tuple[bytes, AnswerRecord]:
-    """The answer's event, as it goes into the raw log, and the record of what it read; without
-    `scores` no model ordered it.
+    """Build the answer's event for the raw log, and the record of what it read.
+
+    Without `scores`, no model ordered it.
     """
     query, slot = request.query, request.slot
     experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
@@ -146,23 +150,25 @@ def logged(
         device=query.context.device,
         country=query.context.country,
         referrer=query.context.referrer,
-        local_hour=request.read.local_hour,
+        local_hour=request.read_request.local_hour,
         items=list(shown.ids),
         sources=list(shown.sources),
         propensities=propensities,
         scores=[item.score or 0.0 for item in answer.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
-        sequences=pack_sequences({name: each.lists() for name, each in rows.sequences.items()})
+        sequences=pack_sequences(
+            {name: sequence.lists() for name, sequence in rows.sequences.items()}
+        )
         if rows is not None
         else b"",
         degraded=request.degraded,
         positions=list(rows.positions) if rows is not None else [],
         formula=request.formula.text if scores is not None else None,
         formula_version=(request.formula.version or None) if scores is not None else None,
-        asked=request.asked or None,
+        asked=request.assigned_version or None,
         failure=request.failure or None,
-        latency_us=round((time.perf_counter() - request.began) * 1e6),
+        latency_us=round((time.perf_counter() - request.started_at) * 1e6),
         shadow=request.shadow or None,
         shadow_scores=request.shadow_scores,
         candidate_sources=list(request.contributed),
@@ -179,67 +185,81 @@ def logged(
 
 
 def _positions(lists: RequestLists) -> list[int]:
-    """Up to which position of the log the tables went that each list was read from; 0 for one that
-    reads none.
+    """Return the log position that the tables of each list had reached; 0 for a list that reads
+    none.
     """
     epochs = lists.tables.epochs
-    return [epochs[group].p if (group := group_of(name)) in epochs else 0 for name in lists.asked]
+    return [
+        epochs[group].p if (group := table_group(name)) in epochs else 0 for name in lists.asked
+    ]
 
 
 def reasons_for(
-    request: Request, shown: Candidates, choice: Choice, *, ranked: bool
+    request: Request, shown: Candidates, choice: Slate, *, ranked: bool
 ) -> list[Reason]:
-    """The reason of each shown item; `ranked` is whether a model ordered them."""
+    """Return the reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
         return [MORE] * len(shown)
-    known = np.flatnonzero(shown.rows >= 0)
-    explored = [place for place, at in enumerate(known.tolist(), 1) if at + 1 in choice.explored]
-    sources = [shown.sources[place] for place in known.tolist()]
+    indexed = np.flatnonzero(shown.rows >= 0)
+    explored = [
+        position for position, at in enumerate(indexed.tolist(), 1) if at + 1 in choice.explored
+    ]
+    sources = [shown.sources[position] for position in indexed.tolist()]
     personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
-        # The reason of a baseline is its own order, wherever an item came from: what is popular is
-        # not picked for anybody.
+        # A baseline orders by its own sources, so these are the reason, whatever source found an
+        # item: popular items are not chosen for a person.
         personal, otherwise = None, MORE
         if request.text is None and request.judged_baseline:
-            own = [
+            own_sources = [
                 name or "given"
-                for name in Baseline.parse(request.judged_baseline).leading(
-                    request.lists, shown.keys[known]
+                for name in Baseline.parse(request.judged_baseline).leading_sources(
+                    request.lists, shown.keys[indexed]
                 )
             ]
             sources = [
-                source if source == "pinned" else mine
-                for source, mine in zip(sources, own, strict=True)
+                source if source == "pinned" else own_source
+                for source, own_source in zip(sources, own_sources, strict=True)
             ]
         elif request.text is None:
             popular = (
-                request.lists.popularity(shown.keys[known]) > 0
-            )  # not so where nothing is published
-            own = [
-                "new_items" if request.policy == "recent" else "popular" if there else "given"
-                for there in popular.tolist()
+                request.lists.popularity(shown.keys[indexed]) > 0
+            )  # zero where nothing is published
+            own_sources = [
+                "new_items" if request.policy == "recent" else "popular" if is_popular else "given"
+                for is_popular in popular.tolist()
             ]
             sources = [
-                source if source == "pinned" else mine
-                for source, mine in zip(sources, own, strict=True)
+                source if source == "pinned" else own_source
+                for source, own_source in zip(sources, own_sources, strict=True)
             ]
             if request.policy == "random":
-                explored = list(range(1, known.size + 1))
-    how = {"recent": personal, "query": request.text, "explored": explored, "otherwise": otherwise}
-    told = reasons(request.index, shown.rows[known], sources, request.lists, **how)
-    by_place = dict(zip(known.tolist(), told, strict=True))
-    return [by_place.get(place, otherwise) for place in range(len(shown))]
+                explored = list(range(1, indexed.size + 1))
+    options = {
+        "recent": personal,
+        "query": request.text,
+        "explored": explored,
+        "otherwise": otherwise,
+    }
+    indexed_reasons = explain_items(
+        request.index, shown.rows[indexed], sources, request.lists, **options
+    )
+    by_position = dict(zip(indexed.tolist(), indexed_reasons, strict=True))
+    return [by_position.get(position, otherwise) for position in range(len(shown))]
 
 
-def attributes_of(
+def read_attributes(
     index: Index, row: int, names: Iterable[str]
 ) -> dict[str, str | float | bool | None]:
-    told: dict[str, str | float | bool | None] = {}
+    """Return some attributes of an item."""
+    attributes: dict[str, str | float | bool | None] = {}
     for name in names:
         column = index.attributes.get(name)
         if isinstance(column, TextColumn):
-            told[name] = column.text(row) or None
+            attributes[name] = column.text(row) or None
         elif column is not None:
             value = float(column[row])
-            told[name] = None if value != value else bool(value) if name in index.truths else value
-    return told
+            attributes[name] = (
+                None if value != value else bool(value) if name in index.truths else value
+            )
+    return attributes

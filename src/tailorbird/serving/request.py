@@ -1,6 +1,4 @@
-"""One request as it goes through the pipeline: who asks, what has been gathered, and which items
-are candidates.
-"""
+"""The state of one request in the pipeline: the person, what was gathered, and the candidates."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,14 +17,14 @@ from tailorbird.features import ReadRequest
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.ranking.tower import Asked
+from tailorbird.ranking.tower import UserQuery
 from tailorbird.retrieval import Index, TextColumn
-from tailorbird.retrieval.columns import of_truths
+from tailorbird.retrieval.columns import is_boolean
 from tailorbird.serving.formulas import Formula
 from tailorbird.serving.messages import Query, QueryError, RankQuery
-from tailorbird.serving.parts import Reading
+from tailorbird.serving.parts import FeatureAccess
 
-Places = npt.NDArray[np.intp]
+RowIndices = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -34,23 +32,23 @@ Mask = npt.NDArray[np.bool_]
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)
 
-SEARCH_PERSONAL = 1.0  # how far the ranker may lift a hit: at most to twice its text score
+SEARCH_LIFT_MAX = 1.0  # a hit is lifted to at most twice its text score
 _encode = msgspec.json.Encoder().encode
 _PLAN = RoutePlan()
 
 
 @dataclass
 class Request:
-    """What one request has gathered so far."""
+    """The state of one request: its query, its person, and what was gathered so far."""
 
     id: str
     slot: Slot
     query: Query
     bundle: Bundle | None
-    reading: Reading
+    access: FeatureAccess
     index: Index | None
     now: int
-    read: ReadRequest
+    read_request: ReadRequest
     anonymous_id: str | None
     text: str | None = None
     person: str = ""
@@ -58,44 +56,41 @@ class Request:
     policy: str = "model"
     formula: Formula = field(default_factory=lambda: Formula({}))
     lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
-    live: Matrix | None = (
-        None  # of the candidates that were scored, their columns that are read live
-    )
+    live: Matrix | None = None  # live columns of the scored candidates
     recent: Recent | None = None
     sequences: Mapping[str, Recent] = field(default_factory=dict)
-    vector: Asked | None = None  # of the person, if retrieval asked for it
+    vector: UserQuery | None = None  # of the person, if retrieval computed it
     user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
-    scored: bool = True  # whether the bundle's model may be asked
-    recalled: bool = False  # its features are those of an earlier request
-    asked: str = ""  # the version that was to answer
-    failure: str = ""  # why it did not: `error`, `not_finite`, or `left_alone`
-    shadow: str = ""  # the version whose values of the items shown are `shadow_scores`
+    may_score: bool = True  # whether the bundle's model may score
+    has_stale_features: bool = False  # features of an earlier request are used
+    assigned_version: str = ""  # the version selected for the person
+    failure: str = ""  # why it did not answer: `error`, `not_finite`, or `left_alone`
+    shadow: str = ""  # version that computed `shadow_scores`
     shadow_scores: list[float] = field(default_factory=list)
     contributed: dict[str, int] = field(
         default_factory=dict
-    )  # by source: how many candidates came first from it
-    began: float = field(default_factory=time.perf_counter)
+    )  # by source: number of candidates that it found first
+    started_at: float = field(default_factory=time.perf_counter)
 
     @property
     def judged_baseline(self) -> str:
-        """The baseline that was judged best, where it answers because a model is wanted; ""
-        otherwise.
-        """
+        """The baseline judged best, if it answers although a model was intended; otherwise ""."""
         return self.bundle.baseline if self.bundle is not None and self.policy == "model" else ""
 
-    def lacks(self, what: str) -> None:
+    def mark_degraded(self, what: str) -> None:
+        """Name what the answer lacks, once."""
         if what not in self.degraded:
             self.degraded.append(what)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items to be ranked: rows of the index (-1: not in it), ids, keys, which source each came
-    from, and its score there.
+    """Items to be ranked: rows of the index (-1: not in it), ids, keys, the source of each, and its
+    score there.
     """
 
-    rows: Places
+    rows: RowIndices
     ids: Sequence[str]
     keys: Keys
     sources: Sequence[str]
@@ -104,22 +99,25 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, kept: Places) -> "Candidates":
-        places = kept.tolist()
+    def select(self, positions: RowIndices) -> "Candidates":
+        """Return the candidates at some positions, in that order."""
+        position_list = positions.tolist()
         ids, sources = (
-            [self.ids[place] for place in places],
-            [self.sources[place] for place in places],
+            [self.ids[position] for position in position_list],
+            [self.sources[position] for position in position_list],
         )
-        return Candidates(self.rows[kept], ids, self.keys[kept], sources, self.scores[kept])
-
-    def joined(self, more: "Candidates") -> "Candidates":
-        """These and more, which are others."""
         return Candidates(
-            np.concatenate([self.rows, more.rows]),
-            [*self.ids, *more.ids],
-            np.concatenate([self.keys, more.keys]),
-            [*self.sources, *more.sources],
-            np.concatenate([self.scores, more.scores]),
+            self.rows[positions], ids, self.keys[positions], sources, self.scores[positions]
+        )
+
+    def concat(self, other: "Candidates") -> "Candidates":
+        """Append other candidates, which must be distinct from these."""
+        return Candidates(
+            np.concatenate([self.rows, other.rows]),
+            [*self.ids, *other.ids],
+            np.concatenate([self.keys, other.keys]),
+            [*self.sources, *other.sources],
+            np.concatenate([self.scores, other.scores]),
         )
 
 
@@ -127,10 +125,11 @@ NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (),
 
 
 def require_contract(query: Query, now: int) -> None:
-    """Refuse ids and context that the contract would refuse in the answer's own event: that answer
-    could not be logged.
+    """Refuse ids and context that the contract would refuse in the answer's own event.
+
+    Such an answer could not be logged.
     """
-    probe = Event(
+    probe_event = Event(
         "query",
         "search",
         ts=now,
@@ -140,14 +139,15 @@ def require_contract(query: Query, now: int) -> None:
         items=query.items if isinstance(query, RankQuery) else None,
         context=query.context,
     )
-    _, refused = check(_encode(probe), Receipt(now), _PLAN)
+    _, refused = check(_encode(probe_event), Receipt(now), _PLAN)
     for refusal in refused:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
 
 
-def as_events_say(query: AnyQuery) -> AnyQuery:
-    """The query with its country in capital letters, as the router keeps it: training reads for the
-    answer what was read here.
+def normalise_country(query: AnyQuery) -> AnyQuery:
+    """Return the query with its country in capital letters, as the router stores it.
+
+    Training then reads for the answer what was read here.
     """
     country = query.context.country
     if country is None or country.isupper():
@@ -157,8 +157,8 @@ def as_events_say(query: AnyQuery) -> AnyQuery:
     )
 
 
-def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
-    """The query under the pseudonyms of its people, where the project has such."""
+def pseudonymise_query(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
+    """Return the query under the pseudonyms of its people, if the project has such."""
     if pseudonyms is None:
         return query
     user_id = query.user_id and pseudonyms.user_id(query.user_id)
@@ -168,29 +168,29 @@ def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
 
 def require_filters(query: Query) -> None:
     """Refuse filters that no attribute could match, rather than show nothing."""
-    for name, wanted in query.filters.items():
-        if isinstance(wanted, dict):
-            values = _bounds(name, wanted)
+    for name, condition in query.filters.items():
+        if isinstance(condition, dict):
+            values = _require_range(name, condition)
         else:
-            values = wanted if isinstance(wanted, list) else [wanted]
+            values = condition if isinstance(condition, list) else [condition]
             for value in values:
                 if not isinstance(value, str | int | float):
                     raise QueryError(
-                        f"expected a text, a number or a list of them, got {_kind(value)}",
+                        f"expected a text, a number or a list of them, got {_json_kind(value)}",
                         path=_path(name),
                     )
         if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in values):
             raise QueryError("expected a number of at most 64 bits", path=_path(name))
 
 
-def _bounds(name: str, wanted: Mapping[str, Any]) -> list[Any]:
-    """The bounds of a range, if it is one."""
+def _require_range(name: str, bounds: Mapping[str, Any]) -> list[Any]:
+    """Return the bounds of a range, or raise QueryError."""
     fix = f'{{"{name[:60]}": {{"min": 10, "max": 50}}}}, or only one of the two'
-    if not wanted:
+    if not bounds:
         raise QueryError(
             "expected min, max or both, got an empty object", path=_path(name), fix=fix
         )
-    for key, value in wanted.items():
+    for key, value in bounds.items():
         if key not in ("min", "max"):
             raise QueryError(
                 f"a range has min and max, and no {key[:60]!r}", path=_path(name), fix=fix
@@ -202,23 +202,23 @@ def _bounds(name: str, wanted: Mapping[str, Any]) -> list[Any]:
                 else "write it as a number"
             )
             raise QueryError(
-                f"expected a number, got {_kind(value)}", path=f"{_path(name)}.{key}", fix=fix
+                f"expected a number, got {_json_kind(value)}", path=f"{_path(name)}.{key}", fix=fix
             )
-    return list(wanted.values())
+    return list(bounds.values())
 
 
-def _kind(value: Any) -> str:
-    """What kind of JSON a value is."""
+def _json_kind(value: Any) -> str:
+    """Return the JSON kind of a value for error messages."""
     if isinstance(value, bool):
         return "true or false"
     kinds = {str: "a text", list: "a list", dict: "an object", int: "a number", float: "a number"}
     return kinds.get(type(value), "null")
 
 
-def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
-    """Which candidates have the attributes that the query asks for."""
-    kept = np.ones(rows.size, bool)
-    for name, wanted in query.filters.items():
+def filter_mask(index: Index, rows: RowIndices, query: Query) -> Mask:
+    """Return which candidates have the attributes that the query requires."""
+    mask = np.ones(rows.size, bool)
+    for name, condition in query.filters.items():
         column = index.attributes.get(name)
         if column is None:
             raise QueryError(
@@ -226,36 +226,37 @@ def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
                 path=_path(name),
                 code="unknown_attribute",
             )
-        if isinstance(wanted, dict):
+        if isinstance(condition, dict):
             if isinstance(column, TextColumn):
                 raise QueryError(
                     "expected a text or a list of texts: only a number has min and max",
                     path=_path(name),
                 )
-            kept &= (column[rows] >= float(wanted.get("min", -np.inf))) & (
-                column[rows] <= float(wanted.get("max", np.inf))
+            mask &= (column[rows] >= float(condition.get("min", -np.inf))) & (
+                column[rows] <= float(condition.get("max", np.inf))
             )
             continue
-        values = wanted if isinstance(wanted, list) else [wanted]
-        if any(isinstance(value, bool) for value in values) and not of_truths(column):
+        values = condition if isinstance(condition, list) else [condition]
+        if any(isinstance(value, bool) for value in values) and not is_boolean(column):
             raise QueryError(
                 "expected a text or a number, as items have here, which is not true or false",
                 path=_path(name),
             )
         if isinstance(column, TextColumn):
-            kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
+            mask &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
         else:
             if any(isinstance(value, str) for value in values):
                 raise QueryError(
                     "expected a number or a list of numbers, got text", path=_path(name)
                 )
-            kept &= np.isin(column[rows], [float(value) for value in values])
-    return kept
+            mask &= np.isin(column[rows], [float(value) for value in values])
+    return mask
 
 
 def require_facets(request: Request, names: Sequence[str]) -> None:
-    """Refuse to count by what no item has, rather than leave it out: as `filters` do, once there
-    are items.
+    """Refuse facets of an attribute that no item has, rather than leave them out.
+
+    As with `filters`, this applies once there are items.
     """
     if request.index is None or not len(request.index):
         return
@@ -271,7 +272,7 @@ def _path(attribute: str) -> str:
 
 
 def search_values(text: Floats, values: Floats) -> Floats:
-    """Text score first; the ranker lifts a hit at most to (1 + SEARCH_PERSONAL) times its own."""
+    """Multiply text scores by a lift of the ranker, at most 1 + SEARCH_LIFT_MAX."""
     highest = float(values.max(initial=0.0))
     personal = np.maximum(values, 0.0) / highest if highest > 0 else np.zeros_like(values)
-    return text * (1.0 + SEARCH_PERSONAL * personal)
+    return text * (1.0 + SEARCH_LIFT_MAX * personal)

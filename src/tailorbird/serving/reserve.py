@@ -1,7 +1,7 @@
-"""Room on the disk that events leave to the others: with a disk full to the last byte no role could
-even delete what it no longer needs.
+"""Disk space that events leave to the other roles, which could not even delete files on a full
+disk.
 
-free < min(reserve, a twentieth of the disk)   → the door refuses events before it takes them, and says when to come back
+    free < min(reserve, a twentieth of the disk)  → the collector refuses events with Retry-After
 """
 
 import os
@@ -9,27 +9,25 @@ import time
 from pathlib import Path
 
 RESERVE_BYTES = 256 << 20
-SHARE_MAX = 20  # of a small disk, at most one part in so many
-LOOK_EVERY_S = 0.2
+RESERVE_DIVISOR = 20  # at most this fraction of a small disk
+CHECK_INTERVAL_S = 0.2
 
 
-class Reserve:
-    """Watches the disk under a folder; cheap enough to ask before every body. Safe to ask from any
-    thread.
-    """
+class DiskReserve:
+    """Watches the disk under a folder; cheap enough to check before every body. Thread-safe."""
 
     def __init__(self, folder: Path, reserve_bytes: int = RESERVE_BYTES) -> None:
         self._folder, self._reserve_bytes = folder, reserve_bytes
-        self._looked = -LOOK_EVERY_S
-        self._short = False
+        self._checked_at = -CHECK_INTERVAL_S
+        self._is_low = False
 
-    def short(self) -> bool:
-        """Whether less is free than has to stay free."""
+    def is_low(self) -> bool:
+        """Return whether less is free than has to stay free."""
         now = time.monotonic()
-        if self._reserve_bytes and now - self._looked >= LOOK_EVERY_S:
-            self._looked = now
+        if self._reserve_bytes and now - self._checked_at >= CHECK_INTERVAL_S:
+            self._checked_at = now
             disk = os.statvfs(self._folder)
-            self._short = disk.f_bavail * disk.f_frsize < min(
-                self._reserve_bytes, disk.f_blocks * disk.f_frsize // SHARE_MAX
+            self._is_low = disk.f_bavail * disk.f_frsize < min(
+                self._reserve_bytes, disk.f_blocks * disk.f_frsize // RESERVE_DIVISOR
             )
-        return self._short
+        return self._is_low

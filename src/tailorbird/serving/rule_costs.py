@@ -1,10 +1,9 @@
-"""What each wish of a slot costs: the value of the answer that it asks for, beside that of the
-answer without it.
+"""The cost of each rule of a slot: the value of the answer with it, compared with that without it.
 
-The value of an answer is the sum of what the formula says of its items, before boosts and without
-exploration: what is expected of it if all its positions were alike. Both answers are made of the
-same candidates, those of all variants together, so that they differ by the wish alone. A wish that
-changes nothing costs 0; a positive cost is expected value that is given up for it.
+The value of an answer is the sum of its items' values by the formula, before boosts and without
+exploration, as if all positions were equal. Both answers are made of the same candidates, the union
+over all variants, so that they differ by the rule alone. A rule that changes nothing costs 0; a
+positive cost is expected value that is given up for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,35 +13,37 @@ import numpy as np
 
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
-from tailorbird.serving.parts import Unwatched
-from tailorbird.serving.patience import UNBOUNDED, Patience
+from tailorbird.serving.parts import NullWatcher
+from tailorbird.serving.patience import UNBOUNDED, Breakers
 from tailorbird.serving.request import Candidates, Request
 from tailorbird.serving.stages import STALE_US, Stages
 
 ALL = "all"
 
 
-def wishes(slot: Slot) -> dict[str, Slot]:
-    """Each wish in words, with the slot without it."""
-    found: dict[str, Slot] = {}
+def variants_without(slot: Slot) -> dict[str, Slot]:
+    """Return each rule in words, with the slot without it."""
+    variants: dict[str, Slot] = {}
     for rule in dict.fromkeys(slot.rules):
-        found[f"rule {rule}"] = replace(slot, rules=[each for each in slot.rules if each != rule])
+        variants[f"rule {rule}"] = replace(
+            slot, rules=[other for other in slot.rules if other != rule]
+        )
     for boost in slot.boosts:
-        found[f"boost {boost.factor:g} for {boost.when}"] = replace(
-            slot, boosts=[each for each in slot.boosts if each != boost]
+        variants[f"boost {boost.factor:g} for {boost.when}"] = replace(
+            slot, boosts=[other for other in slot.boosts if other != boost]
         )
     for pin in slot.pins:
         when = f" where {pin.when}" if pin.when else ""
-        found[f"pin {pin.item} at {pin.position}{when}"] = replace(
-            slot, pins=[each for each in slot.pins if each != pin]
+        variants[f"pin {pin.item} at {pin.position}{when}"] = replace(
+            slot, pins=[other for other in slot.pins if other != pin]
         )
-    for one in slot.promotions:
-        found[f"promotion {one.share:g} for {one.when}"] = replace(
-            slot, promotions=[each for each in slot.promotions if each != one]
+    for promotion in slot.promotions:
+        variants[f"promotion {promotion.share:g} for {promotion.when}"] = replace(
+            slot, promotions=[other for other in slot.promotions if other != promotion]
         )
     for cap in slot.caps:
-        found[f"cap {cap.most} of {cap.sequence} within {cap.within}"] = replace(
-            slot, caps=[each for each in slot.caps if each != cap]
+        variants[f"cap {cap.most} of {cap.sequence} within {cap.within}"] = replace(
+            slot, caps=[other for other in slot.caps if other != cap]
         )
     for quota in slot.limits:
         where = (
@@ -52,73 +53,76 @@ def wishes(slot: Slot) -> dict[str, Slot]:
             if quota.window
             else ""
         )
-        found[f"quota {quota.most} of a {quota.by}{where}"] = _without_quota(slot, quota)
-    for name, without in (
+        variants[f"quota {quota.most} of a {quota.by}{where}"] = _without_quota(slot, quota)
+    for name, variant in (
         ("allow", replace(slot, allow=())),
         ("deny", replace(slot, deny=())),
         ("hide_seen", replace(slot, hide_seen=())),
     ):
         if getattr(slot, name):
-            found[name] = without
-    return found | ({"diversity": replace(slot, diversity=None)} if slot.diversity else {})
+            variants[name] = variant
+    return variants | ({"diversity": replace(slot, diversity=None)} if slot.diversity else {})
 
 
 def _without_quota(slot: Slot, quota: object) -> Slot:
     if quota in slot.quotas:
-        return replace(slot, quotas=[each for each in slot.quotas if each != quota])
+        return replace(slot, quotas=[other for other in slot.quotas if other != quota])
     return replace(slot, per_category=0)
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """An answer that a variant of a slot would give, and the sum of its items' values."""
+class VariantOutcome:
+    """The answer of a variant of a slot, and the sum of its items' values."""
 
     items: tuple[str, ...]
     value: float
 
 
-class Weigher:
-    """Answers a request by several variants of a slot at once; logs nothing, draws nothing.
+class VariantComparer:
+    """Answers a request by several variants of a slot at once, without logging or random draws.
 
     Args:
-        slot: whose wishes are weighed.
+        slot: the slot whose rules are compared.
     """
 
     def __init__(self, slot: Slot, clock: Clock) -> None:
-        plain = replace(slot, explore=None, experiment=None)
-        self._slots = {ALL: plain, **wishes(plain)}
+        base_slot = replace(slot, explore=None, experiment=None)
+        self._slots = {ALL: base_slot, **variants_without(base_slot)}
         rng = np.random.default_rng(0)
-        patience = Patience(UNBOUNDED)
+        patience = Breakers(UNBOUNDED)
         self._variants = {
-            name: Stages({each.name: each}, clock, rng, Unwatched(), STALE_US, patience=patience)
-            for name, each in self._slots.items()
+            name: Stages(
+                {variant.name: variant}, clock, rng, NullWatcher(), STALE_US, breakers=patience
+            )
+            for name, variant in self._slots.items()
         }
 
     @property
     def names(self) -> list[str]:
-        """The wishes, as `wishes` tells them."""
+        """The rules, as `variants_without` names them."""
         return [name for name in self._slots if name != ALL]
 
-    def weigh(
+    def compare(
         self, request: Request, sources: Mapping[str, int], size: int
-    ) -> dict[str, Weighed] | None:
-        """The answer with all wishes, as `ALL`, and without each; None where features or the model
-        fail.
+    ) -> dict[str, VariantOutcome] | None:
+        """Return the answer with all rules, as `ALL`, and the one without each rule.
+
+        None where features or the model fail.
         """
-        if not request.scored:
+        if not request.may_score:
             return None
-        request.policy = (
-            "model"  # an arm without a model, to which the person may belong, would weigh nothing
-        )
-        found: list[Candidates] = []
+        request.policy = "model"  # the person may be in an arm without a model
+        candidate_lists: list[Candidates] = []
         for name, stages in self._variants.items():
             request.slot = self._slots[name]
-            found.append(stages.find(request, sources, size))
+            candidate_lists.append(stages.find(request, sources, size))
         request.slot = self._slots[ALL]
-        everything = _together(found)
+        all_candidates = _merge_candidates(candidate_lists)
         stages = self._variants[ALL]
         scores = stages.score(
-            request, everything, stages.read(request, everything.ids, everything.keys)
+            request,
+            all_candidates,
+            stages.read_features(request, all_candidates.ids, all_candidates.keys),
         )
         if (
             scores is None
@@ -126,27 +130,34 @@ class Weigher:
             or {"model", "features", "rules"} & set(request.degraded)
         ):
             return None
-        told = {}
+        outcomes = {}
         for name, stages in self._variants.items():
             request.slot = self._slots[name]
-            kept = np.flatnonzero(stages.may_be_shown(request, request.index, everything.rows))
-            some, values = everything.take(kept), scores.value[kept]
-            choice = stages.choose(request, some, stages.boosted(request, some, values), size)
-            told[name] = Weighed(
-                tuple(some.ids[place] for place in choice.items.tolist()),
+            visible = np.flatnonzero(
+                stages.visible_mask(request, request.index, all_candidates.rows)
+            )
+            visible_candidates, values = all_candidates.select(visible), scores.value[visible]
+            choice = stages.choose(
+                request,
+                visible_candidates,
+                stages.apply_boosts(request, visible_candidates, values),
+                size,
+            )
+            outcomes[name] = VariantOutcome(
+                tuple(visible_candidates.ids[place] for place in choice.items.tolist()),
                 float(values[choice.items].sum()),
             )
-        return told
+        return outcomes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a wish cost over some requests.
+    """The cost of a rule over some requests.
 
     Attributes:
-        changed: the share of answers that are other ones without it.
-        value: given up, a request, with its 95 % interval from `low` to `high`.
-        share: of the value of the answers with all wishes.
+        changed: the share of answers that differ without it.
+        value: lost per request, with its 95 % interval from `low` to `high`.
+        share: of the value of the answers with all rules.
     """
 
     wish: str
@@ -157,38 +168,41 @@ class Cost:
     share: float
 
 
-def costs(weighed: Sequence[Mapping[str, Weighed]]) -> list[Cost]:
-    """What each wish cost on average, the dearest first; the interval is that of a mean over
-    requests, by the normal distribution.
+def costs(outcomes: Sequence[Mapping[str, VariantOutcome]]) -> list[Cost]:
+    """Return the average cost of each rule, the most expensive first.
+
+    The interval is that of a mean over requests, by the normal distribution.
     """
-    if not weighed:
+    if not outcomes:
         return []
-    mean = float(np.mean([each[ALL].value for each in weighed]))
-    found = []
-    for wish in (name for name in weighed[0] if name != ALL):
-        lost = np.array([each[wish].value - each[ALL].value for each in weighed])
-        half = (
-            1.96 * float(lost.std(ddof=1)) / np.sqrt(lost.size) if lost.size > 1 else float("inf")
+    mean = float(np.mean([each[ALL].value for each in outcomes]))
+    rule_costs = []
+    for wish in (name for name in outcomes[0] if name != ALL):
+        losses = np.array([each[wish].value - each[ALL].value for each in outcomes])
+        half_width = (
+            1.96 * float(losses.std(ddof=1)) / np.sqrt(losses.size)
+            if losses.size > 1
+            else float("inf")
         )
-        changed = float(np.mean([each[wish].items != each[ALL].items for each in weighed]))
-        value = float(lost.mean())
-        found.append(
+        changed = float(np.mean([each[wish].items != each[ALL].items for each in outcomes]))
+        value = float(losses.mean())
+        rule_costs.append(
             Cost(
                 wish,
                 changed,
                 value,
-                value - half,
-                value + half,
+                value - half_width,
+                value + half_width,
                 value / mean if mean > 0 else float("nan"),
             )
         )
-    return sorted(found, key=lambda cost: -cost.value)
+    return sorted(rule_costs, key=lambda cost: -cost.value)
 
 
-def _together(found: Sequence[Candidates]) -> Candidates:
-    """All candidates, each once."""
-    everything = found[0]
-    for some in found[1:]:
-        new = np.flatnonzero(~np.isin(some.keys, everything.keys))
-        everything = everything.joined(some.take(new)) if new.size else everything
-    return everything
+def _merge_candidates(candidate_lists: Sequence[Candidates]) -> Candidates:
+    """Return the union of all candidates."""
+    merged = candidate_lists[0]
+    for candidates in candidate_lists[1:]:
+        new = np.flatnonzero(~np.isin(candidates.keys, merged.keys))
+        merged = merged.concat(candidates.select(new)) if new.size else merged
+    return merged

@@ -1,10 +1,11 @@
-"""With which schema a request reads: that of the bundle that it is answered with, whatever is
-declared meanwhile.
+"""The feature schema of a request: that of the bundle that answers it, whatever is declared
+meanwhile.
 
-A bundle brings its declarations. Their state is opened when the bundle is loaded and closed when
-the last request that reads with it has left, so that a promotion or a rollback switches features,
-encoder and model at one moment. A bundle whose state is not yet there, or lies behind the one that
-serves, waits: `BundleHolder` asks `caught_up`. Without a bundle the applied schema is read.
+A bundle brings its declarations. Their state is opened when the bundle is loaded, and closed when
+the last request that reads it has finished, so that a promotion or a rollback switches features,
+encoder and model at one moment. A bundle whose state does not exist yet, or lags behind that of the
+serving bundle, waits: `BundleHolder` calls `caught_up`. Without a bundle, the applied schema is
+read.
 """
 
 import logging
@@ -17,35 +18,34 @@ from pathlib import Path
 
 from tailorbird.errors import BundleError, NotReadyError, TailorbirdError
 from tailorbird.features import FeatureSet
-from tailorbird.features.read import breaker_for
-from tailorbird.features.schemas import kept_features, read_applied
+from tailorbird.features.read import make_breaker
+from tailorbird.features.schemas import load_declarations, read_applied
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.serving.parts import FeatureReader, Reading
+from tailorbird.serving.parts import FeatureAccess, FeatureReader
 from tailorbird.serving.state import RETRY_S, StateReader
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
-LOOK_S = 1.0  # between looks at what is applied, where there is no bundle
+CHECK_INTERVAL_S = 1.0  # between checks of the applied schema, without a bundle
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Open:
-    """A schema that is read, with how many requests read with it."""
+class _OpenSchema:
+    """An open schema with the number of requests that read it."""
 
-    reading: Reading
+    access: FeatureAccess
     reader: StateReader
     uses: int = 0
 
 
 class Schemas:
-    """The schemas of a project's bundles, as its workers keep their states. Safe to use from
-    several threads.
+    """The schemas of a project's bundles, as its workers keep their states. Thread-safe.
 
     Args:
         state: the folder of all states.
-        copies: a Valkey that holds them for servers elsewhere; None reads the folder.
+        copies: a Valkey with copies for servers elsewhere; None reads the folder.
         workers: how many share the entities of each.
-        declared: what to read with as long as there is no bundle and nothing was applied.
+        declared: the features to read while there is no bundle and nothing was applied.
     """
 
     def __init__(
@@ -53,51 +53,52 @@ class Schemas:
         state: Path,
         declared: FeatureSet,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._breaker = breaker_for(
+        self._breaker = make_breaker(
             workers
-        )  # of the one server that all schemas are read from: their failures add up
+        )  # shared, because all schemas are read from one server
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._workers = workers
-        self._open: dict[str, _Open] = {}
-        self._wanted = {
+        self._open: dict[str, _OpenSchema] = {}
+        self._active = {
             declared.schema_hash
-        }  # kept open without anybody inside: what serves, and what is to serve next
-        self._kept: dict[str, frozenset[str]] = {}
+        }  # kept open while unused: the serving schema and the next one
+        self._pinned: dict[str, frozenset[str]] = {}
         self._targets: dict[str, int] = {}
-        self._look_at = 0.0
+        self._next_check_at = 0.0
         self._lock = threading.Lock()
 
     @contextmanager
-    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
-        """What a request reads its features with, from its beginning to its end."""
-        with self.reading_of(
-            self._without_bundle() if bundle is None else _features(bundle)
-        ) as reading:
-            yield reading
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        """Open the features of a bundle for the duration of a request."""
+        with self.access_for(
+            self._default_features() if bundle is None else _features(bundle)
+        ) as access:
+            yield access
 
     @contextmanager
-    def reading_of(self, features: FeatureSet) -> Iterator[Reading]:
-        """What to read the features of a schema with, as long as the block lasts."""
-        opened = self._enter(features)
+    def access_for(self, features: FeatureSet) -> Iterator[FeatureAccess]:
+        """Open the features of a schema for the duration of the block."""
+        opened = self._acquire(features)
         try:
-            yield opened.reading
+            yield opened.access
         finally:
-            self._leave(features.schema_hash, opened)
+            self._release(features.schema_hash, opened)
 
     def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
-        """Of further schemas: their states stay open though the champion does not read them, until
-        `by` names others.
+        """Keep the states of further schemas open though the champion does not read them, until the
+        next call of `by`.
         """
         with self._lock:
-            self._kept[by] = frozenset(schemas)
+            self._pinned[by] = frozenset(schemas)
             self._close_idle()
 
     def complete(self, bundle: Bundle) -> Bundle:
-        """The bundle with its declarations; they are looked for here where it does not bring them.
+        """Return the bundle with its declarations, which are looked up here if it does not bring
+        them.
 
         Raises:
             BundleError: they are not here either.
@@ -107,7 +108,7 @@ class Schemas:
         if bundle.schema_hash == self._declared.schema_hash:
             return replace(bundle, features=self._declared)
         try:
-            return replace(bundle, features=kept_features(self._state, bundle.schema_hash))
+            return replace(bundle, features=load_declarations(self._state, bundle.schema_hash))
         except TailorbirdError as error:
             message = (
                 f"was trained on the features {bundle.schema_hash}, whose declarations are "
@@ -115,18 +116,21 @@ class Schemas:
             )
             raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
 
-    def serves(self, bundle: Bundle) -> None:
-        """From now on requests are answered with this bundle; others' states are closed once nobody
-        reads them.
+    def set_serving(self, bundle: Bundle) -> None:
+        """Answer requests with this bundle from now on.
+
+        The states of others are closed once nobody reads them.
         """
         with self._lock:
-            self._wanted = {_features(bundle).schema_hash}
+            self._active = {_features(bundle).schema_hash}
             self._targets.clear()
             self._close_idle()
 
     def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        """Whether the state of a bundle is there, and as far as that of the bundle that serves was
-        when it came to be there.
+        """Return whether the state of a bundle exists, and is current.
+
+        It is once it has reached the position that the serving bundle's state had when this one
+        appeared.
         """
         features = _features(bundle)
         if serving is not None and serving.schema_hash == features.schema_hash:
@@ -134,14 +138,12 @@ class Schemas:
         return self._caught_up(features, None if serving is None else _features(serving))
 
     def ready(self, bundle: Bundle | None) -> bool:
-        """Whether features can be read for a bundle now."""
-        with self.reading(bundle) as reading:
-            return isinstance(reading.reader, StateReader) and reading.reader.ready()
+        """Return whether features can be read for a bundle now."""
+        with self.access(bundle) as access:
+            return isinstance(access.reader, StateReader) and access.reader.ready()
 
     def published_at(self) -> dict[str, int]:
-        """By schema that is read from copies: when these were last known to be up to date, in
-        microseconds.
-        """
+        """Return by schema when its copies were last known to be current, in microseconds."""
         with self._lock:
             return {
                 schema: opened.reader.published_at
@@ -155,47 +157,47 @@ class Schemas:
                 opened.reader.close()
             self._open.clear()
 
-    def _caught_up(self, features: FeatureSet, beside: FeatureSet | None) -> bool:
+    def _caught_up(self, features: FeatureSet, reference: FeatureSet | None) -> bool:
         with self._lock:
-            self._wanted.add(features.schema_hash)
-        p = self._position(features)
-        if p is None:
+            self._active.add(features.schema_hash)
+        position = self._position(features)
+        if position is None:
             return False
         if features.schema_hash not in self._targets:
-            there = None if beside is None else self._position(beside)
-            self._targets[features.schema_hash] = there or 0
-        return p >= self._targets[features.schema_hash]
+            reference_position = None if reference is None else self._position(reference)
+            self._targets[features.schema_hash] = reference_position or 0
+        return position >= self._targets[features.schema_hash]
 
     def _position(self, features: FeatureSet) -> int | None:
-        opened = self._enter(features)
+        opened = self._acquire(features)
         try:
             return opened.reader.position()
         except NotReadyError:
             return None
         finally:
-            self._leave(features.schema_hash, opened)
+            self._release(features.schema_hash, opened)
 
-    def _without_bundle(self) -> FeatureSet:
-        """The applied schema, once its state is as far as that of the one before it."""
+    def _default_features(self) -> FeatureSet:
+        """Return the applied schema, once its state has reached that of the previous one."""
         with self._lock:
-            if time.monotonic() < self._look_at:
+            if time.monotonic() < self._next_check_at:
                 return self._declared
-            self._look_at = time.monotonic() + LOOK_S
+            self._next_check_at = time.monotonic() + CHECK_INTERVAL_S
         try:
             schema = read_applied(self._state).schema
             if not schema or schema == self._declared.schema_hash:
                 return self._declared
-            applied = kept_features(self._state, schema)
+            applied = load_declarations(self._state, schema)
         except TailorbirdError as error:
             log.warning("the applied schema cannot be read with: %s", error)
             return self._declared
         if self._caught_up(applied, self._declared):
             with self._lock:
-                self._declared, self._wanted = applied, {applied.schema_hash}
+                self._declared, self._active = applied, {applied.schema_hash}
                 self._close_idle()
         return self._declared
 
-    def _enter(self, features: FeatureSet) -> _Open:
+    def _acquire(self, features: FeatureSet) -> _OpenSchema:
         with self._lock:
             opened = self._open.get(features.schema_hash)
             if opened is None:
@@ -207,43 +209,43 @@ class Schemas:
                     workers=self._workers,
                     retry_s=self._retry_s,
                 )
-                opened = self._open[features.schema_hash] = _Open(
-                    Reading.of(features, reader), reader
+                opened = self._open[features.schema_hash] = _OpenSchema(
+                    FeatureAccess.from_features(features, reader), reader
                 )
             opened.uses += 1
             return opened
 
-    def _leave(self, schema: str, opened: _Open) -> None:
+    def _release(self, schema: str, opened: _OpenSchema) -> None:
         with self._lock:
             opened.uses -= 1
             self._close_idle()
 
     def _close_idle(self) -> None:
-        wanted = self._wanted.union(*self._kept.values())
+        needed = self._active.union(*self._pinned.values())
         for schema in [
             schema
             for schema, opened in self._open.items()
-            if not opened.uses and schema not in wanted
+            if not opened.uses and schema not in needed
         ]:
             self._open.pop(schema).reader.close()
 
 
 def _features(bundle: Bundle) -> FeatureSet:
-    assert bundle.features is not None  # `complete` saw to it
+    assert bundle.features is not None  # ensured by `complete`
     return bundle.features
 
 
 class OneSchema:
-    """Reads with one schema whatever the bundle: for evaluation and tests."""
+    """Reads one schema whatever the bundle: for evaluation and tests."""
 
     def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:
-        self._reading = Reading.of(features, reader)
+        self._access = FeatureAccess.from_features(features, reader)
 
     @contextmanager
-    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
-        yield self._reading
+    def access(self, bundle: Bundle | None) -> Iterator[FeatureAccess]:
+        yield self._access
 
     def ready(self, bundle: Bundle | None) -> bool:
-        reader = self._reading.reader
+        reader = self._access.reader
         ready = getattr(reader, "ready", None)
         return reader is not None and (ready is None or bool(ready()))

@@ -1,16 +1,16 @@
-"""The log of scores: what it holds, and reading it. Its one writer is the role of
-`serving.scoring`.
+"""The log of scores: its format and its reader. Its one writer is the role of `serving.scoring`.
 
     routed    1 ─────────── 40 │ 41 ──────────── 66 │ 67 ──────────── 90
-    scores    1 ─────────────────────── 66 (3)      │ 67 ── 90 (none)        a block takes as many positions as rows it looked at
+    scores    1 ─────────────────────── 66 (3)      │ 67 ── 90 (none)
 
-So where the log ends says how far the role has come, in the same append as the scores themselves:
-after a kill it goes on there, no score is there twice and none is missing. The payload of a block
-is JSON, one score a line. It is a file (`stream/scores.db`) or a topic (`scores`); nothing reads it
-but consumers: it is no raw log, so that no score is an event and no feature counts it.
+A block spans as many positions as the routed rows that it covers. The end of the log therefore
+tells the progress of the role, in the same append as the scores themselves: after a crash it
+continues there, no score is duplicated and none is missing. The payload of a block is JSON, one
+score a line. The log is a file (`stream/scores.db`) or a topic (`scores`). Only consumers read it.
+It is no raw log, so that no score is an event and no feature counts it.
 
-What blocks say that are deleted, and what the role must know still, stands again in a later block
-(`Line.held`), for the role alone.
+Scores that the role must remember beyond the deletion of their block are repeated in a later block
+(`ScoreRecord.held`), for the role alone.
 """
 
 import threading
@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from tailorbird.errors import NotReadyError
-from tailorbird.stream import Address, LogReader, Stored, Stream, open_reader, scores_path
+from tailorbird.stream import Address, LogReader, StoredBlock, Stream, open_reader, scores_path
 
 KIND = "scores"
 NAME = "scores"
@@ -30,7 +30,7 @@ READ_BYTES = 1 << 20
 
 
 class ScoredItem(msgspec.Struct, frozen=True):
-    """An item and what it is worth."""
+    """An item and its value."""
 
     item_id: str
     score: float
@@ -70,8 +70,8 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores from a position on. Ask again from `next`; `begins` is where the log begins: what lay
-    before was deleted as too old.
+    """Scores from a position on. Continue from `next`; `begins` is the start of the log, before
+    which scores were deleted as too old.
     """
 
     scores: list[Scored]
@@ -79,31 +79,31 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     begins: int
 
 
-class Line(Scored, frozen=True, kw_only=True, omit_defaults=True):
-    """A score as it stands in a block. `held`: it stood in one that is deleted by now; consumers
-    were told of it then.
+class ScoreRecord(Scored, frozen=True, kw_only=True, omit_defaults=True):
+    """A score as it is stored in a block. `held` marks a repetition from a deleted block, which
+    consumers have already read.
     """
 
     held: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Line).decode
+_decode = msgspec.json.Decoder(ScoreRecord).decode
 
 
 def scores_address(stream: Stream) -> "Address":
-    """Where the scores are, wherever the logs are."""
+    """Return the address of the score log beside the other logs."""
     return scores_path(stream) if isinstance(stream, Path) else stream.scores
 
 
 def encode_scores(scores: Sequence[Scored]) -> bytes:
-    """The payload of a block."""
+    """Encode the payload of a block."""
     return b"\n".join(map(_encode, scores))
 
 
-def scores_of(stored: Stored) -> list[Line]:
-    """The scores of a block, those held over too. Raises msgspec.DecodeError if it holds no such
-    thing.
+def decode_scores(stored: StoredBlock) -> list[ScoreRecord]:
+    """Decode the scores of a block, with repeated ones. Raise msgspec.DecodeError if it contains
+    none.
     """
     return (
         [_decode(line) for line in stored.block.payload.split(b"\n")]
@@ -114,7 +114,7 @@ def scores_of(stored: Stored) -> list[Line]:
 
 @dataclass
 class ScoreFigures:
-    """What the role did since it began; `scores` by name."""
+    """Counters of the role since its start; `scores` by name."""
 
     rows: int = 0
     scores: Counter[str] = field(default_factory=Counter)
@@ -124,9 +124,7 @@ class ScoreFigures:
 
 @dataclass
 class ScoreFeed:
-    """Reads the log for any number of consumers, each of whom keeps its own position. Safe to call
-    from any thread.
-    """
+    """Reads the log for any number of consumers, each with its own position. Thread-safe."""
 
     address: Address
 
@@ -135,8 +133,9 @@ class ScoreFeed:
         self._lock = threading.Lock()
 
     def read(self, start: int, *, bytes_max: int = READ_BYTES) -> Scores:
-        """Scores from `start` on, whole blocks, about `bytes_max` of them; the first are from where
-        the log begins, if that is later.
+        """Read scores from `start` on, in whole blocks of about `bytes_max`.
+
+        They begin at the start of the log if that is later.
 
         Raises:
             NotReadyError: nothing was scored yet.
@@ -148,24 +147,24 @@ class ScoreFeed:
             if start >= end:
                 return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
             blocks = reader.read(start, bytes_max=bytes_max)
-        found = [
+        scores = [
             score
             for stored in blocks
-            for score in scores_of(stored)
+            for score in decode_scores(stored)
             if score.p >= start and not score.held
         ]
         return Scores(
-            scores=list[Scored](found), next=blocks[-1].end if blocks else start, begins=begins
+            scores=list[Scored](scores), next=blocks[-1].end if blocks else start, begins=begins
         )
 
-    def all_from(self, start: int) -> Iterator[Scores]:
-        """One read after the other, up to the end as it is."""
+    def iterate_from(self, start: int) -> Iterator[Scores]:
+        """Yield one read after another, up to the current end."""
         while True:
-            found = self.read(start)
-            if found.next <= start and not found.scores:
+            page = self.read(start)
+            if page.next <= start and not page.scores:
                 return
-            yield found
-            start = found.next
+            yield page
+            start = page.next
 
     def close(self) -> None:
         with self._lock:
@@ -174,8 +173,8 @@ class ScoreFeed:
                 self._reader = None
 
 
-def nothing_yet(error: NotReadyError) -> NotReadyError:
-    """What is told where no score was ever appended."""
+def not_scored_error(error: NotReadyError) -> NotReadyError:
+    """Return the error for a log to which no score was ever appended."""
     return NotReadyError(
         "nothing was scored yet",
         where=error.where,

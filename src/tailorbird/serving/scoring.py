@@ -1,18 +1,17 @@
-"""The score role: scores people as their events arrive, and appends what came of it to a log of its
-own.
+"""The score role: scores people as their events arrive, and appends the scores to a log of its own.
 
     routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──►
     score log ──► consumers
 
-Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so
-that position and scores are one append (`serving.score_log`). What must be remembered of a person
-(whose risk is above, who was scored lately) is a function of that log, and is read from it at the
-start; before the blocks that say it are deleted as too old, it is said again in a new one. A score
-says what is true once the event is counted: the state is waited for.
+Exactly once: a block of the score log covers the rows of the routed log that it read, so that
+position and scores are one append (`serving.score_log`). What must be remembered about a person
+(risk above the threshold, time of the last score) is a function of that log, and is replayed from
+it at the start. Before a block that says so is deleted as too old, it is repeated in a new one. A
+score is true once its event is counted, so the role waits for the state.
 
 Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore`
-looks at a person once for all events that are taken together. Where no model answers yet, nothing
-is scored, and that is counted.
+scores a person once for all events that are read together. While no model answers, nothing is
+scored, and that is counted.
 """
 
 import logging
@@ -28,7 +27,7 @@ import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock, Context, duration, micros
+from tailorbird.events import Clock, Context, micros, parse_duration
 from tailorbird.features.receipts import events_of
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
@@ -36,23 +35,30 @@ from tailorbird.serving.score_log import (
     KIND,
     NAME,
     READ_BYTES,
-    Line,
     Scored,
     ScoredItem,
     ScoreFigures,
+    ScoreRecord,
+    decode_scores,
     encode_scores,
-    scores_of,
 )
-from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
+from tailorbird.stream import (
+    Address,
+    Block,
+    LogReader,
+    LogWriter,
+    StoredBlock,
+    open_reader,
+    open_writer,
+)
 
 POLL_S = 0.01
-LOOK_S = 0.5  # between looks at models, formulas and items
-TELL_S = 5.0
-ROWS_BYTES = 4 << 20  # of the routed log at once
-# that somebody is scored after, before what came of it is appended: some seconds of work, which a
-# kill loses
+REFRESH_INTERVAL_S = 0.5  # between refreshes of models, formulas and items
+REPORT_INTERVAL_S = 5.0
+ROWS_BYTES = 4 << 20  # of the routed log per step
+# Events per append that trigger a score: some seconds of work, which a crash loses.
 EVENTS_MAX = 100
-EMPTY_AFTER_S = 5.0  # after which a block without scores says how far the role is
+EMPTY_AFTER_S = 5.0  # after which an empty block records progress
 PRUNE_EVERY_S = 60.0
 _COLUMNS = (
     "p",
@@ -72,29 +78,31 @@ log = logging.getLogger(__name__)
 
 
 class Scorers(Protocol):
-    """What the role asks; `cli.score.Models` are the ones."""
+    """The models of the role, as `cli.scoring.Models`."""
 
     def look(self) -> None:
-        """Take in what is new."""
+        """Load new models, formulas and items."""
         ...
 
     def reached(self) -> int:
-        """Up to which p the states are that scores read; 0 while one is not there."""
+        """Return the position that all states have reached from which scores read; 0 while one is
+        missing.
+        """
         ...
 
     def next_best(self, query: RecommendQuery) -> Answer:
-        """Raises NotReadyError without a model."""
+        """Return the best items. Raise NotReadyError without a model."""
         ...
 
     def churn(self, user_id: str, model: str) -> ChurnAnswer:
-        """Raises NotReadyError without a model."""
+        """Return the churn probability. Raise NotReadyError without a model."""
         ...
 
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a step did: rows of the routed log (0: there was nothing), scores that were appended,
-    and behind which row the role is now.
+    """The outcome of a step: rows of the routed log (0: there were none), scores appended, and the
+    offset behind them.
     """
 
     rows: int
@@ -106,10 +114,10 @@ class ScoreRole:
     """The one writer of the score log.
 
     Args:
-        routed: the router's log; it need not be there yet.
-        scores: the address of the score log. One that is made now begins where the routed log ends:
-            the past is not scored.
-        keep_us: for how long scores stay.
+        routed: the router's log; it need not exist yet.
+        scores: the address of the score log. A new log begins where the routed log ends: the past
+            is not scored.
+        keep_us: how long scores are kept.
     Raises:
         LockedError: another role writes the log.
     """
@@ -132,61 +140,72 @@ class ScoreRole:
             keep_us,
         )
         self._declared = list(declared)
-        self._on = sorted({kind for score in declared for kind in score.on})
+        self._trigger_types = sorted({kind for score in declared for kind in score.on})
         self._reader: LogReader | None = None
         self._writer: LogWriter | None = None
-        self._above: set[tuple[str, str]] = set()  # (score, person) whose risk is above
-        self._scored: dict[
+        self._above: set[tuple[str, str]] = set()  # (score, person) with a risk above the threshold
+        self._last_scored_ts: dict[
             tuple[str, str], int
-        ] = {}  # (score, person) → ts of the event that was scored last
-        # Of NextBests that are due more seldom than scores are kept: how seldom.
+        ] = {}  # (score, person) → ts of the last scored event
+        # Intervals of NextBests that exceed the retention of scores.
         every_us = {
-            score.name: duration(score.every) for score in declared if isinstance(score, NextBest)
+            score.name: parse_duration(score.every)
+            for score in declared
+            if isinstance(score, NextBest)
         }
-        self._seldom_us = {name: every for name, every in every_us.items() if every > keep_us}
-        self._held: list[Line] = []  # to be said again with the next append
-        self._held_to, self._said_again_to = (
+        self._long_interval_us = {
+            name: every for name, every in every_us.items() if every > keep_us
+        }
+        self._carried_records: list[ScoreRecord] = []  # to be repeated with the next append
+        self._carried_before, self._rewritten_before = (
             0,
             0,
-        )  # positions before which what holds still is in `_held`, or was said again
-        self._at = 0
-        self._told_at = time.monotonic()
+        )  # positions before which records are carried, or were repeated
+        self._position = 0
+        self._appended_at = time.monotonic()
         self.figures = ScoreFigures()
 
     def step(self, stop: threading.Event | None = None) -> ScoreReport:
-        """Take what the routed log has, about 4 MB and `EVENTS_MAX` events after which somebody is
-        scored at most, score, and append.
+        """Read a batch of the routed log, score, and append.
 
-        Waits for the state until `stop` is set.
+        A batch has about 4 MB, and at most `EVENTS_MAX` events that trigger a score. Waits for the
+        state until `stop` is set.
 
         Raises:
-            StorageError: a log could not be read or written; the next start goes on where the log
+            StorageError: a log could not be read or written; the next start continues where the log
                 ends.
         """
         reader = self._open()
         if reader is None or self._writer is None:
             return ScoreReport(0, 0, 0)
-        if self._at < reader.start():
+        if self._position < reader.start():
             log.warning(
                 "rows %d to %d of the routed log are gone, and were not scored",
-                self._at,
+                self._position,
                 reader.start() - 1,
             )
             return self._append([], reader.start())
-        blocks = reader.read(self._at, bytes_max=ROWS_BYTES)
+        blocks = reader.read(self._position, bytes_max=ROWS_BYTES)
         if not blocks:
-            return self._tell_empty()
+            return self._append_progress()
         end = blocks[-1].end
         triggers = self._triggers(blocks)
         if len(triggers) > EVENTS_MAX:
             end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
         if triggers and not self._wait(end - 1, stop):
-            return ScoreReport(0, 0, self._at)
+            return ScoreReport(0, 0, self._position)
         scores = [scored for score in self._declared for scored in self._score(score, triggers)]
         scores.sort(key=lambda scored: scored.p)
         faults.at("score.scored")
-        if not scores and not self._held and time.monotonic() - self._told_at < EMPTY_AFTER_S:
-            rows, self._at = end - self._at, end  # nothing is lost by looking at these again
+        if (
+            not scores
+            and not self._carried_records
+            and time.monotonic() - self._appended_at < EMPTY_AFTER_S
+        ):
+            rows, self._position = (
+                end - self._position,
+                end,
+            )  # reading these again after a crash loses nothing
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
         return self._append(scores, end)
@@ -194,20 +213,19 @@ class ScoreRole:
     def run(
         self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None
     ) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is
-        set.
+        """Step while there are rows, else check again every few milliseconds, until `stop` is set.
 
         Args:
-            tell: told every few seconds how far the log says that the role is.
+            report: called every few seconds with the position that the log has recorded.
         """
-        prune_at = look_at = tell_at = 0.0
+        prune_at = refresh_at = report_at = 0.0
         while not stop.is_set():
-            if time.monotonic() >= look_at:
+            if time.monotonic() >= refresh_at:
                 self._models.look()
-                look_at = time.monotonic() + LOOK_S
-            if self._writer is not None and time.monotonic() >= tell_at:
+                refresh_at = time.monotonic() + REFRESH_INTERVAL_S
+            if self._writer is not None and time.monotonic() >= report_at:
                 tell(self._writer.end())
-                tell_at = time.monotonic() + TELL_S
+                report_at = time.monotonic() + REPORT_INTERVAL_S
             if not self.step(stop).rows:
                 stop.wait(POLL_S)
             if time.monotonic() >= prune_at:
@@ -215,52 +233,48 @@ class ScoreRole:
                 prune_at = time.monotonic() + PRUNE_EVERY_S
 
     def prune(self) -> int:
-        """Delete the blocks whose scores are older than `keep_us`; how many.
+        """Delete the blocks whose scores are older than `keep_us`, and return their number.
 
-        What they say of people that holds still is said again with the next rows; until then they
+        Scores in them that are still needed are repeated with the next rows. Until then the blocks
         stay, and a later call deletes them.
         """
         if self._writer is None:
             return 0
-        newest = max(self._scored.values(), default=0)
-        self._scored = {
+        newest = max(self._last_scored_ts.values(), default=0)
+        self._last_scored_ts = {
             key: ts
-            for key, ts in self._scored.items()
-            if ts > newest - self._seldom_us.get(key[0], self._keep_us)
+            for key, ts in self._last_scored_ts.items()
+            if ts > newest - self._long_interval_us.get(key[0], self._keep_us)
         }
-        before, lines = self._outdated(self._clock.now() - self._keep_us)
-        held = {
+        prune_before, lines = self._expired_records(self._clock.now() - self._keep_us)
+        carried = {
             (line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[])
             for line in lines
-            if self._holds(line)
+            if self._is_still_needed(line)
         }
-        if held and before > self._said_again_to:
-            self._held, self._held_to = list(held.values()), before
+        if carried and prune_before > self._rewritten_before:
+            self._carried_records, self._carried_before = list(carried.values()), prune_before
             return 0
-        return self._writer.prune(before) if before else 0
+        return self._writer.prune(prune_before) if prune_before else 0
 
-    def _outdated(self, oldest: int) -> tuple[int, list[Line]]:
-        """The position before which all blocks are older than that, and what they say; 0 if none
-        is.
-        """
-        before, lines = 0, list[Line]()
+    def _expired_records(self, oldest: int) -> tuple[int, list[ScoreRecord]]:
+        """Return the position before which all blocks are older, or 0, and their scores."""
+        prune_before, lines = 0, list[ScoreRecord]()
         try:
             with open_reader(self._address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position, bytes_max=READ_BYTES):
                     for stored in blocks:
                         if _written_at(stored.block.receipt) >= oldest:
-                            return before, lines
-                        before = position = stored.end
-                        lines += scores_of(stored)
+                            return prune_before, lines
+                        prune_before = position = stored.end
+                        lines += decode_scores(stored)
         except NotReadyError:
             return 0, []
-        return before, lines
+        return prune_before, lines
 
-    def _holds(self, line: Line) -> bool:
-        """Whether what a line says of a person must be known still, and no block that stays needs
-        to say it.
-        """
+    def _is_still_needed(self, line: ScoreRecord) -> bool:
+        """Return whether a score must be remembered, and no remaining block says so."""
         key = line.name, line.person
         if line.crossed:
             return (
@@ -268,7 +282,7 @@ class ScoreRole:
                 and key in self._above
                 and any(score.name == line.name for score in self._declared)
             )
-        return line.name in self._seldom_us and self._scored.get(key) == line.ts
+        return line.name in self._long_interval_us and self._last_scored_ts.get(key) == line.ts
 
     def close(self) -> None:
         for opened in (self._reader, self._writer):
@@ -290,52 +304,53 @@ class ScoreRole:
                 self._reader = open_reader(self._routed)
             except NotReadyError:  # there is no router yet
                 return None
-            writer = open_writer(self._address, partition=NAME, first=max(1, self._reader.end()))  # type: ignore[arg-type]
+            first = max(1, self._reader.end())
+            writer = open_writer(self._address, partition=NAME, first=first)  # type: ignore[arg-type]
             self._writer = writer  # type: ignore[assignment]
-            self._at = writer.end()
-            self._remember()
+            self._position = writer.end()
+            self._replay_log()
         return self._reader
 
-    def _remember(self) -> None:
-        """What the log says of people."""
+    def _replay_log(self) -> None:
+        """Restore what the log says about people."""
         with open_reader(self._address) as reader:
             position = reader.start()
             while blocks := reader.read(position):
-                for scored in (one for stored in blocks for one in scores_of(stored)):
-                    self._note(scored)
+                for scored in (record for stored in blocks for record in decode_scores(stored)):
+                    self._apply(scored)
                 position = blocks[-1].end
 
-    def _note(self, scored: Scored) -> None:
+    def _apply(self, scored: Scored) -> None:
         key = scored.name, scored.person
         if scored.crossed == "above":
             self._above.add(key)
         elif scored.crossed:
             self._above.discard(key)
         else:
-            self._scored[key] = scored.ts
+            self._last_scored_ts[key] = scored.ts
 
-    def _triggers(self, blocks: Sequence[Stored]) -> list[dict]:
-        """The events of some blocks after which somebody is scored."""
+    def _triggers(self, blocks: Sequence[StoredBlock]) -> list[dict]:
+        """Return the events of some blocks that trigger a score."""
         tables = []
         for stored in blocks:
-            table = events_of(stored, self._at, self._routed)
+            table = events_of(stored, self._position, self._routed)
             if table is None:
                 continue
-            wanted = pc.and_(
-                pc.is_in(table["type"], pa.array(self._on)),
+            is_trigger = pc.and_(
+                pc.is_in(table["type"], pa.array(self._trigger_types)),
                 pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot")),
             )
-            tables.append(table.filter(pc.fill_null(wanted, False)).select(_COLUMNS))
+            tables.append(table.filter(pc.fill_null(is_trigger, False)).select(_COLUMNS))
         if not tables:
             return []
-        found = pa.concat_tables(tables)
-        rows = found.drop_columns(["ts"]).to_pylist()
-        for row, ts in zip(rows, micros(found["ts"]).tolist(), strict=True):
+        trigger_table = pa.concat_tables(tables)
+        rows = trigger_table.drop_columns(["ts"]).to_pylist()
+        for row, ts in zip(rows, micros(trigger_table["ts"]).tolist(), strict=True):
             row["ts"] = ts
         return [row for row in rows if row["person"]]
 
     def _wait(self, p: int, stop: threading.Event | None) -> bool:
-        """Until the states have row `p`; False if told to stop before."""
+        """Wait until the states have row `p`; return False if stopped before."""
         while self._models.reached() < p:
             if stop is None or stop.wait(POLL_S):
                 return False
@@ -343,15 +358,15 @@ class ScoreRole:
         return True
 
     def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
-        found: list[Scored] = []
-        mine = [row for row in triggers if row["type"] in score.on]
+        scored_people: list[Scored] = []
+        matching = [row for row in triggers if row["type"] in score.on]
         for row in (
-            self._due(score, mine)
+            self._due(score, matching)
             if isinstance(score, NextBest)
-            else {row["person"]: row for row in mine}.values()
+            else {row["person"]: row for row in matching}.values()
         ):
             try:
-                told = (
+                scored = (
                     self._churn(score, row)
                     if isinstance(score, ChurnScore)
                     else self._next_best(score, row)
@@ -359,16 +374,18 @@ class ScoreRole:
             except NotReadyError:
                 self.figures.unscored[score.name] += 1
                 continue
-            if told is not None:
-                found.append(told)
-        return found
+            if scored is not None:
+                scored_people.append(scored)
+        return scored_people
 
     def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
-        """Those that come at least `every` after the last of the same person."""
-        every, last = duration(score.every), {}
+        """Yield the rows that come at least `every` after the last of the same person."""
+        every, last = parse_duration(score.every), {}
         for row in rows:
-            before = last.get(row["person"], self._scored.get((score.name, row["person"])))
-            if before is None or row["ts"] >= before + every:
+            previous_ts = last.get(
+                row["person"], self._last_scored_ts.get((score.name, row["person"]))
+            )
+            if previous_ts is None or row["ts"] >= previous_ts + every:
                 last[row["person"]] = row["ts"]
                 yield row
 
@@ -377,13 +394,13 @@ class ScoreRole:
             return None  # the model knows people by their user id
         answer = self._models.churn(row["user_id"], score.model)
         if not answer.known:
-            return None  # a stranger has not begun to leave
+            return None  # strangers cannot leave
         was_above = (score.name, row["person"]) in self._above
         if was_above == (answer.gone > (score.below if was_above else score.above)):
             return None
         crossed = "below" if was_above else "above"
         reasons = [reason.text for reason in answer.reasons]
-        return self._scored_as(
+        return self._build_score(
             score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons
         )
 
@@ -398,9 +415,9 @@ class ScoreRole:
         )
         answer = self._models.next_best(query)
         items = [ScoredItem(item.item_id, item.score or 0.0) for item in answer.items]
-        return self._scored_as(score, row, model=answer.model, items=items)
+        return self._build_score(score, row, model=answer.model, items=items)
 
-    def _scored_as(self, score: Score, row: Mapping, **told) -> Scored:
+    def _build_score(self, score: Score, row: Mapping, **fields) -> Scored:
         return Scored(
             id=f"{row['p']}-{score.name}",
             name=score.name,
@@ -412,32 +429,39 @@ class ScoreRole:
             person=row["person"],
             user_id=row["user_id"],
             anonymous_id=row["anonymous_id"],
-            **told,
+            **fields,
         )
 
-    def _tell_empty(self) -> ScoreReport:
-        """Say in the log how far the role is, where that has not been said for long."""
+    def _append_progress(self) -> ScoreReport:
+        """Record progress in the log if that has not been done for long."""
         assert self._writer is not None
-        if self._at > self._writer.end() and time.monotonic() - self._told_at >= EMPTY_AFTER_S:
-            self._append([], self._at)
-        return ScoreReport(0, 0, self._at)
+        if (
+            self._position > self._writer.end()
+            and time.monotonic() - self._appended_at >= EMPTY_AFTER_S
+        ):
+            self._append([], self._position)
+        return ScoreReport(0, 0, self._position)
 
     def _append(self, scores: list[Scored], end: int) -> ScoreReport:
         assert self._writer is not None
-        rows, begin = end - self._at, self._writer.end()
+        rows, begin = end - self._position, self._writer.end()
         if end > begin:
             faults.at("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
-            # What was held comes first: a score of the same person is the later word.
+            # Carried records come first, so that a new score of the same person overrides them.
             self._writer.append(
-                [Block(KIND, end - begin, encode_scores([*self._held, *scores]), receipt)]
+                [
+                    Block(
+                        KIND, end - begin, encode_scores([*self._carried_records, *scores]), receipt
+                    )
+                ]
             )
             faults.at("score.after_append")
-            if self._held:
-                self._held, self._said_again_to = [], self._held_to
-        self._at, self._told_at = end, time.monotonic()
+            if self._carried_records:
+                self._carried_records, self._rewritten_before = [], self._carried_before
+        self._position, self._appended_at = end, time.monotonic()
         for scored in scores:
-            self._note(scored)
+            self._apply(scored)
             self.figures.scores[scored.name] += 1
         self.figures.rows += rows
         self.figures.position = end

@@ -1,9 +1,8 @@
-"""The serve process: a socket, one event loop, threads for answers, and a clean way to start and to
-stop.
+"""The serve process: a socket, one event loop, threads for answers, and an orderly start and stop.
 
 It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains,
-see `serving.listening`: `/readyz` says no while all else is answered still, and at the end the log
-is flushed.
+see `serving.listening`: `/readyz` fails while everything else is still answered, and at the end the
+log is flushed.
 """
 
 import gc
@@ -27,13 +26,13 @@ from tailorbird.candidates.contract import Contract
 from tailorbird.candidates.query import live_sources
 from tailorbird.errors import StorageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
-from tailorbird.events.erased import StopList
 from tailorbird.events.log_clock import LogClock
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.suppression import SuppressionList
 from tailorbird.features import FeatureSet
-from tailorbird.features.compared import read_compared
-from tailorbird.features.figures import readers_of_routed, whole_figures
-from tailorbird.places import Place
+from tailorbird.features.compared import read_parity_totals
+from tailorbird.features.figures import figures_by_schema, routed_log_offsets
+from tailorbird.places import Storage
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -44,7 +43,7 @@ from tailorbird.serving.bundles import probe_in_child
 from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.churn import ChurnModels
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
@@ -60,7 +59,7 @@ from tailorbird.serving.listening import (
 )
 from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
-from tailorbird.serving.naming import first_free
+from tailorbird.serving.naming import open_collector
 from tailorbird.serving.patience import Budgets
 from tailorbird.serving.pipeline import STALE_US, Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
@@ -68,53 +67,51 @@ from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
 from tailorbird.serving.score_log import ScoreFeed
-from tailorbird.serving.turning_away import TurningAway
+from tailorbird.serving.turning_away import EarlyRefusal
 from tailorbird.serving.warming import Warming, warm
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
 
 PORT = 8642
-# Several times what a stage takes at the 99th percentile: a stage that needs as long is ill, not
-# slow.
+# Several times the 99th percentile of each stage: one that needs as long is broken, not slow.
 BUDGETS = Budgets(retrieval_s=0.05, features_s=0.1, ranking_s=0.1, policy_s=0.05, log_s=0.05)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where a serve process finds its parts, and how it may be reached.
+    """The parts of a serve process, and its address and limits.
 
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
-        features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
-        port_asked: whether the port was named by somebody; only a default one is replaced by the
-            next free one.
+        features: the applied ones, read while there is no bundle; see `serving.schemas`.
+        is_port_explicit: whether the port was named; only a default one is replaced by the next
+            free one.
         limits: of keys that have none of their own.
-        pseudonyms: hides people before anything is written; None writes ids as they come.
-        stopped: of whom nothing old is taken again, since they were erased.
+        pseudonyms: hides people before anything is written; None writes ids as they are.
+        suppression_list: erased people, whose old events are not taken again.
         log_requests: a line for every request, not only for refused and failed ones.
-        reserve_bytes: of the disk, left free by events for the other roles.
-        keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
-        lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
+        reserve_bytes: disk space that events leave free for the other roles.
+        keys_file: keys with their scopes, reloaded when it changes; see `serving.keyfile`.
+        lake: the lake's folder, whose released offsets let our logs be pruned; None never prunes.
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
-        header_deadline_s: how long a connection may take to bring a request's head.
-        connections_max: open at a time; whoever asks then takes the place of one that asks nothing,
-            or is told when to come again.
-        drain_s: for how long it still answers when it is told to stop.
-        keep_alive_s: how long a connection is kept that asks nothing.
+        header_deadline_s: how long a connection may take to send a request's head.
+        connections_max: open at a time; further requests replace an idle connection, or are refused
+            with Retry-After.
+        drain_s: how long it still answers after it was told to stop.
+        keep_alive_s: how long an idle connection is kept.
         copies: a Valkey to read features from; None reads the folder `state`.
-        stale_us: past which age of the copies answers name `freshness` as missing.
+        stale_us: age of the copies beyond which answers name `freshness` as missing.
         workers: how many share the entities of each schema.
         churn: the registries of churn models, by name.
         budgets: how long each stage of an answer may take.
         candidates: the folder of candidate tables.
-        contract: says which tables to read, where only copies are at hand.
-        wait_s: how long a question may have to wait for its turn; who would wait longer is told at
-            once to come again.
+        contract: returns which tables to read, where only copies are available.
+        wait_s: how long a request may have to wait for its turn; longer waits are refused at once.
         scores: the log of the score role; None where nothing is declared.
-        routes: more routes, given the service, such as a demo's shop page.
+        routes: creates additional routes, such as a demo's shop page.
     """
 
     stream: Stream
@@ -127,7 +124,7 @@ class ServeOptions:
     plan: RoutePlan
     host: str = "127.0.0.1"
     port: int = PORT
-    port_asked: bool = False
+    is_port_explicit: bool = False
     write_keys: Sequence[str] = ()
     read_keys: Sequence[str] = ()
     admin_keys: Sequence[str] = ()
@@ -136,11 +133,11 @@ class ServeOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
-    stopped: StopList | None = None
+    stopped: SuppressionList | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES
-    lake: Place | None = None
+    lake: Storage | None = None
     probe: bool = True
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S
@@ -148,7 +145,7 @@ class ServeOptions:
     drain_s: float = DRAIN_S
     keep_alive_s: float = KEEP_ALIVE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
-    copies: CopiesAt | None = None
+    copies: CopyTarget | None = None
     stale_us: int = STALE_US
     workers: int = 1
     churn: Mapping[str, Path] = field(default_factory=dict)
@@ -159,8 +156,8 @@ class ServeOptions:
     contract: Callable[[], Contract] | None = None
 
 
-class Thread(Protocol):
-    """What goes on beside answers."""
+class BackgroundTask(Protocol):
+    """Work that runs beside answers."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -177,11 +174,13 @@ def run(
 
     Args:
         clock: instead of the machine's.
-        log_clock: the same, where the first event of today ends a time that lies back.
-        stop: set by whoever was told to stop before the server listens to signals itself.
+        log_clock: the same, where the first event of today ends a time in the past.
+        stop: set if a stop was requested before the server handles signals itself.
     Raises:
-        ConfigError: a public address without a key. UsageError: the port is taken. LockedError,
-            StorageError: the log.
+        ConfigError: a public address without a key.
+        UsageError: the port is taken.
+        LockedError: another process writes the log.
+        StorageError: the log cannot be opened.
     """
     keys = Keys(
         options.write_keys,
@@ -189,48 +188,59 @@ def run(
         options.admin_keys,
         file=options.keys_file,
         clock=clock,
-    )  # they expire by today
+    )  # keys expire by the real time
     clock = clock or log_clock or SystemClock()
     require_safe_bind(options.host, keys)
-    opening = partial(
-        first_free,
+    open_this_collector = partial(
+        open_collector,
         pseudonyms=options.pseudonyms,
-        stopped=options.stopped,
+        suppression_list=options.stopped,
         reserve_bytes=options.reserve_bytes,
     )
     with ExitStack() as stack:
-        door = stack.enter_context(
-            opening(options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock)
+        collector = stack.enter_context(
+            open_this_collector(
+                options.stream, options.plan, clock, lake=options.lake, log_clock=log_clock
+            )
         )
-        service, threads = _assembled(options, door, keys, clock, stack)
+        service, threads = _assemble(options, collector, keys, clock, stack)
         for thread in threads:
             thread.start()
             stack.callback(thread.stop)
-        _be_prompt()
-        # Not before there is somebody to answer: who connects to a server that starts waits for it,
-        # where another would answer at once.
-        listener = stack.enter_context(bind(options.host, options.port, asked=options.port_asked))
-        url = stack.enter_context(_address(options, listener, door.producer))
+        _tune_interpreter()
+        # Listen only once requests can be answered: a client that connects to a starting server
+        # waits, while another server would answer at once.
+        listener = stack.enter_context(
+            bind(options.host, options.port, is_explicit=options.is_port_explicit)
+        )
+        url = stack.enter_context(_address_file(options, listener, collector.producer))
         stack.callback(service.pool.shutdown, wait=True, cancel_futures=True)
         log.info("serving on %s", url)
-        given = {
+        protocol_attributes = {
             "deadline_s": options.header_deadline_s,
             "connections_max": options.connections_max,
             "by_address": Connections(options.limits),
-            "turn_away": TurningAway(service),
+            "early_refusal": EarlyRefusal(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
         times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
-        HttpServer(app, drain=service.drain, **times, given=given, told=stop).run([listener])
+        HttpServer(
+            app,
+            drain=service.drain,
+            **times,
+            protocol_attributes=protocol_attributes,
+            stop_requested=stop,
+        ).run([listener])
 
 
-def _assembled(
-    options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack
-) -> tuple[Service, list[Thread]]:
-    """What answers, and the threads beside it, to be started in this order; what is to be closed
-    when they have ended, in `stack`.
+def _assemble(
+    options: ServeOptions, collector: EventCollector, keys: Keys, clock: Clock, stack: ExitStack
+) -> tuple[Service, list[BackgroundTask]]:
+    """Create the service and its background tasks, to be started in this order.
+
+    `stack` closes what must be closed after they have ended.
     """
-    metrics, watch = _measured(options, door)
+    metrics, lag_watch = _build_metrics(options, collector)
     schemas = Schemas(
         options.state, options.features, copies=options.copies, workers=options.workers
     )
@@ -245,7 +255,7 @@ def _assembled(
 
     def load(folder: Path) -> Bundle:
         bundle = schemas.complete(load_bundle(folder))
-        catalogue.over(bundle.index)  # here, rather than in the first request after the swap
+        catalogue.over(bundle.index)  # so that the first request after the swap need not
         warm(bundle)
         return bundle
 
@@ -254,7 +264,7 @@ def _assembled(
     rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
     formulas = LiveFormulas(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
-    answering = partial(
+    build_pipeline = partial(
         Pipeline,
         slots=options.slots,
         bundles=rollout,
@@ -264,8 +274,8 @@ def _assembled(
         editors=editors,
         tables=tables,
     )
-    pipeline = answering(
-        answers=door,
+    pipeline = build_pipeline(
+        answers=collector,
         rng=np.random.default_rng(),
         watcher=metrics,
         pseudonyms=options.pseudonyms,
@@ -273,18 +283,18 @@ def _assembled(
         stale_us=options.stale_us,
         budgets=options.budgets,
     )
-    catalogue.ready = pipeline.prepare
-    metrics.watch_patience(pipeline.patience.states)
+    catalogue.warm_index = pipeline.prepare
+    metrics.watch_breakers(pipeline.breakers.states)
     metrics.watch_rollout(rollout.versions)
     churn = ChurnModels(
         options.churn, schemas, clock, metrics, pseudonyms=options.pseudonyms, probe=probe
     )
     warming = Warming(
-        answering(answers=None, rng=np.random.default_rng()), catalogue, options.slots
+        build_pipeline(answers=None, rng=np.random.default_rng()), catalogue, options.slots
     )
     service = Service(
         pipeline,
-        door,
+        collector,
         keys,
         Perimeter(LOCAL_HOSTS if is_local(options.host) else None, frozenset(options.origins)),
         metrics,
@@ -297,49 +307,54 @@ def _assembled(
         threads=options.threads,
         wait_s=options.wait_s,
     )
-    service.warming = warming.going_on
-    if watch is not None:
-        service.lags = lambda: watch.lags
-    beside = [
-        each
-        for each in (
-            Pruner(door, options.lake) if options.lake is not None else None,
-            watch,
+    service.warming = warming.is_warming
+    if lag_watch is not None:
+        service.lags = lambda: lag_watch.lags
+    background = [
+        task
+        for task in (
+            Pruner(collector, options.lake) if options.lake is not None else None,
+            lag_watch,
             editors,
         )
-        if each is not None
+        if task is not None
     ]
     loops = [
         *rollout.loops,
         formulas.loop,
         catalogue.loop,
         tables.loop,
-        *(each.loop for each in beside),
+        *(task.loop for task in background),
     ]
     metrics.watch_threads(lambda: loops)
-    return service, [tables, rollout, formulas, churn, catalogue, *beside, warming]
+    return service, [tables, rollout, formulas, churn, catalogue, *background, warming]
 
 
-def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | None]:
-    """The metrics, and who measures how far readers are behind; None without a lake, whose position
-    is one of them.
+def _build_metrics(
+    options: ServeOptions, collector: EventCollector
+) -> tuple[Metrics, LagWatch | None]:
+    """Create the metrics, and the watch of log readers' lag.
+
+    None without a lake, whose position is part of the lag.
     """
     metrics = Metrics()
-    metrics.watch_features(partial(read_compared, options.run))
-    metrics.watch_workers(partial(whole_figures, options.state, options.workers))
+    metrics.watch_features(partial(read_parity_totals, options.run))
+    metrics.watch_workers(partial(figures_by_schema, options.state, options.workers))
     if options.copies is not None and options.copies.hedge is not None:
         metrics.watch_hedge(options.copies.hedge)
     if options.lake is None:
         return metrics, None
-    readers = partial(readers_of_routed, options.state, options.workers)
-    watch = LagWatch(LagMeter(options.stream, options.lake, readers, producer=door.producer))
-    metrics.watch_lag(watch)
-    return metrics, watch
+    readers = partial(routed_log_offsets, options.state, options.workers)
+    lag_watch = LagWatch(
+        LagMeter(options.stream, options.lake, readers, producer=collector.producer)
+    )
+    metrics.watch_lag(lag_watch)
+    return metrics, lag_watch
 
 
-def _be_prompt() -> None:
-    """Keep single requests from waiting for the interpreter: long collections, and threads that
-    hold the lock for 5 ms.
+def _tune_interpreter() -> None:
+    """Avoid pauses of single requests by garbage collections, and by threads that hold the lock
+    for 5 ms.
     """
     gc.collect()
     gc.freeze()
@@ -348,18 +363,18 @@ def _be_prompt() -> None:
 
 
 @contextmanager
-def _address(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
-    """The address file, as long as the process serves."""
+def _address_file(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
+    """Write the address file, and remove it when the process stops serving."""
     host = f"[{options.host}]" if ":" in options.host and options.host[0] != "[" else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     path = options.run / f"{producer}.json"
-    fresh = path.with_suffix(f".{os.getpid()}")
+    temporary = path.with_suffix(f".{os.getpid()}")
     try:
         options.run.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(
+        temporary.write_bytes(
             msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer})
         )
-        fresh.rename(path)
+        temporary.rename(path)
     except OSError as error:
         raise StorageError(
             f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable"

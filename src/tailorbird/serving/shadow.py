@@ -1,9 +1,8 @@
-"""A shadow scores what an answer shows, for the log: what it would have said of the same items, of
-the same features, at the same time.
+"""A shadow bundle scores the shown items for the log: same items, same features, same time.
 
-Its cost is bounded. It scores the items that are shown and no others; it may take `SHARE` of the
-time that answers take, and sits answers out that it has no time for; and one that fails three times
-in a row is left alone for a second. An answer never differs for it.
+Its cost is bounded: it scores only shown items, may take `SHARE` of the time that answers take, and
+skips answers that it has no time for. One that fails three times in a row is skipped for a second.
+It never changes an answer.
 """
 
 import logging
@@ -14,19 +13,19 @@ from tailorbird.errors import NotReadyError
 from tailorbird.features import Rows
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.serving.parts import Readings, Watcher
+from tailorbird.serving.parts import FeatureProvider, Watcher
 from tailorbird.serving.request import Candidates, Request
 from tailorbird.store.breaker import Breaker
 
 SHARE = 0.1
-CREDIT_S = 0.05  # of time that may be saved up
+CREDIT_S = 0.05  # bound of the time that may be saved up
 log = logging.getLogger(__name__)
 
 
-class Shadows:
-    """Scores beside. Safe to use from several threads."""
+class ShadowScorer:
+    """Scores shown items by a shadow bundle. Thread-safe."""
 
-    def __init__(self, readings: Readings, watcher: Watcher) -> None:
+    def __init__(self, readings: FeatureProvider, watcher: Watcher) -> None:
         self._readings, self._watcher = readings, watcher
         self._breaker = Breaker()
         self._credit_s = CREDIT_S
@@ -35,23 +34,24 @@ class Shadows:
     def score(
         self, shadow: Bundle, request: Request, shown: Candidates, rows: Rows, index: Index
     ) -> None:
-        """Note in the request what the shadow says of the items shown, if it has time; `rows` are
-        what the request read of them.
+        """Record the shadow's values of the shown items in the request, if it has time.
+
+        `rows` are the features that the request read of them.
         """
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         if (
             not shown.ids
             or not shadow.heads
-            or not self._may(began - request.began)
+            or not self._has_credit(started_at - request.started_at)
             or not self._breaker.lets()
         ):
             return
         try:
             if request.bundle is None or shadow.schema_hash != request.bundle.schema_hash:
-                with self._readings.reading(shadow) as reading:
-                    if reading.reader is None:
+                with self._readings.access(shadow) as access:
+                    if access.reader is None:
                         return
-                    rows = reading.reader.read(request.read, shown.ids, shown.keys)
+                    rows = access.reader.read(request.read_request, shown.ids, shown.keys)
             live = shadow.encoder.read_live(request.lists, rows, shown.keys)
             scores = shadow.with_index(index).score(
                 rows, shown.keys, objective=request.formula.weights, live=live
@@ -60,16 +60,16 @@ class Shadows:
             self._breaker.answered()
         except NotReadyError:
             self._breaker.failed()
-        except Exception:  # whatever is wrong with it, it is not what serves
+        except Exception:  # any error, because it does not serve
             log.exception("the shadow %s failed", shadow.version)
             self._watcher.fault("shadow")
             self._breaker.failed()
         finally:
             with self._lock:
-                self._credit_s -= time.perf_counter() - began
+                self._credit_s -= time.perf_counter() - started_at
 
-    def _may(self, answer_s: float) -> bool:
-        """Whether there is time: each answer earns a share of its own."""
+    def _has_credit(self, answer_s: float) -> bool:
+        """Return whether there is time left, after this answer has earned its share."""
         with self._lock:
             self._credit_s = min(CREDIT_S, self._credit_s + SHARE * answer_s)
             return self._credit_s > 0

@@ -1,12 +1,13 @@
-"""What a slot asks of its answers beside their value: compiled once, applied to the candidates of
-each request.
+"""The rules of a slot beyond an item's value, compiled once and applied to the candidates of each
+request.
 
-    filters     rules, allow and deny lists, caps    what may be shown at all; pushed into the sources as far as they are the same for all
-    boosts      factors of values
-    pins, promotions, quotas, diversity              what stands where: a `policy.Shape`
+    filters   rules, allow and deny lists, caps: what may be shown at all; pushed into the
+              sources as far as they are the same for everybody
+    boosts    factors of values
+    layout    pins, promotions, quotas, diversity: a `policy.SlateSpec`
 
-How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done. An
-expression that fails at run time is left away, and told: the other rules hold, and lists always do.
+docs/how-to/rules.md specifies how these interact, and its examples are tested. An expression that
+fails at run time is skipped and reported: the other rules hold, and lists always do.
 """
 
 import logging
@@ -17,24 +18,25 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from tailorbird.events import duration, hash64, hash64s
+from tailorbird.events import hash64, hash64s, parse_duration
 from tailorbird.ranking import Pin, Slot
-from tailorbird.ranking.policy import Shape, boosted
-from tailorbird.ranking.rule_columns import Request as Asked
+from tailorbird.ranking.policy import SlateSpec, apply_boosts
+from tailorbird.ranking.rule_columns import Request as RuleInputs
 from tailorbird.ranking.rule_columns import seen_mask
 from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
 from tailorbird.retrieval import Index
-from tailorbird.serving.request import Candidates, Floats, Mask, Places, Request, filter_mask
+from tailorbird.serving.request import Candidates, Floats, Mask, Request, RowIndices, filter_mask
 
 PINNED = "pinned"
-VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
+VIEWS_MAX = 4  # champion, canary, and their predecessors alternate
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Viewed:
-    """An index and what of it may be shown to anybody; `base` tells its bundle, whose later index
-    takes its place.
+class _SlotView:
+    """An index and its view without the items that nobody may see.
+
+    `base` identifies its bundle, whose later index replaces it.
     """
 
     base: tuple[int, int]
@@ -42,17 +44,17 @@ class _Viewed:
     view: Index
 
 
-RARE = {"is_hidden"}  # attributes that few items have, and perhaps none
+RARE_ATTRIBUTES = {"is_hidden"}  # attributes that few items or none have
 
 
 class Shaping:
-    """A slot's wishes, compiled. Safe to use from several threads.
+    """The compiled rules of a slot. Thread-safe.
 
     Args:
-        slot: what wants them.
+        slot: the slot.
         failed: called when an expression fails at run time.
     Raises:
-        DeclarationError: a rule, or the `when` of something, is not of the language.
+        DeclarationError: a rule, or the `when` of another one, is not of the language.
     """
 
     def __init__(self, slot: Slot, failed: Callable[[], None] = lambda: None) -> None:
@@ -71,16 +73,16 @@ class Shaping:
             (pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(()))
             for pin in slot.pins
         ]
-        self._for_everybody = self.rules.for_everybody
+        self._global_rules = self.rules.item_only
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
         self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
-        self._viewed: tuple[_Viewed, ...] = ()
-        self._viewing = threading.Lock()
-        self._nothing = ""  # what was last told of why nothing is shown
+        self._views: tuple[_SlotView, ...] = ()
+        self._view_lock = threading.Lock()
+        self._empty_reason = ""  # last reported reason why nothing is shown
 
     @property
     def asks(self) -> frozenset[str]:
-        """Attributes that items are asked for."""
+        """Attributes of items that the rules read."""
         compiled = (
             self.rules,
             *(rules for _, rules in self.boosts),
@@ -94,136 +96,148 @@ class Shaping:
     # Filters
 
     def view(self, index: Index) -> Index:
-        """The index whose sources find nothing that is forbidden for everybody: computed once for
-        each index, not in each request.
+        """Return the index without items that are forbidden for everybody, computed once for each
+        index.
         """
-        if not self._for_everybody.rules and not self._allow.size and not self._deny.size:
+        if not self._global_rules.rules and not self._allow.size and not self._deny.size:
             return index
         if (view := self._view_of(index)) is not None:
             return view
-        with self._viewing:
+        with self._view_lock:
             if (view := self._view_of(index)) is not None:
                 return view
-            if unknown := sorted(self.asks - index.attributes.keys() - RARE):
+            if missing := sorted(self.asks - index.attributes.keys() - RARE_ATTRIBUTES):
                 log.warning(
-                    "slot %s asks for %s, which no item has", self.slot.name, ", ".join(unknown)
+                    "slot %s asks for %s, which no item has", self.slot.name, ", ".join(missing)
                 )
-            shown = self._common(index, np.arange(len(index)))
-            self._tell_nothing(self._why_nothing(index, shown))
+            shown = self._visible_to_all(index, np.arange(len(index)))
+            self._warn_if_empty(self._explain_empty(index, shown))
             base = index.as_of, id(index.text.built) if index.text is not None else 0
-            others = [one for one in self._viewed if one.base != base]
-            made = _Viewed(base, index, index.only(shown))
-            self._viewed = (made, *others[: VIEWS_MAX - 1])
-            return made.view
+            older = [view for view in self._views if view.base != base]
+            slot_view = _SlotView(base, index, index.only(shown))
+            self._views = (slot_view, *older[: VIEWS_MAX - 1])
+            return slot_view.view
 
     def _view_of(self, index: Index) -> Index | None:
-        return next((one.view for one in self._viewed if one.index is index), None)
+        return next((cached.view for cached in self._views if cached.index is index), None)
 
-    def why_nothing(self, index: Index) -> str:
-        """Why nothing of an index may be shown to anybody; "" where something may, or where there
-        is nothing.
-        """
-        return self._why_nothing(index, self._common(index, np.arange(len(index))))
+    def explain_empty(self, index: Index) -> str:
+        """Return why nobody may see any item of an index; "" if somebody may, or none exists."""
+        return self._explain_empty(index, self._visible_to_all(index, np.arange(len(index))))
 
     def empty_for_strangers(self, index: Index) -> list[str]:
-        """Rules about the person that hold for no item where nothing is known of who asks: somebody
-        new, or anybody without the store.
+        """Return the rules about the person that no item satisfies for an unknown person.
+
+        That is somebody new, or anybody without the store.
         """
-        about = Asked(index, np.arange(len(index)), index.as_of)
-        of_people = [
+        inputs = RuleInputs(index, np.arange(len(index)), index.as_of)
+        personal_rules = [
             rule
             for rule in self.rules.rules
             if "user." in rule.text and "context." not in rule.text
         ]
-        return [rule.text for rule in of_people if not self._holds(Rules((rule,)), about).any()]
-
-    def _tell_nothing(self, why: str) -> None:
-        """Once, rather than with each item that comes in."""
-        if why and why != self._nothing:
-            log.warning("slot %s shows nothing: %s", self.slot.name, why)
-        self._nothing = why
-
-    def _why_nothing(self, index: Index, shown: Mask) -> str:
-        every = len(index)
-        if not every or shown.any():
-            return ""
-        about = Asked(index, np.arange(every))
-        alone = [
+        return [
             rule.text
-            for rule in self._for_everybody.rules
-            if not self._holds(Rules((rule,)), about).any()
+            for rule in personal_rules
+            if not self._rule_mask(Rules((rule,)), inputs).any()
+        ]
+
+    def _warn_if_empty(self, why: str) -> None:
+        """Warn once, rather than with each new item."""
+        if why and why != self._empty_reason:
+            log.warning("slot %s shows nothing: %s", self.slot.name, why)
+        self._empty_reason = why
+
+    def _explain_empty(self, index: Index, shown: Mask) -> str:
+        item_count = len(index)
+        if not item_count or shown.any():
+            return ""
+        inputs = RuleInputs(index, np.arange(item_count))
+        unsatisfied = [
+            rule.text
+            for rule in self._global_rules.rules
+            if not self._rule_mask(Rules((rule,)), inputs).any()
         ]
         return (
-            f"no item satisfies {' | '.join(alone)}"
-            if alone
+            f"no item satisfies {' | '.join(unsatisfied)}"
+            if unsatisfied
             else "its rules and lists together leave no item"
         )
 
-    def _common(self, index: Index, rows: Places) -> Mask:
-        """What may be shown to anybody."""
-        return self._listed(index, rows) & self._holds(self._for_everybody, Asked(index, rows))
-
-    def _listed(self, index: Index, rows: Places) -> Mask:
-        """What the lists allow."""
-        kept = np.ones(rows.size, bool)
-        if self._allow.size:
-            kept &= np.isin(index.keys[rows], self._allow)
-        return kept & ~np.isin(index.keys[rows], self._deny) if self._deny.size else kept
-
-    def shown(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What of some rows may be shown in this request: by lists and rules, the query's own
-        filters, and what the person has had.
-        """
-        query = request.query
-        kept = filter_mask(index, rows, query)
-        if query.exclude:
-            kept &= ~np.isin(index.keys[rows], hash64s(query.exclude))
-        return kept & self._allowed(request, index, rows)
-
-    def allows_nothing(self, request: Request, index: Index) -> bool:
-        """Whether it is the slot that leaves not one item for this person, whatever the query asks
-        for.
-        """
-        return not self._allowed(request, index, np.arange(len(index))).any()
-
-    def _allowed(self, request: Request, index: Index, rows: Places) -> Mask:
-        kept = np.ones(rows.size, bool)
-        if self.slot.hide_seen:
-            for sequence in request.sequences.values():  # whichever of them keeps such events
-                kept &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
-        for cap in self.slot.caps:
-            kept &= ~self._capped(
-                request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within)
-            )
-        return (
-            kept
-            & self._listed(index, rows)
-            & self._holds(self.rules, asked(request, rows), request)
+    def _visible_to_all(self, index: Index, rows: RowIndices) -> Mask:
+        """Return which rows may be shown to anybody."""
+        return self._allowed_by_lists(index, rows) & self._rule_mask(
+            self._global_rules, RuleInputs(index, rows)
         )
 
-    def _holds(
-        self, rules: Rules, about: Asked, request: Request | None = None, *, otherwise: bool = True
-    ) -> Mask:
-        """Where all of some rules hold; one that fails is no reason to show nothing, nor for the
-        others not to hold.
+    def _allowed_by_lists(self, index: Index, rows: RowIndices) -> Mask:
+        """Return which rows the lists allow."""
+        mask = np.ones(rows.size, bool)
+        if self._allow.size:
+            mask &= np.isin(index.keys[rows], self._allow)
+        return mask & ~np.isin(index.keys[rows], self._deny) if self._deny.size else mask
 
-        `otherwise` is taken for one that fails: a filter lets through, the `when` of a wish does
-        not hold.
+    def visible_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
+        """Return which rows this request may show: by lists and rules, the query's filters, and
+        seen items.
         """
-        kept = np.ones(about.rows.size, bool)
+        query = request.query
+        mask = filter_mask(index, rows, query)
+        if query.exclude:
+            mask &= ~np.isin(index.keys[rows], hash64s(query.exclude))
+        return mask & self._allowed_mask(request, index, rows)
+
+    def is_empty_for(self, request: Request, index: Index) -> bool:
+        """Return whether the slot alone leaves no item for this person, whatever the query."""
+        return not self._allowed_mask(request, index, np.arange(len(index))).any()
+
+    def _allowed_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
+        mask = np.ones(rows.size, bool)
+        if self.slot.hide_seen:
+            for sequence in request.sequences.values():  # any sequence may contain such events
+                mask &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
+        for cap in self.slot.caps:
+            mask &= ~self._capped(
+                request,
+                index,
+                rows,
+                cap.sequence,
+                cap.most,
+                request.now - parse_duration(cap.within),
+            )
+        return (
+            mask
+            & self._allowed_by_lists(index, rows)
+            & self._rule_mask(self.rules, rule_inputs(request, rows), request)
+        )
+
+    def _rule_mask(
+        self,
+        rules: Rules,
+        inputs: RuleInputs,
+        request: Request | None = None,
+        *,
+        on_failure: bool = True,
+    ) -> Mask:
+        """Return where all of some rules hold.
+
+        A rule that fails counts as `on_failure`: a filter passes, the `when` of a boost, pin or
+        promotion does not hold. The other rules still apply.
+        """
+        mask = np.ones(inputs.rows.size, bool)
         for rule in rules.rules:
             try:
-                kept &= rule.mask(about)
-            except Exception:  # counted and named
+                mask &= rule.mask(inputs)
+            except Exception:  # a failing rule must not fail the answer
                 log.exception("slot %s: %s failed", self.slot.name, rule.text)
                 self._failed()
                 if request is not None:
-                    request.lacks("rules")
-                kept &= otherwise
-        return kept
+                    request.mark_degraded("rules")
+                mask &= on_failure
+        return mask
 
     def _capped(
-        self, request: Request, index: Index, rows: Places, name: str, most: int, since: int
+        self, request: Request, index: Index, rows: RowIndices, name: str, most: int, since: int
     ) -> Mask:
         sequence = request.sequences.get(name)
         if sequence is None or not sequence.item.size:
@@ -231,73 +245,88 @@ class Shaping:
         keys, counts = np.unique(sequence.item[sequence.ts >= since], return_counts=True)
         return np.isin(index.keys[rows], keys[counts >= most])
 
-    # What stands where
+    # Layout
 
-    def with_pins(self, request: Request, index: Index, found: Candidates, size: int) -> Candidates:
-        """The pinned items that hold for an answer of `size`, which no lack of time cuts off, and
-        the other candidates.
+    def with_pins(
+        self, request: Request, index: Index, candidates: Candidates, size: int
+    ) -> Candidates:
+        """Return the pinned items for an answer of `size`, followed by the other candidates.
+
+        Pinned items come first so that no time budget cuts them off.
         """
-        keys = [self._pin_keys[pin.item] for pin in self._held(request, index, size)]
+        keys = [self._pin_keys[pin.item] for pin in self._active_pins(request, index, size)]
         rows = index.find(np.array(keys, np.uint64))
         if not rows.size:
-            return found
-        there = np.isin(found.rows, rows)
-        if (
-            there.any()
-        ):  # it stands where it does because it is pinned, whoever else would have found it
-            found = found.take(np.argsort(~there, kind="stable"))
-            pinned = int(np.count_nonzero(there))
-            found = replace(found, sources=[*[PINNED] * pinned, *found.sources[pinned:]])
-        rows = rows[~np.isin(rows, found.rows)]
+            return candidates
+        is_pinned = np.isin(candidates.rows, rows)
+        if is_pinned.any():  # its source is the pin, even if another source found it too
+            candidates = candidates.select(np.argsort(~is_pinned, kind="stable"))
+            pinned = int(np.count_nonzero(is_pinned))
+            candidates = replace(
+                candidates, sources=[*[PINNED] * pinned, *candidates.sources[pinned:]]
+            )
+        rows = rows[~np.isin(rows, candidates.rows)]
         ids = [index.ids[row] for row in rows.tolist()]
-        more = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
-        return more.joined(found) if rows.size else found
+        pinned_candidates = Candidates(
+            rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size)
+        )
+        return pinned_candidates.concat(candidates) if rows.size else candidates
 
-    def _held(self, request: Request, index: Index, size: int) -> list[Pin]:
-        """The pins whose `when` holds, one a position and one an item, the first declared first;
-        none behind the answer's end.
+    def _active_pins(self, request: Request, index: Index, size: int) -> list[Pin]:
+        """Return the pins whose `when` holds, one a position and one an item, the first declared
+        first.
+
+        Pins beyond the answer's end are left out.
         """
-        held: dict[int, Pin] = {}
+        pins_by_position: dict[int, Pin] = {}
         for pin, when in self.pins:
             if (
                 pin.position > size
-                or pin.position in held
-                or any(pin.item == other.item for other in held.values())
+                or pin.position in pins_by_position
+                or any(pin.item == other.item for other in pins_by_position.values())
             ):
                 continue
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
-            if row[0] >= 0 and self._holds(when, asked(request, row), request, otherwise=False)[0]:
-                held[pin.position] = pin
-        return list(held.values())
+            if (
+                row[0] >= 0
+                and self._rule_mask(when, rule_inputs(request, row), request, on_failure=False)[0]
+            ):
+                pins_by_position[pin.position] = pin
+        return list(pins_by_position.values())
 
-    def shape(self, request: Request, found: Candidates, size: int) -> Shape:
-        """What the policy is asked for, for an answer of `size`."""
+    def shape(self, request: Request, candidates: Candidates, size: int) -> SlateSpec:
+        """Return the layout that the policy has to satisfy, for an answer of `size`."""
         index, slot = request.index, self.slot
         if index is None:
-            return Shape(None, found.rows)
-        place_of = {key: place for place, key in enumerate(found.keys.tolist())}
-        held = self._held(request, index, size) if self.pins else []
-        pins = {pin.position - 1: place_of.get(self._pin_keys[pin.item], -1) for pin in held}
-        return Shape(
+            return SlateSpec(None, candidates.rows)
+        position_of = {key: position for position, key in enumerate(candidates.keys.tolist())}
+        active = self._active_pins(request, index, size) if self.pins else []
+        pin_positions = {
+            pin.position - 1: position_of.get(self._pin_keys[pin.item], -1) for pin in active
+        }
+        return SlateSpec(
             index,
-            found.rows,
+            candidates.rows,
             slot.limits,
             slot.diversity,
-            {position: place for position, place in pins.items() if place >= 0},
+            {
+                position: index_position
+                for position, index_position in pin_positions.items()
+                if index_position >= 0
+            },
             tuple(slot.promotions),
-            self._masks(request, found, self.promotions),
+            self._masks(request, candidates, self.promotions),
         )
 
-    def factors(self, request: Request, found: Candidates) -> list[tuple[float, Mask]]:
-        """For each boost its factor and the candidates that it is for."""
-        masks = self._masks(request, found, [rules for _, rules in self.boosts])
+    def factors(self, request: Request, candidates: Candidates) -> list[tuple[float, Mask]]:
+        """Return for each boost its factor and the candidates that it applies to."""
+        masks = self._masks(request, candidates, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
-    def told(
+    def explain_placement(
         self, request: Request, shown: Candidates, values: Floats
     ) -> list[tuple[dict[str, float], list[str]]]:
-        """For each item of an answer what every boost did to its value, and the pin and promotions
-        that it is there for.
+        """Return for each item of an answer the effect of every boost, and its pin and promotions.
 
         `shown` is in the answer's order; `values` are those before the boosts.
         """
@@ -306,39 +335,41 @@ class Shaping:
         if request.index is None:
             return list(zip(moved, placed, strict=True))
         for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
-            after, name = boosted(values, [factor]), f"boost {boost.when}"
-            for place in np.flatnonzero(factor[1]).tolist():
-                moved[place][name] = moved[place].get(name, 0.0) + float(
-                    after[place] - values[place]
+            boosted_values, name = apply_boosts(values, [factor]), f"boost {boost.when}"
+            for position in np.flatnonzero(factor[1]).tolist():
+                moved[position][name] = moved[position].get(name, 0.0) + float(
+                    boosted_values[position] - values[position]
                 )
-            values = after
-        for pin in self._held(request, request.index, len(shown)):
+            values = boosted_values
+        for pin in self._active_pins(request, request.index, len(shown)):
             if shown.ids[pin.position - 1] == pin.item:
                 placed[pin.position - 1].append(f"pin {pin.position}")
-        for promotion, those in zip(
+        for promotion, mask in zip(
             self.slot.promotions, self._masks(request, shown, self.promotions), strict=True
         ):
-            for place in np.flatnonzero(those).tolist():
-                placed[place].append(f"promotion {promotion.when}")
+            for position in np.flatnonzero(mask).tolist():
+                placed[position].append(f"promotion {promotion.when}")
         return list(zip(moved, placed, strict=True))
 
-    def _masks(self, request: Request, found: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
+    def _masks(
+        self, request: Request, candidates: Candidates, compiled: Sequence[Rules]
+    ) -> list[Mask]:
         if not compiled:
             return []
-        about = asked(request, np.maximum(found.rows, 0))
+        inputs = rule_inputs(request, np.maximum(candidates.rows, 0))
         return [
-            self._holds(rules, about, request, otherwise=False) & (found.rows >= 0)
+            self._rule_mask(rules, inputs, request, on_failure=False) & (candidates.rows >= 0)
             for rules in compiled
         ]
 
 
-def asked(request: Request, rows: Places) -> Asked:
-    """What rules may look at, for some rows of the request's index."""
+def rule_inputs(request: Request, rows: RowIndices) -> RuleInputs:
+    """Return the inputs of rules for some rows of the request's index."""
     assert request.index is not None
     context = msgspec.structs.asdict(request.query.context) | {
-        "local_hour": request.read.local_hour
+        "local_hour": request.read_request.local_hour
     }
-    return Asked(
+    return RuleInputs(
         request.index,
         rows,
         request.now,

@@ -1,13 +1,13 @@
-"""Who is told at once to come again, so that whom we take has not to wait: by what the questions
-that wait will cost.
+"""Load shedding: refuse requests at once, by the expected cost of those that wait, so that admitted
+ones are quick.
 
-    expected wait = seconds of work that are taken and not done  ÷  threads
+    expected wait = seconds of admitted and unfinished work  ÷  threads
 
-What a kind of question costs is measured as it is answered. A question that would have to wait
-longer than `wait_s` is refused before its body is read, since by the time of its answer nobody
-would want it; one that can do without an answer of its own (an item, a list, a page) already at
-half of that. One that has waited for twice as long all the same is not begun. Retry-After says when
-what waits now will be done.
+The cost of each kind of request is measured as it is answered. A request that would have to wait
+longer than `wait_s` is refused before its body is read, because nobody would want its answer by
+then. One that a page can do without (an item, a list) is refused at half of that. One that has
+waited for twice as long nevertheless is not started. Retry-After is the time until the present
+backlog is done.
 """
 
 import math
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from tailorbird.errors import StorageError
 
 WAIT_S = 0.25
-WAITING_MAX = 256  # requests that run or wait, whatever they cost
-GUESS_S = 0.005  # of a kind that nobody has asked for yet
+WAITING_MAX = 256  # requests that run or wait, regardless of cost
+GUESS_S = 0.005  # cost of a kind that has not been measured yet
 _SMOOTH = 0.1
-_JUMP = 5.0  # times what its kind cost before, at most, counts of a question
-_SECOND_RANK = 0.5  # of the wait, for what an answer does not hang on
+_JUMP = 5.0  # bound of one measurement, as a multiple of the average
+_SECOND_RANK = 0.5  # fraction of the wait that secondary requests may take
 
 
 class OverloadedError(StorageError):
@@ -37,8 +37,8 @@ class OverloadedError(StorageError):
 
 
 @dataclass
-class Turn:
-    """One question that was taken: its kind, how large it is, and when it was."""
+class Ticket:
+    """One admitted request: its kind, relative size, expected cost and time."""
 
     kind: str
     units: float
@@ -47,19 +47,19 @@ class Turn:
 
 
 class Shedder:
-    """Takes questions, or refuses them. Taken by the event loop, told of by threads.
+    """Admits requests, or refuses them. The event loop admits; threads start and finish.
 
     Args:
         threads: that answer.
-        wait_s: how long a question may have to wait for one of them.
+        wait_s: how long a request may have to wait for one of them.
 
     >>> moment = [0.0]
     >>> shedder = Shedder(threads=1, wait_s=0.01, now=lambda: moment[0])
-    >>> turns = [shedder.take("answer") for _ in range(3)]
-    >>> shedder.expected_s()
+    >>> tickets = [shedder.admit("answer") for _ in range(3)]
+    >>> shedder.expected_wait_s()
     0.015
     >>> try:
-    ...     shedder.take("answer")
+    ...     shedder.admit("answer")
     ... except OverloadedError as error:
     ...     print(error.retry_after_s)
     1
@@ -75,57 +75,55 @@ class Shedder:
         self.waiting = 0
         self.refused = 0
 
-    def expected_s(self) -> float:
-        """How long a question that came now would have to wait."""
+    def expected_wait_s(self) -> float:
+        """Return how long a request that came now would have to wait."""
         return self._backlog_s / self._threads
 
-    def full(self, *, first: bool = True) -> bool:
-        """Whether a question would have to wait too long; `first`: for an answer that a page hangs
-        on.
-        """
+    def is_full(self, *, is_primary: bool = True) -> bool:
+        """Return whether a request would wait too long; `is_primary`: a page depends on it."""
         return (
-            self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK)
+            self.expected_wait_s() > self._wait_s * (1.0 if is_primary else _SECOND_RANK)
             or self.waiting >= WAITING_MAX
         )
 
-    def turned_away(self) -> int:
-        """Count a question that is not taken; the seconds after which it may come again."""
+    def record_refusal(self) -> int:
+        """Count a refused request, and return the seconds after which it may come again."""
         self.refused += 1
-        return max(1, math.ceil(self.expected_s()))
+        return max(1, math.ceil(self.expected_wait_s()))
 
-    def require_room(self, *, first: bool = True) -> None:
-        """Raise OverloadedError where there is no room, see `full`."""
-        if self.full(first=first):
-            raise OverloadedError(self.turned_away())
+    def require_room(self, *, is_primary: bool = True) -> None:
+        """Raise OverloadedError if there is no room, see `is_full`."""
+        if self.is_full(is_primary=is_primary):
+            raise OverloadedError(self.record_refusal())
 
-    def take(self, kind: str, units: float = 1.0, *, first: bool = True) -> Turn:
-        """Take a question, `units` times as large as others of its kind. Raises OverloadedError as
+    def admit(self, kind: str, units: float = 1.0, *, is_primary: bool = True) -> Ticket:
+        """Admit a request of `units` times the usual size of its kind. Raise OverloadedError as
         `require_room`.
         """
-        self.require_room(first=first)
+        self.require_room(is_primary=is_primary)
         cost_s = units * self._unit_s.get(kind, GUESS_S)
         with self._lock:
             self._backlog_s += cost_s
             self.waiting += 1
-        return Turn(kind, units, cost_s, self._now())
+        return Ticket(kind, units, cost_s, self._now())
 
-    def begin(self, turn: Turn) -> float:
-        """A thread begins with it; the seconds that it has waited. Raises OverloadedError where
-        that is beyond use.
+    def start(self, ticket: Ticket) -> float:
+        """Start it in a thread, and return the seconds waited. Raise OverloadedError if that is too
+        long.
         """
-        waited = self._now() - turn.taken_at
+        waited = self._now() - ticket.taken_at
         if waited > 2 * self._wait_s:
-            raise OverloadedError(self.turned_away())
+            raise OverloadedError(self.record_refusal())
         return waited
 
-    def done(self, turn: Turn, seconds: float | None) -> None:
-        """It is answered, after so many seconds of work; None: it was not begun."""
+    def finish(self, ticket: Ticket, seconds: float | None) -> None:
+        """Record that it finished after so many seconds of work; None: it was not started."""
         with self._lock:
             self.waiting -= 1
-            self._backlog_s = max(0.0, self._backlog_s - turn.cost_s) if self.waiting else 0.0
+            self._backlog_s = max(0.0, self._backlog_s - ticket.cost_s) if self.waiting else 0.0
             if seconds is not None:
-                before = self._unit_s.get(turn.kind, GUESS_S)
-                # One that stood still, or was the first and warmed things up, says little about the
-                # next.
-                unit_s = min(seconds / max(turn.units, 1e-9), _JUMP * before)
-                self._unit_s[turn.kind] = before + _SMOOTH * (unit_s - before)
+                previous_s = self._unit_s.get(ticket.kind, GUESS_S)
+                # A request that stalled, or that was the first and warmed things up, says little
+                # about the next one.
+                unit_s = min(seconds / max(ticket.units, 1e-9), _JUMP * previous_s)
+                self._unit_s[ticket.kind] = previous_s + _SMOOTH * (unit_s - previous_s)

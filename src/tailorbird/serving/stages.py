@@ -1,8 +1,7 @@
-"""The stages of an answer: find candidates, drop what rules forbid, read features, score, choose an
-order.
+"""The stages of an answer: find candidates, filter, read features, score, choose an order.
 
-Each takes a `Request` and what the stages before it found, and names in `degraded` what it had to
-do without. In which order they run, and what an answer is, stands in `serving.pipeline`.
+Each takes a `Request` and the output of earlier stages, and names in `degraded` what it had to do
+without. `serving.pipeline` defines their order, and what an answer is.
 """
 
 import logging
@@ -23,54 +22,53 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
-from tailorbird.ranking.exploration import Choice, choose, choose_evenly
-from tailorbird.ranking.policy import arranged, boosted
+from tailorbird.ranking.exploration import Slate, draw_slate, draw_uniform_slate
+from tailorbird.ranking.policy import apply_boosts, arrange_slate
 from tailorbird.ranking.slot import SOURCES
 from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
-from tailorbird.retrieval.synonyms import Synonyms, Words
-from tailorbird.serving.explain import Wished
-from tailorbird.serving.finding import Finder, check_tables, sources_for, with_newest
-from tailorbird.serving.lastknown import LastKnown
-from tailorbird.serving.parts import Editors, FeatureReader, Watcher
-from tailorbird.serving.patience import Patience
+from tailorbird.retrieval.synonyms import Phrase, Synonyms
+from tailorbird.serving.explain import Adjustment
+from tailorbird.serving.finding import CandidateFinder, check_tables, sources_for, with_newest
+from tailorbird.serving.lastknown import StaleFeatureCache
+from tailorbird.serving.parts import EditorialLists, FeatureReader, Watcher
+from tailorbird.serving.patience import Breakers
 from tailorbird.serving.request import (
     NO_CANDIDATES,
     Candidates,
     Floats,
     Keys,
     Mask,
-    Places,
     Request,
+    RowIndices,
 )
 from tailorbird.serving.shaping import Shaping
 
-FACET_HITS = 1_000  # of which facets are counted
+FACET_HITS = 1_000  # hits over which facets are counted
 STALE_US = 30 * SECOND
-NEWEST_MAX = 200  # items that are shown where nothing else is known
+NEWEST_MAX = 200  # items shown where nothing else is known
 log = logging.getLogger(__name__)
 
 
-class ModelLostError(Exception):
-    """A bundle cannot score now: `version`, and `why`. Never leaves the pipeline."""
+class ModelUnavailableError(Exception):
+    """A bundle cannot score now: `version` and `reason`. Never leaves the pipeline."""
 
-    def __init__(self, version: str, why: str) -> None:
-        super().__init__(f"{version}: {why}")
-        self.version, self.why = version, why
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(f"{version}: {reason}")
+        self.version, self.why = version, reason
 
 
 class Stages:
-    """Safe to use from several threads.
+    """The stages of a pipeline. Thread-safe.
 
     Args:
         slots: by name.
         rng: for exploration.
-        watcher: counts stages, faults and what was missing.
-        stale_us: past which age of features that are read from copies an answer names `freshness`
-            as missing.
-        patience: how long stages may take, and who is left alone.
-        ages: by group of candidate tables, for how long it has not been known to be the newest.
-        editors: has the editorial lists.
+        watcher: counts stages, faults and degradations.
+        stale_us: age of feature copies beyond which an answer names `freshness` as missing.
+        breakers: time budgets and circuit breakers.
+        ages: by group of candidate tables, how long it has not been known to be current.
+        editorial_lists: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -83,31 +81,31 @@ class Stages:
         watcher: Watcher,
         stale_us: int,
         *,
-        patience: Patience,
+        breakers: Breakers,
         ages: Callable[[], Mapping[str, int]] = dict,
-        editors: Editors | None = None,
+        editorial_lists: EditorialLists | None = None,
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
-        self._patience, self._ages, self._known = patience, ages, LastKnown()
-        self._finder = Finder()
-        self._editors = editors
-        self._drawing = threading.Lock()  # a Generator is not safe to share
+        self._breakers, self._ages, self._stale_cache = breakers, ages, StaleFeatureCache()
+        self._finder = CandidateFinder()
+        self._editorial_lists = editorial_lists
+        self._rng_lock = threading.Lock()  # a Generator is not thread-safe
         self._shaping = {
             name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()
         }
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
 
     def draw_id(self) -> str:
-        """An id for a request."""
-        with self._drawing:
+        """Draw an id for a request."""
+        with self._rng_lock:
             return self._rng.bytes(12).hex()
 
     def view(self, slot: Slot, index: Index) -> Index:
-        """The items that the slot's rules do not forbid for everybody."""
+        """Return the items that the slot's rules do not forbid for everybody."""
         return self._shaping[slot.name].view(index)
 
     def prepare(self, index: Index) -> None:
-        """Compute what slots show of an index, so that no request has to."""
+        """Compute each slot's view of an index, so that no request has to."""
         for name, shaping in self._shaping.items():
             try:
                 shaping.view(index)
@@ -115,88 +113,104 @@ class Stages:
                 log.exception("the rules of slot %s failed", name)
 
     def find(self, request: Request, sources: Mapping[str, int], size: int) -> Candidates:
-        """Candidates that may be shown: what rules forbid for everybody is not found, the rest of
-        it is left out.
+        """Find candidates that may be shown.
 
-        Where that leaves fewer than the answer's size, the sources are asked once more, for nothing
-        but what may be shown to this person.
+        Sources do not return what rules forbid for everybody; the other forbidden items are
+        filtered afterwards. If that leaves fewer than the answer's size, the sources are queried
+        again for what this person may see.
         """
         index = request.index
         if index is None or not len(index):
-            request.lacks("index")
+            request.mark_degraded("index")
             return NO_CANDIDATES
         shaping = self._shaping[request.slot.name]
         with self.timed("retrieve"):
             shown = shaping.view(index)
             if shown.shown is not None and not shown.shown.any():
-                request.lacks("items")
-            found = shaping.with_pins(request, index, self._retrieve(request, shown, sources), size)
+                request.mark_degraded("items")
+            candidates = shaping.with_pins(
+                request, index, self._retrieve(request, shown, sources), size
+            )
         with self.timed("rules"):
-            kept = np.flatnonzero(self.may_be_shown(request, index, found.rows))
-        if min(size, len(found)) <= kept.size:
-            return found if kept.size == len(found) else found.take(kept)
+            visible_rows = np.flatnonzero(self.visible_mask(request, index, candidates.rows))
+        if min(size, len(candidates)) <= visible_rows.size:
+            return (
+                candidates
+                if visible_rows.size == len(candidates)
+                else candidates.select(visible_rows)
+            )
         with self.timed("retrieve"):
-            everything = np.arange(len(index))
-            view = index.only(self.may_be_shown(request, index, everything))
-            again = shaping.with_pins(request, index, self._retrieve(request, view, sources), size)
+            all_rows = np.arange(len(index))
+            view = index.only(self.visible_mask(request, index, all_rows))
+            retried = shaping.with_pins(
+                request, index, self._retrieve(request, view, sources), size
+            )
             assert view.shown is not None
-            if not view.shown.any() and shaping.allows_nothing(request, index):
-                request.lacks("items")
-            return again.take(np.flatnonzero(view.shown[again.rows]))
+            if not view.shown.any() and shaping.is_empty_for(request, index):
+                request.mark_degraded("items")
+            return retried.select(np.flatnonzero(view.shown[retried.rows]))
 
     def _retrieve(self, request: Request, view: Index, sources: Mapping[str, int]) -> Candidates:
-        near = self._near(request, view)
-        asked = sources_for(request, sources)
-        how = {
-            "near": near,
+        nearest = self._nearest_search(request, view)
+        source_limits = sources_for(request, sources)
+        options = {
+            "nearest": nearest,
             "search": lambda most: self._search(request, view, most),
-            "lists": self._editors.keys if self._editors is not None else {},
-            "until": time.perf_counter() + self._patience.budgets.retrieval_s,
+            "lists": self._editorial_lists.keys if self._editorial_lists is not None else {},
+            "until": time.perf_counter() + self._breakers.budgets.retrieval_s,
         }
-        found = self._finder.find(request, view, asked, **how)
-        check_tables(request, self._ages(), any(source_of(name).kind in LIVE for name in asked))
+        merged = self._finder.find(request, view, source_limits, **options)
+        check_tables(
+            request, self._ages(), any(source_of(name).kind in LIVE for name in source_limits)
+        )
         enough = -(-(request.query.size or request.slot.size) // 3) if request.text is None else 0
-        if found.rows.size < enough:
-            # A slot whose own sources have next to nothing still shows a list: as after one event
+        if merged.rows.size < enough:
+            # A slot whose own sources are nearly empty still shows a list, as after the first event
             # behind a log that ended long ago.
-            found = self._finder.find(request, view, {**asked, **SOURCES}, **how)
+            merged = self._finder.find(request, view, {**source_limits, **SOURCES}, **options)
         request.contributed = {
-            source: count for source, count in found.contributed.items() if count
+            source: count for source, count in merged.contributed.items() if count
         }
-        rows = found.rows
-        listed = Candidates(
+        rows = merged.rows
+        candidates = Candidates(
             rows,
             [view.ids[row] for row in rows.tolist()],
             view.keys[rows],
-            found.source_names(),
-            found.score,
+            merged.source_names(),
+            merged.score,
         )
-        return listed if rows.size >= enough else with_newest(listed, view, NEWEST_MAX)
+        return candidates if rows.size >= enough else with_newest(candidates, view, NEWEST_MAX)
 
-    def _search(self, request: Request, view: Index, most: int) -> Found:
-        return view.search(request.text, most, self._beside(request)) if request.text else NOTHING
+    def _search(self, request: Request, view: Index, limit: int) -> Found:
+        return (
+            view.search(request.text, limit, self._synonyms_of(request))
+            if request.text
+            else NOTHING
+        )
 
-    def _beside(self, request: Request) -> Sequence[Words]:
-        """What means the same as the words that are searched for."""
+    def _synonyms_of(self, request: Request) -> Sequence[Phrase]:
+        """Return synonyms of the words in the query."""
         return (
             () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
         )
 
     def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:
-        """How what a search found divides by attributes: the first `FACET_HITS`, of which some may
-        not be shown.
+        """Count the values of attributes over the hits of a search.
+
+        Only the first `FACET_HITS` hits are counted, less those that may not be shown.
         """
         index = request.index
         if index is None or request.text is None:
             return {}
-        hits = index.search(request.text, FACET_HITS, self._beside(request)).rows
-        hits = hits[self.may_be_shown(request, index, hits)]
-        found = {name: facet_of(index, hits, name) for name in names}
-        return {name: facet for name, facet in found.items() if facet is not None}
+        hits = index.search(request.text, FACET_HITS, self._synonyms_of(request)).rows
+        hits = hits[self.visible_mask(request, index, hits)]
+        facets = {name: facet_of(index, hits, name) for name in names}
+        return {name: facet for name, facet in facets.items() if facet is not None}
 
-    def _near(self, request: Request, index: Index) -> Callable[[int], Found] | None:
-        """Finds what is nearest to the person's vector, by the latest events that were read; None
-        without a tower, or if it fails.
+    def _nearest_search(self, request: Request, index: Index) -> Callable[[int], Found] | None:
+        """Return a search for the items nearest to the person's vector, by the latest events.
+
+        None without a tower, or if it fails.
         """
         space = (
             request.bundle.with_index(index).space
@@ -212,166 +226,182 @@ class Stages:
         except BundleError:
             log.exception("the tower of a bundle failed")
             self._watcher.fault("tower")
-            request.lacks("vectors")
+            request.mark_degraded("vectors")
             return None
         return partial(space.nearest, request.vector)
 
-    def may_be_shown(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What the query does not exclude, the person has not had, and the slot's rules do not
-        forbid.
+    def visible_mask(self, request: Request, index: Index, rows: RowIndices) -> Mask:
+        """Return which rows may be shown: not excluded by the query, the person's history, or the
+        slot's rules.
         """
-        return self._shaping[request.slot.name].shown(request, index, rows)
+        return self._shaping[request.slot.name].visible_mask(request, index, rows)
 
-    def person(self, request: Request) -> Rows | None:
-        """What is known of who asks, before there are candidates; as it was last known where the
-        store does not answer, or None.
-        """
-        return self._read(request, None, lambda reader: reader.person(request.read))
+    def read_person(self, request: Request) -> Rows | None:
+        """Read the person's features; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, None, lambda reader: reader.person(request.read_request)
+        )
 
-    def read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
-        """The features of candidates; likewise."""
-        return self._read(request, keys, lambda reader: reader.read(request.read, items, keys))
+    def read_features(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
+        """Read the features of candidates; stale ones where the store does not answer, or None."""
+        return self._read_or_recall(
+            request, keys, lambda reader: reader.read(request.read_request, items, keys)
+        )
 
-    def _read(
-        self, request: Request, keys: Keys | None, ask: Callable[[FeatureReader], Rows]
+    def _read_or_recall(
+        self, request: Request, keys: Keys | None, query: Callable[[FeatureReader], Rows]
     ) -> Rows | None:
-        features, store = request.reading.features, self._patience.store
-        asked = request.query.user_id or (
+        features, store = request.access.features, self._breakers.store
+        person_id = request.query.user_id or (
             f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else ""
         )
-        reader = request.reading.reader
-        rows = self._from_store(reader, ask) if reader is not None and store.lets() else None
+        reader = request.access.reader
+        rows = self._from_store(reader, query) if reader is not None and store.allow() else None
         if rows is None:
-            rows = self._known.recall(features, asked, keys, request.now)
-            request.recalled = rows is not None
-            request.lacks("features" if rows is None else "last_known")
+            rows = self._stale_cache.lookup(features, person_id, keys, request.now)
+            request.has_stale_features = rows is not None
+            request.mark_degraded("features" if rows is None else "last_known")
             return rows
-        request.recalled = False
-        self._known.keep(features, asked, rows, keys)
+        request.has_stale_features = False
+        self._stale_cache.keep(features, person_id, rows, keys)
         if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
-            request.lacks("freshness")
+            request.mark_degraded("freshness")
         return rows
 
     def _from_store(
-        self, reader: FeatureReader, ask: Callable[[FeatureReader], Rows]
+        self, reader: FeatureReader, query: Callable[[FeatureReader], Rows]
     ) -> Rows | None:
         start = time.perf_counter()
         try:
-            rows = ask(reader)
+            rows = query(reader)
         except (
             NotReadyError
-        ):  # told at once, it costs nothing to ask again; told late, it is an outage
-            self._patience.store.took(time.perf_counter() - start)
+        ):  # an immediate error is cheap to repeat, a late one counts as an outage
+            self._breakers.store.record(time.perf_counter() - start)
             return None
-        self._patience.store.took(time.perf_counter() - start)
+        self._breakers.store.record(time.perf_counter() - start)
         return rows
 
-    def fitting(self, request: Request, found: Candidates, size: int) -> Candidates:
-        """As many of the candidates as the model can score in time; those of the first sources
+    def limit_to_budget(self, request: Request, candidates: Candidates, size: int) -> Candidates:
+        """Return as many candidates as the model can score in time; those of the first sources
         stay.
         """
-        fits = (
-            self._patience.models.fits(request.bundle.version)
+        rows_max = (
+            self._breakers.models.rows_max(request.bundle.version)
             if request.bundle is not None
-            else len(found)
+            else len(candidates)
         )
-        if len(found) <= max(fits, size):
-            return found
-        request.lacks("ranking")
-        return found.take(np.arange(max(int(fits), size)))
+        if len(candidates) <= max(rows_max, size):
+            return candidates
+        request.mark_degraded("ranking")
+        return candidates.select(np.arange(max(int(rows_max), size)))
 
-    def score(self, request: Request, found: Candidates, rows: Rows | None) -> Scores | None:
-        """The bundle's scores, or None without features.
+    def score(self, request: Request, candidates: Candidates, rows: Rows | None) -> Scores | None:
+        """Return the bundle's scores, or None without features.
 
         Raises:
-            ModelLostError: the bundle fails, or has failed lately: another may answer.
+            ModelUnavailableError: the bundle fails, or has failed lately: another one may answer.
         """
         if rows is None or request.bundle is None or request.index is None:
             return None
-        version, models = request.bundle.version, self._patience.models
-        if not models.of(version).lets():
-            raise ModelLostError(version, "left_alone")
+        version, models = request.bundle.version, self._breakers.models
+        if not models.breaker_of(version).allow():
+            raise ModelUnavailableError(version, "left_alone")
         start = time.perf_counter()
         try:
             bundle = request.bundle.with_index(request.index)
             if "vectors" in request.degraded:
                 bundle = bundle.without_tower()
-            live = bundle.encoder.read_live(request.lists, rows, found.keys)
+            live = bundle.encoder.read_live(request.lists, rows, candidates.keys)
             scores = bundle.score(
-                rows, found.keys, objective=request.formula.weights, asked=request.vector, live=live
+                rows,
+                candidates.keys,
+                objective=request.formula.weights,
+                asked=request.vector,
+                live=live,
             )
             if not np.isfinite(scores.value).all():
                 raise NotFiniteError(f"{version} gave a value that is no finite number")
         except Exception as error:  # a model that fails at run time must not take the site down
             log.exception("bundle %s failed to score", version)
             self._watcher.fault("model")
-            models.of(version).took(time.perf_counter() - start, failed=True)
-            raise ModelLostError(
+            models.breaker_of(version).record(time.perf_counter() - start, failed=True)
+            raise ModelUnavailableError(
                 version, "not_finite" if isinstance(error, NotFiniteError) else "error"
             ) from error
-        models.scored(version, len(found), time.perf_counter() - start)
+        models.record_scored(version, len(candidates), time.perf_counter() - start)
         request.live = live
         return scores
 
-    def baseline(self, request: Request, found: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy; where a model is wanted, by the baseline
-        that was judged best.
+    def baseline(self, request: Request, candidates: Candidates) -> Floats:
+        """Return values without a model, by the arm's policy.
+
+        Where a model is intended, the baseline that was judged best is used.
         """
-        if request.index is None or not len(found):
-            return np.zeros(len(found))
+        if request.index is None or not len(candidates):
+            return np.zeros(len(candidates))
         if request.policy == "recent":
-            values = request.index.first_seen[np.maximum(found.rows, 0)].astype(np.float64)
+            values = request.index.first_seen[np.maximum(candidates.rows, 0)].astype(np.float64)
         else:
             values = Baseline.parse(request.judged_baseline or FALLBACK_BASELINE).values(
-                request.lists, found.keys
+                request.lists, candidates.keys
             )
-        return np.where(found.rows >= 0, values, 0.0)
+        return np.where(candidates.rows >= 0, values, 0.0)
 
-    def choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:
+    def choose(self, request: Request, candidates: Candidates, values: Floats, size: int) -> Slate:
+        """Choose the items and order of an answer."""
         slot = request.slot
-        if not len(found):
-            return Choice(np.zeros(0, np.intp), np.zeros(0))
+        if not len(candidates):
+            return Slate(np.zeros(0, np.intp), np.zeros(0))
         if request.policy == "random":
-            with self._drawing:
-                return choose_evenly(len(found), size, self._rng)
-        policy, shape = self._patience.policy, self._shaping[slot.name].shape(request, found, size)
-        if shape.diversity is not None and not policy.lets():
-            request.lacks("policy")
+            with self._rng_lock:
+                return draw_uniform_slate(len(candidates), size, self._rng)
+        policy, shape = (
+            self._breakers.policy,
+            self._shaping[slot.name].shape(request, candidates, size),
+        )
+        if shape.diversity is not None and not policy.allow():
+            request.mark_degraded("policy")
             shape = replace(shape, diversity=None)
         bounds, start = shape.bounds(), time.perf_counter()
-        order = arranged(values, size, shape, bounds)
+        order = arrange_slate(values, size, shape, bounds)
         if shape.diversity is not None:
-            policy.took(time.perf_counter() - start)
-        with self._drawing:
-            return choose(order, size, slot.explore, self._rng, values, bounds)
+            policy.record(time.perf_counter() - start)
+        with self._rng_lock:
+            return draw_slate(order, size, slot.explore, self._rng, values, bounds)
 
-    def boosted(self, request: Request, found: Candidates, values: Floats) -> Floats:
-        """Values as the slot's boosts move them."""
+    def apply_boosts(self, request: Request, candidates: Candidates, values: Floats) -> Floats:
+        """Return the values after the slot's boosts."""
         shaping = self._shaping[request.slot.name]
         return (
-            boosted(values, shaping.factors(request, found))
+            apply_boosts(values, shaping.factors(request, candidates))
             if shaping.boosts and request.index is not None
             else values
         )
 
-    def wished(
+    def adjustments(
         self, request: Request, shown: Candidates, values: Floats, searched: Floats
-    ) -> list[Wished]:
-        """For `explain`: what stands between the `values` of a model, with search `searched`, and
-        the scores of an answer.
+    ) -> list[Adjustment]:
+        """Return for `explain` what changed the `values` of a model to the scores of an answer.
+
+        `searched` are the values after the search.
         """
-        told = self._shaping[request.slot.name].told(request, shown, searched)
-        found = [] if request.text is None else (searched - values).tolist()
+        placements = self._shaping[request.slot.name].explain_placement(request, shown, searched)
+        search_gains = [] if request.text is None else (searched - values).tolist()
         return [
-            Wished(value, {"search": found[place], **moved} if found else moved, placed)
-            for place, (value, (moved, placed)) in enumerate(
-                zip(values.tolist(), told, strict=True)
+            Adjustment(
+                value,
+                {"search": search_gains[position], **moved} if search_gains else moved,
+                placed,
+            )
+            for position, (value, (moved, placed)) in enumerate(
+                zip(values.tolist(), placements, strict=True)
             )
         ]
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Measures a stage."""
+        """Measure a stage."""
         start = time.perf_counter()
         yield
         self._watcher.stage(stage, time.perf_counter() - start)

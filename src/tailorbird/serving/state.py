@@ -1,9 +1,8 @@
-"""The features of a request, from the worker's state; opened when it is there, and opened anew when
-it went away.
+"""The features of a request from the worker's state, which is reopened after it was removed.
 
-A server may start before the worker has written anything, and goes on when the state is gone,
-damaged or replaced: each read then raises NotReadyError at once, and the answer is made without
-features. What is read is `features.read`.
+A server may start before the worker has written anything, and keeps running if the state is
+deleted, damaged or replaced: each read then raises NotReadyError at once, and the answer is made
+without features. `features.read` defines what is read.
 """
 
 import threading
@@ -17,20 +16,20 @@ import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
-from tailorbird.features.keypart import parts_of
-from tailorbird.features.read import Reader, breaker_for
+from tailorbird.features.keypart import all_parts
+from tailorbird.features.read import Reader, make_breaker
 from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 
-# between attempts to open, and between looks whether the folder is still the one that is open
+# Between attempts to open the state, and between checks whether the folder was replaced.
 RETRY_S = 1.0
 
 
 @dataclass
-class _Held:
-    """An open reader with those who are inside it: it is closed by the last of them, since LMDB
-    maps its file.
+class _OpenReader:
+    """An open reader with its number of users; the last of them closes it, because LMDB maps its
+    file.
     """
 
     reader: Reader
@@ -40,15 +39,14 @@ class _Held:
 
 
 class StateReader:
-    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from
-    several threads.
+    """Reads features from the folder `state`, or from its copies in a Valkey. Thread-safe.
 
     Args:
         breaker: of the Valkey, which all schemas share.
         workers: how many share the entities.
     Attributes:
-        published_at: when the copies that were last read were known to be up to date, in
-            microseconds; 0 where there are none.
+        published_at: when the copies that were last read were known to be current, in microseconds;
+            0 where there are none.
     """
 
     def __init__(
@@ -56,18 +54,18 @@ class StateReader:
         state: Path,
         features: FeatureSet,
         *,
-        copies: CopiesAt | None = None,
+        copies: CopyTarget | None = None,
         breaker: Breaker | None = None,
         workers: int = 1,
         retry_s: float = RETRY_S,
     ) -> None:
         self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
-        self._breaker = None if copies is None else breaker or breaker_for(workers)
+        self._breaker = None if copies is None else breaker or make_breaker(workers)
         self.published_at = 0
         self._workers = workers
-        self._folders = [part.folder(state) / features.schema_hash for part in parts_of(workers)]
-        self._held: _Held | None = None
-        self._look_at = 0.0
+        self._folders = [part.folder(state) / features.schema_hash for part in all_parts(workers)]
+        self._opened: _OpenReader | None = None
+        self._next_check_at = 0.0
         self._problem = "there is no state yet"
         self._lock = threading.Lock()
 
@@ -77,39 +75,39 @@ class StateReader:
         items: Sequence[str],
         item_keys: npt.NDArray[np.uint64] | None = None,
     ) -> Rows:
-        """As `features.read.Reader.read`.
+        """Read the features of items, see `features.read.Reader.read`.
 
         Raises:
             NotReadyError: there is no state, it is being built, or it could not be read within the
                 last second.
         """
-        return self._through(lambda reader: reader.read(request, items, item_keys=item_keys))
+        return self._read_with(lambda reader: reader.read(request, items, item_keys=item_keys))
 
     def person(self, request: ReadRequest) -> Rows:
-        """As `features.read.Reader.person`. Raises as `read`."""
-        return self._through(lambda reader: reader.person(request))
+        """Read the features of a person, see `features.read.Reader.person`. Raises as `read`."""
+        return self._read_with(lambda reader: reader.person(request))
 
-    def _through(self, asked: Callable[[Reader], Rows]) -> Rows:
-        held = self._enter()
+    def _read_with(self, query: Callable[[Reader], Rows]) -> Rows:
+        opened = self._acquire()
         try:
-            rows = asked(held.reader)
+            rows = query(opened.reader)
             self.published_at = max(self.published_at, rows.published_at)
             return rows
         except NotReadyError:
             raise
-        # the store's errors have no common base; whatever it is, it is opened anew later
+        # The store's errors have no common base class; after any of them it is reopened later.
         except Exception as error:
-            self._give_up(held, error)
+            self._discard_if_broken(opened, error)
             raise NotReadyError(
                 f"the features cannot be read: {error}",
                 where=str(self._state),
                 fix="tailorbird run worker",
             ) from error
         finally:
-            self._leave(held)
+            self._release(opened)
 
     def ready(self) -> bool:
-        """Whether features can be read now; opens the state if need be."""
+        """Return whether features can be read now; open the state if necessary."""
         try:
             self.position()
         except NotReadyError:
@@ -117,17 +115,17 @@ class StateReader:
         return True
 
     def position(self) -> int:
-        """The p up to which the state is there. Raises NotReadyError as `read`."""
-        held = self._enter()
+        """Return the position that the state has reached. Raises NotReadyError as `read`."""
+        opened = self._acquire()
         try:
-            position = held.reader.position()
+            position = opened.reader.position()
         except Exception as error:  # as above
-            self._give_up(held, error)
+            self._discard_if_broken(opened, error)
             raise NotReadyError(
                 f"the features cannot be read: {error}", where=str(self._state)
             ) from error
         finally:
-            self._leave(held)
+            self._release(opened)
         if not position.ready:
             raise NotReadyError("the state is still being built", where=str(self._state))
         return position.p
@@ -135,31 +133,32 @@ class StateReader:
     def close(self) -> None:
         with self._lock:
             self._drop("closed")
-            self._look_at = float("inf")
+            self._next_check_at = float("inf")
 
-    def _enter(self) -> _Held:
+    def _acquire(self) -> _OpenReader:
         with self._lock:
             now = time.monotonic()
-            if now >= self._look_at:
-                self._look_at = now + self._retry_s
-                self._look()
-            if self._held is None:
+            if now >= self._next_check_at:
+                self._next_check_at = now + self._retry_s
+                self._reopen_if_changed()
+            if self._opened is None:
                 raise NotReadyError(
                     self._problem, where=str(self._state), fix="tailorbird run worker"
                 )
-            self._held.uses += 1
-            return self._held
+            self._opened.uses += 1
+            return self._opened
 
-    def _look(self) -> None:
-        """Open the state if it is not; let it go if its folder was deleted or replaced, which a
-        mapping would not notice.
+    def _reopen_if_changed(self) -> None:
+        """Open the state if it is closed, and drop it if its folder was deleted or replaced.
+
+        A memory mapping would not notice that.
         """
         inodes = self._inodes()
-        if self._held is not None and self._held.inodes != inodes:
+        if self._opened is not None and self._opened.inodes != inodes:
             self._drop("the state was removed")
-        if self._held is None and all(inodes):
+        if self._opened is None and all(inodes):
             try:
-                self._held = _Held(
+                self._opened = _OpenReader(
                     Reader(
                         self._state,
                         self._features,
@@ -175,28 +174,29 @@ class StateReader:
     def _inodes(self) -> tuple[int, ...]:
         return (1,) if self._copies is not None else tuple(map(inode, self._folders))
 
-    def _give_up(self, held: _Held, error: Exception) -> None:
-        """Open anew later, except for a server that did not answer: when it is asked again is for
-        the breaker to say.
+    def _discard_if_broken(self, opened: _OpenReader, error: Exception) -> None:
+        """Drop a reader that failed, to be reopened later.
+
+        A server that did not answer is left to the breaker instead.
         """
         if self._copies is None or not isinstance(error, StorageError):
-            self._retire(held, f"{type(error).__name__}: {error}")
+            self._retire(opened, f"{type(error).__name__}: {error}")
 
-    def _retire(self, held: _Held, problem: str) -> None:
+    def _retire(self, opened: _OpenReader, problem: str) -> None:
         with self._lock:
-            if self._held is held:
+            if self._opened is opened:
                 self._drop(problem)
 
     def _drop(self, problem: str) -> None:
-        held, self._held = self._held, None
+        opened, self._opened = self._opened, None
         self._problem = problem
-        if held is not None:
-            held.retired = True
-            if not held.uses:
-                held.reader.close()
+        if opened is not None:
+            opened.retired = True
+            if not opened.uses:
+                opened.reader.close()
 
-    def _leave(self, held: _Held) -> None:
+    def _release(self, opened: _OpenReader) -> None:
         with self._lock:
-            held.uses -= 1
-            if held.retired and not held.uses:
-                held.reader.close()
+            opened.uses -= 1
+            if opened.retired and not opened.uses:
+                opened.reader.close()

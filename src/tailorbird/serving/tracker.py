@@ -1,16 +1,14 @@
-"""`tailorbird.js`, which pages load to send what people do (docs/how-to/tracker.md); its source is
-`static/tailorbird.js`.
-"""
+"""The script `tailorbird.js`, which pages load to send events (docs/how-to/tracker.md)."""
 
 from functools import cache
 from importlib.resources import files
 
 HEADERS = {
     "cache-control": "public, max-age=600"
-}  # long enough for a visit, short enough for a mended one
+}  # long enough for a visit, short enough for a bug fix
 
 
 @cache
 def script() -> bytes:
-    """The script, as it is sent."""
+    """Return the script as it is sent."""
     return (files("tailorbird.serving") / "static" / "tailorbird.js").read_bytes()

@@ -1,12 +1,12 @@
-"""Saying no before there is a request: what a server that has too much to do answers to questions,
-from their bytes alone.
+"""Refusal of queries before they are parsed: the response of an overloaded server from the
+request's bytes alone.
 
-A refusal by way of parser, application, route and handler costs a tenth of an answer or more, so
-that at ten times the load a server would do little but refuse. This one costs a hundredth, and says
-the same: 503, `overloaded`, when to come again. It is given to what is plainly one whole question
-of a program. Whatever is not goes the long way, and comes to the same end: what comes in pieces, or
-several at once; what a browser's page asks, which needs headers for its origin; what has no
-keep-alive; and whatever two programs might read differently.
+A refusal through parser, application, route and handler costs a tenth of an answer or more, so that
+at ten times the load a server would do little but refuse. This one costs a hundredth, and says the
+same: 503, `overloaded`, and Retry-After. It applies to data that is clearly one complete query of a
+program. Everything else takes the usual path to the same end: data in pieces, or several requests
+at once; requests of a browser's page, which need headers for its origin; requests without
+keep-alive; and whatever two parsers might read differently.
 """
 
 import re
@@ -25,7 +25,7 @@ _LINES = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
 _BEGINNINGS = tuple(_LINES)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
 _ID = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
-_NOT_PLAIN = re.compile(
+_SPECIAL_HEADERS = re.compile(
     rb"\r\n(?:origin|expect|transfer-encoding|upgrade|connection: (?!keep-alive(?:\r|\Z)))"
 )
 _HEADERS = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
@@ -33,9 +33,9 @@ _HEAD = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n
 _encode = msgspec.json.Encoder().encode
 
 
-class TurningAway:
-    """Shown by `listening.PatientProtocol` what comes in; gives the whole answer where that is a
-    question to be turned away.
+class EarlyRefusal:
+    """Returns the complete refusal to data of `listening.LimitedHttpProtocol`, or None to
+    process it.
     """
 
     def __init__(self, service: Service) -> None:
@@ -43,42 +43,44 @@ class TurningAway:
 
     def __call__(self, data: bytes) -> bytes | None:
         service = self._service
-        if not service.shedder.full() or service.draining or not data.startswith(_BEGINNINGS):
+        if not service.shedder.is_full() or service.draining or not data.startswith(_BEGINNINGS):
             return None
         head, _, body = data.partition(b"\r\n\r\n")
         lower = head.lower()
-        if not _plain(lower, len(body)):
+        if not _is_simple(lower, len(body)):
             return None
         path = _LINES[data[: data.index(b"\n") + 1]]
-        service.metrics.turned_away(path)
-        service.requests.note(path, 503, 0.0, "")
-        given = _ID.search(head)
-        request_id = request_id_of(given[1].decode("latin-1") if given else None)
-        told, id_at = _written(service.shedder.turned_away(), len(request_id))
-        return told.replace(id_at, request_id.encode())
+        service.metrics.count_early_refusal(path)
+        service.requests.record(path, 503, 0.0, "")
+        id_header = _ID.search(head)
+        request_id = request_id_of(id_header[1].decode("latin-1") if id_header else None)
+        template, id_placeholder = _response_template(
+            service.shedder.record_refusal(), len(request_id)
+        )
+        return template.replace(id_placeholder, request_id.encode())
 
 
-def _plain(head: bytes, length: int) -> bool:
-    """Whether a head in small letters goes with a body of that length, and asks for nothing else."""
-    lines, given = head.count(b"\r\n"), _LENGTH.search(head)
+def _is_simple(head: bytes, length: int) -> bool:
+    """Return whether a lower-case head fits a body of that length, and has no special header."""
+    lines, length_header = head.count(b"\r\n"), _LENGTH.search(head)
     return (
-        given is not None
-        and int(given[1]) == length
+        length_header is not None
+        and int(length_header[1]) == length
         and head.count(b"\r\ncontent-length") == 1
         and head.count(b"\n") == head.count(b"\r") == lines
-        and not _NOT_PLAIN.search(head)
+        and not _SPECIAL_HEADERS.search(head)
     )
 
 
 @lru_cache(maxsize=256)
-def _written(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
-    """The whole answer, and what stands in it where the request's id goes, of that length."""
-    error, id_at = OverloadedError(retry_after_s), "\x00" * length
+def _response_template(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
+    """Return the complete response, and the placeholder in it of a request id of that length."""
+    error, id_placeholder = OverloadedError(retry_after_s), "\x00" * length
     body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(
-        b"-" * length, id_at.encode()
+        b"-" * length, id_placeholder.encode()
     )
-    told = (
-        f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_at}\r\ncontent-length: "
+    head_end = (
+        f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_placeholder}\r\ncontent-length: "
         f"{len(body)}\r\n\r\n"
     )
-    return _HEAD + told.encode() + body, id_at.encode()
+    return _HEAD + head_end.encode() + body, id_placeholder.encode()

@@ -1,10 +1,9 @@
-"""Warm before ready: what the first request would have to wait for is done before a balancer sends
-one.
+"""Warm-up before readiness: slow first-time work is done before a load balancer sends requests.
 
-A bundle's model scores a matrix as large as requests bring before it is swapped in, so that ONNX
-Runtime has its memory. A server asks itself for each slot, of which nothing is logged, until
-answers no longer get faster; `/readyz` says no until then, and until the routed log was read to its
-end once. Who asks all the same is answered.
+A bundle's model scores a matrix as large as requests need before it is swapped in, so that ONNX
+Runtime allocates its memory. A server queries itself for each slot, without logging, until answers
+no longer get faster. `/readyz` fails until then, and until the routed log was read to its end once.
+Requests that arrive meanwhile are answered.
 """
 
 import logging
@@ -21,27 +20,28 @@ from tailorbird.ranking.bundle import Bundle, run_heads
 from tailorbird.serving.messages import RecommendQuery
 
 ROWS = 512  # candidates of a large request
-ASKED_MAX = 10  # for one slot
-PATIENCE_S = 20.0  # a server that never gets warm is better than none
+REQUESTS_MAX = 10  # per slot
+WARM_UP_TIMEOUT_S = 20.0  # a cold server is better than none
 log = logging.getLogger(__name__)
 
 
-class Rehearsed(Protocol):
-    """What is asked: a `pipeline.Pipeline` that logs and counts nothing."""
+class AnswersQueries(Protocol):
+    """The pipeline to warm up: a `pipeline.Pipeline` that logs and counts nothing."""
 
     def answer(self, query: RecommendQuery) -> object: ...
 
 
-class Following(Protocol):
-    """What must have been read; `catalogue.Catalogue` is."""
+class FollowsLog(Protocol):
+    """The log follower to wait for, as `catalogue.Catalogue`."""
 
     @property
     def caught_up(self) -> bool: ...
 
 
 def warm(bundle: Bundle) -> None:
-    """Let the model score as many rows as a request brings, twice: the first run makes room, the
-    second uses it.
+    """Score as many rows as a request has, twice.
+
+    The first run allocates memory, the second uses it.
     """
     if bundle.heads:
         for _ in range(2):
@@ -57,8 +57,8 @@ class Warming:
 
     def __init__(
         self,
-        pipeline: Rehearsed,
-        catalogue: Following,
+        pipeline: AnswersQueries,
+        catalogue: FollowsLog,
         slots: Mapping[str, Slot],
         *,
         now: Callable[[], float] = time.monotonic,
@@ -72,31 +72,33 @@ class Warming:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, warm or not."""
+        """Stop, warm or not."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
-    def going_on(self) -> bool:
-        """Whether the server is not warm yet."""
+    def is_warming(self) -> bool:
+        """Return whether the server is not warm yet."""
         return not self._done.is_set()
 
     def _run(self) -> None:
-        until = self._now() + PATIENCE_S
+        deadline = self._now() + WARM_UP_TIMEOUT_S
         try:
             while (
-                not self._catalogue.caught_up and self._now() < until and not self._stop.wait(0.02)
+                not self._catalogue.caught_up
+                and self._now() < deadline
+                and not self._stop.wait(0.02)
             ):
                 pass
             for name in self._slots:
-                best = float("inf")
-                for _ in range(ASKED_MAX):
-                    began = self._now()
+                fastest_s = float("inf")
+                for _ in range(REQUESTS_MAX):
+                    started_at = self._now()
                     self._pipeline.answer(RecommendQuery(slot=name))
-                    took = self._now() - began
-                    if self._stop.is_set() or self._now() > until or took > 0.8 * best:
+                    elapsed_s = self._now() - started_at
+                    if self._stop.is_set() or self._now() > deadline or elapsed_s > 0.8 * fastest_s:
                         break
-                    best = min(best, took)
+                    fastest_s = min(fastest_s, elapsed_s)
         except TailorbirdError as error:
             log.warning("not everything is warm: %s", error)
         finally:

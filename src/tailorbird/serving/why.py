@@ -1,5 +1,6 @@
-"""Why an answer is as general, short or empty as it is, in sentences with what to do: what
-`recommend` prints below its list.
+"""Sentences that explain why an answer is general, short or empty, and what to do.
+
+`recommend` prints them below its list.
 """
 
 from tailorbird.events import to_iso
@@ -10,34 +11,36 @@ from tailorbird.serving.messages import DEGRADED, Answer
 def explain_answer(
     answer: Answer, *, user: str, known: bool, baseline: str, command: str, refused: str = ""
 ) -> list[str]:
-    """Return a sentence for each thing that made an answer general, short or empty.
+    """Return a sentence for each reason why an answer is general, short or empty.
 
     Args:
-        user: who was asked for, "" for a stranger.
-        known: whether anything that they did is in the lake.
+        user: the person of the query, "" for a stranger.
+        has_history: whether the lake has any event of theirs.
         baseline: sources by which the version that answered orders items, "" where it is a model.
         command: `tailorbird` with the folder of the project.
-        refused: the newest model, which the gate did not let answer in its place; "" where there is
-            none.
+        refused: the newest model, which the gate did not promote; "" where there is none.
     """
-    told = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
-    told += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
+    sentences = [f"features as of {to_iso(answer.t)[:16].replace('T', ' ')} UTC"]
+    sentences += [DEGRADED[code] for code in answer.degraded if code in DEGRADED]
     if baseline:
-        told.append(baseline_told(answer.model, baseline, refused, command))
+        sentences.append(describe_baseline(answer.model, baseline, refused, command))
     if answer.arm:
-        told.append(f"arm {answer.arm} of the slot's experiment: other people may be in another")
+        sentences.append(
+            f"arm {answer.arm} of the slot's experiment: other people may be in another"
+        )
     if not user:
-        told.append(f"for a stranger; for somebody: {command} recommend --user ID")
+        sentences.append(f"for a stranger; for somebody: {command} recommend --user ID")
     elif not known:
-        told.append(f"nothing is known of user {user}: the list is a stranger's")
-    return told
+        sentences.append(f"nothing is known of user {user}: the list is a stranger's")
+    return sentences
 
 
-def baseline_told(version: str, baseline: str, refused: str, command: str) -> str:
-    """Return what to know of a version that orders items by sources, and what to do; arguments as
-    for `explain_answer`.
+def describe_baseline(version: str, baseline: str, refused: str, command: str) -> str:
+    """Describe a version that orders items by sources, and what to do.
+
+    The arguments are those of `explain_answer`.
     """
-    alike = ", the same list for everybody" if Baseline.parse(baseline).is_alike else ""
+    alike = ", the same list for everybody" if Baseline.parse(baseline).is_global else ""
     instead = f"{command} train learns one"
     if refused:
         promote = f'{command} models promote {refused} --why "a try"'

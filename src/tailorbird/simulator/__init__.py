@@ -1,14 +1,15 @@
-"""A synthetic site with known truth: for the demo, for load, and for closed-loop tests. Starts at
-`Site`.
+"""A synthetic site with known truth, for demos, load and closed-loop tests.
+
+Start at `Site`.
 """
 
 from tailorbird.simulator.history import History
-from tailorbird.simulator.live import Live, Outbox, Request
+from tailorbird.simulator.live import LiveTraffic, Outbox, Request
 from tailorbird.simulator.picture import item_picture
 from tailorbird.simulator.population import Population
 from tailorbird.simulator.site import Site
 from tailorbird.simulator.truth import Expected, Truth
-from tailorbird.simulator.wire import BOT, Arrival, Dirt, Injected
+from tailorbird.simulator.wire import BOT, Arrival, Dirt, InjectedCounts
 
 __all__ = [
     "BOT",
@@ -16,8 +17,8 @@ __all__ = [
     "Dirt",
     "Expected",
     "History",
-    "Injected",
-    "Live",
+    "InjectedCounts",
+    "LiveTraffic",
     "Outbox",
     "Population",
     "Request",

@@ -1,13 +1,11 @@
-"""What a visitor does with a list: how far it looks, what it clicks, reads, puts into the cart and
-buys, how pleased it is.
+"""Visitor behaviour on a list: viewing depth, clicks, dwell time, cart, purchase and satisfaction.
 
-One set of probabilities serves history, live traffic and truth, so that what is expected is what is
-drawn from:
+History, live traffic and truth share one set of probabilities, so expectations match what is drawn:
 
-    P(click at position j) = P(seen at j) · P(looked at | seen, j) · σ(utility + relevance to the query)
+    P(click at position j) = P(seen at j) · P(examined | seen, j) · σ(utility + query relevance)
     P(purchase)            = P(click) · P(cart | click) · P(purchase | cart)
 
-Given user, list and time, positions are independent of each other.
+Given user, list and time, positions are independent.
 """
 
 from dataclasses import dataclass
@@ -18,25 +16,25 @@ import numpy.typing as npt
 from tailorbird.simulator.taste import LEVEL, Taste
 from tailorbird.simulator.world import DEVICES, Floats, Ints
 
-# The list is seen down to 4 items, 8 items or its end, with these chances; by device.
+# Probabilities of seeing 4 items, 8 items or the whole list, by device.
 DEPTHS = (4, 8, 1_000)
 DEPTH_CHANCES = np.array([[0.40, 0.28, 0.32], [0.12, 0.28, 0.60], [0.22, 0.30, 0.48]])
-ATTENTION_LOST = np.array([0.10, 0.06, 0.07])  # looked at with 1 / (1 + this · (position − 1))
+ATTENTION_LOST = np.array([0.10, 0.06, 0.07])  # examined with 1 / (1 + this · (position − 1))
 POSITIONS_MAX = 64
 
 PURCHASE_GIVEN_CART = 0.5
-PLEASURE_USUAL = 0.3  # about what a list gives; more pleases, less disappoints
+PLEASURE_USUAL = 0.3  # average of a list; more raises satisfaction, less lowers it
 
 
 @dataclass(frozen=True)
-class Chances:
+class ListProbabilities:
     """Probabilities for lists: each (n, k)."""
 
     seen: Floats
-    click: Floats  # unconditional: seen, looked at and clicked
+    click: Floats  # unconditional: seen, examined and clicked
     click_if_seen: Floats
     cart_if_clicked: Floats
-    utility: Floats  # relevance included
+    utility: Floats  # includes query relevance
 
     @property
     def purchase(self) -> Floats:
@@ -62,11 +60,12 @@ _ATTENTION = _attention_table()
 assert len(DEPTH_CHANCES) == len(ATTENTION_LOST) == len(DEVICES)
 
 
-def chances(
+def list_probabilities(
     taste: Taste, user: Ints, items: Ints, day: Floats, relevance: Floats | float = 0.0
-) -> Chances:
-    """For each list what may come of each of its items. user (n,), items (n, k), day (n,),
-    relevance (n, k) or 0.
+) -> ListProbabilities:
+    """Return the probabilities of each item of each list.
+
+    user (n,), items (n, k), day (n,), relevance (n, k) or 0.
     """
     k = items.shape[1]
     if k > POSITIONS_MAX:
@@ -75,13 +74,13 @@ def chances(
     utility = taste.utility(user, items, day) + relevance
     seen = _SEEN[device, :k]
     click_if_seen = _ATTENTION[device, :k] * sigmoid(utility)
-    return Chances(
+    return ListProbabilities(
         seen, seen * click_if_seen, click_if_seen, cart_chance(taste, user, items, day), utility
     )
 
 
 def cart_chance(taste: Taste, user: Ints, items: Ints, day: Floats) -> Floats:
-    """P(cart | click): good items, price cuts and full purses; 0 out of stock. (n, k)"""
+    """Return P(cart | click) (n, k): higher for good items and price cuts; 0 out of stock."""
     table = taste.items
     at = day[:, None]
     odds = (
@@ -94,15 +93,16 @@ def cart_chance(taste: Taste, user: Ints, items: Ints, day: Floats) -> Floats:
 
 
 def draw_seen(rng: np.random.Generator, device: Ints, k: int) -> Ints:
-    """How many items of a list of k each visitor gets to see, shape (n,)."""
+    """Draw how many items of a list of k each visitor sees, shape (n,)."""
     bounds = np.cumsum(DEPTH_CHANCES[device], axis=1)
-    which = (rng.random(len(device))[:, None] > bounds[:, :-1]).sum(axis=1)
-    return np.minimum(np.asarray(DEPTHS)[which], k)
+    depth_index = (rng.random(len(device))[:, None] > bounds[:, :-1]).sum(axis=1)
+    return np.minimum(np.asarray(DEPTHS)[depth_index], k)
 
 
 def dwell_seconds(rng: np.random.Generator, utility: Floats, quality: Floats) -> Floats:
-    """How long an item's page is looked at: longer if it suits and is good. Median about 18 s;
-    shapes broadcast.
+    """Draw dwell times, longer for preferred and good items; median about 18 s.
+
+    Shapes broadcast.
     """
     median = 18.0 * np.exp(0.3 * np.clip(utility - LEVEL, -2, 4) + 0.35 * quality - 0.3)
     return np.clip(
@@ -113,9 +113,7 @@ def dwell_seconds(rng: np.random.Generator, utility: Floats, quality: Floats) ->
 
 
 def pleasure(clicks: Floats, quality: Floats, purchases: Floats) -> Floats:
-    """What a list gave a visitor, from its clicks, the summed quality of what was clicked, and its
-    purchases.
-    """
+    """Return the pleasure of a list from clicks, summed quality of clicked items, and purchases."""
     return np.minimum(clicks, 2.0) * 0.8 + 0.15 * quality + 0.6 * purchases
 
 
@@ -123,6 +121,6 @@ def sigmoid(x: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def is_true(rng: np.random.Generator, chance: Floats) -> npt.NDArray[np.bool_]:
-    """A draw for each chance."""
+def draw_bernoulli(rng: np.random.Generator, chance: Floats) -> npt.NDArray[np.bool_]:
+    """Draw a boolean for each probability."""
     return rng.random(chance.shape) < chance

@@ -1,12 +1,11 @@
-"""History: days of traffic under the house policy, as the events that the site would have kept, in
-order of arrival.
+"""History: days of traffic under the house policy, as events in order of arrival.
 
     history = site.history(days=14)
     for arrival in history: …          # arrival.body is a line of our own JSONL, with received_at
-    history.injected                   # the dirt, counted; complete when the iteration is
-    history.population                 # goes on in site.live(…, history.population)
+    history.injected                   # counts of injected dirt, complete after the iteration
+    history.population                 # continues in site.live(…, history.population)
 
-Iterate once. Memory is one day's events and what arrives late.
+Iterate once. RouterMemory holds one day's events and late arrivals.
 """
 
 from collections.abc import Iterator
@@ -16,23 +15,23 @@ import numpy as np
 
 from tailorbird.events import DAY, HOUR, SECOND
 from tailorbird.simulator.house import HousePolicy
-from tailorbird.simulator.population import fresh_population
+from tailorbird.simulator.population import new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste
 from tailorbird.simulator.traffic import (
     Outcome,
     Requests,
-    Shown,
+    Slates,
     Visits,
     draw_requests,
     draw_visits,
     pleasures,
     respond,
 )
-from tailorbird.simulator.wire import Arrival, Courier, Dirt, Stationery, write_lines
+from tailorbird.simulator.wire import Arrival, Dirt, EventFactory, Network, write_lines
 from tailorbird.simulator.world import Ints
 
-REGISTERS = 0.12  # chance that a visitor without an account makes one at the end of a visit
+REGISTRATION_PROBABILITY = 0.12  # by visitors without an account, at the end of a visit
 MODEL = "house"
 
 
@@ -45,57 +44,59 @@ class History:
         start: int,
         days: int,
         taste: Taste,
-        box: SearchBox,
+        search_box: SearchBox,
         *,
         dirt: Dirt,
         size: int,
     ) -> None:
-        self.population = fresh_population(taste.users)
+        self.population = new_population(taste.users)
         self.requests = 0
         self._rng = np.random.default_rng([seed, 3])
         self._start, self._days = start, days
-        self._taste, self._box = taste, box
+        self._taste, self._search_box = taste, search_box
         self._dirt = dirt
-        self._policy = HousePolicy(box, taste.items.count, size)
-        self._courier = Courier(seed, dirt, "h", taste.users, server_fields=True)
-        self._paper = Stationery(taste.users, taste.items)
+        self._policy = HousePolicy(search_box, taste.items.count, size)
+        self._network = Network(seed, dirt, "h", taste.users, server_fields=True)
+        self._event_factory = EventFactory(taste.users, taste.items)
         self._visits = 0
 
     @property
     def injected(self):
-        """What dirt was put in so far."""
-        return self._courier.injected
+        """Counts of injected dirt so far."""
+        return self._network.injected
 
     def __iter__(self) -> Iterator[Arrival]:
-        waiting = self._opening()
+        pending = self._initial_profiles()
         for day in range(self._days):
-            waiting += self._day(day)
-            waiting.sort()
+            pending += self._day(day)
+            pending.sort()
             midnight = self._start + (day + 1) * DAY
             ready = next(
-                (i for i, arrival in enumerate(waiting) if arrival.received_at >= midnight),
-                len(waiting),
+                (i for i, arrival in enumerate(pending) if arrival.received_at >= midnight),
+                len(pending),
             )
-            yield from waiting[:ready]
-            waiting = waiting[ready:]
-        yield from waiting
+            yield from pending[:ready]
+            pending = pending[ready:]
+        yield from pending
 
     def write(self, path: Path) -> int:
-        """Write all of it as JSONL; returns how many lines."""
+        """Write all of it as JSONL; returns the number of lines."""
         return write_lines(self, path)
 
-    def _opening(self) -> list[Arrival]:
-        """The catalogue and the accounts of the day before the start, each with the time since
-        which it is valid.
-        """
+    def _initial_profiles(self) -> list[Arrival]:
+        """Return catalogue and accounts before the start, each with its time of validity."""
         arrivals: list[Arrival] = []
         items, users = self._taste.items, self._taste.users
         for item in np.flatnonzero(items.arrival < 0).tolist():
-            arrivals += self._courier.send(
-                self._paper.item(item, self._micros(items.arrival[item]), items.arrival[item])
+            arrivals += self._network.send(
+                self._event_factory.item(
+                    item, self._micros(items.arrival[item]), items.arrival[item]
+                )
             )
         for user in np.flatnonzero(users.member).tolist():
-            arrivals += self._courier.send(self._paper.user(user, self._micros(users.joined[user])))
+            arrivals += self._network.send(
+                self._event_factory.user(user, self._micros(users.joined[user]))
+            )
         return arrivals
 
     def _day(self, day: int) -> list[Arrival]:
@@ -104,27 +105,30 @@ class History:
         available = taste.items.available(float(day))
         self._policy.open_day(available)
         visits = draw_visits(rng, taste.users, self.population, day, weekday)
-        requests = draw_requests(rng, visits, taste, self._box, available)
+        requests = draw_requests(rng, visits, taste, self._search_box, available)
         shown = self._policy.choose(rng, requests)
-        outcome = respond(rng, taste, self._box, requests, shown.items)
+        outcome = respond(rng, taste, self._search_box, requests, shown.items)
         self._policy.learn(
             shown.items[np.arange(shown.items.shape[1]) < outcome.seen[:, None]],
             shown.items[outcome.click],
         )
-        arrivals = catalogue_changes(self._courier, self._paper, taste, self._start, day)
+        arrivals = catalogue_changes(self._network, self._event_factory, taste, self._start, day)
         arrivals += self._requests(requests, shown, outcome)
         arrivals += self._registrations(visits, requests)
         arrivals += self._bot(day, available)
-        self.population.please(requests.user, pleasures(taste, shown.items, outcome))
-        self.population.let_go(rng, np.unique(visits.user))
+        self.population.update_satisfaction(requests.user, pleasures(taste, shown.items, outcome))
+        self.population.remove_leavers(rng, np.unique(visits.user))
         self._visits += len(visits.user)
         self.requests += len(requests.user)
         return arrivals
 
-    def _requests(self, requests: Requests, shown: Shown, outcome: Outcome) -> list[Arrival]:
-        """The events of a day's requests. A loop, because each event becomes a text of its own."""
-        paper, send = self._paper, self._courier.send
-        ids, known = paper.item_ids, self.population.known.tolist()
+    def _requests(self, requests: Requests, shown: Slates, outcome: Outcome) -> list[Arrival]:
+        """Return the events of a day's requests.
+
+        It loops because each event is encoded separately.
+        """
+        event_factory, send = self._event_factory, self._network.send
+        ids, logged_in = event_factory.item_ids, self.population.logged_in.tolist()
         items, propensities = shown.items.tolist(), np.round(shown.propensity, 9).tolist()
         seen, counts = outcome.seen.tolist(), (shown.items >= 0).sum(axis=1).tolist()
         clicks = [np.flatnonzero(row).tolist() for row in outcome.click]
@@ -133,11 +137,11 @@ class History:
         for row, (user, visit, ts, query) in enumerate(
             zip(requests.user.tolist(), requests.visit.tolist(), times, requests.query, strict=True)
         ):
-            person = paper.person(user, known[user])
+            person = event_factory.person(user, logged_in[user])
             base = {
                 **person,
                 "session_id": f"hs{self._visits + visit:x}",
-                "context": paper.contexts[user],
+                "context": event_factory.contexts[user],
             }
             if query:
                 arrivals += send(
@@ -163,36 +167,37 @@ class History:
                 {"type": "impression", "ts": ts + 700_000, **base, "items": listed[: seen[row]]},
                 user=user,
             )
-            for place in clicks[row]:
-                item = items[row][place]
-                after = after_click(
-                    self._courier,
+            for position in clicks[row]:
+                item = items[row][position]
+                follow_up = events_after_click(
+                    self._network,
                     ts,
-                    place,
-                    dwell_s=float(outcome.dwell_s[row, place]),
-                    cart=bool(outcome.cart[row, place]),
-                    purchase=bool(outcome.purchase[row, place]),
+                    position,
+                    dwell_s=float(outcome.dwell_s[row, position]),
+                    cart=bool(outcome.cart[row, position]),
+                    purchase=bool(outcome.purchase[row, position]),
                     price=float(self._taste.items.price_at(item, requests.day[row])),
                 )
-                for event in after:
+                for event in follow_up:
                     arrivals += send({**event, **base, "item_id": ids[item]}, user=user)
         return arrivals
 
     def _registrations(self, visits: Visits, requests: Requests) -> list[Arrival]:
-        """Visitors who make an account: `identify` and a profile, after the last list of the visit."""
+        """Return `identify` events and profiles of visitors who register, after their last list."""
         last = np.zeros(len(visits.user))
         np.maximum.at(last, requests.visit, requests.day)
         arrivals: list[Arrival] = []
-        known = self.population.known
+        logged_in = self.population.logged_in
         for visit in np.flatnonzero(
-            ~known[visits.user] & (self._rng.random(len(visits.user)) < REGISTERS)
+            ~logged_in[visits.user]
+            & (self._rng.random(len(visits.user)) < REGISTRATION_PROBABILITY)
         ).tolist():
             user = int(visits.user[visit])
-            if not known[user]:
-                known[user] = True
+            if not logged_in[user]:
+                logged_in[user] = True
                 ts = self._micros(last[visit]) + 240 * SECOND
-                arrivals += register(
-                    self._courier, self._paper, user, ts, f"hs{self._visits + visit:x}"
+                arrivals += registration_events(
+                    self._network, self._event_factory, user, ts, f"hs{self._visits + visit:x}"
                 )
         return arrivals
 
@@ -203,9 +208,9 @@ class History:
             .astype(np.int64)
             .tolist()
         ):
-            item = self._paper.item_ids[int(self._rng.choice(available))]
+            item = self._event_factory.item_ids[int(self._rng.choice(available))]
             kind = "click" if when % 3 == 0 else "view"
-            arrivals += self._courier.send_bot(
+            arrivals += self._network.send_bot(
                 {"type": kind, "ts": self._start + day * DAY + when, "item_id": item}
             )
         return arrivals
@@ -214,73 +219,80 @@ class History:
         return self._start + int(day * DAY)
 
 
-def after_click(
-    courier: Courier,
+def events_after_click(
+    network: Network,
     ts: int,
-    place: int,
+    position: int,
     *,
     dwell_s: float,
     cart: bool,
     purchase: bool,
     price: float,
 ) -> list[dict]:
-    """The events of a click at a place (from 0) of a list that was answered at `ts`, without person
-    and item.
+    """Return the events of a click at a position (from 0), without person and item.
+
+    `ts` is the time of the response.
     """
-    clicked = ts + int((1.5 + 1.2 * place + courier.uniform(0.0, 3.0)) * SECOND)
+    click_ts = ts + int((1.5 + 1.2 * position + network.uniform(0.0, 3.0)) * SECOND)
     dwell = int(dwell_s * 1_000)
     events: list[dict] = [
-        {"type": "click", "ts": clicked},
-        {"type": "view", "ts": clicked + dwell * 1_000, "properties": {"dwell_ms": dwell}},
+        {"type": "click", "ts": click_ts},
+        {"type": "view", "ts": click_ts + dwell * 1_000, "properties": {"dwell_ms": dwell}},
     ]
     if cart:
-        put = clicked + dwell * 600
-        events.append({"type": "cart", "ts": put, "properties": {"price": price, "quantity": 1}})
+        cart_ts = click_ts + dwell * 600
+        events.append(
+            {"type": "cart", "ts": cart_ts, "properties": {"price": price, "quantity": 1}}
+        )
         if purchase:
-            paid = put + int(courier.uniform(30, 400) * SECOND)
+            purchase_ts = cart_ts + int(network.uniform(30, 400) * SECOND)
             events.append(
-                {"type": "purchase", "ts": paid, "properties": {"price": price, "quantity": 1}}
+                {
+                    "type": "purchase",
+                    "ts": purchase_ts,
+                    "properties": {"price": price, "quantity": 1},
+                }
             )
     return events
 
 
-def register(
-    courier: Courier, paper: Stationery, user: int, ts: int, session: str
+def registration_events(
+    network: Network, event_factory: EventFactory, user: int, ts: int, session: str
 ) -> list[Arrival]:
-    """A visitor becomes a user: who it is, and what its profile says."""
+    """Return the events of a visitor who registers: `identify` and a profile."""
     event = {
         "type": "identify",
         "ts": ts,
-        **paper.person(user, True),
+        **event_factory.person(user, True),
         "session_id": session,
-        "context": paper.contexts[user],
+        "context": event_factory.contexts[user],
     }
-    return courier.send(event) + courier.send(paper.user(user, ts + 1))
+    return network.send(event) + network.send(event_factory.user(user, ts + 1))
 
 
 def catalogue_changes(
-    courier: Courier,
-    paper: Stationery,
+    network: Network,
+    event_factory: EventFactory,
     taste: Taste,
     start: int,
     day: int,
     hour_from: int = 0,
     hours: int = 24,
 ) -> list[Arrival]:
-    """Profiles of items that arrive, change price, or go out of or into stock, hour by hour from an
-    hour of a day on.
-    """
+    """Return profiles of items that arrive, change price or stock, hour by hour."""
     items = taste.items
     arrivals: list[Arrival] = []
     for hour in range(hour_from, hour_from + hours):
         now = day + (hour + 1) / 24
         arrived = np.flatnonzero((items.arrival > now - 1 / 24) & (items.arrival <= now))
-        there = np.arange(np.searchsorted(items.arrival, now - 1 / 24, side="right"))
+        existing = np.arange(np.searchsorted(items.arrival, now - 1 / 24, side="right"))
         before, after = now - 1 / 24, now
-        changed = there[
-            (items.on_sale(there, before) != items.on_sale(there, after))
-            | (items.in_stock(there, before) != items.in_stock(there, after))
+        changed = existing[
+            (items.on_sale(existing, before) != items.on_sale(existing, after))
+            | (items.in_stock(existing, before) != items.in_stock(existing, after))
         ]
         for item in np.concatenate([changed, arrived]).tolist():
-            arrivals += courier.send(paper.item(item, start + day * DAY + (hour + 1) * HOUR, now))
+            arrivals += network.send(
+                event_factory.item(item, start + day * DAY + (hour + 1) * HOUR, now)
+            )
     return arrivals

@@ -1,7 +1,6 @@
-"""Pictures of the simulated shop: a small SVG for an item, drawn from its category and colour, so
-that nothing is downloaded.
+"""Pictures of the simulated shop: a small SVG per item, from its category and colour.
 
-The same attributes give the same text, byte for byte.
+Nothing is downloaded. The same attributes give the same bytes.
 """
 
 from collections.abc import Mapping
@@ -10,8 +9,8 @@ from html import escape
 from tailorbird.events import hash64
 from tailorbird.simulator.words import COLOURS
 
-# One drawing a category on a field of 100 × 100, in the middle of a picture of 166 × 100.
-# `class="a"` takes the item's colour, `class="b"` a darker ink.
+# One drawing per category on a field of 100 × 100, centred in a picture of 166 × 100.
+# `class="a"` is filled with the item's colour, `class="b"` with dark ink.
 _DRAWINGS = {
     "coats": '<path class="a" d="M38 22l12 8 12-8 22 14-8 20-8-4v32H32V52l-8 4-8-20z"/><path '
     'class="b" d="M49 34h2v50h-2z"/>',
@@ -38,11 +37,12 @@ _DRAWINGS = {
     "stationery": '<path class="a" d="M28 18h42v64H28z"/><path class="b" d="M34 18h4v64h-4zM46 '
     '32h18v3H46zM46 42h18v3H46z"/>',
 }
-_PLAIN = '<rect class="a" x="24" y="24" width="52" height="52" rx="8"/>'
+_DEFAULT_DRAWING = '<rect class="a" x="24" y="24" width="52" height="52" rx="8"/>'
 
 
 def item_picture(item: Mapping[str, object]) -> str:
-    """The SVG of an item, from its attributes `category`, `colour` and `title` (all optional).
+    """Return the SVG of an item, from its `category`, `colour` and `title` (all optional).
+
     About 600 bytes.
 
     >>> item_picture({"category": "hats", "colour": "plum", "title": "Snug wool cap"})[:4]
@@ -50,7 +50,7 @@ def item_picture(item: Mapping[str, object]) -> str:
     """
     title = str(item.get("title", ""))
     colour = COLOURS.get(str(item.get("colour", "")), "#8a8f98")
-    drawing = _DRAWINGS.get(str(item.get("category", "")), _PLAIN)
+    drawing = _DRAWINGS.get(str(item.get("category", "")), _DEFAULT_DRAWING)
     drawing = drawing.replace('class="a"', f'fill="{colour}"').replace(
         'class="b"', 'fill="#33373d"'
     )

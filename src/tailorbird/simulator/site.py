@@ -1,4 +1,5 @@
-"""The simulated site: one object that makes history and live traffic and holds the truth.
+"""The simulated site: creates history and live traffic, and knows the truth.
+
 Everything follows from its seed.
 """
 
@@ -6,8 +7,8 @@ import numpy as np
 
 from tailorbird.events import DAY
 from tailorbird.simulator.history import History
-from tailorbird.simulator.live import Live
-from tailorbird.simulator.population import Population, fresh_population
+from tailorbird.simulator.live import LiveTraffic
+from tailorbird.simulator.population import Population, new_population
 from tailorbird.simulator.search import SearchBox
 from tailorbird.simulator.taste import Taste, first_era, next_era
 from tailorbird.simulator.truth import Truth
@@ -18,15 +19,16 @@ START = 1_790_553_600_000_000 // DAY * DAY  # a midnight in September 2026
 
 
 class Site:
-    """A shop with users and items, both growing.
+    """A shop with growing numbers of users and items.
 
     Args:
-        seed: the same seed and arguments give the same world, history and (for the same answers)
-        live traffic. users, items: how many there are at the start.
-        start: when history begins, microseconds; a midnight UTC.
-        days: how long the world lasts; users and items stop arriving after it. new_users_per_day,
-        new_items_per_day: by default 1 and 0.6 % of those at the start.
-        list_size: how many items the house policy shows.
+        seed: the same seed and arguments give the same world, history and (for the same
+            responses) live traffic.
+        users, items: numbers at the start.
+        start: start of the history, microseconds; a midnight UTC.
+        days: length of the simulation; users and items stop arriving after it.
+        new_users_per_day, new_items_per_day: by default 1 and 0.6 % of the initial numbers.
+        list_size: length of the house policy's lists.
 
     >>> site = Site(seed=1, users=50, items=120, days=10)
     >>> lines = list(site.history(days=2))
@@ -60,8 +62,9 @@ class Site:
         self.truth = Truth(self.taste, self.box, start)
 
     def shift(self, at: int, strength: float = 0.7) -> None:
-        """From `at` on tastes are different: strength 0 changes nothing, 1 leaves nothing of what
-        was. `at` must ascend.
+        """Change tastes from `at` on: strength 0 changes nothing, 1 replaces them.
+
+        `at` must ascend.
         """
         rng = np.random.default_rng([self.seed, 2, len(self.taste.eras)])
         last = self.taste.eras[-1]
@@ -74,7 +77,7 @@ class Site:
         self.taste.eras.append(next_era(rng, self.users, self.items, last, day, strength))
 
     def history(self, days: int, *, dirt: Dirt | None = None) -> History:
-        """Days of traffic from the start under the house policy; iterate it once."""
+        """Return days of traffic from the start under the house policy; iterate it once."""
         return History(
             self.seed,
             self.start,
@@ -92,12 +95,13 @@ class Site:
         *,
         dirt: Dirt | None = None,
         prefix: str = "l",
-    ) -> Live:
-        """Live traffic from `start` on, with the users as history left them. `prefix` keeps ids of
-        several lives apart.
+    ) -> LiveTraffic:
+        """Return live traffic from `start` on, with the users as history left them.
+
+        `prefix` keeps the ids of several live runs apart.
         """
-        state = fresh_population(self.users) if population is None else population.copy()
-        return Live(
+        state = new_population(self.users) if population is None else population.copy()
+        return LiveTraffic(
             self.seed,
             self.start,
             start,

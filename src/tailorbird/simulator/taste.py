@@ -1,17 +1,16 @@
-"""What the users of the simulated site want, at any time, in closed form: nothing has to be stepped
-to ask about next week.
+"""Preferences of the simulated users at any time, in closed form without stepping.
 
     utility(u, i, t) = level
-                     + base[i] + wave of i at t + novelty · e^(−age/7d) + season[category]     the same for everybody
-                     + category taste[u] + style taste[u] · style[i]                           lasting, drifts
-                     + urge, if the category is what u came for in these four hours            passing
-                     − price sensitivity[u] · thrift · (log price − what the category costs)
+        + base[i] + wave of i at t + novelty · e^(−age/7d) + season[category]     common
+        + category taste[u] + style taste[u] · style[i]                           lasting, drifts
+        + urge, if u came for this category in these four hours                   passing
+        − price sensitivity[u] · thrift · (log price − typical log price of the category)
 
-Own tastes turn slowly (a rotation, so their spread stays), and country and age group shift them. A
-`shift` starts a new era, as a season does: people have had enough of what they wanted most and want
-something else, in part the opposite; what is dear comes into fashion and what is new is no longer
-loved. What everybody likes changes less. A model trained before it is then wrong in what it
-learned, and long memories mislead; lists of what is popular suffer less.
+Personal tastes rotate slowly, so their spread stays constant; country and age group shift them. A
+`shift` starts a new era, like a season: people tire of what they wanted most and partly want the
+opposite, expensive items come into fashion and new ones lose appeal. Common preferences change
+less. A model trained before a shift is then wrong, and long memories mislead, while popularity
+lists suffer less.
 """
 
 from dataclasses import dataclass
@@ -33,20 +32,20 @@ from tailorbird.simulator.world import (
 
 LEVEL = -3.5
 URGE = 0.9
-URGES_A_DAY = 6  # what a user came for changes every four hours
+URGES_A_DAY = 6  # the category changes every four hours
 NOVELTY_DAYS = 7.0
 _C = len(SHELVES)
 
 
 @dataclass(frozen=True)
 class Era:
-    """The tastes from `start` (days) on, until the next era."""
+    """Tastes from `start` (days) until the next era."""
 
     start: float
     base: Floats  # (items,)
     season: Floats  # (categories,)
     group: Floats  # (countries, age groups, categories)
-    own: Floats  # (2, users, categories): the taste is on the circle through the two
+    own: Floats  # (2, users, categories): the taste rotates through the two
     style: Floats  # (users, STYLES)
     thrift: float
     novelty: float
@@ -57,32 +56,35 @@ def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
 
 
 def next_era(
-    rng: np.random.Generator, users: Users, items: Items, before: Era, start: float, strength: float
+    rng: np.random.Generator,
+    users: Users,
+    items: Items,
+    previous: Era,
+    start: float,
+    strength: float,
 ) -> Era:
-    """The era after a shift of a strength in [0, 1]; 0 changes nothing, 1 leaves nothing of the
-    tastes before.
-    """
+    """Return the era after a shift: strength 0 changes nothing, 1 replaces all tastes."""
     new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     shared = 0.3 * strength
 
     def mix(a: Floats, b: Floats, share: float) -> Floats:
-        # Divided by the norm, so that the spread, and with it the difficulty, stays what it was.
+        # Dividing by the norm keeps the spread, and therefore the difficulty.
         return ((1 - share) * a + share * b) / np.hypot(1 - share, share)
 
-    def tire(a: Floats, b: Floats) -> Floats:
-        enough = 0.8 * b - 0.6 * a  # as widely spread as a, and against it
-        mixed = (1 - strength) * a + strength * enough
+    def reverse(a: Floats, b: Floats) -> Floats:
+        opposite = 0.8 * b - 0.6 * a  # same spread as a, negatively correlated
+        mixed = (1 - strength) * a + strength * opposite
         return mixed * (np.std(a) / np.std(mixed))
 
     return Era(
         start=start,
-        base=mix(before.base, new.base, shared),
-        season=mix(before.season, new.season, shared),
-        group=tire(before.group, new.group),
-        own=tire(before.own, new.own),
-        style=tire(before.style, new.style),
-        thrift=(1 - strength) * before.thrift + strength * new.thrift,
-        novelty=(1 - strength) * before.novelty + strength * new.novelty,
+        base=mix(previous.base, new.base, shared),
+        season=mix(previous.season, new.season, shared),
+        group=reverse(previous.group, new.group),
+        own=reverse(previous.own, new.own),
+        style=reverse(previous.style, new.style),
+        thrift=(1 - strength) * previous.thrift + strength * new.thrift,
+        novelty=(1 - strength) * previous.novelty + strength * new.novelty,
     )
 
 
@@ -109,7 +111,7 @@ def _draw_era(
 
 
 class Taste:
-    """Utilities of items for users at times. Pure: the same arguments give the same numbers."""
+    """Utilities of items for users at times; a pure function of its arguments."""
 
     def __init__(self, users: Users, items: Items, eras: list[Era], seed: int) -> None:
         self.users = users
@@ -119,40 +121,40 @@ class Taste:
         self._usual = np.log([shelf.price for shelf in SHELVES])
 
     def utility(self, user: Ints, items: Ints, day: Floats) -> Floats:
-        """Log odds of a click on an item that is looked at. user (n,), items (n, k) or (k,), day
-        (n,) → (n, k).
+        """Return the log odds of a click on an examined item, (n, k).
+
+        user (n,), items (n, k) or (k,), day (n,).
         """
         items = np.broadcast_to(items, (len(user), items.shape[-1]))
         if len(self.eras) == 1:
             return self._utility(self.eras[0], user, items, day)
-        which = np.searchsorted([era.start for era in self.eras], day, side="right") - 1
+        era_index = np.searchsorted([era.start for era in self.eras], day, side="right") - 1
         result = np.empty(items.shape)
-        for number in np.unique(which):
-            rows = which == number
+        for number in np.unique(era_index):
+            rows = era_index == number
             result[rows] = self._utility(self.eras[number], user[rows], items[rows], day[rows])
         return result
 
     def appeal(self, day: float) -> Floats:
-        """What all users share of the utilities at a time, thrift included, shape (items,): how
-        popular an item should be.
+        """Return the common part of the utilities at a time, thrift included, shape (items,).
+
+        It ranks items by true popularity.
         """
-        everything = np.arange(self.items.count)
+        all_items = np.arange(self.items.count)
         era = self.eras[
             int(np.searchsorted([era.start for era in self.eras], day, side="right")) - 1
         ]
-        return self._shared(era, everything, day) - era.thrift * self._dearness(everything, day)
+        return self._shared(era, all_items, day) - era.thrift * self._relative_price(all_items, day)
 
     def lasting(self, user: Ints, day: Floats, era: Era) -> Floats:
-        """Category tastes without the passing urge, shape (n, categories)."""
+        """Return category tastes without the passing urge, shape (n, categories)."""
         users = self.users
         angle = (users.drift[user] * day)[:, None]
         own = np.cos(angle) * era.own[0, user] + np.sin(angle) * era.own[1, user]
         return own + era.group[users.country[user], users.age_group[user]]
 
     def urge(self, user: Ints, day: Floats, lasting: Floats) -> Ints:
-        """The category for which a user comes in these hours: likelier one that it likes. Shape
-        (n,).
-        """
+        """Return the category a user currently wants, more likely a preferred one, (n,)."""
         window = np.floor(day * URGES_A_DAY).astype(np.int64).astype(np.uint64)
         keys = combine(
             self._seed,
@@ -173,7 +175,9 @@ class Taste:
         result += URGE * (category == urge[:, None])
         result += np.einsum("nd,nkd->nk", era.style[user], self.items.style[items])
         result -= (
-            era.thrift * self.users.price_sensitivity[user][:, None] * self._dearness(items, at)
+            era.thrift
+            * self.users.price_sensitivity[user][:, None]
+            * self._relative_price(items, at)
         )
         return result
 
@@ -191,5 +195,5 @@ class Taste:
             + era.novelty * np.exp(-age / NOVELTY_DAYS)
         )
 
-    def _dearness(self, items: Ints, day: Day) -> Floats:
+    def _relative_price(self, items: Ints, day: Day) -> Floats:
         return np.log(self.items.price_at(items, day)) - self._usual[self.items.category[items]]

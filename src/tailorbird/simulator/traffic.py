@@ -1,10 +1,9 @@
-"""A day of visitors under a policy, all at once: who visits, what they ask, what they are shown and
-what they do.
+"""A day of visitors under a policy, vectorised: visits, requests, lists and reactions.
 
-The vectorised core of history and of simulated experiments. One request at a time, with somebody
-else's answers, is `simulator.live`; both use `simulator.behaviour`.
+It is the core of history and of simulated experiments. `simulator.live` handles one request at a
+time with external responses; both use `simulator.behaviour`.
 
-    draw_visits ─► draw_requests ─► policy ─► respond ─► Outcome ─► population.please
+    draw_visits ─► draw_requests ─► policy ─► respond ─► Outcome ─► population
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tailorbird.simulator.world import Floats, Ints, Users
 
 Bools = npt.NDArray[np.bool_]
 
-GO_ON = 0.58  # chance that a visitor asks for another list
+CONTINUE_PROBABILITY = 0.58  # that a visitor requests another list
 LISTS_MAX = 12
 SEARCH_SHARE = 0.16
 _SECONDS_A_DAY = 86_400.0
@@ -29,7 +28,7 @@ _SECONDS_A_DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Visits:
-    """Shape (visits,): who, from when (days since the site's start), and for how many lists."""
+    """Visits, shape (visits,): user, start (days since the site's start), number of lists."""
 
     user: Ints
     start: Floats
@@ -38,7 +37,7 @@ class Visits:
 
 @dataclass(frozen=True)
 class Requests:
-    """Shape (requests,), in order of time. `query` is "" where nothing is searched for."""
+    """Requests, shape (requests,), in order of time; `query` is "" without a search."""
 
     visit: Ints
     user: Ints
@@ -47,24 +46,22 @@ class Requests:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a policy answered: items (requests, k), −1 where a list is shorter; with which
-    probability each stood there.
-    """
+class Slates:
+    """A policy's lists: items (requests, k), −1 past the end, and their propensities."""
 
     items: Ints
     propensity: Floats
 
 
 class Policy(Protocol):
-    """Chooses a list for each request; knows nothing hidden unless it was given it."""
+    """Chooses a list for each request."""
 
-    def choose(self, rng: np.random.Generator, requests: Requests) -> Shown: ...
+    def choose(self, rng: np.random.Generator, requests: Requests) -> Slates: ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: (requests, k), and `seen` (requests,) how many of the list were seen."""
+    """Reactions, (requests, k); `seen` (requests,) is the number of items seen."""
 
     seen: Ints
     click: Bools
@@ -76,22 +73,26 @@ class Outcome:
 def draw_visits(
     rng: np.random.Generator, users: Users, population: Population, day: int, weekday: int
 ) -> Visits:
-    """The visits of one day (UTC); everybody who is new on that day comes at least once."""
-    times = rng.poisson(population.visit_rate(users, float(day), weekday))
-    user = np.repeat(np.arange(users.count), times)
-    local = rng.choice(24, len(user), p=HOUR_SHARE) * 60 + rng.uniform(0, 60, len(user))
-    start = day + np.mod(local - users.offset_min(user), 1440.0) / 1440.0
+    """Draw the visits of one day (UTC); new users of the day visit at least once."""
+    visit_counts = rng.poisson(population.visit_rate(users, float(day), weekday))
+    user = np.repeat(np.arange(users.count), visit_counts)
+    local_minute = rng.choice(24, len(user), p=HOUR_SHARE) * 60 + rng.uniform(0, 60, len(user))
+    start = day + np.mod(local_minute - users.offset_min(user), 1440.0) / 1440.0
     new = np.flatnonzero((users.joined > day) & (users.joined < day + 1) & ~population.left)
     user, start = np.concatenate([user, new]), np.concatenate([start, users.joined[new]])
     order = np.argsort(start, kind="stable")
-    lists = np.minimum(rng.geometric(1 - GO_ON, len(user)), LISTS_MAX)
+    lists = np.minimum(rng.geometric(1 - CONTINUE_PROBABILITY, len(user)), LISTS_MAX)
     return Visits(user[order], start[order], lists)
 
 
 def draw_requests(
-    rng: np.random.Generator, visits: Visits, taste: Taste, box: SearchBox | None, candidates: Ints
+    rng: np.random.Generator,
+    visits: Visits,
+    taste: Taste,
+    search_box: SearchBox | None,
+    candidates: Ints,
 ) -> Requests:
-    """The lists that the visitors of a day ask for. Without a search box nobody searches."""
+    """Draw the requests of a day's visits. Without a search box nobody searches."""
     visit = np.repeat(np.arange(len(visits.user)), visits.lists)
     gap = (20.0 + rng.exponential(70.0, len(visit))) / _SECONDS_A_DAY
     total = np.cumsum(gap)
@@ -102,45 +103,45 @@ def draw_requests(
     visit, day = visit[order], day[order]
     user = visits.user[visit]
     query = [""] * len(visit)
-    if box is not None:
+    if search_box is not None:
         searching = np.flatnonzero(rng.random(len(visit)) < SEARCH_SHARE)
         for row, item in zip(
             searching,
-            wanted_items(rng, taste, user[searching], day[searching], candidates),
+            draw_target_items(rng, taste, user[searching], day[searching], candidates),
             strict=True,
         ):
-            query[row] = box.draw(rng, int(item))
+            query[row] = search_box.draw(rng, int(item))
     return Requests(visit, user, day, query)
 
 
-def wanted_items(
+def draw_target_items(
     rng: np.random.Generator, taste: Taste, user: Ints, day: Floats, candidates: Ints
 ) -> Ints:
-    """An item that each user has in mind when it searches: one of a few at random, likelier one
-    that it likes. Shape (n,).
-    """
-    some = candidates[rng.integers(0, len(candidates), (len(user), 16))]
-    best = np.argmax(taste.utility(user, some, day) + rng.gumbel(size=some.shape), axis=1)
-    return some[np.arange(len(user)), best]
+    """Draw the item each user has in mind for a search, more likely a preferred one, (n,)."""
+    sample = candidates[rng.integers(0, len(candidates), (len(user), 16))]
+    best = np.argmax(taste.utility(user, sample, day) + rng.gumbel(size=sample.shape), axis=1)
+    return sample[np.arange(len(user)), best]
 
 
 def respond(
-    rng: np.random.Generator, taste: Taste, box: SearchBox | None, requests: Requests, items: Ints
+    rng: np.random.Generator,
+    taste: Taste,
+    search_box: SearchBox | None,
+    requests: Requests,
+    items: Ints,
 ) -> Outcome:
-    """What the visitors do with the lists that they were shown; items (n, k), −1 where a list is
-    shorter.
-    """
+    """Draw the visitors' reactions to lists; items (n, k), −1 past the end."""
     n, k = items.shape
     relevance = np.zeros((n, k))
-    if box is not None:
+    if search_box is not None:
         for row, query in enumerate(requests.query):
             if query:
-                relevance[row] = box.relevance(query, items[row])
-    chances = behaviour.chances(taste, requests.user, items, requests.day, relevance)
+                relevance[row] = search_box.relevance(query, items[row])
+    chances = behaviour.list_probabilities(taste, requests.user, items, requests.day, relevance)
     seen = behaviour.draw_seen(rng, taste.users.device[requests.user], k)
     seen = np.minimum(seen, (items >= 0).sum(axis=1))
-    click = behaviour.is_true(rng, chances.click_if_seen) & (np.arange(k) < seen[:, None])
-    cart = click & behaviour.is_true(rng, chances.cart_if_clicked)
+    click = behaviour.draw_bernoulli(rng, chances.click_if_seen) & (np.arange(k) < seen[:, None])
+    cart = click & behaviour.draw_bernoulli(rng, chances.cart_if_clicked)
     purchase = cart & (rng.random((n, k)) < behaviour.PURCHASE_GIVEN_CART)
     dwell = np.zeros((n, k))
     rows, columns = np.nonzero(click)
@@ -152,6 +153,6 @@ def respond(
 
 
 def pleasures(taste: Taste, items: Ints, outcome: Outcome) -> Floats:
-    """What each list gave its visitor, shape (n,)."""
+    """Return the pleasure of each list, shape (n,)."""
     quality = (outcome.click * taste.items.quality[items]).sum(axis=1)
     return behaviour.pleasure(outcome.click.sum(axis=1), quality, outcome.purchase.sum(axis=1))

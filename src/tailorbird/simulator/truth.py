@@ -1,8 +1,7 @@
-"""The truth of the simulated site: what any list is worth to any visitor at any time, exactly,
-without drawing anything.
+"""The truth of the simulated site: exact expected value of any list for any visitor and time.
 
-For checking experiments, estimates and models against. Nothing here is in what the site emits, and
-nothing that learns may be given it.
+Use it to check experiments, estimates and models. It is not in the emitted events, and no learner
+may read it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +33,10 @@ class Expected:
 
 
 class Truth:
-    """Answers by user id or anonymous id (or a visitor's number), item ids and microseconds."""
+    """Exact expectations by user id, anonymous id or visitor number, item ids and time."""
 
-    def __init__(self, taste: Taste, box: SearchBox, start: int) -> None:
-        self._taste, self._box, self._start = taste, box, start
+    def __init__(self, taste: Taste, search_box: SearchBox, start: int) -> None:
+        self._taste, self._search_box, self._start = taste, search_box, start
 
     def expected(
         self,
@@ -46,30 +45,31 @@ class Truth:
         at: Sequence[int],
         queries: Sequence[str | None] | None = None,
     ) -> Expected:
-        """What n lists are expected to bring: one user, list, time and perhaps query each. Lists
-        may differ in length.
+        """Return the expected counts of n lists: one user, list, time and optional query each.
+
+        Lists may differ in length.
         """
         if not len(users):
             return Expected(np.zeros(0), np.zeros(0), np.zeros(0))
-        items = _padded(lists)
+        items = _pad_lists(lists)
         relevance = np.zeros(items.shape)
         for row, query in enumerate(queries or ()):
             if query:
-                relevance[row] = self._box.relevance(query, items[row])
-        there = items >= 0
-        chances = behaviour.chances(
+                relevance[row] = self._search_box.relevance(query, items[row])
+        is_item = items >= 0
+        chances = behaviour.list_probabilities(
             self._taste, visitor_numbers(users), items, self._days(at), relevance
         )
         return Expected(
-            (chances.seen * there).sum(axis=1),
-            (chances.click * there).sum(axis=1),
-            (chances.purchase * there).sum(axis=1),
+            (chances.seen * is_item).sum(axis=1),
+            (chances.click * is_item).sum(axis=1),
+            (chances.purchase * is_item).sum(axis=1),
         )
 
     def expected_clicks(
         self, user: str | int, items: Sequence[str], at: int, query: str | None = None
     ) -> float:
-        """Expected clicks on one list."""
+        """Return the expected clicks on one list."""
         return float(self.expected([user], [items], [at], [query]).clicks[0])
 
     def expected_purchases(
@@ -95,9 +95,7 @@ class Truth:
         at: Sequence[int],
         queries: Sequence[str | None] | None = None,
     ) -> float:
-        """True relative uplift in clicks per item seen of one policy's lists over another's on the
-        same requests.
-        """
+        """Return the true relative uplift in clicks per item seen between two policies' lists."""
         a, b = (
             self.expected(users, treatment, at, queries),
             self.expected(users, control, at, queries),
@@ -105,16 +103,16 @@ class Truth:
         return float((a.clicks.sum() / a.seen.sum()) / (b.clicks.sum() / b.seen.sum()) - 1.0)
 
     def best(self, user: str | int, at: int, size: int = 12, query: str | None = None) -> list[str]:
-        """The list with the most expected clicks of what is available: no policy can do better."""
+        """Return the available list with the most expected clicks; no policy can do better."""
         day = (at - self._start) / DAY
         available = self._taste.items.available(day)
         utility = self._taste.utility(visitor_numbers([user]), available, np.array([day]))[0]
         if query:
-            utility = utility + self._box.relevance(query, available)
+            utility = utility + self._search_box.relevance(query, available)
         return [f"i{item:05d}" for item in available[np.argsort(-utility)[:size]].tolist()]
 
     def most_appealing(self, at: int, size: int = 12) -> list[str]:
-        """The same list for everybody, by what all users share of their tastes."""
+        """Return the best list for all users, by the common part of their tastes."""
         day = (at - self._start) / DAY
         available = self._taste.items.available(day)
         return [
@@ -127,17 +125,15 @@ class Truth:
 
 
 def visitor_numbers(users: Sequence[str | int]) -> Ints:
-    """The simulator's numbers of users given by user id, anonymous id, `anon:` and anonymous id, or
-    number.
-    """
+    """Return visitor numbers of user ids, anonymous ids (with or without `anon:`) or numbers."""
     return np.array(
         [int(user.removeprefix("anon:")[1:]) if isinstance(user, str) else user for user in users],
         np.int64,
     )
 
 
-def _padded(lists: Sequence[Sequence[str]]) -> Ints:
-    """Item ids as numbers, −1 where a list is shorter than the longest. (n, k)"""
+def _pad_lists(lists: Sequence[Sequence[str]]) -> Ints:
+    """Return item ids as numbers, −1 past the end of a list, shape (n, k)."""
     items = np.full((len(lists), max((len(shown) for shown in lists), default=0)), -1)
     for row, shown in enumerate(lists):
         items[row, : len(shown)] = [int(item[1:]) for item in shown]

@@ -1,12 +1,10 @@
-"""How the simulated site's events travel: their JSON, their delays, and the dirt that a real site
-would add on the way.
+"""Transport of the simulated site's events: JSON, delays, and the dirt of a real site.
 
-    event (a dict) ──Courier.send──► the arrivals that it causes: itself, perhaps again, perhaps
-    late, perhaps with rubbish behind it
+    event (a dict) ──Network.send──► its arrivals: itself, perhaps repeated, late, or followed by a
+    malformed event
 
-What was injected is counted in `Injected`, apart from what is sent, so that whoever reads the
-events can be held to it. An event gets at most one kind of dirt. Rubbish is sent besides the real
-events, never in place of one.
+`InjectedCounts` counts injected dirt, so that consumers of the events can be checked against it. An
+event gets at most one kind of dirt. Malformed events are additional, never in place of a real one.
 """
 
 from collections.abc import Iterable
@@ -39,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Arrival(NamedTuple):
-    """A body that comes in at a time: one event as JSON, or what should have been one."""
+    """A request body with its arrival time: one event as JSON, or malformed."""
 
     received_at: int  # microseconds
     body: bytes
@@ -47,15 +45,15 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class Dirt:
-    """How dirty the traffic is. `Dirt.none()` is clean.
+    """Rates of dirt in the traffic. `Dirt.none()` is clean.
 
     Args:
-        duplicates: share of client events that are sent again, up to six hours later.
+        duplicates: share of client events sent again, up to six hours later.
         late: share that arrives hours later, a fifth of them after more than a day.
-        malformed: rubbish events per client event.
-        skewed_users: share of users whose clock is off by minutes to hours, and who say when they
-            sent.
-        bot_views_per_day: pages that a crawler fetches.
+        malformed: malformed events per client event.
+        skewed_users: share of users whose clock is off by minutes to hours; they send
+            `sent_at`.
+        bot_views_per_day: page views of a crawler.
     """
 
     duplicates: float = 0.01
@@ -70,10 +68,13 @@ class Dirt:
 
 
 @dataclass
-class Injected:
-    """What was put in, counted in events. `late_uncounted` of them came after more than a day."""
+class InjectedCounts:
+    """Counts of injected dirt in events.
 
-    events: int = 0  # everything sent but duplicates and rubbish
+    `late_uncounted` arrived after more than a day.
+    """
+
+    events: int = 0  # without duplicates and malformed events
     duplicates: int = 0
     late: int = 0
     late_uncounted: int = 0
@@ -86,19 +87,17 @@ class Injected:
         return sum(self.malformed.values())
 
 
-class Courier:
-    """Sends events over a network of its own randomness. One for a stretch of traffic; `prefix`
-    keeps its event ids apart.
-    """
+class Network:
+    """Sends events with random delays and dirt; `prefix` keeps its event ids unique."""
 
     def __init__(
         self, seed: int, dirt: Dirt, prefix: str, users: Users, *, server_fields: bool
     ) -> None:
-        self.injected = Injected()
+        self.injected = InjectedCounts()
         self._random = Random(f"{seed}/{prefix}/wire")
         self._dirt = dirt
         self._prefix = prefix
-        self._server_fields = server_fields  # whether bodies carry received_at, as imports may
+        self._server_fields = server_fields  # bodies carry received_at, as imports may
         self._number = 0
         clocks = Random(f"{seed}/clocks")
         self._skew = [0] * users.count
@@ -109,37 +108,37 @@ class Courier:
                 )
 
     def send(self, event: dict, *, user: int = -1) -> list[Arrival]:
-        """What arrives because of an event; `event["ts"]` is when it truly happened. Takes the
-        event over.
-        """
+        """Return the arrivals of an event, which is modified; `event["ts"]` is its true time."""
         self._number += 1
         event["event_id"] = f"{self._prefix}{self._number:x}"
         self.injected.events += 1
         chance = self._random.random
         if event["type"] not in CLIENT_TYPES or user < 0:
-            return [self._pack(event, event["ts"] + 1_000)]
-        sent = event["ts"]
-        received = sent + int(30_000 + 90_000 * self._random.expovariate(1.0))
+            return [self._encode_arrival(event, event["ts"] + 1_000)]
+        sent_ts = event["ts"]
+        received_ts = sent_ts + int(30_000 + 90_000 * self._random.expovariate(1.0))
         dirt, draw = self._dirt, chance()
         arrivals: list[Arrival] = []
         if self._skew[user]:
             event["ts"] += self._skew[user]
-            event["sent_at"] = sent + self._skew[user]
+            event["sent_at"] = sent_ts + self._skew[user]
             self.injected.skewed += 1
         elif draw < dirt.late:
-            received = self._delay(sent)
+            received_ts = self._draw_late_arrival(sent_ts)
         elif draw < dirt.late + dirt.duplicates:
             self.injected.duplicates += 1
             arrivals.append(
-                self._pack(event, received + int(self._random.uniform(1, 6 * 3600) * SECOND))
+                self._encode_arrival(
+                    event, received_ts + int(self._random.uniform(1, 6 * 3600) * SECOND)
+                )
             )
-        arrivals.append(self._pack(event, received))
+        arrivals.append(self._encode_arrival(event, received_ts))
         if dirt.malformed and chance() < dirt.malformed:
-            arrivals.append(self._rubbish(event, received + 5_000))
+            arrivals.append(self._make_malformed(event, received_ts + 5_000))
         return arrivals
 
     def send_bot(self, event: dict) -> list[Arrival]:
-        """An event of the crawler."""
+        """Send an event of the crawler."""
         self.injected.bot += 1
         event["anonymous_id"] = BOT
         event["context"] = {"device": "desktop", "country": "US", "user_agent": BOT_AGENT}
@@ -148,31 +147,31 @@ class Courier:
     def uniform(self, low: float, high: float) -> float:
         return self._random.uniform(low, high)
 
-    def _delay(self, sent: int) -> int:
+    def _draw_late_arrival(self, sent_ts: int) -> int:
         self.injected.late += 1
         if self._random.random() < 0.2:
             self.injected.late_uncounted += 1
-            return sent + int(self._random.uniform(30, 72) * HOUR)
-        return sent + int(self._random.uniform(1, 20) * HOUR)
+            return sent_ts + int(self._random.uniform(30, 72) * HOUR)
+        return sent_ts + int(self._random.uniform(1, 20) * HOUR)
 
-    def _pack(self, event: dict, received: int) -> Arrival:
+    def _encode_arrival(self, event: dict, received_ts: int) -> Arrival:
         if self._server_fields:
-            event["received_at"] = received
-        return Arrival(received, _encode(event))
+            event["received_at"] = received_ts
+        return Arrival(received_ts, _encode(event))
 
-    def _rubbish(self, like: dict, received: int) -> Arrival:
+    def _make_malformed(self, template: dict, received_ts: int) -> Arrival:
         self._number += 1
-        event = {**like, "event_id": f"{self._prefix}{self._number:x}"}
+        event = {**template, "event_id": f"{self._prefix}{self._number:x}"}
         code = self._random.choice(_CODES)
         if self._server_fields:
-            event["received_at"] = received
+            event["received_at"] = received_ts
         body = (
             _encode(event)[:-9]
             if code == "malformed_json"
-            else _encode(_spoiled(event, code, received))
+            else _encode(_corrupt(event, code, received_ts))
         )
         self.injected.malformed[code] = self.injected.malformed.get(code, 0) + 1
-        return Arrival(received, body)
+        return Arrival(received_ts, body)
 
 
 _CODES = (
@@ -190,8 +189,8 @@ _CODES = (
 )
 
 
-def _spoiled(event: dict, code: str, received: int) -> dict:
-    """The event with the one fault that the contract refuses with `code`."""
+def _corrupt(event: dict, code: str, received_ts: int) -> dict:
+    """Return the event with the single fault that the contract refuses with `code`."""
     changes: dict = {
         "wrong_type": {"session_id": 17},
         "missing": {"user_id": None, "anonymous_id": None},
@@ -202,15 +201,13 @@ def _spoiled(event: dict, code: str, received: int) -> dict:
         "bad_id": {"session_id": ""},
         "number_out_of_range": {"properties": {"dwell_ms": -5}},
         "reserved_prefix": {"user_id": "anon:me"},
-        "ts_in_future": {"ts": received + 2 * HOUR, "sent_at": None},
+        "ts_in_future": {"ts": received_ts + 2 * HOUR, "sent_at": None},
     }[code]
     return {name: value for name, value in {**event, **changes}.items() if value is not None}
 
 
-class Stationery:
-    """Makes the events themselves, before they are sent: what stands in each, from users and items
-    by number.
-    """
+class EventFactory:
+    """Builds events from users and items by number."""
 
     def __init__(self, users: Users, items: Items) -> None:
         self._items = items
@@ -224,14 +221,14 @@ class Stationery:
         }
         self.contexts = [contexts[pair] for pair in zip(device, country, strict=True)]
 
-    def person(self, user: int, known: bool) -> dict:
-        """The fields that say who it is; a visitor who is not logged in has only an anonymous id."""
-        if known:
+    def person(self, user: int, is_logged_in: bool) -> dict:
+        """Return the identity fields; a visitor who is not logged in has only an anonymous id."""
+        if is_logged_in:
             return {"user_id": self.user_ids[user], "anonymous_id": self.anonymous_ids[user]}
         return {"anonymous_id": self.anonymous_ids[user]}
 
     def item(self, item: int, at: int, day: float) -> dict:
-        """The profile of an item as the shop's catalogue would send it at a time."""
+        """Return the profile of an item as the catalogue sends it at a time."""
         items = self._items
         return {
             "type": "item",
@@ -268,7 +265,7 @@ def _context(device: int, country: int) -> dict:
 
 
 def write_lines(arrivals: Iterable[Arrival], path) -> int:
-    """Write bodies as lines to a file; returns how many."""
+    """Write bodies as lines to a file; returns their number."""
     count = 0
     with open(path, "wb") as file:
         for arrival in arrivals:

@@ -1,8 +1,7 @@
-"""The words of the simulated shop: what its items are called, so that titles read well and a search
-finds them.
+"""Vocabulary of the simulated shop, so that titles read well and searches match.
 
-A title is `adjective material noun`, such as "Packable waxed rain coat". Each category has words of
-its own; a colour goes into the description and the picture.
+A title is `adjective material noun`, such as "Packable waxed rain coat". Each category has its own
+words; a colour appears in the description and the picture.
 """
 
 from dataclasses import dataclass
@@ -10,9 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shelf:
-    """One category: its words, what an item of it costs about, and the sentence that ends its
-    descriptions.
-    """
+    """A category: its words, typical price, and the closing sentence of its descriptions."""
 
     category: str
     price: float

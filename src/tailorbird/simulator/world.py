@@ -1,12 +1,9 @@
-"""The world of the simulated site: who its users are and what its items are. Drawn once from a
-seed, then only read.
+"""The users and items of the simulated site, drawn once from a seed and then immutable.
 
-What people want of it stands in `simulator.taste`; what they do with a list, in
-`simulator.behaviour`. Everything hidden (tastes, quality, appeal) stays here and in
-`simulator.truth`; `catalogue` turns the visible part into profile events.
-
-Arrays are indexed by user u or item i. Both are numbered in the order in which they arrive. Times
-are days since the site's start, float64; the events' microseconds are made where events are made.
+`simulator.taste` has preferences, `simulator.behaviour` reactions to lists. Everything hidden
+(tastes, quality, appeal) stays here and in `simulator.truth`; `catalogue` turns the visible part
+into profile events. Arrays are indexed by user u or item i, numbered in order of arrival. Times are
+days since the site's start, float64; events use microseconds.
 """
 
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 Day = Floats | np.float64 | float  # one time or many
 Item = Ints | int
 
-STYLES = 6  # dimensions of style, which brand, material and adjective carry
+STYLES = 6  # dimensions of style, from brand and material
 DEVICES = ("phone", "desktop", "tablet")
 DEVICE_SHARES = (0.58, 0.34, 0.08)
 AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55+")
@@ -37,9 +34,7 @@ AGENTS = {
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue, shape (items,) unless said. Hidden: `quality`, `style`, and the life of the
-    appeal.
-    """
+    """The catalogue, shape (items,). Hidden: `quality`, `style`, and the waves of appeal."""
 
     titles: list[str]
     descriptions: list[str]
@@ -47,15 +42,15 @@ class Items:
     brand: Ints
     colour: Ints
     price: Floats
-    arrival: Floats  # days since start, negative for what was there before
-    quality: Floats  # about N(0, 1): good items please, bad ones disappoint
+    arrival: Floats  # days since start, negative for earlier arrivals
+    quality: Floats  # about N(0, 1)
     style: Floats  # (items, STYLES)
-    wave_size: Floats  # the appeal goes up and down by this much …
-    wave_days: Floats  # … with this period
+    wave_size: Floats  # amplitude of the appeal's wave
+    wave_days: Floats  # its period
     wave_phase: Floats
-    sale_days: Floats  # every so many days a price cut for four days; 0: never
+    sale_days: Floats  # period of four-day price cuts; 0: never
     sale_phase: Floats
-    sold_out_days: Floats  # every so many days it is out of stock for two days; 0: never
+    sold_out_days: Floats  # period of two-day stock-outs; 0: never
     sold_out_phase: Floats
 
     @property
@@ -63,40 +58,40 @@ class Items:
         return len(self.titles)
 
     def price_at(self, item: Item, day: Day) -> Floats:
-        """What an item costs at a time, price cuts included; shapes broadcast."""
+        """Return an item's price at a time, price cuts included; shapes broadcast."""
         return np.round(self.price[item] * np.where(self.on_sale(item, day), 0.75, 1.0), 2)
 
     def on_sale(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return _in_phase(self.sale_days[item], self.sale_phase[item], day, 4.0)
+        return _is_in_phase(self.sale_days[item], self.sale_phase[item], day, 4.0)
 
     def in_stock(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
-        return ~_in_phase(self.sold_out_days[item], self.sold_out_phase[item], day, 2.0)
+        return ~_is_in_phase(self.sold_out_days[item], self.sold_out_phase[item], day, 2.0)
 
     def available(self, day: float) -> Ints:
-        """The items that a sensible shop would show: arrived and in stock. Shape (k,), ascending."""
+        """Return the items that have arrived and are in stock, shape (k,), ascending."""
         arrived = np.arange(np.searchsorted(self.arrival, day, side="right"))
         return arrived[self.in_stock(arrived, day)]
 
 
 @dataclass(frozen=True)
 class Users:
-    """Everybody who will ever come, shape (users,). Hidden: all but device, country and age group."""
+    """All users, shape (users,). Hidden: all but device, country and age group."""
 
-    joined: Floats  # days since start, negative for who was there before
+    joined: Floats  # days since start, negative for earlier users
     device: Ints
     country: Ints
     age_group: Ints
     member: npt.NDArray[np.bool_]  # has an account when first seen
     visits_a_day: Floats
     price_sensitivity: Floats  # about 1
-    drift: Floats  # radians a day by which the taste turns
+    drift: Floats  # rotation of the taste, radians a day
 
     @property
     def count(self) -> int:
         return len(self.joined)
 
     def offset_min(self, user: Ints) -> Ints:
-        """Minutes by which a user's local time is ahead of UTC."""
+        """Return minutes by which a user's local time is ahead of UTC."""
         return np.asarray(UTC_OFFSETS_MIN)[self.country[user]]
 
 
@@ -113,13 +108,13 @@ def item_id(item: int) -> str:
 
 
 def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Items:
-    """The catalogue at the start and what arrives in the `days` after it."""
+    """Draw the initial catalogue and the arrivals of the following `days`."""
     later = round(per_day * days)
     count = at_start + later
     before = -rng.exponential(60.0, at_start) - 0.5
     arrival = np.sort(np.concatenate([before, rng.uniform(0, days, later)]))
     category = rng.choice(len(SHELVES), count, p=_zipf(len(SHELVES), 0.5))
-    # A brand makes things of a few categories only, so brand and category both tell something.
+    # A brand covers a few categories only, so brand and category are both informative.
     brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
     words = [rng.integers(0, n, count) for n in (8, 8, 6)]
     colour = rng.integers(0, len(COLOURS), count)
@@ -154,7 +149,7 @@ def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: in
 
 
 def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Users:
-    """The users at the start and those who come in the `days` after it."""
+    """Draw the initial users and those who join in the following `days`."""
     later = round(per_day * days)
     count = at_start + later
     return Users(
@@ -188,9 +183,7 @@ def _zipf(n: int, exponent: float) -> Floats:
     return weights / weights.sum()
 
 
-def _in_phase(period: Floats, phase: Floats, day: Day, length: float) -> npt.NDArray[np.bool_]:
-    """Whether `day` lies in the first `length` days of a period that repeats; never where the
-    period is 0.
-    """
-    never = period == 0
-    return ~never & (np.mod(day + phase, np.where(never, 1.0, period)) < length)
+def _is_in_phase(period: Floats, phase: Floats, day: Day, length: float) -> npt.NDArray[np.bool_]:
+    """Return whether `day` is in the first `length` days of a period; never if it is 0."""
+    has_no_period = period == 0
+    return ~has_no_period & (np.mod(day + phase, np.where(has_no_period, 1.0, period)) < length)

@@ -24,7 +24,7 @@ class Hedge:
     """Decides when to send a second request. One for each server, shared by all threads.
 
     Attributes:
-        reads, asked_twice, won: number of reads, of hedged reads, and of those that the second
+        reads, hedged, won: number of reads, of hedged reads, and of those that the second
             response won.
 
     >>> hedge = Hedge(share=0.125)
@@ -41,7 +41,7 @@ class Hedge:
         self._wait_s: float | None = None
         self._credit = 0.0
         self._lock = threading.Lock()
-        self.reads = self.asked_twice = self.won = 0
+        self.reads = self.hedged = self.won = 0
 
     def wait_s(self) -> float | None:
         """Return the delay before the second request; None while unknown."""
@@ -53,7 +53,7 @@ class Hedge:
             if self._credit < 1:
                 return False
             self._credit -= 1
-            self.asked_twice += 1
+            self.hedged += 1
             return True
 
     def record(self, seconds: float, *, won: bool = False) -> None:

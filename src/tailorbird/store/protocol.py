@@ -13,7 +13,7 @@ from tailorbird.errors import StorageError
 T = TypeVar("T")
 
 
-class MovedError(StorageError):
+class SnapshotExpiredError(StorageError):
     """The version of a snapshot is no longer kept; begin another snapshot.
 
     Only stores that keep few versions raise it.

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
-OURS = b"\xff"  # prefix of this module's own keys in the local store
-_COMMIT_KEY = OURS + b"n"
-_CHANGED = OURS + b"k"
+OWN_PREFIX = b"\xff"  # prefix of this module's own keys in the local store
+_COMMIT_KEY = OWN_PREFIX + b"n"
+_CHANGED = OWN_PREFIX + b"k"
 _STATE = struct.Struct("<2Q")  # epoch, sequence
 COMMITS_RETAINED = 1_000
 KEYS_MAX = 200_000  # of a commit, or pending; beyond it everything is copied
@@ -97,7 +97,7 @@ class PublishedStore:
         skip: tuple[bytes, ...] = (),
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._local, self._copies, self._skip = local, copies, (*skip, OURS)
+        self._local, self._copies, self._skip = local, copies, (*skip, OWN_PREFIX)
         self._commit_lock = threading.Lock()  # keeps commits and pending changes consistent
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._settled = threading.Condition()
@@ -383,7 +383,7 @@ class _PublicSnapshot:
         return (
             (key, value)
             for key, value in self._snapshot.scan(prefix, after=after)
-            if not key.startswith(OURS)
+            if not key.startswith(OWN_PREFIX)
         )
 
 

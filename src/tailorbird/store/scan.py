@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 
 
-def whole(folder: Path) -> bool:
+def is_readable(folder: Path) -> bool:
     """Return whether the store in a folder can be read in full, checked by a child process."""
     command = [sys.executable, "-m", "tailorbird.store.scan", str(folder)]
     return (

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from tailorbird.errors import ConfigError, NotReadyError, StorageError
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.hedge import Hedge, HedgeRequest
-from tailorbird.store.protocol import MovedError
+from tailorbird.store.protocol import SnapshotExpiredError
 from tailorbird.store.versions import (
     Change,
     Head,
@@ -155,7 +155,7 @@ class Copies:
         return dropped
 
     def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
-        """Delete copies that are not kept by scanning the server's keys, see `CopiesAt.prune`."""
+        """Delete copies that are not kept by scanning the server's keys, see `CopyTarget.prune`."""
         deleted: dict[str, int] = {}
         live: dict[bytes, bool] = {}
         with self._guarded():
@@ -314,7 +314,7 @@ class CopiedSnapshot:
     """A `store.Snapshot` over copies, as of one head.
 
     Raises, on top of what `Copies` does:
-        MovedError: a record was written twice since the snapshot began; begin another.
+        SnapshotExpiredError: a record was written twice since the snapshot began; begin another.
     """
 
     def __init__(self, copies: Copies, head: Head) -> None:
@@ -343,7 +343,7 @@ class CopiedSnapshot:
 
     def _versions(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if time.monotonic() > self._deadline:
-            raise MovedError(f"a snapshot is good for {SNAPSHOT_S:g} s")
+            raise SnapshotExpiredError(f"a snapshot is good for {SNAPSHOT_S:g} s")
         head = self._head
         return [
             None if stored is None else version_at(stored, head)
@@ -373,7 +373,7 @@ class CopiedStore:
 
 
 @dataclass(frozen=True)
-class CopiesAt:
+class CopyTarget:
     """The target of a project's record copies.
 
     Attributes:
@@ -443,11 +443,11 @@ def open_copies(
         breaker: fails calls at once while the server does not answer; for readers. All callers of
             a server share one, so that their failures add up.
         password: replaces the password in the URL.
-        hedge, replica: see `CopiesAt`.
+        hedge, replica: see `CopyTarget`.
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
-    where = server_named(url)
+    where = server_address(url)
     try:
         from tailorbird.store.valkey_client import connect
     except ImportError as error:
@@ -462,7 +462,7 @@ def open_copies(
     return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, replica_client)
 
 
-def server_named(url: str, setting: str = "store.url") -> str:
+def server_address(url: str, setting: str = "store.url") -> str:
     """Return scheme, host and port of a store's URL, without its password.
 
     Raises:

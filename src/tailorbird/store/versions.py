@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 
 from tailorbird.errors import DamageError
-from tailorbird.store.protocol import MovedError
+from tailorbird.store.protocol import SnapshotExpiredError
 
 _HEAD = struct.Struct("<3Q")
 _VERSIONS = struct.Struct("<3Q2i")
@@ -52,7 +52,7 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
     """Return the record as of the head.
 
     Raises:
-        MovedError: it is known only as of a later commit.
+        SnapshotExpiredError: it is known only as of a later commit.
         DamageError: the bytes are no record of ours.
     """
     if len(stored) < _VERSIONS.size:
@@ -68,7 +68,7 @@ def version_at(stored: bytes, head: Head) -> bytes | None:
         return None if new == _ABSENT else stored[start : start + new]
     if epoch == head.epoch and old != _UNKNOWN and before <= head.sequence:
         return None if old == _ABSENT else stored[start + max(new, 0) :]
-    raise MovedError("the record was written again while it was read")
+    raise SnapshotExpiredError("the record was written again while it was read")
 
 
 def encode_head(head: Head) -> bytes:

@@ -24,14 +24,14 @@ from tailorbird import faults
 from tailorbird.errors import InputError, StorageError
 from tailorbird.lock import FileLock
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import Block, Stored
+from tailorbird.stream.protocol import Block, StoredBlock
 from tailorbird.stream.reading import (
     COLUMNS,
     FORMAT,
     TABLES,
     check_format,
     damaged_block_error,
-    fitting,
+    decode_block,
     head_row,
     last_block,
     log_row,
@@ -231,7 +231,7 @@ class EmbeddedWriter:
             previous = log_row(self.connection)[3]
         damaged_from: int | None = None
         for row in rows:
-            is_intact = fitting(row, previous) is not None
+            is_intact = decode_block(row, previous) is not None
             previous = row[3]
             if is_intact and damaged_from is not None:
                 raise damaged_block_error(self.path, damaged_from)
@@ -388,7 +388,7 @@ class EmbeddedWriter:
         return count
 
     def prune_some(
-        self, before: int, *, before_delete: Callable[[list[Stored]], None] | None = None
+        self, before: int, *, before_delete: Callable[[list[StoredBlock]], None] | None = None
     ) -> int:
         """Prune some blocks in one transaction and return how many; 0 if none are left.
 
@@ -412,7 +412,7 @@ class EmbeddedWriter:
                     )
                     before_delete(
                         [
-                            Stored(block_offset, Block(kind, row_count, payload, receipt))
+                            StoredBlock(block_offset, Block(kind, row_count, payload, receipt))
                             for block_offset, kind, row_count, _, receipt, payload in deleted_rows
                         ]
                     )

@@ -12,9 +12,9 @@ from pathlib import Path
 import apsw
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.stream import sqlite
-from tailorbird.stream.partitions import Stream, answers_address, index_paths, raw_path
+from tailorbird.stream.partitions import Stream, index_paths, raw_path, response_log_address
 from tailorbird.stream.released import try_read_released
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def router_positions(stream: Stream) -> list[dict[str, int]]:
     return list(positions_by_index.values())
 
 
-def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]:
+def read_expected_ends(stream: Stream, producer: str, lake: Storage | None) -> Mapping[str, int]:
     """Return the highest position that router or lake have read of each log of `producer`, by stem.
 
     Positions that cannot be read are left out.
@@ -60,7 +60,7 @@ def held(stream: Stream, producer: str, lake: Place | None) -> Mapping[str, int]
     raw = {raw_path(stream, producer).stem: producer} if isinstance(stream, Path) else {}
     if not isinstance(stream, Path):
         raw = {part.stem: part.partition for part in stream.raw_parts(producer)}
-    answers = answers_address(stream, producer).stem
+    answers = response_log_address(stream, producer).stem
     ends = dict.fromkeys([*raw, answers], 0)
     for part in routers:
         for stem, name in raw.items():

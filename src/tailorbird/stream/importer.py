@@ -27,11 +27,11 @@ from tailorbird import faults
 from tailorbird.errors import ConfigError, InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
-from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
-from tailorbird.places import Place
+from tailorbird.events.suppression import SuppressionList
+from tailorbird.places import Storage
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
-from tailorbird.stream.held import held
+from tailorbird.stream.held import read_expected_ends
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
 from tailorbird.stream.runs import ExternalSort, RefusedLines
@@ -94,14 +94,14 @@ def import_files(
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
-    stopped: StopList | None = None,
-    lake: Place | None = None,
+    stopped: SuppressionList | None = None,
+    lake: Storage | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
         pseudonyms: replaces ids of people in every row before it is checked and written.
-        stopped: suppression list of erased people, see `events.erased`.
+        stopped: suppression list of erased people, see `events.suppression`.
         lake: has the position up to which the log was loaded; a lost log begins again there, see
             `stream.held`.
         run_rows: number of rows sorted in memory at once; the order does not depend on it.
@@ -185,7 +185,7 @@ def import_files(
         writer.close()
 
 
-def forget_paths(log: EmbeddedWriter) -> None:
+def erase_paths(log: EmbeddedWriter) -> None:
     """Erase the paths of imported files, which earlier versions kept and which may name people."""
     with log.transaction() as connection:
         if (
@@ -197,14 +197,16 @@ def forget_paths(log: EmbeddedWriter) -> None:
             connection.execute("UPDATE import SET path = ''")
 
 
-def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
+def _open_log(stream: Path, lake: Storage | None) -> EmbeddedWriter:
     """Open the log of imports; wait while the lake role prunes it."""
     path = raw_path(stream, PRODUCER)
     deadline = time.monotonic() + LOCK_S
     while True:
         try:
             return open_writer(
-                path, partition=PRODUCER, expected_end=held(stream, PRODUCER, lake)[path.stem]
+                path,
+                partition=PRODUCER,
+                expected_end=read_expected_ends(stream, PRODUCER, lake)[path.stem],
             )
         except LockedError:
             if time.monotonic() > deadline:
@@ -231,7 +233,7 @@ class _Collector:
     plan: RoutePlan
     hide: Callable[[bytes], bytes] | None
     ordered_hidden: bool
-    stopped: StopList | None
+    stopped: SuppressionList | None
     runs: ExternalSort
     refused: RefusedLines
     report: ImportReport
@@ -244,7 +246,7 @@ class _Collector:
         lines = (
             hidden
             if self.stopped is None
-            else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
+            else [self.stopped.line(line, self.receipt) for line in hidden]
         )
         # The receipt has a time of its own, so `ts` of an accepted row is what the router will see.
         times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]

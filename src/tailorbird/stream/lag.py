@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.loops import Loop
-from tailorbird.places import Place
+from tailorbird.loops import PeriodicTask
+from tailorbird.places import Storage
 from tailorbird.stream.held import router_positions
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import (
     Address,
     Stream,
-    answers_addresses,
     raw_addresses,
     raw_path,
+    response_log_addresses,
     routed_address,
 )
 from tailorbird.stream.protocol import Backlog
@@ -95,7 +95,7 @@ class LagMeter:
     def __init__(
         self,
         stream: Stream,
-        lake: Place,
+        lake: Storage,
         reader_positions: Callable[[], Mapping[str, int]],
         *,
         producer: str = "",
@@ -172,7 +172,7 @@ class LagMeter:
         self,
     ) -> "tuple[Mapping[str, Path | KafkaLog], Mapping[str, Path | KafkaLog]]":
         if isinstance(self._stream, Path) or not self._producer:
-            return raw_addresses(self._stream), answers_addresses(self._stream)
+            return raw_addresses(self._stream), response_log_addresses(self._stream)
         raw = {log.partition: log for log in self._stream.raw_parts(self._producer)}
         return raw, {self._producer: self._stream.answers(self._producer)}
 
@@ -214,7 +214,7 @@ class LagWatch:
         self._meter = meter
         self.lags: list[Lag] = []
         self.measured_at = 0.0
-        self.loop = Loop("lag", self._measure, every_s=every_s, failed=meter.close)
+        self.loop = PeriodicTask("lag", self._measure, every_s=every_s, failed=meter.close)
 
     def start(self) -> None:
         self.loop.start()

@@ -15,7 +15,7 @@ from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # producer of imported files
 REPLAYS = "replay"  # producer of refused events that are sent again
-PAST = (
+HISTORICAL_PRODUCERS = (
     IMPORTS,
     REPLAYS,
     # Their events were received before, so the merge by time of receipt does not wait for them.
@@ -37,7 +37,7 @@ def raw_path(stream: Path, producer: str) -> Path:
     return stream / f"raw-{check_producer_name(producer)}.db"
 
 
-def answers_path(stream: Path, producer: str) -> Path:
+def response_log_path(stream: Path, producer: str) -> Path:
     """Return the path of the response log of `producer`."""
     return stream / f"answers-{check_producer_name(producer)}.db"
 
@@ -52,7 +52,7 @@ def raw_logs(stream: Path) -> dict[str, Path]:
     return _logs(stream, "raw-")
 
 
-def answer_logs(stream: Path) -> dict[str, Path]:
+def response_logs(stream: Path) -> dict[str, Path]:
     """Return the existing response logs by producer, in order of name."""
     return _logs(stream, "answers-")
 
@@ -93,9 +93,13 @@ def raw_address(stream: Stream, producer: str) -> RawAddress:
     return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)
 
 
-def answers_address(stream: Stream, producer: str) -> "Path | KafkaLog":
+def response_log_address(stream: Stream, producer: str) -> "Path | KafkaLog":
     """Return the address of the response log of `producer`."""
-    return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
+    return (
+        response_log_path(stream, producer)
+        if isinstance(stream, Path)
+        else stream.answers(producer)
+    )
 
 
 def routed_address(stream: Stream) -> Address:
@@ -103,7 +107,7 @@ def routed_address(stream: Stream) -> Address:
     return routed_path(stream) if isinstance(stream, Path) else stream.routed
 
 
-def raw_names(stream: Stream, producer: str) -> list[str]:
+def raw_log_names(stream: Stream, producer: str) -> list[str]:
     """Return the names of the raw log of `producer` in the lake, one for each partition."""
     return (
         [producer]
@@ -117,9 +121,9 @@ def raw_addresses(stream: "Stream | Share") -> "Mapping[str, Path | KafkaLog]":
     return raw_logs(stream) if isinstance(stream, Path) else stream.raw_logs()
 
 
-def answers_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
+def response_log_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
     """Return the existing response logs by producer, in order of name."""
-    return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
+    return response_logs(stream) if isinstance(stream, Path) else stream.response_logs()
 
 
 def index_paths(stream: Stream) -> list[Path]:
@@ -127,7 +131,7 @@ def index_paths(stream: Stream) -> list[Path]:
     return [routed_path(stream)] if isinstance(stream, Path) else stream.index_paths()
 
 
-def folder_of(stream: Stream) -> Path:
+def local_folder(stream: Stream) -> Path:
     """Return the local folder for files that belong to the logs."""
     return stream if isinstance(stream, Path) else stream.folder
 
@@ -145,7 +149,7 @@ def check_producer_name(producer: str) -> str:
     return producer
 
 
-def is_made_of_another(log: Address) -> bool:
+def is_derived(log: Address) -> bool:
     """Return whether a role derives the log from another one, as the shuffle does.
 
     Such a log may end before the positions of its readers.

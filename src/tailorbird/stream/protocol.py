@@ -30,7 +30,7 @@ class Block(msgspec.Struct, frozen=True):
     receipt: bytes = b""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredBlock(msgspec.Struct, frozen=True):
     """A block and the position of its first row."""
 
     offset: int
@@ -66,7 +66,7 @@ class LogReader(Protocol):
 
     partition: str
 
-    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read the block that holds row `start` and later ones, up to `bytes_max` of payload.
 
         At least one block is returned if there is one.

@@ -13,7 +13,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import RECEIPTS, Backlog, Block, Stored
+from tailorbird.stream.protocol import RECEIPTS, Backlog, Block, StoredBlock
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -70,7 +70,7 @@ class EmbeddedReader:
                 self.connection.close()
                 raise
 
-    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
         with self.snapshot():
             _, _, first, previous, origin, _ = log_row(self.connection)
@@ -114,19 +114,19 @@ class EmbeddedReader:
             finally:
                 self.connection.execute("COMMIT")
 
-    def _read_checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
-        blocks: list[Stored] = []
+    def _read_checked(self, start: int, previous: int, bytes_max: int) -> list[StoredBlock]:
+        blocks: list[StoredBlock] = []
         for row in self.connection.execute(
             f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)
         ):
-            block = fitting(row, previous)
+            block = decode_block(row, previous)
             if block is None:
                 raise damaged_block_error(self.path, row[0])
             bytes_max -= len(block.payload)
             if blocks and bytes_max < 0:
                 break
             previous = row[3]
-            blocks.append(Stored(row[0], block))
+            blocks.append(StoredBlock(row[0], block))
         return blocks
 
     def _last_end(self) -> int:
@@ -236,7 +236,7 @@ def check_format(path: Path, version: int) -> None:
         )
 
 
-def fitting(row: tuple, previous: int) -> Block | None:
+def decode_block(row: tuple, previous: int) -> Block | None:
     """Decode a row of `COLUMNS`; None if it does not match the chain after the sum `previous`.
 
     Flipped bits may change even the types of values.

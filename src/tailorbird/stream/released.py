@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.places import Place, UnreachableError
+from tailorbird.places import Storage, UnreachableError
 
 FILE = "positions.json"
 _CHECKSUM = "checksum"
@@ -45,14 +45,14 @@ class Released(msgspec.Struct, frozen=True):
         return self.safe.get("routed", 0)
 
 
-def sealed(content: dict[str, Any]) -> bytes:
+def seal(content: dict[str, Any]) -> bytes:
     """Encode the content of the file with its checksum."""
     return msgspec.json.format(
         msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1
     )
 
 
-def unsealed(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> dict[str, Any]:
     """Decode the file without its checksum, or raise ValueError if it does not match.
 
     >>> unsealed(sealed({"ledger": 42}))
@@ -74,10 +74,10 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _decode(data: bytes) -> Released:
-    return msgspec.convert(unsealed(data), Released)
+    return msgspec.convert(unseal(data), Released)
 
 
-def try_read_released(lake: Place) -> Released | None:
+def try_read_released(lake: Storage) -> Released | None:
     """Return the released positions, or None where they are absent or unreadable."""
     try:
         return _decode((lake / FILE).read_bytes())
@@ -85,7 +85,7 @@ def try_read_released(lake: Place) -> Released | None:
         return None
 
 
-def end_of_history(lake: Place, log_start: int) -> int:
+def read_history_end(lake: Storage, log_start: int) -> int:
     """Return the position up to which a reader of the routed log can be built from the lake, before
     it goes on in the log.
 
@@ -103,7 +103,7 @@ def end_of_history(lake: Place, log_start: int) -> int:
     return end
 
 
-def read_released(lake: Place) -> Released:
+def read_released(lake: Storage) -> Released:
     """Return the released positions of a lake; empty if it has none yet.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.adapters.batch import ROW
+from tailorbird.events.adapters.batch import ROW_ID_PREFIX
 from tailorbird.events.contract import ERASED
 
 _RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
@@ -117,7 +117,7 @@ def _disambiguate(rows: pa.Table) -> pa.ChunkedArray:
         return rows["line"]
     (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
     same = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
-    same = pc.and_(same, pc.starts_with(ids[1:], ROW))
+    same = pc.and_(same, pc.starts_with(ids[1:], ROW_ID_PREFIX))
     if not pc.any(same).as_py():
         return rows["line"]
     lines: list[bytes] = rows["line"].to_pylist()

@@ -99,11 +99,11 @@ def settle(connection: apsw.Connection, path: Path) -> None:
     if not wal_bytes(path):
         return
     with _as_sqlite_errors():
-        _write_anew(Path(f"{path}-wal"))
+        _rewrite_synced(Path(f"{path}-wal"))
     checkpoint(connection, path)
 
 
-def _write_anew(path: Path) -> None:
+def _rewrite_synced(path: Path) -> None:
     """Rewrite a file in place and sync it. Concurrent readers see the same bytes."""
     with path.open("r+b", buffering=0) as file:
         offset = 0

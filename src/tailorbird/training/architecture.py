@@ -19,22 +19,22 @@ from tailorbird.models.architectures import (
     ARCHITECTURES,
     HeadFile,
     Net,
-    available,
     fit_net,
-    sample_of,
+    head_sample,
+    is_available,
 )
-from tailorbird.models.deep.batches import Blocks, PartRows, Rows, SomeRows, nothing_to_tell_apart
+from tailorbird.models.deep.batches import Blocks, PartRows, Rows, RowSubset, single_class_problem
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.export import gbdt_to_onnx, largest_difference
 from tailorbird.models.gbdt import Gbdt, fit_gbdt
 from tailorbird.ranking import history
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.steps import Codes
-from tailorbird.ranking.targets import is_amount, return_of
+from tailorbird.ranking.targets import is_amount, parse_return
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words, is_listed
 from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.calibrate import Chosen, choose_head_calibration
+from tailorbird.training.calibrate import CalibrationChoice, choose_head_calibration
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.incremental import (
     begin_training,
@@ -48,7 +48,7 @@ from tailorbird.training.pieces import sample_blocks
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ QUICK_EPOCHS = 3
 DIVERGED_LOSS_RATIO = 2.0
 
 
-class Diverged(UsageError):
+class DivergenceError(UsageError):
     """The training of a net diverged."""
 
 
@@ -95,7 +95,7 @@ class HeadModel(Protocol):
 class NetHead:
     """One head of a net."""
 
-    net: "Deep"
+    net: "DeepModel"
     head: str
     column_importance: Mapping[
         str, float
@@ -208,7 +208,7 @@ class FittedHeads:
 
     def calibrations(
         self, raw: Mapping[str, Floats], validation: Dataset, label_window: int
-    ) -> dict[str, Chosen]:
+    ) -> dict[str, CalibrationChoice]:
         """Choose the calibration of each head from its output on the validation part as served."""
         return {
             head: choose_head_calibration(
@@ -218,7 +218,7 @@ class FittedHeads:
         }
 
 
-def wants_net(settings: TrainSettings) -> bool:
+def allows_net(settings: TrainSettings) -> bool:
     """Return whether a net may be fitted.
 
     Raises:
@@ -230,8 +230,8 @@ def wants_net(settings: TrainSettings) -> bool:
             fix=f"use one of {', '.join(ARCHITECTURE_CHOICES)}",
         )
     if settings.architecture == AUTO:
-        return available("dcn")
-    if not available(settings.architecture):
+        return is_available("dcn")
+    if not is_available(settings.architecture):
         raise UsageError(
             f"{settings.architecture} needs torch, which is not installed",
             fix="pip install 'tailorbird[deep]'",
@@ -239,7 +239,7 @@ def wants_net(settings: TrainSettings) -> bool:
     return settings.architecture != "gbdt"
 
 
-def with_columns_for_nets(encoder: Encoder, train: Dataset, series: IndexSeries) -> Encoder:
+def add_net_columns(encoder: Encoder, train: Dataset, series: IndexSeries) -> Encoder:
     """Add net columns: codes of the candidate and of recent items, and words of item attributes.
 
     Items with fewer than `ITEMS_MIN` rows share the code of unknown items, which new items have
@@ -280,7 +280,7 @@ def _word_columns(series: IndexSeries) -> tuple[Words, ...]:
     return tuple(words)
 
 
-def layout_of(encoder: Encoder) -> Layout:
+def build_layout(encoder: Encoder) -> Layout:
     """Return the role that each column of an encoder's matrix has in a net."""
     names = encoder.names
     index_of = {name: index for index, name in enumerate(names)}
@@ -379,13 +379,13 @@ def _fit_by_architecture(
     if settings.architecture != AUTO:
         return _fit_net(inputs, settings.architecture, settings, progress, sample)
     boosters = _fit_boosters(inputs.without_net_columns(), settings, progress, sample)
-    if not wants_net(settings):
+    if not allows_net(settings):
         return replace(
             boosters,
             note="gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try "
             "nets",
         )
-    net_architecture = net_beside_trees(inputs.heads)
+    net_architecture = auto_net_architecture(inputs.heads)
     net = _fit_net(inputs, net_architecture, settings, progress, sample)
     gain = _validation_gain(inputs, net, boosters)
     comparison = f"ndcg_10 on the validation part {gain.signed} for {net_architecture} over gbdt"
@@ -398,7 +398,7 @@ def _fit_by_architecture(
     )
 
 
-def net_beside_trees(heads: Collection[str]) -> str:
+def auto_net_architecture(heads: Collection[str]) -> str:
     """Return the net that `auto` compares with trees."""
     return "mmoe" if len(heads) > 1 else "dcn"
 
@@ -423,12 +423,12 @@ def _fit_boosters(
         np.diff(inputs.validation.offsets),
     )
     for head in inputs.heads:
-        train, stop_sample = sample_of(rows, head), sample_of(validation, head)
+        train, stop_sample = head_sample(rows, head), head_sample(validation, head)
         # Items of one response share the same return, so there is no order to learn. An amount is
         # not a class.
         objective = (
             "binary"
-            if return_of(head)
+            if parse_return(head)
             else "tweedie"
             if is_amount(head)
             else settings.gbdt.objective
@@ -470,7 +470,7 @@ def _fit_net(
     parameters = dict(settings.parameters)
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
-    layout = layout_of(inputs.encoder)
+    layout = build_layout(inputs.encoder)
     start = begin_training(
         architecture,
         parameters,
@@ -485,8 +485,8 @@ def _fit_net(
     )
     rows = rows if inputs.files is None else inputs.files.only(inputs.heads)
     if start.since is not None:
-        newest = SomeRows.of(rows, inputs.train.t[inputs.train.request] >= start.since)
-        if reason := nothing_to_tell_apart(newest):
+        newest = RowSubset.of(rows, inputs.train.t[inputs.train.request] >= start.since)
+        if reason := single_class_problem(newest):
             start = start_from_scratch(layout, parameters, f"since then {reason}")
         else:
             rows = newest
@@ -534,7 +534,7 @@ def _fit_net(
 
 
 def _save_warm_start(
-    deep: "Deep",
+    deep: "DeepModel",
     validation: Rows,
     keys: dict[int, npt.NDArray[np.uint64]],
     until: int,
@@ -545,7 +545,7 @@ def _save_warm_start(
     Raises:
         DivergenceError: weights or losses are not finite.
     """
-    check_whole(deep)
+    check_convergence(deep)
     worthless = deep.worthless(validation)
     losses = ", ".join(
         f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items()
@@ -566,7 +566,7 @@ def _save_warm_start(
     )
 
 
-def check_whole(deep: "Deep") -> None:
+def check_convergence(deep: "DeepModel") -> None:
     """Raise if the training of a net diverged.
 
     Raises:
@@ -576,7 +576,7 @@ def check_whole(deep: "Deep") -> None:
         problem = (
             f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
         )
-        raise Diverged(
+        raise DivergenceError(
             problem,
             where=deep.architecture,
             fix="""a lower rate, such as --parameters '{"rate": 0.0003}'""",
@@ -655,7 +655,7 @@ def _validation_gain(
             if head in raw
         ]
         values.append(sum(served, np.zeros(len(inputs.validation_served))))
-    return ordered_better(
+    return ndcg_gain(
         values[0],
         values[1],
         inputs.validation.gain(inputs.objective),
@@ -664,7 +664,7 @@ def _validation_gain(
     )
 
 
-def ordered_better(
+def ndcg_gain(
     first: Floats,
     second: Floats,
     gain: Floats,

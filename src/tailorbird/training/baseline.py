@@ -15,17 +15,17 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare import HORIZON
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import FALLBACK, default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.retrieval import MeaningSettings
-from tailorbird.training.card import NOBODY
+from tailorbird.training.card import NO_OWNER
 from tailorbird.training.indexes import EVENT_COLUMNS, empty_items, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation
-from tailorbird.training.matrix import columns_of
+from tailorbird.training.matrix import bundle_columns
 from tailorbird.training.rows import Material
 
 NO_CHAMPION_REASON = "there was no champion: popular items, until a model has earned its place"
@@ -34,7 +34,7 @@ NO_CHAMPION_REASON = "there was no champion: popular items, until a model has ea
 def ensure_champion(
     features: FeatureSet,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     by: str,
@@ -164,7 +164,7 @@ def _add_bundle(
     by: str,
     meaning: MeaningSettings | None,
 ) -> str:
-    columns = columns_of(features)
+    columns = bundle_columns(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
         write_index(Path(folder) / "index", events, items, now, meaning=meaning)
         write_bundle(
@@ -187,7 +187,7 @@ def _render_card(baseline: str, why: str, data: str, quality_note: str, owner: s
         f"# A baseline: {baseline}",
         f"Made because {why}. Items are ordered by the scores of these sources, added up.",
         "## Owner",
-        owner or NOBODY,
+        owner or NO_OWNER,
         "## Data",
         f"{data}.",
         "## Figures",

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import MINUTE, micros, show_duration
+from tailorbird.events import MINUTE, format_duration, micros
 from tailorbird.training.coding import INTERACTION_TYPES, interaction_mask
 from tailorbird.training.dataset import Dataset, select_context
 
@@ -108,7 +108,7 @@ def move_before_visits(
             "longer before than the slot's attribution"
         )
         raise NotReadyError(
-            f"{problem}, {show_duration(attribution)}", fix="lengthen the slot's attribution"
+            f"{problem}, {format_duration(attribution)}", fix="lengthen the slot's attribution"
         )
     attributable = attributable[np.lexsort((moved.p[attributable], moved.t[attributable]))]
     return MovedRequests(moved.take(attributable), share, data.requests - len(attributable))

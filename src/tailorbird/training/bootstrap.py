@@ -174,7 +174,7 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     )
 
 
-def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
+def flatten_intervals(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     """Return `name`, `name_low` and `name_high` for each metric; None where not finite."""
     out: dict[str, float | None] = {}
     for name, figure in figures.items():

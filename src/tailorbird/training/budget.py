@@ -80,7 +80,7 @@ class Budget:
         )
 
 
-def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
+def plan_budget(seconds: float, speed: float, events: int = 0) -> Budget:
     """Plan the sizes that fit into a time on a machine of this speed.
 
     Args:
@@ -116,7 +116,7 @@ def budget_of(seconds: float, speed: float, events: int = 0) -> Budget:
     )
 
 
-def speed_now() -> float:
+def measure_speed() -> float:
     """Measure how fast this machine grows trees, rounded to one of a few steps.
 
     Takes less than a second on an idle machine.

@@ -27,7 +27,7 @@ from tailorbird.ranking.calibration import (
     fit_scale,
     fit_temperature,
 )
-from tailorbird.ranking.targets import is_amount, return_of
+from tailorbird.ranking.targets import is_amount, parse_return
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.metrics import deviances, log_losses
 
@@ -49,7 +49,7 @@ PROBABILITY_METHODS = ("beta", "temperature")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class CalibrationChoice:
     """A calibration, and the losses that decided for it.
 
     Attributes:
@@ -85,16 +85,16 @@ class Chosen:
         }
 
 
-def choose(
+def choose_calibration(
     raw: Floats,
     label: npt.NDArray,
     period: Ints,
     weight: Floats | None = None,
     *,
-    known_from: Ints | None = None,
+    label_period: Ints | None = None,
     periods_min: int = 1,
     probability: bool = True,
-) -> Chosen:
+) -> CalibrationChoice:
     """Choose a calibration by its loss on following periods, and fit it on all rows.
 
     Args:
@@ -117,7 +117,7 @@ def choose(
     if target.sum() < ISOTONIC_POSITIVES_MIN:
         del methods["isotonic"]
     total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
-    available_period = period + 1 if known_from is None else known_from
+    available_period = period + 1 if label_period is None else label_period
     total_weight, judged_periods = 0.0, 0
     for current in np.unique(period)[1:]:
         is_past, is_current = available_period <= current, period == current
@@ -134,8 +134,8 @@ def choose(
             )
     if judged_periods < periods_min:
         if probability:
-            return Chosen(Identity(), {}, judged_periods)
-        return Chosen(
+            return CalibrationChoice(Identity(), {}, judged_periods)
+        return CalibrationChoice(
             (fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight),
             {},
             judged_periods,
@@ -143,7 +143,9 @@ def choose(
     losses = {name: value / total_weight for name, value in total.items()}
     # The raw output comes first, so it wins ties.
     best = min(losses, key=lambda name: losses[name])
-    return Chosen(_fit_method(best, methods, raw, target, weight), losses, judged_periods)
+    return CalibrationChoice(
+        _fit_method(best, methods, raw, target, weight), losses, judged_periods
+    )
 
 
 def choose_scale(
@@ -153,7 +155,7 @@ def choose_scale(
     weight: Floats | None = None,
     *,
     label_period: Ints | None = None,
-) -> Chosen:
+) -> CalibrationChoice:
     """Choose between a scale factor and the raw output for expected amounts, by Poisson deviance.
 
     The deviance is smallest where the mean is right.
@@ -187,15 +189,15 @@ def choose_scale(
                 @ deviances(calibration.apply(raw[is_current]), amount[is_current])
             )
     if not judged_periods:
-        return Chosen(Identity(), {}, 0)
+        return CalibrationChoice(Identity(), {}, 0)
     losses = {name: value / total_weight for name, value in losses.items()}
     best = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
-    return Chosen(best, losses, judged_periods, "Poisson deviance")
+    return CalibrationChoice(best, losses, judged_periods, "Poisson deviance")
 
 
 def choose_head_calibration(
     head: str, raw: Floats, validation: Dataset, label_window: int, *, is_probability: bool
-) -> Chosen:
+) -> CalibrationChoice:
     """Choose the calibration of a head by the following days of the validation part.
 
     Labels known days later are evaluated by the day after they are known.
@@ -205,14 +207,14 @@ def choose_head_calibration(
         label_window: microseconds until the label of a row is known.
         is_probability: whether classification heads return probabilities.
     """
-    is_labelled, return_target = np.isfinite(validation.labels[head]), return_of(head)
+    is_labelled, return_target = np.isfinite(validation.labels[head]), parse_return(head)
     t = validation.t[validation.request][is_labelled]
     periods, weight, label_delay = (
-        periods_of(t),
+        assign_periods(t),
         validation.weight[is_labelled],
         return_target.until if return_target else label_window,
     )
-    label_period = periods_of(t, label_delay) + 1 if label_delay >= DAY else None
+    label_period = assign_periods(t, label_delay) + 1 if label_delay >= DAY else None
     if is_amount(head):
         return choose_scale(
             raw[is_labelled],
@@ -222,17 +224,17 @@ def choose_head_calibration(
             label_period=label_period,
         )
     is_probability = is_probability or return_target is not None
-    return choose(
+    return choose_calibration(
         raw[is_labelled],
         validation.labels[head][is_labelled],
         periods,
         weight,
-        known_from=label_period,
+        label_period=label_period,
         probability=is_probability,
     )
 
 
-def periods_of(t: Ints, offset_us: int = 0) -> Ints:
+def assign_periods(t: Ints, offset_us: int = 0) -> Ints:
     """Return the period of each row, shape (n,).
 
     A period is a day (UTC), or one of five parts of equal size if there are fewer than three days.

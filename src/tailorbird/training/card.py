@@ -21,7 +21,7 @@ from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
 _TABLES = ("events", "items", "answers")
 SLICE_REQUESTS_MIN = 100  # with fewer requests, a slice's figure is too noisy
 CALIBRATION_ERROR_MIN = 0.01  # debiased error of a slice that is listed among the limits
-NOBODY = "nobody is named: set project.owner in tailorbird.toml"
+NO_OWNER = "nobody is named: set project.owner in tailorbird.toml"
 GENERAL_LIMITS = (
     "Figures are of what was shown or drawn, not of what would have been shown instead: "
     "whether it helps, an experiment says.",
@@ -56,7 +56,7 @@ def render_model_card(
         f"Trained by {by}: {about['architecture']}. "
         f"Orders items by {' + '.join(values)}.{missing_note}",
         "## Owner",
-        about.get("owner") or NOBODY,
+        about.get("owner") or NO_OWNER,
         "## Data",
         *_data_lines(about),
         "## Columns",

@@ -86,7 +86,7 @@ def interaction_mask(events: pa.Table, types: Sequence[str]) -> pa.ChunkedArray:
     mask = pc.and_(head_mask(events, types), pc.is_valid(events["item_id"]))
     if "counts" in events.column_names:
         mask = pc.and_(mask, pc.fill_null(events["counts"], True))
-    return pc.and_(mask, people_only(events))
+    return pc.and_(mask, human_mask(events))
 
 
 def head_mask(events: pa.Table, heads: Sequence[str]) -> pa.ChunkedArray:
@@ -117,7 +117,7 @@ def seconds_viewed(events: pa.Table) -> npt.NDArray[np.float64]:
     return np.minimum(seconds, DWELL_MAX_S).astype(np.float64)
 
 
-def people_only(events: pa.Table) -> pa.ChunkedArray:
+def human_mask(events: pa.Table) -> pa.ChunkedArray:
     """Return the mask of events that were not made by a bot."""
     return pc.fill_null(pc.not_equal(events["agent"], "bot"), True)
 

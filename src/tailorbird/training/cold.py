@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.bootstrap import Bootstrap, Interval, flat
+from tailorbird.training.bootstrap import Bootstrap, Interval, flatten_intervals
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -35,7 +35,10 @@ class ColdStartStep:
         return {
             "events": self.events,
             "requests": self.requests,
-            **{name: flat({"ndcg_10": figure}) for name, figure in self.figures.items()},
+            **{
+                name: flatten_intervals({"ndcg_10": figure})
+                for name, figure in self.figures.items()
+            },
         }
 
 

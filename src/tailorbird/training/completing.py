@@ -14,7 +14,7 @@ from tailorbird.training.rows import NEGATIVES, Material
 Floats = npt.NDArray[np.float64]
 
 
-def completed(material: Material, part: Dataset, replay: Replay) -> Dataset:
+def training_rows(material: Material, part: Dataset, replay: Replay) -> Dataset:
     """Return the rows to learn from: logged responses, or drawn requests with some candidates."""
     if material.scheme is None:
         return replace(part, live=replay.read_live_columns(part)[0])
@@ -22,7 +22,7 @@ def completed(material: Material, part: Dataset, replay: Replay) -> Dataset:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluationRows:
     """Rows to evaluate on: all candidates of each request.
 
     Attributes:
@@ -35,7 +35,7 @@ class Judged:
     slates: Mapping[str, Slates]
 
 
-def judged(material: Material, part: Dataset, replay: Replay) -> Judged:
+def evaluation_rows(material: Material, part: Dataset, replay: Replay) -> EvaluationRows:
     """Return the rows to evaluate on.
 
     Baselines order the shown items of logged responses; for drawn requests they show slates of
@@ -43,10 +43,10 @@ def judged(material: Material, part: Dataset, replay: Replay) -> Judged:
     """
     if material.scheme is None:
         live, values = replay.read_live_columns(part)
-        return Judged(replace(part, live=live), values, {})
+        return EvaluationRows(replace(part, live=live), values, {})
     drawn = list(draw_candidates(part, replay, material.scheme))
     slates = concat_slates([chunk.slates for chunk in drawn])
     rows, order = concat_datasets([chunk.data for chunk in drawn])
-    return Judged(
+    return EvaluationRows(
         material.add_labels(rows), {}, {name: slate.take(order) for name, slate in slates.items()}
     )

@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
-from tailorbird.features.positions import positions_of, widened
-from tailorbird.ranking.targets import is_amount, of_items
-from tailorbird.training.coding import Codes, head_mask, people_only, seconds_viewed
+from tailorbird.features.positions import positions_of, widen_positions
+from tailorbird.ranking.targets import is_amount, item_heads
+from tailorbird.training.coding import Codes, head_mask, human_mask, seconds_viewed
 from tailorbird.training.returning import PresenceIndex, censor_labels, return_targets
 
 Ints = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ CONTEXT = ("person", "session_id", "device", "country", "referrer", "local_hour"
 
 @dataclass(frozen=True)
 class MissedPositives:
-    """Chosen items that were no candidates: pairs of request and item code, sorted by request.
+    """CalibrationChoice items that were no candidates: pairs of request and item code, sorted by request.
 
     Arrays have shape (m,).
     """
@@ -140,7 +140,7 @@ class Dataset:
         Returning is left out, since it is the same for all rows of a request.
         """
         gain = np.zeros(self.rows)
-        for head in of_items(objective):
+        for head in item_heads(objective):
             if head in self.labels:
                 gain += objective[head] * self.labels[head]
         return gain
@@ -221,7 +221,7 @@ def select_context(events: pa.Table) -> pa.Table:
     )
 
 
-def answers_dataset(
+def dataset_from_answers(
     events: pa.Table,
     slot: str,
     heads: Sequence[str],
@@ -256,7 +256,7 @@ def answers_dataset(
     shown = events.filter(
         pc.and_(
             pc.equal(events["type"], "answer"),
-            pc.and_(pc.equal(events["slot"], slot), people_only(events)),
+            pc.and_(pc.equal(events["slot"], slot), human_mask(events)),
         )
     )
     shown = shown.filter(
@@ -286,7 +286,7 @@ def answers_dataset(
     )
     labels = {
         head: _head_label(matcher, events, head, request_ids, people, items)
-        for head in of_items(heads)
+        for head in item_heads(heads)
     }
     is_seen = np.ones(base.rows, bool)
     if denominator == "impression":
@@ -304,7 +304,7 @@ def answers_dataset(
     }
     labels |= {
         head: _head_label(matcher, events, head, request_ids, people, items)
-        for head in of_items(extra_heads)
+        for head in item_heads(extra_heads)
         if head not in labels
     }
     if returning := return_targets((*heads, *extra_heads)):
@@ -348,7 +348,11 @@ def _unlabelled_dataset(
             .astype(np.int64)
         )
         answer_positions = positions_of(answers)
-        p = p if answer_positions.ndim == 1 else widened(p, answer_positions.shape[1]).copy()
+        p = (
+            p
+            if answer_positions.ndim == 1
+            else widen_positions(p, answer_positions.shape[1]).copy()
+        )
         p[answer_row >= 0] = answer_positions[answer_row[answer_row >= 0]]
     return Dataset(
         micros(shown["ts"]).copy(),

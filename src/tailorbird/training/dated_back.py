@@ -21,7 +21,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.lake.etl import PAST_PARTITIONS
 
-LOOKED_AT = (
+PROFILE_COLUMNS = (
     "type",
     "ts",
     "ts_original",
@@ -36,7 +36,7 @@ CHANGED_SHARE_MIN = 0.01
 _IDS = {"user": "user_id", "item": "item_id"}
 
 
-def dated_back(
+def find_backdated_profiles(
     events: pa.Table, entity: str = "user"
 ) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     """Find backdated profiles in imports without an arrival time.
@@ -96,7 +96,7 @@ def _mark_without_history(
     return mask, names
 
 
-def told_of_dated_back(
+def describe_backdated_profiles(
     lake: Lake, features: FeatureSet, entities: Sequence[str] = ("user", "item")
 ) -> list[tuple[str, str]]:
     """Describe profile features that may use knowledge from after the profile's date.
@@ -115,11 +115,11 @@ def told_of_dated_back(
         if entity not in entities or not attributes or not lake.exists("events"):
             continue
         profiles = lake.table(
-            "events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == entity
+            "events", [*PROFILE_COLUMNS, "item_id", "properties"], ds.field("type") == entity
         )
         checks = [
             (
-                dated_back(profiles, entity),
+                find_backdated_profiles(profiles, entity),
                 f"are the one that was imported of their {entity}, and nobody said when it came in",
             )
         ]
@@ -145,7 +145,9 @@ def told_of_dated_back(
     return warnings
 
 
-def without(texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]) -> pa.Array:
+def drop_attributes(
+    texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]
+) -> pa.Array:
     """Return profiles as JSON; the given rows lose the named attributes."""
     cleaned: dict[str | None, str | None] = {None: None}
     originals = texts.filter(pa.array(rows)).to_pylist()

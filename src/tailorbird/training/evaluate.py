@@ -17,7 +17,7 @@ from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.live import LiveColumns
@@ -26,18 +26,18 @@ from tailorbird.registry import Registry
 from tailorbird.training.clicks import DrawnRequests, describe_sources, draw_candidates
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.judge import Evaluation, Judge, shares
-from tailorbird.training.matrix import Featured, encode_rows, iterate_features_from
+from tailorbird.training.judge import Evaluation, Evaluator, interaction_shares
+from tailorbird.training.matrix import FeatureChunk, encode_rows, iterate_features_from
 from tailorbird.training.replaying import Replay, Slates
 from tailorbird.training.rows import Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
-from tailorbird.training.thinned import thinned
 
 Floats = npt.NDArray[np.float64]
 Values = Mapping[str, Floats]
 # Returns the probability of each row by head, and its value.
-Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]
+Scorer = Callable[[FeatureChunk], tuple[Mapping[str, Floats], Floats]]
 
 ROWS_AT_ONCE = 1_000_000
 _STEP = 4_000  # requests whose candidates are looked up at once
@@ -66,7 +66,9 @@ def evaluate_scorers(
         as_of: start of the test part, at which popularity, novelty and the long tail are taken.
     """
     model = next(iter(scorers))
-    evaluator = Judge(material.history, shares(material.history, as_of), objective, seed=seed)
+    evaluator = Evaluator(
+        material.history, interaction_shares(material.history, as_of), objective, seed=seed
+    )
     past = History(features, material.events)
     report_progress = partial(progress, "judge")
     positives = recalled = candidates = 0
@@ -152,7 +154,7 @@ def version_scorer(
         History(own_features, events) if own_features is not None and events is not None else None
     )
 
-    def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
+    def score(piece: FeatureChunk) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
             piece = next(iterate_features_from(past, piece.part, rows_max=max(1, piece.part.rows)))
         scores = bundle.score_matrix(
@@ -179,7 +181,7 @@ def evaluate(
     slot: Slot,
     versions: tuple[str, ...] = (),
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     settings: TrainSettings | None = None,
@@ -192,7 +194,7 @@ def evaluate(
             champion.
         BundleError: the versions read different features.
     """
-    settings = (settings or TrainSettings()).hurried()
+    settings = (settings or TrainSettings()).resolve_quick()
     now = clock.now()
     paths = _version_paths(Registry(registry, clock=clock), versions)
     # Versions are evaluated with their own features, whatever the project declares by now.
@@ -226,7 +228,7 @@ def evaluate(
     scorers = {
         bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles
     }
-    test = data.take(thinned(split.test, settings.test_requests, settings.seed))
+    test = data.take(thin(split.test, settings.test_requests, settings.seed))
     sources = bounded(slot.sources)
     baselines = default_baselines(slot.sources)
     replay = Replay(

@@ -18,25 +18,25 @@ from tailorbird.models.architectures import DEEP, HeadFile
 from tailorbird.models.deep.batches import PartRows
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder
-from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
-from tailorbird.ranking.targets import of_items, return_of
+from tailorbird.ranking.live import NO_LIVE_COLUMNS, LiveColumns
+from tailorbird.ranking.targets import item_heads, parse_return
 from tailorbird.training.architecture import (
     FitInputs,
     HeadModel,
+    add_net_columns,
+    allows_net,
     fit_heads,
-    wants_net,
-    with_columns_for_nets,
 )
-from tailorbird.training.calibrate import Chosen
+from tailorbird.training.calibrate import CalibrationChoice
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.giveaways import giveaways, notes_on_ahead
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, encode_rows, featured
+from tailorbird.training.leakage import ahead_notes, find_leakage
+from tailorbird.training.matrix import FeatureChunk, encode_rows, iterate_features
 from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, sample_blocks, write_matrix_files
-from tailorbird.training.position import click_weights, examination
-from tailorbird.training.prepared import learn_encoder, stack, training_labels
+from tailorbird.training.position import click_weights, estimate_examination
+from tailorbird.training.prepared import learn_encoder, stack_matrices, training_labels
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.target import Labelled
+from tailorbird.training.target import LabelledRows
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Parts:
     train: Dataset
     validation: Dataset
     test: Dataset
-    live: LiveColumns = NOTHING_LIVE
+    live: LiveColumns = NO_LIVE_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class FittedModel:
     parity: float
     leaks: dict[str, str]
     notes: tuple[str, ...]
-    calibration_choices: dict[str, Chosen] = field(
+    calibration_choices: dict[str, CalibrationChoice] = field(
         default_factory=dict
     )  # head → how its calibration was chosen
 
     def score(
         self,
-        piece: Featured,
+        piece: FeatureChunk,
         series: IndexSeries,
         objective: Mapping[str, float],
         live: LiveColumns,
@@ -138,11 +138,11 @@ def fit(
     """
     weight_note = ""
     if settings.position == "weights":
-        parts, weight_note = _weight_clicks(parts, of_items(objective)[0])
+        parts, weight_note = _weight_clicks(parts, item_heads(objective)[0])
     position = position and settings.position == "column"
     progress("features", 0, 2)
     labels = training_labels(parts.train, settings)
-    labelled = Labelled(
+    labelled = LabelledRows(
         parts.train.t[parts.train.request], labels, parts.train.weight, label_window
     )
     with _spill_folder(parts.train, settings) as folder:
@@ -150,10 +150,10 @@ def fit(
             events, features, parts, series, settings, labelled, folder, position=position
         )
         progress("features", 1, 2)
-        validation = list(featured(parts.validation, features, events))
-        shown = stack(validation, encoder, series, position=position, live=parts.live)
+        validation = list(iterate_features(parts.validation, features, events))
+        shown = stack_matrices(validation, encoder, series, position=position, live=parts.live)
         served = (
-            stack(validation, encoder, series, position=False, live=parts.live)
+            stack_matrices(validation, encoder, series, position=False, live=parts.live)
             if position
             else shown
         )
@@ -246,7 +246,7 @@ def _encode_training_rows(
     parts: "Parts",
     series: IndexSeries,
     settings: TrainSettings,
-    labelled: Labelled,
+    labelled: LabelledRows,
     folder: Path | None,
     *,
     position: bool,
@@ -254,21 +254,21 @@ def _encode_training_rows(
     """Learn the encoder and encode the training rows."""
     train, live = parts.train, parts.live
     if folder is None:
-        pieces = Pieces.of(list(featured(train, features, events)))
+        pieces = Pieces.of(list(iterate_features(train, features, events)))
     else:
         pieces = Pieces.spill_to_files(
-            featured(train, features, events, rows_max=ROWS_AT_ONCE),
+            iterate_features(train, features, events, rows_max=ROWS_AT_ONCE),
             folder / "features",
             train.rows,
         )
     encoder, time_encodings = learn_encoder(
         pieces, features, series, settings, labelled, position=position, live=live
     )
-    if wants_net(settings):
-        encoder = with_columns_for_nets(encoder, train, series)
+    if allows_net(settings):
+        encoder = add_net_columns(encoder, train, series)
     if folder is None:
         return encoder, _TrainingRows(
-            stack(
+            stack_matrices(
                 pieces.chunks, encoder, series, position=position, learned=time_encodings, live=live
             )
         )
@@ -324,7 +324,7 @@ def _select_heads(
                 f"{POSITIVES_MIN} are needed"
             )
             continue
-        leakage = giveaways(encoder.names, *_labelled_rows(matrix, label_sample[head]))
+        leakage = find_leakage(encoder.names, *_labelled_rows(matrix, label_sample[head]))
         leaking = leakage.known
         if leaking and head not in objective:
             notes.append(
@@ -333,17 +333,19 @@ def _select_heads(
             )
             continue
         leaks |= leaking
-        ahead = leakage.told_of_ahead(head) | ahead
+        ahead = leakage.describe_ahead(head) | ahead
         heads.append(head)
-    return _HeadSelection(tuple(heads), leaks, (*notes, *notes_on_ahead(ahead)))
+    return _HeadSelection(tuple(heads), leaks, (*notes, *ahead_notes(ahead)))
 
 
 def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
     """Weight clicks of the training part by the examination of their position; add a note."""
     train = parts.train
-    examined = examination(train.position, train.labels[head] > 0, train.propensity, train.request)
+    examined = estimate_examination(
+        train.position, train.labels[head] > 0, train.propensity, train.request
+    )
     positive = np.logical_or.reduce(
-        [train.labels[head_name] > 0 for head_name in of_items(train.labels)]
+        [train.labels[head_name] > 0 for head_name in item_heads(train.labels)]
     )
     weight = train.weight * click_weights(examined, train.position, positive)
     chances = ", ".join(f"{chance:.2f}" for chance in examined.chance)
@@ -354,7 +356,7 @@ def _weight_clicks(parts: Parts, head: str) -> tuple[Parts, str]:
 
 def _explain_unvalidated(head: str, validation: Dataset) -> str:
     """Return why a return head cannot be validated, "" if it can."""
-    return_target = return_of(head)
+    return_target = parse_return(head)
     if return_target is None:
         return ""
     label = validation.labels[head]

@@ -134,7 +134,7 @@ def decide(evidence: Evidence) -> Decision:
     )
 
 
-def not_judged(incumbent: str, why: str) -> str:
+def describe_unevaluated(incumbent: str, why: str) -> str:
     """Describe an incumbent that the new model could not be compared with."""
     return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
 

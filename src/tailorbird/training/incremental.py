@@ -1,4 +1,4 @@
-"""State that one training of a net leaves to the next: weights for a warm start, logs by epoch.
+"""BreakerState that one training of a net leaves to the next: weights for a warm start, logs by epoch.
 
 An incremental training uses a rolling buffer: the rows since the last training and as many before
 them. It neither forgets at once nor costs more as the window grows. Weights and their ids are in
@@ -19,13 +19,13 @@ from tailorbird.events import DAY, Clock, SystemClock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.models.architectures import OnEpoch
 from tailorbird.models.deep.layout import Layout
-from tailorbird.models.deep.logs import EventLog, grouped, to_mlflow
+from tailorbird.models.deep.logs import EventLog, group_tags, log_to_mlflow
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.model import DeepModel
     from tailorbird.models.deep.parameters import DeepParameters
     from tailorbird.models.deep.warm import Meta
 
@@ -37,7 +37,7 @@ EPOCHS = 2  # maximum of an incremental training
 @contextmanager
 def open_working_folder(
     work: Path | None, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
-) -> Iterator[tuple[Unfinished | None, TrainSettings]]:
+) -> Iterator[tuple[UnfinishedRun | None, TrainSettings]]:
     """Open the folders of a net in `work`, and resume a killed training as of its own time.
 
     Trees keep no state, since growing them again is faster than loading them. A training that was
@@ -49,13 +49,13 @@ def open_working_folder(
     if work is None or settings.architecture == "gbdt":
         yield None, settings
         return
-    with alone(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
+    with exclusive(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
         yield _prepare_folders(work, features, slot, settings, clock)
 
 
 def _prepare_folders(
     work: Path, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
-) -> tuple[Unfinished, TrainSettings]:
+) -> tuple[UnfinishedRun, TrainSettings]:
     fingerprint = {
         "settings": replace(settings, checkpoint=None, logs=None, warm=None),
         "schema": features.schema_hash,
@@ -63,11 +63,11 @@ def _prepare_folders(
         "objective": dict(slot.objective),
         "as_of": 0 if isinstance(clock, SystemClock) else clock.now(),
     }
-    folder = work / UNFINISHED / slot.name
-    unfinished = Unfinished(folder, fingerprint, clock.now())
+    folder = work / UNFINISHED_FOLDER / slot.name
+    unfinished = UnfinishedRun(folder, fingerprint, clock.now())
     if clock.now() - unfinished.now > DAY:
         unfinished.discard()
-        unfinished = Unfinished(folder, fingerprint, clock.now())
+        unfinished = UnfinishedRun(folder, fingerprint, clock.now())
     run_name = f"{slot.name}-{settings.architecture}-{to_iso(unfinished.now)[:19].replace(':', '')}"
     return unfinished, replace(
         settings, checkpoint=folder, logs=work / "logs" / run_name, warm=work / "warm" / slot.name
@@ -103,11 +103,11 @@ def begin_training(
     fresh = WarmStart(layout, parameters)
     if not settings.incremental or settings.warm is None:
         return fresh
-    from tailorbird.models.deep.parameters import settled
-    from tailorbird.models.deep.warm import begin, load_warm, series_of
+    from tailorbird.models.deep.parameters import resolve_parameters
+    from tailorbird.models.deep.warm import load_warm, series_name, warm_start
 
-    settled_parameters = settled(architecture, parameters)
-    series = settings.warm / series_of(architecture, settled_parameters, layout, heads)
+    settled_parameters = resolve_parameters(architecture, parameters)
+    series = settings.warm / series_name(architecture, settled_parameters, layout, heads)
     warm = load_warm(series, before=until)
     if warm is None:
         return start_from_scratch(
@@ -118,7 +118,7 @@ def begin_training(
             ),
         )
     try:
-        start = begin(warm, layout, keys, heads)
+        start = warm_start(warm, layout, keys, heads)
     except UsageError as error:
         return start_from_scratch(layout, parameters, error.message)
     summary = (
@@ -140,14 +140,14 @@ def _explain_missing_state(
     heads: tuple[str, ...],
 ) -> str:
     """Return why there are no weights to start from."""
-    from tailorbird.models.deep.warm import newest_meta
+    from tailorbird.models.deep.warm import read_newest_meta
 
     if any(series.glob("*.npz")):
         return "the trainings before it know as much, or more"
     states = [
         state
         for folder in sorted(warm.glob(f"{architecture}-*"))
-        if (state := newest_meta(folder)) is not None
+        if (state := read_newest_meta(folder)) is not None
     ]
     if states:
         last = max(states, key=lambda state: state.trained_until)
@@ -191,18 +191,20 @@ def start_from_scratch(layout: Layout, parameters: dict[str, Any], why: str) -> 
     )
 
 
-def save_state(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
+def save_state(
+    deep: "DeepModel", keys: Mapping[int, Keys], until: int, settings: TrainSettings
+) -> str:
     """Save the weights for the next training and log to MLflow; return a warning or ""."""
     if settings.warm is not None:
         from tailorbird.models.deep.checkpoint import weights
-        from tailorbird.models.deep.warm import Warm, clear_series, save_warm, series_of
+        from tailorbird.models.deep.warm import WarmState, clear_series, save_warm, series_name
 
-        series = settings.warm / series_of(
+        series = settings.warm / series_name(
             deep.architecture, deep.parameters, deep.layout, deep.heads
         )
         save_warm(
             series,
-            Warm(
+            WarmState(
                 deep.architecture,
                 deep.parameters,
                 deep.heads,
@@ -216,7 +218,7 @@ def save_state(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: Tra
     if not settings.mlflow:
         return ""
     try:
-        run = to_mlflow(
+        run = log_to_mlflow(
             deep.architecture,
             {"architecture": deep.architecture, **vars(deep.parameters)},
             deep.curve,
@@ -234,4 +236,4 @@ def make_epoch_logger(folder: Path | None) -> OnEpoch | None:
     if folder is None:
         return None
     log = EventLog(folder)
-    return lambda epoch, figures: log.scalars(epoch, grouped(figures))
+    return lambda epoch, figures: log.scalars(epoch, group_tags(figures))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.training.binning import entropy, learn_bins, mutual_information
-from tailorbird.training.giveaways import find_leaking_columns
+from tailorbird.training.leakage import find_leaking_columns
 from tailorbird.training.shuffling import shuffle_across_requests, shuffle_within_requests
 from tailorbird.training.signal_rows import SignalRows
 

@@ -4,7 +4,7 @@
     for drawn in …: evaluator.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
     evaluation = evaluator.evaluation("tailorbird")
 
-A model orders the candidates of a request; a baseline shows a list of its own. Chosen items that
+A model orders the candidates of a request; a baseline shows a list of its own. CalibrationChoice items that
 are in neither count as missed. `gain` is the slot's value formula over the outcomes, so a purchase
 weighs as much as the slot says. `training.evaluate` decides what is evaluated on which requests,
 `training.gate` decides on promotion, and `training.report` has charts.
@@ -23,7 +23,7 @@ from tailorbird.models.interactions import History
 from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
 from tailorbird.training.amounts import AmountFigures, compute_amount_figures
-from tailorbird.training.bootstrap import Bootstrap, Interval, flat, round_finite
+from tailorbird.training.bootstrap import Bootstrap, Interval, flatten_intervals, round_finite
 from tailorbird.training.cold import STEP_LABELS, ColdStartStep, assign_steps, cold_start_curve
 from tailorbird.training.dataset import Dataset, MissedPositives
 from tailorbird.training.replaying import Slates
@@ -109,12 +109,17 @@ class Evaluation:
     def plain(self) -> dict[str, Any]:
         """Return the evaluation as JSON; each interval adds `_low` and `_high` keys."""
         return {
-            "results": {name: flat(figures) for name, figures in self.figures.items()},
-            "differences": {name: flat({PRIMARY: gain}) for name, gain in self.differences.items()},
+            "results": {name: flatten_intervals(figures) for name, figures in self.figures.items()},
+            "differences": {
+                name: flatten_intervals({PRIMARY: gain}) for name, gain in self.differences.items()
+            },
             "slices": {
                 name: {
                     "requests": count,
-                    **{model: flat({PRIMARY: figure}) for model, figure in figures.items()},
+                    **{
+                        model: flatten_intervals({PRIMARY: figure})
+                        for model, figure in figures.items()
+                    },
                 }
                 for name, (count, figures) in self.slices.items()
             },
@@ -129,7 +134,7 @@ class Evaluation:
         }
 
 
-class Judge:
+class Evaluator:
     """Collects metrics part by part.
 
     Args:
@@ -165,7 +170,7 @@ class Judge:
 
     def as_of(self, share: Floats) -> None:
         """Set popularity, and with it the long tail and the new items, as of another moment."""
-        self._share, self._tail, self._unseen = share, long_tail(share), share == 0
+        self._share, self._tail, self._unseen = share, long_tail_mask(share), share == 0
 
     def add(
         self,
@@ -236,7 +241,7 @@ class Judge:
         offsets: Ints,
         missed: MissedPositives,
         t: Ints,
-    ) -> metrics.Ranked:
+    ) -> metrics.RankedLists:
         missed_count = np.bincount(missed.request, minlength=len(offsets) - 1)
         ranked = metrics.rank_lists(
             score,
@@ -375,7 +380,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Positives:
-    """Chosen items: request, item and gain, sorted by request and item; shape (m,) each."""
+    """CalibrationChoice items: request, item and gain, sorted by request and item; shape (m,) each."""
 
     request: Ints
     item: Ints
@@ -425,7 +430,7 @@ def _score_slate(
     )
 
 
-def shares(history: History, before: int) -> Floats:
+def interaction_shares(history: History, before: int) -> Floats:
     """Return the share of interactions of each item before a moment, shape (items,)."""
     earlier = history.interactions.before(before)
     count = np.bincount(earlier.item[earlier.item >= 0], minlength=earlier.items).astype(np.float64)
@@ -433,7 +438,10 @@ def shares(history: History, before: int) -> Floats:
 
 
 def _listwise_figures(
-    ranked: metrics.Ranked, subsets: Mapping[str, metrics.Ranked], item: Ints, share: Floats
+    ranked: metrics.RankedLists,
+    subsets: Mapping[str, metrics.RankedLists],
+    item: Ints,
+    share: Floats,
 ) -> dict[str, Floats]:
     has_positives = ranked.has_positives
     return {
@@ -487,7 +495,7 @@ def _head_figures(
 
 
 def _head_to_dict(head: HeadFigures) -> dict[str, Any]:
-    figures = flat(
+    figures = flatten_intervals(
         {"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error}
     )
     scalars = {
@@ -522,7 +530,7 @@ def _bin_means(calibration: metrics.Calibration) -> tuple[tuple[str, Floats], ..
     return ("predicted", calibration.predicted), ("observed", calibration.observed)
 
 
-def long_tail(share: Floats) -> npt.NDArray[np.bool_]:
+def long_tail_mask(share: Floats) -> npt.NDArray[np.bool_]:
     """Return the mask of items outside the most popular fifth of those that were ever chosen."""
     chosen_count = np.count_nonzero(share)
     head = np.argsort(-share, kind="stable")[: round(chosen_count * (1 - TAIL_SHARE))]

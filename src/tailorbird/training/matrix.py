@@ -15,7 +15,7 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import BackfilledRows, History, Requests, event_columns
 from tailorbird.ranking.encoders import Encoder, Ragged
-from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
+from tailorbird.ranking.live import NO_LIVE_COLUMNS, LiveColumns
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.dataset import Dataset
@@ -46,37 +46,37 @@ _CONTEXT_COLUMNS = ("device", "country", "referrer", "local_hour")
 
 
 @dataclass(frozen=True)
-class Featured:
+class FeatureChunk:
     """A chunk of a data set with its features."""
 
     part: Dataset
     rows: BackfilledRows
 
 
-def featured(
+def iterate_features(
     data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE
-) -> Iterator[Featured]:
+) -> Iterator[FeatureChunk]:
     """Yield the features of a data set in chunks, in order."""
     return iterate_features_from(History(features, events), data, rows_max=rows_max)
 
 
 def iterate_features_from(
     history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE
-) -> Iterator[Featured]:
+) -> Iterator[FeatureChunk]:
     """Yield the features of a data set; `history` can be shared by several data sets."""
     for part in data.chunks(rows_max):
-        yield Featured(part, history.rows(_requests(part)))
+        yield FeatureChunk(part, history.rows(_requests(part)))
 
 
 def encode_rows(
-    piece: Featured,
+    piece: FeatureChunk,
     encoder: Encoder,
     series: IndexSeries,
     *,
     position: bool = False,
     learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
     fallback_space: Space | None = None,
-    live: LiveColumns = NOTHING_LIVE,
+    live: LiveColumns = NO_LIVE_COLUMNS,
 ) -> Matrix:
     """Encode a chunk as a matrix of shape (rows, columns).
 
@@ -130,7 +130,7 @@ def required_columns(features: FeatureSet) -> list[str]:
     return [name for name in ROUTED.names if name in needed]
 
 
-def columns_of(features: FeatureSet) -> Columns:
+def bundle_columns(features: FeatureSet) -> Columns:
     """Return the columns of a feature set as a bundle names them."""
     return Columns(features.numeric, features.categorical, features.sequences)
 

@@ -22,7 +22,7 @@ CELLS_MAX = 4_000_000  # cells of the padded matrix that ranks a chunk of lists:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedLists:
     """Ranks of the positives of each list, and its top rows.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ranked:
             self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64)
         )
 
-    def only(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "Ranked":
+    def only(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "RankedLists":
         """Return the lists with fewer positives; ranks stay those in the full list.
 
         Args:
@@ -70,7 +70,7 @@ class Ranked:
         request = self.request[positives]
         count = np.bincount(request, minlength=len(self.positives))
         columns = (request, self.row[positives], self.rank[positives], self.gain[positives], count)
-        return Ranked(*columns, self.lengths, self.top, missed, self.missed_gain)
+        return RankedLists(*columns, self.lengths, self.top, missed, self.missed_gain)
 
 
 def rank_lists(
@@ -82,7 +82,7 @@ def rank_lists(
     seed: int = 0,
     missed: Ints | None = None,
     missed_gain: float = 1.0,
-) -> Ranked:
+) -> RankedLists:
     """Rank all lists at once, without a loop over requests.
 
     Takes O(n · positives of a list) comparisons and a partial sort.
@@ -115,10 +115,10 @@ def rank_lists(
     order = np.lexsort((rank, request))
     columns = request[order], row[order], rank[order], label[row[order]].astype(np.float64)
     missed = np.zeros(len(lengths), np.int64) if missed is None else missed
-    return Ranked(*columns, positives, lengths, top, missed, missed_gain)
+    return RankedLists(*columns, positives, lengths, top, missed, missed_gain)
 
 
-def ndcg(ranked: Ranked, k: int = 10) -> Floats:
+def ndcg(ranked: RankedLists, k: int = 10) -> Floats:
     """Return the normalised discounted cumulative gain, shape (requests,); NaN without positives.
 
     DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by the DCG of the best
@@ -136,7 +136,7 @@ def ndcg(ranked: Ranked, k: int = 10) -> Floats:
     return _divide(dcg, totals(lists, gain[best] * _discount(nth, k), size))
 
 
-def recall(ranked: Ranked, k: int = 10) -> Floats:
+def recall(ranked: RankedLists, k: int = 10) -> Floats:
     """Return recall at k divided by the best possible, min(positives, k); NaN without positives.
 
     With one positive this is the hit rate.
@@ -145,7 +145,7 @@ def recall(ranked: Ranked, k: int = 10) -> Floats:
     return _divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
 
 
-def hit_rate(ranked: Ranked, k: int = 20) -> Floats:
+def hit_rate(ranked: RankedLists, k: int = 20) -> Floats:
     """Return 1 for lists with a positive in the first k, else 0, shape (requests,).
 
     NaN for lists without positives.
@@ -154,7 +154,7 @@ def hit_rate(ranked: Ranked, k: int = 20) -> Floats:
     return np.where(ranked.has_positives, np.minimum(hits, 1.0), np.nan)
 
 
-def reciprocal_rank(ranked: Ranked) -> Floats:
+def reciprocal_rank(ranked: RankedLists) -> Floats:
     """Return 1 / rank of the first positive, shape (requests,); its mean is MRR.
 
     0 where all positives were missed; NaN without positives.
@@ -164,7 +164,7 @@ def reciprocal_rank(ranked: Ranked) -> Floats:
     return np.where(ranked.has_positives, 1.0 / best, np.nan)
 
 
-def list_auc(ranked: Ranked) -> Floats:
+def list_auc(ranked: RankedLists) -> Floats:
     """Return the AUC within each list, shape (requests,); NaN where a class is empty.
 
     Computed from ranks alone: the j-th best positive at rank r has r − j negatives above it.
@@ -176,7 +176,7 @@ def list_auc(ranked: Ranked) -> Floats:
     return 1.0 - _divide(above, (ranked.positives * negatives).astype(np.float64))
 
 
-def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:
+def coverage(ranked: RankedLists, item: Ints, catalogue: int) -> float:
     """Return the share of the catalogue in the top k of at least one list.
 
     Args:
@@ -186,7 +186,7 @@ def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:
     return len(np.unique(item[shown])) / max(catalogue, 1)
 
 
-def novelty(ranked: Ranked, item: Ints, share: Floats) -> Floats:
+def novelty(ranked: RankedLists, item: Ints, share: Floats) -> Floats:
     """Return the mean self-information −log2(share) of each top k, in bits, shape (requests,).
 
     `share[code]` is the item's share of all interactions before the test; an item never seen counts

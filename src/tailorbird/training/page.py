@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from tailorbird.training.metrics import Calibration
 
-OURS, OTHERS = "#1b6e5f", "#9aa5ab"
+HIGHLIGHT_COLOUR, MUTED_COLOUR = "#1b6e5f", "#9aa5ab"
 COLUMNS_SHOWN = 20
 
 STYLE = """
@@ -56,7 +56,7 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
     return path
 
 
-def plain(figure: Figure) -> Figure:
+def clean_axes(figure: Figure) -> Figure:
     """Remove frame lines and shrink the tick labels of a figure."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -64,7 +64,7 @@ def plain(figure: Figure) -> Figure:
     return figure
 
 
-def picture(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """Render a figure as inline SVG; the same figure gives the same text."""
     buffer = io.StringIO()
     with matplotlib.rc_context(
@@ -75,7 +75,7 @@ def picture(figure: Figure) -> str:
     return f"<figure>{text[text.index('<svg') :]}</figure>"
 
 
-def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
+def render_table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
     """Render a table from HTML cells; rows marked true are highlighted."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
@@ -117,7 +117,7 @@ def splits_table(label: str, splits: Sequence[Mapping[str, Any]]) -> str:
         )
         for number, split in enumerate(splits, 1)
     ]
-    return table(header, rows)
+    return render_table(header, rows)
 
 
 def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:
@@ -130,29 +130,29 @@ def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) 
             for value in (calibration.predicted, calibration.observed)
         ]
         rows.append(([escape(name), f"{count:,.0f}", *means, f"{calibration.debiased:.4f}"], False))
-    return table([*header, "calibration error, debiased"], rows)
+    return render_table([*header, "calibration error, debiased"], rows)
 
 
-def reliability(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
+def reliability_chart(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
     """Draw observed rates with intervals over predictions, next to the diagonal up to `top`."""
     figure = Figure(figsize=(4.2, 3.6), layout="constrained")
     axes = figure.subplots()
     filled = bins.count > 0
-    axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
+    axes.plot([0, top], [0, top], color=MUTED_COLOUR, linewidth=1)
     spread = interval_half_width(bins)[filled]
     axes.errorbar(
         bins.predicted[filled],
         bins.observed[filled],
         spread,
         fmt="o",
-        color=OURS,
+        color=HIGHLIGHT_COLOUR,
         markersize=4,
         linewidth=1,
     )
     axes.set_xlabel(predicted)
     axes.set_ylabel(observed)
     axes.set_title("Reliability, bins of equal mass", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def interval_half_width(bins: Calibration) -> np.ndarray:
@@ -160,14 +160,16 @@ def interval_half_width(bins: Calibration) -> np.ndarray:
     return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
 
 
-def importance(shares: Mapping[str, float], title: str) -> Figure:
+def importance_chart(shares: Mapping[str, float], title: str) -> Figure:
     """Draw the columns with the largest shares, which come first in `shares`."""
     shown = list(shares.items())[:COLUMNS_SHOWN]
     figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
     axes = figure.subplots()
     axes.barh(
-        [name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS
+        [name for name, _ in reversed(shown)],
+        [share for _, share in reversed(shown)],
+        color=HIGHLIGHT_COLOUR,
     )
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(title, fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)

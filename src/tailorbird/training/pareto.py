@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from tailorbird.ranking.bundle import Bundle, open_session, run_heads
 from tailorbird.registry import Head
-from tailorbird.training.bootstrap import Interval, flat
+from tailorbird.training.bootstrap import Interval, flatten_intervals
 from tailorbird.training.judge import PRIMARY, Evaluation, K
-from tailorbird.training.page import OTHERS, OURS, plain
+from tailorbird.training.page import HIGHLIGHT_COLOUR, MUTED_COLOUR, clean_axes
 from tailorbird.training.serving_cost import ITEMS
 
 Matrix = npt.NDArray[np.float32]
@@ -50,7 +50,7 @@ class PricedModel:
         return {
             "name": self.name,
             "us": round(self.us, 1),
-            **flat({PRIMARY: self.quality}),
+            **flatten_intervals({PRIMARY: self.quality}),
             "on_front": not self.dominated_by,
             "better": self.dominated_by,
         }
@@ -126,7 +126,7 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     for entry in models:
-        colour = OURS if entry["name"] == model else OTHERS
+        colour = HIGHLIGHT_COLOUR if entry["name"] == model else MUTED_COLOUR
         if entry[f"{PRIMARY}_low"] is not None:
             axes.plot(
                 [entry["us"]] * 2,
@@ -153,11 +153,11 @@ def pareto_chart(models: Sequence[Mapping[str, Any]], model: str) -> Figure:
         [entry["us"] for entry in front],
         [entry[PRIMARY] for entry in front],
         where="post",
-        color=OURS,
+        color=HIGHLIGHT_COLOUR,
         linewidth=0.8,
         linestyle="--",
     )
     axes.set_xscale("log")
     axes.set_xlabel(f"µs to score {ITEMS} candidates, reading features not counted")
     axes.set_title(f"{PRIMARY} beside what it costs; ● on the front", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)

@@ -20,7 +20,7 @@ from tailorbird.models.deep.batches import Blocks, PartRows, Rows, write_parts
 from tailorbird.ranking.encoders import Encoder
 from tailorbird.ranking.live import LiveColumns
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, encode_rows
+from tailorbird.training.matrix import FeatureChunk, encode_rows
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -33,15 +33,15 @@ SAMPLE_ROWS_MAX = 500_000  # rows of a matrix in files that column checks sample
 class Pieces:
     """Chunks in order, and their categorical columns stacked, shape (rows, columns)."""
 
-    chunks: Sequence[Featured]
+    chunks: Sequence[FeatureChunk]
     categorical: Keys
 
     @classmethod
-    def of(cls, pieces: Sequence[Featured]) -> "Pieces":
+    def of(cls, pieces: Sequence[FeatureChunk]) -> "Pieces":
         return cls(pieces, np.concatenate([piece.rows.categorical for piece in pieces]))
 
     @classmethod
-    def spill_to_files(cls, pieces: Iterable[Featured], folder: Path, rows: int) -> "Pieces":
+    def spill_to_files(cls, pieces: Iterable[FeatureChunk], folder: Path, rows: int) -> "Pieces":
         """Write the features of each chunk as it arrives.
 
         Args:
@@ -49,7 +49,7 @@ class Pieces:
             rows: rows of all chunks.
         """
         folder.mkdir(parents=True)
-        chunks: list[Featured] = []
+        chunks: list[FeatureChunk] = []
         categorical, start = np.zeros((rows, 0), np.uint64), 0
         for number, piece in enumerate(pieces):
             width = piece.rows.categorical.shape[1]

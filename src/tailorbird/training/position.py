@@ -81,7 +81,7 @@ class Examination:
         return self.chance[np.clip(position, 1, len(self.chance)).astype(np.intp) - 1]
 
 
-def examination(
+def estimate_examination(
     position: npt.NDArray, clicked: npt.NDArray, propensity: Floats, request: npt.NDArray
 ) -> Examination:
     """Estimate examination probabilities from shown rows.

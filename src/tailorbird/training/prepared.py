@@ -19,10 +19,10 @@ from tailorbird.ranking.tower import VECTOR_COLUMNS
 from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.matrix import Featured, columns_of, encode_rows
+from tailorbird.training.matrix import FeatureChunk, bundle_columns, encode_rows
 from tailorbird.training.pieces import Pieces
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.target import Labelled
+from tailorbird.training.target import LabelledRows
 from tailorbird.training.transforms import find_preset, fit_transforms, plan_transforms
 
 Matrix = npt.NDArray[np.float32]
@@ -46,13 +46,13 @@ def learn_encoder(
     features: FeatureSet,
     series: IndexSeries,
     settings: TrainSettings,
-    labelled: Labelled,
+    labelled: LabelledRows,
     *,
     position: bool,
     live: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
     """Learn the encoder from training rows; return also their target encodings in time."""
-    columns = columns_of(features)
+    columns = bundle_columns(features)
     vector_columns = tuple(VECTOR_COLUMNS) if series.spaces else ()
     similarity_columns = (*vector_columns, *live.names)
     column_plan = plan_transforms(
@@ -94,14 +94,14 @@ def learn_encoder(
             computed=tuple(name for name in derived if name != POSITION),
             position=POSITION in derived,
         )
-        derived_matrix = stack(pieces.chunks, probe, series, position=position, live=live)
+        derived_matrix = stack_matrices(pieces.chunks, probe, series, position=position, live=live)
         rows |= {name: derived_matrix[:, index] for index, name in enumerate(probe.names)}
     fitted = fit_transforms(column_plan.transforms, rows, labelled)
     return msgspec.structs.replace(encoder, transforms=fitted.outputs), fitted.in_time
 
 
-def stack(
-    pieces: Sequence[Featured],
+def stack_matrices(
+    pieces: Sequence[FeatureChunk],
     encoder: Encoder,
     series: IndexSeries,
     *,

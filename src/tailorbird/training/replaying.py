@@ -28,14 +28,14 @@ from tailorbird.candidates.query import (
     live_sources,
     source_of,
 )
-from tailorbird.candidates.replay import Questions, epochs_by_group, replayed
+from tailorbird.candidates.replay import ReplayRequests, epochs_by_group, replay_requests
 from tailorbird.events import hash64s
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History
 from tailorbird.features.bulk import RaggedSequence, Requests
 from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.live import LiveColumns
-from tailorbird.ranking.similarities import kept
+from tailorbird.ranking.similarities import from_declaration
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset
@@ -232,8 +232,8 @@ class Replay:
             )
             requests.append(request)
         p = data.p if data.p.ndim == 1 else data.p.max(axis=1)
-        questions = Questions(requests, epochs_by_group(self._events, p))
-        for indices, lists in replayed(
+        questions = ReplayRequests(requests, epochs_by_group(self._events, p))
+        for indices, lists in replay_requests(
             self._contract, self._events, questions, self._names, progress=progress
         ):
             yield from zip(indices.tolist(), lists, strict=True)
@@ -343,12 +343,12 @@ def _request_sequences(sequences: Mapping[str, RaggedSequence], request: int) ->
     return {name: sequence.of(request) for name, sequence in sequences.items()}
 
 
-def live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
+def select_live_columns(features: FeatureSet, slot: Slot) -> LiveColumns:
     """Return the live columns of a slot's ranker: sources, declared columns and similarities."""
     names = dict.fromkeys(live_sources([*slot.sources, *slot.columns, *DEFAULT_COLUMNS]))
     # `trending` and `popular:1h` are one column.
     by_column = {source_of(name).column: name for name in names}
-    similar = tuple(kept(similarity) for similarity in features.similarities)
+    similar = tuple(from_declaration(similarity) for similarity in features.similarities)
     return LiveColumns(CandidateColumns(tuple(by_column.values())), similar)
 
 

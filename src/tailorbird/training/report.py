@@ -15,15 +15,15 @@ from tailorbird.training.architecture import HeadModel
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
 from tailorbird.training.page import (
-    OTHERS,
-    OURS,
+    HIGHLIGHT_COLOUR,
+    MUTED_COLOUR,
     calibration_table,
-    importance,
+    clean_axes,
+    importance_chart,
     interval_half_width,
-    picture,
-    plain,
-    reliability,
-    table,
+    reliability_chart,
+    render_table,
+    to_svg,
     write_page,
 )
 from tailorbird.training.pareto import pareto_chart
@@ -86,11 +86,11 @@ def _figures_section(evaluation: Evaluation) -> str:
             gain_cell,
         ]
         rows.append((cells, name == evaluation.model))
-    compared = table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
+    compared = render_table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
     intro = "95 % intervals from resampling people; differences are paired over the same requests."
     return (
         "<h2>Beside the baselines</h2><p "
-        f"class='soft'>{intro}</p>{compared}{picture(_comparison_chart(evaluation, ordered))}"
+        f"class='soft'>{intro}</p>{compared}{to_svg(_comparison_chart(evaluation, ordered))}"
     )
 
 
@@ -108,7 +108,7 @@ def _slices_section(evaluation: Evaluation) -> str:
         )
         for name, (count, figures) in evaluation.slices.items()
     ]
-    return f"<h2>For whom</h2>{table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
+    return f"<h2>For whom</h2>{render_table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
 
 
 def _cold_start_section(evaluation: Evaluation) -> str:
@@ -134,7 +134,7 @@ def _cold_start_section(evaluation: Evaluation) -> str:
             )
         tables.append(
             f"<h3>By events of {subject}</h3>"
-            + table(["events before", "requests", evaluation.model, best or "–"], rows)
+            + render_table(["events before", "requests", evaluation.model, best or "–"], rows)
         )
     intro = (
         f"{PRIMARY} by how many events of the person, and of the item that was chosen, there "
@@ -142,7 +142,7 @@ def _cold_start_section(evaluation: Evaluation) -> str:
     )
     return (
         "<h2>Cold start</h2><p "
-        f"class='soft'>{intro}</p>{''.join(tables)}{picture(_cold_start_chart(evaluation))}"
+        f"class='soft'>{intro}</p>{''.join(tables)}{to_svg(_cold_start_chart(evaluation))}"
     )
 
 
@@ -151,7 +151,10 @@ def _cold_start_chart(evaluation: Evaluation) -> Figure:
     for axes, (subject, steps) in zip(
         figure.subplots(1, len(evaluation.cold), sharey=True), evaluation.cold.items(), strict=True
     ):
-        for name, colour in ((evaluation.model, OURS), (evaluation.best_baseline, OTHERS)):
+        for name, colour in (
+            (evaluation.model, HIGHLIGHT_COLOUR),
+            (evaluation.best_baseline, MUTED_COLOUR),
+        ):
             if name:
                 axes.plot(
                     [step.events for step in steps],
@@ -163,7 +166,7 @@ def _cold_start_chart(evaluation: Evaluation) -> Figure:
         axes.set_title(f"events of {subject}", fontsize=10)
         axes.tick_params(labelsize=8)
         axes.legend(frameon=False, fontsize=8)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _costs_section(report: TrainReport) -> str:
@@ -185,14 +188,14 @@ def _costs_section(report: TrainReport) -> str:
                 entry is own_price,
             )
         )
-    compared = table(
+    compared = render_table(
         ["", f"µs for {ITEMS} candidates", PRIMARY, "on the front, or what is better"], rows
     )
     intro = (
         "One thread of the machine that trained. Reading the features of a request comes on "
         "top for every model alike."
     )
-    chart = picture(pareto_chart(report.priced, report.evaluation.model))
+    chart = to_svg(pareto_chart(report.priced, report.evaluation.model))
     return f"<h2>What it costs: {escape(verdict)}</h2><p class='soft'>{intro}</p>{compared}{chart}"
 
 
@@ -204,8 +207,8 @@ def _head_section(name: str, evaluation: Evaluation, model: HeadModel) -> str:
         else "Share of what moves when a column is shuffled"
     )
     pictures = [
-        picture(importance(model.importance(), share)),
-        picture(_learning_curve_chart(model)),
+        to_svg(importance_chart(model.importance(), share)),
+        to_svg(_learning_curve_chart(model)),
     ]
     figures_table = ""
     if head is not None:
@@ -218,14 +221,14 @@ def _head_section(name: str, evaluation: Evaluation, model: HeadModel) -> str:
         rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
-        figures_table = table(["figure", "value"], rows)
+        figures_table = render_table(["figure", "value"], rows)
         if head.slices:
             figures_table += calibration_table(
                 ["slice", "rows", "predicted", "happened"], head.slices
             )
-        pictures.insert(0, picture(_head_reliability_chart(head)))
+        pictures.insert(0, to_svg(_head_reliability_chart(head)))
     if amount is not None:
-        figures_table = table(
+        figures_table = render_table(
             ["figure", "value"],
             [([label, value], False) for label, value in amount.cells().items()],
         )
@@ -241,7 +244,7 @@ def _facts_section(report: TrainReport) -> str:
         ([f"seconds, {escape(stage)}", f"{seconds:.1f}"], False)
         for stage, seconds in report.seconds.items()
     ]
-    return f"<h2>What to know</h2>{table(['', ''], rows)}"
+    return f"<h2>What to know</h2>{render_table(['', ''], rows)}"
 
 
 def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
@@ -249,7 +252,7 @@ def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
     axes = figure.subplots()
     for row, name in enumerate(reversed(ordered)):
         interval = evaluation.figures[name][PRIMARY]
-        colour = OURS if name == evaluation.model else OTHERS
+        colour = HIGHLIGHT_COLOUR if name == evaluation.model else MUTED_COLOUR
         axes.plot(
             [interval.low, interval.high],
             [row, row],
@@ -260,7 +263,7 @@ def _comparison_chart(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
         axes.plot([interval.value], [row], "o", color=colour)
     axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
     axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _head_reliability_chart(head: HeadFigures) -> Figure:
@@ -274,7 +277,7 @@ def _head_reliability_chart(head: HeadFigures) -> Figure:
             ]
         )
     )
-    return reliability(bins, top, "predicted", "happened")
+    return reliability_chart(bins, top, "predicted", "happened")
 
 
 def _learning_curve_chart(model: HeadModel) -> Figure:
@@ -284,14 +287,14 @@ def _learning_curve_chart(model: HeadModel) -> Figure:
         axes.plot(
             np.arange(1, len(series) + 1),
             series,
-            color=OURS if name == "validation" else OTHERS,
+            color=HIGHLIGHT_COLOUR if name == "validation" else MUTED_COLOUR,
             label=name,
         )
-    axes.axvline(model.steps, color=OTHERS, linewidth=0.8, linestyle="--")
+    axes.axvline(model.steps, color=MUTED_COLOUR, linewidth=0.8, linestyle="--")
     axes.set_xlabel(model.unit)
     axes.set_title(f"Learning curve; {model.steps} {model.unit} kept", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _cell(interval: Interval) -> str:

@@ -21,7 +21,7 @@ from tailorbird.features.request import Rows, Sequence, unpack_sequences
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.formula import parse_formula
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
+from tailorbird.retrieval.overlay import ItemVersion, overlay_versions, update_newest
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # tolerances for scores computed on another machine
 # A server may not have known an item's change this close to a response, or the response's time is
@@ -111,7 +111,7 @@ class IndexOverlay:
                 index gives the same scores.
         """
         while self._taken < len(self._versions) and self._available_since[self._taken] <= ts:
-            take_version(self._newest, *self._versions[self._taken])
+            update_newest(self._newest, *self._versions[self._taken])
             self._taken += 1
         pending = self._keys[self._applied : self._taken]
         if pending.size and (
@@ -120,7 +120,7 @@ class IndexOverlay:
             or np.isin(pending, item_keys).any()
         ):
             self._applied = self._taken
-            self._index = laid_over(self._base, self._newest, texts=False)
+            self._index = overlay_versions(self._base, self._newest, texts=False)
         start, stop = (
             bisect_left(self._available_since, ts - TIMING_TOLERANCE_US),
             bisect_right(self._available_since, ts + TIMING_TOLERANCE_US),
@@ -153,7 +153,7 @@ def _later_versions(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion
     return sorted(changed, key=lambda entry: (entry[1].known_since, entry[1].p))
 
 
-def rescored(
+def rescore_answers(
     bundle: Bundle,
     answers: Iterable[pa.Table],
     items: pa.Table,

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import LockedError
-from tailorbird.lock import take
+from tailorbird.lock import acquire
 
-UNFINISHED = "unfinished"  # subfolder of the results folder
+UNFINISHED_FOLDER = "unfinished"  # subfolder of the results folder
 
 
-class Unfinished:
+class UnfinishedRun:
     """Arrays of an unfinished run.
 
     Args:
@@ -58,7 +58,7 @@ class Unfinished:
         self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
     ) -> dict[str, npt.NDArray]:
         """Return the arrays saved under a name; make and save them if there are none."""
-        return kept_arrays(self._folder, name, make)
+        return load_or_make_arrays(self._folder, name, make)
 
     def array(self, name: str, make: Callable[[], npt.NDArray]) -> npt.NDArray:
         """Return the array saved under a name; make and save it if there is none."""
@@ -70,7 +70,7 @@ class Unfinished:
 
 
 @contextmanager
-def alone(lock: Path, activity: str) -> Iterator[None]:
+def exclusive(lock: Path, activity: str) -> Iterator[None]:
     """Hold a lock between processes; the kernel releases it when a process dies.
 
     Args:
@@ -89,14 +89,14 @@ def alone(lock: Path, activity: str) -> Iterator[None]:
             f"{activity} by process {other} already", where=str(lock.parent), fix=fix
         )
 
-    descriptor = take(lock, busy)
+    descriptor = acquire(lock, busy)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def kept_arrays(
+def load_or_make_arrays(
     folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]
 ) -> dict[str, npt.NDArray]:
     """Return the arrays saved in a folder under a name; make and save them if there are none."""

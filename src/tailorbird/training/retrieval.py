@@ -19,16 +19,22 @@ from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.errors import UsageError
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.computed import Keys, Times
-from tailorbird.ranking.live import NOTHING_LIVE
+from tailorbird.ranking.live import NO_LIVE_COLUMNS
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.tower import with_sequence
+from tailorbird.ranking.tower import add_sequence_source
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.replaying import Replay, VectorRetriever
 from tailorbird.training.rows import Material
-from tailorbird.training.thinned import thinned
-from tailorbird.training.towers import Learner, TowerSettings, learner_for, why_none, with_spaces
+from tailorbird.training.sampling import thin
+from tailorbird.training.towers import (
+    TowerLearner,
+    TowerSettings,
+    add_spaces,
+    explain_missing_tower,
+    make_learner,
+)
 
 Floats = npt.NDArray[np.float64]
 Choice = Literal["auto", "tables", "sequence"]
@@ -38,7 +44,7 @@ TABLES = "tables"
 SHARES = (1 / 3, 2 / 3)  # shares of the candidates that may come from vectors
 QUESTIONS = 1_000
 COST_US_MAX = 3_000.0
-FEWEST = 100  # events without which nothing is learned, even if requested
+EVENTS_MIN = 100  # events without which nothing is learned, even if requested
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,14 @@ class RetrievalChoice:
     """
 
     series: IndexSeries
-    learner: Learner | None = None
+    learner: TowerLearner | None = None
     summary: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def sources(self, slot: Slot) -> dict[str, int]:
         """Return the sources of the slot as a server with this choice queries them."""
         share = None if self.learner is None else self.learner.share
-        return bounded(slot.sources if share is None else with_sequence(slot.sources, share))
+        return bounded(slot.sources if share is None else add_sequence_source(slot.sources, share))
 
     def retriever(self) -> VectorRetriever | None:
         """Return the retriever by vectors, None without them."""
@@ -121,8 +127,8 @@ def choose_retrieval(
     if choice == "tables":
         return RetrievalChoice(series)
     reason = _explain_unavailable(slot, features)
-    learner = None if reason else learner_for(material, features, series, settings, seed)
-    events_min = settings.interactions_min if choice == "auto" else FEWEST
+    learner = None if reason else make_learner(material, features, series, settings, seed)
+    events_min = settings.interactions_min if choice == "auto" else EVENTS_MIN
     if learner is not None and learner.count(window[0]) < events_min:
         reason = f"the training part has fewer than {events_min:,} events to learn from"
     if reason or learner is None:
@@ -146,10 +152,10 @@ def choose_retrieval(
             f"candidates come from tables alone: vectors would bring {gain_note}",
             figures,
         )
-    learner = learner_for(material, features, series, settings, seed)
+    learner = make_learner(material, features, series, settings, seed)
     assert learner is not None  # as at the first call
     learner.share = best
-    learned_series = with_spaces(series, learner, window[0], events_min, progress)
+    learned_series = add_spaces(series, learner, window[0], events_min, progress)
     request_note = ", as asked for" if choice == "sequence" else ""
     return RetrievalChoice(
         learned_series,
@@ -159,7 +165,7 @@ def choose_retrieval(
     )
 
 
-def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries:
+def _series_at(series: IndexSeries, learner: TowerLearner, as_of: int) -> IndexSeries:
     """Return the index at the start of the validation part, with vectors as of that moment."""
     position = int(series.place_of(np.array([as_of]))[0])
     moment, index = int(series.moments[position]), series.indexes[position]
@@ -170,9 +176,9 @@ def _series_at(series: IndexSeries, learner: Learner, as_of: int) -> IndexSeries
 
 def _explain_unavailable(slot: Slot, features: FeatureSet) -> str:
     """Return why vectors are unavailable, "" if they are not."""
-    if "sequence" not in with_sequence(slot.sources, SHARES[0]):
+    if "sequence" not in add_sequence_source(slot.sources, SHARES[0]):
         return f"slot {slot.name} does not ask for what goes with a person's items"
-    return why_none(features)
+    return explain_missing_tower(features)
 
 
 def compare_retrieval(
@@ -189,17 +195,19 @@ def compare_retrieval(
         The better share of vectors, its gain in recall over tables alone, and recall and cost of
         each source and way.
     """
-    data = validation.take(thinned(np.arange(validation.requests), QUESTIONS, seed))
+    data = validation.take(thin(np.arange(validation.requests), QUESTIONS, seed))
     source_limits: dict[str, dict[str, int]] = {
         TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})
     }
     source_limits |= {
-        _vector_label(share): bounded(with_sequence(slot.sources, share)) for share in SHARES
+        _vector_label(share): bounded(add_sequence_source(slot.sources, share)) for share in SHARES
     }
     total = sum(source_limits[TABLES].values())
     source_limits |= {name: {name: total} for name in ("sequence", *source_limits[TABLES])}
     retriever = make_retriever(series)
-    replay = Replay(material.log, features, slot, material.codes, NOTHING_LIVE, retriever=retriever)
+    replay = Replay(
+        material.log, features, slot, material.codes, NO_LIVE_COLUMNS, retriever=retriever
+    )
     recalls = {name: np.full(data.requests, np.nan) for name in source_limits}
     durations: dict[str, list[float]] = {name: [] for name in source_limits}
     for request, lists in replay.iterate_lists(data, replay.read_sequences(data)):

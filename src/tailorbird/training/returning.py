@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from tailorbird.events import micros
 from tailorbird.models.interactions import Counter
-from tailorbird.ranking.targets import Return, return_of
-from tailorbird.training.coding import INTERACTION_TYPES, Codes, people_only
+from tailorbird.ranking.targets import Return, parse_return
+from tailorbird.training.coding import INTERACTION_TYPES, Codes, human_mask
 
 Ints = npt.NDArray[np.int64]
 Label = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ class PresenceIndex:
 
     def __init__(self, events: pa.Table, people: Codes, complete_until: int) -> None:
         mask = pc.and_(
-            pc.is_in(events["type"], pa.array(PRESENCE_TYPES, pa.string())), people_only(events)
+            pc.is_in(events["type"], pa.array(PRESENCE_TYPES, pa.string())), human_mask(events)
         )
         for name, expected in (("counts", True), ("timeless", False)):
             if name in events.column_names:
@@ -81,4 +81,4 @@ def censor_labels(
 
 def return_targets(heads: Iterable[str]) -> dict[str, Return]:
     """Return the return targets among some heads."""
-    return {head: target for head in heads if (target := return_of(head)) is not None}
+    return {head: target for head in heads if (target := parse_return(head)) is not None}

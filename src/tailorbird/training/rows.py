@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, duration, micros, to_iso
+from tailorbird.events import DAY, micros, parse_duration, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
+from tailorbird.ranking.targets import is_amount, item_heads, item_probability_heads
 from tailorbird.training.before_looks import MOVED_KEY, move_before_visits
 from tailorbird.training.clicks import Scheme, draw_requests, infer_scheme
 from tailorbird.training.coding import (
@@ -32,7 +32,7 @@ from tailorbird.training.coding import (
     interaction_mask,
     seconds_viewed,
 )
-from tailorbird.training.dataset import Dataset, answers_dataset
+from tailorbird.training.dataset import Dataset, dataset_from_answers
 from tailorbird.training.happened import OutcomeIndex
 from tailorbird.training.indexes import empty_items
 from tailorbird.training.matrix import required_columns
@@ -144,7 +144,7 @@ class Material:
         """Return the outcomes of all heads but the one that requests are drawn for."""
         extra_heads = [
             head
-            for head in of_items(self.heads)
+            for head in item_heads(self.heads)
             if self.scheme is not None and head != self.scheme.type
         ]
         return {head: self._outcome_index(head) for head in extra_heads}
@@ -206,7 +206,7 @@ def load_material(
         )
     )
     events = _sort_by_log(
-        AttachedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
+        JoinedEvents(lake, features, *other_features).table(needed, span(ts_to=row_settings.now))
     )
     if not events.num_rows:
         raise _no_events_error(lake, row_settings.now)
@@ -228,7 +228,7 @@ def load_material(
             scheme,
             why,
             heads,
-            duration(slot.attribution),
+            parse_duration(slot.attribution),
             complete_until,
         )
     )
@@ -330,7 +330,7 @@ def _choose_requests(
         "",
     )
     if (
-        moved := move_before_visits(events, data, scheme.type, duration(slot.attribution))
+        moved := move_before_visits(events, data, scheme.type, parse_duration(slot.attribution))
         if scheme.before_looks
         else None
     ):
@@ -356,13 +356,13 @@ def _answer_rows(
     row_settings: RowSettings,
     complete_until: int,
 ) -> Dataset:
-    return answers_dataset(
+    return dataset_from_answers(
         events,
         slot.name,
         list(slot.objective),
         ts_from=row_settings.ts_from,
         mature_before=complete_until,
-        attribution=duration(slot.attribution),
+        attribution=parse_duration(slot.attribution),
         denominator=slot.denominator,
         answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
         people=people,
@@ -382,14 +382,14 @@ def _has_answers(events: pa.Table, slot: Slot) -> bool:
 def _count_with_outcome(shown: Dataset, slot: Slot) -> int:
     """Return the number of responses with an outcome that counts in the slot's objective."""
     has_outcome = np.logical_or.reduce(
-        [shown.labels[head] > 0 for head in of_items(slot.objective)]
+        [shown.labels[head] > 0 for head in item_heads(slot.objective)]
     )
     return len(np.unique(shown.request[has_outcome]))
 
 
 def _first_chosen_head(events: pa.Table, slot: Slot, row_settings: RowSettings) -> tuple[str, int]:
     """Return the objective's first head with an event in the window, and its number of events."""
-    heads = chances_of_items(slot.objective) or ["view"]
+    heads = item_probability_heads(slot.objective) or ["view"]
     t = micros(events["ts"])
     recent = (t >= row_settings.ts_from) & (t < row_settings.now)
     for head in heads:

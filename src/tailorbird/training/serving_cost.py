@@ -220,10 +220,10 @@ class _Lanes:
     def lane(self, spot: Spot) -> Int64s:
         return self._readings[spot.entity][:, spot.lane]
 
-    def known(self, entity: int) -> Bools:
+    def is_present(self, entity: int) -> Bools:
         return np.ones(1, np.bool_)
 
-    def of_run(self, step: Step) -> npt.NDArray:
+    def run_values(self, step: Step) -> npt.NDArray:
         ts = int(self.t[0]) - 1_000_000 * np.arange(step.length, 0, -1)
         hashed = np.ones(step.length, np.uint64)
         run = Runs(

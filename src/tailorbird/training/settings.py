@@ -120,7 +120,7 @@ class TrainSettings:
             now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads
         )
 
-    def hurried(self) -> "TrainSettings":
+    def resolve_quick(self) -> "TrainSettings":
         """Return the settings with `quick` resolved."""
         if not self.quick:
             return self

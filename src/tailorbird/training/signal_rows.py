@@ -23,15 +23,15 @@ from tailorbird.lake import Lake
 from tailorbird.models.gbdt import Sample
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.completing import completed
+from tailorbird.training.completing import training_rows
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import build_series
-from tailorbird.training.matrix import columns_of, encode_rows, featured
-from tailorbird.training.replaying import Replay, live_columns
+from tailorbird.training.matrix import bundle_columns, encode_rows, iterate_features
+from tailorbird.training.replaying import Replay, select_live_columns
 from tailorbird.training.rows import Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
-from tailorbird.training.thinned import thinned
 
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -191,13 +191,13 @@ def gather_signal_rows(
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live = live_columns(features, slot)
+    live = select_live_columns(features, slot)
     replay = Replay(material.log, features, slot, material.codes, live)
     train_requests = split.train[series.place_of(start) >= 0]
     all_requests = np.ones(data.requests, bool)
     part_requests = {
-        "train": (thinned(train_requests, settings.requests, settings.seed), all_requests),
-        "watch": (thinned(split.validation, settings.requests, settings.seed), all_requests),
+        "train": (thin(train_requests, settings.requests, settings.seed), all_requests),
+        "watch": (thin(split.validation, settings.requests, settings.seed), all_requests),
         "choose": _draw_later(data, later_split.validation, target, settings),
         "judge": _draw_later(data, later_split.test, target, settings),
     }
@@ -205,15 +205,15 @@ def gather_signal_rows(
     encoder = None
     for number, (name, (requests, evenly)) in enumerate(part_requests.items()):
         progress("features", number, len(part_requests))
-        part = completed(material, data.take(requests), replay)
+        part = training_rows(material, data.take(requests), replay)
         _require_requests(
             part, target, REQUESTS_MIN, f"the {part.requests:,} requests of the part to {name} by"
         )
-        pieces = list(featured(part, features, material.events))
+        pieces = list(iterate_features(part, features, material.events))
         if encoder is None:
             categorical = np.concatenate([piece.rows.categorical for piece in pieces])
             encoder = fit_encoder(
-                columns_of(features),
+                bundle_columns(features),
                 categorical,
                 similarities=features.similarities,
                 candidates=live.candidates,
@@ -245,10 +245,8 @@ def _draw_later(
     """
     is_positive = np.zeros(data.requests, bool)
     is_positive[data.request[data.labels[target]]] = True
-    evenly = thinned(requests, settings.test_requests, settings.seed)
-    positive_requests = thinned(
-        requests[is_positive[requests]], settings.test_requests, settings.seed
-    )
+    evenly = thin(requests, settings.test_requests, settings.seed)
+    positive_requests = thin(requests[is_positive[requests]], settings.test_requests, settings.seed)
     is_drawn = np.zeros(data.requests, bool)
     is_drawn[evenly] = True
     return np.union1d(evenly, positive_requests), is_drawn

@@ -23,13 +23,13 @@ from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.importance import Permuter, gain_fits, quality
 from tailorbird.training.information import ColumnInformation, find_leaks, measure_information
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.redundancy import Clusters, find_clusters
-from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.rows import Rows
 from tailorbird.training.serving_cost import (
     Cost,
@@ -127,7 +127,7 @@ def rank_signals(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     out: Path,
     target: str = "",
@@ -161,8 +161,8 @@ def rank_signals(
         "target": target,
         "lake": str(lake),
     }
-    with alone(out / f"{UNFINISHED}.lock", f"columns for slot {slot.name} are ranked"):
-        unfinished = Unfinished(out / UNFINISHED, fingerprint, clock.now())
+    with exclusive(out / f"{UNFINISHED_FOLDER}.lock", f"columns for slot {slot.name} are ranked"):
+        unfinished = UnfinishedRun(out / UNFINISHED_FOLDER, fingerprint, clock.now())
         try:
             parts = _load_parts(features, slot, target, Lake(lake), settings, unfinished, progress)
         except TailorbirdError:
@@ -186,7 +186,7 @@ def rank_parts(
     parts: SignalParts,
     features: FeatureSet,
     lake: Lake,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     target: str,
     settings: RankSettings = RankSettings(),
     *,
@@ -270,7 +270,7 @@ def _load_parts(
     target: str,
     lake: Lake,
     settings: RankSettings,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     progress: Progress,
 ) -> SignalParts:
     """Load the rows of an interrupted run, or gather them."""
@@ -302,7 +302,7 @@ def _permutation_importances(
     of_request: Bools,
     clusters: Clusters,
     settings: RankSettings,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     progress: Progress,
 ) -> tuple[list[Interval], list[Interval]]:
     """Measure the importance of each honest column and each cluster on the part to choose on."""
@@ -336,7 +336,7 @@ def _fit_gains(
     parts: SignalParts,
     honest: Sequence[int],
     settings: RankSettings,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     progress: Progress,
 ) -> tuple[Floats, Floats]:
     """Fit small models; return the gain per column, and with shuffled labels (nulls, columns)."""

@@ -13,7 +13,14 @@ from scipy.cluster.hierarchy import dendrogram
 from tailorbird.events import to_iso
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY
-from tailorbird.training.page import OTHERS, OURS, picture, plain, table, write_page
+from tailorbird.training.page import (
+    HIGHLIGHT_COLOUR,
+    MUTED_COLOUR,
+    clean_axes,
+    render_table,
+    to_svg,
+    write_page,
+)
 from tailorbird.training.redundancy import NEARNESS_MIN
 from tailorbird.training.serving_cost import GROUPS, ITEMS
 from tailorbird.training.signals import SignalReport
@@ -21,8 +28,8 @@ from tailorbird.training.stability import UNSTABLE
 from tailorbird.training.subset import DRIFTING, LEAK, NULL, REDUNDANT, SIGNAL, UNDECIDED, Signal
 
 COLOURS = {
-    SIGNAL: OURS,
-    NULL: OTHERS,
+    SIGNAL: HIGHLIGHT_COLOUR,
+    NULL: MUTED_COLOUR,
     REDUNDANT: "#5b7fb5",
     DRIFTING: "#c98a1b",
     LEAK: "#b3241e",
@@ -63,7 +70,7 @@ def overview_figure(report: SignalReport) -> Figure:
     _draw_importance(importance, report)
     _draw_tree(tree, report)
     _draw_drift(drift, report)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _draw_importance(axes: Axes, report: SignalReport) -> None:
@@ -79,7 +86,7 @@ def _draw_importance(axes: Axes, report: SignalReport) -> None:
                 solid_capstyle="round",
             )
             axes.plot([signal.importance.value], [row], "o", color=colour, markersize=5)
-    axes.axvline(0, color=OTHERS, linewidth=0.8)
+    axes.axvline(0, color=MUTED_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [signal.name for signal in shown])
     for label, signal in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(COLOURS[signal.verdict])
@@ -99,7 +106,7 @@ def _draw_tree(axes: Axes, report: SignalReport) -> None:
             orientation="left",
             ax=axes,
             color_threshold=1 - NEARNESS_MIN,
-            above_threshold_color=OTHERS,
+            above_threshold_color=MUTED_COLOUR,
             leaf_font_size=8,
         )
     axes.axvline(1 - NEARNESS_MIN, color="#b3541e", linewidth=0.8, linestyle="--")
@@ -191,7 +198,7 @@ def _signals_section(report: SignalReport) -> str:
         f"the column for {ITEMS} items from records "
         f"that were read."
     )
-    return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{table(header, rows)}"
+    return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{render_table(header, rows)}"
 
 
 def _cells(signal: Signal) -> list[str]:
@@ -225,7 +232,7 @@ def _charts_section(report: SignalReport) -> str:
     for draw, width in ((_draw_importance, 8.5), (_draw_tree, 7.5), (_draw_drift, 7.0)):
         figure = Figure(figsize=(width, size), layout="constrained")
         draw(figure.subplots(), report)
-        charts.append(picture(plain(figure)))
+        charts.append(to_svg(clean_axes(figure)))
     return f"<h2>Pictures</h2>{''.join(charts)}"
 
 
@@ -248,7 +255,7 @@ def _steps_section(report: SignalReport) -> str:
     )
     return (
         "<h2>How the subset came about</h2><p "
-        f"class='soft'>{text}</p>{table(['step', 'columns', 'loss', ''], rows)}"
+        f"class='soft'>{text}</p>{render_table(['step', 'columns', 'loss', ''], rows)}"
         if rows
         else ""
     )
@@ -264,4 +271,4 @@ def _facts_section(report: SignalReport) -> str:
         for key, value in report.about.items()
         if key != "parts"
     ]
-    return f"<h2>What to know</h2>{table(['', ''], rows)}"
+    return f"<h2>What to know</h2>{render_table(['', ''], rows)}"

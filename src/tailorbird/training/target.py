@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.targets import return_of
+from tailorbird.ranking.targets import parse_return
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ Numbers = Ints | Floats
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledRows:
     """Times and labels of training rows.
 
     Attributes:
@@ -42,12 +42,12 @@ class Labelled:
 
     def label_times(self, head: str) -> Ints:
         """Return when the label of each row is known, shape (n,)."""
-        target = return_of(head)
+        target = parse_return(head)
         return self.t + (target.until if target else max(self.label_window, 1))
 
 
 def final_rates(
-    keys: Keys, vocabulary: Keys, head: str, labelled: Labelled, smoothing: float
+    keys: Keys, vocabulary: Keys, head: str, labelled: LabelledRows, smoothing: float
 ) -> tuple[Floats, float]:
     """Return the rate of each key of the vocabulary, and the overall mean (0 without rows)."""
     weight, hit = _weights_in_units(labelled, head)
@@ -65,7 +65,7 @@ def final_rates(
 
 
 def rates_in_time(
-    keys: Keys, is_rare: Bools, head: str, labelled: Labelled, smoothing: float
+    keys: Keys, is_rare: Bools, head: str, labelled: LabelledRows, smoothing: float
 ) -> Floats:
     """Return the rate of each row's key as of the row's time; NaN where nothing was known yet.
 
@@ -79,7 +79,7 @@ def rates_in_time(
     return np.where(is_rare, mean, _smoothed(hits, rows, mean, smoothing * _weight_unit(labelled)))
 
 
-def _weight_unit(labelled: Labelled) -> float:
+def _weight_unit(labelled: LabelledRows) -> float:
     """Return the unit of integer weights.
 
     Sums of integers are exact below 2^53, so no label leaks into a rate by rounding.
@@ -88,7 +88,7 @@ def _weight_unit(labelled: Labelled) -> float:
     return 2.0 ** min(20, 51 - max(math.frexp(total)[1], 0))
 
 
-def _weights_in_units(labelled: Labelled, head: str) -> tuple[Ints, Ints]:
+def _weights_in_units(labelled: LabelledRows, head: str) -> tuple[Ints, Ints]:
     """Return each row's weight and positive weight, in units; 0 where the label is unknown."""
     label = labelled.labels[head]
     weight = np.rint(labelled.weight * _weight_unit(labelled)).astype(np.int64) * np.isfinite(label)
@@ -103,7 +103,7 @@ def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: flo
     return np.clip(np.where(below > 0, rate, mean), 0.0, 1.0)
 
 
-def _prior_sums(code: Ints, labelled: Labelled, head: str, *amounts: Ints) -> list[Ints]:
+def _prior_sums(code: Ints, labelled: LabelledRows, head: str, *amounts: Ints) -> list[Ints]:
     """Return for each amount the sum over rows of the same code known at each row's time.
 
     Rows are sorted by (code, time known), packed into one number; each sum is the difference of two

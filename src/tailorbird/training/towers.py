@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
-from tailorbird.models.architectures import available
+from tailorbird.models.architectures import is_available
 from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.ranking.tower import TOLERANCE, OnnxNet, Space, Tower, TowerPlan
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows
-from tailorbird.retrieval.vectors import INDEXED_FROM, Content, ItemVectors, content_of
+from tailorbird.retrieval.vectors import INVERTED_ITEMS_MIN, Content, ItemVectors, content_of
 from tailorbird.training.coding import Codes, encode_interactions
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.rows import Material
@@ -92,7 +92,7 @@ class TowerSettings:
         )
 
 
-def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
+def find_sequence(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
     """Return the sequence that serves requests, and its event types; None if none is declared."""
     for feature, step in zip(features.features, features.layout.steps, strict=True):
         if step.kind == "sequence":
@@ -100,13 +100,13 @@ def read_by(features: FeatureSet) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def why_none(features: FeatureSet) -> str:
+def explain_missing_tower(features: FeatureSet) -> str:
     """Return why no tower is available, "" if one is."""
-    if not available("dcn"):
+    if not is_available("dcn"):
         return "a tower needs torch, which is not installed: pip install 'tailorbird[deep]'"
     return (
         ""
-        if read_by(features) is not None
+        if find_sequence(features) is not None
         else "features.py declares no sequence of a person's events"
     )
 
@@ -122,7 +122,7 @@ class EventData(Protocol):
     def codes(self) -> Codes: ...
 
 
-class Learner:
+class TowerLearner:
     """Learns towers as of ascending moments, each from the weights of the previous one.
 
     Args:
@@ -199,7 +199,7 @@ class Learner:
 
     def indexed(self, space: Space) -> Space:
         """Return the space with an inverted file, tuned with users, if it has many items."""
-        if len(space.index) < INDEXED_FROM:
+        if len(space.index) < INVERTED_ITEMS_MIN:
             return space
         row, gap = self._user_windows(space, PROBE_USERS)
         users = space.tower.read(space.vectors, row, gap)
@@ -293,9 +293,9 @@ def build_item_vectors(
     return replace(unlearned, vectors=vectors)
 
 
-def with_spaces(
+def add_spaces(
     series: IndexSeries,
-    learner: Learner,
+    learner: TowerLearner,
     validation_from: int,
     events_min: int,
     progress: Callable[[int, int], None],
@@ -330,15 +330,17 @@ def with_spaces(
     return replace(series, spaces=tuple(spaces))
 
 
-def learner_for(
+def make_learner(
     material: Material,
     features: FeatureSet,
     series: IndexSeries,
     settings: TowerSettings,
     seed: int,
-) -> Learner | None:
+) -> TowerLearner | None:
     """Return a learner for some indexes; None if no sequence is declared."""
-    sequence = read_by(features)
+    sequence = find_sequence(features)
     if sequence is None:
         return None
-    return Learner(material, *sequence, content_of(series.indexes[0].attributes), settings, seed)
+    return TowerLearner(
+        material, *sequence, content_of(series.indexes[0].attributes), settings, seed
+    )

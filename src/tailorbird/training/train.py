@@ -24,9 +24,9 @@ from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.lake.versions import plain
+from tailorbird.lake.versions import to_manifest
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.live import LiveColumns
@@ -37,7 +37,7 @@ from tailorbird.training.baseline import serve_best_baseline
 from tailorbird.training.card import render_model_card
 from tailorbird.training.clicks import sample_negatives
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import told_of_dated_back
+from tailorbird.training.dated_back import describe_backdated_profiles
 from tailorbird.training.evaluate import (
     Scorer,
     evaluate_scorers,
@@ -46,19 +46,26 @@ from tailorbird.training.evaluate import (
     version_scorer,
 )
 from tailorbird.training.fit import FittedModel, Parts, fit
-from tailorbird.training.gate import SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
+from tailorbird.training.gate import (
+    SUPERIORITY,
+    Decision,
+    Evidence,
+    Rival,
+    decide,
+    describe_unevaluated,
+)
 from tailorbird.training.incremental import open_working_folder
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.judge import PRIMARY, Evaluation, K
-from tailorbird.training.replaying import Replay, live_columns
-from tailorbird.training.resuming import Unfinished
+from tailorbird.training.replaying import Replay, select_live_columns
+from tailorbird.training.resuming import UnfinishedRun
 from tailorbird.training.retrieval import RetrievalChoice, choose_retrieval
 from tailorbird.training.rows import NEGATIVES, Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import QUICK_ANSWER_REQUESTS, Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
-from tailorbird.training.thinned import thinned
-from tailorbird.training.trees import trees_of
-from tailorbird.training.watch import Watch
+from tailorbird.training.trees import export_trees
+from tailorbird.training.watch import StageTimer
 
 MODEL_NAME = "tailorbird"
 
@@ -67,7 +74,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -98,7 +105,7 @@ def train(
         LockedError: another process trains a net for this slot.
     """
     with open_working_folder(
-        work, features, slot, (settings or TrainSettings()).hurried(), clock
+        work, features, slot, (settings or TrainSettings()).resolve_quick(), clock
     ) as (unfinished, resolved):
         return _train(
             features,
@@ -120,7 +127,7 @@ def train(
 def _train(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None,
@@ -129,11 +136,11 @@ def _train(
     by: str,
     owner: str,
     promote: bool,
-    unfinished: Unfinished | None,
+    unfinished: UnfinishedRun | None,
     progress: Progress,
 ) -> TrainReport:
     now = clock.now() if unfinished is None else unfinished.now
-    timer = Watch(progress)
+    timer = StageTimer(progress)
     store = Registry(registry, clock=clock)
 
     timer.tell("read", 0, 1)
@@ -150,7 +157,7 @@ def _train(
     series = retrieval.series
     rivals = _load_rivals(store, bundle, features, slot)
     plan = _CandidatePlan(
-        live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
+        select_live_columns(features, slot), default_baselines(slot.sources), retrieval, slot
     )
     parts, dropped = _build_parts(material, features, data, split, plan, settings, timer)
     fitted = fit(
@@ -169,7 +176,7 @@ def _train(
     evaluation = _evaluate_rivals(
         material, features, parts, plan, series, fitted, rivals, slot, test_from, settings, timer
     )
-    incumbent_note = not_judged(champion, unjudged) if unjudged else ""
+    incumbent_note = describe_unevaluated(champion, unjudged) if unjudged else ""
     judgement = _Judgement(
         evaluation, fitted, champion if bundle is not None else "", incumbent_note, rivals, recipe
     )
@@ -188,7 +195,7 @@ def _train(
         *fitted.notes,
         *(
             f"{profile_kind}: {why}"
-            for profile_kind, why in told_of_dated_back(source, features, ("user",))
+            for profile_kind, why in describe_backdated_profiles(source, features, ("user",))
         ),
         *_other_slot_notes(fitted, slot, store, champion),
         *_comparison_notes(champion, bundle, unjudged, parts.test, test_from),
@@ -307,7 +314,7 @@ def _choose_retrieval(
     slot: Slot,
     split: Split,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> RetrievalChoice:
     """Build the indexes over time, with vectors if requested and better."""
     moments = index_moments(material.data, split, settings)
@@ -380,9 +387,9 @@ def _bundle_heads(fitted: FittedModel) -> list[Head]:
 def _lake_provenance(source: Lake, data: Dataset) -> dict[str, Any]:
     """Return what the rows can be rebuilt from.
 
-    `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows.
+    `Lake(path, at=versions.from_manifest(about["lake"]))` gives the same rows.
     """
-    return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
+    return {"lake": to_manifest(source.at or {}), "rows_digest": data.digest()}
 
 
 def split_requests(data: Dataset, material: Material, settings: TrainSettings) -> Split:
@@ -412,7 +419,7 @@ def _build_parts(
     split: Split,
     plan: _CandidatePlan,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> tuple[Parts, int]:
     """Return the rows of the three parts, and the number of training requests left out.
 
@@ -422,9 +429,9 @@ def _build_parts(
     if material.logged:  # as many rows as drawn requests would have
         limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
         limit = min(limit, QUICK_ANSWER_REQUESTS) if settings.quick else limit
-    train = thinned(split.train, limit, settings.seed)
-    validation = thinned(split.validation, settings.test_requests, settings.seed)
-    test = thinned(split.test, settings.test_requests, settings.seed)
+    train = thin(split.train, limit, settings.seed)
+    validation = thin(split.validation, settings.test_requests, settings.seed)
+    test = thin(split.test, settings.test_requests, settings.seed)
     replay, report_progress = (
         plan.replay(material, features, plan.live),
         partial(timer.tell, "candidates"),
@@ -490,7 +497,7 @@ def _evaluate_rivals(
     slot: Slot,
     test_from: int,
     settings: TrainSettings,
-    timer: Watch,
+    timer: StageTimer,
 ) -> Evaluation:
     """Evaluate the new model, its rivals and all baselines on the test part."""
     live = merge_live_columns(
@@ -657,7 +664,7 @@ def _comparison_notes(
 ) -> list[str]:
     """Describe caveats of the comparison with the incumbent."""
     if unjudged:
-        return [not_judged(champion, unjudged)]
+        return [describe_unevaluated(champion, unjudged)]
     if incumbent is None or incumbent.manifest.window.ts_to <= test_from:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
@@ -766,7 +773,7 @@ def _write_bundle(
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
         trees={
-            head: trees_of(model)
+            head: export_trees(model)
             for head, model in fitted.models.items()
             if isinstance(model, Gbdt)
         },

@@ -24,7 +24,7 @@ from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.steps import Floats, Keys
 from tailorbird.ranking.transforms import Column, Output
 from tailorbird.registry import Columns
-from tailorbird.training.target import Labelled, final_rates, rates_in_time
+from tailorbird.training.target import LabelledRows, final_rates, rates_in_time
 
 # Arguments: columns of the features, whether the model reads the position, computed columns.
 # Returns transforms of all columns that it does not take as they are.
@@ -144,7 +144,7 @@ class FittedTransforms:
 
 
 def fit_transforms(
-    transforms: Sequence[Transform], rows: Mapping[str, Column], labelled: Labelled
+    transforms: Sequence[Transform], rows: Mapping[str, Column], labelled: LabelledRows
 ) -> FittedTransforms:
     """Fit each transform on training rows.
 
@@ -174,7 +174,7 @@ def fit_transforms(
 
 
 def _learn_steps(
-    transform: Transform, column: Column, labelled: Labelled
+    transform: Transform, column: Column, labelled: LabelledRows
 ) -> tuple[tuple[LearnedStep, ...], Floats | None]:
     """Fit the steps, each on the output of the previous one.
 
@@ -235,7 +235,7 @@ def _learn_numbers(step: declared.Step, x: Floats) -> learned.NumberSteps:
 
 
 def _learn_keys(
-    step: declared.Step, transform: Transform, keys: Keys, labelled: Labelled
+    step: declared.Step, transform: Transform, keys: Keys, labelled: LabelledRows
 ) -> learned.KeySteps:
     match step:
         case declared.VocabularyStep():
@@ -310,7 +310,7 @@ def _learn_impute_key(step: declared.ImputeStep, keys: Keys) -> learned.FillKey:
 
 
 def _load_vectors(
-    step: declared.VectorsStep, transform: Transform, labelled: Labelled
+    step: declared.VectorsStep, transform: Transform, labelled: LabelledRows
 ) -> learned.Vectors:
     if len(labelled.t) and (first := int(labelled.t.min())) < step.trained_until:
         message = (
@@ -329,7 +329,7 @@ def _load_vectors(
 
 
 def _learn_target(
-    step: declared.TargetStep, transform: Transform, keys: Keys, labelled: Labelled
+    step: declared.TargetStep, transform: Transform, keys: Keys, labelled: LabelledRows
 ) -> tuple[learned.Target, Floats]:
     if step.head not in labelled.labels:
         message = f"{transform.output} learns from {step.head}, which has no labels here"

@@ -14,7 +14,7 @@ _LINKS: dict[str, Literal["logit", "log", "identity"]] = {
 _MISSING = {"None": 0, "NaN": NAN_MISSING, "Zero": ZERO_MISSING}
 
 
-def trees_of(model: Gbdt) -> Trees:
+def export_trees(model: Gbdt) -> Trees:
     """Export the trees up to the best iteration."""
     dumped = model.booster.dump_model(num_iteration=model.trees)
     trees = Trees(

@@ -5,7 +5,7 @@ import time
 from tailorbird.training.settings import Progress
 
 
-class Watch:
+class StageTimer:
     """Forwards progress, and records how long each stage took."""
 
     def __init__(self, progress: Progress) -> None:

@@ -14,8 +14,8 @@ from tests.events.adapters.kit import NOW
 from tailorbird.errors import InputError
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.adapters import CONVERTERS, FORMATS, AdapterOptions
-from tailorbird.events.adapters.record import lines_of
-from tailorbird.events.adapters.webhook import WEBHOOKS, lines_of_body
+from tailorbird.events.adapters.record import record_to_lines
+from tailorbird.events.adapters.webhook import WEBHOOKS, body_to_lines
 
 FUZZ = settings(
     max_examples=60,
@@ -161,10 +161,10 @@ def _accounted(line_list: list[bytes], receipt: Receipt) -> None:
 def test_any_json_is_accepted_or_refused(format_: str, data: st.DataObject) -> None:
     raw = json.dumps(data.draw(_records(format_))).encode()
     left_out: dict[str, int] = {}
-    line_list = lines_of(format_, raw, "d:1", CONVERTERS[format_], left_out)
+    line_list = record_to_lines(format_, raw, "d:1", CONVERTERS[format_], left_out)
     assert line_list or left_out or raw == b"[]"
     _accounted(line_list, Receipt(NOW, "import", "ndjson"))
-    assert lines_of(format_, raw, "d:1", CONVERTERS[format_], {}) == line_list
+    assert record_to_lines(format_, raw, "d:1", CONVERTERS[format_], {}) == line_list
 
 
 @pytest.mark.parametrize("format_", [*CONVERTERS, "metarank"])
@@ -211,14 +211,14 @@ def test_any_body_of_a_webhook(format_: str, data: st.DataObject) -> None:
             st.text(max_size=30),
         )
     )
-    line_list = lines_of_body(format_, body.encode(errors="surrogatepass"))
+    line_list = body_to_lines(format_, body.encode(errors="surrogatepass"))
     _accounted(line_list, Receipt(NOW, "door", "ndjson", format_))
 
 
 def test_json_nested_beyond_measure() -> None:
     raw = b'{"type":' * 100_000
     for format_, convert in CONVERTERS.items():
-        (line,) = lines_of(format_, raw, "d:1", convert, {})
+        (line,) = record_to_lines(format_, raw, "d:1", convert, {})
         _accounted([line], Receipt(NOW, "import", "ndjson"))
     deep = (
         b'{"messageId":"m","type":"track","userId":"u","event":"x","properties":{"a":'
@@ -227,7 +227,7 @@ def test_json_nested_beyond_measure() -> None:
         + b"}}"
     )
     _accounted(
-        lines_of("segment", deep, "d:1", CONVERTERS["segment"], {}),
+        record_to_lines("segment", deep, "d:1", CONVERTERS["segment"], {}),
         Receipt(NOW, "import", "ndjson"),
     )
 
@@ -238,6 +238,6 @@ def test_a_client_cannot_choose_the_reason() -> None:
     )
     _, (refusal,) = check(forged, Receipt(NOW), RoutePlan())
     assert refusal.code == "unknown_field"
-    for line in lines_of_body("segment", forged) + lines_of_body("cloudevents", forged):
+    for line in body_to_lines("segment", forged) + body_to_lines("cloudevents", forged):
         _, (refusal,) = check(line, Receipt(NOW, "door", "ndjson", "segment"), RoutePlan())
         assert refusal.code == "missing"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import FORMATS, look_in, recognise
+from tailorbird.events.adapters import FORMATS, list_importable_files, recognise_format
 from tailorbird.events.tables.files import find_files
 
 SAMPLES = [
@@ -39,25 +39,25 @@ def test_formats_are_recognised_by_content(
 ) -> None:
     (tmp_path / name).write_text(content)
     (tmp_path / "README.txt").write_text("not this one")
-    assert recognise(look_in(tmp_path)) == format_
+    assert recognise_format(list_importable_files(tmp_path)) == format_
 
 
 def test_files_of_several_formats_are_no_one_format(tmp_path: Path) -> None:
     for name, content, _ in SAMPLES[:2]:
         (tmp_path / name).write_text(content)
-    assert recognise(look_in(tmp_path)) is None
+    assert recognise_format(list_importable_files(tmp_path)) is None
 
 
 def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\n1,2,3\n")
     (tmp_path / "notes").write_text("not this one")
     (tmp_path / "binary").write_bytes(b"\x00" * 100)
-    assert look_in(tmp_path) == [tmp_path / "i.csv"]
+    assert list_importable_files(tmp_path) == [tmp_path / "i.csv"]
     loaded = tmp_path / "enriched" / "2026-11-20-100512-4964-4965.gz"
     loaded.parent.mkdir()
     loaded.write_bytes(gzip.compress(b"shop" + b"\t" * 130 + b"\n"))
-    assert look_in(loaded.parent) == [loaded]
-    assert recognise([loaded]) == "snowplow"
+    assert list_importable_files(loaded.parent) == [loaded]
+    assert recognise_format([loaded]) == "snowplow"
     archived = tmp_path / "segment-logs" / "source" / "1450214400000" / "1450214400000.1.19.5.gz"
     archived.parent.mkdir(parents=True)
     archived.write_bytes(
@@ -66,13 +66,13 @@ def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path
         )
     )
     (tmp_path / "segment-logs" / "old.log.gz").write_bytes(gzip.compress(b"not this one"))
-    assert look_in(tmp_path / "segment-logs") == [archived]
-    assert recognise([archived]) == "segment"
+    assert list_importable_files(tmp_path / "segment-logs") == [archived]
+    assert recognise_format([archived]) == "segment"
     assert archived in find_files(tmp_path / "segment-logs", FORMATS["segment"][1])
 
 
 def test_no_importable_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file in it that any format reads"):
-        look_in(tmp_path)
+        list_importable_files(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):
-        look_in(tmp_path / "gone")
+        list_importable_files(tmp_path / "gone")

@@ -11,7 +11,7 @@ from tests.events.adapters.kit import NOW, events, lines, refusals
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Accepted, Receipt, RoutePlan, check
-from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.adapters.webhook import body_to_lines
 
 COMMON = {
     "anonymousId": "507f191e810c19729de860ea",
@@ -171,12 +171,12 @@ def test_a_batch_is_its_messages(tmp_path: Path) -> None:
     assert {(one["context"]["device"], one["context"]["user_agent"]) for one in converted} == {
         ("ios", COMMON["context"]["userAgent"])
     }
-    posted = [json.loads(line) for line in lines_of_body("segment", json.dumps(batch).encode())]
+    posted = [json.loads(line) for line in body_to_lines("segment", json.dumps(batch).encode())]
     assert [one["context"] for one in posted] == [one["context"] for one in converted], (
         "as a webhook, too"
     )
     with pytest.raises(UsageError, match="written to each of its 100 messages"):
-        lines_of_body(
+        body_to_lines(
             "segment",
             json.dumps(
                 {**batch, "batch": messages * 50, "context": {"page": "x" * 100_000}}
@@ -282,7 +282,7 @@ def test_a_client_cannot_set_the_arrival_time_of_traits() -> None:
     message = {**COMMON, **TRAITS, "context": {}}
     for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
         (_, profile), refused = check(
-            b"\n".join(lines_of_body("segment", json.dumps(body).encode())),
+            b"\n".join(body_to_lines("segment", json.dumps(body).encode())),
             Receipt(NOW, "door", "ndjson", "segment"),
             RoutePlan(),
         )
@@ -396,4 +396,4 @@ def test_batches_in_a_list_do_not_become_a_very_large_body() -> None:
         "context": {"page": {"url": "x" * 2_000}},
     }
     with pytest.raises(UsageError, match="send fewer at once"):
-        lines_of_body("segment", json.dumps([batch, batch]).encode())
+        body_to_lines("segment", json.dumps([batch, batch]).encode())

@@ -27,7 +27,7 @@ from tailorbird.features import worker
 from tailorbird.lake import archive, delta, durable, vacuum
 from tailorbird.lock import FileLock
 from tailorbird.router import identity, route, router
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
 from tailorbird.stream import embedded, released, sqlite
 
@@ -56,7 +56,7 @@ class Mutant:
 
 
 def _cut(site: str) -> None:
-    faults.cut = lambda asked: asked == site
+    faults.is_disabled = lambda asked: asked == site
 
 
 def _acknowledge_before_the_sync() -> None:
@@ -75,27 +75,27 @@ def _synchronous_normal_instead_of_full() -> None:
 
 
 def _acknowledge_what_was_not_committed() -> None:
-    def reject(self: Door, entries: list, *, under_way: bool = False) -> None:
+    def reject(self: EventCollector, entries: list, *, under_way: bool = False) -> None:
         self._acknowledge(entries)
 
-    Door._reject = reject  # pyrefly: ignore
+    EventCollector._reject = reject  # pyrefly: ignore
 
 
 def _a_click_before_its_answer() -> None:
     """Answers are written down once there is time."""
-    record, submit, waiting = Door.record_answer, Door.submit, []
+    record, submit, waiting = EventCollector.record_answer, EventCollector.submit, []
 
-    def late(self: Door, *given: Any) -> bool:
+    def late(self: EventCollector, *given: Any) -> bool:
         waiting.append(given)
         return True
 
-    def first(self: Door, *given: Any, **more: Any) -> list:
+    def first(self: EventCollector, *given: Any, **more: Any) -> list:
         decisions = submit(self, *given, **more)
         while waiting:
             record(self, *waiting.pop(0))
         return decisions
 
-    Door.record_answer, Door.submit = late, first  # pyrefly: ignore
+    EventCollector.record_answer, EventCollector.submit = late, first  # pyrefly: ignore
 
 
 def _no_deduplication() -> None:
@@ -103,22 +103,24 @@ def _no_deduplication() -> None:
 
 
 def _the_routers_position_outside_its_transaction() -> None:
-    save = route.Memory.save
+    save = route.RouterMemory.save
 
-    def apart(self: route.Memory, connection: apsw.Connection, newest: dict, past: list) -> None:
+    def apart(
+        self: route.RouterMemory, connection: apsw.Connection, newest: dict, past: list
+    ) -> None:
         save(self, connection, newest, past)
         connection.execute("COMMIT")
         connection.execute("BEGIN IMMEDIATE")
 
-    route.Memory.save = apart  # pyrefly: ignore
+    route.RouterMemory.save = apart  # pyrefly: ignore
 
 
 def _identifies_are_remembered_until_it_dies() -> None:
-    def save(self: identity.Identity, connection: apsw.Connection) -> None:
+    def save(self: identity.IdentityHistory, connection: apsw.Connection) -> None:
         self._new = []
         self.timeline.saved()
 
-    identity.Identity.save = save  # pyrefly: ignore
+    identity.IdentityHistory.save = save  # pyrefly: ignore
 
 
 def _the_index_before_the_output() -> None:
@@ -140,7 +142,9 @@ def _the_index_before_the_output() -> None:
 def _lateness_by_the_imports_clock() -> None:
     sound = columnwise.Contract.check
 
-    def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> columnwise.Checked:
+    def check(
+        self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]
+    ) -> columnwise.CheckedBatch:
         checked = sound(self, bodies)
         of_import = [bodies[number][1].source == "import" for number in checked.bodies]
         at = [
@@ -233,7 +237,7 @@ def _a_failed_sync_is_tried_again() -> None:
 
 
 def _what_a_failed_sync_left_in_a_log_is_taken_for_written() -> None:
-    sqlite._write_anew = lambda path: None
+    sqlite._rewrite_synced = lambda path: None
 
 
 def _the_names_of_a_log_are_left_to_sqlite() -> None:

@@ -20,7 +20,7 @@ from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.judging import Verdict, judge
 from tests.faults.chaos.site import CLOCK, Site, Told, body_of_its_own, make_site, submit
 
-from tailorbird.config.schemas import released
+from tailorbird.config.schemas import releasable_offset
 from tailorbird.events import DAY, HOUR, to_iso
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
@@ -170,7 +170,7 @@ def _load(site: Site, tell: Tell) -> None:
     ):
         while not role.step(rows_max=8, flush=True).idle:
             tell(step="loaded")
-            router.prune(released(project))
+            router.prune(releasable_offset(project))
             prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
             tell(step="pruned")
 
@@ -184,7 +184,7 @@ def _prune(site: Site, tell: Tell) -> None:
             pruner.look()
             tell(**submit(door, seed, number))
     with Router(project.stream, project.plan, clock=CLOCK) as router:
-        router.prune(released(project))
+        router.prune(releasable_offset(project))
         router.step()
 
 

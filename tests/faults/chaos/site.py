@@ -20,7 +20,7 @@ from tests.faults.roles import make_project
 from tailorbird.config import Project, open_project
 from tailorbird.events import SystemClock
 from tailorbird.events.answer_record import AnswerRecord
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 
 CLOCK = SystemClock()
 PRODUCER = "serve-1"
@@ -87,9 +87,9 @@ class Site:
     def told(self) -> Told:
         return Told.read(self.ledger)
 
-    def door(self, **options: Any) -> Door:
+    def door(self, **options: Any) -> EventCollector:
         project = self.project
-        return Door(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
+        return EventCollector(project.paths.stream, PRODUCER, project.plan, CLOCK, **options)
 
 
 def make_site(folder: Path, seed: int) -> Site:
@@ -172,7 +172,9 @@ def answer(seed: int, number: int) -> tuple[bytes, AnswerRecord]:
     return msgspec.json.encode(event), record
 
 
-def submit(door: Door, seed: int, number: int, *, answered: bool = True) -> dict[str, Any]:
+def submit(
+    door: EventCollector, seed: int, number: int, *, answered: bool = True
+) -> dict[str, Any]:
     """Send a body, after the answer that it follows; what the door said of it, as the ledger has
     it.
     """

@@ -14,7 +14,7 @@ from tests.serving import shop_plan
 from tailorbird.events import RoutePlan
 from tailorbird.serving.server import ServeOptions, run
 from tailorbird.store.hedge import Hedge
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import Stream
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     if part.cpu is not None:
         os.sched_setaffinity(0, {part.cpu})
     data = Path(part.data)
-    copies = CopiesAt(part.valkey, "drill", hedge=Hedge()) if part.valkey else None
+    copies = CopyTarget(part.valkey, "drill", hedge=Hedge()) if part.valkey else None
     options = ServeOptions(
         stream=stream_of(data, part.kafka),
         routed=data / "routed.db",
@@ -64,7 +64,7 @@ def main() -> None:
         slots=shop_plan.slots(),
         plan=RoutePlan(),
         port=part.port,
-        port_asked=bool(part.port),
+        is_port_explicit=bool(part.port),
         copies=copies,
         candidates=data / "candidates",
         contract=shop_plan.contract,

@@ -29,7 +29,7 @@ from tailorbird.errors import StorageError
 from tailorbird.events import SECOND, SystemClock
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.registry import Registry
-from tailorbird.store.valkey import CopiesAt
+from tailorbird.store.valkey import CopyTarget
 from tailorbird.stream import open_reader, raw_addresses
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +110,7 @@ class Site:
             self.registry.promote(version, by="drill", why="first")
         self.valkey = Valkey(folder / "valkey")
         self._fill()
-        copies = CopiesAt(self.valkey.url, "drill")
+        copies = CopyTarget(self.valkey.url, "drill")
         self.worker = FeatureWorker(
             folder / "routed.db",
             folder / "state",

@@ -11,7 +11,12 @@ from tailorbird.events import SECOND
 from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers import Contexts
 from tailorbird.models.retrievers.transformer import SequenceTransformer
-from tailorbird.models.retrievers.transformer.batches import NO_GAP, Stretches, gap_of, inputs_of
+from tailorbird.models.retrievers.transformer.batches import (
+    NO_GAP,
+    SequenceWindows,
+    gap_of,
+    inputs_of,
+)
 
 torch = pytest.importorskip("torch", reason="needs the extra `deep`")
 
@@ -41,7 +46,7 @@ def log(people=60, length=8, seed=0, items=ITEMS):
     return Interactions(person, item, np.arange(len(person)) * SECOND, people, ITEMS)
 
 
-def asked(*pasts):
+def contexts_of(*pasts):
     offsets = np.cumsum([0, *(len(past) for past in pasts)]).astype(np.int64)
     item = np.array([item for past in pasts for item in past], np.int64)
     return Contexts(np.full(len(pasts), 10**12), item, np.arange(len(item)) * SECOND, offsets)
@@ -54,7 +59,7 @@ def model():
 
 @pytest.mark.slow
 def test_it_learns_what_follows(model):
-    top = model.top(asked([3, 4, 5], [11], [9, 10, 11, 0, 1, 2, 3, 4]), 1)
+    top = model.top(contexts_of([3, 4, 5], [11], [9, 10, 11, 0, 1, 2, 3, 4]), 1)
     assert top.item[:, 0].tolist() == [6, 0, 5]
     assert np.mean(model.losses[-20:]) < 0.6 * np.mean(model.losses[:5])
 
@@ -63,11 +68,13 @@ def test_it_learns_what_follows(model):
 def test_the_same_seed_gives_the_same_weights(model):
     again = SMALL.fit(log(), 10**12)
     np.testing.assert_array_equal(again.item_vectors, model.item_vectors)
-    np.testing.assert_array_equal(again.vectors(asked([1, 2])), model.vectors(asked([1, 2])))
+    np.testing.assert_array_equal(
+        again.vectors(contexts_of([1, 2])), model.vectors(contexts_of([1, 2]))
+    )
 
 
-def test_one_vector_a_question_whatever_its_length(model):
-    vectors = model.vectors(asked([], [1], [1] * 30, [ITEMS + 5, 1]))
+def test_one_vector_per_query_regardless_of_its_length(model):
+    vectors = model.vectors(contexts_of([], [1], [1] * 30, [ITEMS + 5, 1]))
     assert vectors.shape == (4, 16)
     assert vectors.dtype == np.float32
     assert np.isfinite(vectors).all()
@@ -75,11 +82,14 @@ def test_one_vector_a_question_whatever_its_length(model):
         vectors[3], vectors[1]
     )  # an item that it does not know is skipped
     for repeats in (False, True):
-        assert (1 in model.top(asked([1, 2]), ITEMS, repeats=repeats).item) == repeats
+        assert (1 in model.top(contexts_of([1, 2]), ITEMS, repeats=repeats).item) == repeats
 
 
-def test_no_place_sees_what_comes_later(model):
-    source, gap, _ = (torch.from_numpy(each) for each in Stretches.of(log()).batch(0, 0, 8, 6))
+def test_no_position_sees_later_items(model):
+    source, gap, _ = (
+        torch.from_numpy(each)
+        for each in SequenceWindows.from_interactions(log()).batch(0, 0, 8, 6)
+    )
     changed = source.clone()
     changed[:, 4:] = 1
     with torch.no_grad():
@@ -92,30 +102,30 @@ def test_a_stretch_is_shifted_by_one_and_begins_with_the_start():
     seen = Interactions(
         np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([0, 3, 10]) * SECOND, 1, ITEMS
     )
-    stretches = Stretches.of(seen)
+    stretches = SequenceWindows.from_interactions(seen)
     batches = [stretches.batch(0, step, 4, 4) for step in range(8)]
-    found = {
+    rows = {
         tuple(map(tuple, (source, gap, target)))
         for batch in batches
         for source, gap, target in zip(*batch, strict=True)
     }
     none, start = NO_GAP, ITEMS + 1
-    assert ((0, start, 6, 7), (none, none, none, 2), (0, 6, 7, 8)) in found
-    assert ((0, 0, 0, start), (none,) * 4, (0, 0, 0, 6)) in found
-    asked_source, asked_gap = inputs_of(
+    assert ((0, start, 6, 7), (none, none, none, 2), (0, 6, 7, 8)) in rows
+    assert ((0, 0, 0, start), (none,) * 4, (0, 0, 0, 6)) in rows
+    query_source, query_gap = inputs_of(
         Contexts(np.array([99]), seen.item[:2], seen.ts[:2], np.array([0, 2])), ITEMS, 4
     )
-    assert asked_source.tolist() == [[0, start, 6, 7]]
-    assert asked_gap.tolist() == [[none, none, none, 2]]
+    assert query_source.tolist() == [[0, start, 6, 7]]
+    assert query_gap.tolist() == [[none, none, none, 2]]
     assert gap_of(np.array([0, SECOND, -5, 1 << 62])).tolist() == [0, 1, 0, 31]
 
 
-def test_what_is_asked_is_what_was_learned_from_of_long_histories_too():
+def test_queries_equal_training_windows_for_long_histories_too():
     """The window of a question is the stretch that its answer ended, whether what lies before the
     window is at hand or not.
     """
     seen = log(people=40, seed=5)
-    stretches, length, longer = Stretches.of(seen), 4, 0
+    stretches, length, longer = SequenceWindows.from_interactions(seen), 4, 0
     for step in range(20):
         source, gap, _ = stretches.batch(1, step, 16, length)
         for row, last in enumerate(
@@ -129,14 +139,14 @@ def test_what_is_asked_is_what_was_learned_from_of_long_histories_too():
                 np.array([0, last - stretches.begin[last]]),
             )
             longer += len(past.item) > length
-            for asked_of in (past, past.newest(length)):
-                asked_source, asked_gap = inputs_of(asked_of, ITEMS, length)
-                assert asked_source[0].tolist() == source[row].tolist()
-                assert asked_gap[0].tolist() == gap[row].tolist()
+            for context in (past, past.newest(length)):
+                query_source, query_gap = inputs_of(context, ITEMS, length)
+                assert query_source[0].tolist() == source[row].tolist()
+                assert query_gap[0].tolist() == gap[row].tolist()
     assert longer > 20
 
 
-def test_items_without_any_event_are_found_by_their_content():
+def test_items_without_any_event_are_retrieved_by_content():
     recipe = SequenceTransformer(
         width=16,
         heads=2,
@@ -157,25 +167,26 @@ def test_items_without_any_event_are_found_by_their_content():
     model = recipe.fit(
         Interactions(people, item.ravel(), np.arange(720) * SECOND, 120, ITEMS), 10**12
     )
-    scores = model.vectors(asked([0, 4], [1, 5], [2, 3])) @ model.item_vectors[9:].T
+    scores = model.vectors(contexts_of([0, 4], [1, 5], [2, 3])) @ model.item_vectors[9:].T
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
     scores = (
-        model.without_ids().vectors(asked([0, 4], [1, 5], [2, 3]))
+        model.without_ids().vectors(contexts_of([0, 4], [1, 5], [2, 3]))
         @ model.without_ids().item_vectors[9:].T
     )
     assert scores.argmax(axis=1).tolist() == [2, 0, 1]
 
 
-def test_of_few_items_all_are_looked_at_and_nothing_is_drawn(model):
+def test_few_items_are_all_negatives_without_sampling(model):
     """The loss is that of the softmax over all items that were met: here all but the last."""
     source, gap, target = (
-        torch.from_numpy(each) for each in Stretches.of(log(items=ITEMS - 1)).batch(0, 0, 8, 6)
+        torch.from_numpy(each)
+        for each in SequenceWindows.from_interactions(log(items=ITEMS - 1)).batch(0, 0, 8, 6)
     )
     share = torch.full((ITEMS,), 1 / (ITEMS - 1))
     share[-1] = 0
     recipe = replace(SMALL, negatives=ITEMS // 2, id_dropout=0.0)
     with torch.no_grad():
-        found = [
+        losses = [
             batch_loss(
                 model.net, recipe, source, gap, target, share, torch.Generator().manual_seed(seed)
             )
@@ -183,19 +194,19 @@ def test_of_few_items_all_are_looked_at_and_nothing_is_drawn(model):
         ]
         state = model.net(model.net.items(source), source > 0, gap)[target > 0]
         chance = torch.softmax(state @ model.net.items(torch.arange(1, ITEMS)).T, dim=1)
-        wanted = chance.gather(1, target[target > 0][:, None] - 1)
-    assert found[0] == found[1]
-    assert found[0] == pytest.approx(float(-torch.log(wanted).mean()), abs=1e-5)
+        target_chance = chance.gather(1, target[target > 0][:, None] - 1)
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(float(-torch.log(target_chance).mean()), abs=1e-5)
 
 
-def test_an_update_goes_on_from_the_weights(model):
+def test_an_update_continues_from_the_weights(model):
     more = log(people=5, seed=3)
     updated = model.updated(
         Interactions(more.person, more.item, more.ts + 10**9, more.people, ITEMS), 10**12
     )
     assert len(updated.losses) > len(model.losses)
     assert np.mean(updated.losses[len(model.losses) :][:10]) < np.mean(model.losses[:10])
-    assert updated.top(asked([3, 4, 5]), 1).item[0, 0] == 6
+    assert updated.top(contexts_of([3, 4, 5]), 1).item[0, 0] == 6
 
 
 @pytest.mark.slow
@@ -207,7 +218,7 @@ def test_the_tower_as_onnx_gives_the_same_vectors(model):
     session = onnxruntime.InferenceSession(tower_to_onnx(model), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(1)
     for rows in (1, 2, 500):
-        questions = asked(
+        questions = contexts_of(
             *(rng.integers(0, ITEMS, rng.integers(0, 9)).tolist() for _ in range(rows))
         )
         item, gap = inputs_of(questions.newest(6), ITEMS, 6)

@@ -21,23 +21,23 @@ from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageErro
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Slot
-from tailorbird.training.resuming import alone
+from tailorbird.training.resuming import exclusive
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tune.architectures import architectures, gbdt_defaults
-from tailorbird.training.tune.choose import finalists_of
-from tailorbird.training.tune.fits import Fit, Found
+from tailorbird.training.tune.architectures import gbdt_defaults, select_architectures
+from tailorbird.training.tune.choose import select_finalists
+from tailorbird.training.tune.fits import FitResult, FitSpec
 from tailorbird.training.tune.page import write_tuning
-from tailorbird.training.tune.run import TuneSettings, tune
-from tailorbird.training.tune.space import Choices, Range, Space, overridden
+from tailorbird.training.tune.run import TuneReport, TuneSettings, tune
+from tailorbird.training.tune.space import Choices, Range, SearchSpace, override_spaces
 from tailorbird.training.tune.study import Budget, Search, open_journal
-from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
+from tailorbird.training.tune.tuned import apply_tuned, build_tuned, write_tuned
 
 pytestmark = pytest.mark.slow
 
 SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
 SETTINGS = TuneSettings(train=SMALL, trials=10, splits=2, seeds=2, finalists=2, judged=400)
 SPACE = {
-    "gbdt": Space(
+    "gbdt": SearchSpace(
         {"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults()
     )
 }
@@ -48,7 +48,7 @@ def shop(tmp_path_factory):
     return Shop.open(tmp_path_factory.mktemp("shop"))
 
 
-def tuned(shop, out, settings=SETTINGS, clock=None, **more):
+def tuned(shop, out, settings=SETTINGS, clock=None, *, is_extended=False):
     return tune(
         shop.features,
         HOME,
@@ -57,7 +57,7 @@ def tuned(shop, out, settings=SETTINGS, clock=None, **more):
         out=out,
         settings=settings,
         spaces=SPACE,
-        **more,
+        more=is_extended,
     )
 
 
@@ -66,12 +66,12 @@ def report(shop, tmp_path_factory):
     return tuned(shop, tmp_path_factory.mktemp("out"))
 
 
-def of_trials(report):
-    """What does not depend on how busy the machine was."""
+def of_trials(report: TuneReport):
+    """Return the parts of trials that do not depend on timing."""
     return [{**one, "seconds": 0} for one in report.plain()["trials"]]
 
 
-def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
+def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report: TuneReport):
     trials = report.trials["gbdt"]
     assert len(trials) == 10
     assert trials[0].default
@@ -90,7 +90,9 @@ def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
             )
 
 
-def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(report):
+def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(
+    report: TuneReport,
+):
     choice = report.choice
     assert choice.reference.trial.default
     assert choice.reference.gain == pytest.approx(0)
@@ -108,12 +110,16 @@ def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_sp
     assert bool(report.settings) == (choice.taken is not choice.reference)
 
 
-def test_each_of_the_last_few_tells_how_it_does_for_the_long_tail(report, tmp_path):
+def test_each_of_the_last_few_reports_how_it_does_for_the_long_tail(report: TuneReport, tmp_path):
     for one in report.choice.finalists:
         assert 0 < one.tail.low < one.tail.value < one.tail.high < 1
-        told = one.plain()
-        assert told["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
-        assert told["gain_long_tail_low"] <= told["gain_long_tail"] <= told["gain_long_tail_high"]
+        fields = one.to_dict()
+        assert fields["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
+        assert (
+            fields["gain_long_tail_low"]
+            <= fields["gain_long_tail"]
+            <= fields["gain_long_tail_high"]
+        )
         assert one.tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), (
             "most choices are of few items"
         )
@@ -121,20 +127,20 @@ def test_each_of_the_last_few_tells_how_it_does_for_the_long_tail(report, tmp_pa
     assert report.choice.reference.tail_gain.value == 0
 
 
-def test_nothing_of_the_test_part_is_looked_at(shop, tmp_path, report):
+def test_the_test_part_is_not_read(shop, tmp_path, report: TuneReport):
     """With what training would judge on there or not there, everything comes out the same."""
     border = shop.clock.now() - 2 * DAY
-    held = replace(
+    settings_until = replace(
         SMALL, validation_from=border - DAY, test_from=border, lateness_us=0, window_us=8 * DAY
     )
-    found = []
+    reports = []
     for name, later in (("sooner", DAY), ("later", 0)):
-        train = replace(held, window_us=held.window_us - later)
+        train = replace(settings_until, window_us=settings_until.window_us - later)
         clock = SimulatedClock(shop.clock.now() - later)
-        found.append(
+        reports.append(
             tuned(shop, tmp_path / name, replace(SETTINGS, train=train, trials=3, seeds=1), clock)
         )
-    assert of_trials(found[0]) == of_trials(found[1])
+    assert of_trials(reports[0]) == of_trials(reports[1])
     for one in report.about["splits"]:
         assert (
             one["learned_until"]
@@ -146,7 +152,9 @@ def test_nothing_of_the_test_part_is_looked_at(shop, tmp_path, report):
     assert origins == sorted(set(origins))
 
 
-def test_the_same_seed_gives_the_same_trials_and_another_one_others(shop, tmp_path, report):
+def test_the_same_seed_gives_the_same_trials_and_another_seed_does_not(
+    shop, tmp_path, report: TuneReport
+):
     again = tuned(shop, tmp_path / "again")
     assert of_trials(again) == of_trials(report)
     assert again.plain()["chosen"] == report.plain()["chosen"]
@@ -154,18 +162,18 @@ def test_the_same_seed_gives_the_same_trials_and_another_one_others(shop, tmp_pa
     assert other.trials["gbdt"][1].settings != report.trials["gbdt"][1].settings
 
 
-def test_a_study_that_ended_goes_on_if_more_is_asked_for_and_else_begins_anew(shop, tmp_path):
+def test_a_finished_study_continues_with_more_and_restarts_otherwise(shop, tmp_path):
     few = replace(SETTINGS, trials=3, seeds=1)
     with pytest.raises(UsageError, match="there is no study here"):
-        tuned(shop, tmp_path, few, more=True)
+        tuned(shop, tmp_path, few, is_extended=True)
     first = tuned(shop, tmp_path, few)
-    more = tuned(shop, tmp_path, replace(few, trials=5), more=True)
-    assert more.resumed
-    assert of_trials(more)[:3] == of_trials(first)
-    assert len(more.trials["gbdt"]) == 5
+    extended = tuned(shop, tmp_path, replace(few, trials=5), is_extended=True)
+    assert extended.resumed
+    assert of_trials(extended)[:3] == of_trials(first)
+    assert len(extended.trials["gbdt"]) == 5
     assert not tuned(shop, tmp_path, few).resumed
     with pytest.raises(UsageError, match="of other settings"):
-        tuned(shop, tmp_path, replace(few, splits=3), more=True)
+        tuned(shop, tmp_path, replace(few, splits=3), is_extended=True)
 
 
 def test_random_and_halving_and_several_processes(shop, tmp_path):
@@ -189,15 +197,17 @@ class Fitted:
     workers = 2
 
     def __init__(self, killed: bool) -> None:
-        self.killed, self.asked = killed, 0
+        self.killed, self.submitted = killed, 0
 
-    def submit(self, fit: Fit) -> "Future[Found]":
-        done: Future[Found] = Future()
-        self.asked += 1
-        if self.killed and self.asked > 2:
+    def submit(self, fit: FitSpec) -> "Future[FitResult]":
+        done: Future[FitResult] = Future()
+        self.submitted += 1
+        if self.killed and self.submitted > 2:
             raise KeyboardInterrupt
-        if not self.killed or self.asked > 1:
-            done.set_result(Found(np.array([float(fit.settings["rate"])]), np.array([0.1]), 1.0))
+        if not self.killed or self.submitted > 1:
+            done.set_result(
+                FitResult(np.array([float(fit.settings["rate"])]), np.array([0.1]), 1.0)
+            )
         return done
 
 
@@ -205,7 +215,7 @@ def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the
     tmp_path,
 ):
     def search(fits):
-        (one,) = architectures(("gbdt",))
+        (one,) = select_architectures(("gbdt",))
         return Search(
             open_journal(tmp_path),
             one,
@@ -240,9 +250,11 @@ def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop
         TuneSettings(trials=0)
 
 
-def test_a_trial_that_cannot_be_fitted_is_told_and_the_search_goes_on(shop, tmp_path):
-    broken = {"gbdt": Space({"objective": Choices(("nonsense", "binary"))}, {}, gbdt_defaults())}
-    found = tune(
+def test_a_trial_that_cannot_be_fitted_is_reported_and_the_search_continues(shop, tmp_path):
+    broken = {
+        "gbdt": SearchSpace({"objective": Choices(("nonsense", "binary"))}, {}, gbdt_defaults())
+    }
+    report = tune(
         shop.features,
         HOME,
         lake=shop.lake,
@@ -251,16 +263,16 @@ def test_a_trial_that_cannot_be_fitted_is_told_and_the_search_goes_on(shop, tmp_
         settings=replace(SETTINGS, trials=6, seeds=1),
         spaces=broken,
     )
-    failed = [one for one in found.trials["gbdt"] if one.state == "failed"]
+    failed = [one for one in report.trials["gbdt"] if one.state == "failed"]
     assert failed
     assert all("unknown objective" in one.why for one in failed)
-    assert len(found.trials["gbdt"]) == 6
+    assert len(report.trials["gbdt"]) == 6
 
 
-def test_every_architecture_is_among_the_last_few(report):
+def test_every_architecture_is_among_the_last_few(report: TuneReport):
     mine = report.trials["gbdt"]
-    theirs = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
-    last = finalists_of({"gbdt": mine, "other": theirs}, 3)
+    other_trials = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
+    last = select_finalists({"gbdt": mine, "other": other_trials}, 3)
     assert [(one.architecture, one.default) for one in last] == [
         ("gbdt", True),
         ("other", True),
@@ -270,43 +282,45 @@ def test_every_architecture_is_among_the_last_few(report):
     ]
 
 
-def test_one_split_under_one_seed_tells_no_spread_so_that_the_defaults_stay(shop, tmp_path):
-    found = tuned(shop, tmp_path, replace(SETTINGS, trials=3, splits=1, seeds=1))
-    assert len(found.choice.finalists) > 1
-    assert found.choice.taken.trial.default
-    assert "on one split under one seed, which does not tell how much it varies" in found.choice.why
+def test_one_split_under_one_seed_reports_no_spread_so_that_the_defaults_stay(shop, tmp_path):
+    report = tuned(shop, tmp_path, replace(SETTINGS, trials=3, splits=1, seeds=1))
+    assert len(report.choice.finalists) > 1
+    assert report.choice.taken.trial.default
+    assert (
+        "on one split under one seed, which does not tell how much it varies" in report.choice.why
+    )
 
 
-def test_an_expected_amount_is_not_tuned_and_it_is_said(shop, tmp_path):
+def test_an_expected_amount_is_not_tuned_and_it_is_stated(shop, tmp_path):
     few = replace(SETTINGS, trials=1, splits=1, seeds=1, finalists=1)
-    told = {
+    arguments = {
         "lake": shop.lake,
         "clock": shop.clock,
         "out": tmp_path / "out",
         "settings": few,
         "spaces": SPACE,
     }
-    found = tune(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **told)
-    assert found.about["untuned"].startswith(
+    report = tune(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **arguments)
+    assert report.about["untuned"].startswith(
         "dwell_s: trials are ordered and judged by the rest of the formula"
     )
     assert (
-        "dwell_s: trials are ordered" in write_tuning(tmp_path / "reports", found, []).read_text()
+        "dwell_s: trials are ordered" in write_tuning(tmp_path / "reports", report, []).read_text()
     )
     with pytest.raises(
         UsageError,
         match="slot home asks for nothing but dwell_s, an expected amount, of which nothing is "
         "tuned",
     ):
-        tune(shop.features, Slot("home", formula="dwell_s"), **told)
+        tune(shop.features, Slot("home", formula="dwell_s"), **arguments)
 
 
-def test_too_little_is_told(shop, tmp_path):
+def test_too_little_data_is_reported(shop, tmp_path):
     with pytest.raises(NotReadyError, match="requests with something to find to judge by"):
         tuned(shop, tmp_path, replace(SETTINGS, splits=60))
 
 
-def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_path):
+def test_the_page_has_history_importance_and_parallel_coordinates(report: TuneReport, tmp_path):
     page = write_tuning(tmp_path, report, ["Do this:", "  tailorbird train <home>"])
     text = page.read_text()
     assert "Settings of complete trials" in text
@@ -328,7 +342,7 @@ def project(tmp_path_factory):
 WORDS = ("tune", "--quick", "--splits", 2, "--seeds", 1, "--trials", 6, "--as-of", "latest")
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
+def test_a_run_that_was_killed_continues_to_the_same_end(project):
     journal = project / "data" / "tune" / "home" / "unfinished" / "study.log"
     command = [sys.executable, "-m", "tailorbird", "-C", str(project), *map(str, WORDS)]
     run = subprocess.Popen(
@@ -346,24 +360,24 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
         file.write(b'{"op_code":4,"worker')  # a line that was half written
     killed = must_json("-C", project, *WORDS)
     assert killed["resumed"]
-    whole = must_json("-C", project, *WORDS)
-    assert not whole["resumed"]
+    uninterrupted = must_json("-C", project, *WORDS)
+    assert not uninterrupted["resumed"]
 
-    def trials(found):
+    def trials(report):
         return [
             {name: value for name, value in one.items() if name != "seconds"}
-            for one in found["trials"]
+            for one in report["trials"]
         ]
 
-    assert trials(killed) == trials(whole)
-    assert {**killed["chosen"], "why": ""} == {**whole["chosen"], "why": ""}
+    assert trials(killed) == trials(uninterrupted)
+    assert {**killed["chosen"], "why": ""} == {**uninterrupted["chosen"], "why": ""}
 
 
-def test_training_takes_what_was_chosen_until_it_is_removed(project):
+def test_training_uses_what_was_chosen_until_it_is_removed(project):
     (project / "tune.toml").write_text("[gbdt]\nleaves = {low = 3, high = 15}\nrate = 0.11\n")
-    found = must_json("-C", project, *WORDS, "--sampler", "random")
-    assert {one["settings"]["rate"] for one in found["trials"][1:]} == {0.11}
-    assert found["trials"][0]["settings"]["rate"] == 0.03
+    report = must_json("-C", project, *WORDS, "--sampler", "random")
+    assert {one["settings"]["rate"] for one in report["trials"][1:]} == {0.11}
+    assert report["trials"][0]["settings"]["rate"] == 0.03
     (project / "tune.toml").unlink()
 
     path = project / "tuned.toml"
@@ -377,85 +391,85 @@ def test_training_takes_what_was_chosen_until_it_is_removed(project):
             "as tuned on what came before 2999" in note and "reaches into the test part" in note
             for note in taken["notes"]
         )
-        plain = must_json("-C", project, "train", "--quick", "--as-of", "latest", "--untuned")
-        assert plain["about"]["tuned"] == "no"
-        assert plain["results"]["tailorbird"] != taken["results"]["tailorbird"]
+        untuned = must_json("-C", project, "train", "--quick", "--as-of", "latest", "--untuned")
+        assert untuned["about"]["tuned"] == "no"
+        assert untuned["results"]["tailorbird"] != taken["results"]["tailorbird"]
     finally:
         path.unlink()
 
 
 def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "tuned.toml"
-    assert with_tuned(SMALL, "home", path) == SMALL
+    assert apply_tuned(SMALL, "home", path) == SMALL
     write_tuned(
         path,
         "home",
-        tuned_of("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"),
+        build_tuned("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"),
     )
-    write_tuned(path, 'another "slot"', tuned_of("gbdt", {"leaves": 9}, DAY, ""))
-    found = with_tuned(SMALL, "home", path)
-    assert (found.gbdt.leaves, found.gbdt.rate, found.gbdt.objective, found.gbdt.trees) == (
-        3,
-        0.1,
-        "lambdarank",
-        SMALL.gbdt.trees,
-    )
-    assert found.tuned_until == DAY
-    assert with_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
-    whole = path.read_text()
-    for old, new, told in (
+    write_tuned(path, 'another "slot"', build_tuned("gbdt", {"leaves": 9}, DAY, ""))
+    settings_read = apply_tuned(SMALL, "home", path)
+    assert (
+        settings_read.gbdt.leaves,
+        settings_read.gbdt.rate,
+        settings_read.gbdt.objective,
+        settings_read.gbdt.trees,
+    ) == (3, 0.1, "lambdarank", SMALL.gbdt.trees)
+    assert settings_read.tuned_until == DAY
+    assert apply_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
+    text = path.read_text()
+    for old, new, message in (
         ("leaves = 3", "leafs = 3", "trees have no setting 'leafs'"),
         ("leaves = 3", 'leaves = "3"', "leaves: expected a int"),
         ('architecture = "gbdt"', 'architecture = "tree"', "does not know 'tree'"),
         ("1970-01-02T00:00:00.000000Z", "yesterday", "expected a time"),
         ("[home]", "[home", "cannot be read"),
     ):
-        path.write_text(whole.replace(old, new))
-        with pytest.raises(ConfigError, match=told):
-            with_tuned(SMALL, "home", path)
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=message):
+            apply_tuned(SMALL, "home", path)
 
 
-def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
+def test_nets_are_tuned_next_to_trees_with_the_same_budget(shop, tmp_path):
     pytest.importorskip("torch")
     settings = replace(
         SETTINGS, names=("gbdt", "dcn"), trials=2, seeds=1, splits=1, pruner="none", judged=200
     )
     settings = replace(settings, train=replace(SMALL, requests=1_500))
-    found = tune(
+    report = tune(
         shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=settings
     )
     assert {
-        name: [one.state for one in each] for name, each in found.trials.items()
+        name: [one.state for one in each] for name, each in report.trials.items()
     } == dict.fromkeys(("gbdt", "dcn"), ["complete"] * 2)
-    assert [one.default for one in found.trials["dcn"]] == [True, False]
-    assert {one.trial.architecture for one in found.choice.finalists} == {"gbdt", "dcn"}
+    assert [one.default for one in report.trials["dcn"]] == [True, False]
+    assert {one.trial.architecture for one in report.choice.finalists} == {"gbdt", "dcn"}
     path = tmp_path / "tuned.toml"
-    write_tuned(path, "home", tuned_of("dcn", found.trials["dcn"][1].settings, DAY, ""))
-    taken = with_tuned(SMALL, "home", path)
+    write_tuned(path, "home", build_tuned("dcn", report.trials["dcn"][1].settings, DAY, ""))
+    taken = apply_tuned(SMALL, "home", path)
     assert taken.architecture == "dcn"
-    assert taken.parameters["crosses"] == found.trials["dcn"][1].settings["crosses"]
-    assert with_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
-    assert with_tuned(SMALL, "home", path, asked=True) == SMALL, (
+    assert taken.parameters["crosses"] == report.trials["dcn"][1].settings["crosses"]
+    assert apply_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
+    assert apply_tuned(SMALL, "home", path, asked=True) == SMALL, (
         "trees that were asked for stay trees"
     )
     assert (
-        with_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
+        apply_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters
         == taken.parameters
     )
     path.write_text(path.read_text().replace("crosses", "corsses"))
     with pytest.raises(ConfigError, match="dcn has no parameter 'corsses'"):
-        with_tuned(SMALL, "home", path)
+        apply_tuned(SMALL, "home", path)
 
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
     with (
-        alone(tmp_path / "lock", ""),
+        exclusive(tmp_path / "lock", ""),
         pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"),
     ):
         tuned(shop, tmp_path)
 
 
-def test_a_wrong_use_is_told(project, tmp_path):
+def test_a_wrong_use_is_reported(project, tmp_path):
     file = tmp_path / "space.toml"
     file.write_text("[gbdt]\n\nleafs = 3\n")
     refused(
@@ -465,32 +479,32 @@ def test_a_wrong_use_is_told(project, tmp_path):
         "did you mean leaves?",
         status=2,
     )
-    for option, value, status, told in (
+    for option, value, status, message in (
         ("--architectures", ",", 2, ("--architectures: names no architecture", "use some of gbdt")),
         ("--trials", "0", 2, ("--trials: expected at least 1, got 0", "--time 10m alone")),
         ("--time", "5x", 2, ("--time: expected a duration such as 30m",)),
         ("--window", "1x", 2, ("--window: expected a duration such as 30m",)),
         ("--as-of", "2020-01-01", 1, ("holds no event before 2020-01-01T00:00", "a later --as-of")),
     ):
-        refused(tailorbird("-C", project, "tune", option, value), *told, status=status)
+        refused(tailorbird("-C", project, "tune", option, value), *message, status=status)
     with pytest.raises(UsageError, match="no architecture 'gbtd'"):
-        architectures(("gbtd",))
+        select_architectures(("gbtd",))
     with pytest.raises(UsageError, match="at least 1, got 0"):
         TuneSettings(splits=0)
 
 
-def test_a_file_of_a_space_takes_the_place_of_what_it_names(tmp_path: Path):
+def test_a_file_overrides_the_dimensions_that_it_names(tmp_path: Path):
     file = tmp_path / "tune.toml"
-    assert overridden(file, SPACE) == SPACE
+    assert override_spaces(file, SPACE) == SPACE
     file.write_text(
         '[gbdt]\nleaves = 7\nobjective = {choices = ["binary", "lambdarank"]}\nl2 = {low = '
         "1, high = 9}\n"
     )
-    space = overridden(file, SPACE)["gbdt"]
-    assert set(space.tried) == {"rate", "objective", "l2"}
+    space = override_spaces(file, SPACE)["gbdt"]
+    assert set(space.dimensions) == {"rate", "objective", "l2"}
     assert space.fixed == {"leaves": 7}
-    assert space.clipped(gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
-    for text, told in (
+    assert space.clip(gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
+    for text, message in (
         ("[trees]\nleaves = 3\n", "unknown architecture 'trees'"),
         ("[gbdt]\nleaves = 1.5\n", "expected a value like 0"),
         ("[gbdt]\nrate = {low = 1}\n", "missing required field"),
@@ -500,8 +514,8 @@ def test_a_file_of_a_space_takes_the_place_of_what_it_names(tmp_path: Path):
         ("[gbdt\n", "not valid TOML"),
     ):
         file.write_text(text)
-        with pytest.raises(ConfigError, match=told):
-            overridden(file, SPACE)
+        with pytest.raises(ConfigError, match=message):
+            override_spaces(file, SPACE)
 
 
 class Worsening(Fitted):
@@ -509,19 +523,17 @@ class Worsening(Fitted):
 
     workers = 1
 
-    def submit(self, fit: Fit) -> "Future[Found]":
-        self.asked += 1
-        later = self.asked > 12  # four trials of three splits are whole by then
+    def submit(self, fit: FitSpec) -> "Future[FitResult]":
+        self.submitted += 1
+        later = self.submitted > 12  # four trials of three splits are whole by then
         figure = (0.6, 0.5, 0.5)[fit.split] + later * (0.01, -0.15, 0.0)[fit.split]
-        done: Future[Found] = Future()
-        done.set_result(Found(np.array([figure]), np.array([figure]), 1.0))
+        done: Future[FitResult] = Future()
+        done.set_result(FitResult(np.array([figure]), np.array([figure]), 1.0))
         return done
 
 
-def test_a_trial_whose_mean_falls_below_the_median_is_given_up_though_its_first_split_did_well(
-    tmp_path,
-):
-    (one,) = architectures(("gbdt",))
+def test_a_trial_whose_mean_falls_below_the_median_is_pruned_despite_a_good_first_split(tmp_path):
+    (one,) = select_architectures(("gbdt",))
     first = {"leaves": 5, "rate": 0.03}
     search = Search(
         open_journal(tmp_path),

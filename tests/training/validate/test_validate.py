@@ -20,23 +20,29 @@ from tailorbird.models.interactions import Interactions
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.bootstrap import Interval
-from tailorbird.training.dated_back import LOOKED_AT
-from tailorbird.training.matrix import featured
+from tailorbird.training.dated_back import PROFILE_COLUMNS
+from tailorbird.training.matrix import iterate_features
 from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune import rows as tune_rows
 from tailorbird.training.validate import leaks
 from tailorbird.training.validate.leaks import (
-    dated_back,
-    imported_back,
-    looks_ahead,
-    of_the_ranking,
-    repeated,
-    too_good,
+    find_backdated_imports,
+    find_backdated_items,
+    find_lookahead,
+    find_repeated_events,
+    find_target_leakage,
+    findings_from_ranking,
 )
 from tailorbird.training.validate.page import write_validation
-from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
-from tailorbird.training.validate.variants import column_groups, variants_of
+from tailorbird.training.validate.run import (
+    NAME,
+    ValidateSettings,
+    ValidationReport,
+    holm_adjust,
+    validate,
+)
+from tailorbird.training.validate.variants import build_variants, column_groups
 
 pytestmark = pytest.mark.slow
 
@@ -77,19 +83,21 @@ def with_the_answer(column, share=1.0):
 
     def made(data, features, events, **more):
         rng = np.random.default_rng(5)
-        for piece in featured(data, features, events, **more):
+        for piece in iterate_features(data, features, events, **more):
             numeric = piece.rows.numeric.copy()
-            known = rng.random(len(numeric)) < share
+            is_marked = rng.random(len(numeric)) < share
             place = piece.rows.numeric_names.index(column)
-            numeric[known, place] = 10 * piece.part.labels["click"][known] + rng.random(
-                int(known.sum())
+            numeric[is_marked, place] = 10 * piece.part.labels["click"][is_marked] + rng.random(
+                int(is_marked.sum())
             )
             yield replace(piece, rows=replace(piece.rows, numeric=numeric))
 
     return made
 
 
-def test_every_origin_is_learned_from_its_past_and_judged_beside_all_baselines(report):
+def test_every_origin_is_learned_from_its_past_and_judged_next_to_all_baselines(
+    report: ValidationReport,
+):
     evaluation = report.evaluation
     assert {NAME, "popular:1h", "popular:7d"} <= set(evaluation.figures)
     origins = [name for name in evaluation.slices if name.startswith("from 20")]
@@ -102,7 +110,7 @@ def test_every_origin_is_learned_from_its_past_and_judged_beside_all_baselines(r
 
 
 def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_intervals(
-    shop, report, tmp_path
+    shop, report: ValidationReport, tmp_path
 ):
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
@@ -112,8 +120,8 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     assert "long-tail items" in text
     assert "Learning curve" in text
     assert "Over-fit gap" in text
-    found = json.loads((tmp_path / "validation-home.json").read_text())
-    assert found["slices"]["long-tail items"][NAME]["ndcg_10"] == pytest.approx(
+    saved = json.loads((tmp_path / "validation-home.json").read_text())
+    assert saved["slices"]["long-tail items"][NAME]["ndcg_10"] == pytest.approx(
         report.evaluation.slices["long-tail items"][1][NAME].value, abs=1e-6
     )
     trained = shop.train("registry")
@@ -123,7 +131,9 @@ def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_in
     assert "| long-tail items |" in card
 
 
-def test_the_model_is_held_against_itself_with_less_data_fewer_columns_and_unseen_people(report):
+def test_the_model_is_compared_with_itself_with_less_data_fewer_columns_and_unseen_people(
+    report: ValidationReport,
+):
     kinds = {one.other: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["columns that rank keeps"] == "columns"
@@ -138,7 +148,7 @@ def test_the_model_is_held_against_itself_with_less_data_fewer_columns_and_unsee
         assert not one.p > one.adjusted
 
 
-def test_column_groups_hold_every_column_once(shop, report):
+def test_column_groups_hold_every_column_once(shop, report: ValidationReport):
     names = [
         *shop.features.numeric,
         *shop.features.categorical,
@@ -158,12 +168,12 @@ def test_column_groups_hold_every_column_once(shop, report):
 @pytest.mark.parametrize(
     ("keep", "tried"), [((), False), (("gone",), False), (("item_ctr_7d",), True)]
 )
-def test_columns_that_rank_keeps_are_tried_only_where_it_kept_some(shop, keep, tried):
-    found = variants_of(["item_ctr_7d", "popularity", "position"], shop.features, keep)
-    assert ("columns that rank keeps" in {one.name for one in found}) == tried
+def test_the_ranked_subset_is_tried_only_if_not_empty(shop, keep, tried):
+    variants = build_variants(["item_ctr_7d", "popularity", "position"], shop.features, keep)
+    assert ("columns that rank keeps" in {one.name for one in variants}) == tried
 
 
-def test_the_gap_is_of_rows_that_stand_for_the_same(report):
+def test_the_gap_is_of_rows_that_stand_for_the_same(report: ValidationReport):
     assert {one.head for one in report.gaps} == {"click", "purchase"}
     for one in report.gaps:
         if one.head == "click":
@@ -173,20 +183,20 @@ def test_the_gap_is_of_rows_that_stand_for_the_same(report):
             )  # positives are as frequent in all three
 
 
-def test_an_honest_shop_has_no_leak_but_what_the_ranking_said(report):
+def test_an_honest_shop_has_no_leak_but_that_of_the_ranking(report: ValidationReport):
     assert [one.what for one in report.leaks] == ["device"]
     assert "`features rank` called it too good" in report.leaks[0].why
 
 
 def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
-    monkeypatch.setattr(tune_rows, "featured", with_the_answer("price", share=0.6))
-    found = validated(shop, replace(SETTINGS, variants=False, splits=1))
-    assert [one.what for one in found.leaks] == ["price"]
-    assert "while no other column is above" in found.leaks[0].why
+    monkeypatch.setattr(tune_rows, "iterate_features", with_the_answer("price", share=0.6))
+    report = validated(shop, replace(SETTINGS, variants=False, splits=1))
+    assert [one.what for one in report.leaks] == ["price"]
+    assert "while no other column is above" in report.leaks[0].why
 
 
 def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
-    monkeypatch.setattr(fit, "featured", with_the_answer("price"))
+    monkeypatch.setattr(fit, "iterate_features", with_the_answer("price"))
     report = shop.train("planted")
     assert not report.promoted
     assert any(
@@ -201,61 +211,68 @@ def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
 
 def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, monkeypatch):
     assert not [
-        one for one in looks_ahead(material, material.data, shop.features) if one.severity == "leak"
+        one
+        for one in find_lookahead(material, material.data, shop.features)
+        if one.severity == "leak"
     ]
 
     def late(data, features, events, **more):
-        for piece in featured(
+        for piece in iterate_features(
             replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more
         ):
             yield replace(piece, part=data)
 
-    monkeypatch.setattr(leaks, "featured", late)
-    found = {one.what: one for one in looks_ahead(material, material.data, shop.features)}
-    assert found["item_clicks_1d"].severity == "leak"
+    monkeypatch.setattr(leaks, "iterate_features", late)
+    findings = {one.what: one for one in find_lookahead(material, material.data, shop.features)}
+    assert findings["item_clicks_1d"].severity == "leak"
     assert (
-        "once what came, or came in, after the request is taken away" in found["item_clicks_1d"].why
+        "once what came, or came in, after the request is taken away"
+        in findings["item_clicks_1d"].why
     )
-    assert found["sequence user_recent"].severity == "leak"  # which a net reads as it is
-    assert "device" not in found
+    assert findings["sequence user_recent"].severity == "leak"  # which a net reads as it is
+    assert "device" not in findings
 
 
-def test_a_feature_that_knows_what_came_in_late_is_reported_by_name(shop, material, monkeypatch):
+def test_a_feature_that_knows_what_arrived_late_is_reported_by_name(shop, material, monkeypatch):
     ts, p = micros(material.events["ts"]), material.events["p"].to_numpy()
-    came_late = np.where(
+    late_positions = np.where(
         np.arange(len(p)) % 2, p + (1 << 40), p
     )  # every other event is routed when all requests are answered
     place = material.events.column_names.index("p")
     changed = replace(
-        material, events=material.events.set_column(place, "p", pa.chunked_array([came_late]))
+        material, events=material.events.set_column(place, "p", pa.chunked_array([late_positions]))
     )
     assert (ts < material.data.t.max()).any()
     assert not [
-        one for one in looks_ahead(changed, material.data, shop.features) if one.severity == "leak"
+        one
+        for one in find_lookahead(changed, material.data, shop.features)
+        if one.severity == "leak"
     ]
 
     def late(data, features, events, **more):
-        for piece in featured(replace(data, p=data.p + (1 << 41)), features, events, **more):
+        for piece in iterate_features(
+            replace(data, p=data.p + (1 << 41)), features, events, **more
+        ):
             yield replace(piece, part=data)
 
-    monkeypatch.setattr(leaks, "featured", late)
-    found = {one.what: one for one in looks_ahead(changed, material.data, shop.features)}
-    assert found["item_clicks_1d"].severity == "leak"
-    assert "device" not in found
+    monkeypatch.setattr(leaks, "iterate_features", late)
+    findings = {one.what: one for one in find_lookahead(changed, material.data, shop.features)}
+    assert findings["item_clicks_1d"].severity == "leak"
+    assert "device" not in findings
 
 
-def test_profiles_without_a_time_are_told_with_the_columns_that_read_them(shop, material):
+def test_profiles_without_a_time_are_reported_with_the_columns_that_read_them(shop, material):
     events = material.events
     profile = pc.equal(events["type"], "item")
     place = events.column_names.index("timeless")
     changed = replace(
         material, events=events.set_column(place, "timeless", pa.chunked_array(profile))
     )
-    found = {one.what: one for one in looks_ahead(changed, material.data, shop.features)}
-    assert {"price", "category"} <= set(found)
-    assert found["price"].severity == "look"
-    assert "profile without a time" in found["price"].why
-    assert "item_clicks_1d" not in found
+    findings = {one.what: one for one in find_lookahead(changed, material.data, shop.features)}
+    assert {"price", "category"} <= set(findings)
+    assert findings["price"].severity == "look"
+    assert "profile without a time" in findings["price"].why
+    assert "item_clicks_1d" not in findings
 
 
 class Imported:
@@ -269,7 +286,8 @@ class Imported:
             for number in range(30)
         ]
         self._events = pa.Table.from_pylist(
-            rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id", "properties")])
+            rows,
+            pa.schema([ROUTED.field(name) for name in (*PROFILE_COLUMNS, "item_id", "properties")]),
         )
 
     def exists(self, name):
@@ -279,28 +297,30 @@ class Imported:
         return self._events.select(list(columns)).filter(where)
 
 
-def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_them(shop):
+def test_profiles_that_were_imported_dated_back_are_reported_where_a_column_reads_them(shop):
     plan = FeatureSet.from_declarations(
         [attribute("plan", entity("user"), "plan", kind="categorical")]
     )
-    (found,) = imported_back(Imported(), plan)
-    assert (found.severity, found.what) == ("look", "users")
-    assert "30 of 30 profiles are the one that was imported of their user" in found.why
-    assert "(plan)" in found.why
-    assert imported_back(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
+    (finding,) = find_backdated_imports(Imported(), plan)
+    assert (finding.severity, finding.what) == ("look", "users")
+    assert "30 of 30 profiles are the one that was imported of their user" in finding.why
+    assert "(plan)" in finding.why
+    assert find_backdated_imports(Imported(received_at=DAY + 60 * SECOND), plan) == [], (
         "it says when it came in"
     )
-    (later,) = imported_back(Imported(received_at=2 * DAY), plan)
+    (later,) = find_backdated_imports(Imported(received_at=2 * DAY), plan)
     assert (
         "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
     )
     assert (later.what, "(plan)" in later.why) == ("users", True)
-    assert imported_back(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
+    assert find_backdated_imports(Imported(received_at=2 * DAY, timeless=True), plan) == [], (
         "it is told with the columns that read it"
     )
-    assert imported_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
+    assert find_backdated_imports(Imported(raw_partition="serve-1"), plan) == [], (
+        "the door saw it come"
+    )
     assert (
-        imported_back(
+        find_backdated_imports(
             Imported(),
             FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")]),
         )
@@ -309,84 +329,89 @@ def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_th
     sold = FeatureSet.from_declarations(
         [attribute("sold", entity("item"), "sold_ever", kind="numeric")]
     )
-    assert [one.what for one in imported_back(Imported("item"), sold)] == ["items"]
-    assert imported_back(Imported(), sold) == []
-    assert imported_back(Lake(shop.lake), plan) == []
+    assert [one.what for one in find_backdated_imports(Imported("item"), sold)] == ["items"]
+    assert find_backdated_imports(Imported(), sold) == []
+    assert find_backdated_imports(Lake(shop.lake), plan) == []
 
 
-def test_profiles_of_items_that_are_dated_back_are_told(material):
-    assert dated_back(material) == []
+def test_profiles_of_items_that_are_dated_back_are_reported(material):
+    assert find_backdated_items(material) == []
     items = material.items
     later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(
         items.schema.field("received_at").type
     )
     changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
-    (found,) = dated_back(replace(material, items=changed))
-    assert (found.severity, found.what) == ("look", "items")
+    (finding,) = find_backdated_items(replace(material, items=changed))
+    assert (finding.severity, finding.what) == ("look", "items")
     assert (
         f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour "
-        "after it, at most 2.0 days" in found.why
+        "after it, at most 2.0 days" in finding.why
     )
 
 
-def test_a_log_that_was_imported_again_is_told():
+def test_a_log_that_was_imported_again_is_reported():
     rng = np.random.default_rng(2)
     person, item = rng.integers(0, 300, 4_000), rng.integers(0, 40, 4_000)
     ts = np.sort(rng.integers(0, 10**12, 4_000))
     border = [5 * 10**11]
-    assert repeated({"click": Interactions(person, item, ts, 300, 40)}, border) == []
+    assert find_repeated_events({"click": Interactions(person, item, ts, 300, 40)}, border) == []
     again = rng.random(4_000) < 0.1
     doubled = [np.concatenate([each, each[again]]) for each in (person, item)]
     later = np.concatenate([ts, ts[again] + 3_600 * SECOND])
-    (found,) = repeated({"click": Interactions(*doubled, later, 300, 40)}, border)
-    assert found.severity == "leak"
-    assert "exactly 3,600 s later" in found.why
-    assert "both sides of a border" in found.why
+    (finding,) = find_repeated_events({"click": Interactions(*doubled, later, 300, 40)}, border)
+    assert finding.severity == "leak"
+    assert "exactly 3,600 s later" in finding.why
+    assert "both sides of a border" in finding.why
 
 
-def test_events_whose_times_are_days_or_hours_repeat_nothing_and_neither_does_a_view_that_a_click_opened():
+def test_rounded_times_and_views_after_clicks_are_no_repeats():
     rng = np.random.default_rng(0)
     person, item = rng.integers(0, 2_000, 60_000), rng.integers(0, 100, 60_000)
     for unit, many in ((DAY, 60), (HOUR, 24 * 60)):
         for offset in (0, 90 * MINUTE):  # of days by the time of some zone
             ts = rng.integers(0, many, 60_000) * unit + offset
             assert (
-                repeated({"purchase": Interactions(person, item, ts, 2_000, 100)}, [40 * DAY]) == []
+                find_repeated_events(
+                    {"purchase": Interactions(person, item, ts, 2_000, 100)}, [40 * DAY]
+                )
+                == []
             )
     exact = rng.integers(0, 60 * DAY, 60_000)
     assert (
-        repeated(
+        find_repeated_events(
             {each: Interactions(person, item, exact, 2_000, 100) for each in ("click", "view")},
             [40 * DAY],
         )
         == []
     )
-    assert repeated({}, [40 * DAY]) == []
+    assert find_repeated_events({}, [40 * DAY]) == []
 
 
-def test_a_column_far_ahead_of_the_others_is_told_and_close_ones_are_not():
+def test_a_dominant_column_is_reported_and_close_ones_are_not():
     rng = np.random.default_rng(3)
     label = rng.random(5_000) < 0.2
     near = np.stack(
         [rng.normal(size=5_000) + strength * label for strength in (1.0, 1.1)], axis=1
     ).astype(np.float32)
-    assert too_good(("a", "b"), near, label, "click") == []
+    assert find_target_leakage(("a", "b"), near, label, "click") == []
     far = np.stack([near[:, 0] * 0, rng.normal(size=5_000) + 2 * label, near[:, 0]], axis=1).astype(
         np.float32
     )
-    assert [one.what for one in too_good(("nothing", "far", "a"), far, label, "click")] == ["far"]
-    assert of_the_ranking({}) == []
+    assert [
+        one.what for one in find_target_leakage(("nothing", "far", "a"), far, label, "click")
+    ] == ["far"]
+    assert findings_from_ranking({}) == []
 
 
-def test_holm_is_as_its_author_says():
+def test_holm_matches_its_source():
     clear, weak, none = (
         Interval(0.02, 0.01, 0.03),
         Interval(0.01, 0.0001, 0.0199),
         Interval(0.0, -0.01, 0.01),
     )
-    found = {
+    tests_by_name = {
         one.other: one
-        for one in holm(
+        for one in holm_adjust(
             [
                 ("weak", "", weak),
                 ("clear", "", clear),
@@ -395,31 +420,31 @@ def test_holm_is_as_its_author_says():
             ]
         )
     }
-    assert found["clear"].adjusted == pytest.approx(3 * found["clear"].p)
-    assert found["weak"].adjusted == pytest.approx(2 * found["weak"].p)
-    assert found["weak"].p < 0.05 < found["weak"].adjusted
-    assert [found[name].verdict for name in ("clear", "weak", "none", "unknown")] == [
+    assert tests_by_name["clear"].adjusted == pytest.approx(3 * tests_by_name["clear"].p)
+    assert tests_by_name["weak"].adjusted == pytest.approx(2 * tests_by_name["weak"].p)
+    assert tests_by_name["weak"].p < 0.05 < tests_by_name["weak"].adjusted
+    assert [tests_by_name[name].verdict for name in ("clear", "weak", "none", "unknown")] == [
         "ahead",
         *["may be chance"] * 3,
     ]
-    assert holm([("behind", "", Interval(-0.02, -0.03, -0.01))])[0].verdict == "behind"
+    assert holm_adjust([("behind", "", Interval(-0.02, -0.03, -0.01))])[0].verdict == "behind"
 
 
-def test_a_wrong_use_is_told():
+def test_a_wrong_use_is_reported():
     with pytest.raises(UsageError, match="at least 1, got 0"):
         ValidateSettings(splits=0)
 
 
-def test_where_another_architecture_was_asked_for_than_the_slot_is_tuned_to_the_report_says_so_at_its_top(
-    shop, report, tmp_path
+def test_the_report_starts_with_a_note_if_another_architecture_is_tuned(
+    shop, report: ValidationReport, tmp_path
 ):
-    found = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
+    other_report = validated(shop, replace(SETTINGS, tuned_to="dcn", splits=1, variants=False))
     assert (
-        found.instead
+        other_report.instead
         == "All figures are of gbdt, which was asked for, not of dcn, which the slot is tuned to"
     )
-    assert found.plain()["about"]["tuned"] == found.instead
-    page = write_validation(tmp_path, found).read_text()
-    assert page.index(found.instead) < page.index("<h2>")
+    assert other_report.plain()["about"]["tuned"] == other_report.instead
+    page = write_validation(tmp_path, other_report).read_text()
+    assert page.index(other_report.instead) < page.index("<h2>")
     assert not report.instead
     assert report.plain()["about"]["tuned"] == "no"

@@ -12,10 +12,16 @@ from tailorbird.models import architectures
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tune.tuned import Tuned, write_tuned
+from tailorbird.training.tune.tuned import TunedSettings, write_tuned
 from tailorbird.training.validate.page import write_validation
-from tailorbird.training.validate.run import NAME, ValidateSettings, validate
-from tailorbird.training.validate.variants import BOOSTED, IDS, SHARES, amount_name, column_groups
+from tailorbird.training.validate.run import NAME, ValidateSettings, ValidationReport, validate
+from tailorbird.training.validate.variants import (
+    BOOSTED,
+    ITEM_ID_COLUMNS,
+    SHARES,
+    amount_name,
+    column_groups,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -64,12 +70,12 @@ def report(shop, stages):
     )
 
 
-def ours(report):
+def ours(report: ValidationReport):
     return report.evaluation.figures[NAME]
 
 
-def test_every_figure_is_of_the_net_and_trees_stand_beside_it_as_they_would_be_by_themselves(
-    report, trees, tmp_path
+def test_all_metrics_are_of_the_net_and_trees_are_a_variant(
+    report: ValidationReport, trees, tmp_path
 ):
     assert report.architecture == report.about["architecture"] == "mlp"
     assert report.about["settings"]["mlp"]["epochs"] == 2
@@ -97,21 +103,21 @@ def test_every_figure_is_of_the_net_and_trees_stand_beside_it_as_they_would_be_b
     assert json.loads(page.with_suffix(".json").read_text())["about"]["architecture"] == "mlp"
 
 
-def test_a_net_is_held_against_itself_in_all_the_ways_that_trees_are(report):
+def test_a_net_is_compared_with_itself_in_all_the_ways_that_trees_are(report: ValidationReport):
     kinds = {one.other: one.kind for one in report.tests}
     assert kinds["unseen people"] == "people"
     assert kinds["default settings"] == "settings"
     assert (
         kinds["columns that rank keeps"]
         == kinds["without columns of item"]
-        == kinds[f"without {IDS}"]
+        == kinds[f"without {ITEM_ID_COLUMNS}"]
         == "columns"
     )
     assert set(report.curve) == {*SHARES, 1.0}
     assert report.curve[1.0] == ours(report)["ndcg_10"]
-    others = [one.other for one in report.tests if one.kind != "baseline"]
-    different = {report.evaluation.figures[name]["ndcg_10"].value for name in others}
-    assert len(different) == len(others), "each was fitted in another way"
+    other_names = [one.other for one in report.tests if one.kind != "baseline"]
+    different = {report.evaluation.figures[name]["ndcg_10"].value for name in other_names}
+    assert len(different) == len(other_names), "each was fitted in another way"
     for name in ("long-tail items", "new items", "new users", "known users"):
         count, figures = report.evaluation.slices[name]
         assert count > 0
@@ -120,7 +126,7 @@ def test_a_net_is_held_against_itself_in_all_the_ways_that_trees_are(report):
     assert not any("left out" in note for note in report.notes)
 
 
-def test_progress_tells_what_is_fitted(report, stages):
+def test_progress_reports_what_is_fitted(report: ValidationReport, stages):
     assert {
         "mlp",
         BOOSTED,
@@ -139,35 +145,35 @@ def test_the_same_seed_gives_the_same_and_another_one_another(shop):
     assert ours(other) != ours(one)
 
 
-def test_auto_takes_what_orders_the_watched_part_better_and_says_what_it_took(shop):
+def test_auto_uses_the_better_model_on_the_validation_part_and_reports_it(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
-    found = alone(shop, architecture="auto", parameters={**SMALL, "rate": 1e-9})
-    assert found.architecture == "gbdt"
-    assert found.about["architecture"] == "auto"
-    assert "auto took, by what each origin watched: gbdt" in found.notes
+    report = alone(shop, architecture="auto", parameters={**SMALL, "rate": 1e-9})
+    assert report.architecture == "gbdt"
+    assert report.about["architecture"] == "auto"
+    assert "auto took, by what each origin watched: gbdt" in report.notes
     assert (
-        ours(found)["ndcg_10"] == ours(alone(shop, architecture="gbdt", parameters={}))["ndcg_10"]
+        ours(report)["ndcg_10"] == ours(alone(shop, architecture="gbdt", parameters={}))["ndcg_10"]
     )
 
 
-def test_without_torch_a_net_is_refused_at_once_and_auto_takes_trees(shop, monkeypatch):
+def test_without_torch_a_net_is_refused_at_once_and_auto_uses_trees(shop, monkeypatch):
     monkeypatch.setattr(architectures, "find_spec", lambda name: None)
-    told = []
+    progress_calls = []
     with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
         validated(
             shop,
             replace(SETTINGS, train=replace(NET, architecture="dcn")),
-            progress=lambda *each: told.append(each),
+            progress=lambda *each: progress_calls.append(each),
         )
-    assert not told, "nothing was read"
-    found = alone(shop, architecture="auto")
-    assert found.architecture == "gbdt"
-    assert any("torch is not installed" in note for note in found.notes)
+    assert not progress_calls, "nothing was read"
+    report = alone(shop, architecture="auto")
+    assert report.architecture == "gbdt"
+    assert any("torch is not installed" in note for note in report.notes)
     with pytest.raises(UsageError, match="no architecture 'forest'"):
         alone(shop, architecture="forest")
 
 
-def test_a_net_that_comes_apart_is_told(shop):
+def test_a_net_that_diverges_is_reported(shop):
     pytest.importorskip("torch", reason="needs the extra deep")
     with pytest.raises(UsageError, match=r"the net diverged at a rate of 1e\+06"):
         alone(shop, architecture="shared", parameters={**SMALL, "rate": 1e6})
@@ -194,16 +200,23 @@ def test_columns_that_only_nets_see_have_groups_and_can_be_left_out(shop):
         {3: 9, 1: 5},
     )
     groups = column_groups(columns, shop.features, layout)
-    assert groups[IDS] == ("item_code", "recent_item_1", "recent_gap_1")
+    assert groups[ITEM_ID_COLUMNS] == ("item_code", "recent_item_1", "recent_gap_1")
     assert set(groups["columns of item"]) == {"price", "title_word_1", "title_word_2"}
-    assert layout.for_nets == columns[3:]
-    without = layout.only([name for name in columns if name not in groups["columns of item"]])
+    assert layout.net_only_columns == columns[3:]
+    without = layout.select_columns(
+        [name for name in columns if name not in groups["columns of item"]]
+    )
     assert without == Layout(
         columns[1:6], (1,), {0: 5}, (), History(2, (3,), (4,), 9), 1, {2: 9, 0: 5}
     )
-    assert layout.only(columns) == layout
-    plain = layout.only(columns[:3])
-    assert (plain.history, plain.bags, plain.numbers, plain.codes) == (None, (), (0, 2), {1: 5})
+    assert layout.select_columns(columns) == layout
+    layout_of_three = layout.select_columns(columns[:3])
+    assert (
+        layout_of_three.history,
+        layout_of_three.bags,
+        layout_of_three.numbers,
+        layout_of_three.codes,
+    ) == (None, (), (0, 2), {1: 5})
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +232,11 @@ def test_the_command_validates_what_train_would_train(project):
     write_tuned(
         project / "tuned.toml",
         "home",
-        Tuned("mlp", "2020-01-01T00:00:00Z", {"rate": 0.002, "epochs": 1, "threads": 1}),
+        TunedSettings("mlp", "2020-01-01T00:00:00Z", {"rate": 0.002, "epochs": 1, "threads": 1}),
     )
     try:
         tuned = must_json("-C", project, *WORDS)
-        asked = must("-C", project, *WORDS, "--architecture", "gbdt")
+        output = must("-C", project, *WORDS, "--architecture", "gbdt")
         given = must_json(
             "-C", project, *WORDS, "--architecture", "dcn", "--parameters", json.dumps(SMALL)
         )
@@ -235,10 +248,10 @@ def test_the_command_validates_what_train_would_train(project):
         tuned["instead"],
     ) == ("mlp", 0.002, "")
     assert tuned["about"]["tuned"].startswith("mlp as tuned")
-    assert asked.startswith(
+    assert output.startswith(
         "All figures are of gbdt, which was asked for, not of mlp, which the slot is tuned to."
     )
-    assert "NDCG@10 of gbdt over 1 origins" in asked
+    assert "NDCG@10 of gbdt over 1 origins" in output
     assert (given["about"]["architecture"], given["about"]["settings"]["dcn"]["hidden"]) == (
         "dcn",
         [16, 8],
@@ -252,5 +265,5 @@ def test_the_command_validates_what_train_would_train(project):
         ),
         (("--architecture", "mlp", "--parameters", '{"epoch": 1}'), "mlp has no parameter 'epoch'"),
     )
-    for words, said in wrong:
-        refused(tailorbird("-C", project, *WORDS, *words), said, status=2)
+    for words, message in wrong:
+        refused(tailorbird("-C", project, *WORDS, *words), message, status=2)

@@ -29,6 +29,6 @@ def score_neighbours(recent: Keys, neighbours: Neighbours, last: int) -> RankedL
     return rank_items(keys, scores, SIZE)
 
 
-def similar(tables: CandidateTables, key: int) -> RankedList:
+def item_neighbours(tables: CandidateTables, key: int) -> RankedList:
     """Return the neighbours of one item."""
     return tables.neighbours(np.array([key], np.uint64)).list_for(0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tailorbird.cli.output import console, print_table
-from tailorbird.simulator import Injected
+from tailorbird.simulator import InjectedCounts
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Figures:
 
 
 def event_figures(
-    accepted: int, duplicates: int, quarantined: int, injected: list[Injected], answers: int
+    accepted: int, duplicates: int, quarantined: int, injected: list[InjectedCounts], answers: int
 ) -> dict[str, Any]:
     """Compare the router's decisions with what the simulator sent and injected.
 

@@ -29,10 +29,10 @@ from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
 from tailorbird.experiments import Experiment
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide, figures_by_period
+from tailorbird.monitoring import Decision, Trigger, decide_retrain, figures_by_period
 from tailorbird.platform.roles import Roles
 from tailorbird.platform.trainer import TrainOutcome, train_once
 from tailorbird.simulator import History, Site
@@ -204,7 +204,7 @@ class Story:
                 min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted"
             )
             events = lake.events(COLUMNS, ts_from=live_from)
-            decision = decide(
+            decision = decide_retrain(
                 events, trigger, reference_from=live_from, reference_to=shifted, until=clock.now()
             )
             if decision.retrain or clock.now() >= until:
@@ -312,7 +312,7 @@ class Story:
         answers = lake.table("answers")
         stride = max(1, answers.num_rows // self.scale.parity_answers)
         sample = answers.take(list(range(0, answers.num_rows, stride)))
-        report = parity(project.features, AttachedEvents(lake, project.features).table(), sample)
+        report = parity(project.features, JoinedEvents(lake, project.features).table(), sample)
         self.figures.parity = {
             "answers": report.answers,
             "compared": report.compared,

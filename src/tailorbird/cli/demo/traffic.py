@@ -14,13 +14,13 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import HOUR, Context, SimulatedClock
 from tailorbird.experiments import Experiment
-from tailorbird.platform.inprocess import InProcess
+from tailorbird.platform.inprocess import InProcessServer
 from tailorbird.platform.roles import Roles
 from tailorbird.ranking import Slot
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import EventCollector
 from tailorbird.serving.messages import Answer, RecommendQuery, SearchQuery
 from tailorbird.serving.pipeline import Pipeline
-from tailorbird.simulator import Live, Outbox, Population, Request, Site
+from tailorbird.simulator import LiveTraffic, Outbox, Population, Request, Site
 
 PRODUCER = "live"
 
@@ -53,11 +53,11 @@ class Traffic:
     ) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._collector = Door(
+        self._collector = EventCollector(
             project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms()
         )
-        self.server = InProcess(project, clock, door=self._collector, seed=seed)
-        self.live: Live = site.live(clock.now(), population, prefix="l")
+        self.server = InProcessServer(project, clock, door=self._collector, seed=seed)
+        self.live: LiveTraffic = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()
         self._arms = {policy: self._arm_pipeline(policy, seed) for policy in ("model", "popular")}
         self.request_count = 0

@@ -22,7 +22,7 @@ from tailorbird.events.adapters import (
     snowplow,
 )
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch
-from tailorbird.events.adapters.recognise import look_in, recognise
+from tailorbird.events.adapters.recognise import list_importable_files, recognise_format
 from tailorbird.events.adapters.record import Convert
 from tailorbird.events.tables.files import digest_files, find_files
 
@@ -58,6 +58,6 @@ __all__ = [
     "Convert",
     "digest_files",
     "find_files",
-    "look_in",
-    "recognise",
+    "list_importable_files",
+    "recognise_format",
 ]

@@ -15,7 +15,7 @@ from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import BATCH_ROWS
 
 BATCH_BYTES = 64 << 20  # rows that are no events may be of any length
-ROW = "row:"  # begins the ids of rows that have none of their own
+ROW_ID_PREFIX = "row:"  # begins the ids of rows that have none of their own
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def row_id(format_: str, content: bytes) -> str:
 
     Equal rows have equal ids, whichever file they are in.
     """
-    return ROW + sha256(b"\0".join((format_.encode(), content))).hexdigest()[:32]
+    return ROW_ID_PREFIX + sha256(b"\0".join((format_.encode(), content))).hexdigest()[:32]
 
 
 def with_content_id(format_: str, event: Event) -> Event:

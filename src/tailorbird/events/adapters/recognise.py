@@ -38,7 +38,7 @@ _SUFFIXES = (
 _METARANK = ("item", "user", "ranking", "interaction")
 
 
-def recognise(files: list[Path]) -> str | None:
+def recognise_format(files: list[Path]) -> str | None:
     """Return the format that all of the files share, `mapping` for unknown tables, or None.
 
     Raises:
@@ -131,7 +131,7 @@ def _parquet_columns(file: Path) -> list[str]:
         raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
 
 
-def look_in(path: Path) -> list[Path]:
+def list_importable_files(path: Path) -> list[Path]:
     """Return the files at `path` that any format might read.
 
     Raises:

@@ -58,7 +58,7 @@ class LeftOutError(Exception):
         super().__init__(kind)
 
 
-def lines_of(
+def record_to_lines(
     format_: str,
     raw: bytes,
     place: str,
@@ -132,7 +132,7 @@ def record_batches(
     left_out: dict[str, int] = {}
     size = 0
     for number, raw in rows:
-        record_lines = lines_of(
+        record_lines = record_to_lines(
             format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True
         )
         lines += record_lines

@@ -9,7 +9,7 @@ import msgspec
 from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, metarank, segment
 from tailorbird.events.adapters.batch import encode_event
-from tailorbird.events.adapters.record import Convert, Record, lines_of
+from tailorbird.events.adapters.record import Convert, Record, record_to_lines
 from tailorbird.events.envelope import Event
 from tailorbird.events.tables.files import count_records, split_records
 
@@ -32,7 +32,7 @@ class _BatchEnvelope(msgspec.Struct):
 _decode_batch = msgspec.json.Decoder(_BatchEnvelope).decode
 
 
-def lines_of_body(
+def body_to_lines(
     format_: str,
     body: bytes,
     headers: Mapping[str, str] | None = None,
@@ -71,7 +71,7 @@ def lines_of_body(
         return events
 
     for row, raw in enumerate(_records(format_, body, on_row_count)):
-        record_lines = lines_of(format_, raw, f"{digest}:{row}", convert, {})
+        record_lines = record_to_lines(format_, raw, f"{digest}:{row}", convert, {})
         size += sum(map(len, record_lines))
         lines += record_lines
     return lines

@@ -1,8 +1,7 @@
-"""Nets on the encoded matrix of a ranker; needs the extra `deep` (torch), which neither a server
-nor the other models do.
+"""Nets on the encoded matrix of a ranker; needs the extra `deep` (torch).
 
-`layout` says what the columns of a matrix are, `parameters` what may be chosen, `fields` how
-columns become vectors, `nets` what stands on them; `batches`, `loop` and `checkpoint` train,
-`parallel` on several processes; `export` writes the one file that serving loads. Who only wants a
-fitted model calls `models.architectures.fit`.
+Neither serving nor the other models need torch. `layout` describes the columns of a matrix,
+`parameters` the settings, `fields` turns columns into vectors, and `nets` builds on them.
+`batches`, `loop` and `checkpoint` train, `parallel` on several processes; `export` writes the file
+that serving loads. To get a fitted model, call `models.architectures.fit`.
 """

@@ -1,13 +1,14 @@
-"""Rows to learn from, in blocks, and the batches of an epoch: a pure function of seed and epoch,
-whatever the rows lie in.
+"""Training rows in blocks, and the batches of an epoch.
 
-    Rows         arrays in memory
-    PartRows     Arrow files of a folder, memory-mapped: of a set larger than memory only the blocks being mixed are held
+    Rows        arrays in memory
+    PartRows    memory-mapped Arrow files; of a set larger than memory, only the blocks being
+                mixed are loaded
+    an epoch    shuffle blocks → take `BLOCKS_MIXED` at a time and shuffle their rows together
+                → batches; the rest goes into the next batch
 
-    an epoch     order of blocks drawn → `BLOCKS_MIXED` at a time, their rows shuffled together → batches, the rest going to the next
-
-With `negative_share` each epoch draws its own negatives: a row without a positive of some head
-counts for that head only if it was drawn.
+Batches are a pure function of seed and epoch, wherever the rows are stored. With `negative_share`
+each epoch draws its own negatives: a row without a positive of some head counts for that head only
+if it was drawn.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,9 @@ _MATRIX, _WEIGHT, _LABEL = "matrix", "weight", "label:"
 
 @dataclass(frozen=True)
 class Block:
-    """`matrix` (n, columns), `labels` (n, heads) with NaN where unknown, `weight` (n,), each
-    float32.
+    """Float32 arrays of n rows.
+
+    `matrix` is (n, columns), `labels` (n, heads) with NaN where unknown, and `weight` (n,).
     """
 
     matrix: Matrix
@@ -42,8 +44,8 @@ class Block:
     def take(self, rows: npt.NDArray[np.intp]) -> "Block":
         return Block(self.matrix[rows], self.labels[rows], self.weight[rows])
 
-    def copied(self) -> "Block":
-        """In memory of its own, so that what it was cut from can go."""
+    def copy(self) -> "Block":
+        """Return a copy that does not keep the source array alive."""
         return Block(self.matrix.copy(), self.labels.copy(), self.weight.copy())
 
 
@@ -57,7 +59,7 @@ class Blocks(Protocol):
         """Rows of each block."""
         ...
 
-    def block(self, place: int) -> Block: ...
+    def block(self, index: int) -> Block: ...
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class Rows:
 
     Attributes:
         matrix: shape (n, columns), float32.
-        labels: head → shape (n,): 0 or 1, NaN where it is not known (yet).
+        labels: head → shape (n,): 0 or 1, NaN if not (yet) known.
         weight: shape (n,), or None for 1 everywhere.
         lengths: rows of each request, in order; only a `lambdarank` booster needs them.
-        block_rows: of a block.
+        block_rows: rows of a block.
     """
 
     matrix: Matrix
@@ -101,11 +103,11 @@ class Rows:
             for start in range(0, len(self), self.block_rows)
         )
 
-    def block(self, place: int) -> Block:
-        return _rows(self, slice(place * self.block_rows, (place + 1) * self.block_rows))
+    def block(self, index: int) -> Block:
+        return _to_block(self, slice(index * self.block_rows, (index + 1) * self.block_rows))
 
-    def only(self, heads: Sequence[str]) -> "Rows":
-        """The same rows with some of the labels."""
+    def select_heads(self, heads: Sequence[str]) -> "Rows":
+        """Return the same rows with some of the labels."""
         return Rows(
             self.matrix,
             {head: self.labels[head] for head in heads},
@@ -115,22 +117,20 @@ class Rows:
         )
 
     def cut(self, share: float) -> tuple["Rows", "Rows"]:
-        """The older rows, and the newest `share` of them; rows lie in order of time, and requests
-        stay whole where they are told.
-        """
-        at = round(len(self) * (1 - share))
-        split = 0
+        """Split off the newest `share` of the rows; requests stay together if lengths are given."""
+        boundary = round(len(self) * (1 - share))
+        request_boundary = 0
         if self.lengths is not None:
             ends = np.cumsum(self.lengths)
-            split = int(np.searchsorted(ends, at, side="right"))
-            at = int(ends[split - 1]) if split else 0
-        if not 0 < at < len(self):
+            request_boundary = int(np.searchsorted(ends, boundary, side="right"))
+            boundary = int(ends[request_boundary - 1]) if request_boundary else 0
+        if not 0 < boundary < len(self):
             raise UsageError(
                 f"{len(self)} rows cannot be cut into two parts",
                 fix="give validation rows, or more rows",
             )
-        return self._slice(slice(None, at), slice(None, split)), self._slice(
-            slice(at, None), slice(split, None)
+        return self._slice(slice(None, boundary), slice(None, request_boundary)), self._slice(
+            slice(boundary, None), slice(request_boundary, None)
         )
 
     def _slice(self, rows: slice, requests: slice) -> "Rows":
@@ -147,26 +147,26 @@ class Rows:
 
 @dataclass(frozen=True)
 class PartRows:
-    """Rows in Arrow files of a folder, in the order of their names; see `write_parts`."""
+    """Rows in the Arrow files of a folder, in order of their names; see `write_parts`."""
 
     heads: tuple[str, ...]
     sizes: tuple[int, ...]
     _readers: tuple[pa.RecordBatchFileReader, ...]
-    _where: tuple[tuple[int, int], ...]  # reader and batch of each block
+    _locations: tuple[tuple[int, int], ...]  # reader and batch of each block
 
     @classmethod
     def open(cls, folder: Path) -> "PartRows":
-        """Map the files of a folder; nothing is read but their footers.
+        """Map the files of a folder; only their footers are read.
 
         Raises:
-            InputError: there is none, or one is damaged.
+            InputError: there is no file, or one is damaged.
         """
         paths = sorted(folder.glob("*.arrow"))
         if not paths:
             raise InputError(
                 "there are no parts", where=str(folder), fix="write them with write_parts"
             )
-        readers, sizes, where = [], [], []
+        readers, sizes, locations = [], [], []
         for path in paths:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -177,82 +177,85 @@ class PartRows:
                 raise InputError(
                     f"cannot be read: {error}", where=str(path), fix="write the parts again"
                 ) from error
-            where += [(len(readers), batch) for batch in range(reader.num_record_batches)]
+            locations += [(len(readers), batch) for batch in range(reader.num_record_batches)]
             readers.append(reader)
         heads = tuple(
             name.removeprefix(_LABEL) for name in readers[0].schema.names if name.startswith(_LABEL)
         )
-        return cls(heads, tuple(sizes), tuple(readers), tuple(where))
+        return cls(heads, tuple(sizes), tuple(readers), tuple(locations))
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
     def only(self, heads: Sequence[str]) -> "PartRows":
-        """The same rows with some of the labels."""
+        """Return the same rows with some of the labels."""
         return replace(self, heads=tuple(heads))
 
-    def block(self, place: int) -> Block:
-        reader, batch = self._where[place]
-        found = self._readers[reader].get_batch(batch)
-        matrix = found.column(_MATRIX)
-        flat = matrix.flatten().to_numpy().reshape(found.num_rows, matrix.type.list_size)
-        labels = np.stack([found.column(_LABEL + head).to_numpy() for head in self.heads], axis=1)
-        return Block(flat, labels, found.column(_WEIGHT).to_numpy())
+    def block(self, index: int) -> Block:
+        reader, batch = self._locations[index]
+        record_batch = self._readers[reader].get_batch(batch)
+        matrix = record_batch.column(_MATRIX)
+        flat = matrix.flatten().to_numpy().reshape(record_batch.num_rows, matrix.type.list_size)
+        labels = np.stack(
+            [record_batch.column(_LABEL + head).to_numpy() for head in self.heads], axis=1
+        )
+        return Block(flat, labels, record_batch.column(_WEIGHT).to_numpy())
 
 
 @dataclass(frozen=True)
-class SomeRows:
-    """Some rows of others; blocks without any are left out."""
+class RowSubset:
+    """A subset of other rows, without empty blocks."""
 
     rows: Blocks
     sizes: tuple[int, ...]
-    _chosen: tuple[
+    _selections: tuple[
         tuple[int, npt.NDArray[np.intp]], ...
-    ]  # of each block its place in `rows`, and which rows of it
+    ]  # per block: its index in `rows`, and row indices
 
     @classmethod
-    def of(cls, rows: Blocks, chosen: npt.NDArray[np.bool_]) -> "SomeRows":
-        """Those that are chosen, shape (n,)."""
+    def of(cls, rows: Blocks, mask: npt.NDArray[np.bool_]) -> "RowSubset":
+        """Return the rows selected by a mask, shape (n,)."""
         ends = np.cumsum(rows.sizes)[:-1]
-        found = [
-            (place, np.flatnonzero(some))
-            for place, some in enumerate(np.split(chosen, ends))
+        selections = [
+            (index, np.flatnonzero(some))
+            for index, some in enumerate(np.split(mask, ends))
             if some.any()
         ]
-        return cls(rows, tuple(len(some) for _, some in found), tuple(found))
+        return cls(rows, tuple(len(some) for _, some in selections), tuple(selections))
 
     @property
     def heads(self) -> tuple[str, ...]:
         return self.rows.heads
 
-    def block(self, place: int) -> Block:
-        at, some = self._chosen[place]
-        return self.rows.block(at).take(some)
+    def block(self, index: int) -> Block:
+        block_index, row_indices = self._selections[index]
+        return self.rows.block(block_index).take(row_indices)
 
 
 def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK) -> PartRows:
-    """Write rows to a new folder, so that one piece at a time is in memory.
+    """Write rows to a new folder with one piece at a time in memory.
 
-    Blocks, and with them every draw, are those that the same rows have in memory: they go over the
-    ends of pieces.
+    Blocks, and therefore all draws, equal those of the same rows in memory: they cross the borders
+    of pieces.
     """
     folder.mkdir(parents=True)
-    for number, (heads, blocks) in enumerate(_blocks(pieces, block_rows)):
-        _write(folder / f"{number:06}.arrow", heads, blocks[0].matrix.shape[1], blocks)
+    for number, (heads, blocks) in enumerate(_rechunk(pieces, block_rows)):
+        _write_file(folder / f"{number:06}.arrow", heads, blocks[0].matrix.shape[1], blocks)
     return PartRows.open(folder)
 
 
 def write_blocks(folder: Path, rows: Blocks) -> PartRows:
-    """Write rows to a new folder block by block, as they are: whoever maps them draws what the rows
-    themselves would give.
+    """Write rows to a new folder block by block.
+
+    A reader of the folder draws the same batches as from the rows themselves.
     """
     folder.mkdir(parents=True)
-    blocks = (rows.block(place) for place in range(len(rows.sizes)))
-    _write(folder / "000000.arrow", rows.heads, rows.block(0).matrix.shape[1], blocks)
+    blocks = (rows.block(index) for index in range(len(rows.sizes)))
+    _write_file(folder / "000000.arrow", rows.heads, rows.block(0).matrix.shape[1], blocks)
     return PartRows.open(folder)
 
 
-def _write(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]) -> None:
+def _write_file(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]) -> None:
     fields = [pa.field(_LABEL + head, pa.float32()) for head in heads]
     schema = pa.schema(
         [pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())]
@@ -272,45 +275,45 @@ def _write(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]
     path.with_suffix(".part").rename(path)
 
 
-def _blocks(
+def _rechunk(
     pieces: Iterable[Rows], block_rows: int
 ) -> Iterator[tuple[tuple[str, ...], list[Block]]]:
-    """Heads, and the blocks that are whole after each piece; in the end what is left."""
-    left: Block | None = None
+    """Yield heads and the blocks completed by each piece; the last block may be smaller."""
+    remainder: Block | None = None
     heads: tuple[str, ...] = ()
     for piece in pieces:
         heads = piece.heads
         start = 0
-        whole: list[Block] = []
-        if left is not None:
-            start = min(block_rows - len(left.matrix), len(piece))
-            left = _joined([left, _rows(piece, slice(0, start))])
-            if len(left.matrix) == block_rows:
-                whole, left = [left], None
+        full_blocks: list[Block] = []
+        if remainder is not None:
+            start = min(block_rows - len(remainder.matrix), len(piece))
+            remainder = _concatenate([remainder, _to_block(piece, slice(0, start))])
+            if len(remainder.matrix) == block_rows:
+                full_blocks, remainder = [remainder], None
         while len(piece) - start >= block_rows:
-            whole.append(_rows(piece, slice(start, start + block_rows)))
+            full_blocks.append(_to_block(piece, slice(start, start + block_rows)))
             start += block_rows
         if start < len(piece):
-            left = _rows(piece, slice(start, None)).copied()
-        if whole:
-            yield heads, whole
-    if left is not None:
-        yield heads, [left]
+            remainder = _to_block(piece, slice(start, None)).copy()
+        if full_blocks:
+            yield heads, full_blocks
+    if remainder is not None:
+        yield heads, [remainder]
 
 
-def _rows(rows: Rows, here: slice) -> Block:
+def _to_block(rows: Rows, part: slice) -> Block:
     labels = np.stack(
-        [np.asarray(label[here], np.float32) for label in rows.labels.values()], axis=1
+        [np.asarray(label[part], np.float32) for label in rows.labels.values()], axis=1
     )
     weight = (
         np.ones(len(labels), np.float32)
         if rows.weight is None
-        else np.asarray(rows.weight[here], np.float32)
+        else np.asarray(rows.weight[part], np.float32)
     )
-    return Block(rows.matrix[here], labels, weight)
+    return Block(rows.matrix[part], labels, weight)
 
 
-def _joined(blocks: Sequence[Block]) -> Block:
+def _concatenate(blocks: Sequence[Block]) -> Block:
     return Block(
         *(
             np.concatenate([getattr(block, name) for block in blocks])
@@ -320,8 +323,8 @@ def _joined(blocks: Sequence[Block]) -> Block:
 
 
 @dataclass(frozen=True)
-class Mass:
-    """Weights of positives and negatives by head, shape (heads,), and rows in all."""
+class ClassWeights:
+    """Weights of positives and negatives by head, shape (heads,), and the number of rows."""
 
     positive: Floats
     negative: Floats
@@ -329,28 +332,28 @@ class Mass:
 
     @property
     def chance_loss(self) -> Floats:
-        """Log loss of always saying the mean, shape (heads,)."""
+        """Log loss of always predicting the mean, shape (heads,)."""
         total = np.maximum(self.positive + self.negative, 1e-12)
         rate = np.clip(self.positive / total, 1e-12, 1 - 1e-12)
         return -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
 
 
-def mass(rows: Blocks) -> Mass:
-    """Counted in one pass over the blocks."""
+def count_classes(rows: Blocks) -> ClassWeights:
+    """Sum class weights in one pass over the blocks."""
     positive, negative = np.zeros(len(rows.heads)), np.zeros(len(rows.heads))
-    for place in range(len(rows.sizes)):
-        block = rows.block(place)
+    for index in range(len(rows.sizes)):
+        block = rows.block(index)
         weight = block.weight.astype(np.float64)[:, None]
         positive += (weight * (block.labels > 0)).sum(axis=0)
         negative += (weight * (block.labels == 0)).sum(axis=0)
-    return Mass(positive, negative, sum(rows.sizes))
+    return ClassWeights(positive, negative, sum(rows.sizes))
 
 
-def nothing_to_tell_apart(rows: Blocks) -> str:
-    """What rows have of a head of one class only; "" where every head has both."""
-    counted = mass(rows)
+def single_class_problem(rows: Blocks) -> str:
+    """Describe a head that has one class only, or return ""."""
+    class_weights = count_classes(rows)
     for head, positive, negative in zip(
-        rows.heads, counted.positive, counted.negative, strict=True
+        rows.heads, class_weights.positive, class_weights.negative, strict=True
     ):
         if not (positive > 0 and negative > 0):
             return f"there were {positive:g} positives and {negative:g} negatives of {head}"
@@ -359,8 +362,10 @@ def nothing_to_tell_apart(rows: Blocks) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """`matrix` (b, columns), `labels` and `weight` (b, heads), float32; a weight is 0 where a label
-    is unknown or was not drawn.
+    """Float32 arrays of b rows.
+
+    `matrix` is (b, columns), `labels` and `weight` are (b, heads). A weight is 0 where a label is
+    unknown or was not drawn.
     """
 
     matrix: Matrix
@@ -368,41 +373,43 @@ class Batch:
     weight: Matrix
 
 
-def batches(
+def epoch_batches(
     rows: Blocks, *, seed: int, epoch: int, size: int, negative_share: float = 1.0
 ) -> Iterator[Batch]:
-    """The batches of an epoch, each of `size` rows but the last; see above."""
+    """Yield the batches of an epoch, each of `size` rows but the last; see the module."""
     order = np.random.default_rng([seed, epoch]).permutation(len(rows.sizes))
-    left: Batch | None = None
+    remainder: Batch | None = None
     for start in range(0, len(order), BLOCKS_MIXED):
         rng = np.random.default_rng([seed, epoch, 1 + start])
-        mixed = _mixed(
-            [rows.block(int(place)) for place in order[start : start + BLOCKS_MIXED]],
+        mixed = _mix_blocks(
+            [rows.block(int(index)) for index in order[start : start + BLOCKS_MIXED]],
             rng,
             negative_share,
         )
-        if left is not None:
+        if remainder is not None:
             mixed = Batch(
                 *(
-                    np.concatenate([getattr(left, name), getattr(mixed, name)])
+                    np.concatenate([getattr(remainder, name), getattr(mixed, name)])
                     for name in ("matrix", "labels", "weight")
                 )
             )
         last = start + BLOCKS_MIXED >= len(order)
-        whole = len(mixed.matrix) if last else len(mixed.matrix) // size * size
-        for at in range(0, whole, size):
-            yield _part(mixed, slice(at, min(at + size, whole)))
-        left = None if last else _part(mixed, slice(whole, None))
+        full_rows = len(mixed.matrix) if last else len(mixed.matrix) // size * size
+        for at in range(0, full_rows, size):
+            yield _slice_batch(mixed, slice(at, min(at + size, full_rows)))
+        remainder = None if last else _slice_batch(mixed, slice(full_rows, None))
 
 
-def _mixed(blocks: list[Block], rng: np.random.Generator, negative_share: float) -> Batch:
-    joined = _joined(blocks)
+def _mix_blocks(blocks: list[Block], rng: np.random.Generator, negative_share: float) -> Batch:
+    joined = _concatenate(blocks)
     order = rng.permutation(len(joined.matrix))
-    counted: npt.NDArray[np.bool_] = np.isfinite(joined.labels)
+    is_counted: npt.NDArray[np.bool_] = np.isfinite(joined.labels)
     if negative_share < 1:
-        counted &= (joined.labels > 0) | (rng.random(len(joined.labels)) < negative_share)[:, None]
-        order = order[np.any(counted, axis=1)[order]]
-    weight = np.where(counted, joined.weight[:, None], np.float32(0))
+        is_counted &= (joined.labels > 0) | (rng.random(len(joined.labels)) < negative_share)[
+            :, None
+        ]
+        order = order[np.any(is_counted, axis=1)[order]]
+    weight = np.where(is_counted, joined.weight[:, None], np.float32(0))
     return Batch(
         joined.matrix[order],
         np.where(joined.labels > 0, np.float32(1), np.float32(0))[order],
@@ -410,5 +417,5 @@ def _mixed(blocks: list[Block], rng: np.random.Generator, negative_share: float)
     )
 
 
-def _part(batch: Batch, here: slice) -> Batch:
-    return Batch(batch.matrix[here], batch.labels[here], batch.weight[here])
+def _slice_batch(batch: Batch, part: slice) -> Batch:
+    return Batch(batch.matrix[part], batch.labels[part], batch.weight[part])

@@ -1,11 +1,12 @@
-"""What a run that is killed goes on from: plain arrays in one file, renamed into place after it was
-synced. Never pickle.
+"""Checkpoints of a training: plain arrays in one file, replaced atomically. Never pickle.
 
-    w/NAME       weights and buffers of the net           o/PLACE/NAME   the optimiser's state of a parameter
-    b/NAME       the best weights so far                  c/NAME, best   figures by epoch, and the best losses: NaN and ∞ are no JSON
-    meta         JSON: the digest of what decides the result, next epoch and step
+    w/NAME          weights and buffers of the net
+    o/INDEX/NAME    optimiser state of a parameter
+    b/NAME          the best weights so far
+    c/NAME, best    metrics by epoch and best losses; JSON has no NaN and ∞
+    meta            JSON: digest of the training, next epoch and step
 
-Draws need no generator's state: every batch, dropout mask and drawn negative is a function of seed,
+Random generators need no state: every batch, dropout mask and drawn negative is a function of seed,
 epoch and step.
 """
 
@@ -29,16 +30,16 @@ FILE = "checkpoint.npz"
 
 
 class Position(msgspec.Struct, forbid_unknown_fields=True):
-    """Where a run is, and what it has found.
+    """The state of a training run.
 
     Attributes:
-        digest: of what decides the result: data, parameters, seed, heads. epoch, step: the next
-        ones.
-        best: validation loss of each group of weights (each head apart, or all together);
-            `best_epoch` beside.
-        stale: epochs since the last of them became better.
+        digest: of everything that determines the result: data, parameters, seed, heads.
+        epoch, step: the next ones.
+        best: best validation loss of each group of weights (each head, or all together).
+        best_epoch: the epochs of these losses.
+        stale: epochs since the last improvement of any group.
         curve: name → value by epoch.
-        ended: whether nothing is left to do.
+        ended: whether training is complete.
     """
 
     digest: str
@@ -52,26 +53,26 @@ class Position(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def weights(net: nn.Module) -> Arrays:
-    """Weights and buffers as arrays of their own."""
+    """Return copies of weights and buffers as arrays."""
     return {name: value.detach().cpu().numpy().copy() for name, value in net.state_dict().items()}
 
 
 def load_weights(net: nn.Module, arrays: Mapping[str, npt.NDArray]) -> None:
-    """Put them back; names and shapes must be the same."""
+    """Load weights into a net; names and shapes must match."""
     net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
 
 
 def save(
     folder: Path, net: nn.Module, optimiser: torch.optim.Optimizer, best: Arrays, position: Position
 ) -> None:
-    """Write the one file of a folder anew."""
+    """Write the checkpoint of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: Arrays = {f"w/{name}": value for name, value in weights(net).items()} | {
         f"b/{name}": value for name, value in best.items()
     }
-    for place, state in optimiser.state_dict()["state"].items():
+    for index, state in optimiser.state_dict()["state"].items():
         arrays |= {
-            f"o/{place}/{name}": torch.as_tensor(value).cpu().numpy()
+            f"o/{index}/{name}": torch.as_tensor(value).cpu().numpy()
             for name, value in state.items()
         }
     arrays |= {f"c/{name}": np.array(series) for name, series in position.curve.items()} | {
@@ -91,18 +92,19 @@ def save(
 def load(
     folder: Path, net: nn.Module, optimiser: torch.optim.Optimizer, digest: str
 ) -> tuple[Position, Arrays] | None:
-    """Go on from the file of a folder: None where there is none, or it belongs to other data or
-    parameters.
+    """Restore the checkpoint of a folder, or return None without one for this digest.
 
     Raises:
         DamageError: the file cannot be read.
     """
     try:
-        with np.load(folder / FILE, allow_pickle=False) as held:
-            arrays: dict[str, Any] = dict(held)
+        with np.load(folder / FILE, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
         position = msgspec.json.decode(arrays.pop("meta").tobytes(), type=Position)
         position.best = arrays.pop("best").tolist()
-        position.curve = {name: series.tolist() for name, series in _below(arrays, "c/").items()}
+        position.curve = {
+            name: series.tolist() for name, series in _with_prefix(arrays, "c/").items()
+        }
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
@@ -113,18 +115,18 @@ def load(
         ) from error
     if position.digest != digest:
         return None
-    load_weights(net, _below(arrays, "w/"))
+    load_weights(net, _with_prefix(arrays, "w/"))
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in _below(arrays, "o/").items():
-        place, _, part = name.partition("/")
-        state.setdefault(int(place), {})[part] = torch.from_numpy(np.array(value))
+    for name, value in _with_prefix(arrays, "o/").items():
+        index, _, part = name.partition("/")
+        state.setdefault(int(index), {})[part] = torch.from_numpy(np.array(value))
     optimiser.load_state_dict(
         {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
     )
-    return position, _below(arrays, "b/")
+    return position, _with_prefix(arrays, "b/")
 
 
-def _below(arrays: Mapping[str, npt.NDArray], prefix: str) -> Arrays:
+def _with_prefix(arrays: Mapping[str, npt.NDArray], prefix: str) -> Arrays:
     return {
         name.removeprefix(prefix): value
         for name, value in arrays.items()

@@ -1,11 +1,10 @@
-"""From a trained net to ONNX, the only form in which serving loads it: one file for all heads, the
-matrix in, probabilities out.
+"""Export a trained net to ONNX, the only form that serving loads: one file for all heads.
 
-    input   features     float32 (n, columns)    the same matrix that was trained on; n is free
+    input   features     float32 (n, columns)    the matrix as trained on; n is dynamic
     output  probability  float32 (n, heads)
 
-What the net learned of its columns (scales, cut points, embeddings) is inside; vocabularies are in
-the bundle's encoder.
+The file contains what the net learned of its columns (scales, cut points, embeddings); vocabularies
+are in the bundle's encoder.
 """
 
 import contextlib
@@ -22,11 +21,11 @@ from tailorbird.models.deep.nets import Net
 from tailorbird.models.export import INPUT, OUTPUT, refuse_external
 
 OPSET = 18
-ROWS = 3  # of the example that is traced; not 0 or 1, which an exporter takes as fixed
+ROWS = 3  # of the traced example; exporters treat 0 and 1 as fixed sizes
 
 
-class _Served(nn.Module):
-    """Probabilities, the prior put back."""
+class _ServedNet(nn.Module):
+    """Returns probabilities, with the prior restored."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
@@ -38,19 +37,15 @@ class _Served(nn.Module):
 
 
 def net_to_onnx(net: Net, columns: int) -> bytes:
-    """The net as a self-contained ONNX file of standard operators; the same net gives the same
-    bytes.
-    """
-    return module_to_onnx(_Served(net), {INPUT: torch.zeros(ROWS, columns)}, OUTPUT)
+    """Export the net as a self-contained ONNX file; the same net gives the same bytes."""
+    return module_to_onnx(_ServedNet(net), {INPUT: torch.zeros(ROWS, columns)}, OUTPUT)
 
 
 def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> bytes:
-    """Any module as such a file: `inputs` are examples of `ROWS` rows, of which the number is free,
-    by their names.
-    """
+    """Export any module; `inputs` are named examples of `ROWS` rows with a dynamic batch size."""
     rows = torch.export.Dim("rows", min=1)
-    with _quietly():
-        made = torch.onnx.export(
+    with _silence_exporter():
+        program = torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
             dynamo=True,
@@ -60,19 +55,19 @@ def module_to_onnx(module: nn.Module, inputs: Mapping[str, Tensor], output: str)
             dynamic_shapes=tuple({0: rows} for _ in inputs),
             optimize=True,
         )
-    assert made is not None
-    model = made.model_proto
-    _without_traces(model)
+    assert program is not None
+    model = program.model_proto
+    _strip_metadata(model)
     refuse_external(model)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
 
 
-def _without_traces(model: onnx.ModelProto) -> None:
-    """Take off what says where in whose files each node came from."""
+def _strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove metadata that records source files and lines of each node."""
     del model.metadata_props[:]
     graph = model.graph
-    for each in (
+    for element in (
         graph,
         *graph.node,
         *graph.input,
@@ -81,14 +76,14 @@ def _without_traces(model: onnx.ModelProto) -> None:
         *graph.initializer,
         *model.functions,
     ):
-        del each.metadata_props[:]
-        each.doc_string = ""
+        del element.metadata_props[:]
+        element.doc_string = ""
     del graph.value_info[:]
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter tells its steps on stdout, and of deprecations inside itself."""
+def _silence_exporter() -> Iterator[None]:
+    """Silence the exporter, which prints steps to stdout and warns of its own deprecations."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,8 +1,7 @@
-"""From the columns of a matrix to one vector a row: the first layer of every net. What it learned
-from data lies in buffers.
+"""From the columns of a matrix to one vector per row: the first layer of every net.
 
-All operators are such that ONNX has them: the exported file takes the very matrix that LightGBM
-takes, NaN included.
+Statistics learned from data are buffers. All operators exist in ONNX: the exported file takes the
+same matrix as LightGBM, NaN included.
 """
 
 from typing import cast
@@ -15,18 +14,18 @@ from torch import Tensor, nn
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.parameters import DeepParameters
 
-LARGEST = 1e30  # of a number; an infinite one counts as this
-CLIP = 8.0  # of a standardised number
+LARGEST = 1e30  # absolute bound of a number; infinities are clipped to it
+CLIP = 8.0  # bound of a standardised number
 UNKNOWN = 1
 
 
-def embedding_width(size: int, most: int) -> int:
-    """By cardinality: 2 · n^0.35, at most `most`."""
-    return max(2, min(most, round(2 * size**0.35)))
+def embedding_width(size: int, width_max: int) -> int:
+    """Return the width by cardinality, 2 · n^0.35, at most `width_max`."""
+    return max(2, min(width_max, round(2 * size**0.35)))
 
 
 class Numbers(nn.Module):
-    """Numeric columns as vectors, missing ones as 0 beside an indicator."""
+    """Numeric columns as vectors; missing values are 0 with an indicator."""
 
     centre: Tensor
     scale: Tensor
@@ -34,14 +33,14 @@ class Numbers(nn.Module):
     spans: Tensor
 
     def __init__(self, columns: npt.NDArray[np.float32], parameters: DeepParameters) -> None:
-        """Learns scales and cut points from the training rows (n, k)."""
+        """Learn scales and cut points from the training rows (n, k)."""
         super().__init__()
         count = columns.shape[1]
         self.numeric, self.count = parameters.numeric, count
         filled = np.where(np.isfinite(columns), columns, np.nan).astype(np.float64)
-        known = np.isfinite(filled).any(axis=0)
-        filled[:, ~known] = 0.0
-        # Of counts and prices the logarithm is on one scale.
+        has_values = np.isfinite(filled).any(axis=0)
+        filled[:, ~has_values] = 0.0
+        # Logarithms put counts and prices on a common scale.
         logs = np.sign(filled) * np.log1p(np.abs(filled))
         centre, scale = np.nanmean(logs, axis=0), np.nanstd(logs, axis=0)
         self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32))
@@ -88,8 +87,9 @@ class Numbers(nn.Module):
 
 
 class Attention(nn.Module):
-    """The candidate asks the newest items: scaled products, moved by how long ago each was; nothing
-    where there is no item.
+    """Scaled dot-product attention of the candidate over the newest items, biased by age.
+
+    The result is 0 without any item.
     """
 
     def __init__(self, width: int) -> None:
@@ -101,13 +101,13 @@ class Attention(nn.Module):
         self.recency = nn.Parameter(torch.tensor([-0.1]))
         self.scale = float(width) ** -0.5
 
-    def forward(self, candidate: Tensor, items: Tensor, there: Tensor, age: Tensor) -> Tensor:
+    def forward(self, candidate: Tensor, items: Tensor, is_present: Tensor, age: Tensor) -> Tensor:
         score = (self.key(items) * self.query(candidate).unsqueeze(1)).sum(
             dim=2
         ) * self.scale + self.recency * age
         weight = (
-            torch.softmax(torch.where(there > 0, score, torch.full_like(score, -1e9)), dim=1)
-            * there
+            torch.softmax(torch.where(is_present > 0, score, torch.full_like(score, -1e9)), dim=1)
+            * is_present
         )
         return (weight.unsqueeze(2) * items).sum(dim=1)
 
@@ -118,19 +118,20 @@ class Fields(nn.Module):
     def __init__(
         self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters
     ) -> None:
-        """Learns the scales of numbers from training rows `matrix` (n, columns); some ten thousand
-        are enough.
+        """Learn the scales of numbers from training rows `matrix` (n, columns).
+
+        Some ten thousand rows are enough.
         """
         super().__init__()
         self.layout, self.parameters_ = layout, parameters
-        most = parameters.embedding_max
+        width_max = parameters.embedding_max
         self.numbers = (
             Numbers(matrix[:, list(layout.numbers)], parameters) if layout.numbers else None
         )
 
         def embedding(place: int, size: int, *, empty: bool = False) -> nn.Embedding:
-            return _embedding(
-                size, embedding_width(layout.nominal.get(place, size), most), empty=empty
+            return _new_embedding(
+                size, embedding_width(layout.nominal.get(place, size), width_max), empty=empty
             )
 
         self.codes = nn.ModuleList(embedding(place, size) for place, size in layout.codes.items())
@@ -149,51 +150,56 @@ class Fields(nn.Module):
         self.width = sum(widths)
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """The vector (n, width), and the mean squared size of the embeddings that were looked up,
-        which a loss may hold down.
+        """Return the vectors (n, width), and the mean squared size of the looked-up embeddings.
+
+        The second value is for a penalty in the loss.
         """
         layout = self.layout
         parts: list[Tensor] = []
-        looked: list[Tensor] = []
+        lookups: list[Tensor] = []
         if self.numbers is not None:
-            parts.append(self.numbers(self._shown_first(matrix)[:, list(layout.numbers)]))
+            parts.append(
+                self.numbers(self._apply_position_dropout(matrix)[:, list(layout.numbers)])
+            )
         for embedding, (place, size) in zip(self.codes, layout.codes.items(), strict=True):
             parts.append(embedding(self._codes(matrix[:, place], size)))
-            looked.append(parts[-1])
+            lookups.append(parts[-1])
         for embedding, bag in zip(self.bags, layout.bags, strict=True):
             code = self._codes(matrix[:, list(bag.places)], bag.size)
-            there = (code > 0).to(matrix.dtype).unsqueeze(2)
-            summed = (embedding(code) * there).sum(dim=1)
-            parts.append(summed / torch.clamp(there.sum(dim=1), min=1.0).sqrt())
-            looked.append(summed)
+            is_present = (code > 0).to(matrix.dtype).unsqueeze(2)
+            summed = (embedding(code) * is_present).sum(dim=1)
+            parts.append(summed / torch.clamp(is_present.sum(dim=1), min=1.0).sqrt())
+            lookups.append(summed)
         if layout.history is not None:
-            parts.append(self._history(matrix, looked))
-        squares = sum((each.square().sum() for each in looked), torch.zeros((), dtype=matrix.dtype))
+            parts.append(self._history(matrix, lookups))
+        squares = sum(
+            (each.square().sum() for each in lookups), torch.zeros((), dtype=matrix.dtype)
+        )
         return torch.cat(parts, dim=1), squares / matrix.shape[0]
 
-    def _history(self, matrix: Tensor, looked: list[Tensor]) -> Tensor:
+    def _history(self, matrix: Tensor, lookups: list[Tensor]) -> Tensor:
         history = self.layout.history
         assert history is not None
         candidate = self.items(self._codes(matrix[:, history.candidate], history.size))
         code = self._codes(matrix[:, list(history.items)], history.size)
         items = self.items(code)
-        there = (code > 0).to(matrix.dtype)
+        is_present = (code > 0).to(matrix.dtype)
         gaps = matrix[:, list(history.gaps)]
         age = torch.log(
             torch.clamp(torch.where(torch.isnan(gaps), torch.zeros_like(gaps), gaps), 0.0, LARGEST)
             + 1.0
         )
         if self.attention is not None:
-            pooled = self.attention(candidate, items, there, age)
+            pooled = self.attention(candidate, items, is_present, age)
         else:
-            pooled = (items * there.unsqueeze(2)).sum(dim=1) / torch.clamp(
-                there.sum(dim=1, keepdim=True), min=1.0
+            pooled = (items * is_present.unsqueeze(2)).sum(dim=1) / torch.clamp(
+                is_present.sum(dim=1, keepdim=True), min=1.0
             )
-        looked += [candidate, pooled]
+        lookups += [candidate, pooled]
         return torch.cat([candidate, pooled, candidate * pooled], dim=1)
 
     def _codes(self, column: Tensor, size: int) -> Tensor:
-        """Codes within bounds; in training some as if they had never been seen."""
+        """Return codes clipped to bounds; in training, some are replaced by the unknown code."""
         code = torch.clamp(
             torch.where(torch.isnan(column), torch.zeros_like(column), column), 0.0, float(size - 1)
         ).to(torch.int64)
@@ -203,23 +209,23 @@ class Fields(nn.Module):
             code = torch.where(drawn, torch.full_like(code, UNKNOWN), code)
         return code
 
-    def _shown_first(self, matrix: Tensor) -> Tensor:
-        place, share = self.layout.position, self.parameters_.position_dropout
-        if not (self.training and share and place in self.layout.numbers):
+    def _apply_position_dropout(self, matrix: Tensor) -> Tensor:
+        column, share = self.layout.position, self.parameters_.position_dropout
+        if not (self.training and share and column in self.layout.numbers):
             return matrix
-        first = (torch.rand(len(matrix)) < share).to(matrix.device)
+        is_dropped = (torch.rand(len(matrix)) < share).to(matrix.device)
         matrix = matrix.clone()
-        matrix[first, place] = 1.0
+        matrix[is_dropped, column] = 1.0
         return matrix
 
 
-def _embedding(size: int, width: int, *, empty: bool = False) -> nn.Embedding:
-    made = nn.Embedding(size, width)
-    nn.init.normal_(made.weight, std=0.05)
+def _new_embedding(size: int, width: int, *, empty: bool = False) -> nn.Embedding:
+    embedding = nn.Embedding(size, width)
+    nn.init.normal_(embedding.weight, std=0.05)
     if empty:
         with torch.no_grad():
-            made.weight[0] = 0
-    return made
+            embedding.weight[0] = 0
+    return embedding
 
 
 def _width(embedding: nn.Module) -> int:

@@ -1,12 +1,13 @@
-"""What the columns of a matrix are to a net: numbers, codes, bags of codes, and the candidate
-beside the person's newest items.
+"""Roles of the columns of a matrix for a net.
 
     numbers     any float32; NaN is missing
-    codes       whole numbers as float32: 0 missing, 1 unknown, 2.. as learned; rows of an embedding
-    bag         several columns that share one embedding, summed; 0 is an empty place
-    history     the candidate's code, L codes of the newest items (newest first) and L gaps in hours (NaN where there is none)
+    codes       whole numbers as float32: 0 missing, 1 unknown, 2.. as learned; rows of an
+                embedding
+    bag         several columns that share one embedding, summed; 0 is empty
+    history     the candidate's code, L codes of the person's newest items (newest first) and L
+                gaps in hours (NaN if empty)
 
-The encoder that makes such a matrix is `ranking.encoders`, which knows no net.
+`ranking.encoders` makes such a matrix, and knows nothing of nets.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class History:
-    """The candidate and the newest items of who asks, all by codes of one set."""
+    """The candidate and the person's newest items, all by codes of one set."""
 
     candidate: int
     items: tuple[int, ...]
@@ -36,17 +37,17 @@ class History:
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of the columns in a matrix.
+    """Positions of the columns in a matrix.
 
     Attributes:
         columns: names of all columns, in order.
-        numbers: places of numeric columns.
-        codes: place → how many codes, missing and unknown included.
-        nominal: place of a column of codes (of a bag its first, of the history the candidate's) →
-            the size that its embedding's width goes by, where that is not its own: a net that goes
-            on from older weights has their widths.
-        position: place of the column that says where a row was shown, −1 for none; it is a number
-            too.
+        numbers: positions of numeric columns.
+        codes: position → number of codes, missing and unknown included.
+        nominal: position of a code column (of a bag its first, of the history the candidate's)
+            → the size that determines its embedding's width, if not its own: a warm-started net
+            keeps the widths of its initial weights.
+        position: position of the column with the row's rank in the slate, −1 for none; it is a
+            number too.
     """
 
     columns: tuple[str, ...]
@@ -59,67 +60,72 @@ class Layout:
 
     def __post_init__(self) -> None:
         bags = [place for bag in self.bags for place in bag.places]
-        used = [*self.numbers, *self.codes, *bags, *self.of_history]
-        if len(set(used)) != len(used) or any(not 0 <= place < len(self.columns) for place in used):
+        used_columns = [*self.numbers, *self.codes, *bags, *self.history_columns]
+        if len(set(used_columns)) != len(used_columns) or any(
+            not 0 <= place < len(self.columns) for place in used_columns
+        ):
             raise UsageError(
                 "a column of the matrix is used twice, or does not exist",
                 fix="name each place once",
             )
-        if not used:
+        if not used_columns:
             raise UsageError("a net needs at least one column", fix="leave fewer columns out")
 
     @property
-    def for_nets(self) -> tuple[str, ...]:
-        """Names of the columns that nothing but a net can use: those of the history, and of bags."""
-        places = [*self.of_history, *(place for bag in self.bags for place in bag.places)]
+    def net_only_columns(self) -> tuple[str, ...]:
+        """Names of the columns that only a net can use: those of the history and of bags."""
+        places = [*self.history_columns, *(place for bag in self.bags for place in bag.places)]
         return tuple(self.columns[place] for place in places)
 
     @property
-    def of_history(self) -> tuple[int, ...]:
-        """Places of the candidate's code, of the newest items and of their gaps; none without a
-        history.
-        """
+    def history_columns(self) -> tuple[int, ...]:
+        """Positions of the candidate's code, of the newest items and of their gaps, if any."""
         return (
             (self.history.candidate, *self.history.items, *self.history.gaps)
             if self.history
             else ()
         )
 
-    def only(self, names: Sequence[str]) -> "Layout":
-        """The layout of a matrix of some of the columns, in this order. A bag, or the history,
-        stays where all of its columns do.
+    def select_columns(self, names: Sequence[str]) -> "Layout":
+        """Return the layout of a matrix of some columns, in this order.
+
+        A bag or the history stays if all of its columns do.
         """
-        at = {self.columns.index(name): place for place, name in enumerate(names)}
+        new_index = {self.columns.index(name): place for place, name in enumerate(names)}
 
-        def some(places: Iterable[int]) -> tuple[int, ...]:
-            return tuple(at[place] for place in places if place in at)
+        def remap(places: Iterable[int]) -> tuple[int, ...]:
+            return tuple(new_index[place] for place in places if place in new_index)
 
-        past, bags = (
+        history, bags = (
             self.history,
-            [bag for bag in self.bags if all(place in at for place in bag.places)],
+            [bag for bag in self.bags if all(place in new_index for place in bag.places)],
         )
-        kept = past and all(place in at for place in self.of_history)
+        has_history = history and all(place in new_index for place in self.history_columns)
         return Layout(
             tuple(names),
-            some(self.numbers),
-            {at[place]: size for place, size in self.codes.items() if place in at},
-            tuple(replace(bag, places=some(bag.places)) for bag in bags),
-            History(at[past.candidate], some(past.items), some(past.gaps), past.size)
-            if past and kept
+            remap(self.numbers),
+            {new_index[place]: size for place, size in self.codes.items() if place in new_index},
+            tuple(replace(bag, places=remap(bag.places)) for bag in bags),
+            History(
+                new_index[history.candidate],
+                remap(history.items),
+                remap(history.gaps),
+                history.size,
+            )
+            if history and has_history
             else None,
-            at.get(self.position, -1),
-            {at[place]: size for place, size in self.nominal.items() if place in at},
+            new_index.get(self.position, -1),
+            {new_index[place]: size for place, size in self.nominal.items() if place in new_index},
         )
 
 
-def layout(
+def build_layout(
     columns: Sequence[str], sizes: Mapping[str, int], *, position: str = "position"
 ) -> Layout:
-    """The layout of a matrix of numbers and codes alone.
+    """Return the layout of a matrix of numbers and codes alone.
 
     Args:
-        sizes: name of a column that holds codes → how many there are, as `Encoder.sizes` gives
-            them.
+        sizes: name of a code column → number of codes, as in `Encoder.sizes`.
     """
     codes = {place: sizes[name] for place, name in enumerate(columns) if name in sizes}
     numbers = tuple(place for place in range(len(columns)) if place not in codes)

@@ -1,7 +1,8 @@
-"""Figures of a training by epoch, as TensorBoard and MLflow show them.
+"""Metrics of a training by epoch, for TensorBoard and MLflow.
 
-    a record of the file    length u64 | its checksum u32 | an Event | its checksum u32
-    Event                   1: wall time f64   2: step i64   3: file version   5: Summary { 1: Value { 1: tag  2: value f32 } … }
+    record    length u64 | its checksum u32 | an Event | its checksum u32
+    Event     1: wall time f64   2: step i64   3: file version   5: Summary
+    Summary   1: Value { 1: tag  2: value f32 } …
 
 The format is TensorFlow's record of `Event` messages; the checksum is CRC-32C, rotated and offset.
 It needs no package.
@@ -20,10 +21,10 @@ from tailorbird.errors import StorageError
 
 
 class EventLog:
-    """A file of scalars in a folder of its own: `tensorboard --logdir FOLDER`.
+    """A file of scalars in its own folder: `tensorboard --logdir FOLDER`.
 
     Args:
-        folder: is made; one file is added.
+        folder: created if needed; one file is added.
         now: seconds since 1970.
     """
 
@@ -34,22 +35,23 @@ class EventLog:
         self._append(_field(3, b"brain.Event:2"))
 
     def scalars(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a value for each tag."""
+        """Append a value for each tag."""
         values = (
             _field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
             for tag, value in figures.items()
         )
         self._append(b"\x10" + _varint(step) + _field(5, b"".join(values)))
 
-    def _append(self, told: bytes) -> None:
-        event = b"\x09" + struct.pack("<d", self._now()) + told
+    def _append(self, payload: bytes) -> None:
+        event = b"\x09" + struct.pack("<d", self._now()) + payload
         length = struct.pack("<Q", len(event))
         with self.path.open("ab") as file:
             file.write(length + _checksum(length) + event + _checksum(event))
 
 
-def grouped(figures: Mapping[str, float]) -> dict[str, float]:
-    """Tags of figures by epoch, so that a picture shows both parts of one head together:
+def group_tags(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return tags that show training and validation of a head in one chart.
+
     `train_click` becomes `click/train`.
     """
     tags: dict[str, float] = {}
@@ -59,23 +61,22 @@ def grouped(figures: Mapping[str, float]) -> dict[str, float]:
     return tags
 
 
-def to_mlflow(
-    name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking: str
+def log_to_mlflow(
+    name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking_uri: str
 ) -> str | None:
-    """Log a training as a run of MLflow, and return the run's id; None where `mlflow` is not
-    installed.
+    """Log a training as an MLflow run and return its id, or None without `mlflow`.
 
     Args:
-        tracking: MLflow's tracking URI.
+        tracking_uri: MLflow's tracking URI.
 
     Raises:
-        StorageError: MLflow does not take it, as where nothing answers at that address.
+        StorageError: MLflow rejected it or is not reachable.
     """
     if find_spec("mlflow") is None:
         return None
     mlflow: Any = importlib.import_module("mlflow")
     try:
-        mlflow.set_tracking_uri(tracking)
+        mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment("tailorbird")
         with mlflow.start_run(run_name=name) as run:
             mlflow.log_params(dict(parameters))
@@ -84,10 +85,10 @@ def to_mlflow(
                     mlflow.log_metric(figure, value, step=epoch)
             return str(run.info.run_id)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        told = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise StorageError(
-            f"MLflow did not take the training: {told}",
-            where=tracking,
+            f"MLflow did not take the training: {reason}",
+            where=tracking_uri,
             fix="look at MLFLOW_TRACKING_URI",
         ) from error
 
@@ -115,9 +116,9 @@ def _checksum(data: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _table() -> tuple[int, ...]:
-    found = []
+    entries = []
     for value in range(256):
         for _ in range(8):
             value = value >> 1 ^ 0x82F63B78 if value & 1 else value >> 1
-        found.append(value)
-    return tuple(found)
+        entries.append(value)
+    return tuple(entries)

@@ -1,12 +1,11 @@
-"""One of the processes of `parallel`, as they are started: one that ends with who started it, at
-whatever moment that is.
+"""Entry point of one process of `parallel`; it exits when the process that started it dies.
 
-python -m tailorbird.models.deep.member FOLDER RANK PARENT
+    python -m tailorbird.models.deep.member FOLDER RANK PARENT
 
-Whoever started it may be killed while this one still loads torch, waits for the others, or learns.
-An orphan would train on for nobody, and write where the next run writes. So it is watched before
-anything else is loaded, by the id that the parent said of itself: once it is dead, this process is
-somebody else's child.
+The parent may be killed while this process still loads torch, waits for others, or trains. An
+orphan would train for nothing, and write where the next run writes. So a watcher starts before
+anything else is loaded, with the id that the parent passed: once the parent is dead, this process
+has another parent id.
 """
 
 import os
@@ -15,20 +14,21 @@ import threading
 import time
 from pathlib import Path
 
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
-def end_with(parent: int) -> None:
-    """End this process once it is no child of `parent` any more; what waits in another thread, in
-    gloo or NCCL, is no hindrance.
+def exit_with_parent(parent: int) -> None:
+    """Exit this process once it is no child of `parent` any more.
+
+    `os._exit` works even while another thread waits in gloo or NCCL.
     """
     while os.getppid() == parent:
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=end_with, args=(int(sys.argv[3]),), daemon=True).start()
-    from tailorbird.models.deep.parallel import take_part
+    threading.Thread(target=exit_with_parent, args=(int(sys.argv[3]),), daemon=True).start()
+    from tailorbird.models.deep.parallel import run_member
 
-    take_part(Path(sys.argv[1]), int(sys.argv[2]))
+    run_member(Path(sys.argv[1]), int(sys.argv[2]))

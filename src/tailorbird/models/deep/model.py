@@ -1,4 +1,4 @@
-"""A fitted net: what it says, what it looks at, and its export."""
+"""A fitted net: scores, diagnostics and export."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, mass, nothing_to_tell_apart
+from tailorbird.models.deep.batches import Blocks, count_classes, single_class_problem
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
@@ -19,16 +19,16 @@ from tailorbird.models.deep.parameters import DeepParameters
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-ROWS_OF_SCALES = 65_536  # that scales and cut points of numbers are learned from
+SCALE_ROWS = 65_536  # rows from which scales and cut points are learned
 
 
 @dataclass(frozen=True)
-class Deep:
+class DeepModel:
     """A fitted net of one or several heads.
 
     Attributes:
-        curve: name of a figure → value by epoch.
-        best_epoch: head → the epoch that its weights are of, from 1.
+        curve: name of a metric → value by epoch.
+        best_epoch: head → the epoch of its weights, from 1.
     """
 
     architecture: str
@@ -44,19 +44,17 @@ class Deep:
 
     @property
     def broken(self) -> bool:
-        """Whether training came apart: a weight is no number, or a head never had a loss that is
-        one.
-        """
+        """True if a weight is not finite, or a head never had a finite loss."""
         return (
             not all(bool(torch.isfinite(each).all()) for each in self.net.parameters())
             or 0 in self.best_epoch.values()
         )
 
-    def worthless(self, watched: Blocks) -> dict[str, tuple[float, float]]:
-        """Heads that tell no more of the watched rows than their mean does: the log loss, and that
-        of always the mean.
-        """
-        means = dict(zip(watched.heads, mass(watched).chance_loss.tolist(), strict=True))
+    def worthless(self, validation: Blocks) -> dict[str, tuple[float, float]]:
+        """Return heads whose log loss is no better than that of the mean, with both losses."""
+        means = dict(
+            zip(validation.heads, count_classes(validation).chance_loss.tolist(), strict=True)
+        )
         losses = {
             head: series[self.best_epoch[head] - 1]
             for head in self.heads
@@ -67,12 +65,12 @@ class Deep:
         }
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
-        """Probability of each head, shape (n,) each."""
-        said = torch.sigmoid(logits(self.net, matrix)).numpy().astype(np.float64)
-        return {head: said[:, place] for place, head in enumerate(self.heads)}
+        """Return the probability of each head, shape (n,) each."""
+        probabilities = torch.sigmoid(logits(self.net, matrix)).numpy().astype(np.float64)
+        return {head: probabilities[:, place] for place, head in enumerate(self.heads)}
 
     def export(self) -> bytes:
-        """One ONNX file; the heads are the columns of its output, in order."""
+        """Return one ONNX file; the heads are the columns of its output, in order."""
         return net_to_onnx(self.net, len(self.layout.columns))
 
 
@@ -85,40 +83,38 @@ def fit_deep(
     *,
     seed: int,
     run: Run | None = None,
-    begin: Mapping[str, npt.NDArray] | None = None,
-) -> Deep:
+    initial_weights: Mapping[str, npt.NDArray] | None = None,
+) -> DeepModel:
     """Train a net for all heads of the rows.
 
     Args:
-        begin: weights to begin with, by name, as `checkpoint.weights` gives them; see `warm`.
+        initial_weights: by name, as from `checkpoint.weights`; see `warm`.
     Raises:
         UsageError: a head has one class only.
     """
-    if found := nothing_to_tell_apart(rows):
+    if problem := single_class_problem(rows):
         raise UsageError(
-            f"{found} in the training part: nothing to tell apart",
+            f"{problem} in the training part: nothing to tell apart",
             fix="take a longer window, or leave that head out",
         )
-    net = new_net(layout, rows, rows.heads, parameters, seed)
-    if begin is not None:
-        load_weights(net, begin)
+    net = initialise_net(layout, rows, rows.heads, parameters, seed)
+    if initial_weights is not None:
+        load_weights(net, initial_weights)
     trained = train_net(net, rows, validation, parameters, seed, run or Run())
-    return Deep(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
+    return DeepModel(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
 
 
-def new_net(
+def initialise_net(
     layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int
 ) -> Net:
-    """A net as it begins: weights drawn by the seed, scales learned from rows evenly over the
-    training part.
-    """
-    matrix = np.concatenate([rows.block(place).matrix for place in _spread(rows.sizes)])
+    """Return a new net: weights drawn by the seed, scales learned from sampled blocks."""
+    matrix = np.concatenate([rows.block(place).matrix for place in _sample_blocks(rows.sizes)])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Net(layout, matrix, heads, parameters)
 
 
-def _spread(sizes: Sequence[int]) -> list[int]:
-    """Blocks evenly over all, of some `ROWS_OF_SCALES` rows."""
-    count = max(1, min(len(sizes), ROWS_OF_SCALES // max(sizes, default=1)))
+def _sample_blocks(sizes: Sequence[int]) -> list[int]:
+    """Return indices of evenly spaced blocks with about `SCALE_ROWS` rows."""
+    count = max(1, min(len(sizes), SCALE_ROWS // max(sizes, default=1)))
     return np.linspace(0, len(sizes) - 1, count).astype(int).tolist()

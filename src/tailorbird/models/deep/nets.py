@@ -1,11 +1,13 @@
 """The nets: one for each head, or several heads on shared experts. All give logits (n, heads).
 
-    mlp        fields → layers → logit                                     for each head apart
-    dcn        fields → cross layers beside layers → logit                 for each head apart (DCN-v2, Wang et al., WWW 2021)
-    shared     fields → cross layers → one expert → a tower for each head
-    mmoe       fields → cross layers → experts, mixed by a gate for each head → a tower for each head (Ma et al., KDD 2018)
+    mlp       fields → layers → logit, for each head separately
+    dcn       fields → cross layers and layers → logit, for each head separately
+              (DCN-v2, Wang et al., WWW 2021)
+    shared    fields → cross layers → one expert → a tower for each head
+    mmoe      fields → cross layers → experts, mixed by a gate for each head → a tower for each
+              head (Ma et al., KDD 2018)
 
-Heads apart share no weight, so that training them in one loop is training each alone; each keeps
+Separate heads share no weight, so training them in one loop equals training each alone. Each keeps
 its own best epoch.
 """
 
@@ -22,7 +24,7 @@ from tailorbird.models.deep.parameters import DeepParameters
 
 
 class Crosses(nn.Module):
-    """x ← x₀ · (W x + b) + x, layer by layer: products of columns, one degree more each."""
+    """Cross layers, x ← x₀ · (W x + b) + x: each layer adds one degree of interactions."""
 
     def __init__(self, width: int, layers: int, rank: int) -> None:
         super().__init__()
@@ -33,15 +35,15 @@ class Crosses(nn.Module):
             for _ in range(layers)
         )
 
-    def forward(self, first: Tensor) -> Tensor:
-        x = first
+    def forward(self, x0: Tensor) -> Tensor:
+        x = x0
         for layer in self.layers:
-            x = first * layer(x) + x
+            x = x0 * layer(x) + x
         return x
 
 
 class Single(nn.Module):
-    """One head: layers, and cross layers beside them if any."""
+    """One head: layers, and cross layers in parallel if any."""
 
     def __init__(
         self, layout: Layout, matrix: npt.NDArray[np.float32], parameters: DeepParameters
@@ -52,7 +54,7 @@ class Single(nn.Module):
         self.crosses = (
             Crosses(width, parameters.crosses, parameters.rank) if parameters.crosses else None
         )
-        self.layers = stacked(width, parameters.hidden, parameters.dropout)
+        self.layers = dense_layers(width, parameters.hidden, parameters.dropout)
         self.out = nn.Linear(parameters.hidden[-1] + (width if self.crosses is not None else 0), 1)
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,9 +66,7 @@ class Single(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Several heads on shared experts; with one expert there is nothing to mix and it is a shared
-    bottom.
-    """
+    """Several heads on shared experts; with one expert it is a shared bottom."""
 
     def __init__(
         self,
@@ -81,7 +81,8 @@ class Mixture(nn.Module):
         self.crosses = Crosses(width, parameters.crosses, parameters.rank)
         hidden = parameters.hidden if parameters.experts == 1 else parameters.expert_hidden
         self.experts = nn.ModuleList(
-            stacked(width, hidden, parameters.dropout, last=True) for _ in range(parameters.experts)
+            dense_layers(width, hidden, parameters.dropout, last=True)
+            for _ in range(parameters.experts)
         )
         self.gates = nn.ModuleList(
             nn.Linear(width, parameters.experts)
@@ -90,7 +91,7 @@ class Mixture(nn.Module):
         tower = (*parameters.tower,)
         self.towers = nn.ModuleList(
             nn.Sequential(
-                stacked(hidden[-1], tower, parameters.dropout),
+                dense_layers(hidden[-1], tower, parameters.dropout),
                 nn.Linear((hidden[-1], *tower)[-1], 1),
             )
             for _ in range(heads)
@@ -99,14 +100,14 @@ class Mixture(nn.Module):
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         x, squares = self.fields(matrix)
         crossed = self.crosses(x)
-        known = torch.stack(
+        expert_outputs = torch.stack(
             [expert(crossed) for expert in self.experts], dim=1
         )  # (n, experts, width)
         if len(self.experts) == 1:
-            return torch.cat([tower(known[:, 0]) for tower in self.towers], dim=1), squares
+            return torch.cat([tower(expert_outputs[:, 0]) for tower in self.towers], dim=1), squares
         logits = []
         for gate, tower in zip(self.gates, self.towers, strict=True):
-            mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * known).sum(dim=1)
+            mixed = (torch.softmax(gate(x), dim=1).unsqueeze(2) * expert_outputs).sum(dim=1)
             logits.append(tower(mixed))
         return torch.cat(logits, dim=1), squares
 
@@ -115,8 +116,8 @@ class Net(nn.Module):
     """All heads of a model.
 
     Attributes:
-        shift: what is added to each head's logit outside of training: the prior that weights and
-            drawn negatives took away.
+        shift: added to each head's logit outside of training. It restores the prior that class
+            weights and drawn negatives removed.
     """
 
     shift: Tensor
@@ -130,30 +131,30 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = tuple(heads)
-        self.apart = parameters.experts == 0
+        self.separate_heads = parameters.experts == 0
         parts = (
             [Single(layout, matrix, parameters) for _ in heads]
-            if self.apart
+            if self.separate_heads
             else [Mixture(layout, matrix, parameters, len(self.heads))]
         )
         self.parts = nn.ModuleList(parts)
         self.register_buffer("shift", torch.zeros(len(self.heads)))
 
     def forward(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n, heads) as trained, and what the embeddings' penalty is taken of."""
-        found = [part(matrix) for part in self.parts]
-        logits = torch.cat([logits for logits, _ in found], dim=1)
-        return logits, torch.stack([squares for _, squares in found]).sum()
+        """Return logits (n, heads) as trained, and the embedding penalty."""
+        outputs = [part(matrix) for part in self.parts]
+        logits = torch.cat([logits for logits, _ in outputs], dim=1)
+        return logits, torch.stack([squares for _, squares in outputs]).sum()
 
 
-def stacked(
+def dense_layers(
     width: int, hidden: Sequence[int], dropout: float, *, last: bool = False
 ) -> nn.Sequential:
-    """Layers with ReLU, and dropout between them (and after the last one, if asked)."""
+    """Return layers with ReLU and dropout between them (with `last`, after the last too)."""
     layers: list[nn.Module] = []
-    for place, wide in enumerate(hidden):
-        layers += [nn.Linear(width, wide), nn.ReLU()]
+    for place, layer_width in enumerate(hidden):
+        layers += [nn.Linear(width, layer_width), nn.ReLU()]
         if dropout and (last or place + 1 < len(hidden)):
             layers.append(nn.Dropout(dropout))
-        width = wide
+        width = layer_width
     return nn.Sequential(*layers)

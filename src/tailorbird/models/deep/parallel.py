@@ -1,16 +1,17 @@
-"""The shards of each batch on several processes of this machine, over gloo (NCCL where there are
-GPUs), with the results of one.
+"""Train on several processes of this machine, over gloo (NCCL with GPUs), with the result of one.
 
-Rows lie in files that all processes map; each computes its shards of a batch, all gather the
-gradients and add them in the order of the shards. Ranks other than 0 keep nothing; what is trained
-comes back by rank 0's checkpoint, from which a killed run goes on too.
+Rows lie in files that all processes map. Each computes its shards of a batch; all gather the
+gradients and add them in the order of the shards. Only rank 0 writes: the trained net comes back by
+its checkpoint, from which a killed run resumes too.
 
-The processes end with the one that started them (`member`), and all of them hold the lock of the
-folder: a run that begins again begins when the last of those that were left behind is gone.
+The processes exit with the one that started them (`member`), and all of them hold the lock of the
+folder: a new run waits until the last process of the old one is gone.
 
-    job.json        what is asked for                 run.lock     held by whoever started the processes, and by each of them
-    rows/, watched/     the rows of both parts        begin.npz    weights to begin with, where there are any
-    progress        rows done and rows in all, as rank 0 last told them
+    job.json            the requested training
+    run.lock            held by the starting process and its members
+    rows/, watched/     training and validation rows
+    begin.npz           initial weights, if any
+    progress            rows done and total rows, as rank 0 last reported
 """
 
 import os
@@ -31,16 +32,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tailorbird.errors import LockedError, TailorbirdError, UsageError
-from tailorbird.lock import take
+from tailorbird.lock import acquire
 from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run
-from tailorbird.models.deep.model import Deep, fit_deep
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.model import DeepModel, fit_deep
+from tailorbird.models.deep.parameters import resolve_parameters
 
 POLL_S = 0.05
-# within which the processes of a run that was killed have seen it, also while they load torch
-LEAVE_S = 30.0
+# time within which the members of a killed run notice it, even while they load torch
+EXIT_TIMEOUT_S = 30.0
 LOCK, JOB, ROWS, WATCHED, BEGIN, PROGRESS = (
     "run.lock",
     "job.json",
@@ -50,11 +51,11 @@ LOCK, JOB, ROWS, WATCHED, BEGIN, PROGRESS = (
     "progress",
 )
 
-Told = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """`job.json` of the folder of a run."""
+    """`job.json` of a run's folder."""
 
     architecture: str
     parameters: dict[str, Any]
@@ -65,7 +66,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Group(Peers):
-    """The processes of a run, met in a file."""
+    """The processes of a run, which meet through a file."""
 
     def __init__(self, rank: int, count: int, meeting: Path) -> None:
         self.rank, self.count = rank, count
@@ -74,10 +75,10 @@ class Group(Peers):
             backend, init_method=f"file://{meeting}", rank=rank, world_size=count
         )
 
-    def gather(self, flat: Tensor) -> list[Tensor]:
-        found = [torch.empty_like(flat) for _ in range(self.count)]
-        dist.all_gather(found, flat)
-        return found
+    def gather(self, flat_gradient: Tensor) -> list[Tensor]:
+        gathered = [torch.empty_like(flat_gradient) for _ in range(self.count)]
+        dist.all_gather(gathered, flat_gradient)
+        return gathered
 
 
 def fit_parallel(
@@ -91,36 +92,36 @@ def fit_parallel(
     seed: int,
     processes: int,
     checkpoint_steps: int = 500,
-    progress: Told | None = None,
-    begin: Mapping[str, npt.NDArray] | None = None,
-) -> Deep:
+    progress: ProgressCallback | None = None,
+    initial_weights: Mapping[str, npt.NDArray] | None = None,
+) -> DeepModel:
     """Train on several processes.
 
     Args:
-        folder: of the run: its job, its checkpoint, and the rows, which are written there for all
-            processes to map.
+        folder: of the run, with its job, checkpoint, and the rows for all processes to map.
         processes: must divide `shards` of the parameters; the same shards and threads on one
-        process give the same bits. progress, begin: see `fit_deep`.
+            process give the same bits.
+        progress, initial_weights: see `fit_deep`.
 
     Raises:
-        UsageError: the shards cannot be shared evenly, or there are GPUs, but fewer than processes.
-        LockedError: processes of another run are still in the folder.
-        TailorbirdError: a process ended with an error; the others were ended too.
+        UsageError: the shards do not divide evenly, or there are fewer GPUs than processes.
+        LockedError: another run still uses the folder.
+        TailorbirdError: a process failed; the others were stopped too.
     """
-    _refuse(settled(architecture, parameters).shards, processes)
+    _check_processes(resolve_parameters(architecture, parameters).shards, processes)
     job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
-    with _alone(folder) as lock:
-        _write(folder, job, rows, validation, begin)
+    with _lock_folder(folder) as lock:
+        _write_job(folder, job, rows, validation, initial_weights)
         if processes > 1:
-            _wait(_started(folder, processes, lock), folder, progress)
-        return _fit(
+            _wait_for_all(_start_processes(folder, processes, lock), folder, progress)
+        return _fit_job(
             job, folder, Peers()
-        )  # of several, it goes on from the checkpoint, in which nothing is left to do
+        )  # after several processes, this only loads their finished checkpoint
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """The lock of a folder, which those who inherit its descriptor hold too."""
+def _lock_folder(folder: Path) -> Iterator[int]:
+    """Hold the lock of a folder; child processes inherit its descriptor."""
 
     def busy(holder: str) -> LockedError:
         fix = (
@@ -133,13 +134,13 @@ def _alone(folder: Path) -> Iterator[int]:
             fix=fix,
         )
 
-    until = time.monotonic() + LEAVE_S
+    deadline = time.monotonic() + EXIT_TIMEOUT_S
     while True:
         try:
-            lock = take(folder / LOCK, busy)
+            lock = acquire(folder / LOCK, busy)
             break
         except LockedError:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 raise
             time.sleep(POLL_S)
     try:
@@ -148,24 +149,24 @@ def _alone(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def _write(
+def _write_job(
     folder: Path,
     job: Job,
     rows: Blocks,
     validation: Blocks,
-    begin: Mapping[str, npt.NDArray] | None,
+    initial_weights: Mapping[str, npt.NDArray] | None,
 ) -> None:
     for name, part in ((ROWS, rows), (WATCHED, validation)):
         shutil.rmtree(folder / name, ignore_errors=True)
         write_blocks(folder / name, part)
     for name in ("meeting", PROGRESS, BEGIN):
         (folder / name).unlink(missing_ok=True)
-    if begin is not None:
-        np.savez(folder / BEGIN, **begin)  # type: ignore[arg-type]
+    if initial_weights is not None:
+        np.savez(folder / BEGIN, **initial_weights)  # type: ignore[arg-type]
     (folder / JOB).write_bytes(msgspec.json.encode(job))
 
 
-def _started(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
+def _start_processes(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
     started = []
     for rank in range(processes):
         command = [
@@ -183,7 +184,7 @@ def _started(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[b
     return started
 
 
-def _refuse(shards: int, processes: int) -> None:
+def _check_processes(shards: int, processes: int) -> None:
     if processes < 1 or shards % processes:
         raise UsageError(
             f"{shards} shards cannot be shared by {processes} processes",
@@ -196,8 +197,10 @@ def _refuse(shards: int, processes: int) -> None:
         )
 
 
-def _wait(started: list[subprocess.Popen[bytes]], folder: Path, progress: Told | None) -> None:
-    """Until all have ended; where one fails, the others would wait for it for ever."""
+def _wait_for_all(
+    started: list[subprocess.Popen[bytes]], folder: Path, progress: ProgressCallback | None
+) -> None:
+    """Wait until all processes have ended; stop the others if one fails."""
     try:
         while any(process.poll() is None for process in started):
             if failed := [rank for rank, process in enumerate(started) if process.poll()]:
@@ -214,53 +217,58 @@ def _wait(started: list[subprocess.Popen[bytes]], folder: Path, progress: Told |
             process.wait()
     if failed:
         log = folder / f"{failed[0]}.log"
-        last = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
+        last_line = (log.read_text(errors="replace").strip().splitlines() or ["no word"])[-1]
         raise TailorbirdError(
-            f"process {failed[0]} of the training ended: {last}",
+            f"process {failed[0]} of the training ended: {last_line}",
             where=str(log),
             fix="start it again: it goes on",
         )
 
 
-def _fit(job: Job, folder: Path, peers: Peers) -> Deep:
-    rows, watched = PartRows.open(folder / ROWS), PartRows.open(folder / WATCHED)
-    told = _to_file(folder / PROGRESS) if peers.rank == 0 else None
+def _fit_job(job: Job, folder: Path, peers: Peers) -> DeepModel:
+    rows, validation = PartRows.open(folder / ROWS), PartRows.open(folder / WATCHED)
+    report_progress = _progress_writer(folder / PROGRESS) if peers.rank == 0 else None
     run = Run(
         checkpoint=folder / "checkpoint",
         checkpoint_steps=job.checkpoint_steps,
-        progress=told,
+        progress=report_progress,
         peers=peers,
     )
-    begin = None
+    initial_weights = None
     if (folder / BEGIN).exists():
-        with np.load(folder / BEGIN, allow_pickle=False) as held:
-            begin = dict(held)
-    parameters = settled(job.architecture, job.parameters)
+        with np.load(folder / BEGIN, allow_pickle=False) as archive:
+            initial_weights = dict(archive)
+    parameters = resolve_parameters(job.architecture, job.parameters)
     return fit_deep(
-        job.architecture, parameters, job.layout, rows, watched, seed=job.seed, run=run, begin=begin
+        job.architecture,
+        parameters,
+        job.layout,
+        rows,
+        validation,
+        seed=job.seed,
+        run=run,
+        initial_weights=initial_weights,
     )
 
 
-def _to_file(path: Path) -> Told:
-    """Progress for the process that waits; a file is renamed into place, so that it is never half
-    written.
-    """
+def _progress_writer(path: Path) -> ProgressCallback:
+    """Return a callback that writes progress atomically for the waiting process."""
     part = path.with_suffix(".part")
 
-    def told(done: int, total: int) -> None:
+    def write_progress(done: int, total: int) -> None:
         part.write_text(f"{done} {total}")
         part.replace(path)
 
-    return told
+    return write_progress
 
 
-def take_part(folder: Path, rank: int) -> None:
-    """What one of the processes does."""
+def run_member(folder: Path, rank: int) -> None:
+    """Run one process of a training."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
     peers = Group(rank, job.processes, folder / "meeting")
     try:
-        _fit(job, folder, peers)
+        _fit_job(job, folder, peers)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What may be chosen of a net, and what each architecture starts from."""
+"""Parameters of nets, and the defaults of each architecture."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,12 +8,12 @@ import msgspec
 
 from tailorbird.errors import UsageError
 
-RATE_MAX = 1e6  # far beyond what learns anything; an optimiser cannot take any number
+RATE_MAX = 1e6  # far beyond any useful rate; optimisers reject larger numbers
 NUMERIC = ("standardise", "quantile", "periodic")
 
 
-def _expect(right: bool, name: str, value: object, fix: str) -> None:
-    if not right:
+def _expect(is_valid: bool, name: str, value: object, fix: str) -> None:
+    if not is_valid:
         raise UsageError(
             f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}"
         )
@@ -21,34 +21,41 @@ def _expect(right: bool, name: str, value: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class DeepParameters:
-    """A net and its training. The defaults are the reference: 128–dropout 0.2–64–sigmoid, Adam,
-    cross-entropy, 10 epochs, batch 256.
+    """Parameters of a net and its training.
+
+    The defaults are the reference: 128–dropout 0.2–64–sigmoid, Adam, cross-entropy, 10 epochs,
+    batch 256.
 
     Attributes:
-        hidden: widths of the layers; `dropout` lies between them. rate, weight_decay: of AdamW,
-        which without decay is Adam.
-        embedding_l2: penalty on the squared embeddings that a batch looks up: nets over ids
-        over-fit from the second epoch on. epochs, batch: at most so many passes; rows of a step.
-        patience: end after so many epochs without a better validation loss, and keep each head's
-            best epoch; 0 keeps the last one.
-        numeric: `standardise` takes numbers as they are, on one scale; `quantile` as how far they
-            are through each of `bins` bins of equal count; `periodic` as sines and cosines of
-            learned frequencies. The latter two give each number a vector of `width`.
-        embedding_max: widest embedding; one of n codes has min(embedding_max, 2 · n^0.35).
-        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row
-            of the unknown is learned. At 0 it is learned from what was too rare to have a code, and
-            stays noise where there is nothing such.
-        position_dropout: of the training rows, so many are taken as if shown first, as all are in
-        serving. crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
-        attention: whether the candidate looks at the person's newest items; without it their mean
-        is taken. experts, expert_hidden, tower: of MMoE; one expert is a shared bottom.
-        positive_weight: of a positive row in the loss; 0 balances both classes. Taken off again
-            from what is said.
-        negative_share: of the rows without any positive that each epoch draws. Taken off again from
-            what is said.
-        shards: parts of a batch whose gradients are added in order; as many processes, at most, can
+        hidden: widths of the layers.
+        dropout: dropout between layers.
+        rate, weight_decay: of AdamW, which without decay is Adam.
+        embedding_l2: penalty on the squared embeddings that a batch looks up; nets over ids overfit
+            from the second epoch on.
+        epochs: maximum passes over the data.
+        batch: rows of a step.
+        patience: epochs without a better validation loss before training stops; each head then
+            keeps its best epoch. 0 disables early stopping.
+        numeric: `standardise` uses numbers on one scale; `quantile` encodes the progress through
+            each of `bins` bins of equal count; `periodic` uses sines and cosines of learned
+            frequencies. The latter two give each number a vector of `width`.
+        embedding_max: widest embedding; n codes get min(embedding_max, 2 · n^0.35).
+        unknown_share: share of the codes in training rows that are replaced by the unknown code, so
+            that its embedding is learned. At 0 it is learned from rare ids only, and stays noise
+            without any.
+        position_dropout: share of the training rows that are treated as if shown first, as all are
+            in serving.
+        crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
+        attention: whether the candidate attends to the person's newest items, instead of their
+            mean.
+        experts, expert_hidden, tower: of MMoE; one expert is a shared bottom.
+        positive_weight: weight of a positive row in the loss; 0 balances both classes. Scores are
+            corrected for it.
+        negative_share: share of the rows without any positive that each epoch draws. Scores are
+            corrected for it.
+        shards: parts of a batch whose gradients are added in order; up to as many processes can
             share the work with equal results.
-        threads: of torch; 0 takes half the cores.
+        threads: of torch; 0 uses half the cores.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -131,21 +138,22 @@ DEFAULTS: Mapping[str, DeepParameters] = {
 }
 
 
-def settled(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
-    """The architecture's own parameters with some of them replaced.
+def resolve_parameters(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
+    """Return the architecture's default parameters with overrides.
 
     Raises:
-        UsageError: there is no such architecture or parameter, or a value is of another type or out
-            of bounds.
+        UsageError: unknown architecture or parameter, or a value of a wrong type or out of
+            bounds.
     """
     if architecture not in DEFAULTS:
         raise UsageError(
             f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(DEFAULTS)}"
         )
-    known = [field.name for field in fields(DeepParameters)]
-    if wrong := [name for name in parameters if name not in known]:
+    valid_names = [field.name for field in fields(DeepParameters)]
+    if unknown_names := [name for name in parameters if name not in valid_names]:
         raise UsageError(
-            f"{architecture} has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}"
+            f"{architecture} has no parameter {unknown_names[0]!r}",
+            fix=f"use one of {', '.join(valid_names)}",
         )
     try:
         return msgspec.convert({**asdict(DEFAULTS[architecture]), **parameters}, DeepParameters)

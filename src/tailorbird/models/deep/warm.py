@@ -1,15 +1,15 @@
-"""What a later training begins with: the weights of the last one, and which ids its embeddings'
-rows were of.
+"""BreakerState for warm starts: the weights of the last training, and the ids of its embedding rows.
 
-Between two trainings ids come and go. A row whose id is still frequent moves to its new place; a
-new id begins as the unknown, whose row was learned from rare ones; the row of an id that is gone is
-dropped. Scales and cut points of numbers stay, as layers were learned behind them, and so do the
-widths of embeddings, whatever the sizes are by now.
+Between two trainings, ids come and go. The row of an id that is still frequent moves to its new
+position; a new id starts as the unknown, whose row was learned from rare ids; the row of an id that
+is gone is dropped. Scales and cut points of numbers stay, because later layers depend on them, and
+so do the widths of embeddings, whatever the sizes are now.
 
-    FOLDER/SERIES/TRAINED_UNTIL.npz    w/NAME: weights;  k/PLACE: ids (u64) of the codes of a column;  meta: JSON
+    FOLDER/SERIES/TRAINED_UNTIL.npz    w/NAME: weights; k/INDEX: ids (u64) of the codes of a
+                                       column; meta: JSON
 
-A series is of nets of one shape: those of another architecture, of other columns or heads are no
-beginning for each other, and one must not take the place of the other.
+A series contains nets of one shape: other architectures, columns or heads cannot start from each
+other, and must not replace each other.
 """
 
 import os
@@ -32,10 +32,8 @@ from tailorbird.models.deep.parameters import DeepParameters
 Keys = npt.NDArray[np.uint64]
 Arrays = dict[str, npt.NDArray]
 
-KEPT = 3
-SERIES_KEPT = (
-    8  # of a slot: what was tried with other parameters months ago is no beginning any more
-)
+STATES_MAX = 3
+SERIES_MAX = 8  # per slot; old experiments with other parameters are removed
 SHAPES = (
     "hidden",
     "numeric",
@@ -54,7 +52,7 @@ UNKNOWN = 1
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """What a state is of: `Warm` without its ids and weights."""
+    """Metadata of a state: `WarmState` without its ids and weights."""
 
     architecture: str
     parameters: DeepParameters
@@ -64,13 +62,13 @@ class Meta(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Warm:
-    """The state of a training.
+class WarmState:
+    """The saved state of a training.
 
     Attributes:
-        keys: place of a column that holds codes (of the newest items: of the candidate) → ids of
-            its codes, from 2 on.
-        trained_until: microseconds: nothing later was learned from.
+        keys: position of a code column (of the newest items: of the candidate) → ids of its
+            codes, from 2 on.
+        trained_until: end of the training data, microseconds.
     """
 
     architecture: str
@@ -83,12 +81,12 @@ class Warm:
 
 
 @dataclass(frozen=True)
-class Begin:
-    """Weights to begin with.
+class WarmStart:
+    """Weights to start from.
 
     Attributes:
-        layout: of the new rows, with the old widths of embeddings.
-        new, gone: ids that got a row, and that lost theirs.
+        layout: layout of the new rows, with the old embedding widths.
+        added, dropped: number of ids that gained and lost a row.
     """
 
     layout: Layout
@@ -97,21 +95,20 @@ class Begin:
     gone: int
 
 
-def series_of(
+def series_name(
     architecture: str, parameters: DeepParameters, layout: Layout, heads: tuple[str, ...]
 ) -> str:
-    """The name of the series that holds states of nets of this shape; how long they are trained,
-    and how, does not matter.
+    """Return the name of the series of nets of this shape.
+
+    How they are trained does not matter.
     """
     shape = [getattr(parameters, name) for name in SHAPES]
-    told = msgspec.json.encode([architecture, shape, layout.columns, layout.numbers, heads])
-    return f"{architecture}-{blake2b(told, digest_size=8).hexdigest()}"
+    shape_key = msgspec.json.encode([architecture, shape, layout.columns, layout.numbers, heads])
+    return f"{architecture}-{blake2b(shape_key, digest_size=8).hexdigest()}"
 
 
-def clear_series(folder: Path, *, keep: int = SERIES_KEPT) -> None:
-    """Keep only the series of a folder whose newest states are the newest, and no state that lies
-    there by itself, from before series.
-    """
+def clear_series(folder: Path, *, keep: int = SERIES_MAX) -> None:
+    """Keep the most recently trained series of a folder, and remove states outside any."""
     newest = {
         each: max((path.stem for path in each.glob("*.npz")), default="")
         for each in folder.iterdir()
@@ -123,8 +120,8 @@ def clear_series(folder: Path, *, keep: int = SERIES_KEPT) -> None:
         path.unlink()
 
 
-def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:
-    """Keep a state, and only the newest `keep` of a folder."""
+def save_warm(folder: Path, warm: WarmState, *, keep: int = STATES_MAX) -> Path:
+    """Save a state, and keep the newest `keep` of the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
     arrays: Arrays = {f"w/{name}": value for name, value in warm.weights.items()}
@@ -142,16 +139,15 @@ def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:
     return path
 
 
-def load_warm(folder: Path, before: int | None = None) -> Warm | None:
-    """The newest state of a folder, or None.
+def load_warm(folder: Path, before: int | None = None) -> WarmState | None:
+    """Return the newest state of a folder, or None.
 
     Args:
-        before: microseconds: only states that learned from nothing at or after it. A training that
-            was killed once its own state was kept, or is made again, so begins with what it began
-            with.
+        before: only states trained on data before this time, microseconds. A training that is
+            repeated, or was killed after saving, then starts from the same state.
 
     Raises:
-        DamageError: it cannot be read.
+        DamageError: the state cannot be read.
     """
     paths = sorted(
         path for path in folder.glob("*.npz") if before is None or path.stem < f"{before:020}"
@@ -159,8 +155,8 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
     if not paths:
         return None
     try:
-        with np.load(paths[-1], allow_pickle=False) as held:
-            arrays = dict(held)
+        with np.load(paths[-1], allow_pickle=False) as archive:
+            arrays = dict(archive)
         meta = msgspec.json.decode(arrays.pop("meta").tobytes(), type=Meta)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DamageError(
@@ -170,7 +166,7 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
         ) from error
     keys = {int(name[2:]): value for name, value in arrays.items() if name.startswith("k/")}
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w/")}
-    return Warm(
+    return WarmState(
         meta.architecture,
         meta.parameters,
         meta.heads,
@@ -181,34 +177,37 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
     )
 
 
-def newest_meta(folder: Path) -> Meta | None:
-    """What the newest state of a folder is of, its weights unread; None where there is none that
-    can be read.
+def read_newest_meta(folder: Path) -> Meta | None:
+    """Return metadata of the newest state of a folder, or None if none is readable.
+
+    Weights are not read.
     """
     for path in sorted(folder.glob("*.npz"))[-1:]:
         with (
             suppress(OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError),
-            np.load(path, allow_pickle=False) as held,
+            np.load(path, allow_pickle=False) as archive,
         ):
-            return msgspec.json.decode(held["meta"].tobytes(), type=Meta)
+            return msgspec.json.decode(archive["meta"].tobytes(), type=Meta)
     return None
 
 
-def begin(warm: Warm, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]) -> Begin:
-    """The old weights as a net over the new rows can take them.
+def warm_start(
+    warm: WarmState, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]
+) -> WarmStart:
+    """Return the old weights, remapped for a net over the new rows.
 
     Raises:
-        UsageError: the columns or the heads have changed, so that the old layers mean something
-            else.
+        UsageError: the columns or the heads have changed.
     """
     if (
         warm.layout.columns != layout.columns
         or warm.layout.numbers != layout.numbers
         or warm.heads != heads
     ):
-        what = "heads" if warm.heads != heads else "columns"
+        changed_part = "heads" if warm.heads != heads else "columns"
         raise UsageError(
-            f"the {what} have changed since the last training", fix="train without --incremental"
+            f"the {changed_part} have changed since the last training",
+            fix="train without --incremental",
         )
     tables = {place: f"codes.{number}.weight" for number, place in enumerate(layout.codes)}
     sizes = dict(layout.codes)
@@ -217,7 +216,7 @@ def begin(warm: Warm, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str
             "items.weight",
             layout.history.size,
         )
-    weights, new, gone = dict(warm.weights), 0, 0
+    weights, added, dropped = dict(warm.weights), 0, 0
     for place, table in tables.items():
         names = [name for name in weights if name.endswith(f".fields.{table}")]
         old, now = (
@@ -225,16 +224,17 @@ def begin(warm: Warm, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str
             keys.get(place, np.zeros(0, np.uint64)),
         )
         for name in names:
-            weights[name] = _moved(weights[name], old, now, sizes[place], name)
-        new += int(np.count_nonzero(~np.isin(now, old)))
-        gone += int(np.count_nonzero(~np.isin(old, now)))
-    nominal = {**_sizes(warm.layout), **dict(warm.layout.nominal)}
-    return Begin(replace(layout, nominal=nominal), weights, new, gone)
+            weights[name] = _remap_rows(weights[name], old, now, sizes[place], name)
+        added += int(np.count_nonzero(~np.isin(now, old)))
+        dropped += int(np.count_nonzero(~np.isin(old, now)))
+    nominal = {**_embedding_sizes(warm.layout), **dict(warm.layout.nominal)}
+    return WarmStart(replace(layout, nominal=nominal), weights, added, dropped)
 
 
-def _moved(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) -> npt.NDArray:
-    """A table of `size` rows: missing, unknown, the ids, then buckets that ids share, which stay as
-    they are.
+def _remap_rows(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) -> npt.NDArray:
+    """Return a table of `size` rows with the new ids' rows.
+
+    Rows are missing, unknown, ids, and buckets that ids share, which stay as they are.
     """
     shared = len(table) - RESERVED - len(old)
     if shared != size - RESERVED - len(now):
@@ -242,15 +242,15 @@ def _moved(table: npt.NDArray, old: Keys, now: Keys, size: int, name: str) -> np
             f"{name} has other buckets than at the last training", fix="train without --incremental"
         )
     order = np.argsort(old)
-    at = np.minimum(np.searchsorted(old[order], now), max(len(old) - 1, 0))
-    known = old[order][at] == now if len(old) else np.zeros(len(now), bool)
-    rows = np.where(known, RESERVED + (order[at] if len(old) else 0), UNKNOWN)
+    position = np.minimum(np.searchsorted(old[order], now), max(len(old) - 1, 0))
+    is_retained = old[order][position] == now if len(old) else np.zeros(len(now), bool)
+    rows = np.where(is_retained, RESERVED + (order[position] if len(old) else 0), UNKNOWN)
     return np.concatenate(
         [table[:RESERVED], table[rows], table[len(table) - shared :] if shared else table[:0]]
     )
 
 
-def _sizes(layout: Layout) -> dict[int, int]:
-    """What the widths of embeddings went by."""
+def _embedding_sizes(layout: Layout) -> dict[int, int]:
+    """Return the sizes that determined the embedding widths."""
     history = {layout.history.candidate: layout.history.size} if layout.history else {}
     return {**dict(layout.codes), **history, **{bag.places[0]: bag.size for bag in layout.bags}}

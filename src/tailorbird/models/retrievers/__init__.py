@@ -1,5 +1,6 @@
-"""Models that give people and items vectors, by which candidates are found: `transformer`.
-`protocol` says what they are asked.
+"""Models that embed people and items to retrieve candidates: `transformer`.
+
+`protocol` defines their interface.
 """
 
 from tailorbird.models.retrievers.protocol import Contexts, Recipe, Retriever, Top

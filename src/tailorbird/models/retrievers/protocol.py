@@ -1,8 +1,7 @@
-"""What every retriever promises: from what people did before a moment to the best items of the
-whole catalogue, for many at once.
+"""Interface of retrievers: from interactions before a moment to the best items of the catalogue.
 
-A *recipe* (a frozen dataclass of settings) is fitted on interactions and gives a *retriever*. Both
-know items and people as codes; `Interactions.person` is whose sequence it is: a person, or a
+A *recipe* (a frozen dataclass of settings) is fitted on interactions and returns a *retriever*.
+Both know items and people as codes; `Interactions.person` identifies a sequence: a person, or a
 session. Recipes: `popular`, `cooccurrence`, `ease`, `neighbours` (V-SkNN and STAN), `transformer`
 (of sequences, extra `deep`).
 """
@@ -21,13 +20,14 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Contexts:
-    """Questions: what some people, or sessions, did so far. Question q owns rows
-    offsets[q]:offsets[q + 1], oldest first.
+    """Queries: the recent interactions of people or sessions.
+
+    Query q owns rows offsets[q]:offsets[q + 1], oldest first.
 
     Attributes:
-        t: shape (questions,): the moment of each question, microseconds.
-        item, ts: shape (n,): what was done and when, before t.
-        offsets: shape (questions + 1,).
+        t: shape (queries,): the moment of each query, microseconds.
+        item, ts: shape (n,): item and time of each interaction, before t.
+        offsets: shape (queries + 1,).
     """
 
     t: Ints
@@ -39,7 +39,7 @@ class Contexts:
         return len(self.t)
 
     def part(self, low: int, high: int) -> "Contexts":
-        """Questions low … high − 1."""
+        """Return queries low … high − 1."""
         first, last = self.offsets[low], self.offsets[high]
         return Contexts(
             self.t[low:high],
@@ -49,7 +49,7 @@ class Contexts:
         )
 
     def newest(self, length: int) -> "Contexts":
-        """The same questions with at most the last `length` items each."""
+        """Return the same queries with at most the last `length` items each."""
         size = np.minimum(np.diff(self.offsets), length)
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[1:] - offsets[1:], size)
@@ -57,17 +57,17 @@ class Contexts:
 
     @property
     def owner(self) -> Ints:
-        """Which question each row belongs to, shape (n,)."""
+        """Index of each row's query, shape (n,)."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
 
 @dataclass(frozen=True)
 class Top:
-    """The best items of each question, best first.
+    """The best items of each query, best first.
 
     Attributes:
-        item: int32 (questions, n), −1 where fewer were found.
-        score: float32 (questions, n), 0 there; comparable within a question only.
+        item: int32 (queries, n), −1 past the last match.
+        score: float32 (queries, n), 0 there; comparable within a query only.
     """
 
     item: npt.NDArray[np.int32]
@@ -75,71 +75,69 @@ class Top:
 
 
 class Retriever(Protocol):
-    """A fitted model. It never changes: `updated` makes another one.
+    """A fitted model. It is immutable: `updated` returns another one.
 
-    Promised: a score of 0 or less means "not found" and is never listed; ties are broken by the
-    smaller item code; with `repeats=False` no item of the question's own context is listed. Not
-    promised: scores that can be compared between retrievers.
+    A score of 0 or less is no match and is never listed. Ties are broken by the smaller item code.
+    With `repeats=False` no item of the query's own context is listed. Scores are not comparable
+    between retrievers.
     """
 
     @property
     def items(self) -> int:
-        """How many there are."""
+        """Number of items."""
         ...
 
     def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
-        """The best `n` of all items for each question."""
+        """Return the best `n` of all items for each query."""
         ...
 
-    def updated(self, more: Interactions, t: int) -> "Retriever":
-        """What `fit` would give on the interactions so far and `more`, which are none of them
+    def updated(self, new_interactions: Interactions, t: int) -> "Retriever":
+        """Return the model of all interactions so far and `new_interactions`, which are not
         earlier.
         """
         ...
 
 
 class Recipe(Protocol):
-    """Settings that make a retriever."""
+    """Settings that fit a retriever."""
 
-    def fit(self, seen: Interactions, t: int) -> Retriever:
-        """Learn from interactions (any order, none at or after `t`, the moment as of which the
-        model is).
-        """
+    def fit(self, interactions: Interactions, t: int) -> Retriever:
+        """Learn from interactions before `t`, in any order; the model is as of `t`."""
         ...
 
 
-def best_of(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> Top:
-    """The best `n` of dense scores (questions, items), which are overwritten."""
+def top_items(scores: Scores, contexts: Contexts, n: int, *, repeats: bool) -> Top:
+    """Return the best `n` of dense scores (queries, items), which are overwritten."""
     if not repeats:
-        known = contexts.item >= 0
-        scores[contexts.owner[known], contexts.item[known]] = 0
+        is_item = contexts.item >= 0
+        scores[contexts.owner[is_item], contexts.item[is_item]] = 0
     width = scores.shape[1]
-    n_found = min(n, width)
+    n_listed = min(n, width)
     item = np.full((len(contexts), n), -1, np.int32)
     score = np.zeros((len(contexts), n), np.float32)
-    if n_found == 0 or not len(contexts):
+    if n_listed == 0 or not len(contexts):
         return Top(item, score)
-    if n_found < width:
-        edge = -np.partition(-scores, n_found - 1, axis=1)[:, n_found - 1 : n_found]
-        # Of the ties at the edge those with the smallest codes: a partial sort would take any.
-        above, level = scores > edge, scores == edge
-        room = n_found - above.sum(axis=1, keepdims=True)
-        chosen = above | (level & (np.cumsum(level, axis=1) <= room))
-        listed = np.nonzero(chosen)[1].reshape(len(contexts), n_found)
+    if n_listed < width:
+        threshold = -np.partition(-scores, n_listed - 1, axis=1)[:, n_listed - 1 : n_listed]
+        # A partial sort would break ties arbitrarily, so those with the smallest codes are taken.
+        above, at_edge = scores > threshold, scores == threshold
+        tie_slots = n_listed - above.sum(axis=1, keepdims=True)
+        chosen = above | (at_edge & (np.cumsum(at_edge, axis=1) <= tie_slots))
+        listed = np.nonzero(chosen)[1].reshape(len(contexts), n_listed)
     else:
         listed = np.broadcast_to(np.arange(width), scores.shape)
     value = np.take_along_axis(scores, listed, axis=1)
     order = np.argsort(
         -value, axis=1, kind="stable"
-    )  # `listed` ascends, so equal scores stay in order of code
+    )  # stable: `listed` ascends, so equal scores stay in order of code
     value = np.take_along_axis(value, order, axis=1)
-    item[:, :n_found] = np.where(value > 0, np.take_along_axis(listed, order, axis=1), -1)
-    score[:, :n_found] = np.where(value > 0, value, 0)
+    item[:, :n_listed] = np.where(value > 0, np.take_along_axis(listed, order, axis=1), -1)
+    score[:, :n_listed] = np.where(value > 0, value, 0)
     return Top(item, score)
 
 
-def joined(first: Interactions, second: Interactions) -> Interactions:
-    """The interactions of both."""
+def concatenate(first: Interactions, second: Interactions) -> Interactions:
+    """Return the interactions of both."""
     columns = ((first.person, second.person), (first.item, second.item), (first.ts, second.ts))
     person, item, ts = (np.concatenate(pair) for pair in columns)
     return Interactions(

@@ -5,7 +5,7 @@ single messages · `writer`, `reader`: the two sides of `stream.protocol` · `ke
 same over several partitions. A log in a SQLite file is `stream.embedded`.
 """
 
-from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, cluster_of
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, parse_cluster
 from tailorbird.stream.kafka.keyed import KeyedLog, KeyedWriter
 from tailorbird.stream.kafka.merged import MergedLog, MergedReader
 from tailorbird.stream.kafka.reader import KafkaReader
@@ -20,5 +20,5 @@ __all__ = [
     "KeyedWriter",
     "MergedLog",
     "MergedReader",
-    "cluster_of",
+    "parse_cluster",
 ]

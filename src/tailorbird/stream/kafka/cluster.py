@@ -170,10 +170,10 @@ class KafkaLog:
         )
 
 
-def cluster_of(url: str, **settings: Any) -> Cluster:
+def parse_cluster(url: str, **settings: Any) -> Cluster:
     """Parse a URL like `kafka://host:9092/prefix`. Raises ConfigError.
 
-    >>> cluster_of("kafka://a:9092,b:9092/shop").servers
+    >>> parse_cluster("kafka://a:9092,b:9092/shop").servers
     'a:9092,b:9092'
     """
     parts = urlsplit(url)

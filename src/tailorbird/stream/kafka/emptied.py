@@ -37,7 +37,7 @@ _TOPIC_SOURCE = 1  # source of a setting of the topic itself
 _KIND = "erased"
 
 
-class Emptying(msgspec.Struct, frozen=True):
+class TopicSpec(msgspec.Struct, frozen=True):
     """The description of a topic to create again.
 
     Attributes:
@@ -64,7 +64,7 @@ class Erasure(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
+def describe(logs: list[KafkaLog], ends: list[int]) -> TopicSpec:
     """Describe a topic by its partitions as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
     admin = cluster.admin()
@@ -88,10 +88,10 @@ def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
             (len(each.replicas) for each in topic.partitions.values()), default=cluster.replication
         ),
     )
-    return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
+    return TopicSpec(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
 
 
-def empty(logs: list[KafkaLog], was: Emptying) -> None:
+def empty(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Delete a topic, unless it was reset already, and create it again.
 
     Its only writers are the caller's, and are closed.
@@ -100,11 +100,11 @@ def empty(logs: list[KafkaLog], was: Emptying) -> None:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
-        delete(logs[0].cluster, logs[0].name)
+        delete_topic(logs[0].cluster, logs[0].name)
     begin(logs, was)
 
 
-def begin(logs: list[KafkaLog], was: Emptying) -> None:
+def begin(logs: list[KafkaLog], was: TopicSpec) -> None:
     """Create a deleted topic and begin its empty partitions; existing rows stay."""
     cluster, name = logs[0].cluster, logs[0].name
     if not _is_there(logs[0]):
@@ -125,7 +125,7 @@ def erasure_log(cluster: Cluster) -> KafkaLog:
     return KafkaLog(cluster, _KIND, _KIND)
 
 
-def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
+def record_erasure(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     """Append an erasure to the log of erasures."""
     with KafkaWriter(erasure_log(cluster), first=1) as writer:
         erasure = Erasure(writer.end(), stop, key)
@@ -133,7 +133,7 @@ def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
     return erasure
 
 
-def last(cluster: Cluster) -> Erasure | None:
+def last_erasure(cluster: Cluster) -> Erasure | None:
     """Return the last erasure, or None. Raises NotReadyError while one is unfinished."""
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -161,7 +161,7 @@ def last(cluster: Cluster) -> Erasure | None:
         )
 
 
-def topics_of(cluster: Cluster) -> dict[str, int]:
+def list_topics(cluster: Cluster) -> dict[str, int]:
     """Return the topics with the project's prefix and their numbers of partitions."""
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -184,7 +184,7 @@ def log_end(log: KafkaLog, there: Collection[str]) -> int:
         return 0
 
 
-def messages(
+def read_messages(
     cluster: Cluster, name: str, partition: int
 ) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
     """Yield offset, headers with the key, and value of every message of a partition."""
@@ -221,10 +221,10 @@ def messages(
 
 
 def _is_there(log: KafkaLog) -> bool:
-    return log.name in topics_of(log.cluster)
+    return log.name in list_topics(log.cluster)
 
 
-def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
+def _is_empty(logs: list[KafkaLog], was: TopicSpec) -> bool:
     """Return whether no partition has a row from before its reset."""
     for log, end in zip(logs, was.ends, strict=True):
         try:
@@ -236,7 +236,7 @@ def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
     return True
 
 
-def delete(cluster: Cluster, name: str) -> None:
+def delete_topic(cluster: Cluster, name: str) -> None:
     """Delete a topic, if it exists, and wait until it is gone. Raises StorageError."""
     admin = cluster.admin()
     with errors(cluster, admin):
@@ -248,7 +248,7 @@ def delete(cluster: Cluster, name: str) -> None:
             if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise
     deadline = time.monotonic() + cluster.timeout_s
-    while name in topics_of(cluster):  # brokers confirm before it is gone
+    while name in list_topics(cluster):  # brokers confirm before it is gone
         if time.monotonic() > deadline:
             raise StorageError(
                 f"the topic {name} was deleted and is still there",

@@ -23,7 +23,7 @@ from zlib import crc32
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.stream.protocol import Block, Stored
+from tailorbird.stream.protocol import Block, StoredBlock
 
 OPENED = "opened"  # kind of the first message of a writer, which names it
 Headers = list[tuple[str, bytes]]
@@ -169,7 +169,7 @@ class RunAssembler:
         self.end, self._where = end, where
         self._run: list[Piece] = []
 
-    def feed(self, offset: int, piece: Piece | None) -> list[Stored]:
+    def feed(self, offset: int, piece: Piece | None) -> list[StoredBlock]:
         """Return the blocks of the run that this message completes, if any.
 
         Raises:
@@ -198,7 +198,7 @@ class RunAssembler:
         return blocks
 
 
-def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
+def _blocks(run: Sequence[Piece]) -> Iterator[StoredBlock]:
     position = run[0].base
     block_pieces: list[Piece] = []
     for piece in run:
@@ -211,6 +211,8 @@ def _blocks(run: Sequence[Piece]) -> Iterator[Stored]:
                 if len(block_pieces) == 1
                 else b"".join(each.payload for each in block_pieces)
             )
-            yield Stored(position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt))
+            yield StoredBlock(
+                position, Block(piece.kind, piece.rows, payload, block_pieces[0].receipt)
+            )
             position += piece.rows
             block_pieces = []

@@ -42,7 +42,7 @@ _SETTINGS = (
 )
 
 
-def look(cluster: Cluster) -> ClusterState:
+def inspect_cluster(cluster: Cluster) -> ClusterState:
     """Inspect the cluster.
 
     Raises:
@@ -78,7 +78,9 @@ def look(cluster: Cluster) -> ClusterState:
     return ClusterState(brokers, tuple(states))
 
 
-def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tuple[str, str]]:
+def find_problems(
+    topic: TopicState, cluster: Cluster, partitions: int
+) -> Iterator[tuple[str, str]]:
     """Yield problems of a topic and their fixes; `partitions` is the expected number."""
     if topic.partitions != partitions:
         yield (

@@ -16,7 +16,7 @@ from functools import partial
 import msgspec
 
 from tailorbird.events import Receipt
-from tailorbird.events.parts import cut
+from tailorbird.events.parts import split_by_partition
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog
 from tailorbird.stream.kafka.writer import KafkaWriter
 from tailorbird.stream.protocol import Block
@@ -91,7 +91,7 @@ class KeyedWriter:
     def _commit(self, blocks: Sequence[Block]) -> None:
         parts: dict[int, list[Block]] = {}
         for block in blocks:
-            for number, (body, rows) in cut(
+            for number, (body, rows) in split_by_partition(
                 block.payload, _receipt(block.receipt), len(self._writers)
             ).items():
                 parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))

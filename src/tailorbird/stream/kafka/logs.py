@@ -19,7 +19,7 @@ from pathlib import Path
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, list_topic_suffixes
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
-from tailorbird.stream.partitions import PAST, check_producer_name, raw_logs
+from tailorbird.stream.partitions import HISTORICAL_PRODUCERS, check_producer_name, raw_logs
 
 _REFRESH_S = 1.0  # between listings of topics
 _INDEX = "routed-index"
@@ -105,7 +105,7 @@ class KafkaStream:
     @property
     def items(self) -> KafkaLog:
         """The topic of the item summary of deleted rows, see `router.retention`."""
-        return items_of(self.routed)
+        return item_summary_log(self.routed)
 
     def producers(self) -> list[str]:
         """List the producers with topics, in order, without a cache."""
@@ -123,7 +123,7 @@ class KafkaStream:
         }
         return dict(sorted({**logs, **self._historical_logs()}.items()))
 
-    def answer_logs(self) -> dict[str, KafkaLog]:
+    def response_logs(self) -> dict[str, KafkaLog]:
         """Return the existing response logs by producer, in order of name."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
@@ -137,7 +137,7 @@ class KafkaStream:
             return [self.folder / f"{_INDEX}.db"]
         return sorted((self.folder / "routers").glob(f"*/{_INDEX}.*.db"))
 
-    def partitions_of(self, topic: str) -> int:
+    def partition_count(self, topic: str) -> int:
         """Return the expected number of partitions of a topic, named without the prefix."""
         if topic.startswith(f"{SHUFFLED}."):
             return int(topic.rpartition("-")[2])
@@ -153,7 +153,9 @@ class KafkaStream:
 
     def _historical_logs(self) -> dict[str, Path]:
         return {
-            producer: path for producer, path in raw_logs(self.folder).items() if producer in PAST
+            producer: path
+            for producer, path in raw_logs(self.folder).items()
+            if producer in HISTORICAL_PRODUCERS
         }
 
     def _producers(self, kind: str) -> list[str]:
@@ -167,7 +169,7 @@ class KafkaStream:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
 
 
-def items_of(routed: KafkaLog | MergedLog) -> KafkaLog:
+def item_summary_log(routed: KafkaLog | MergedLog) -> KafkaLog:
     """Return the topic of the item summary of deleted rows."""
     cluster = routed.order.cluster if isinstance(routed, MergedLog) else routed.cluster
     return KafkaLog(cluster, "items", "items")

@@ -13,7 +13,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.stream.kafka.client import KafkaError, KafkaException, NewTopic, Producer
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
-from tailorbird.stream.kafka.emptied import delete, messages, topics_of
+from tailorbird.stream.kafka.emptied import delete_topic, list_topics, read_messages
 
 
 def new_owner() -> str:
@@ -21,7 +21,7 @@ def new_owner() -> str:
     return secrets.token_hex(16)
 
 
-def mark(cluster: Cluster, owner: str) -> None:
+def set_marker(cluster: Cluster, owner: str) -> None:
     """Keep new writers out until `unmark`. Idempotent.
 
     Raises:
@@ -51,11 +51,11 @@ def mark(cluster: Cluster, owner: str) -> None:
         )
 
 
-def unmark(cluster: Cluster, owner: str) -> bool:
+def clear_marker(cluster: Cluster, owner: str) -> bool:
     """Remove the marker of `owner`, and return whether there was one."""
-    if cluster.marker not in topics_of(cluster) or not _is_owned_by(cluster, owner):
+    if cluster.marker not in list_topics(cluster) or not _is_owned_by(cluster, owner):
         return False
-    delete(cluster, cluster.marker)
+    delete_topic(cluster, cluster.marker)
     return True
 
 
@@ -69,7 +69,7 @@ def _is_owned_by(cluster: Cluster, owner: str) -> bool:
 
 
 def _owner(cluster: Cluster) -> str | None:
-    with closing(messages(cluster, cluster.marker, 0)) as stored_messages:
+    with closing(read_messages(cluster, cluster.marker, 0)) as stored_messages:
         first = next(stored_messages, None)
     return None if first is None else first[2].decode(errors="replace")
 

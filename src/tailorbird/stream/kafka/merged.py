@@ -14,7 +14,7 @@ import msgspec
 
 from tailorbird.stream.kafka.cluster import KafkaLog
 from tailorbird.stream.kafka.reader import KafkaReader
-from tailorbird.stream.protocol import Backlog, Block, Stored
+from tailorbird.stream.protocol import Backlog, Block, StoredBlock
 
 _ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
 ORDER = "order"  # the kind of the blocks of the order log
@@ -71,9 +71,9 @@ class MergedReader:
         self._order = KafkaReader(address.order)
         self._parts: dict[int, KafkaReader] = {}
 
-    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
-        blocks: list[Stored] = []
+        blocks: list[StoredBlock] = []
         for entry in self._order.read(start, bytes_max=_ORDER_BYTES):
             run = decode_entry(entry.block)
             position, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
@@ -87,7 +87,9 @@ class MergedReader:
                     bytes_max -= len(stored.block.payload)
                     if blocks and bytes_max < 0:
                         return blocks
-                    blocks.append(Stored(entry.offset + stored.offset - run.first, stored.block))
+                    blocks.append(
+                        StoredBlock(entry.offset + stored.offset - run.first, stored.block)
+                    )
                     position = stored.end
         return blocks
 

@@ -12,7 +12,7 @@ from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
 from tailorbird.stream.kafka.frames import RunAssembler, decode_piece
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import RECEIPTS, Backlog, Stored
+from tailorbird.stream.protocol import RECEIPTS, Backlog, StoredBlock
 
 _BATCH_MESSAGES = 64  # messages; one may have a megabyte
 
@@ -28,7 +28,7 @@ class KafkaReader:
         self.address, self.partition = address, address.partition
         self._tail = Tail(address)
         self._consumer: Any = None
-        self._buffer: deque[Stored] = deque()
+        self._buffer: deque[StoredBlock] = deque()
         self._bytes = 0
         self._buffer_start = (
             -1
@@ -46,7 +46,7 @@ class KafkaReader:
             self._tail.close()
             raise
 
-    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[StoredBlock]:
         """Read blocks, see `LogReader.read`."""
         high = self._tail.watermarks()[1]
         if self._buffer_start < 0 or not self._buffer_start <= start <= self._assembly.end:
@@ -60,7 +60,7 @@ class KafkaReader:
                 fix="was the topic deleted, or an unclean leader elected? See `doctor`; "
                 'if it is lost for good: docs/how-to/kafka.md, "When topics are lost for good"',
             )
-        blocks: list[Stored] = []
+        blocks: list[StoredBlock] = []
         for stored in self._buffer:
             bytes_max -= len(stored.block.payload)
             if blocks and bytes_max < 0:
@@ -68,12 +68,12 @@ class KafkaReader:
             blocks.append(stored)
         return blocks
 
-    def between(self, start: int, end: int, *, bytes_max: int) -> list[Stored]:
+    def between(self, start: int, end: int, *, bytes_max: int) -> list[StoredBlock]:
         """Read blocks before `end`, without asking the broker for buffered rows."""
         if not 0 <= self._buffer_start <= start < self._assembly.end:
             self.read(start, bytes_max=bytes_max)
         self._discard_before(start)
-        blocks: list[Stored] = []
+        blocks: list[StoredBlock] = []
         for stored in self._buffer:
             bytes_max -= len(stored.block.payload)
             if stored.offset >= end or (blocks and bytes_max < 0):

@@ -57,7 +57,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 _decode = msgspec.json.Decoder(Snapshot).decode
 
 
-class Newest:
+class LatestSnapshot:
     """The newest snapshot of a topic, cached between reads."""
 
     def __init__(self, address: KafkaLog) -> None:
@@ -116,7 +116,7 @@ def take_snapshot(
             connection.close()
         faults.at("snapshot.before_pieces")
         with open_writer(address, partition=address.partition) as writer:
-            previous = Newest(address).look()
+            previous = LatestSnapshot(address).look()
             digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
             for chunk in _chunks(copy):
                 digest.update(chunk)
@@ -165,7 +165,7 @@ def restore_snapshot(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
         sqlite.sync_folder(file.parent)
 
 
-def load(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
+def load_snapshot(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
     """Load the file of a snapshot into memory. Raises DamageError, StorageError."""
     connection = apsw.Connection(":memory:")
     connection.deserialize("main", b"".join(_read(address, snapshot)))

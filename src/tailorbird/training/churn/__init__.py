@@ -1,11 +1,12 @@
-"""Churn: labels, rows, models walked over origins, what came of it, and the bundle. Read `train`
-first.
+"""Churn models: labels, features, rolling-origin backtest, evaluation and the bundle.
 
-    labels   who was there, and who came back       rows    features as they were known, and the check for leaks
-    fit      what is learned at one origin          walk    origin after origin: fit, score, choose, calibrate
-    judge    figures with intervals                 contact whom to contact, and what that is worth
-    pareto   Pareto/NBD, fitted
-    page     the report                             score   everybody, with a bundle
+Read `train` first.
 
-The declaration is `ranking.churn`, what serving loads `ranking.churn_bundle`.
+    labels    activity and churn labels          rows      historical features, leakage check
+    fit       models of one origin               walk      backtest: fit, score, choose, calibrate
+    judge     metrics with intervals             contact   whom to contact, and its value
+    pareto    Pareto/NBD fit                     page      HTML report
+    score     scores of all people, by a bundle
+
+The declaration is `ranking.churn`; serving loads `ranking.churn_bundle`.
 """

@@ -1,5 +1,6 @@
-"""The card of a churn model: what it says, of whom, how well at past origins, and what it must not
-be taken for; Markdown.
+"""Write the model card of a churn model in Markdown.
+
+It states what the model predicts, for whom, its quality at past origins, and its limits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,8 @@ from typing import Any
 
 from tailorbird.events import to_iso
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.card import NOBODY
-from tailorbird.training.churn.judge import CutFigures
+from tailorbird.training.card import NO_OWNER
+from tailorbird.training.churn.judge import CutMetrics
 from tailorbird.training.churn.walk import Choice
 from tailorbird.training.gate import Decision
 
@@ -22,15 +23,15 @@ LIMITS = (
 
 def churn_card(
     churn: Churn,
-    figures: CutFigures,
+    figures: CutMetrics,
     choice: Choice,
     decision: Decision,
     about: Mapping[str, Any],
     notes: Sequence[str],
     by: str,
 ) -> str:
-    """The card as it lies in the bundle."""
-    cut, window = figures.cut, figures.cut.scored.window
+    """Return the text of the card that is stored in the bundle."""
+    cut, window = figures.cut, figures.cut.scores.window
     rows = [
         f"| {name} | {' | '.join(str(each[figure]) for figure in SHOWN)} |"
         for name, each in figures.results.items()
@@ -44,14 +45,14 @@ def churn_card(
         f"# Churn model {churn.name}",
         f"Trained by {by}. Gone means: {about['definition']}.",
         "## Owner",
-        about.get("owner") or NOBODY,
+        about.get("owner") or NO_OWNER,
         "## Data",
         f"{about['people']:,} people from {text['from']} to {text['to']}; "
         f"{about['asked_now']:,} are asked about now.",
         f"Judged at {len(about['origins'])} past origins; the last is "
         f"{to_iso(window.origin)}, with {len(cut.gone):,} people, "
         f"{cut.gone.mean():.1%} of whom were gone.",
-        f"Taken: {choice.told}.",
+        f"Taken: {choice.description}.",
         "## Quality at the last origin",
         "\n".join([f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|", *rows]),
         "\n".join(
@@ -69,7 +70,7 @@ def churn_card(
             [
                 "| column | how it is taken |",
                 "|---|---|",
-                *(f"| {name} | {told} |" for name, told in about["columns"].items()),
+                *(f"| {name} | {handling} |" for name, handling in about["columns"].items()),
             ]
         ),
         "## Limits",

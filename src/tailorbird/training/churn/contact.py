@@ -1,11 +1,10 @@
-"""Whom to contact: how many of those who leave stand at the top of the list, and what contacting
-the top k is worth.
+"""Compute how many people to contact, and what contacting the top k is worth.
 
     value of one contact = P(gone) · success · value − cost
 
-`success`, the share of those who would leave that a contact keeps, is no model's knowledge: it
-takes an experiment in which some of the top are left alone. Somebody who would leave and cannot be
-kept stands as high here as one who can.
+`success` is the share of people about to leave whom a contact retains. No model knows it: measure
+it in an experiment that leaves some of the top alone. People who would leave and cannot be retained
+rank as high here as people who can.
 """
 
 from dataclasses import dataclass
@@ -16,61 +15,69 @@ import numpy.typing as npt
 from tailorbird.ranking.churn import Contact
 
 Floats = npt.NDArray[np.float64]
-POINTS = 101  # of a curve that is kept
+CURVE_POINTS_MAX = 101
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What the first k of the list hold and are worth, for k = 1 … n; shape (n,) each.
+class ContactCurve:
+    """Cumulative metrics of the first k people in the list, for k = 1 … n; shape (n,) each.
 
     Attributes:
-        found: share of all who left that is among the first k.
-        lift: their rate of leaving for that of all.
+        recall: share of all churned people that is among the first k.
+        lift: churn rate among the first k, relative to the overall rate.
         expected: value of contacting the first k, by the model's probabilities.
-        realised: the same by who left; what `success` says is taken as given.
+        realised: the same by the observed outcome; `success` is taken as given.
     """
 
-    found: Floats
+    recall: Floats
     lift: Floats
     expected: Floats
     realised: Floats
 
     @property
     def best(self) -> int:
-        """How many to contact: the k of the greatest expected value, 0 where no contact is worth
-        its cost.
-        """
-        at = int(np.argmax(self.expected))
-        return at + 1 if self.expected[at] > 0 else 0
+        """Return the k with the greatest expected value, 0 if no contact is worth its cost."""
+        position = int(np.argmax(self.expected))
+        return position + 1 if self.expected[position] > 0 else 0
 
     def points(self) -> list[dict[str, float]]:
-        """At most a hundred and one points, for a picture or JSON."""
-        size = len(self.found)
-        places = np.unique(np.linspace(0, size - 1, POINTS).round().astype(np.intp))
-        names = ("found", "lift", "expected", "realised")
+        """Return at most 101 points of the curve, for a chart or JSON."""
+        size = len(self.recall)
+        positions = np.unique(np.linspace(0, size - 1, CURVE_POINTS_MAX).round().astype(np.intp))
+        columns = {
+            "found": self.recall,
+            "lift": self.lift,
+            "expected": self.expected,
+            "realised": self.realised,
+        }
         return [
-            {"share": (k + 1) / size, **{name: float(getattr(self, name)[k]) for name in names}}
-            for k in places.tolist()
+            {
+                "share": (k + 1) / size,
+                **{name: float(column[k]) for name, column in columns.items()},
+            }
+            for k in positions.tolist()
         ]
 
 
-def curve_of(probability: Floats, gone: npt.NDArray[np.bool_], contact: Contact) -> Curve:
-    """The curve of people in order of falling probability; ties keep the order in which they come.
+def contact_curve(
+    probability: Floats, churned: npt.NDArray[np.bool_], contact: Contact
+) -> ContactCurve:
+    """Return the curve of people in order of falling probability; ties keep their input order.
 
-    >>> curve = curve_of(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), Contact(cost=1.0,
+    >>> curve = contact_curve(np.array([0.9, 0.5, 0.1]), np.array([True, False, True]), Contact(cost=1.0,
     value=10.0, success=0.5))
     >>> curve.best, curve.realised.tolist() (2, [4.0, 3.0, 7.0])
     """
     order = np.argsort(-probability, kind="stable")
-    p, left = probability[order], gone[order].astype(np.float64)
+    p, churned_in_order = probability[order], churned[order].astype(np.float64)
     k = np.arange(1, len(p) + 1)
-    total = max(float(left.sum()), 1e-12)
-    cumulated = np.cumsum(left)
-    kept = contact.success * contact.value
-    rate = max(float(left.mean()) if len(left) else 0.0, 1e-12)
-    return Curve(
+    total = max(float(churned_in_order.sum()), 1e-12)
+    cumulated = np.cumsum(churned_in_order)
+    retained_value = contact.success * contact.value
+    rate = max(float(churned_in_order.mean()) if len(churned_in_order) else 0.0, 1e-12)
+    return ContactCurve(
         cumulated / total,
         cumulated / k / rate,
-        np.cumsum(p * kept - contact.cost),
-        np.cumsum(left * kept - contact.cost),
+        np.cumsum(p * retained_value - contact.cost),
+        np.cumsum(churned_in_order * retained_value - contact.cost),
     )

@@ -1,18 +1,21 @@
-"""What is learned at one origin: up to six models of staying away, and up to three of how often
-people buy.
+"""Fit the churn models of one origin: up to six of churn, and up to three of purchase counts.
 
-    trees, logistic                  P(gone) at once, from origins whose whole window is known
-    hazard_trees, hazard_logistic    P(active in the next period), from every period that is known; over a window the chances of
-                                     not being active are multiplied: Π (1 − h(k)), h read at the k-th period as if nothing had
-                                     happened since the origin. Origins whose window is cut off teach too, as far as they are known
-    rfm, bg_nbd                      P(gone) at once from recency, frequency, age and amount alone, where `churn.py` names the columns
-    purchases                        expected purchases of a window: a Poisson rate with the known time as its exposure
-    pareto_nbd                       expected purchases alone, from recency, frequency and age
+    trees, logistic                P(gone), from origins whose whole window is known
+    hazard_trees, hazard_logistic  P(active in the next period), from every known period
+    rfm, bg_nbd                    P(gone) from recency, frequency, age and amount alone,
+                                   if `churn.py` names their columns
+    purchases                      expected purchases in a window: a Poisson rate with the
+                                   known time as its exposure
+    pareto_nbd                     expected purchases from recency, frequency and age
 
-What was learned from an origin counts half for each window that it lies back, but for `purchases`,
-which counts all alike. `blend` is the mean of the models' log-odds. Expected purchases are those of
-the trees; where the columns are named, the mean of trees and BG/NBD (`trees_bg_nbd`), or what
-BG/NBD or Pareto/NBD expects alone. Which of either is taken is decided by `training.churn.walk`.
+A hazard model multiplies over a window the probabilities of no activity: Π (1 − h(k)), with h read
+at the k-th period as if nothing had happened since the origin. It also learns from the known part
+of origins whose window is censored.
+
+Training rows lose half their weight for each window that their origin lies back, except those of
+`purchases`, which all weigh the same. `blend` is the mean of the models' log-odds. Expected
+purchases come from the trees; if the columns are named, they come from the mean of trees and BG/NBD
+(`trees_bg_nbd`), or from BG/NBD or Pareto/NBD alone. `training.churn.walk` decides which is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,42 +27,42 @@ import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
-from tailorbird.models.btyd import BgNbdOfColumns, bg_nbd_to_onnx, fit_bg_nbd
+from tailorbird.models.btyd import ColumnBgNbd, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
 from tailorbird.ranking.bg_nbd import BgNbdColumns
-from tailorbird.ranking.churn_bundle import together
+from tailorbird.ranking.churn_bundle import average_log_odds
 from tailorbird.ranking.encoders import Encoder, fit_encoder
 from tailorbird.ranking.pareto_nbd import ParetoNbdColumns
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
 from tailorbird.training.churn.pareto import fit_pareto_nbd
-from tailorbird.training.churn.rows import Matrix, Table
+from tailorbird.training.churn.rows import FeatureTable, Matrix
 from tailorbird.training.settings import check_seed
 
 DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
 PURCHASES = "purchases"
-BY_COLUMNS = (
+COUNT_MODELS = (
     "trees_bg_nbd",
     "bg_nbd",
     "pareto_nbd",
-)  # ways to say expected purchases where the columns are named, the usual one first
-POSITIVES_MIN = 30  # of both classes, for a model to be learned
-HELD = 5  # one of so many people is watched by early stopping and teaches the trees nothing
-EDGE = 1e-6
+)  # models of expected purchases if the columns are named, the default first
+POSITIVES_MIN = 30  # people of each class that a model needs
+VALIDATION_MODULUS = 5  # one in five people is held out for early stopping
+PROBABILITY_MIN = 1e-6
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How churn models are learned.
+    """Settings of the churn models.
 
     Attributes:
-        gbdt: of all trees.
-        penalty: of the logistic regressions.
-        half_life: in windows, after which an origin counts half; 0 counts all alike.
-        rows: of one model, at most, drawn evenly.
-        seed: of every draw.
+        gbdt: settings of all trees.
+        penalty: L2 penalty of the logistic regressions.
+        half_life: age in windows at which an origin weighs half; 0 weighs all origins the same.
+        rows: maximum training rows of one model, sampled uniformly.
+        seed: of all sampling.
     """
 
     gbdt: GbdtSettings = field(
@@ -74,8 +77,8 @@ class FitSettings:
         check_seed(self.seed)
 
 
-class Model(Protocol):
-    """A fitted model of one number."""
+class ColumnModel(Protocol):
+    """A fitted model with one output."""
 
     def score(self, matrix: Matrix) -> Floats: ...
     def importance(self) -> dict[str, float]: ...
@@ -83,80 +86,82 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """People at moments, with the columns that they had then: what rows are made of.
+    """People at moments with their features at that time, from which training rows are made.
 
     Attributes:
         moment, person: shape (n,).
-        origin: shape (n,), whether the moment is one of the sparser ones that whole windows are
-            learned from, and the person would have been asked about then.
-        period: µs between two moments.
+        is_origin: shape (n,), whether the moment is one of the sparser origins of whole-window
+            models, and the person would have been scored then.
+        period: time between two moments, µs.
     """
 
     moment: Ints
     person: Ints
-    table: Table
-    origin: npt.NDArray[np.bool_]
+    table: FeatureTable
+    is_origin: npt.NDArray[np.bool_]
     period: int
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What was learned at an origin.
+class FittedModels:
+    """The models fitted at an origin.
 
     Attributes:
-        models: by name; `purchases` among them where it could be learned.
-        rows: model → how many rows taught it.
-        pareto_nbd: where the columns are named, as a bundle keeps it.
+        models: by name; includes `purchases` if there was enough data.
+        rows: model → number of training rows.
+        pareto_nbd: parameters as stored in a bundle, if the columns are named.
     """
 
     encoder: Encoder
-    models: Mapping[str, Model]
+    models: Mapping[str, ColumnModel]
     rows: Mapping[str, int]
     pareto_nbd: ParetoNbdColumns | None = None
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The ways to say P(gone)."""
-        alone = tuple(name for name in (*DIRECT, *HAZARD) if name in self.models)
-        return (*alone, BLEND) if len(alone) > 1 else alone
+        """Names of the models of P(gone), with the blend if there are several."""
+        single = tuple(name for name in (*DIRECT, *HAZARD) if name in self.models)
+        return (*single, BLEND) if len(single) > 1 else single
 
-    def gone(self, now: Table, periods: Sequence[Table]) -> dict[str, Floats]:
-        """P(gone) of each person by candidate, uncalibrated.
+    def churn_probabilities(
+        self, now: FeatureTable, periods: Sequence[FeatureTable]
+    ) -> dict[str, Floats]:
+        """Return P(gone) of each person by candidate, uncalibrated.
 
         Args:
-            now: their columns at the origin.
-            periods: their columns at the beginning of each period of the window, as if nothing had
-                happened since.
+            now: features at the origin.
+            periods: features at the start of each period of the window, as if nothing had
+                happened since the origin.
         """
-        found: dict[str, Floats] = {}
+        probabilities: dict[str, Floats] = {}
         if any(name in self.models for name in DIRECT):
             matrix = self.matrix(now)
-            found |= {
+            probabilities |= {
                 name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models
             }
         if hazards := [name for name in HAZARD if name in self.models]:
-            stay = {name: np.zeros(len(now)) for name in hazards}
+            log_survival = {name: np.zeros(len(now)) for name in hazards}
             for table in periods:
                 matrix = self.matrix(table)
                 for name in hazards:
-                    stay[name] += np.log1p(-np.minimum(self.models[name].score(matrix), 1 - EDGE))
-            found |= {name: np.exp(logs) for name, logs in stay.items()}
-        if len(found) > 1:
-            found[BLEND] = together(list(found.values()))
-        return found
+                    log_survival[name] += np.log1p(
+                        -np.minimum(self.models[name].score(matrix), 1 - PROBABILITY_MIN)
+                    )
+            probabilities |= {name: np.exp(logs) for name, logs in log_survival.items()}
+        if len(probabilities) > 1:
+            probabilities[BLEND] = average_log_odds(list(probabilities.values()))
+        return probabilities
 
     @property
-    def counts(self) -> tuple[str, ...]:
-        """The ways to say expected purchases, the usual one first; none where too few purchases are
-        known.
-        """
+    def count_models(self) -> tuple[str, ...]:
+        """Names of the models of expected purchases, the default first; may be empty."""
         if PURCHASES not in self.models:
             return ()
-        return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else BY_COLUMNS
+        return ("trees",) if self.bg_nbd is None or self.pareto_nbd is None else COUNT_MODELS
 
-    def purchases(self, now: Table, window: Window) -> dict[str, Floats]:
-        """Expected purchases of each person within the window by each of `counts`, uncalibrated."""
-        if not self.counts:
+    def expected_purchases(self, now: FeatureTable, window: Window) -> dict[str, Floats]:
+        """Return each person's expected purchases within the window by model, uncalibrated."""
+        if not self.count_models:
             return {}
         matrix, span = self.matrix(now), (window.gap / DAY, (window.gap + window.length) / DAY)
         trees = self.models[PURCHASES].score(matrix)
@@ -165,7 +170,7 @@ class Fitted:
         bg_nbd = self.bg_nbd.purchases(matrix, *span)
         return dict(
             zip(
-                BY_COLUMNS,
+                COUNT_MODELS,
                 ((trees + bg_nbd) / 2, bg_nbd, self.pareto_nbd.purchases(matrix, *span)),
                 strict=True,
             )
@@ -173,45 +178,47 @@ class Fitted:
 
     @property
     def bg_nbd(self) -> BgNbdColumns | None:
-        """BG/NBD as a bundle keeps it."""
-        found = self.models.get("bg_nbd")
-        if not isinstance(found, BgNbdOfColumns):
+        """BG/NBD parameters as stored in a bundle."""
+        fitted = self.models.get("bg_nbd")
+        if not isinstance(fitted, ColumnBgNbd):
             return None
-        model = found.model
+        model = fitted.model
         return BgNbdColumns(
-            model.r, model.alpha, model.a, model.b, found.recency, found.frequency, found.age
+            model.r, model.alpha, model.a, model.b, fitted.recency, fitted.frequency, fitted.age
         )
 
-    def matrix(self, table: Table) -> Matrix:
+    def matrix(self, table: FeatureTable) -> Matrix:
         return self.encoder.encode_people(table.numeric, table.categorical)
 
     def export(self, name: str) -> bytes:
-        """A model as ONNX."""
+        """Return a model as ONNX."""
         model = self.models[name]
-        if isinstance(model, BgNbdOfColumns):
+        if isinstance(model, ColumnBgNbd):
             return bg_nbd_to_onnx(model)
-        return logistic_to_onnx(model) if isinstance(model, Logistic) else gbdt_to_onnx(model)  # type: ignore[arg-type]
+        if isinstance(model, Logistic):
+            return logistic_to_onnx(model)
+        return gbdt_to_onnx(model)  # type: ignore[arg-type]
 
 
 def fit_at(
     grid: Grid, activity: Activity, window: Window, settings: FitSettings, rfm: Sequence[str] = ()
-) -> Fitted:
-    """Learn what can be known at the window's origin.
+) -> FittedModels:
+    """Fit the models with what is known at the window's origin.
 
     Args:
-        activity: as of the origin: what asks for more of it is refused.
-        rfm: columns of recency, frequency, age and perhaps amount.
+        activity: as of the origin; reading later activity raises an error.
+        rfm: names of the recency, frequency and age columns, and optionally of amount.
 
     Raises:
         NotReadyError: no model has enough of both outcomes.
     """
-    assert activity.known <= window.origin
-    encoder = _encoder(grid, window.origin)
-    models: dict[str, Model] = {}
+    assert activity.known_until <= window.origin
+    encoder = _fit_encoder(grid, window.origin)
+    models: dict[str, ColumnModel] = {}
     rows: dict[str, int] = {}
     for names, sample in (
-        (DIRECT, _direct(grid, activity, window, settings)),
-        (HAZARD, _hazard(grid, activity, window, settings)),
+        (DIRECT, _window_rows(grid, activity, window, settings)),
+        (HAZARD, _period_rows(grid, activity, window, settings)),
     ):
         if (
             min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0))
@@ -219,10 +226,12 @@ def fit_at(
         ):
             continue
         matrix = encoder.encode_people(sample.table.numeric, sample.table.categorical)
-        models[names[0]] = _trees(encoder, matrix, sample, activity, settings)
-        models[names[1]] = _line(encoder, matrix, sample, settings, encoder.categorical_names)
+        models[names[0]] = _fit_trees(encoder, matrix, sample, activity, settings)
+        models[names[1]] = _fit_logistic(
+            encoder, matrix, sample, settings, encoder.categorical_names
+        )
         if names is DIRECT and rfm:
-            models["rfm"] = _line(
+            models["rfm"] = _fit_logistic(
                 encoder,
                 matrix,
                 sample,
@@ -236,130 +245,145 @@ def fit_at(
             fix="a longer history, or a shorter window",
         )
     if rfm:
-        models["bg_nbd"] = _bg_nbd(grid, encoder, activity, window, rfm)
-        rows["bg_nbd"] = len(activity.present(window.origin))
-    counted = _counted(grid, activity, window, settings)
-    if np.count_nonzero(counted.label) >= POSITIVES_MIN:
-        matrix = encoder.encode_people(counted.table.numeric, counted.table.categorical)
-        models[PURCHASES] = _trees(
-            encoder, matrix, counted, activity, settings, objective="poisson"
+        models["bg_nbd"] = _fit_bg_nbd(grid, encoder, activity, window, rfm)
+        rows["bg_nbd"] = len(activity.active_people(window.origin))
+    count_sample = _count_rows(grid, activity, window, settings)
+    if np.count_nonzero(count_sample.label) >= POSITIVES_MIN:
+        matrix = encoder.encode_people(count_sample.table.numeric, count_sample.table.categorical)
+        models[PURCHASES] = _fit_trees(
+            encoder, matrix, count_sample, activity, settings, objective="poisson"
         )
-        rows[PURCHASES] = len(counted.label)
-    return Fitted(
-        encoder, models, rows, _pareto_nbd(encoder, activity, window, rfm) if rfm else None
+        rows[PURCHASES] = len(count_sample.label)
+    return FittedModels(
+        encoder, models, rows, _fit_pareto_nbd(encoder, activity, window, rfm) if rfm else None
     )
 
 
-def labelled(
-    fitted: Fitted, grid: Grid, activity: Activity, window: Window, settings: FitSettings
+def training_rows(
+    fitted: FittedModels, grid: Grid, activity: Activity, window: Window, settings: FitSettings
 ) -> tuple[Matrix, Floats]:
-    """The rows that models of whole windows learned from, or of periods where there are none, and
-    who was active.
+    """Return the features and labels of the whole-window models, or of the hazard models.
+
+    Hazard rows are used if no whole window is known yet.
     """
-    direct = _direct(grid, activity, window, settings)
-    sample = direct if len(direct.label) else _hazard(grid, activity, window, settings)
+    direct = _window_rows(grid, activity, window, settings)
+    sample = direct if len(direct.label) else _period_rows(grid, activity, window, settings)
     return fitted.matrix(sample.table), sample.label
 
 
 @dataclass(frozen=True)
-class _Labelled:
-    """Rows of a grid with what is to be learned."""
+class _TrainingRows:
+    """Rows of a grid with labels and weights."""
 
-    table: Table
+    table: FeatureTable
     person: Ints
     label: Floats
     weight: Floats
 
 
-def _encoder(grid: Grid, until: int) -> Encoder:
+def _fit_encoder(grid: Grid, until: int) -> Encoder:
     return fit_encoder(grid.table.columns, grid.table.categorical[grid.moment < until], computed=())
 
 
-def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
-    """Rows of origins whose whole window is known; label: active in it."""
-    chosen = _known(
+def _window_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> _TrainingRows:
+    """Return rows of origins whose whole window is known; label: active in it."""
+    chosen = _select_rows(
         grid,
         activity,
-        grid.origin,
+        grid.is_origin,
         window.gap + window.length,
         window.gap + window.length,
         settings,
     )
-    label = _counts(grid, activity, chosen, window.gap, window.length) > 0
-    return _Labelled(
+    label = _purchase_counts(grid, activity, chosen, window.gap, window.length) > 0
+    return _TrainingRows(
         grid.table.take(chosen),
         grid.person[chosen],
         label.astype(np.float64),
-        _weights(grid, chosen, window, settings),
+        _recency_weights(grid, chosen, window, settings),
     )
 
 
-def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
-    """Rows of every period that is known; label: active in it."""
-    chosen = _known(
+def _period_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> _TrainingRows:
+    """Return rows of every known period; label: active in it."""
+    chosen = _select_rows(
         grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings
     )
-    label = _counts(grid, activity, chosen, 0, grid.period) > 0
-    return _Labelled(
+    label = _purchase_counts(grid, activity, chosen, 0, grid.period) > 0
+    return _TrainingRows(
         grid.table.take(chosen),
         grid.person[chosen],
         label.astype(np.float64),
-        _weights(grid, chosen, window, settings),
+        _recency_weights(grid, chosen, window, settings),
     )
 
 
-def _counted(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
-    """Rows of origins of whose window at least a period is known; label: purchases for a whole
-    window, weight: the part known.
+def _count_rows(
+    grid: Grid, activity: Activity, window: Window, settings: FitSettings
+) -> _TrainingRows:
+    """Return rows of origins with at least one known period, for the count model.
+
+    The label is purchases scaled to a whole window; the weight is the known share of the window.
     """
-    chosen = _known(
-        grid, activity, grid.origin, window.gap + grid.period, window.gap + window.length, settings
+    chosen = _select_rows(
+        grid,
+        activity,
+        grid.is_origin,
+        window.gap + grid.period,
+        window.gap + window.length,
+        settings,
     )
     label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
     for moment in np.unique(grid.moment[chosen]).tolist():
         rows = np.flatnonzero(grid.moment[chosen] == moment)
-        length = min(window.length, activity.known - moment - window.gap)
+        length = min(window.length, activity.known_until - moment - window.gap)
         start = moment + window.gap
         weight[rows] = length / window.length
-        label[rows] = activity.counts(grid.person[chosen[rows]], start, start + length) * (
+        label[rows] = activity.count_activity(grid.person[chosen[rows]], start, start + length) * (
             window.length / length
         )
-    return _Labelled(grid.table.take(chosen), grid.person[chosen], label, weight)
+    return _TrainingRows(grid.table.take(chosen), grid.person[chosen], label, weight)
 
 
-def _weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
-    """What each row counts: the older, the less."""
+def _recency_weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
+    """Return the weight of each row, which decays with its age."""
     if not settings.half_life:
         return np.ones(len(chosen))
     return 0.5 ** ((window.origin - grid.moment[chosen]) / (settings.half_life * window.length))
 
 
-def _counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
+def _purchase_counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
     counts = np.zeros(len(chosen))
     for moment in np.unique(grid.moment[chosen]).tolist():
         rows = np.flatnonzero(grid.moment[chosen] == moment)
-        counts[rows] = activity.counts(
+        counts[rows] = activity.count_activity(
             grid.person[chosen[rows]], moment + gap, moment + gap + length
         )
     return counts
 
 
-def _known(
+def _select_rows(
     grid: Grid,
     activity: Activity,
     mask: npt.NDArray[np.bool_],
-    least: int,
-    reach: int,
+    label_span: int,
+    merge_span: int,
     settings: FitSettings,
 ) -> Ints:
-    """Rows of a mask of which `least` µs behind their moment are known, thinned; without who was
-    merged into another within `reach`.
+    """Return rows of a mask whose label is known, sampled down to the row limit.
+
+    A label is known if `label_span` µs after the row's moment are. People who were merged into
+    another user within `merge_span` are excluded.
     """
-    rows = np.flatnonzero(mask & (grid.moment + least <= activity.known))
+    rows = np.flatnonzero(mask & (grid.moment + label_span <= activity.known_until))
     moment = grid.moment[rows]
     rows = rows[
-        ~activity.merged_within(
-            grid.person[rows], moment, np.minimum(moment + reach, activity.known)
+        ~activity.merged_during(
+            grid.person[rows], moment, np.minimum(moment + merge_span, activity.known_until)
         )
     ]
     if len(rows) <= settings.rows:
@@ -367,22 +391,24 @@ def _known(
     return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))
 
 
-def _trees(
+def _fit_trees(
     encoder: Encoder,
     matrix: Matrix,
-    sample: _Labelled,
+    sample: _TrainingRows,
     activity: Activity,
     settings: FitSettings,
     *,
     objective: str = "binary",
-) -> Model:
-    """Trees that stop by people who taught them nothing: rows of one person resemble each other.
-    Who these are goes by their ids alone, so that it stays when others come.
+) -> ColumnModel:
+    """Fit trees with early stopping on held-out people.
+
+    Rows of one person resemble each other, so the hold-out is by person. It is a function of the id
+    alone, and does not change when people are added.
     """
-    held = activity.people.keys[sample.person] % HELD == 0
+    is_validation = activity.people.keys[sample.person] % VALIDATION_MODULUS == 0
     gbdt = replace(settings.gbdt, objective=objective, seed=settings.seed)
     parts = []
-    for rows in (~held, held):
+    for rows in (~is_validation, is_validation):
         parts.append(
             Sample(
                 np.ascontiguousarray(matrix[rows]), sample.label[rows], weight=sample.weight[rows]
@@ -391,10 +417,10 @@ def _trees(
     return fit_gbdt(parts[0], parts[1], encoder.names, gbdt, categorical=encoder.categorical_names)
 
 
-def _line(
+def _fit_logistic(
     encoder: Encoder,
     matrix: Matrix,
-    sample: _Labelled,
+    sample: _TrainingRows,
     settings: FitSettings,
     ignore: Sequence[str],
 ) -> Logistic:
@@ -408,22 +434,24 @@ def _line(
     )
 
 
-def _bg_nbd(
+def _fit_bg_nbd(
     grid: Grid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
-) -> BgNbdOfColumns:
-    """Fitted to everybody who was ever there, read from the columns."""
-    everybody = activity.purchases(activity.present(window.origin), window.origin)
-    model = fit_bg_nbd(everybody)
+) -> ColumnBgNbd:
+    """Fit BG/NBD to all customers and bind it to the columns."""
+    customers = activity.purchase_history(activity.active_people(window.origin), window.origin)
+    model = fit_bg_nbd(customers)
     span = (window.gap + window.length) / DAY
-    places = [encoder.names.index(name) for name in rfm[:3]]
-    lowest = float(np.quantile(model.returning(everybody, span), 0.01))
-    return BgNbdOfColumns(model, encoder.names, places[0], places[1], places[2], span, lowest)
+    columns = [encoder.names.index(name) for name in rfm[:3]]
+    lowest = float(np.quantile(model.returning(customers, span), 0.01))
+    return ColumnBgNbd(model, encoder.names, columns[0], columns[1], columns[2], span, lowest)
 
 
-def _pareto_nbd(
+def _fit_pareto_nbd(
     encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]
 ) -> ParetoNbdColumns:
-    """Fitted and read likewise."""
-    model = fit_pareto_nbd(activity.purchases(activity.present(window.origin), window.origin))
+    """Fit Pareto/NBD to all customers and bind it to the columns."""
+    model = fit_pareto_nbd(
+        activity.purchase_history(activity.active_people(window.origin), window.origin)
+    )
     recency, frequency, age = (encoder.names.index(name) for name in rfm[:3])
     return ParetoNbdColumns(model.r, model.alpha, model.s, model.beta, recency, frequency, age)

@@ -1,20 +1,19 @@
-"""The champion beside the new model, on the same people at the last origin, without either having
-seen what came after it.
+"""Compare the champion with the new model on the same people, without leakage into either.
 
-    incumbent, as trained      ──────────────── known then ┤
-    incumbent, as judged here  ──fit─┤ ◄─ its own last origin, as long before ours as it was trained before now
-    new model, as trained      ───────────────────────────── known now ┤
-    new model, as judged       ──────────── fit ─┤ last origin ── window ──┤
+    champion, as trained      ──────────── known then ┤
+    champion, as judged here  ──fit─┤ ◄─ its own last origin
+    new model, as trained     ───────────────────────── known now ┤
+    new model, as judged      ──────── fit ─┤ last origin ── window ──┤
 
-A champion whose data ends before the last origin is scored as it is. A younger one knows labels of
-the window that both are judged by, and is favoured, the more the oftener one trains. In its place
-stands its recipe: what it read and how it was learned, as its bundle tells, is learned again as of
-its own last origin, by the code that learned it, and scores the people of ours. As of our origin
-the same recipe would give the same model, and no training with newer data could gain anything; as
-of its own, newer data count for what they are worth.
+A champion whose data end before the last origin is scored as it is. A newer one has already seen
+labels of the evaluation window, and would be favoured the more the oftener models are trained. It
+is replaced by its recipe: its columns and settings, recorded in its bundle, are fitted again by the
+current code as of the champion's own last origin (as long before ours as it was trained before
+now), and score the people of ours. Fitted as of our origin, the same recipe would give the same
+model, and newer data could never show a gain.
 
-Either way its columns are made by the declarations that it brings: features.py may declare
-something else under the same names by now.
+Either way, the champion's features are computed from the declarations in its bundle, because
+`features.py` may have changed since.
 """
 
 from collections.abc import Mapping
@@ -34,8 +33,14 @@ from tailorbird.registry import Columns, Registry
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Activity, Floats
-from tailorbird.training.churn.rows import People
-from tailorbird.training.churn.walk import Cut, grid_of, read_until, score_at, walk
+from tailorbird.training.churn.rows import PeopleFeatures
+from tailorbird.training.churn.walk import (
+    Cut,
+    build_grid,
+    feature_horizon,
+    run_cuts,
+    score_people_at,
+)
 from tailorbird.training.metrics import log_losses
 
 RECIPE = "recipe"  # among what a bundle says about its training
@@ -43,25 +48,23 @@ RECIPE = "recipe"  # among what a bundle says about its training
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a churn model was learned, beside its columns.
+    """The settings that a churn model was trained with, apart from its columns.
 
     Attributes:
-        grid_rows: of people at moments, in all.
+        grid_rows: maximum rows of the grid of people at moments.
     """
 
     churn: Churn
     fit: FitSettings
     grid_rows: int
 
-    def plain(self) -> dict[str, Any]:
-        """As a bundle keeps it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as stored in a bundle."""
         return asdict(self)
 
     @classmethod
-    def of(cls, metrics: Mapping[str, Any]) -> "Recipe | None":
-        """That of a bundle, by its metrics; None where it does not tell, or as another version of
-        this package did.
-        """
+    def from_metrics(cls, metrics: Mapping[str, Any]) -> "Recipe | None":
+        """Return the recipe in a bundle's metrics, or None if absent or incompatible."""
         try:
             return msgspec.convert(metrics["about"][RECIPE], cls)
         except (KeyError, msgspec.ValidationError, DeclarationError):
@@ -69,132 +72,154 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Against:
-    """What came of the comparison.
+class ChampionComparison:
+    """The result of the comparison with the champion.
 
     Attributes:
         version: of the champion; "" without one.
-        gain: ours in log loss on the last cut; None where it could not be judged, and `unjudged`
-            says why.
-        note: what is to be known of it, a sentence or "".
+        gain: of the new model in log loss on the last cut; None if the champion could not be
+            judged, for `skip_reason`.
+        note: a caveat about the comparison, or "".
     """
 
     version: str = ""
     gain: Interval | None = None
-    unjudged: str = ""
+    skip_reason: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The model that answers now.
+    """The live model.
 
     Attributes:
         version: "" without one.
-        bundle: None without one, or where it cannot be loaded, and `unjudged` says why.
+        bundle: None without one, or if it cannot be loaded, for `skip_reason`.
     """
 
     version: str = ""
     bundle: ChurnBundle | None = None
-    unjudged: str = ""
+    skip_reason: str = ""
 
     @property
     def features(self) -> tuple[FeatureSet, ...]:
-        """The declarations of its columns; none where it does not bring them."""
+        """The feature declarations in its bundle, if any."""
         return (
             () if self.bundle is None or self.bundle.features is None else (self.bundle.features,)
         )
 
 
-def champion_of(store: Registry) -> Champion:
-    """The champion as it is now, to be compared with later: events are read for its columns too."""
+def load_champion(store: Registry) -> Champion:
+    """Load the current champion.
+
+    It is loaded before events are read, because they must cover its features too.
+    """
     if (path := store.champion()) is None:
         return Champion()
     try:
         return Champion(path.name, ChurnBundle.load(path, schema_hash=None))
     except BundleError as error:
-        return Champion(path.name, unjudged=f"cannot be loaded: {error.message}")
+        return Champion(path.name, skip_reason=f"cannot be loaded: {error.message}")
 
 
-def against_champion(
-    champion: Champion, churn: Churn, people: People, activity: Activity, cuts: list[Cut]
-) -> Against:
+def compare_with_champion(
+    champion: Champion, churn: Churn, people: PeopleFeatures, activity: Activity, cuts: list[Cut]
+) -> ChampionComparison:
     """Compare the new model with the champion at the last origin.
 
     Args:
-        people: with the new model's columns, of events that have what the champion's declarations
-            look at.
-        activity: all that is known.
+        people: with the new model's columns, over events that cover the champion's features.
+        activity: all known activity.
         cuts: of the new model, oldest first.
     """
     if (bundle := champion.bundle) is None:
-        return Against(champion.version, unjudged=champion.unjudged)
+        return ChampionComparison(champion.version, skip_reason=champion.skip_reason)
     cut = cuts[-1]
-    window = cut.scored.window
-    others, left = _declared_otherwise(bundle, people), _left_out(bundle, people)
+    window = cut.scores.window
+    redeclared, dropped = _redeclared_columns(bundle, people), _dropped_columns(bundle, people)
     younger = bundle.manifest.window.ts_to > window.origin
-    if why := _incomparable(bundle, churn, people, cut, [*others, *left], younger=younger):
-        return Against(champion.version, unjudged=why)
-    theirs = people.reading(bundle.read, bundle.space, bundle.features)
+    if why := _incomparable_reason(
+        bundle, churn, people, cut, [*redeclared, *dropped], younger=younger
+    ):
+        return ChampionComparison(champion.version, skip_reason=why)
+    champion_people = people.with_columns(bundle.read, bundle.space, bundle.features)
     notes = []
-    if others:
+    if redeclared:
         notes.append(
             f"the incumbent {bundle.version} is judged by its own declarations of "
-            f"{', '.join(others)}, declared otherwise now"
+            f"{', '.join(redeclared)}, declared otherwise now"
         )
-    if left:
+    if dropped:
         notes.append(
-            f"the incumbent {bundle.version} reads {', '.join(left)} too, which the new "
+            f"the incumbent {bundle.version} reads {', '.join(dropped)} too, which the new "
             "model was told to leave out or does not have"
         )
     if younger:
         try:
-            gone, origin = _by_recipe(bundle, theirs, activity, cuts)
+            champion_probability, origin = _score_by_recipe(bundle, champion_people, activity, cuts)
         except NotReadyError as error:
-            return Against(champion.version, unjudged=error.message)
+            return ChampionComparison(champion.version, skip_reason=error.message)
         notes.append(
             f"the incumbent {bundle.version} was trained on what came after the last origin: "
             "in its place stands its recipe, "
             f"learned as of its own last origin, {to_iso(origin)}"
         )
     else:
-        tables = theirs.ahead(window.origin, cut.scored.person, bundle.moments(window.origin))
-        gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
-    gained = log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)
-    return Against(
-        champion.version, Bootstrap(np.arange(len(gained))).mean(gained), note="; ".join(notes)
+        tables = champion_people.read_projected(
+            window.origin, cut.scores.person, bundle.moments(window.origin)
+        )
+        champion_probability = bundle.score(
+            [(table.numeric, table.categorical) for table in tables]
+        ).gone
+    gains = log_losses(champion_probability, cut.gone) - log_losses(cut.probability, cut.gone)
+    return ChampionComparison(
+        champion.version, Bootstrap(np.arange(len(gains))).mean(gains), note="; ".join(notes)
     )
 
 
-def _declared_otherwise(bundle: ChurnBundle, people: People) -> list[str]:
-    """The columns that a bundle reads which are there under the same name, declared otherwise than
-    it brings them, or derived of such.
+def _redeclared_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
+    """Return the champion's columns whose declaration has changed under the same name.
+
+    Columns derived from a changed feature are included.
     """
-    theirs, ours = bundle.features, people.features
-    if theirs is None or theirs.schema_hash == ours.schema_hash:
+    champion_features, current_features = bundle.features, people.features
+    if champion_features is None or champion_features.schema_hash == current_features.schema_hash:
         return []
-    there = {*people.columns.numeric, *people.columns.categorical}
-    read = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name in there]
+    available = {*people.columns.numeric, *people.columns.categorical}
+    read = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name in available]
     return [
         name
         for name in read
-        if set(subset(theirs, [name]).features) != set(subset(ours, [name]).features)
+        if set(subset(champion_features, [name]).features)
+        != set(subset(current_features, [name]).features)
     ]
 
 
-def _left_out(bundle: ChurnBundle, people: People) -> list[str]:
-    """The columns that a bundle reads and the new model does not."""
-    there = {*people.columns.numeric, *people.columns.categorical}
-    return [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in there]
+def _dropped_columns(bundle: ChurnBundle, people: PeopleFeatures) -> list[str]:
+    """Return the columns that a bundle reads and the new model does not."""
+    available = {*people.columns.numeric, *people.columns.categorical}
+    return [
+        name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in available
+    ]
 
 
-def _incomparable(
-    bundle: ChurnBundle, churn: Churn, people: People, cut: Cut, others: list[str], *, younger: bool
+def _incomparable_reason(
+    bundle: ChurnBundle,
+    churn: Churn,
+    people: PeopleFeatures,
+    cut: Cut,
+    changed_columns: list[str],
+    *,
+    younger: bool,
 ) -> str:
-    """Why a bundle cannot be judged at a cut, or ""."""
+    """Return why a bundle cannot be judged at a cut, or ""."""
     if bundle.features is None and bundle.manifest.schema_hash != people.features.schema_hash:
         return "does not bring the declarations of its columns, and features.py has others now"
-    window, plan, recipe = cut.scored.window, bundle.plan, Recipe.of(bundle.manifest.metrics)
+    window, plan, recipe = (
+        cut.scores.window,
+        bundle.plan,
+        Recipe.from_metrics(bundle.manifest.metrics),
+    )
     if set(plan.types) != set(churn.types):
         return (
             f"predicts whether somebody does no {', '.join(plan.types)} any more, and not "
@@ -204,82 +229,90 @@ def _incomparable(
         return (
             "was told otherwise who is asked about (active), or what counts as one purchase (per)"
         )
-    # A history shorter than three windows is judged by shorter ones, which a recipe can be learned
-    # for and a bundle was not.
+    # A history shorter than three windows is evaluated on shorter ones. A recipe can be fitted
+    # again for them, but the bundle was not.
     if (plan.window, plan.gap) != (
         (churn.window_us, churn.gap_us) if younger else (window.length, window.gap)
     ):
         return "predicts another window"
-    if not others:
+    if not changed_columns:
         return ""
-    # Columns that are declared as ours were held against this before anything was learned.
+    # Columns declared as ours were already checked for leakage before training.
     numeric, categorical = (
-        tuple(name for name in names if name in others)
+        tuple(name for name in names if name in changed_columns)
         for names in (bundle.read.numeric, bundle.read.categorical)
     )
-    found = people.reading(Columns(numeric, categorical), None, bundle.features).leaks(
-        [window.origin], [cut.scored.person]
+    leaks = people.with_columns(Columns(numeric, categorical), None, bundle.features).find_leaks(
+        [window.origin], [cut.scores.person]
     )
-    if ahead := [name for name in found if name not in churn.trust]:
-        return f"reads the column {ahead[0]}, which looks past the origin as it was declared then"
+    if leaking_columns := [name for name in leaks if name not in churn.trust]:
+        return (
+            f"reads the column {leaking_columns[0]}, which looks past the origin as it was "
+            "declared then"
+        )
     return ""
 
 
-def _by_recipe(
-    bundle: ChurnBundle, people: People, activity: Activity, cuts: list[Cut]
+def _score_by_recipe(
+    bundle: ChurnBundle, people: PeopleFeatures, activity: Activity, cuts: list[Cut]
 ) -> tuple[Floats, int]:
-    """P(gone) of the people of the last cut by a bundle's recipe as of its own last origin, and
-    that origin.
+    """Return P(gone) by a bundle's recipe as of its own last origin, and that origin.
+
+    The people are those of the last cut.
 
     Raises:
-        NotReadyError: the bundle does not tell its recipe, or too little was known then.
+        NotReadyError: the bundle has no recipe, or too little was known then.
     """
-    recipe = Recipe.of(bundle.manifest.metrics)
+    recipe = Recipe.from_metrics(bundle.manifest.metrics)
     if recipe is None:
         raise NotReadyError(
             "was trained on what came after the last origin, and does not tell how, to be "
             "learned again as of before it"
         )
-    last = cuts[-1].scored
-    age = max(activity.known - bundle.manifest.window.ts_to, 0)
-    then = activity.as_of(activity.known - age)
-    moved = [replace(cut.scored.window, origin=cut.scored.window.origin - age) for cut in cuts]
-    origin = moved[-1].origin
-    # Those that were not over yet would choose nothing.
-    windows = [window for window in moved if window.stop <= origin or window.origin == origin]
+    last_scores = cuts[-1].scores
+    age = max(activity.known_until - bundle.manifest.window.ts_to, 0)
+    then = activity.as_of(activity.known_until - age)
+    shifted_windows = [
+        replace(cut.scores.window, origin=cut.scores.window.origin - age) for cut in cuts
+    ]
+    origin = shifted_windows[-1].origin
+    # UnfinishedRun windows cannot take part in the model choice.
+    windows = [
+        window for window in shifted_windows if window.stop <= origin or window.origin == origin
+    ]
     try:
-        grid = grid_of(
+        grid = build_grid(
             people,
             then,
             recipe.churn,
             rows_max=recipe.grid_rows,
             seed=recipe.fit.seed,
-            tell=_silent,
+            progress=_ignore_progress,
         )
-        learned = walk(
+        relearned = run_cuts(
             grid,
             people,
             then,
             recipe.churn,
             windows,
             recipe.fit,
-            asked_max=len(last.person),
-            tell=_silent,
+            scored_max=len(last_scores.person),
+            progress=_ignore_progress,
         )[-1]
     except NotReadyError as error:
         raise NotReadyError(
             f"cannot be learned again as of its own last origin, {to_iso(origin)}: {error.message}"
         ) from error
-    scored = score_at(
-        learned.fitted,
+    scored = score_people_at(
+        relearned.fitted,
         people,
-        last.person,
-        last.window,
+        last_scores.person,
+        last_scores.window,
         recipe.churn,
-        read_until(then.first, origin),
+        feature_horizon(then.start_ts, origin),
     )
-    return learned.choice.table.apply(scored.raw[learned.choice.model]), origin
+    return relearned.choice.calibrator.apply(scored.raw[relearned.choice.model]), origin
 
 
-def _silent(stage: str, done: int, total: int) -> None:
-    """It is one stage of a training."""
+def _ignore_progress(stage: str, done: int, total: int) -> None:
+    """Ignore progress: a comparison is one stage of a training."""

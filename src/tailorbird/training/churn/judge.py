@@ -1,12 +1,15 @@
-"""Figures of a cut: the model beside every baseline on the same people, with intervals from
-resampling them.
+"""Evaluate a cut: metrics of the model and every baseline on the same people, with bootstrap
+intervals.
 
-    auc             of who left                        ap          average precision of who came back, ap_gone of who left
-    log_loss        of P(gone)                         lift_10     rate of leaving among the tenth most likely to, for that of all
-    calibration_…   error, and debiased (L2)           mae, bias   of the expected purchases: mean error, total ÷ true total − 1
+    auc             of churned people
+    ap, ap_gone     average precision of returning and of churned people
+    log_loss        of P(gone)
+    lift_10         churn rate in the riskiest tenth, relative to the overall rate
+    calibration_…   calibration error, plain and debiased (L2)
+    mae, bias       of expected purchases: mean absolute error, total ÷ true total − 1
 
-Every person is one row, drawn Poisson(1) times in a replicate; all models share the replicates, so
-differences are paired. What a cut is stands in `training.churn.walk`.
+Every person is one row, drawn Poisson(1) times in a replicate. All models share the replicates, so
+differences are paired. `training.churn.walk` defines cuts.
 """
 
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ from tailorbird.training.churn.walk import Cut
 OURS = "tailorbird"
 REPLICATES = 500
 TOP = 0.1
-FIGURES = (
+METRIC_NAMES = (
     "auc",
     "ap",
     "ap_gone",
@@ -35,17 +38,17 @@ FIGURES = (
     "mae",
     "bias",
 )
-HIGHER = ("auc", "ap", "ap_gone", "lift_10")  # better where higher; of the others the lower is
+HIGHER_IS_BETTER = ("auc", "ap", "ap_gone", "lift_10")
 
 
 @dataclass(frozen=True)
-class CutFigures:
-    """What came of a cut.
+class CutMetrics:
+    """The evaluation of a cut.
 
     Attributes:
-        results: model or baseline → figure → interval.
-        differences: baseline → figure → paired interval of ours − theirs, for AUC, AP, log loss.
-        calibration: of ours, for the reliability diagram; `slices` of some kinds of people.
+        results: model or baseline → metric → interval.
+        differences: baseline → metric → paired interval of model − baseline.
+        calibration: of the model, for the reliability diagram; `slices`: by group of people.
     """
 
     cut: Cut
@@ -54,18 +57,17 @@ class CutFigures:
     calibration: metrics.Calibration
     slices: dict[str, metrics.Calibration]
 
-    def best(self, figure: str) -> str:
-        """The baseline that is best in a figure; one whose figure is no number is not."""
-        sign = 1 if figure in HIGHER else -1
+    def best_baseline(self, figure: str) -> str:
+        """Return the best baseline in a metric; NaN never wins."""
+        sign = 1 if figure in HIGHER_IS_BETTER else -1
         value = {name: each[figure].value for name, each in self.results.items() if name != OURS}
         return max(
             value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf
         )
 
 
-class Ordered:
-    """Scores sorted once, so that a replicate's AUC, AP and lift are sums over groups of equal
-    scores.
+class SortedScores:
+    """Scores sorted once, so that a replicate's AUC, AP and lift are sums over tied groups.
 
     Args:
         score: shape (n,), higher is more likely.
@@ -79,7 +81,7 @@ class Ordered:
         self._label = label[self._order].astype(np.float64)
 
     def figures(self, weight: Floats) -> tuple[float, float, float]:
-        """AUC, average precision and lift of the first tenth, where row i counts weight[i] times."""
+        """Return AUC, average precision and lift of the first tenth, with row weights."""
         w = weight[self._order]
         positive = np.add.reduceat(w * self._label, self._starts)
         every = np.add.reduceat(w, self._starts)
@@ -91,27 +93,33 @@ class Ordered:
         area = float(((above - positive / 2) * negative).sum() / (positives * (total - positives)))
         precision = np.divide(above, seen, out=np.zeros_like(above), where=seen > 0)
         average = float((precision * positive).sum() / positives)
-        # within a group of equal scores, each is as likely to be among the first
+        # Ties are equally likely to be among the first.
         first = float(
             np.interp(TOP * total, np.concatenate(([0.0], seen)), np.concatenate(([0.0], above)))
         )
         return area, average, first / (TOP * total) / (positives / total)
 
 
-def judge(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutFigures:
-    """All figures of a cut."""
-    draw = _Draw(len(cut.gone), replicates, seed)
-    gone = {OURS: cut.probability, **cut.baselines}
-    counted = {**({} if cut.purchases is None else {OURS: cut.purchases}), **cut.baseline_purchases}
-    values = {name: _draws(p, cut, counted.get(name), draw) for name, p in gone.items()}
+def evaluate_cut(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutMetrics:
+    """Return all metrics of a cut."""
+    resampler = _Resampler(len(cut.gone), replicates, seed)
+    churn_probabilities = {OURS: cut.probability, **cut.baselines}
+    purchase_predictions = {
+        **({} if cut.purchases is None else {OURS: cut.purchases}),
+        **cut.baseline_purchases,
+    }
+    values = {
+        name: _bootstrap_metrics(p, cut, purchase_predictions.get(name), resampler)
+        for name, p in churn_probabilities.items()
+    }
     results = {
-        name: {figure: draw.interval(*pair) for figure, pair in each.items()}
+        name: {figure: resampler.interval(*pair) for figure, pair in each.items()}
         for name, each in values.items()
     }
     ours = values[OURS]
     differences = {
         name: {
-            figure: draw.interval(
+            figure: resampler.interval(
                 ours[figure][0] - each[figure][0], ours[figure][1] - each[figure][1]
             )
             for figure in _PAIRED
@@ -121,10 +129,10 @@ def judge(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutFigure
     }
     slices = {
         name: metrics.calibration(cut.probability[rows], cut.gone[rows], bins=10)
-        for name, rows in slices_of(cut).items()
+        for name, rows in frequency_slices(cut).items()
         if rows.any()
     }
-    return CutFigures(
+    return CutMetrics(
         cut, results, differences, metrics.calibration(cut.probability, cut.gone), slices
     )
 
@@ -132,8 +140,8 @@ def judge(cut: Cut, *, replicates: int = REPLICATES, seed: int = 0) -> CutFigure
 _PAIRED = ("auc", "ap", "ap_gone", "log_loss")
 
 
-def slices_of(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
-    """Kinds of people: those who had bought once, a few times, often."""
+def frequency_slices(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return masks of people by purchase count: one, a few, many."""
     count = cut.frequency
     return {
         "one purchase": count <= 1,
@@ -142,47 +150,58 @@ def slices_of(cut: Cut) -> dict[str, npt.NDArray[np.bool_]]:
     }
 
 
-Pair = tuple[float, Floats]  # a figure, and what it was in each replicate
+Replicates = tuple[float, Floats]  # a metric, and its value in each replicate
 
 
-def _draws(gone: Floats, cut: Cut, expected: Floats | None, draw: "_Draw") -> dict[str, Pair]:
-    """Each figure, and what it was in each replicate."""
-    left, back = Ordered(gone, cut.gone), Ordered(1 - gone, ~cut.gone)
-    ones = np.ones(len(gone))
-    area, ap_gone, lift = left.figures(ones)
-    drawn = np.array([(*left.figures(w), back.figures(w)[1]) for w in draw.weights])
-    bins = metrics.calibration(gone, cut.gone)
-    errors = np.array([_calibration(bins, gone, cut.gone, w) for w in draw.weights])
-    losses = metrics.log_losses(gone, cut.gone)
-    found: dict[str, Pair] = {
+def _bootstrap_metrics(
+    probability: Floats, cut: Cut, expected: Floats | None, resampler: "_Resampler"
+) -> dict[str, Replicates]:
+    """Return each metric with its value in each replicate."""
+    churn_order, return_order = (
+        SortedScores(probability, cut.gone),
+        SortedScores(1 - probability, ~cut.gone),
+    )
+    ones = np.ones(len(probability))
+    area, ap_churned, lift = churn_order.figures(ones)
+    drawn = np.array(
+        [(*churn_order.figures(w), return_order.figures(w)[1]) for w in resampler.weights]
+    )
+    bins = metrics.calibration(probability, cut.gone)
+    errors = np.array([_calibration(bins, probability, cut.gone, w) for w in resampler.weights])
+    losses = metrics.log_losses(probability, cut.gone)
+    pairs: dict[str, Replicates] = {
         "auc": (area, drawn[:, 0]),
-        "ap": (back.figures(ones)[1], drawn[:, 3]),
-        "ap_gone": (ap_gone, drawn[:, 1]),
-        "log_loss": draw.mean(losses),
+        "ap": (return_order.figures(ones)[1], drawn[:, 3]),
+        "ap_gone": (ap_churned, drawn[:, 1]),
+        "log_loss": resampler.mean(losses),
         "lift_10": (lift, drawn[:, 2]),
         "calibration_error": (bins.error, errors[:, 0]),
         "calibration_error_debiased": (bins.debiased, errors[:, 1]),
     }
     if expected is not None:
-        found["mae"] = draw.mean(np.abs(expected - cut.bought))
-        told, true = draw.mean(expected), draw.mean(cut.bought)
-        found["bias"] = told[0] / max(true[0], 1e-12) - 1, told[1] / np.maximum(true[1], 1e-12) - 1
-    return found
+        pairs["mae"] = resampler.mean(np.abs(expected - cut.bought))
+        predicted, observed = resampler.mean(expected), resampler.mean(cut.bought)
+        pairs["bias"] = (
+            predicted[0] / max(observed[0], 1e-12) - 1,
+            predicted[1] / np.maximum(observed[1], 1e-12) - 1,
+        )
+    return pairs
 
 
 def _calibration(
-    bins: metrics.Calibration, gone: Floats, label: npt.NDArray[np.bool_], weight: Floats
+    bins: metrics.Calibration, probability: Floats, label: npt.NDArray[np.bool_], weight: Floats
 ) -> tuple[float, float]:
     size = len(bins.count)
     count, predicted, observed = (
-        metrics.totals(bins.bin, weight * each, size) for each in (np.ones(len(gone)), gone, label)
+        metrics.totals(bins.bin, weight * each, size)
+        for each in (np.ones(len(probability)), probability, label)
     )
     filled = np.maximum(count, 1e-12)
     return metrics.calibration_errors(count, predicted / filled, observed / filled)
 
 
-class _Draw:
-    """The replicates: shape (replicates, n), drawn once for all figures."""
+class _Resampler:
+    """Bootstrap weights, shape (replicates, n), drawn once for all metrics."""
 
     def __init__(self, rows: int, replicates: int, seed: int) -> None:
         self._rows, self._replicates, self._seed = rows, replicates, seed
@@ -195,31 +214,33 @@ class _Draw:
             .astype(np.float32)
         )
 
-    def mean(self, value: Floats) -> Pair:
+    def mean(self, value: Floats) -> Replicates:
         return float(value.mean()), (self.weights @ value) / np.maximum(
             self.weights.sum(axis=1), 1e-12
         )
 
     def interval(self, value: float, draws: Floats) -> Interval:
-        known = draws[np.isfinite(draws)]
-        if not len(known):
+        finite = draws[np.isfinite(draws)]
+        if not len(finite):
             return Interval(value, float("nan"), float("nan"))
-        low, high = np.quantile(known, [0.025, 0.975])
+        low, high = np.quantile(finite, [0.025, 0.975])
         return Interval(value, float(low), float(high))
 
 
-def flat(results: Mapping[str, Mapping[str, Interval]]) -> dict[str, dict[str, float | None]]:
-    """As JSON: each figure with `_low` and `_high` beside it."""
-    out: dict[str, dict[str, float | None]] = {}
+def flatten_intervals(
+    results: Mapping[str, Mapping[str, Interval]],
+) -> dict[str, dict[str, float | None]]:
+    """Return the metrics as JSON, each with `_low` and `_high`."""
+    rows: dict[str, dict[str, float | None]] = {}
     for name, figures in results.items():
-        out[name] = {}
+        rows[name] = {}
         for figure, each in figures.items():
-            ends = zip(
+            bounds = zip(
                 (figure, f"{figure}_low", f"{figure}_high"),
                 (each.value, each.low, each.high),
                 strict=True,
             )
-            out[name] |= {
-                key: round(float(value), 6) if np.isfinite(value) else None for key, value in ends
+            rows[name] |= {
+                key: round(float(value), 6) if np.isfinite(value) else None for key, value in bounds
             }
-    return out
+    return rows

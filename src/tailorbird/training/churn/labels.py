@@ -1,13 +1,12 @@
-"""Who was there, and who came back: labels of churn from the log of purchases, as it was known at a
-moment.
+"""Churn labels from the log of purchases, as it was known at a moment.
 
     ───●──────●────┼── gap ──┼───────── window ─────────┼──► ts
-                 origin    start                      stop      returned: at least one ● in [start, stop)
+                 origin    start                      stop     returned: at least one ● in it
 
-Everything is asked of an `Activity`, which holds what had been received by `known` and refuses what
-would need more: a window that ends later is *censored*, its label is not "gone" but unknown; so is
-that of somebody who was merged into another user within it. A user who is somebody else already
-(`training.churn.merged`) was not there. Features of the same people are in `training.churn.rows`.
+An `Activity` holds what had been received by `known_until` and refuses to read later. A window that
+ends later is *censored*: its label is unknown, not "gone". So is the label of a user who was merged
+into another within the window. A user who is already merged (`training.churn.merged`) is not
+present. `training.churn.rows` computes the features of the same people.
 """
 
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from tailorbird.models.btyd import Purchases
 from tailorbird.models.interactions import Counter
 from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.churn.merged import Merged
-from tailorbird.training.coding import Codes, people_only
+from tailorbird.training.churn.merged import MergeHistory
+from tailorbird.training.coding import Codes, human_mask
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,19 +34,18 @@ ANONYMOUS = "anon:"
 
 @dataclass(frozen=True)
 class Activity:
-    """Purchases, or whatever shows that a person is still there; one row each, sorted by (person,
-    ts).
+    """Purchases, or other events that show that a person is still active, sorted by (person, ts).
 
-    Several of a person's UTC day may count as one. A day is no row of its own: of one that a moment
-    cuts in two, the first part was known.
+    Several events of a person's UTC day may count as one. Rows are still events, not days: if a
+    moment cuts a day in two, its first part was known.
 
     Attributes:
-        people: of all rows, and of later ones too, so that codes stay.
+        people: codes of all rows, and of later ones too, so that codes are stable.
         person, ts, received: shape (n,).
-        amount: shape (n,), 0 where none is known.
-        known: the moment up to which this is all that was received.
-        merged: who was somebody else, and when.
-        by_day: whether days are counted, and not rows.
+        amount: shape (n,), 0 if unknown.
+        known_until: the moment up to which the rows are complete.
+        merged: merges of users, with their times.
+        by_day: whether days are counted instead of rows.
     """
 
     people: Codes
@@ -55,59 +53,66 @@ class Activity:
     ts: Ints
     received: Ints
     amount: Floats
-    known: int
-    merged: Merged
+    known_until: int
+    merged: MergeHistory
     by_day: bool
 
     def as_of(self, moment: int) -> "Activity":
-        """What had been received by a moment."""
-        if moment > self.known:
+        """Return the activity that had been received by a moment."""
+        if moment > self.known_until:
             raise LeakError(
-                f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}"
+                f"nothing is known of {to_iso(moment)}: the log was read up to "
+                f"{to_iso(self.known_until)}"
             )
-        kept = (self.received <= moment) & (self.ts < moment)
+        is_visible = (self.received <= moment) & (self.ts < moment)
         merged = self.merged.as_of(moment)
-        columns = (self.person[kept], self.ts[kept], self.received[kept], self.amount[kept])
+        columns = (
+            self.person[is_visible],
+            self.ts[is_visible],
+            self.received[is_visible],
+            self.amount[is_visible],
+        )
         return Activity(self.people, *columns, moment, merged, self.by_day)
 
     @cached_property
-    def _counting(self) -> npt.NDArray[np.bool_]:
-        """Which rows count, shape (n,): each, or the first of a person's day."""
+    def _is_counted(self) -> npt.NDArray[np.bool_]:
+        """Mask of the rows that count, shape (n,): all, or the first of a person's day."""
         if not self.by_day:
             return np.ones(len(self.ts), bool)
         return (np.diff(self.person, prepend=-1) != 0) | (np.diff(self.ts // DAY, prepend=-1) != 0)
 
     @cached_property
-    def _counted(self) -> Counter:
-        return Counter.over(self.person[self._counting], self.ts[self._counting])
+    def _counter(self) -> Counter:
+        return Counter.over(self.person[self._is_counted], self.ts[self._is_counted])
 
     @cached_property
-    def _every(self) -> Counter:
+    def _event_counter(self) -> Counter:
         return Counter.over(self.person, self.ts)
 
     @property
-    def first(self) -> int:
-        """When the log begins."""
-        return int(self.ts.min(initial=self.known))
+    def start_ts(self) -> int:
+        """Time of the first event."""
+        return int(self.ts.min(initial=self.known_until))
 
-    def present(self, origin: int, active_us: int = 0) -> Ints:
-        """Who was there before a moment: codes of people with activity in [origin − active,
-        origin), ascending; ever, for 0.
+    def active_people(self, origin: int, active_us: int = 0) -> Ints:
+        """Return codes of people with activity in [origin − active_us, origin), ascending.
 
-        A user who is somebody else by then is nobody to ask about.
+        With 0, activity at any time before the origin counts. Users who are merged into another by
+        then are excluded.
         """
-        self._check(origin)
-        there = self.ts < origin
+        self._require_known(origin)
+        is_active = self.ts < origin
         if active_us:
-            there &= self.ts >= origin - active_us
-        person = np.unique(self.person[there])
-        return person[~self.merged_within(person, origin, origin)]
+            is_active &= self.ts >= origin - active_us
+        person = np.unique(self.person[is_active])
+        return person[~self.merged_during(person, origin, origin)]
 
-    def merged_within(
+    def merged_during(
         self, person: Ints, since: Ints | int, until: Ints | int
     ) -> npt.NDArray[np.bool_]:
-        """Whose label of a window is unknown: who was somebody else at a moment from `since` to
-        `until`, shape (n,).
+        """Return which people were merged into another user from `since` to `until`, shape (n,).
+
+        Their labels for that window are unknown.
 
         Raises:
             LeakError: a window ends after what is known.
@@ -116,29 +121,31 @@ class Activity:
         begins, ends = (
             np.broadcast_to(np.asarray(moment, np.int64), shape) for moment in (since, until)
         )
-        self._check(int(ends.max(initial=0)))
-        return self.merged.elsewhere(person, begins, ends)
+        self._require_known(int(ends.max(initial=0)))
+        return self.merged.merged_between(person, begins, ends)
 
-    def counts(self, person: Ints, start: int, stop: int) -> Floats:
-        """How often each person was there in [start, stop), shape (n,); a day counts that was begun
-        before, if they came again.
+    def count_activity(self, person: Ints, start: int, stop: int) -> Floats:
+        """Return each person's activity count in [start, stop), shape (n,).
+
+        A day that began before `start` counts if the person was active again after it.
 
         Raises:
             LeakError: the window ends after what is known.
         """
-        self._check(stop)
-        found = _within(self._counted, person, start, stop)
+        self._require_known(stop)
+        counts = _count_within(self._counter, person, start, stop)
         midnight = start // DAY * DAY
         if not self.by_day or start == midnight:
-            return found
-        begun = _within(self._counted, person, midnight, start) > 0
-        return found + (
-            begun & (_within(self._every, person, start, min(stop, midnight + DAY)) > 0)
+            return counts
+        started_before_midnight = _count_within(self._counter, person, midnight, start) > 0
+        return counts + (
+            started_before_midnight
+            & (_count_within(self._event_counter, person, start, min(stop, midnight + DAY)) > 0)
         )
 
     def rfm(self, person: Ints, origin: int) -> Rfm:
-        """Recency, frequency, age and amount before a moment, in days."""
-        first, last, count, amount = self._summed(origin)
+        """Return recency, frequency, age and amount before a moment, in days."""
+        first, last, count, amount = self._totals_before(origin)
         return Rfm(
             (origin - last[person]) / DAY,
             count[person],
@@ -146,40 +153,44 @@ class Activity:
             amount[person],
         )
 
-    def purchases(self, person: Ints, origin: int) -> Purchases:
-        """The same as BG/NBD asks for it: repeats, from the first to the last, from the first to
-        now; in days.
+    def purchase_history(self, person: Ints, origin: int) -> Purchases:
+        """Return the sufficient statistics of BG/NBD, in days.
+
+        These are repeats, time from first to last purchase, and time from first purchase to the
+        origin.
         """
-        first, last, count, _ = self._summed(origin)
+        first, last, count, _ = self._totals_before(origin)
         return Purchases(
             count[person] - 1, (last[person] - first[person]) / DAY, (origin - first[person]) / DAY
         )
 
-    def _summed(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
-        self._check(origin)
+    def _totals_before(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
+        self._require_known(origin)
         before = self.ts < origin
         person, ts, size = self.person[before], self.ts[before], len(self.people)
         first, last = np.full(size, origin, np.int64), np.zeros(size, np.int64)
         np.minimum.at(first, person, ts)
         np.maximum.at(last, person, ts)
-        count = np.bincount(self.person[before & self._counting], minlength=size).astype(np.float64)
+        count = np.bincount(self.person[before & self._is_counted], minlength=size).astype(
+            np.float64
+        )
         return first, last, count, np.bincount(person, self.amount[before], size).astype(np.float64)
 
-    def _check(self, moment: int) -> None:
-        if moment > self.known:
-            told = (
+    def _require_known(self, moment: int) -> None:
+        if moment > self.known_until:
+            problem = (
                 f"asks for what happened until {to_iso(moment)}, while only "
-                f"{to_iso(self.known)} is known"
+                f"{to_iso(self.known_until)} is known"
             )
             raise LeakError(
-                f"a label {told}: its window is cut off",
+                f"a label {problem}: its window is cut off",
                 fix="ask at an earlier origin, or for a shorter window",
             )
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is predicted at an origin: activity in [origin + gap, origin + gap + length)."""
+    """The prediction window of an origin: [origin + gap, origin + gap + length), µs."""
 
     origin: int
     gap: int
@@ -201,23 +212,23 @@ class Window:
         return self.start + self.length
 
 
-def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0) -> Activity:
-    """The activity in a table of events.
+def build_activity(events: pa.Table, churn: Churn, read_at: int, lateness_us: int = 0) -> Activity:
+    """Return the activity in a table of events.
 
     Args:
         events: columns of `events.schema.ROUTED`; people without a user id and bots are left out.
-        known: the moment of reading; what happened in the last `lateness_us` before it may still be
-            incomplete and is left out.
+        read_at: the moment of reading; events of the last `lateness_us` before it may still be
+            incomplete and are left out.
 
     Raises:
         NotReadyError: no such event.
     """
-    kept = pc.and_(
+    mask = pc.and_(
         pc.is_in(events["type"], pa.array(list(churn.types), pa.string())),
         pc.is_valid(events["person"]),
     )
-    kept = pc.and_(kept, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
-    rows = events.filter(pc.and_(kept, people_only(events)))
+    mask = pc.and_(mask, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
+    rows = events.filter(pc.and_(mask, human_mask(events)))
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:
         raise NotReadyError(
@@ -226,38 +237,38 @@ def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0
         )
     people = Codes.sorted_of(
         rows["person"]
-    )  # so that nothing that is drawn by code goes by the lake's order
+    )  # sorted, so that sampling by code does not depend on the lake's order
     person, ts, received = (
         people.encode(rows["person"]),
         micros(rows["ts"]),
         micros(pc.coalesce(rows["received_at"], rows["ts"])),
     )
-    amount = _amount(rows)
+    amount = _amounts(rows)
     order = np.lexsort((amount, received, ts, person))
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
-    end = known - lateness_us
-    seen = ts < end
-    merged = Merged.of(events, people, end)
+    end = read_at - lateness_us
+    is_complete = ts < end
+    merged = MergeHistory.from_events(events, people, end)
     return Activity(
         people,
-        person[seen],
-        ts[seen],
-        np.minimum(received[seen], end),
-        amount[seen],
+        person[is_complete],
+        ts[is_complete],
+        np.minimum(received[is_complete], end),
+        amount[is_complete],
         end,
         merged,
         churn.per == "day",
     )
 
 
-def _within(counter: Counter, person: Ints, start: int, stop: int) -> Floats:
+def _count_within(counter: Counter, person: Ints, start: int, stop: int) -> Floats:
     return counter.count(
         person, np.full(1, stop, np.int64), np.zeros(len(person), np.int64), stop - start
     )
 
 
-def _amount(rows: pa.Table) -> Floats:
-    """price × quantity, each 0 or 1 where it is not said."""
+def _amounts(rows: pa.Table) -> Floats:
+    """Return price × quantity; a missing price counts as 0, a missing quantity as 1."""
     if not {"price", "quantity"} <= set(rows.column_names):
         return np.zeros(rows.num_rows)
     price = pc.fill_null(rows["price"], 0.0).to_numpy()

@@ -1,7 +1,6 @@
-"""Who is somebody else by a merge, and when: such a user's silence says nothing of a person, who
-goes on under another name.
+"""Times at which users were merged into another user, whose silence therefore says nothing.
 
-41 merged into 42 at b, taken back at e        41 is elsewhere in (b, e]; at a cut, by the merges before it: b < cut ≤ e
+41 merged into 42 at b, undone at e     41 is merged in (b, e]; a cut sees merges before it
 """
 
 from dataclasses import dataclass
@@ -18,104 +17,107 @@ from tailorbird.training.coding import Codes
 
 Ints = npt.NDArray[np.int64]
 
-OPEN = 1 << 62  # the end of what was not taken back
+OPEN = 1 << 62  # end of a merge that was not undone
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeHistory:
     """The merges of a log, by (ts, p).
 
     Attributes:
-        people: whose codes are asked about; users without any activity may stand between two of
+        people: codes of the people that are looked up; users without activity may link two of
             them.
-        user: whom each merge is of.
-        received: when each was known.
+        users: the user that each merge is of.
+        received: when each became known.
     """
 
     people: Codes
-    user: tuple[str, ...]
-    merge: tuple[Merge, ...]
+    users: tuple[str, ...]
+    merges: tuple[Merge, ...]
     received: Ints
 
     @classmethod
-    def of(cls, events: pa.Table, people: Codes, known: int) -> "Merged":
-        """The merges in a table of events; `known`: when, at the latest, all of it was."""
+    def from_events(cls, events: pa.Table, people: Codes, known_until: int) -> "MergeHistory":
+        """Return the merges in a table of events that was complete at `known_until`."""
         if not {"user_id", "p"} <= set(events.column_names):
             return cls(people, (), (), np.zeros(0, np.int64))
         rows = merge_rows(events)
-        told = merges_of(rows)
+        user_merges = merges_of(rows)
         received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
         return cls(
             people,
-            tuple(user for user, _ in told),
-            tuple(merge for _, merge in told),
-            np.minimum(received, known),
+            tuple(user for user, _ in user_merges),
+            tuple(merge for _, merge in user_merges),
+            np.minimum(received, known_until),
         )
 
-    def as_of(self, moment: int) -> "Merged":
-        """What was known at a moment; may still have merges of after it, about which nobody may
-        ask.
+    def as_of(self, moment: int) -> "MergeHistory":
+        """Return the merges known at a moment.
+
+        They may include merges dated after it, which no lookup may reach.
         """
-        known = self.received <= moment
-        if all(known[place] for place, each in enumerate(self.merge) if each.ts < moment):
-            return self  # with the spans that were made already
-        places = np.flatnonzero(known).tolist()
-        return Merged(
+        is_known = self.received <= moment
+        if all(is_known[position] for position, each in enumerate(self.merges) if each.ts < moment):
+            return self  # keeps its cached spans
+        positions = np.flatnonzero(is_known).tolist()
+        return MergeHistory(
             self.people,
-            tuple(self.user[k] for k in places),
-            tuple(self.merge[k] for k in places),
-            self.received[known],
+            tuple(self.users[k] for k in positions),
+            tuple(self.merges[k] for k in positions),
+            self.received[is_known],
         )
 
-    def elsewhere(self, person: Ints, since: Ints, until: Ints) -> npt.NDArray[np.bool_]:
-        """Which people were somebody else at some moment from `since` to `until`, by the merges
-        before it; shape (n,) each.
+    def merged_between(self, person: Ints, since: Ints, until: Ints) -> npt.NDArray[np.bool_]:
+        """Return which people were merged at some moment from `since` to `until`; shape (n,) each.
+
+        Only merges before `until` count.
         """
-        found = np.zeros(len(person), bool)
-        who, begin, end = self._spans
-        place = np.searchsorted(who, person)
-        while len(who) and len(
+        is_merged = np.zeros(len(person), bool)
+        merged_people, begin, end = self._spans
+        position = np.searchsorted(merged_people, person)
+        while len(merged_people) and len(
             rows := np.flatnonzero(
-                (place < len(who)) & (who[np.minimum(place, len(who) - 1)] == person)
+                (position < len(merged_people))
+                & (merged_people[np.minimum(position, len(merged_people) - 1)] == person)
             )
         ):
-            at = place[rows]
-            found[rows] |= (begin[at] < until[rows]) & (end[at] >= since[rows])
-            place[rows] += 1
-        return found
+            span = position[rows]
+            is_merged[rows] |= (begin[span] < until[rows]) & (end[span] >= since[rows])
+            position[rows] += 1
+        return is_merged
 
     @cached_property
     def _spans(self) -> tuple[Ints, Ints, Ints]:
-        """Person, begin and end of each time that somebody was somebody else, by person."""
+        """Person, start and end of each period of being merged, by person."""
         newest: dict[str, Merge] = {}
         named_by: dict[str, set[str]] = {}
-        away: dict[str, int] = {}
+        merged_since: dict[str, int] = {}
         spans: list[tuple[str, int, int]] = []
-        for user, merge in zip(self.user, self.merge, strict=True):
+        for user, merge in zip(self.users, self.merges, strict=True):
             if user in newest:
                 named_by[newest[user].into].discard(user)
             newest[user] = merge
             named_by.setdefault(merge.into, set()).add(user)
-            for each in _all_behind(user, named_by):
-                other = survivor(each, newest.get)[0] != each
-                if other and each not in away:
-                    away[each] = merge.ts
-                elif not other and each in away:
-                    spans.append((each, away.pop(each), merge.ts))
-        spans += [(each, begin, OPEN) for each, begin in away.items()]
-        who = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
+            for each in _users_leading_to(user, named_by):
+                is_merged = survivor(each, newest.get)[0] != each
+                if is_merged and each not in merged_since:
+                    merged_since[each] = merge.ts
+                elif not is_merged and each in merged_since:
+                    spans.append((each, merged_since.pop(each), merge.ts))
+        spans += [(each, begin, OPEN) for each, begin in merged_since.items()]
+        merged_people = self.people.encode(pa.array([each for each, _, _ in spans], pa.string()))
         begin, end = (np.array([span[k] for span in spans], np.int64) for k in (1, 2))
-        order = np.argsort(who, kind="stable")
-        order = order[who[order] >= 0]
-        return who[order], begin[order], end[order]
+        order = np.argsort(merged_people, kind="stable")
+        order = order[merged_people[order] >= 0]
+        return merged_people[order], begin[order], end[order]
 
 
-def _all_behind(user: str, named_by: dict[str, set[str]]) -> set[str]:
-    """A user and all whose way leads through it: those of whom its merge may say something else."""
-    found, open_ = {user}, [user]
-    while open_:
-        for each in named_by.get(open_.pop(), ()):
-            if each not in found:
-                found.add(each)
-                open_.append(each)
-    return found
+def _users_leading_to(user: str, named_by: dict[str, set[str]]) -> set[str]:
+    """Return a user and all users whose merge chain passes through it."""
+    users, pending = {user}, [user]
+    while pending:
+        for each in named_by.get(pending.pop(), ()):
+            if each not in users:
+                users.add(each)
+                pending.append(each)
+    return users

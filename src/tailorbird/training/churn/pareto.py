@@ -1,7 +1,7 @@
-"""Pareto/NBD: how often customers without a contract buy again, by maximum likelihood.
+"""Pareto/NBD: repeat purchases of customers without a contract, fitted by maximum likelihood.
 
-Unlike with BG/NBD a customer may leave at any time, one who bought once too. What it says is worked
-out in `ranking.pareto_nbd`, which has the source.
+Unlike with BG/NBD, a customer may leave at any time, even after one purchase. Predictions are
+computed in `ranking.pareto_nbd`, which has the source.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import CUSTOMERS_MIN, Floats, Purchases, distinct
 from tailorbird.ranking.pareto_nbd import SHARES, STEPS, expected, odds_of_having_left
 
-KINDS_MAX = 20_000  # of customers that a fit looks at: each is an integral
+KINDS_MAX = 20_000  # distinct customers in a fit; the likelihood of each needs an integral
 
 
 @dataclass(frozen=True)
 class ParetoNbd:
-    """Parameters as the paper names them, and the log-likelihood that they reach."""
+    """Parameters, named as in the paper, and their log-likelihood."""
 
     r: float
     alpha: float
@@ -28,7 +28,7 @@ class ParetoNbd:
     log_likelihood: float
 
     def alive(self, customers: Purchases) -> Floats:
-        """P(still a customer), shape (n,)."""
+        """Return P(still a customer), shape (n,)."""
         return 1 / (
             1
             + odds_of_having_left(
@@ -43,8 +43,9 @@ class ParetoNbd:
         )
 
     def returning(self, customers: Purchases, span: float) -> Floats:
-        """P(at least one purchase within `span` from now), shape (n,): of one who is alive, the
-        next purchase comes before leaving.
+        """Return P(at least one purchase within `span` from now), shape (n,).
+
+        A customer who is alive returns if the next purchase comes before leaving.
         """
         shape, scale, rest = (
             (self.r + customers.repeats)[:, None],
@@ -58,7 +59,7 @@ class ParetoNbd:
         return self.alive(customers) * (density @ SHARES) * span
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
-        """Expected purchases within `span` from now, shape (n,)."""
+        """Return expected purchases within `span` from now, shape (n,)."""
         return expected(
             customers.repeats,
             customers.recency,
@@ -72,10 +73,10 @@ class ParetoNbd:
 
 
 def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
-    """The parameters of most likelihood, by L-BFGS-B over their logarithms from two beginnings.
+    """Return the maximum-likelihood parameters, by L-BFGS-B over logarithms from two starts.
 
     Raises:
-        NotReadyError: too few customers, or none that ever came back.
+        NotReadyError: too few customers, or none with a repeat purchase.
     """
     if len(customers.age) < CUSTOMERS_MIN or not np.any(customers.repeats > 0):
         raise NotReadyError(
@@ -83,7 +84,7 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
         )
     scale = (
         float(np.mean(customers.age)) or 1.0
-    )  # so that alpha and beta are about 1 whatever the unit
+    )  # scales alpha and beta to about 1 whatever the unit
     kinds, weight = _thinned(
         *distinct(Purchases(customers.repeats, customers.recency / scale, customers.age / scale))
     )
@@ -94,27 +95,25 @@ def fit_pareto_nbd(customers: Purchases) -> ParetoNbd:
 
     bounds = [(-12.0, 12.0)] * 4
     starts = (np.log([0.5, 0.5, 0.5, 0.5]), np.log([1.0, 1.0, 1.5, 3.0]))
-    found = min(
+    optimum = min(
         (minimize(loss, start, method="L-BFGS-B", bounds=bounds) for start in starts),
         key=lambda each: each.fun,
     )
-    r, alpha, s, beta = np.exp(found.x).tolist()
-    likelihood = -found.fun * len(customers.age) - float(customers.repeats.sum()) * np.log(scale)
+    r, alpha, s, beta = np.exp(optimum.x).tolist()
+    likelihood = -optimum.fun * len(customers.age) - float(customers.repeats.sum()) * np.log(scale)
     return ParetoNbd(r, alpha * scale, s, beta * scale, float(likelihood))
 
 
 def _thinned(kinds: Purchases, weight: Floats) -> tuple[Purchases, Floats]:
-    """At most `KINDS_MAX` kinds with their weights, evenly over all customers in the order of their
-    kinds.
-    """
+    """Sample at most `KINDS_MAX` kinds with their weights, evenly over all customers."""
     if len(weight) <= KINDS_MAX:
         return kinds, weight
     total = float(weight.sum())
-    places = np.searchsorted(np.cumsum(weight), (np.arange(KINDS_MAX) + 0.5) * total / KINDS_MAX)
-    kept, count = np.unique(places, return_counts=True)
-    return Purchases(kinds.repeats[kept], kinds.recency[kept], kinds.age[kept]), count.astype(
-        np.float64
-    ) * (total / KINDS_MAX)
+    positions = np.searchsorted(np.cumsum(weight), (np.arange(KINDS_MAX) + 0.5) * total / KINDS_MAX)
+    indices, count = np.unique(positions, return_counts=True)
+    return Purchases(
+        kinds.repeats[indices], kinds.recency[indices], kinds.age[indices]
+    ), count.astype(np.float64) * (total / KINDS_MAX)
 
 
 def _log_likelihoods(customers: Purchases, r: float, alpha: float, s: float, beta: float) -> Floats:

@@ -1,4 +1,4 @@
-"""What a training of a churn model came to, for people (`training.churn.page`) and as JSON."""
+"""Result of a churn training, as JSON and for the page (`training.churn.page`)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,34 +8,34 @@ import numpy as np
 
 from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.churn.contact import Curve
+from tailorbird.training.churn.contact import ContactCurve
 from tailorbird.training.churn.fit import Grid
-from tailorbird.training.churn.judge import CutFigures, flat
+from tailorbird.training.churn.judge import CutMetrics, flatten_intervals
 from tailorbird.training.churn.labels import Activity
-from tailorbird.training.churn.walk import Choice, cuts_to_calibrate, history_of
+from tailorbird.training.churn.walk import Choice, cuts_to_calibrate, required_history_us
 from tailorbird.training.gate import Decision
 
-EVENTS_A_DAY = 1.2  # from where a column of frequency counts no days
+EVENTS_PER_DAY_MAX = 1.2  # a frequency column with more does not count days
 
 
 @dataclass(frozen=True)
 class ChurnReport:
-    """What came of a training.
+    """The result of a churn training.
 
     Attributes:
         version, promoted, incumbent, decision: as in `training.settings.TrainReport`.
-        choice: which model the bundle has, and why.
-        curve: of whom to contact, on the last cut.
-        importance: share of what was learned by column.
+        choice: the model in the bundle, and why it was chosen.
+        curve: contact curve on the last cut.
+        importance: share of the learned signal by column.
     """
 
     version: str
     promoted: bool
     incumbent: str
     decision: Decision
-    figures: list[CutFigures]
+    figures: list[CutMetrics]
     choice: Choice
-    curve: Curve
+    curve: ContactCurve
     importance: dict[str, float]
     notes: tuple[str, ...]
     about: dict[str, Any]
@@ -43,21 +43,21 @@ class ChurnReport:
     report: Path | None = None
 
     @property
-    def last(self) -> CutFigures:
-        """The newest cut, which stands for what the bundle is worth."""
+    def last(self) -> CutMetrics:
+        """The newest cut, which estimates the quality of the bundle."""
         return self.figures[-1]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON; `results` are of the last cut."""
+        """Return the report as JSON; `results` are of the last cut."""
         return {
             "version": self.version,
             "promoted": self.promoted,
             "reasons": list(self.decision.reasons),
             "incumbent": self.incumbent,
-            "results": flat(self.last.results),
-            "differences": flat(self.last.differences),
-            "origins": [plain_cut(each) for each in self.figures],
-            "choice": self.choice.told,
+            "results": flatten_intervals(self.last.results),
+            "differences": flatten_intervals(self.last.differences),
+            "origins": [cut_to_dict(each) for each in self.figures],
+            "choice": self.choice.description,
             "contact": {"best": self.curve.best, "curve": self.curve.points()},
             "importance": self.importance,
             "notes": list(self.notes),
@@ -67,70 +67,74 @@ class ChurnReport:
         }
 
 
-def told_of_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
-    """Sentences: that nothing is calibrated, or that what was judged is not what the bundle has,
-    and what it would take.
+def describe_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
+    """Return notes on missing calibration, or on a bundle that differs from the judged model.
+
+    Each note says what history it would take.
     """
-    if shipped.unproven:
-        return [f"not calibrated: {shipped.unproven}; {_takes(churn, judged=False)}"]
-    if _named(judged) == _named(shipped):
+    if shipped.uncalibrated_reason:
+        return [
+            f"not calibrated: {shipped.uncalibrated_reason}; "
+            f"{_required_history(churn, judged=False)}"
+        ]
+    if _describe_choice(judged) == _describe_choice(shipped):
         return []
     why = (
-        f"{judged.unproven}; {_takes(churn, judged=True)}"
-        if judged.unproven
+        f"{judged.uncalibrated_reason}; {_required_history(churn, judged=True)}"
+        if judged.uncalibrated_reason
         else "that was the better choice"
     )
     return [
-        f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom "
-        f"to contact judge {_named(judged)}: by the "
+        f"the bundle has {_describe_choice(shipped)}, while the gate, the diagram and the "
+        "list of whom "
+        f"to contact judge {_describe_choice(judged)}: by the "
         f"last origin {why}"
     ]
 
 
-def told_of_days(churn: Churn, grid: Grid, activity: Activity) -> str:
-    """That BG/NBD, which is fitted on days, reads a column that counts each event of a day; ""
-    where these are as many.
-    """
+def describe_day_mismatch(churn: Churn, grid: Grid, activity: Activity) -> str:
+    """Return a note if BG/NBD is fitted on days but its frequency column counts events, or ""."""
     if not churn.rfm or churn.per != "day":
         return ""
     moment = int(grid.moment.max())
     newest = np.flatnonzero(grid.moment == moment)
     counted = grid.table.numeric[newest, grid.table.columns.numeric.index(churn.frequency)]
     days = activity.as_of(moment).rfm(grid.person[newest], moment).frequency
-    known = np.isfinite(counted)
-    each = float(counted[known].sum() / max(days[known].sum(), 1.0))
-    if each < EVENTS_A_DAY:
+    is_finite = np.isfinite(counted)
+    events_per_day = float(counted[is_finite].sum() / max(days[is_finite].sum(), 1.0))
+    if events_per_day < EVENTS_PER_DAY_MAX:
         return ""
     return (
-        f"{churn.frequency} counts {each:.1f} events for each day with any, while BG/NBD is "
+        f"{churn.frequency} counts {events_per_day:.1f} events for each day with any, while "
+        "BG/NBD is "
         'fitted on days (per="day"): it takes people '
         'for more frequent than they are; send one event a purchase, or say per="event" in churn.py'
     )
 
 
-def _named(choice: Choice) -> str:
-    name = choice.table.name
+def _describe_choice(choice: Choice) -> str:
+    name = choice.calibrator.name
     return f"{choice.model} {'without calibration' if name == 'none' else f'calibrated by {name}'}"
 
 
-def _takes(churn: Churn, *, judged: bool) -> str:
+def _required_history(churn: Churn, *, judged: bool) -> str:
     cuts = cuts_to_calibrate(churn, judged=judged)
-    days = -(-history_of(churn, cuts) // DAY)
+    days = -(-required_history_us(churn, cuts) // DAY)
     return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 
 
-def plain_cut(figures: CutFigures) -> dict[str, Any]:
-    """A cut as JSON."""
-    window, cut = figures.cut.scored.window, figures.cut
+def cut_to_dict(figures: CutMetrics) -> dict[str, Any]:
+    """Return the metrics of a cut as JSON."""
+    window, cut = figures.cut.scores.window, figures.cut
     return {
         "origin": to_iso(window.origin),
         "window_days": window.length / DAY,
         "people": len(cut.gone),
         "gone": float(cut.gone.mean()),
         "merged": cut.merged,
-        "choice": cut.choice.told,
-        "results": flat(figures.results),
-        "differences": flat(figures.differences),
+        "choice": cut.choice.description,
+        "results": flatten_intervals(figures.results),
+        "differences": flatten_intervals(figures.differences),
         "slices": {
             name: {
                 "people": int(each.count.sum()),

@@ -1,15 +1,14 @@
-"""Features of people at moments: what a reader would have been told of each of them then, and the
-check that nothing of it is later.
+"""Historical features of people, and the check that none of them looks past its moment.
 
-A column takes part if it is about the person alone: an entity of the user or of the user's
-attributes, or derived of such. Two ways to ask, both by the backfill:
+A column takes part if it is about the person alone: it belongs to the user or to the user's
+attributes, or is derived from such columns. Both reads go through the backfill:
 
-    at(moments)         each at its own moment, as known then: rows to learn from
-    ahead(origin, …)    at later moments, with what was known at the origin: as if nothing happened since. What a hazard is read at
+    read_historical(moments)     each person at its own moment, as known then: training rows
+    read_projected(origin, …)    at later moments, with what was known at the origin, as if
+                                 nothing had happened since: the input of hazard models
 
-The second is what `value(entity, t, p)` gives for t after p; here events from the origin on are
-taken away before anything is computed, so that no order in which history was imported can bring
-them back.
+The second is `value(entity, t, p)` for t after p. Here, events from the origin on are removed
+before anything is computed, so no import order can bring them back.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,13 +26,13 @@ from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
-from tailorbird.training.dated_back import LOOKED_AT, dated_back, without
+from tailorbird.training.dated_back import PROFILE_COLUMNS, drop_attributes, find_backdated_profiles
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-_OF_ROWS = (
+_ROW_COLUMNS = (
     "p",
     "event_id",
     "person",
@@ -42,22 +41,24 @@ _OF_ROWS = (
     "price",
     "quantity",
     "counts",
-    *LOOKED_AT,
+    *PROFILE_COLUMNS,
 )
-EVER = 1 << 62  # a p that knows everything
-# people of a moment whose columns are computed a second time, without what must not matter
-CHECKED = 1_000
+NO_LIMIT = 1 << 62  # a p after every event
+# people per origin whose features are recomputed without later events
+LEAK_CHECK_ROWS = 1_000
 WITHOUT_TIME = "have a value from a profile without a time, which may know what came later"
-DATED_BACK = (
+BACKDATED = (
     "have a value from the one profile that was imported of them, which may know what "
     "came after the time that it is dated to"
 )
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns of n rows: numeric (n, F), NaN missing, and categorical (n, C), 0 missing; named by
-    `columns`.
+class FeatureTable:
+    """Feature columns of n rows.
+
+    `numeric` is (n, F) with NaN for missing, `categorical` is (n, C) with 0 for missing; `columns`
+    names them.
     """
 
     columns: Columns
@@ -67,34 +68,32 @@ class Table:
     def __len__(self) -> int:
         return len(self.numeric)
 
-    def take(self, rows: npt.NDArray[np.generic]) -> "Table":
-        return Table(self.columns, self.numeric[rows], self.categorical[rows])
+    def take(self, rows: npt.NDArray[np.generic]) -> "FeatureTable":
+        return FeatureTable(self.columns, self.numeric[rows], self.categorical[rows])
 
-    def only(self, columns: Columns) -> "Table":
-        """Without the numeric columns behind those of `columns`."""
-        return Table(
+    def select(self, columns: Columns) -> "FeatureTable":
+        """Return the table without the numeric columns that follow those of `columns`."""
+        return FeatureTable(
             columns, np.ascontiguousarray(self.numeric[:, : len(columns.numeric)]), self.categorical
         )
 
 
 def needed_columns(*features: FeatureSet) -> list[str]:
-    """The columns of `events` that labels and rows look at, for columns by any of some
-    declarations.
-    """
+    """Return the `events` columns that labels and features need, over several declarations."""
     return list(
-        dict.fromkeys((*_OF_ROWS, *(name for each in features for name in event_columns(each))))
+        dict.fromkeys((*_ROW_COLUMNS, *(name for each in features for name in event_columns(each))))
     )
 
 
-class People:
-    """Answers with the columns of people at moments.
+class PeopleFeatures:
+    """Reads the features of people at moments.
 
     Args:
-        events: of the lake, all that features may look at: `needed_columns`.
-        activity: whose codes name the people.
-        columns: to be read.
-        space: by which they have vectors, whose columns come behind the numeric ones; None for
-            none.
+        events: of the lake, with `needed_columns`.
+        activity: its codes identify the people.
+        columns: the columns to read.
+        space: embedding space of people; its dimensions follow the numeric columns. None for
+            no vectors.
     """
 
     def __init__(
@@ -105,11 +104,11 @@ class People:
         columns: Columns,
         space: Space | None = None,
     ) -> None:
-        self._read, self.space = columns, space
+        self._requested, self.space = columns, space
         self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
         self.activity = activity
         self.features, self._people = features, activity.people
-        self._only = [
+        self._feature_names = [
             *columns.numeric,
             *columns.categorical,
             *((space.tower.plan.sequence,) if space is not None else ()),
@@ -117,25 +116,25 @@ class People:
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
-        self._dated_back, self._undated = dated_back(events)
-        # Positions by when events came in, not by where they stand in the log: an import stands
-        # there in order of time, what was late too. A profile without a time is valid from the
-        # beginning, whenever it was loaded.
+        self._is_backdated, self._undated = find_backdated_profiles(events)
+        # Positions follow arrival, not log order: an import is written in order of event time,
+        # including its late events. A profile without a time is valid from the beginning, whenever
+        # it was loaded.
         arrived = np.where(self._timeless, 0, self._received)
         order = np.lexsort((events["p"].to_numpy(), arrived))
         self._arrived = arrived[order]
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(1, len(order) + 1)
+        position = np.empty(len(order), np.int64)
+        position[order] = np.arange(1, len(order) + 1)
         self._events = events.set_column(
-            events.schema.get_field_index("p"), events.schema.field("p"), pa.array(place)
+            events.schema.get_field_index("p"), events.schema.field("p"), pa.array(position)
         )
-        self._all: History | None = None
+        self._full_history: History | None = None
 
-    def reading(
+    def with_columns(
         self, columns: Columns, space: Space | None, features: FeatureSet | None = None
-    ) -> "People":
-        """The same people with other columns; by other declarations, where `features` has some."""
-        return People(
+    ) -> "PeopleFeatures":
+        """Return the same people with other columns, and with other declarations if given."""
+        return PeopleFeatures(
             self.features if features is None else features,
             self._events,
             self.activity,
@@ -143,125 +142,138 @@ class People:
             space,
         )
 
-    def at(self, person: Ints, moment: Ints) -> Table:
-        """Each person at a moment, as known then; shape (n,) each."""
-        if self._all is None:
-            self._all = History(self.features, self._events, only=self._only)
-        return self._answer(
-            self._all, person, moment, np.searchsorted(self._arrived, moment, side="right")
+    def read_historical(self, person: Ints, moment: Ints) -> FeatureTable:
+        """Return the features of each person at a moment, as known then; shape (n,) each."""
+        if self._full_history is None:
+            self._full_history = History(self.features, self._events, only=self._feature_names)
+        return self._read_rows(
+            self._full_history, person, moment, np.searchsorted(self._arrived, moment, side="right")
         )
 
-    def ahead(self, origin: int, person: Ints, moments: Sequence[int]) -> list[Table]:
-        """All people at each of some moments from the origin on, with what was known at the origin.
+    def read_projected(
+        self, origin: int, person: Ints, moments: Sequence[int]
+    ) -> list[FeatureTable]:
+        """Return features at moments from the origin on, with what was known at the origin.
 
         Raises:
             LeakError: a moment lies before the origin.
         """
         if min(moments, default=origin) < origin:
             raise LeakError("features were asked for at a moment before their origin")
-        return self._ahead(self._events, self._before(origin), person, moments)
+        return self._project(self._events, self._known_before(origin), person, moments)
 
-    def leaks(
+    def find_leaks(
         self, origins: Sequence[int], person: Sequence[Ints], *, seed: int = 0
     ) -> dict[str, str]:
-        """Columns that say something else once what came later is taken away, by name, with why.
+        """Return columns whose values change once later information is removed, each with a reason.
 
-        Taken away are, for what is computed `at` an origin, all events that happened or came in
-        after it; then profiles without a time, which are valid from the beginning and may know
-        everything; then those of which only the time that they are dated to is known, see
-        `training.dated_back`.
+        Removed are, for features at an origin: all events that happened or arrived after it; then
+        profiles without a time, which are valid from the beginning and may know the future; then
+        backdated profiles, see `training.dated_back`.
         """
         rng = np.random.default_rng(seed)
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for origin, people in zip(origins, person, strict=True):
-            some = np.sort(rng.choice(people, min(len(people), CHECKED), replace=False))
-            told = self.at(some, np.full(len(some), origin, np.int64))
-            before = self._before(origin)
-            cut = self._ahead(self._events, before, some, [origin])[0]
-            for name, count in _differences(told, cut).items():
-                found.setdefault(
+            sample = np.sort(rng.choice(people, min(len(people), LEAK_CHECK_ROWS), replace=False))
+            historical = self.read_historical(sample, np.full(len(sample), origin, np.int64))
+            before = self._known_before(origin)
+            truncated = self._project(self._events, before, sample, [origin])[0]
+            for name, count in _differences(historical, truncated).items():
+                reasons.setdefault(
                     name,
-                    f"of {len(some):,} people {count:,} have another value once later events "
+                    f"of {len(sample):,} people {count:,} have another value once later events "
                     "are taken away",
                 )
-            for events, kept, why in self._untold(before):
-                untold = self._ahead(events, kept, some, [origin])[0]
-                for name, count in _differences(cut, untold).items():
-                    found.setdefault(name, f"of {len(some):,} people {count:,} {why}")
-        return found
+            for events, mask, reason in self._reduced_events(before):
+                reduced = self._project(events, mask, sample, [origin])[0]
+                for name, count in _differences(truncated, reduced).items():
+                    reasons.setdefault(name, f"of {len(sample):,} people {count:,} {reason}")
+        return reasons
 
-    def _untold(self, before: Mask) -> Iterator[tuple[pa.Table, Mask, str]]:
-        """The events without what nobody knows when it was known, with which of them to look at,
-        and why it is left out.
-        """
+    def _reduced_events(self, before: Mask) -> Iterator[tuple[pa.Table, Mask, str]]:
+        """Yield events without profiles of unknown age, each with a mask and the reason."""
         if self._timeless.any():
             yield (
-                self._without_profiles(self._timeless, None),
+                self._drop_profile_attributes(self._timeless, None),
                 before & ~self._timeless,
                 WITHOUT_TIME,
             )
-        if self._dated_back.any():
-            yield self._without_profiles(self._dated_back, self._undated), before, DATED_BACK
+        if self._is_backdated.any():
+            yield (
+                self._drop_profile_attributes(self._is_backdated, self._undated),
+                before,
+                BACKDATED,
+            )
 
-    def _without_profiles(self, profiles: Mask, names: frozenset[str] | None) -> pa.Table:
-        """The events without some attributes of these profiles, or any, where they stand and where
-        they were kept with other events.
+    def _drop_profile_attributes(self, profiles: Mask, names: frozenset[str] | None) -> pa.Table:
+        """Return the events without some or all attributes of these profiles.
+
+        They are removed from the profiles and from other events that carry a copy.
         """
-        events, whose = self._events, pc.unique(self._events["person"].filter(pa.array(profiles)))
-        theirs = pc.fill_null(pc.is_in(events["person"], whose), False).to_numpy()
-        for column, rows in (("properties", profiles), ("user_profile", theirs)):
+        events, people_with_profiles = (
+            self._events,
+            pc.unique(self._events["person"].filter(pa.array(profiles))),
+        )
+        has_profile = pc.fill_null(
+            pc.is_in(events["person"], people_with_profiles), False
+        ).to_numpy()
+        for column, rows in (("properties", profiles), ("user_profile", has_profile)):
             if column in events.column_names and (column != "properties" or names is not None):
-                place, texts = events.column_names.index(column), events[column]
-                kept = (
-                    without(texts, rows, names)
+                column_index, texts = events.column_names.index(column), events[column]
+                replacement = (
+                    drop_attributes(texts, rows, names)
                     if names is not None
                     else pc.if_else(pa.array(rows), pa.scalar(None, pa.string()), texts)
                 )
-                events = events.set_column(place, column, kept)
+                events = events.set_column(column_index, column, replacement)
         return events
 
-    def _before(self, origin: int) -> Mask:
+    def _known_before(self, origin: int) -> Mask:
         return self._timeless | ((self._ts < origin) & (self._received <= origin))
 
-    def _ahead(
-        self, events: pa.Table, kept: Mask, person: Ints, moments: Sequence[int]
-    ) -> list[Table]:
-        history = History(self.features, events.filter(pa.array(kept)), only=self._only)
+    def _project(
+        self, events: pa.Table, mask: Mask, person: Ints, moments: Sequence[int]
+    ) -> list[FeatureTable]:
+        history = History(self.features, events.filter(pa.array(mask)), only=self._feature_names)
         t = np.repeat(np.array(moments, np.int64), len(person))
-        every = self._answer(history, np.tile(person, len(moments)), t, np.full(len(t), EVER))
+        stacked = self._read_rows(
+            history, np.tile(person, len(moments)), t, np.full(len(t), NO_LIMIT)
+        )
         return [
-            every.take(np.arange(k * len(person), (k + 1) * len(person)))
+            stacked.take(np.arange(k * len(person), (k + 1) * len(person)))
             for k in range(len(moments))
         ]
 
-    def _answer(self, history: History, person: Ints, moment: Ints, p: Ints) -> Table:
+    def _read_rows(self, history: History, person: Ints, moment: Ints, p: Ints) -> FeatureTable:
         count = len(person)
         texts = self._people.values.take(pa.array(person))
         rows = history.rows(
             Requests(moment, p, texts, np.arange(count), pa.nulls(count, pa.string()))
         )
-        numeric = rows.numeric[:, [rows.numeric_names.index(name) for name in self._read.numeric]]
-        categorical = [rows.categorical_names.index(name) for name in self._read.categorical]
+        numeric = rows.numeric[
+            :, [rows.numeric_names.index(name) for name in self._requested.numeric]
+        ]
+        categorical = [rows.categorical_names.index(name) for name in self._requested.categorical]
         if self.space is not None:
             numeric = np.concatenate(
                 [numeric, self.space.users(rows.sequences[self.space.tower.plan.sequence], count)],
                 axis=1,
             )
-        return Table(self.columns, numeric, rows.categorical[:, categorical])
+        return FeatureTable(self.columns, numeric, rows.categorical[:, categorical])
 
 
 def _times(column: pa.ChunkedArray) -> Ints:
     return pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
 
 
-def _differences(told: Table, other: Table) -> dict[str, int]:
-    """Column → rows that differ in any bit; two missing values are equal."""
-    found = {}
-    for place, name in enumerate(told.columns.numeric):
-        a, b = told.numeric[:, place], other.numeric[:, place]
-        found[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
-    for place, name in enumerate(told.columns.categorical):
-        found[name] = int(
-            np.count_nonzero(told.categorical[:, place] != other.categorical[:, place])
+def _differences(expected: FeatureTable, actual: FeatureTable) -> dict[str, int]:
+    """Return column → rows that differ in any bit; two missing values are equal."""
+    counts = {}
+    for index, name in enumerate(expected.columns.numeric):
+        a, b = expected.numeric[:, index], actual.numeric[:, index]
+        counts[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
+    for index, name in enumerate(expected.columns.categorical):
+        counts[name] = int(
+            np.count_nonzero(expected.categorical[:, index] != actual.categorical[:, index])
         )
-    return {name: count for name, count in found.items() if count}
+    return {name: count for name, count in counts.items() if count}

@@ -1,7 +1,8 @@
-"""Training of a churn model, start to end: events → activity → grid of people at moments → check
-for leaks → walk over origins → figures → gate → fit on all that is known → bundle → registry.
+"""Train a churn model, end to end.
 
-`study` is the part that needs no registry: benchmarks call it with windows of their own.
+Events → activity → grid of people at moments → leakage check → backtest over origins → metrics →
+gate → fit on all known data → bundle → registry. `run_backtest` needs no registry; benchmarks call
+it with their own windows.
 """
 
 import tempfile
@@ -17,82 +18,80 @@ import pyarrow as pa
 from tailorbird.errors import BundleError, LeakError, NotReadyError, UsageError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
-from tailorbird.features.attached import AttachedEvents
+from tailorbird.features.attached import JoinedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import TOLERANCE, score_onnx
 from tailorbird.models.gbdt import Gbdt
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part, space_files, write_churn_bundle
-from tailorbird.ranking.churn_columns import columns_for
+from tailorbird.ranking.churn_columns import churn_columns
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.churn.card import churn_card
-from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.contact import contact_curve
 from tailorbird.training.churn.fit import (
     BLEND,
     HAZARD,
     PURCHASES,
     FitSettings,
-    Fitted,
+    FittedModels,
     Grid,
     fit_at,
-    labelled,
+    training_rows,
 )
 from tailorbird.training.churn.incumbent import (
     RECIPE,
-    Against,
+    ChampionComparison,
     Recipe,
-    against_champion,
-    champion_of,
+    compare_with_champion,
+    load_champion,
 )
-from tailorbird.training.churn.judge import CutFigures, flat, judge
-from tailorbird.training.churn.labels import Activity, Window, activity_of
-from tailorbird.training.churn.report import ChurnReport, told_of_choices, told_of_days
-from tailorbird.training.churn.rows import People, needed_columns
-from tailorbird.training.churn.vectors import better, tower_before
+from tailorbird.training.churn.judge import CutMetrics, evaluate_cut, flatten_intervals
+from tailorbird.training.churn.labels import Activity, Window, build_activity
+from tailorbird.training.churn.report import ChurnReport, describe_choices, describe_day_mismatch
+from tailorbird.training.churn.rows import PeopleFeatures, needed_columns
+from tailorbird.training.churn.vectors import fit_tower_before, vectors_help
 from tailorbird.training.churn.walk import (
     CUTS_MAX,
     Choice,
     Cut,
-    choose_by,
-    grid_of,
-    importance_of,
-    read_until,
-    starts_of,
-    walk,
-    windows_of,
+    backtest_windows,
+    build_grid,
+    choose_model,
+    column_importance,
+    feature_horizon,
+    period_starts,
+    run_cuts,
 )
-from tailorbird.training.gate import Decision, Evidence, Rival, decide, not_judged
-from tailorbird.training.giveaways import giveaways, notes_on_ahead
+from tailorbird.training.gate import Decision, Evidence, Rival, decide, describe_unevaluated
+from tailorbird.training.leakage import ahead_notes, find_leakage
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
-from tailorbird.training.towers import Learner, TowerSettings
-from tailorbird.training.trees import trees_of
-from tailorbird.training.watch import Watch
+from tailorbird.training.towers import TowerLearner, TowerSettings
+from tailorbird.training.trees import export_trees
+from tailorbird.training.watch import StageTimer
 
 JUDGED_MAX = 6
-PARITY_ROWS = (
-    10_000  # of people at moments, over the whole history, on which model and export are compared
-)
-KNOWN_BY = "their time and when they came in (received_at)"
-USUAL_ROWS = 2_000  # of people as they are now, of which the bundle keeps some
+PARITY_ROWS = 10_000  # of the grid, over the whole history, on which model and export are compared
+PROFILE_TIMES = "their time and when they came in (received_at)"
+USUAL_ROWS = 2_000  # newest rows of the grid, from which the bundle takes its golden rows
 
 
 @dataclass(frozen=True)
 class ChurnSettings:
-    """How a churn model is trained.
+    """Settings of a churn training.
 
     Attributes:
-        cuts: at how many origins, at most, what is learned is held against what came; see
-            `walk.windows_of`. The newest `JUDGED_MAX` get figures; those before only choose and
-            calibrate for them.
-        grid_rows: of people at moments, in all; asked: people scored at an origin.
-        lateness_us: how late events may come: what is younger teaches nothing.
-        vectors: of which size a tower is tried; None tries none.
-        replicates: of the intervals.
+        cuts: maximum number of backtest origins, see `walk.backtest_windows`. The newest
+            `JUDGED_MAX` are evaluated; earlier ones only choose and calibrate models.
+        grid_rows: maximum rows of the grid.
+        asked: maximum people scored at an origin.
+        lateness_us: how late events may arrive; newer events are not used.
+        vectors: settings of the tower that is tried; None tries none.
+        replicates: bootstrap replicates of the intervals.
     """
 
     fit: FitSettings = field(default_factory=FitSettings)
@@ -105,30 +104,30 @@ class ChurnSettings:
 
 
 @dataclass(frozen=True)
-class Study:
-    """What was learned and seen at past origins.
+class ChurnBacktest:
+    """Models and outcomes at past origins.
 
     Attributes:
-        figures: of the newest cuts, oldest first.
-        leaks: columns that look as if they knew the answer.
-        ahead: columns that alone tell far more than all others, with why.
-        vectors: whether people's vectors are among the columns, and why, as a sentence; "" where
-            none were tried.
-        tower: files of their tower, if they are.
+        figures: metrics of the newest cuts, oldest first.
+        leaks: columns that look like target leakage.
+        dominant: columns that alone predict far more than all others, with the reason.
+        vectors_note: a sentence on whether and why people's vectors are used; "" if they were not
+            tried.
+        tower: files of the tower, if vectors are used.
     """
 
     activity: Activity
-    people: People
+    people: PeopleFeatures
     grid: Grid
     cuts: list[Cut]
-    figures: list[CutFigures]
+    figures: list[CutMetrics]
     leaks: dict[str, str]
-    ahead: dict[str, str]
-    vectors: str = ""
+    dominant: dict[str, str]
+    vectors_note: str = ""
     tower: Mapping[str, bytes] | None = None
 
 
-def study(
+def run_backtest(
     features: FeatureSet,
     churn: Churn,
     events: pa.Table,
@@ -138,109 +137,127 @@ def study(
     windows: Sequence[Window] = (),
     learn_until: int = 0,
     progress: Progress = lambda stage, done, total: None,
-) -> Study:
-    """Learn at past origins and see what came.
+) -> ChurnBacktest:
+    """Fit models at past origins and compare them with what happened.
 
     Args:
-        events: `rows.needed_columns`, all that is known at `now`.
-        windows: to be walked over, oldest first; by default those of `windows_of`.
-        learn_until: rows are of moments before it; 0 for all. Only for holding the last part back
-            as a whole.
+        events: with `rows.needed_columns`, all that is known at `now`.
+        windows: backtest windows, oldest first; by default those of `backtest_windows`.
+        learn_until: training rows are of moments before it; 0 for all. Use it to hold the whole
+            last part back.
 
     Raises:
-        LeakError: a column looks past the origin; names it.
+        LeakError: a column looks past the origin.
         NotReadyError: too little is known.
     """
-    activity = activity_of(events, churn, now, settings.lateness_us)
-    columns = columns_for(churn, features)
-    people = People(features, events, activity, columns)
-    known = activity.as_of(learn_until) if learn_until else activity
-    windows = windows or windows_of(known, churn, settings.cuts)
-    _refuse_leaks(people, activity, churn, windows)
-    learner, space, told = _tower(features, events, activity, windows[0].origin, settings)
-    wide = people if space is None else people.reading(columns, space)
-    whole = grid_of(
-        wide, known, churn, rows_max=settings.grid_rows, seed=settings.fit.seed, tell=progress
+    activity = build_activity(events, churn, now, settings.lateness_us)
+    columns = churn_columns(churn, features)
+    people = PeopleFeatures(features, events, activity, columns)
+    training_activity = activity.as_of(learn_until) if learn_until else activity
+    windows = windows or backtest_windows(training_activity, churn, settings.cuts)
+    _raise_on_leaks(people, activity, churn, windows)
+    learner, space, vectors_note = _fit_tower(
+        features, events, activity, windows[0].origin, settings
     )
-    grid = whole if space is None else replace(whole, table=whole.table.only(columns))
-    cuts = walk(
+    people_with_vectors = people if space is None else people.with_columns(columns, space)
+    full_grid = build_grid(
+        people_with_vectors,
+        training_activity,
+        churn,
+        rows_max=settings.grid_rows,
+        seed=settings.fit.seed,
+        progress=progress,
+    )
+    grid = full_grid if space is None else replace(full_grid, table=full_grid.table.select(columns))
+    cuts = run_cuts(
         grid,
         people,
         activity,
         churn,
         windows,
         settings.fit,
-        asked_max=settings.asked,
-        tell=progress,
+        scored_max=settings.asked,
+        progress=progress,
     )
     tower = None
     if space is not None and learner is not None:
-        by_vectors = walk(
-            whole,
-            wide,
+        by_vectors = run_cuts(
+            full_grid,
+            people_with_vectors,
             activity,
             churn,
             windows,
             settings.fit,
-            asked_max=settings.asked,
-            tell=progress,
+            scored_max=settings.asked,
+            progress=progress,
         )
-        kept, told = better(cuts, by_vectors, settings.fit.seed)
-        if kept:
-            people, grid, cuts, tower = wide, whole, by_vectors, learner.files(space)
+        use_vectors, vectors_note = vectors_help(cuts, by_vectors, settings.fit.seed)
+        if use_vectors:
+            people, grid, cuts, tower = (
+                people_with_vectors,
+                full_grid,
+                by_vectors,
+                learner.files(space),
+            )
     figures, judged = [], cuts[-JUDGED_MAX:]
     progress("figures", 0, len(judged))
-    for place, cut in enumerate(judged):
-        figures.append(judge(cut, replicates=settings.replicates, seed=settings.fit.seed))
-        progress("figures", place + 1, len(judged))
+    for position, cut in enumerate(judged):
+        figures.append(evaluate_cut(cut, replicates=settings.replicates, seed=settings.fit.seed))
+        progress("figures", position + 1, len(judged))
     last = cuts[-1]
-    matrix, label = labelled(
+    matrix, label = training_rows(
         last.fitted,
         grid,
-        activity.as_of(last.scored.window.origin),
-        last.scored.window,
+        activity.as_of(last.scores.window.origin),
+        last.scores.window,
         settings.fit,
     )
-    told_away = giveaways(last.fitted.encoder.names, matrix, label)
-    # Recency, frequency and age may well say most, as baselines do.
-    ahead = {
+    leakage = find_leakage(last.fitted.encoder.names, matrix, label)
+    # Recency, frequency and age may legitimately predict most, as baselines do.
+    dominant = {
         name: why
-        for name, why in told_away.told_of_ahead("leaving").items()
+        for name, why in leakage.describe_ahead("leaving").items()
         if name not in churn.rfm
     }
-    return Study(activity, people, grid, cuts, figures, told_away.known, ahead, told, tower)
+    return ChurnBacktest(
+        activity, people, grid, cuts, figures, leakage.known, dominant, vectors_note, tower
+    )
 
 
-def _tower(
+def _fit_tower(
     features: FeatureSet, events: pa.Table, activity: Activity, origin: int, settings: ChurnSettings
-) -> tuple[Learner | None, Space | None, str]:
-    """A tower as of the first origin, or why there is none."""
+) -> tuple[TowerLearner | None, Space | None, str]:
+    """Return a tower as of the first origin, or the reason there is none."""
     if settings.vectors is None:
         return None, None, ""
     try:
-        return *tower_before(
+        return *fit_tower_before(
             features, events, activity.people, origin, settings.vectors, settings.fit.seed
         ), ""
     except UsageError as error:
         return None, None, f"vectors of people were not tried: {error.message}"
 
 
-def _refuse_leaks(
-    people: People, activity: Activity, churn: Churn, windows: Sequence[Window]
+def _raise_on_leaks(
+    people: PeopleFeatures, activity: Activity, churn: Churn, windows: Sequence[Window]
 ) -> None:
     origins = list(dict.fromkeys((windows[len(windows) // 2].origin, windows[-1].origin)))
-    present = [activity.as_of(origin).present(origin, churn.active_us) for origin in origins]
-    asked = [(origin, who) for origin, who in zip(origins, present, strict=True) if len(who)]
-    found = people.leaks([origin for origin, _ in asked], [who for _, who in asked])
-    if refused := {name: why for name, why in found.items() if name not in churn.trust}:
+    present = [activity.as_of(origin).active_people(origin, churn.active_us) for origin in origins]
+    origin_people = [
+        (origin, who) for origin, who in zip(origins, present, strict=True) if len(who)
+    ]
+    leaks = people.find_leaks(
+        [origin for origin, _ in origin_people], [who for _, who in origin_people]
+    )
+    if refused := {name: why for name, why in leaks.items() if name not in churn.trust}:
         name, why = next(iter(refused.items()))
-        more = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
+        other_columns = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
         fix = (
             f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what '
-            f"came later, or load profiles with {KNOWN_BY}"
+            f"came later, or load profiles with {PROFILE_TIMES}"
         )
         raise LeakError(
-            f"column {name}{more} looks past the origin: {why}",
+            f"column {name}{other_columns} looks past the origin: {why}",
             where=f"churn {churn.name}",
             fix=fix,
         )
@@ -250,7 +267,7 @@ def train_churn(
     features: FeatureSet,
     churn: Churn,
     *,
-    lake: Place,
+    lake: Storage,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,
@@ -263,19 +280,19 @@ def train_churn(
     """Train a churn model, judge it at past origins, and promote it if it passes the gate.
 
     Args:
-        registry: of this model alone: `Paths.churn(name)`.
-        owner: who answers for the model; stands in its card.
-        reports: folder that gets a page, `churn-NAME-VERSION.html`; None writes none.
+        registry: the folder of this model alone, `Paths.churn(name)`.
+        owner: the person responsible for the model, named in its card.
+        reports: folder for the page `churn-NAME-VERSION.html`; None writes none.
 
     Raises:
-        LeakError, NotReadyError: see `study`.
+        LeakError, NotReadyError: see `run_backtest`.
     """
-    watch = Watch(progress)
+    watch = StageTimer(progress)
     now, store = clock.now(), Registry(registry, clock=clock)
     watch.tell("read", 0, 1)
     source = Lake(lake).pinned()
-    champion = champion_of(store)
-    events = AttachedEvents(source, features, *champion.features).table(
+    champion = load_champion(store)
+    events = JoinedEvents(source, features, *champion.features).table(
         needed_columns(features, *champion.features), span(ts_to=now)
     )
     if not events.num_rows:
@@ -284,40 +301,44 @@ def train_churn(
         )
     watch.tell("read", 1, 1)
     until = min(now, log_end(events) + settings.lateness_us)
-    found = study(features, churn, events, now=until, settings=settings, progress=watch.tell)
-    activity, figures = found.activity, found.figures
-    window = Window(activity.known, churn.gap_us, churn.window_us)
+    backtest = run_backtest(
+        features, churn, events, now=until, settings=settings, progress=watch.tell
+    )
+    activity, figures = backtest.activity, backtest.figures
+    window = Window(activity.known_until, churn.gap_us, churn.window_us)
     watch.tell("last fit", 0, 1)
-    fitted = fit_at(found.grid, activity, window, settings.fit, churn.rfm)
-    choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life, fitted.counts)
+    fitted = fit_at(backtest.grid, activity, window, settings.fit, churn.rfm)
+    choice = choose_model(
+        backtest.cuts, fitted.candidates, window, settings.fit.half_life, fitted.count_models
+    )
     watch.tell("last fit", 1, 1)
     watch.tell("incumbent", 0, 1)
-    against = against_champion(champion, churn, found.people, activity, found.cuts)
+    comparison = compare_with_champion(champion, churn, backtest.people, activity, backtest.cuts)
     watch.tell("incumbent", 1, 1)
-    decision = _decide(figures[-1], found, against)
-    told = (
-        *((found.vectors,) if found.vectors else ()),
-        *_notes(churn, found, window, choice),
-        *_notes_on(against, decision),
+    decision = _decide(figures[-1], backtest, comparison)
+    notes = (
+        *((backtest.vectors_note,) if backtest.vectors_note else ()),
+        *_compose_notes(churn, backtest, window, choice),
+        *_comparison_notes(comparison, decision),
     )
     about = {
-        **_about(churn, found, window, fitted),
+        **_describe_training(churn, backtest, window, fitted),
         "owner": owner,
-        RECIPE: Recipe(churn, settings.fit, settings.grid_rows).plain(),
+        RECIPE: Recipe(churn, settings.fit, settings.grid_rows).to_dict(),
     }
-    curve = curve_of(found.cuts[-1].probability, found.cuts[-1].gone, churn.contact)
-    importance = importance_of(fitted, choice.model)
+    curve = contact_curve(backtest.cuts[-1].probability, backtest.cuts[-1].gone, churn.contact)
+    importance = column_importance(fitted, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
-        _write(
+        _write_bundle(
             Path(folder) / "bundle",
             features,
             churn,
-            found,
+            backtest,
             fitted,
             choice,
             decision,
             about,
-            told,
+            notes,
             now,
             by,
         )
@@ -328,13 +349,13 @@ def train_churn(
     report = ChurnReport(
         version,
         promoted,
-        against.version,
+        comparison.version,
         decision,
         figures,
         choice,
         curve,
         importance,
-        told,
+        notes,
         about,
         watch.seconds,
     )
@@ -342,61 +363,78 @@ def train_churn(
         return report
     from tailorbird.training.churn.page import (
         write_page,
-    )  # half a second of matplotlib, for those who want pictures
+    )  # imported here because matplotlib takes half a second to load
 
     return replace(
         report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn)
     )
 
 
-def _decide(last: CutFigures, found: Study, against: Against) -> Decision:
-    over = tuple(
-        Rival(name, _turned(each["log_loss"]), each["log_loss"].value)
+def _decide(last: CutMetrics, backtest: ChurnBacktest, comparison: ChampionComparison) -> Decision:
+    rivals = tuple(
+        Rival(name, _negate(each["log_loss"]), each["log_loss"].value)
         for name, each in last.differences.items()
     )
-    both = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
-    incumbent = None if against.gain is None else Rival(against.version, against.gain, 0.0)
-    unjudged = not_judged(against.version, against.unjudged) if against.unjudged else ""
+    smaller_class = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
+    incumbent = None if comparison.gain is None else Rival(comparison.version, comparison.gain, 0.0)
+    unjudged = (
+        describe_unevaluated(comparison.version, comparison.skip_reason)
+        if comparison.skip_reason
+        else ""
+    )
     return decide(
-        Evidence("log loss", over, incumbent, unjudged=unjudged, people=both, leaks=found.leaks)
+        Evidence(
+            "log loss",
+            rivals,
+            incumbent,
+            unjudged=unjudged,
+            people=smaller_class,
+            leaks=backtest.leaks,
+        )
     )
 
 
-def _notes_on(against: Against, decision: Decision) -> list[str]:
-    note = not_judged(against.version, against.unjudged) if against.unjudged else against.note
+def _comparison_notes(comparison: ChampionComparison, decision: Decision) -> list[str]:
+    note = (
+        describe_unevaluated(comparison.version, comparison.skip_reason)
+        if comparison.skip_reason
+        else comparison.note
+    )
     return [note] if note and note not in decision.reasons else []
 
 
-def _turned(difference: Interval) -> Interval:
-    """Of ours − theirs, where less is better: what we gain."""
+def _negate(difference: Interval) -> Interval:
+    """Return an interval of model − baseline, where lower is better, as a gain."""
     return Interval(-difference.value, -difference.high, -difference.low)
 
 
-def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[str, ...]:
+def _compose_notes(
+    churn: Churn, backtest: ChurnBacktest, window: Window, choice: Choice
+) -> tuple[str, ...]:
     notes = []
-    judged = found.cuts[-1].scored.window.length
+    judged = backtest.cuts[-1].scores.window.length
     if judged != window.length:
         notes.append(
             "the history is too short for the window: figures are of windows of "
             f"{judged / DAY:.0f} days, while "
             f"{window.length / DAY:.0f} are predicted"
         )
-    if merged := found.cuts[-1].merged:
+    if merged := backtest.cuts[-1].merged:
         notes.append(
             f"{merged:,} people were merged into another user within the last window: left "
             "out, as what became of them is unknown"
         )
-    if churn.gap_us and set(HAZARD) & set(found.cuts[-1].fitted.models):
+    if churn.gap_us and set(HAZARD) & set(backtest.cuts[-1].fitted.models):
         corrected = (
             ""
-            if choice.table.name == "none"
-            else f"; calibration on past origins ({choice.table.name}) corrects the level"
+            if choice.calibrator.name == "none"
+            else f"; calibration on past origins ({choice.calibrator.name}) corrects the level"
         )
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
-    notes.extend(notes_on_ahead(found.ahead))
-    notes.extend(told_of_choices(found.cuts[-1].choice, choice, churn))
-    if told := told_of_days(churn, found.grid, found.activity):
-        notes.append(told)
+    notes.extend(ahead_notes(backtest.dominant))
+    notes.extend(describe_choices(backtest.cuts[-1].choice, choice, churn))
+    if day_note := describe_day_mismatch(churn, backtest.grid, backtest.activity):
+        notes.append(day_note)
     if churn.trust:
         notes.append(
             "trusted though they may read profiles of which nobody knows when what they say "
@@ -405,26 +443,31 @@ def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[
     return tuple(notes)
 
 
-def _about(churn: Churn, found: Study, window: Window, fitted: Fitted) -> dict[str, Any]:
+def _describe_training(
+    churn: Churn, backtest: ChurnBacktest, window: Window, fitted: FittedModels
+) -> dict[str, Any]:
     return {
         "churn": churn.name,
         "definition": churn.told(),
-        "window": {"from": found.activity.first, "to": found.activity.known},
-        "window_text": {"from": to_iso(found.activity.first), "to": to_iso(found.activity.known)},
-        "people": len(found.activity.people),
-        "asked_now": len(found.activity.present(window.origin, churn.active_us)),
-        "origins": [to_iso(each.cut.scored.window.origin) for each in found.figures],
+        "window": {"from": backtest.activity.start_ts, "to": backtest.activity.known_until},
+        "window_text": {
+            "from": to_iso(backtest.activity.start_ts),
+            "to": to_iso(backtest.activity.known_until),
+        },
+        "people": len(backtest.activity.people),
+        "asked_now": len(backtest.activity.active_people(window.origin, churn.active_us)),
+        "origins": [to_iso(each.cut.scores.window.origin) for each in backtest.figures],
         "rows": dict(fitted.rows),
         "columns": fitted.encoder.told(),
     }
 
 
-def _write(
+def _write_bundle(
     folder: Path,
     features: FeatureSet,
     churn: Churn,
-    found: Study,
-    fitted: Fitted,
+    backtest: ChurnBacktest,
+    fitted: FittedModels,
     choice: Choice,
     decision: Decision,
     about: Mapping[str, Any],
@@ -432,15 +475,20 @@ def _write(
     now: int,
     by: str,
 ) -> None:
-    """Write the bundle, after holding each model against its export."""
-    plan = plan_of(churn, fitted, choice, read_until(found.activity.first, found.activity.known))
-    newest = found.grid.moment == found.grid.moment.max()
-    present = fitted.matrix(found.grid.table.take(np.flatnonzero(newest)[:USUAL_ROWS]))
+    """Write the bundle, after comparing each model with its export."""
+    plan = build_plan(
+        churn,
+        fitted,
+        choice,
+        feature_horizon(backtest.activity.start_ts, backtest.activity.known_until),
+    )
+    newest = backtest.grid.moment == backtest.grid.moment.max()
+    current_rows = fitted.matrix(backtest.grid.table.take(np.flatnonzero(newest)[:USUAL_ROWS]))
     spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
     models = {part.head: fitted.export(part.head) for part in plan.parts}
-    compared = fitted.matrix(found.grid.table.take(spread))
-    parity = max(_parity(fitted, name, data, compared) for name, data in models.items())
-    figures = found.figures[-1]
+    compared = fitted.matrix(backtest.grid.table.take(spread))
+    parity = max(_export_difference(fitted, name, data, compared) for name, data in models.items())
+    figures = backtest.figures[-1]
     write_churn_bundle(
         folder,
         plan,
@@ -448,31 +496,32 @@ def _write(
         features=features,
         encoder=fitted.encoder,
         models=models,
-        calibration=choice.table,
-        golden=present,
-        window=Span(found.activity.first, found.activity.known),
+        calibration=choice.calibrator,
+        golden=current_rows,
+        window=Span(backtest.activity.start_ts, backtest.activity.known_until),
         metrics={
-            "results": flat(figures.results),
+            "results": flatten_intervals(figures.results),
             "decision": list(decision.reasons),
             "about": dict(about),
             "parity": parity,
         },
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=churn_card(churn, figures, choice, decision, about, notes, by),
-        space=space_files(found.people.space, found.tower)
-        if found.people.space is not None and found.tower is not None
+        space=space_files(backtest.people.space, backtest.tower)
+        if backtest.people.space is not None and backtest.tower is not None
         else None,
         trees={
-            part.head: trees_of(model)
+            part.head: export_trees(model)
             for part in plan.parts
             if isinstance(model := fitted.models[part.head], Gbdt)
         },
     )
 
 
-def plan_of(churn: Churn, fitted: Fitted, choice: Choice, until: int) -> ChurnPlan:
-    """How a bundle answers by what was learned, with the models of the choice alone; no columns are
-    read after `until`.
+def build_plan(churn: Churn, fitted: FittedModels, choice: Choice, until: int) -> ChurnPlan:
+    """Return the scoring plan of a bundle, with the chosen models alone.
+
+    No features are read after `until`.
     """
     single = (
         [name for name in fitted.candidates if name != BLEND]
@@ -480,7 +529,7 @@ def plan_of(churn: Churn, fitted: Fitted, choice: Choice, until: int) -> ChurnPl
         else [choice.model]
     )
     parts = [Part(name, "hazard" if name in HAZARD else "direct") for name in single]
-    if choice.count.startswith("trees"):
+    if choice.count_model.startswith("trees"):
         parts.append(Part(PURCHASES, "count"))
     return ChurnPlan(
         churn.name,
@@ -489,20 +538,20 @@ def plan_of(churn: Churn, fitted: Fitted, choice: Choice, until: int) -> ChurnPl
         churn.gap_us,
         churn.active_us,
         churn.period_us,
-        len(starts_of(Window(0, churn.gap_us, churn.window_us), churn, 1)),
+        len(period_starts(Window(0, churn.gap_us, churn.window_us), churn, 1)),
         until,
         tuple(parts),
         choice.scale,
-        fitted.bg_nbd if choice.count.endswith("bg_nbd") else None,
-        fitted.pareto_nbd if choice.count == "pareto_nbd" else None,
+        fitted.bg_nbd if choice.count_model.endswith("bg_nbd") else None,
+        fitted.pareto_nbd if choice.count_model == "pareto_nbd" else None,
     )
 
 
-def _parity(fitted: Fitted, name: str, data: bytes, matrix: np.ndarray) -> float:
-    """The largest difference between a model and its export.
+def _export_difference(fitted: FittedModels, name: str, data: bytes, matrix: np.ndarray) -> float:
+    """Return the largest difference between a model and its export.
 
     Raises:
-        BundleError: it is above the tolerance, relative to the value's size for a count.
+        BundleError: it exceeds the tolerance, relative to the value for counts.
     """
     ours = fitted.models[name].score(matrix)
     worst = float(

@@ -1,10 +1,9 @@
-"""Vectors of people among the columns of a churn model: kept only where they told people better
-apart at earlier origins.
+"""Decide whether people's vectors join the columns of a churn model.
 
-The tower is learned from what came before the first origin that is judged, so that no figure knows
-its own future; rows of before, which are only learned from, are read by a tower that has seen what
-came next. It is not learned anew for the bundle: columns mean what they meant when models learned
-them.
+They are used only if they separated people better at earlier origins. The tower is trained on
+events before the first evaluated origin, so no metric sees its own future. Earlier rows, which only
+serve as training data, are embedded by a tower that has seen what came next. The tower is not
+trained again for the bundle: columns must keep the meaning that the models learned.
 """
 
 from collections.abc import Sequence
@@ -23,40 +22,45 @@ from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.walk import Cut
 from tailorbird.training.coding import Codes
 from tailorbird.training.metrics import log_losses
-from tailorbird.training.towers import Learner, TowerSettings, read_by, why_none
+from tailorbird.training.towers import (
+    TowerLearner,
+    TowerSettings,
+    explain_missing_tower,
+    find_sequence,
+)
 
 SMALL = TowerSettings(width=16, epochs=10.0, negatives=256, steps_max=600)
 
 
 @dataclass(frozen=True)
-class _Log:
-    """What a tower learns from."""
+class _TowerLog:
+    """Training data of a tower."""
 
     events: pa.Table
     people: Codes
     codes: Codes
 
 
-def tower_before(
+def fit_tower_before(
     features: FeatureSet,
     events: pa.Table,
     people: Codes,
     moment: int,
     settings: TowerSettings,
     seed: int,
-) -> tuple[Learner, Space]:
-    """A tower as of a moment, over the items that anybody had met by then.
+) -> tuple[TowerLearner, Space]:
+    """Fit a tower as of a moment, over the items that had any event by then.
 
     Raises:
-        UsageError: it cannot be had; says why.
+        UsageError: no tower can be fitted; the message says why.
     """
-    if why := why_none(features):
+    if why := explain_missing_tower(features):
         raise UsageError(why)
-    read = read_by(features)
+    read = find_sequence(features)
     assert read is not None
     before = events.filter(pa.array(micros(events["ts"]) < moment))
     codes = Codes.of(before["item_id"])
-    learner = Learner(_Log(events, people, codes), *read, Content(), settings, seed)
+    learner = TowerLearner(_TowerLog(events, people, codes), *read, Content(), settings, seed)
     if learner.count(moment) < settings.interactions_min:
         raise UsageError(
             f"fewer than {settings.interactions_min:,} events came before the first origin"
@@ -64,22 +68,28 @@ def tower_before(
     return learner, learner.space(Index.bare(codes.values.to_pylist()), moment)
 
 
-def better(plain: Sequence[Cut], by_vectors: Sequence[Cut], seed: int) -> tuple[bool, str]:
-    """Whether vectors told people better apart at all origins but the last, which stays unseen; and
-    a sentence.
+def vectors_help(
+    cuts_without: Sequence[Cut], cuts_with: Sequence[Cut], seed: int
+) -> tuple[bool, str]:
+    """Return whether vectors reduced log loss at all origins but the last, and a sentence.
+
+    The last origin stays unseen.
     """
-    pairs = list(zip(plain[:-1], by_vectors[:-1], strict=True))
+    pairs = list(zip(cuts_without[:-1], cuts_with[:-1], strict=True))
     if not pairs:
         return False, "vectors of people were left out: no earlier origin says whether they help"
-    gained = np.concatenate(
+    gains = np.concatenate(
         [log_losses(a.probability, a.gone) - log_losses(b.probability, b.gone) for a, b in pairs]
     )
-    person = np.unique(np.concatenate([a.scored.person for a, _ in pairs]), return_inverse=True)[1]
-    gain: Interval = Bootstrap(person, seed=seed).mean(gained)
-    by = (
+    person = np.unique(np.concatenate([a.scores.person for a, _ in pairs]), return_inverse=True)[1]
+    gain: Interval = Bootstrap(person, seed=seed).mean(gains)
+    comparison = (
         f"log loss at earlier origins was {abs(gain.value):.4f} "
         f"{'lower' if gain.value > 0 else 'higher'} with them"
     )
-    told = f"{by} (gain {gain.signed})"
-    kept = gain.known and gain.low > 0
-    return kept, f"vectors of people {'are among the columns' if kept else 'were left out'}: {told}"
+    sentence = f"{comparison} (gain {gain.signed})"
+    improves = gain.known and gain.low > 0
+    return (
+        improves,
+        f"vectors of people {'are among the columns' if improves else 'were left out'}: {sentence}",
+    )

@@ -1,21 +1,22 @@
-"""Origin after origin: at each, learn what could be known then, score who was there, and see later
-what became of them.
+"""Backtest over rolling origins: at each, fit what was known then, score people, and see the
+outcome.
 
     cut 1     ─fit─┤ origin ── window ──┤
     cut 2              ─fit─┤ origin ── window ──┤
     cut 3                              ─fit─┤ origin ── window ──┤
-                                       └ cut 1 is over: it may choose the model and calibrate it for cut 3
+                                       └ cut 1 is finished: it may choose and calibrate models
 
-What is told of a cut is made of nothing that was not known at its origin: models, calibration, and
-which model is taken. The last cut stands for what a bundle made now would be worth, so its
-calibration has to be chosen as the bundle's is: by `PROOFS` cuts that began when an earlier one was
-over, all of them over by its own origin. With `PER_REACH` cuts from an origin to the end of its
+Nothing about a cut uses what was not known at its origin: neither models nor calibration nor the
+choice of the model. The last cut estimates the quality of a bundle made now, so its calibration has
+to be chosen as the bundle's is: by `PROOFS` cuts that began when an earlier one was finished, and
+that were all finished by its own origin. With `PER_REACH` cuts from an origin to the end of its
 window that takes
 
-    1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are over; 4, 5 and 6 began when 1, 2 and 3 were
-    fitted  proofs      judged   for the bundle, made when 9 is over, 4 to 9 are proofs: six origins would do
+    1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are finished, and
+    fitted  proofs      judged   4, 5 and 6 began when 1, 2 and 3 were
 
-Figures are made of cuts in `training.churn.judge`.
+For the bundle, made when 9 is finished, 4 to 9 are proofs, so six origins would do.
+`training.churn.judge` computes the metrics of cuts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,39 +32,39 @@ from tailorbird.models.btyd import fit_bg_nbd
 from tailorbird.models.rfm import fit_rfm
 from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
 from tailorbird.ranking.churn import Churn
-from tailorbird.training.calibrate import Chosen, choose
+from tailorbird.training.calibrate import CalibrationChoice, choose_calibration
 from tailorbird.training.churn.fit import (
     BLEND,
     DIRECT,
-    EDGE,
     HAZARD,
+    PROBABILITY_MIN,
     FitSettings,
-    Fitted,
+    FittedModels,
     Grid,
     fit_at,
 )
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
-from tailorbird.training.churn.rows import EVER, People
+from tailorbird.training.churn.rows import NO_LIMIT, PeopleFeatures
 from tailorbird.training.metrics import log_losses
 
-ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # where there is nothing to choose by
-PROOFS = 3  # later cuts, to choose anything by
-PER_REACH = 3  # cuts, at most, from an origin until its window is over, the gap counted in
-CUTS_MAX = PROOFS + 2 * PER_REACH  # so many let the last cut be calibrated
-SCALES = (0.5, 2.0)  # of the expected purchases: more is no calibration, but another model
-RAW = Chosen(Identity(), {}, 0)  # the output as it is
+ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # preference without evidence
+PROOFS = 3  # later cuts that a choice needs
+PER_REACH = 3  # maximum cuts from an origin to the end of its window, gap included
+CUTS_MAX = PROOFS + 2 * PER_REACH  # enough to calibrate the last cut
+SCALES = (0.5, 2.0)  # bounds for expected purchases; beyond them the model is wrong
+RAW = CalibrationChoice(Identity(), {}, 0)  # uncalibrated
 
-Tell = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What was said at an origin.
+class OriginScores:
+    """Predictions made at an origin.
 
     Attributes:
-        person: who was asked about.
+        person: the scored people.
         raw: candidate → P(gone), shape (n,), uncalibrated.
-        purchases: candidate → expected within the window, uncalibrated; empty without such a model.
+        purchases: candidate → expected purchases, uncalibrated; empty without a count model.
     """
 
     window: Window
@@ -74,35 +75,33 @@ class Scored:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which model is taken, by the cuts that were over.
+    """The model and calibration chosen on the cuts that were finished.
 
     Attributes:
-        losses: candidate → mean log loss on those cuts, after a curve of two numbers; see
-            `choose_by`.
-        scale: of the expected purchases.
-        over: how many cuts were over; fewer than `PROOFS` choose no model.
-        count: which candidate says expected purchases; "" without any.
-        errors: candidate → mean absolute error of the expected purchases on those cuts, their total
-            set right; see `choose_count`.
+        losses: candidate → mean log loss on those cuts after Platt scaling; see
+            `choose_model`.
+        scale: factor of the expected purchases.
+        finished_count: number of finished cuts; with fewer than `PROOFS` no model is chosen.
+        count_model: the model of expected purchases; "" without any.
+        errors: candidate → mean absolute error of expected purchases on those cuts, after
+            correcting their total; see `choose_count_model`.
     """
 
     model: str
-    calibration: Chosen
+    calibration: CalibrationChoice
     losses: Mapping[str, float]
     scale: float
-    over: int
-    count: str = ""
+    finished_count: int
+    count_model: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def table(self) -> Calibration:
+    def calibrator(self) -> Calibration:
         return self.calibration.calibration
 
     @property
-    def unproven(self) -> str:
-        """Why there was too little to choose a calibration by; "" where there was enough, whatever
-        was chosen.
-        """
+    def uncalibrated_reason(self) -> str:
+        """Explain why there was too little data to choose a calibration, or return ""."""
         if self.calibration.losses:
             return ""
         return (
@@ -111,21 +110,28 @@ class Choice:
         )
 
     @property
-    def told(self) -> str:
-        """A sentence."""
+    def description(self) -> str:
+        """One-line summary of the choice."""
         listed = ", ".join(
             f"{name} {loss:.4f}"
             for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1])
         )
         by = f"by how well it told people apart at earlier origins (log loss): {listed}"
-        if self.over < PROOFS:
-            by = f"as {self.over} of the {PROOFS} earlier origins that a choice takes were over"
-        calibration = f"none, as {self.unproven}" if self.unproven else self.calibration.told
-        return f"{self.model}, {by}; calibration {calibration}; {self._told_of_count}"
+        if self.finished_count < PROOFS:
+            by = (
+                f"as {self.finished_count} of the {PROOFS} earlier origins that a choice takes "
+                "were over"
+            )
+        calibration = (
+            f"none, as {self.uncalibrated_reason}"
+            if self.uncalibrated_reason
+            else self.calibration.told
+        )
+        return f"{self.model}, {by}; calibration {calibration}; {self._count_description}"
 
     @property
-    def _told_of_count(self) -> str:
-        if not self.count:
+    def _count_description(self) -> str:
+        if not self.count_model:
             return "no expected purchases"
         listed = ", ".join(
             f"{name} {error:.4f}"
@@ -133,24 +139,24 @@ class Choice:
         )
         by = (
             f" by mean absolute error, totals set right: {listed},"
-            if self.over >= PROOFS and len(self.errors) > 1
+            if self.finished_count >= PROOFS and len(self.errors) > 1
             else ""
         )
-        return f"purchases of {self.count}{by} times {self.scale:.3f}"
+        return f"purchases of {self.count_model}{by} times {self.scale:.3f}"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut whose outcome is known.
+    """An origin whose outcome is known.
 
     Attributes:
-        gone, bought: what became of each, shape (n,).
-        probability: P(gone) by the chosen model, calibrated; `purchases` likewise.
-        baselines: name → P(gone); `baseline_purchases` of those that count.
-        fitted: what was learned.
+        churned, bought: outcomes, shape (n,).
+        probability: calibrated P(gone) of the chosen model; `purchases` likewise.
+        baselines: name → P(gone); `baseline_purchases`: expected purchases of count models.
+        fitted: the models of the origin.
     """
 
-    scored: Scored
+    scores: OriginScores
     gone: npt.NDArray[np.bool_]
     bought: Floats
     choice: Choice
@@ -158,369 +164,403 @@ class Cut:
     purchases: Floats | None
     baselines: Mapping[str, Floats]
     baseline_purchases: Mapping[str, Floats]
-    fitted: Fitted
+    fitted: FittedModels
     frequency: Floats  # purchases before the origin
-    # people who were merged into another user within gap and window, and left out: their label is
-    # unknown
+    # People merged into another user within gap and window are left out: their label is unknown.
     merged: int = 0
 
 
-def windows_of(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
-    """The past windows to be walked over, oldest first, `step_of` apart, each with as long a
-    history before it as it reaches ahead.
+def backtest_windows(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
+    """Return the past windows of the backtest, oldest first, `cut_step_us` apart.
 
-    Where the history is too short for any, shorter ones are taken, at a third, a half and two
-    thirds of it.
+    Each has at least as long a history before it as it reaches ahead. If the history is too short
+    for any, shorter windows start at a third, a half and two thirds of it.
 
     Raises:
-        NotReadyError: it is shorter than six periods.
+        NotReadyError: the history is shorter than six periods.
     """
-    length, known, first = churn.window_us, activity.known, activity.first
-    last = known - churn.gap_us - length
+    length, known_until, first = churn.window_us, activity.known_until, activity.start_ts
+    last = known_until - churn.gap_us - length
     origins = [
-        last - k * step_of(churn) for k in range(cuts) if known - first >= history_of(churn, k + 1)
+        last - k * cut_step_us(churn)
+        for k in range(cuts)
+        if known_until - first >= required_history_us(churn, k + 1)
     ]
     if origins:
         return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
-    short = ((known - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    short = ((known_until - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
     if short < 2 * churn.period_us:
-        told = (
-            f"the history of {(known - first) / DAY:.0f} days is too short for a window of "
+        problem = (
+            f"the history of {(known_until - first) / DAY:.0f} days is too short for a window of "
             f"{churn.window}"
         )
-        raise NotReadyError(told, fix="a shorter window or gap in churn.py, or a longer history")
+        raise NotReadyError(problem, fix="a shorter window or gap in churn.py, or a longer history")
     return [
-        Window(first + int((known - first) * share), churn.gap_us, short)
+        Window(first + int((known_until - first) * share), churn.gap_us, short)
         for share in (1 / 3, 1 / 2, 2 / 3)
     ]
 
 
-def step_of(churn: Churn) -> int:
-    """From one cut to the next: so long that a cut is over at the `PER_REACH`-th after it, whatever
-    the gap; whole days, if it has any.
+def cut_step_us(churn: Churn) -> int:
+    """Return the time between two cuts: a cut is finished by the `PER_REACH`-th after it.
+
+    It is a whole number of days if windows are at least days.
     """
     unit = min(DAY, churn.period_us)
     return -(-(churn.gap_us + churn.window_us) // (PER_REACH * unit)) * unit
 
 
-def history_of(churn: Churn, cuts: int) -> int:
-    """How long a history has so many cuts, in µs."""
-    return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * step_of(churn) + churn.period_us
+def required_history_us(churn: Churn, cuts: int) -> int:
+    """Return the length of a history that has so many cuts, in µs."""
+    return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * cut_step_us(churn) + churn.period_us
 
 
 def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
-    """How many cuts let a bundle be calibrated, or the judged one, the last, too."""
-    ahead = -(-(churn.gap_us + churn.window_us) // step_of(churn))
+    """Return the number of cuts needed to calibrate a bundle, or the judged cut too."""
+    ahead = -(-(churn.gap_us + churn.window_us) // cut_step_us(churn))
     return PROOFS + (2 * ahead if judged else ahead)
 
 
-def grid_of(
-    people: People, activity: Activity, churn: Churn, *, rows_max: int, seed: int, tell: Tell
+def build_grid(
+    people: PeopleFeatures,
+    activity: Activity,
+    churn: Churn,
+    *,
+    rows_max: int,
+    seed: int,
+    progress: Progress,
 ) -> Grid:
-    """People at moments a period apart, back from what is known; every third of a window is an
-    origin.
+    """Return people at moments one period apart; every third of a window is an origin.
 
-    Where they are too many, people are drawn at each moment by themselves.
+    Moments go back from the end of the known activity. If there are too many people, they are
+    sampled at each moment independently.
     """
     period, reach = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
-    moments = np.arange(activity.known - period, activity.first + period, -period, dtype=np.int64)[
-        ::-1
-    ]
+    moments = np.arange(
+        activity.known_until - period, activity.start_ts + period, -period, dtype=np.int64
+    )[::-1]
     if not len(moments):
         raise NotReadyError(
             "the history is shorter than two periods", fix="a longer history, or a shorter window"
         )
-    every = max(1, round(churn.window_us / 3 / period))
+    origin_stride = max(1, round(churn.window_us / 3 / period))
     rng = np.random.default_rng(seed)
     person, moment, origin = [], [], []
-    for place, each in enumerate(moments.tolist()):
+    for index, each in enumerate(moments.tolist()):
         then = activity.as_of(each)
-        there = then.present(each, reach)
-        if len(there) > (share := max(rows_max // len(moments), 100)):
-            there = np.sort(rng.choice(there, share, replace=False))
-        asked = (
-            np.isin(there, then.present(each, churn.active_us))
+        candidates = then.active_people(each, reach)
+        if len(candidates) > (share := max(rows_max // len(moments), 100)):
+            candidates = np.sort(rng.choice(candidates, share, replace=False))
+        is_eligible = (
+            np.isin(candidates, then.active_people(each, churn.active_us))
             if churn.active_us
-            else np.ones(len(there), bool)
+            else np.ones(len(candidates), bool)
         )
-        person.append(there)
-        moment.append(np.full(len(there), each, np.int64))
-        origin.append(asked & ((len(moments) - 1 - place) % every == 0))
-    tell("features", 0, 1)
-    who, when = np.concatenate(person), np.concatenate(moment)
-    table = people.at(who, when)
-    tell("features", 1, 1)
-    return Grid(when, who, table, np.concatenate(origin), period)
+        person.append(candidates)
+        moment.append(np.full(len(candidates), each, np.int64))
+        origin.append(is_eligible & ((len(moments) - 1 - index) % origin_stride == 0))
+    progress("features", 0, 1)
+    person_codes, moments_of_rows = np.concatenate(person), np.concatenate(moment)
+    table = people.read_historical(person_codes, moments_of_rows)
+    progress("features", 1, 1)
+    return Grid(moments_of_rows, person_codes, table, np.concatenate(origin), period)
 
 
-def read_until(first: int, known: int) -> int:
-    """The last moment that features may be read at: where the log is shorter than what a feature
-    looks back at, before it is longer.
+def feature_horizon(first: int, known_until: int) -> int:
+    """Return the last moment at which features may be read.
 
-    What lies beyond that horizon is forgotten, and a model that never saw anything forgotten would
-    not know what that means.
+    If the log is shorter than the features' lookback, reading stops before the log would exceed it:
+    a model that never saw expired events would not know what their absence means.
     """
-    return first + HORIZON - DAY if known - first < HORIZON else EVER
+    return first + HORIZON - DAY if known_until - first < HORIZON else NO_LIMIT
 
 
-def starts_of(window: Window, churn: Churn, until: int) -> list[int]:
-    """When each period of a window begins, or the last moment that may be read at."""
+def period_starts(window: Window, churn: Churn, until: int) -> list[int]:
+    """Return the start of each period of a window, capped at `until`."""
     periods = max(1, round(window.length / churn.period_us))
     return [
         max(min(window.start + k * churn.period_us, until), window.origin) for k in range(periods)
     ]
 
 
-def score_at(
-    fitted: Fitted, people: People, asked: Ints, window: Window, churn: Churn, until: int
-) -> Scored:
-    """What is said of people at a window's origin, by what is known then."""
-    starts = starts_of(window, churn, until) if set(HAZARD) & set(fitted.models) else []
-    tables = people.ahead(window.origin, asked, [window.origin, *starts])
+def score_people_at(
+    fitted: FittedModels,
+    people: PeopleFeatures,
+    person: Ints,
+    window: Window,
+    churn: Churn,
+    until: int,
+) -> OriginScores:
+    """Score people at a window's origin, with what is known then."""
+    starts = period_starts(window, churn, until) if set(HAZARD) & set(fitted.models) else []
+    tables = people.read_projected(window.origin, person, [window.origin, *starts])
     now, later = tables[0], tables[1:]
-    return Scored(window, asked, fitted.gone(now, later), fitted.purchases(now, window))
+    return OriginScores(
+        window,
+        person,
+        fitted.churn_probabilities(now, later),
+        fitted.expected_purchases(now, window),
+    )
 
 
-def walk(
+def run_cuts(
     grid: Grid,
-    people: People,
+    people: PeopleFeatures,
     activity: Activity,
     churn: Churn,
     windows: Sequence[Window],
     settings: FitSettings,
     *,
-    asked_max: int,
-    tell: Tell,
+    scored_max: int,
+    progress: Progress,
 ) -> list[Cut]:
-    """Walk over windows, oldest first. What cannot be learned at an early origin yet is left out.
+    """Run the backtest over windows, oldest first; origins with too little data are skipped.
 
     Raises:
-        NotReadyError: nothing could be learned at the last one.
+        NotReadyError: there is too little data at the last origin.
     """
     cuts: list[Cut] = []
     rng = np.random.default_rng([settings.seed, 1])
-    for place, window in enumerate(windows):
-        tell("origins", place, len(windows))
+    for index, window in enumerate(windows):
+        progress("origins", index, len(windows))
         then = activity.as_of(window.origin)
-        asked = then.present(window.origin, churn.active_us)
-        if len(asked) > asked_max:
-            asked = np.sort(rng.choice(asked, asked_max, replace=False))
+        person = then.active_people(window.origin, churn.active_us)
+        if len(person) > scored_max:
+            person = np.sort(rng.choice(person, scored_max, replace=False))
         outcome = activity.as_of(window.stop)
-        known = ~outcome.merged_within(asked, window.origin, window.stop)
-        asked, merged = asked[known], int(np.count_nonzero(~known))
+        is_labelled = ~outcome.merged_during(person, window.origin, window.stop)
+        person, merged = person[is_labelled], int(np.count_nonzero(~is_labelled))
         try:
             fitted = fit_at(grid, then, window, settings, churn.rfm)
-            baselines, counted = baselines_at(then, asked, window, churn)
+            baselines, baseline_counts = predict_baselines(then, person, window, churn)
         except NotReadyError:
-            if place == len(windows) - 1:
+            if index == len(windows) - 1:
                 raise
             continue
-        scored = score_at(
-            fitted, people, asked, window, churn, read_until(then.first, window.origin)
+        scores = score_people_at(
+            fitted, people, person, window, churn, feature_horizon(then.start_ts, window.origin)
         )
-        bought = outcome.counts(asked, window.start, window.stop)
-        over = [cut for cut in cuts if cut.scored.window.stop <= window.origin]
-        choice = choose_by(
-            over, tuple(scored.raw), window, settings.half_life, tuple(scored.purchases)
+        bought = outcome.count_activity(person, window.start, window.stop)
+        finished = [cut for cut in cuts if cut.scores.window.stop <= window.origin]
+        choice = choose_model(
+            finished, tuple(scores.raw), window, settings.half_life, tuple(scores.purchases)
         )
-        probability = choice.table.apply(scored.raw[choice.model])
-        expected = scored.purchases[choice.count] * choice.scale if choice.count else None
-        count = then.rfm(asked, window.origin).frequency
+        probability = choice.calibrator.apply(scores.raw[choice.model])
+        expected = (
+            scores.purchases[choice.count_model] * choice.scale if choice.count_model else None
+        )
+        frequency = then.rfm(person, window.origin).frequency
         cuts.append(
             Cut(
-                scored,
+                scores,
                 bought == 0,
                 bought,
                 choice,
                 probability,
                 expected,
                 baselines,
-                counted,
+                baseline_counts,
                 fitted,
-                count,
+                frequency,
                 merged,
             )
         )
-    tell("origins", len(windows), len(windows))
+    progress("origins", len(windows), len(windows))
     return cuts
 
 
-def choose_by(
-    over: Sequence[Cut],
+def choose_model(
+    finished: Sequence[Cut],
     candidates: Sequence[str],
     window: Window,
     half_life: float,
-    counts: Sequence[str] = (),
+    count_candidates: Sequence[str] = (),
 ) -> Choice:
-    """The candidate that told people best apart on cuts that are over; and its calibration, chosen
-    by cuts after those that were over.
+    """Choose the candidate with the lowest log loss on finished cuts, and its calibration.
 
-    With fewer than `PROOFS` of either, nothing is chosen: the blend, as it comes. One or two are a
-    season, and no proof. Candidates are compared by their log loss after a curve of two numbers
-    fitted to the cut itself: a whole level that moves with the season is nobody's merit, and is for
-    the calibration to follow, if it can.
+    With fewer than `PROOFS` finished cuts nothing is chosen: the blend is used, uncalibrated,
+    because one or two cuts are a season and no proof. Candidates are compared by their log loss
+    after Platt scaling on the cut itself: a level that moves with the season is no merit of a
+    candidate, and is left to the calibration.
 
     Args:
-        half_life: in windows: the older a cut, the less it counts, as in training; 0 counts all
-            alike.
-        counts: candidates for the expected purchases, the usual one first.
+        half_life: age in windows at which a cut weighs half, as in training; 0 weighs all cuts
+            the same.
+        count_candidates: candidates for expected purchases, the default first.
     """
     usual = next(name for name in ORDER if name in candidates)
-    if not over:
-        return Choice(usual, RAW, {}, 1.0, 0, counts[0] if counts else "")
-    age = np.array([(window.origin - cut.scored.window.origin) / window.length for cut in over])
-    share = 0.5 ** (age / half_life) if half_life else np.ones(len(over))
-    everywhere = [name for name in candidates if all(name in cut.scored.raw for cut in over)]
+    if not finished:
+        return Choice(usual, RAW, {}, 1.0, 0, count_candidates[0] if count_candidates else "")
+    age = np.array([(window.origin - cut.scores.window.origin) / window.length for cut in finished])
+    weights = 0.5 ** (age / half_life) if half_life else np.ones(len(finished))
+    comparable = [name for name in candidates if all(name in cut.scores.raw for cut in finished)]
     losses = {
-        name: float(np.average([_told_apart(cut, name) for cut in over], weights=share))
-        for name in everywhere
+        name: float(
+            np.average([_discrimination_loss(cut, name) for cut in finished], weights=weights)
+        )
+        for name in comparable
     }
-    model = min(losses, key=lambda name: losses[name]) if losses and len(over) >= PROOFS else usual
-    calibration = _calibration(over, model, share) if model in everywhere else RAW
-    count, errors = choose_count(over, counts, share)
-    return Choice(model, calibration, losses, _scale(over, count), len(over), count, errors)
+    model = (
+        min(losses, key=lambda name: losses[name]) if losses and len(finished) >= PROOFS else usual
+    )
+    calibration = _fit_calibration(finished, model, weights) if model in comparable else RAW
+    count, errors = choose_count_model(finished, count_candidates, weights)
+    return Choice(
+        model, calibration, losses, _purchase_scale(finished, count), len(finished), count, errors
+    )
 
 
-def choose_count(
-    over: Sequence[Cut], counts: Sequence[str], share: Floats
+def choose_count_model(
+    finished: Sequence[Cut], count_candidates: Sequence[str], weights: Floats
 ) -> tuple[str, dict[str, float]]:
-    """The candidate for the expected purchases that erred least on cuts that are over, and the mean
-    absolute error of each there.
+    """Choose the model of expected purchases with the lowest error, and return all errors.
 
-    With fewer than `PROOFS` cuts the usual one is taken, the first. Each candidate's total is set
-    right in each cut before: where most people buy nothing, an absolute error prefers whatever says
-    too little, and the level is for `_scale` to follow.
+    With fewer than `PROOFS` cuts the default is used. Each candidate's total is corrected in each
+    cut: if most people buy nothing, an absolute error prefers models that predict too little. The
+    level is left to `_purchase_scale`.
 
     Args:
-        share: what each cut counts.
+        weights: weight of each cut.
     """
-    if not counts:
+    if not count_candidates:
         return "", {}
-    known = [
+    comparable = [
         name
-        for name in counts
+        for name in count_candidates
         if all(
-            name in cut.scored.purchases and cut.scored.purchases[name].sum() > 0 for cut in over
+            name in cut.scores.purchases and cut.scores.purchases[name].sum() > 0
+            for cut in finished
         )
     ]
     errors = {
-        name: float(np.average([_error(cut, name) for cut in over], weights=share))
-        for name in known
+        name: float(np.average([_count_error(cut, name) for cut in finished], weights=weights))
+        for name in comparable
     }
-    return min(errors, key=lambda name: errors[name]) if errors and len(over) >= PROOFS else counts[
-        0
-    ], errors
+    return min(errors, key=lambda name: errors[name]) if errors and len(
+        finished
+    ) >= PROOFS else count_candidates[0], errors
 
 
-def _error(cut: Cut, name: str) -> float:
-    expected = cut.scored.purchases[name]
+def _count_error(cut: Cut, name: str) -> float:
+    expected = cut.scores.purchases[name]
     return float(np.abs(expected * (cut.bought.sum() / expected.sum()) - cut.bought).mean())
 
 
-def _told_apart(cut: Cut, name: str) -> float:
-    raw = cut.scored.raw[name]
-    logits = np.log(np.clip(raw, EDGE, 1 - EDGE)) - np.log1p(-np.clip(raw, EDGE, 1 - EDGE))
+def _discrimination_loss(cut: Cut, name: str) -> float:
+    raw = cut.scores.raw[name]
+    logits = np.log(np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)) - np.log1p(
+        -np.clip(raw, PROBABILITY_MIN, 1 - PROBABILITY_MIN)
+    )
     return float(
         log_losses(fit_platt(logits, cut.gone.astype(np.float64)).apply(logits), cut.gone).mean()
     )
 
 
-def _calibration(over: Sequence[Cut], name: str, share: Floats) -> Chosen:
-    """A candidate's calibration; where no cut came after another was over there is nothing to
-    choose by, and the output stays as it is.
-    """
-    sizes = [len(cut.gone) for cut in over]
-    raw = np.concatenate([cut.scored.raw[name] for cut in over])
-    gone = np.concatenate([cut.gone for cut in over])
-    after = np.array([_first_after(over, cut) for cut in over])
-    return choose(
+def _fit_calibration(finished: Sequence[Cut], name: str, weights: Floats) -> CalibrationChoice:
+    """Return a candidate's calibration, or none if no cut began after another had finished."""
+    sizes = [len(cut.gone) for cut in finished]
+    raw = np.concatenate([cut.scores.raw[name] for cut in finished])
+    churned = np.concatenate([cut.gone for cut in finished])
+    after = np.array([_first_after(finished, cut) for cut in finished])
+    return choose_calibration(
         raw,
-        gone,
-        np.repeat(np.arange(len(over)), sizes),
-        np.repeat(share, sizes),
-        known_from=np.repeat(after, sizes),
+        churned,
+        np.repeat(np.arange(len(finished)), sizes),
+        np.repeat(weights, sizes),
+        label_period=np.repeat(after, sizes),
         periods_min=PROOFS,
     )
 
 
-def _first_after(over: Sequence[Cut], cut: Cut) -> int:
-    """The first cut that begins when this one is over."""
+def _first_after(finished: Sequence[Cut], cut: Cut) -> int:
+    """Return the index of the first cut that begins when this one is finished."""
     return next(
-        (k for k, each in enumerate(over) if each.scored.window.origin >= cut.scored.window.stop),
-        len(over),
+        (
+            k
+            for k, each in enumerate(finished)
+            if each.scores.window.origin >= cut.scores.window.stop
+        ),
+        len(finished),
     )
 
 
-def _scale(over: Sequence[Cut], count: str) -> float:
-    """What expected purchases are to be multiplied by; 1 unless it brought totals nearer in enough
-    cuts after those that were over.
+def _purchase_scale(finished: Sequence[Cut], count: str) -> float:
+    """Return the factor for expected purchases.
+
+    It is 1 unless scaling brought totals closer in enough later cuts.
     """
     counted = [
         cut
-        for cut in over
-        if count in cut.scored.purchases
-        and cut.scored.purchases[count].sum() > 0
+        for cut in finished
+        if count in cut.scores.purchases
+        and cut.scores.purchases[count].sum() > 0
         and cut.bought.sum() > 0
     ]
-    ratio = [float(cut.bought.sum() / cut.scored.purchases[count].sum()) for cut in counted]
-    plain, scaled = [], []
-    for place, cut in enumerate(counted):
+    ratio = [float(cut.bought.sum() / cut.scores.purchases[count].sum()) for cut in counted]
+    unscaled_errors, scaled_errors = [], []
+    for index, cut in enumerate(counted):
         before = [
             ratio[k]
             for k, each in enumerate(counted)
-            if each.scored.window.stop <= cut.scored.window.origin
+            if each.scores.window.stop <= cut.scores.window.origin
         ]
         if before:
-            plain.append(abs(1 / ratio[place] - 1))
-            scaled.append(abs(_bounded(before) / ratio[place] - 1))
-    return _bounded(ratio) if len(plain) >= PROOFS and np.mean(scaled) < np.mean(plain) else 1.0
+            unscaled_errors.append(abs(1 / ratio[index] - 1))
+            scaled_errors.append(abs(_bounded(before) / ratio[index] - 1))
+    return (
+        _bounded(ratio)
+        if len(unscaled_errors) >= PROOFS and np.mean(scaled_errors) < np.mean(unscaled_errors)
+        else 1.0
+    )
 
 
 def _bounded(ratio: Sequence[float]) -> float:
     return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALES))
 
 
-def baselines_at(
-    then: Activity, asked: Ints, window: Window, churn: Churn
+def predict_baselines(
+    then: Activity, person: Ints, window: Window, churn: Churn
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """P(gone) by each baseline, and expected purchases by those that count.
+    """Return P(gone) by each baseline, and expected purchases by count models.
 
-    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: another order, often a
-    better one than that of its own P(none), `bg_nbd`. `recency` and `rfm_logistic` learn from the
-    newest origin whose window is over, or from the middle of what is known where none is.
+    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: a different order,
+    often better than `bg_nbd`. `recency` and `rfm_logistic` learn from the newest origin whose
+    window is finished, or from the middle of the known history if there is none.
     """
     origin = window.origin - window.gap - window.length
     length = window.length
-    if origin <= then.first + churn.period_us:
-        origin = then.first + (window.origin - then.first) // 2
+    if origin <= then.start_ts + churn.period_us:
+        origin = then.start_ts + (window.origin - then.start_ts) // 2
         length = window.origin - origin - window.gap
     earlier = then.as_of(origin)
-    present = earlier.present(origin, churn.active_us)
+    present = earlier.active_people(origin, churn.active_us)
     if length > 0:
-        present = present[~then.merged_within(present, origin, origin + window.gap + length)]
+        present = present[~then.merged_during(present, origin, origin + window.gap + length)]
     returned = (
-        then.counts(present, origin + window.gap, origin + window.gap + length) > 0
+        then.count_activity(present, origin + window.gap, origin + window.gap + length) > 0
         if length > 0
         else np.zeros(0, bool)
     )
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")
-    past, now = earlier.rfm(present, origin), then.rfm(asked, window.origin)
-    gone = {
+    past, now = earlier.rfm(present, origin), then.rfm(person, window.origin)
+    probabilities = {
         "recency": 1 - fit_rfm(past, returned, only_recency=True).returning(now),
         "rfm_logistic": 1 - fit_rfm(past, returned).returning(now),
     }
-    everybody = then.purchases(then.present(window.origin), window.origin)
-    model, mine = fit_bg_nbd(everybody), then.purchases(asked, window.origin)
+    customers = then.purchase_history(then.active_people(window.origin), window.origin)
+    model, scored_customers = fit_bg_nbd(customers), then.purchase_history(person, window.origin)
     gap, span = window.gap / DAY, window.length / DAY
-    gone["bg_nbd"] = 1 - model.returning(mine, span)
-    expected = model.purchases(mine, gap + span) - (model.purchases(mine, gap) if gap else 0.0)
-    gone["bg_nbd_count"] = np.exp(-expected)
-    return gone, {"bg_nbd": expected, "bg_nbd_count": expected}
+    probabilities["bg_nbd"] = 1 - model.returning(scored_customers, span)
+    expected = model.purchases(scored_customers, gap + span) - (
+        model.purchases(scored_customers, gap) if gap else 0.0
+    )
+    probabilities["bg_nbd_count"] = np.exp(-expected)
+    return probabilities, {"bg_nbd": expected, "bg_nbd_count": expected}
 
 
-def importance_of(fitted: Fitted, model: str) -> dict[str, float]:
-    """Share of what a model learned by column, the mean over its parts."""
+def column_importance(fitted: FittedModels, model: str) -> dict[str, float]:
+    """Return the share of the learned signal by column, averaged over a model's parts."""
     parts = (
         [name for name in (*DIRECT, *HAZARD) if name in fitted.models]
         if model == BLEND

@@ -1,10 +1,9 @@
-"""The architectures that can be tuned: settings, what is tried of them, and how one fit goes. To
-add one, add a line to `ARCHITECTURES`.
+"""The architectures that can be tuned: their settings, search spaces, and how one fit runs.
 
-A fit sees the rows of one split and gives a value for each row that is judged: what the slot's list
-would be ordered by. All architectures get the same rows, the same splits and the same budget; the
-first trial of each has its defaults as they are. Validation fits by them too
-(`training.validate.model`).
+To add an architecture, add a line to `ARCHITECTURES`. A fit sees the rows of one split and returns
+a value for each held-out row, by which the slot's list is ordered. All architectures get the same
+rows, splits and budget. The first trial of each uses its defaults. Validation fits models the same
+way (`training.validate.model`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.architectures import DEEP, Forests, Ranker, available, fit_net
+from tailorbird.models.architectures import DEEP, Forests, Ranker, fit_net, is_available
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.parameters import DEFAULTS
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.training.architecture import QUICK_EPOCHS
-from tailorbird.training.calibrate import choose, periods_of
+from tailorbird.training.calibrate import assign_periods, choose_calibration
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.rows import Split
-from tailorbird.training.tune.space import Choices, Range, Space, Value
+from tailorbird.training.tune.space import Choices, Range, SearchSpace, Value
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -33,8 +32,8 @@ TREES, NETS = "trees", "nets"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One fit that is asked for: the settings that are tried, on top of how training would do it."""
+class FitRequest:
+    """One requested fit: the tried settings, on top of how training would do it."""
 
     settings: Mapping[str, Value]
     seed: int
@@ -43,57 +42,66 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """A fitted model with the calibration of each head, and what a list is ordered by: the slot's
-    formula over them.
+class CalibratedModel:
+    """A fitted model with a calibration for each head, and the slot's formula over them.
 
     Attributes:
-        places: of the matrix's columns that the model sees; None for all.
+        column_indices: of the matrix's columns that the model reads; None for all.
     """
 
     model: Ranker
     calibration: Mapping[str, Calibration]
     objective: Mapping[str, float]
-    places: npt.NDArray[np.intp] | None = None
+    column_indices: npt.NDArray[np.intp] | None = None
 
     def probabilities(self, matrix: Matrix) -> dict[str, Floats]:
-        seen = matrix if self.places is None else np.ascontiguousarray(matrix[:, self.places])
+        visible = (
+            matrix
+            if self.column_indices is None
+            else np.ascontiguousarray(matrix[:, self.column_indices])
+        )
         return {
-            head: self.calibration[head].apply(raw) for head, raw in self.model.score(seen).items()
+            head: self.calibration[head].apply(raw)
+            for head, raw in self.model.score(visible).items()
         }
 
     def value(self, matrix: Matrix) -> Floats:
-        found = self.probabilities(matrix)
+        head_probabilities = self.probabilities(matrix)
         return sum(
-            (weight * found[head] for head, weight in self.objective.items()), np.zeros(len(matrix))
+            (weight * head_probabilities[head] for head, weight in self.objective.items()),
+            np.zeros(len(matrix)),
         )
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Attributes:
-    defaults: the settings that can be tried, as they are without tuning. space: what is tried; a
-    project's `tune.toml` may change it. columns: which matrix a fit needs: `TREES`, or `NETS` with
-    codes of the candidate and of the newest items behind it. heads: what is fitted to a split.
-    sized: the defaults with what depends on the data filled in, given positives and rows: where the
-    search begins.
+    """A model family that can be tuned.
+
+    Attributes:
+        defaults: the tunable settings, with their values without tuning.
+        space: the search space; a project's `tune.toml` may change it.
+        columns: the matrix a fit needs: `TREES`, or `NETS` with codes of the candidate and of the
+            newest items as further columns.
+        fit_heads: fits a model to a split.
+        sized: returns the defaults adapted to the data, given positives and rows; the search starts
+            there.
     """
 
     name: str
     defaults: Mapping[str, Value]
     space: Mapping[str, Range | Choices]
     columns: str
-    heads: Callable[[Split, Ask], Heads]
+    fit_heads: Callable[[Split, FitRequest], CalibratedModel]
     sized: Callable[[Mapping[str, Value], int, int], Mapping[str, Value]] = (
         lambda settings, positives, rows: settings
     )
 
-    def whole_space(self) -> Space:
-        return Space(self.space, {}, self.defaults)
+    def full_space(self) -> SearchSpace:
+        return SearchSpace(self.space, {}, self.defaults)
 
-    def fit(self, split: Split, ask: Ask) -> Floats:
-        """The value of each judged row."""
-        return self.heads(split, ask).value(split.judge.matrix)
+    def fit(self, split: Split, request: FitRequest) -> Floats:
+        """Return the value of each held-out row."""
+        return self.fit_heads(split, request).value(split.holdout.matrix)
 
 
 _GBDT = ("objective", "leaves", "leaf_positives", "rate", "l2", "columns", "rows")
@@ -109,38 +117,54 @@ _GBDT_SPACE: dict[str, Range | Choices] = {
 
 
 def gbdt_defaults() -> dict[str, Value]:
-    """What of `GbdtSettings` can be tuned."""
+    """Return the tunable settings of `GbdtSettings` with their defaults."""
     return {name: value for name, value in asdict(GbdtSettings()).items() if name in _GBDT}
 
 
-def gbdt_heads(split: Split, ask: Ask) -> Heads:
-    """Trees for each head, calibrated by the part that early stopping watched. Columns for nets,
-    where there are any, they do not see.
+def fit_gbdt_heads(split: Split, request: FitRequest) -> CalibratedModel:
+    """Fit trees for each head, calibrated on the part that early stopping watched.
+
+    Columns that only nets can use are left out.
     """
-    settings = replace(ask.train.gbdt, **ask.settings, seed=ask.seed, threads=ask.threads)  # type: ignore[arg-type]
-    seen = split if split.for_trees == split.names else split.only(split.for_trees)
-    train, watch = seen.train, seen.watch
+    tried = {**request.settings, "seed": request.seed, "threads": request.threads}
+    settings = replace(request.train.gbdt, **tried)  # type: ignore[arg-type]
+    tree_split = (
+        split if split.tree_columns == split.names else split.select_columns(split.tree_columns)
+    )
+    train, watch = tree_split.train, tree_split.validation
     boosters, raw = {}, {}
     for head in split.objective:
-        learned = Sample(train.matrix, train.labels[head], np.diff(train.offsets), train.weight)
-        watched = Sample(watch.matrix, watch.labels[head], np.diff(watch.offsets), watch.weight)
-        boosters[head] = fit_gbdt(
-            learned, watched, seen.names, settings, categorical=seen.categorical
+        train_sample = Sample(
+            train.matrix, train.labels[head], np.diff(train.offsets), train.weight
         )
-        raw[head] = boosters[head].score(seen.served)
-    places = None if seen is split else np.array([split.names.index(name) for name in seen.names])
-    calibration = _calibrated(raw, split, probability=settings.objective == "binary")
-    return Heads(Forests(boosters, {}), calibration, split.objective, places)
+        validation_sample = Sample(
+            watch.matrix, watch.labels[head], np.diff(watch.offsets), watch.weight
+        )
+        boosters[head] = fit_gbdt(
+            train_sample,
+            validation_sample,
+            tree_split.names,
+            settings,
+            categorical=tree_split.categorical,
+        )
+        raw[head] = boosters[head].score(tree_split.served)
+    column_indices = (
+        None
+        if tree_split is split
+        else np.array([split.names.index(name) for name in tree_split.names])
+    )
+    calibration = _calibrate_heads(raw, split, probability=settings.objective == "binary")
+    return CalibratedModel(Forests(boosters, {}), calibration, split.objective, column_indices)
 
 
-def _calibrated(
+def _calibrate_heads(
     raw: Mapping[str, Floats], split: Split, *, probability: bool = True
 ) -> dict[str, Calibration]:
-    """Of each head, by what the model said of the watched part as it would be served."""
-    watch = split.watch
-    periods = periods_of(watch.t[watch.request])
+    """Calibrate each head on the model's served scores of the validation part."""
+    watch = split.validation
+    periods = assign_periods(watch.t[watch.request])
     return {
-        head: choose(
+        head: choose_calibration(
             raw[head], watch.labels[head], periods, watch.weight, probability=probability
         ).calibration
         for head in raw
@@ -162,25 +186,26 @@ _NET_SPACE: dict[str, Range | Choices] = {
     "embedding_max": Range(4, 32, log=True),
     "unknown_share": Range(0.005, 0.2),
 }
-_MORE: Mapping[str, Mapping[str, Range | Choices]] = {
+_EXTRA_SPACE: Mapping[str, Mapping[str, Range | Choices]] = {
     "dcn": {"crosses": Range(1, 4)},
     "mmoe": {"experts": Range(2, 8)},
 }
 
 
-def net_settings(ask: Ask) -> dict[str, Value]:
-    """What a net is fitted with where it differs from the architecture's own; with `quick` fewer
-    epochs, as training has it.
+def net_settings(request: FitRequest) -> dict[str, Value]:
+    """Return the settings of a net that differ from the architecture's defaults.
+
+    With `quick` there are fewer epochs, as in training.
     """
     return {
-        "threads": ask.threads,
-        **({"epochs": QUICK_EPOCHS} if ask.train.quick else {}),
-        **ask.settings,
+        "threads": request.threads,
+        **({"epochs": QUICK_EPOCHS} if request.train.quick else {}),
+        **request.settings,
     }
 
 
-def net_heads(name: str, split: Split, ask: Ask) -> Heads:
-    """A net for all heads, each calibrated by the part that ended its training."""
+def fit_net_heads(name: str, split: Split, request: FitRequest) -> CalibratedModel:
+    """Fit a net for all heads, each calibrated on the part that ended its training."""
     assert split.layout is not None
     train, watch = (
         Rows(
@@ -189,31 +214,33 @@ def net_heads(name: str, split: Split, ask: Ask) -> Heads:
             part.weight,
             np.diff(part.offsets),
         )
-        for part in (split.train, split.watch)
+        for part in (split.train, split.validation)
     )
-    model = fit_net(name, net_settings(ask), split.layout, train, watch, seed=ask.seed)
-    return Heads(model, _calibrated(model.score(split.served), split), split.objective)
+    model = fit_net(name, net_settings(request), split.layout, train, watch, seed=request.seed)
+    return CalibratedModel(
+        model, _calibrate_heads(model.score(split.served), split), split.objective
+    )
 
 
-def _net(name: str) -> Architecture:
-    space = {**_NET_SPACE, **_MORE.get(name, {})}
+def _net_architecture(name: str) -> Architecture:
+    space = {**_NET_SPACE, **_EXTRA_SPACE.get(name, {})}
     defaults = {
         setting: value for setting, value in asdict(DEFAULTS[name]).items() if setting in space
     }
-    return Architecture(name, defaults, space, NETS, partial(net_heads, name))
+    return Architecture(name, defaults, space, NETS, partial(fit_net_heads, name))
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "gbdt": Architecture("gbdt", gbdt_defaults(), _GBDT_SPACE, TREES, gbdt_heads, _gbdt_sized),
-    **{name: _net(name) for name in DEEP},
+    "gbdt": Architecture("gbdt", gbdt_defaults(), _GBDT_SPACE, TREES, fit_gbdt_heads, _gbdt_sized),
+    **{name: _net_architecture(name) for name in DEEP},
 }
 
 
-def architectures(names: tuple[str, ...]) -> list[Architecture]:
-    """The architectures of some names.
+def select_architectures(names: tuple[str, ...]) -> list[Architecture]:
+    """Return the architectures with the given names.
 
     Raises:
-        UsageError: there is no such one, or none at all, or it needs what is not installed.
+        UsageError: a name is unknown, none is given, or a dependency is not installed.
     """
     if not names:
         raise UsageError(
@@ -226,9 +253,9 @@ def architectures(names: tuple[str, ...]) -> list[Architecture]:
         raise UsageError(
             f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix
         )
-    if lacking := [name for name in names if not available(name)]:
+    if uninstalled := [name for name in names if not is_available(name)]:
         raise UsageError(
-            f"{lacking[0]} needs torch, which is not installed",
+            f"{uninstalled[0]} needs torch, which is not installed",
             where="--architectures",
             fix="pip install 'tailorbird[deep]'",
         )

@@ -1,13 +1,14 @@
-"""What is taken in the end: the best few, fitted again under several seeds on every split, beside
-the defaults.
+"""Final choice: fit the best few again under several seeds on every split, with the defaults.
 
-    gain of a cell (split, seed) = NDCG@10 − mean over seeds of the reference's on that split       reference: the first defaults
-    taken: the largest mean gain − its spread over cells, if that is above 0; else the defaults stay
+    gain of a cell (split, seed) = NDCG@10 − mean over seeds of the reference on that split
+    reference                      the first defaults
+    winner                         the largest mean gain − its spread over cells, if above 0;
+                                   otherwise the defaults stay
 
-The best of many trials is partly the luckiest of them, on these splits and under this seed. Another
-seed and the other splits do not share the luck, so a setting that is ahead by less than it varies
-is not taken. Figures here are still of rows that were chosen by: what tuning is worth is told by
-the test part, which `tailorbird train` judges on.
+The best of many trials is partly the luckiest on these splits and this seed. Other seeds and splits
+do not share the luck, so a setting that leads by less than its spread is not taken. The numbers are
+still measured on rows that took part in the choice: the test part, on which `tailorbird train`
+judges, shows what tuning is worth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.tune.fits import Fit, Fits, Found
+from tailorbird.training.tune.fits import FitExecutor, FitResult, FitSpec
 from tailorbird.training.tune.study import Trial
 
 Floats = npt.NDArray[np.float64]
@@ -28,15 +29,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the last few.
+    """One of the last few trials.
 
     Attributes:
         quality: shape (splits, seeds), NDCG@10.
-        gain: mean over cells of what it is above the reference; spread: their standard deviation.
-        interval: of the gain over people, all splits together; the mean over seeds stands for a
-        request. tail, tail_gain: the same figure where only items of the long tail count, and its
-        gain. They have no say.
-        seconds: mean of a fit.
+        gain: mean over cells of the gain over the reference.
+        spread: standard deviation of the gain over cells.
+        interval: of the gain over people, all splits together; each request is averaged over
+            seeds.
+        tail, tail_gain: NDCG@10 over long-tail items alone, and its gain; for information.
+        seconds: mean duration of a fit.
     """
 
     trial: Trial
@@ -59,19 +61,23 @@ class Finalist:
             f"{'defaults' if self.trial.default else f'trial {self.trial.number}'}"
         )
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        ends = {"gain": self.gain, "spread": self.spread, "score": self.score}
-        span = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finalist as JSON."""
+        totals = {"gain": self.gain, "spread": self.spread, "score": self.score}
+        interval_fields = {
             "gain_low": self.interval.low,
             "gain_high": self.interval.high,
             "ndcg_10": float(self.quality.mean()),
         }
         for name, each in (("ndcg_10_long_tail", self.tail), ("gain_long_tail", self.tail_gain)):
-            span |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+            interval_fields |= {
+                name: each.value,
+                f"{name}_low": each.low,
+                f"{name}_high": each.high,
+            }
         figures = {
             name: round(float(value), 6) if np.isfinite(value) else None
-            for name, value in (ends | span).items()
+            for name, value in (totals | interval_fields).items()
         }
         cells = [[round(float(each), 6) for each in row] for row in self.quality]
         return {
@@ -91,9 +97,12 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Choice:
-    """Attributes:
-    finalists: best score first.
-    taken: the one that is taken; why: in a sentence.
+    """The result of the final comparison.
+
+    Attributes:
+        finalists: best score first.
+        winner: the chosen finalist.
+        why: the reason, a sentence.
     """
 
     finalists: tuple[Finalist, ...]
@@ -102,9 +111,10 @@ class Choice:
     why: str
 
 
-def finalists_of(trials: Mapping[str, Sequence[Trial]], count: int) -> list[Trial]:
-    """The defaults of every architecture, the best trial of each, and the best of all others up to
-    `count` that are no defaults.
+def select_finalists(trials: Mapping[str, Sequence[Trial]], count: int) -> list[Trial]:
+    """Return the defaults and best trial of each architecture, and the best others.
+
+    There are at most `count` trials that are not defaults, unless there are more architectures.
     """
     defaults = [
         next(one for one in each if one.default)
@@ -112,7 +122,7 @@ def finalists_of(trials: Mapping[str, Sequence[Trial]], count: int) -> list[Tria
         if any(one.default for one in each)
     ]
     ranked = {
-        name: sorted(_others(each), key=lambda one: (-one.value, one.number))
+        name: sorted(_distinct_trials(each), key=lambda one: (-one.value, one.number))
         for name, each in trials.items()
     }
     best = [each[0] for each in ranked.values() if each]
@@ -123,42 +133,46 @@ def finalists_of(trials: Mapping[str, Sequence[Trial]], count: int) -> list[Tria
     return [*defaults, *best, *rest[: max(count - len(best), 0)]]
 
 
-def _others(trials: Sequence[Trial]) -> list[Trial]:
-    """Complete trials that are no defaults, each set of settings once."""
-    found: dict[str, Trial] = {}
-    for one in trials:
-        if one.state == "complete" and not one.default:
-            found.setdefault(repr(sorted(one.settings.items())), one)
-    return list(found.values())
+def _distinct_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Return complete trials that are not defaults, each set of settings once."""
+    distinct: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.state == "complete" and not trial.default:
+            distinct.setdefault(repr(sorted(trial.settings.items())), trial)
+    return list(distinct.values())
 
 
-def choose(
+def choose_finalist(
     trials: Sequence[Trial],
     people: Sequence[Ints],
     seeds: Sequence[int],
-    fits: Fits,
+    fits: FitExecutor,
     progress: Callable[[int, int], None],
 ) -> Choice:
     """Fit every finalist on every split under every seed, and choose.
 
     Args:
         trials: the first one is the reference.
-        people: of each split, who asked each judged request; −1 for nobody.
+        people: of each split, the person of each held-out request; −1 for unknown.
     """
     splits = range(len(people))
-    asked = [
-        (place, split, seed) for place in range(len(trials)) for split in splits for seed in seeds
+    jobs = [
+        (index, split, seed) for index in range(len(trials)) for split in splits for seed in seeds
     ]
-    progress(0, len(asked))
-    wanted: dict[Future[Found], tuple[int, int, int]] = {}
-    for place, split, seed in asked:
-        one = trials[place]
-        wanted[fits.submit(Fit(one.architecture, one.settings, split, seed))] = (place, split, seed)
-        progress(sum(future.done() for future in wanted), len(asked))
-    found: dict[tuple[int, int, int], Found] = {}
-    for future in as_completed(wanted):
-        found[wanted[future]] = future.result()
-        progress(len(found), len(asked))
+    progress(0, len(jobs))
+    pending: dict[Future[FitResult], tuple[int, int, int]] = {}
+    for place, split, seed in jobs:
+        trial = trials[place]
+        pending[fits.submit(FitSpec(trial.architecture, trial.settings, split, seed))] = (
+            place,
+            split,
+            seed,
+        )
+        progress(sum(future.done() for future in pending), len(jobs))
+    results: dict[tuple[int, int, int], FitResult] = {}
+    for future in as_completed(pending):
+        results[pending[future]] = future.result()
+        progress(len(results), len(jobs))
     person = np.concatenate(
         [
             np.where(each < 0, -1 - np.arange(len(each)) - 10_000_000 * n, each)
@@ -167,51 +181,51 @@ def choose(
     )
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1])
 
-    def cells(place: int) -> list[list[Found]]:
-        return [[found[place, split, seed] for seed in seeds] for split in splits]
+    def cells(index: int) -> list[list[FitResult]]:
+        return [[results[index, split, seed] for seed in seeds] for split in splits]
 
     reference = cells(0)
     level = np.array([[each.mean for each in row] for row in reference]).mean(axis=1, keepdims=True)
     finalists = [
-        _finalist(one, cells(place), level, reference, bootstrap)
+        _score_finalist(one, cells(place), level, reference, bootstrap)
         for place, one in enumerate(trials)
     ]
     ordered = tuple(sorted(finalists, key=lambda one: -one.score))
-    return _taken(ordered, finalists[0])
+    return _choose_winner(ordered, finalists[0])
 
 
-def _finalist(
+def _score_finalist(
     trial: Trial,
-    cells: Sequence[Sequence[Found]],
+    cells: Sequence[Sequence[FitResult]],
     level: Floats,
-    reference: Sequence[Sequence[Found]],
+    reference: Sequence[Sequence[FitResult]],
     bootstrap: Bootstrap,
 ) -> Finalist:
     quality = np.array([[each.mean for each in row] for row in cells])
     gains = quality - level
-    whole, tail = (
+    overall, tail = (
         [_by_request(each, name) for each in (cells, reference)] for name in ("quality", "tail")
     )
     spread = float(gains.std(ddof=1)) if gains.size > 1 else 0.0
     seconds = float(np.mean([each.seconds for row in cells for each in row]))
-    of_tail = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
+    tail_intervals = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
     return Finalist(
         trial,
         quality,
         round(float(gains.mean()), 12) + 0.0,
         spread,
-        bootstrap.difference(*whole),
-        *of_tail,
+        bootstrap.difference(*overall),
+        *tail_intervals,
         seconds,
     )
 
 
-def _by_request(cells: Sequence[Sequence[Found]], name: str) -> Floats:
-    """A figure of each request of all splits, the mean over seeds."""
+def _by_request(cells: Sequence[Sequence[FitResult]], name: str) -> Floats:
+    """Return a metric of each request over all splits, averaged over seeds."""
     return np.concatenate([np.mean([getattr(each, name) for each in row], axis=0) for row in cells])
 
 
-def _taken(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
+def _choose_winner(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
     best = next((one for one in ordered if one is not reference), reference)
     cells = f"{reference.quality.shape[0]} splits and {reference.quality.shape[1]} seeds"
     if best is reference:
@@ -219,24 +233,24 @@ def _taken(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
             ordered, reference, reference, "the defaults stay: no trial was fitted for all splits"
         )
     if reference.quality.size < 2:
-        told = (
+        summary = (
             f"{best.name} gains {best.gain:+.4f} over {reference.name} on one split under one seed"
         )
         return Choice(
             ordered,
             reference,
             reference,
-            f"the defaults stay: {told}, which does not tell how much it varies",
+            f"the defaults stay: {summary}, which does not tell how much it varies",
         )
-    told = (
+    summary = (
         f"{best.name} gains {best.gain:+.4f} over {reference.name}, with a spread of "
         f"{best.spread:.4f} over {cells}"
     )
     if best.score > 0:
-        return Choice(ordered, reference, best, f"{told}: more than it varies by")
+        return Choice(ordered, reference, best, f"{summary}: more than it varies by")
     return Choice(
         ordered,
         reference,
         reference,
-        f"the defaults stay: {told}, which is no more than it varies by",
+        f"the defaults stay: {summary}, which is no more than it varies by",
     )

@@ -1,9 +1,9 @@
-"""Fits, in this process or in several, each kept in the study's folder: one that was done before a
-run was killed is not done again.
+"""Run fits in this process or in several, caching each in the study's folder.
 
-A fit is asked for by architecture, settings, split and seed, and answers with NDCG@10 of each
-judged request. With one worker fits run here, one after the other; with more, each process opens
-the splits itself, fits with one thread, and ends when this one does.
+A fit that finished before a run was killed is not repeated. A fit is identified by architecture,
+settings, split and seed, and returns NDCG@10 of each held-out request. With one worker, fits run
+here one after the other. With more, each process opens the splits itself, fits with one thread, and
+exits with this one.
 """
 
 import os
@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import StorageError
-from tailorbird.training.resuming import kept_arrays
+from tailorbird.training.resuming import load_or_make_arrays
 from tailorbird.training.settings import TrainSettings
-from tailorbird.training.tune.architectures import ARCHITECTURES, Ask
+from tailorbird.training.tune.architectures import ARCHITECTURES, FitRequest
 from tailorbird.training.tune.rows import Split
 from tailorbird.training.tune.space import Value
 
@@ -34,8 +34,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Which fit."""
+class FitSpec:
+    """Identifies a fit."""
 
     architecture: str
     settings: Mapping[str, Value]
@@ -50,9 +50,10 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """NDCG@10 of each judged request, NaN where there is nothing to find, in all and of the long
-    tail; and how long the fit took.
+class FitResult:
+    """NDCG@10 of each held-out request, overall and of the long tail, and the fit's duration.
+
+    NaN where a request has no relevant item.
     """
 
     quality: Floats
@@ -64,23 +65,23 @@ class Found:
         return float(np.nanmean(self.quality))
 
 
-class Fits(Protocol):
-    """Takes fits, and gives what is found of each."""
+class FitExecutor(Protocol):
+    """Runs fits and returns futures of their results."""
 
     @property
     def workers(self) -> int: ...
 
-    def submit(self, fit: Fit) -> "Future[Found]": ...
+    def submit(self, fit: FitSpec) -> "Future[FitResult]": ...
 
 
 def split_name(preset: str, number: int) -> str:
-    """Under which name a folder keeps a split."""
+    """Return the name under which a folder stores a split."""
     return f"split {preset} {number}"
 
 
 @dataclass
-class Bench:
-    """Where fits are done: the folder, with the splits in memory that have been asked for."""
+class FitRunner:
+    """Runs fits in a folder, keeping opened splits in memory."""
 
     folder: Path
     train: TrainSettings
@@ -90,25 +91,27 @@ class Bench:
     def split(self, preset: str, number: int) -> Split:
         name = split_name(preset, number)
         if name not in self.splits:
-            self.splits[name] = Split.of(kept_arrays(self.folder, name, _missing))
+            self.splits[name] = Split.from_arrays(load_or_make_arrays(self.folder, name, _missing))
         return self.splits[name]
 
-    def run(self, fit: Fit) -> Found:
-        """The fit, or what was kept of it."""
+    def run(self, fit: FitSpec) -> FitResult:
+        """Run a fit, or return its cached result."""
 
         def make() -> Mapping[str, npt.NDArray]:
-            begin = time.monotonic()
+            started = time.monotonic()
             architecture = ARCHITECTURES[fit.architecture]
             split = self.split(architecture.columns, fit.split)
-            value = architecture.fit(split, Ask(fit.settings, fit.seed, self.train, self.threads))
+            value = architecture.fit(
+                split, FitRequest(fit.settings, fit.seed, self.train, self.threads)
+            )
             return {
                 "quality": split.quality(value),
-                "tail": split.quality_of_tail(value),
-                "seconds": np.array(time.monotonic() - begin),
+                "tail": split.tail_quality(value),
+                "seconds": np.array(time.monotonic() - started),
             }
 
-        kept = kept_arrays(self.folder, fit.name, make)
-        return Found(kept["quality"], kept["tail"], float(kept["seconds"]))
+        cached = load_or_make_arrays(self.folder, fit.name, make)
+        return FitResult(cached["quality"], cached["tail"], float(cached["seconds"]))
 
 
 def _missing() -> Mapping[str, npt.NDArray]:
@@ -118,12 +121,12 @@ def _missing() -> Mapping[str, npt.NDArray]:
 
 
 @dataclass(frozen=True)
-class _Here:
-    bench: Bench
+class _InProcess:
+    bench: FitRunner
     workers: int = 1
 
-    def submit(self, fit: Fit) -> "Future[Found]":
-        done: Future[Found] = Future()
+    def submit(self, fit: FitSpec) -> "Future[FitResult]":
+        done: Future[FitResult] = Future()
         try:
             done.set_result(self.bench.run(fit))
         except Exception as error:
@@ -132,31 +135,34 @@ class _Here:
 
 
 @dataclass(frozen=True)
-class _Processes:
+class _ProcessPool:
     pool: ProcessPoolExecutor
     workers: int
 
-    def submit(self, fit: Fit) -> "Future[Found]":
-        return self.pool.submit(_run, fit)
+    def submit(self, fit: FitSpec) -> "Future[FitResult]":
+        return self.pool.submit(_run_in_worker, fit)
 
 
 @contextmanager
-def open_fits(folder: Path, train: TrainSettings, workers: int) -> Iterator[Fits]:
-    """Somebody who does fits, by so many processes.
+def open_executor(folder: Path, train: TrainSettings, workers: int) -> Iterator[FitExecutor]:
+    """Open an executor with the given number of worker processes.
 
     Raises:
-        StorageError: a process died, as when memory ran out; what was found so far is kept.
+        StorageError: a process died, for example out of memory; finished fits are kept.
     """
     if workers == 1:
-        yield _Here(Bench(folder, train, 0))
+        yield _InProcess(FitRunner(folder, train, 0))
         return
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_open, initargs=(folder, train)
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(folder, train),
     )
     try:
-        yield _Processes(pool, workers)
-        # all fits are done: its processes end at once, and what they shared is given back before
-        # this process leaves
+        yield _ProcessPool(pool, workers)
+        # All fits are done, so the processes exit at once and release shared resources before this
+        # process exits.
         pool.shutdown()
     except BrokenProcessPool:
         fix = "the same command goes on; with fewer --workers it needs less memory"
@@ -165,21 +171,21 @@ def open_fits(folder: Path, train: TrainSettings, workers: int) -> Iterator[Fits
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_opened: dict[str, Bench] = {}  # of a worker process; empty everywhere else
+_worker: dict[str, FitRunner] = {}  # set in worker processes only
 
 
-def _open(folder: Path, train: TrainSettings) -> None:
-    _opened["bench"] = Bench(folder, train, 1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start_worker(folder: Path, train: TrainSettings) -> None:
+    _worker["bench"] = FitRunner(folder, train, 1)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A pool's processes would wait for ever for the next fit where the one that asks was killed."""
+def _exit_with_parent() -> None:
+    """Exit when the parent dies; a pool's process would otherwise wait for ever."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
 
 
-def _run(fit: Fit) -> Found:
-    return _opened["bench"].run(fit)
+def _run_in_worker(fit: FitSpec) -> FitResult:
+    return _worker["bench"].run(fit)

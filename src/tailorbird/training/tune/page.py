@@ -1,6 +1,4 @@
-"""The report of a tuning: one HTML file with what was taken and why, the history, what matters, and
-how settings go together; and JSON.
-"""
+"""HTML and JSON report of a tuning: the choice, the history, importances and settings."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -15,18 +13,18 @@ from matplotlib.ticker import MaxNLocator
 
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.page import (
-    OTHERS,
-    OURS,
-    importance,
-    picture,
-    plain,
+    HIGHLIGHT_COLOUR,
+    MUTED_COLOUR,
+    clean_axes,
+    importance_chart,
+    render_table,
     splits_table,
-    table,
+    to_svg,
     write_page,
 )
 from tailorbird.training.tune.choose import Finalist
 from tailorbird.training.tune.run import TuneReport
-from tailorbird.training.tune.space import Choices, Space, Value
+from tailorbird.training.tune.space import Choices, SearchSpace, Value
 from tailorbird.training.tune.study import Trial
 
 TRIALS_SHOWN = 20
@@ -34,8 +32,9 @@ _LOST = "#b3541e"
 
 
 def write_tuning(folder: Path, report: TuneReport, next_: Sequence[str]) -> Path:
-    """Write `tuning-SLOT.html`, and the figures beside it as JSON; returns the page's path. `next_`
-    is what the reader may do.
+    """Write `tuning-SLOT.html` and its JSON, and return the page's path.
+
+    `next_` lists what the reader may do next.
     """
     page = folder / f"tuning-{report.slot}.html"
     parts = [_head(report, next_), _finalists(report)]
@@ -69,7 +68,7 @@ def _head(report: TuneReport, next_: Sequence[str]) -> str:
 
 
 def _line(line: str) -> str:
-    """A line of text, or a command where it is indented."""
+    """Format a line of text, or a command if it is indented."""
     return f"<code>{escape(line.strip())}</code>" if line.startswith("  ") else escape(line)
 
 
@@ -112,12 +111,12 @@ def _finalists(report: TuneReport) -> str:
     )
     return (
         "<h2>The last few</h2><p "
-        f"class='soft'>{intro}</p>{table(header, rows)}{picture(_cells(report.choice.finalists))}"
+        f"class='soft'>{intro}</p>{render_table(header, rows)}{to_svg(_cells(report.choice.finalists))}"
     )
 
 
 def _interval(figure: Interval, sign: str) -> str:
-    """A figure with its interval, where there is one."""
+    """Format a metric with its interval, if there is one."""
     if not np.isfinite(figure.value):
         return "–"
     return f"{figure.value:{sign}.4f}" + (
@@ -126,7 +125,7 @@ def _interval(figure: Interval, sign: str) -> str:
 
 
 def _cells(finalists: Sequence[Finalist]) -> Figure:
-    """NDCG@10 of every split and seed."""
+    """Plot NDCG@10 of every split and seed."""
     figure = Figure(figsize=(6.4, 0.36 * len(finalists) + 1.0), layout="constrained")
     axes = figure.subplots()
     for place, one in enumerate(reversed(finalists)):
@@ -140,16 +139,16 @@ def _cells(finalists: Sequence[Finalist]) -> Figure:
             )
     axes.set_yticks(range(len(finalists)), [one.name for one in reversed(finalists)])
     axes.set_title("NDCG@10 by split (colour) and seed", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
 def _pictures(trials: Sequence[Trial], report: TuneReport, name: str) -> list[str]:
-    found = [picture(_history(trials))]
+    pictures = [to_svg(_history(trials))]
     if shares := report.importance[name]:
-        found.append(picture(importance(shares, "What the trials differ by (PED-ANOVA)")))
+        pictures.append(to_svg(importance_chart(shares, "What the trials differ by (PED-ANOVA)")))
     if sum(one.state == "complete" for one in trials) > 1:
-        found.append(picture(_parallel(trials, report.spaces[name])))
-    return found
+        pictures.append(to_svg(_parallel(trials, report.spaces[name])))
+    return pictures
 
 
 def _history(trials: Sequence[Trial]) -> Figure:
@@ -160,25 +159,29 @@ def _history(trials: Sequence[Trial]) -> Figure:
         reached = float(np.mean(one.figures)) if one.figures else np.nan
         best = max(best, one.value) if one.state == "complete" else best
         line.append(best if np.isfinite(best) else np.nan)
-        style = {"complete": ("o", OURS), "pruned": ("x", OTHERS), "failed": ("v", _LOST)}[
-            one.state
-        ]
+        style = {
+            "complete": ("o", HIGHLIGHT_COLOUR),
+            "pruned": ("x", MUTED_COLOUR),
+            "failed": ("v", _LOST),
+        }[one.state]
         axes.plot([place], [reached], style[0], color=style[1], markersize=4)
-    axes.plot(range(len(line)), line, color=OURS, linewidth=1)
+    axes.plot(range(len(line)), line, color=HIGHLIGHT_COLOUR, linewidth=1)
     default = next((one for one in trials if one.default and np.isfinite(one.value)), None)
     if default is not None:
-        axes.axhline(default.value, color=OTHERS, linewidth=0.8, linestyle="--", label="defaults")
+        axes.axhline(
+            default.value, color=MUTED_COLOUR, linewidth=0.8, linestyle="--", label="defaults"
+        )
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("NDCG@10, mean over the splits that were fitted; × given up early", fontsize=10)
-    return plain(figure)
+    return clean_axes(figure)
 
 
-def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
-    """A line for each complete trial through its settings to its figure; the better, the darker."""
+def _parallel(trials: Sequence[Trial], space: SearchSpace) -> Figure:
+    """Plot a line for each complete trial through its settings; better trials are darker."""
     shown = sorted((one for one in trials if one.state == "complete"), key=lambda one: one.value)
-    names = list(space.tried)
+    names = list(space.dimensions)
     values = np.array([one.value for one in shown])
     low, high = float(values.min()), max(float(values.max()), float(values.min()) + 1e-9)
     figure = Figure(figsize=(1.3 * (len(names) + 1) + 1, 3.8), layout="constrained")
@@ -195,7 +198,7 @@ def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
             alpha=0.35 + 0.6 * share,
         )
     for place, name in enumerate(names):
-        one = space.tried[name]
+        one = space.dimensions[name]
         ends = (
             [(i / max(len(one.choices) - 1, 1), str(each)) for i, each in enumerate(one.choices)]
             if isinstance(one, Choices)
@@ -203,22 +206,22 @@ def _parallel(trials: Sequence[Trial], space: Space) -> Figure:
         )
         for height, label in ends:
             axes.text(place + 0.04, height, label, fontsize=7, va="center")
-        axes.axvline(place, color=OTHERS, linewidth=0.8)
-    axes.axvline(len(names), color=OTHERS, linewidth=0.8)
+        axes.axvline(place, color=MUTED_COLOUR, linewidth=0.8)
+    axes.axvline(len(names), color=MUTED_COLOUR, linewidth=0.8)
     for height, value in ((0.0, low), (1.0, high)):
         axes.text(len(names) + 0.04, height, f"{value:.4f}", fontsize=7, va="center")
     axes.set_xticks(range(len(names) + 1), [*names, "ndcg_10"])
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) + 0.5)
     axes.set_title("Settings of complete trials", fontsize=10)
-    figure = plain(figure)
+    figure = clean_axes(figure)
     axes.spines[["left", "bottom"]].set_visible(False)
     return figure
 
 
-def _height(value: Value | None, space: Space, name: str) -> float:
-    """Where a value stands between the ends of its range, 0 to 1."""
-    one = space.tried[name]
+def _height(value: Value | None, space: SearchSpace, name: str) -> float:
+    """Return the relative position of a value within its range, 0 to 1."""
+    one = space.dimensions[name]
     if value is None:
         return np.nan
     if isinstance(one, Choices):
@@ -232,27 +235,27 @@ def _height(value: Value | None, space: Space, name: str) -> float:
     return float((at - low) / (high - low))
 
 
-def _best(trials: Sequence[Trial], space: Space) -> str:
-    ordered = sorted(trials, key=lambda one: -one.value if np.isfinite(one.value) else np.inf)[
-        :TRIALS_SHOWN
-    ]
-    names = list(space.tried)
+def _best(trials: Sequence[Trial], space: SearchSpace) -> str:
+    ordered = sorted(
+        trials, key=lambda trial: -trial.value if np.isfinite(trial.value) else np.inf
+    )[:TRIALS_SHOWN]
+    names = list(space.dimensions)
     rows = []
     for one in ordered:
-        told = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
+        quality_cell = f"{one.value:.4f}" if np.isfinite(one.value) else one.state
         settings = [_shown(one.settings.get(name, "")) for name in names]
         rows.append(
             (
                 [
                     f"{one.number}{' defaults' if one.default else ''}",
-                    told,
+                    quality_cell,
                     *settings,
                     f"{one.seconds:.1f}",
                 ],
                 one.default,
             )
         )
-    return table(["trial", "ndcg_10", *names, "seconds"], rows)
+    return render_table(["trial", "ndcg_10", *names, "seconds"], rows)
 
 
 def _shown(value: Value) -> str:
@@ -261,20 +264,20 @@ def _shown(value: Value) -> str:
 
 def _facts(about: Mapping[str, Any]) -> str:
     budget = about["budget"]
-    most = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
+    limits = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [
         f"{budget['seconds']:g} s of fits"
     ] * bool(budget["seconds"])
     spent = (
         f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits"
         for name, each in about["spent"].items()
     )
-    told = {
+    facts = {
         "as of": about["as_of"],
         "the test part begins": about["test_from"],
-        "budget of an architecture": " or ".join(most),
+        "budget of an architecture": " or ".join(limits),
         "spent": "; ".join(spent),
         "sampler, pruner, seed": f"{budget['sampler']}, {budget['pruner']}, {about['seed']}",
         "not tuned": about["untuned"],
     }
-    rows = [([escape(name), escape(str(value))], False) for name, value in told.items() if value]
-    return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{table(['', ''], rows)}"
+    rows = [([escape(name), escape(str(value))], False) for name, value in facts.items() if value]
+    return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{render_table(['', ''], rows)}"

@@ -1,15 +1,14 @@
-"""The rows of several splits in time, encoded: what every fit of a tuning sees. No row of the test
-part is among them.
+"""Encode the rows of several time splits for tuning. No row of the test part is among them.
 
-    ├──── S0 ────┤─ S1 ─┤─ S2 ─┤─ S3 ─┤─ S4 ─┤══ test ══►  t        three splits, whose origin rolls on
-       train        watch  judge
-       train ─────────┘    watch  judge
-       train ────────────────┘    watch  judge
+    ├──── S0 ────┤─ S1 ─┤─ S2 ─┤─ S3 ─┤─ S4 ─┤══ test ══►  t     three splits, rolling origin
+       train        valid. holdout
+       train ─────────┘    valid. holdout
+       train ────────────────┘    valid. holdout
 
-Each split learns from the past alone: its encoder and its target encodings are those of its own
-training rows, and a row sees the newest index that is not after it. The test part is cut off
-exactly as `tailorbird train` cuts it, so that what training judges by had no say in what was
-chosen. Requests whose label window reaches over a border are left out.
+Each split learns from the past alone: its encoder and target encodings are fitted on its own
+training rows, and a row sees the newest index that is not later than it. The test part is cut off
+exactly as `tailorbird train` cuts it, so the final evaluation takes no part in the choice. Requests
+whose label window crosses a border are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,32 +27,32 @@ from tailorbird.lake import Lake
 from tailorbird.models.deep.layout import Layout
 from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.targets import chances_of_items
+from tailorbird.ranking.targets import item_probability_heads
 from tailorbird.training import metrics
-from tailorbird.training.architecture import layout_of, with_columns_for_nets
-from tailorbird.training.completing import Judged, completed
-from tailorbird.training.completing import judged as judged_rows
+from tailorbird.training.architecture import add_net_columns, build_layout
+from tailorbird.training.completing import EvaluationRows, training_rows
+from tailorbird.training.completing import evaluation_rows as judged_rows
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.fit import POSITIVES_MIN
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.judge import K, long_tail, shares
-from tailorbird.training.matrix import Featured, featured
+from tailorbird.training.judge import K, interaction_shares, long_tail_mask
+from tailorbird.training.matrix import FeatureChunk, iterate_features
 from tailorbird.training.pieces import Pieces
-from tailorbird.training.prepared import learn_encoder, stack
-from tailorbird.training.replaying import Replay, live_columns
+from tailorbird.training.prepared import learn_encoder, stack_matrices
+from tailorbird.training.replaying import Replay, select_live_columns
 from tailorbird.training.rows import Material, load_material
+from tailorbird.training.sampling import thin
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
-from tailorbird.training.target import Labelled
-from tailorbird.training.thinned import thinned
+from tailorbird.training.target import LabelledRows
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-EARLIEST = 0.4  # share of the requests that the first split learns from
-FOUND_MIN = 30  # requests with something to find, in each part that is judged
+FIRST_TRAIN_SHARE = 0.4  # share of the requests in the first split's training part
+ANSWERABLE_MIN = 30  # requests with a relevant item that each holdout part needs
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ class Part:
     Attributes:
         matrix: shape (rows, columns).
         labels: head → shape (rows,).
-        weight: shape (rows,), how many rows of the full set a row stands for.
+        weight: shape (rows,), number of rows of the full set that a row represents.
         offsets: shape (requests + 1,).
-        t, person: shape (requests,); −1 for nobody.
+        t, person: shape (requests,); −1 for an unknown person.
     """
 
     matrix: Matrix
@@ -76,7 +75,7 @@ class Part:
     person: Ints
 
     def take(self, requests: Bools) -> "Part":
-        """Some requests."""
+        """Return the part with some requests."""
         rows = requests[self.request]
         offsets = np.concatenate(([0], np.cumsum(np.diff(self.offsets)[requests]))).astype(np.int64)
         labels = {head: label[rows] for head, label in self.labels.items()}
@@ -91,11 +90,11 @@ class Part:
 
     @cached_property
     def request(self) -> Ints:
-        """The request of each row."""
+        """Index of each row's request."""
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
 
     def gain(self, objective: Mapping[str, float]) -> Floats:
-        """What each row was worth by the slot's formula."""
+        """Return the gain of each row under the slot's formula."""
         gain = np.zeros(len(self.matrix))
         for head, weight in objective.items():
             gain += weight * self.labels[head]
@@ -104,15 +103,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: what is learned from, what stops and calibrates, what is judged.
+    """One split: training, validation and holdout parts.
 
     Attributes:
-        names, categorical: of the matrix's columns.
-        objective: head → weight; those heads of the slot's that can be learned here. worth: all of
-            them, which lists are judged by.
-        served: rows of `watch` as serving would see them, with all items at the first position.
-        tail: which judged rows are of items of the long tail, as of the split's time.
-        layout: what a net takes the columns for, where there are columns for nets.
+        names, categorical: names of the matrix's columns.
+        objective: head → weight, of the slot's heads with enough data here.
+        worth: head → weight, of all heads; lists are evaluated by it.
+        served: rows of `validation` as serving would see them, with all items at the first
+            position.
+        tail: mask of the holdout rows with long-tail items, as of the split's time.
+        layout: column layout of a net, if there are columns for nets.
     """
 
     names: tuple[str, ...]
@@ -120,24 +120,25 @@ class Split:
     objective: Mapping[str, float]
     worth: Mapping[str, float]
     train: Part
-    watch: Part
-    judge: Part
+    validation: Part
+    holdout: Part
     served: Matrix
     tail: Bools
     layout: Layout | None = None
 
-    def only(self, names: Sequence[str]) -> "Split":
-        """The same with some of the columns."""
-        places = [self.names.index(name) for name in names]
+    def select_columns(self, names: Sequence[str]) -> "Split":
+        """Return the split with some of the columns."""
+        indices = [self.names.index(name) for name in names]
 
-        def some(matrix: Matrix) -> Matrix:
-            return np.ascontiguousarray(matrix[:, places])
+        def select(matrix: Matrix) -> Matrix:
+            return np.ascontiguousarray(matrix[:, indices])
 
         train, watch, judge = (
-            replace(part, matrix=some(part.matrix)) for part in (self.train, self.watch, self.judge)
+            replace(part, matrix=select(part.matrix))
+            for part in (self.train, self.validation, self.holdout)
         )
         categorical = tuple(name for name in self.categorical if name in names)
-        layout = self.layout.only(names) if self.layout else None
+        layout = self.layout.select_columns(names) if self.layout else None
         return Split(
             tuple(names),
             categorical,
@@ -146,45 +147,52 @@ class Split:
             train,
             watch,
             judge,
-            some(self.served),
+            select(self.served),
             self.tail,
             layout,
         )
 
     @property
-    def for_trees(self) -> tuple[str, ...]:
-        """Names of the columns that trees see: all but those that only a net can use."""
+    def tree_columns(self) -> tuple[str, ...]:
+        """Names of the columns that trees use: all but those that only a net can use."""
         return (
-            tuple(name for name in self.names if name not in self.layout.for_nets)
+            tuple(name for name in self.names if name not in self.layout.net_only_columns)
             if self.layout
             else self.names
         )
 
-    def learned_from(self, train: Bools, watch: Bools) -> "Split":
-        """The same with some requests of what is learned from and watched."""
-        served = self.served[watch[self.watch.request]]
+    def restrict_training(self, train: Bools, watch: Bools) -> "Split":
+        """Return the split with some requests of the training and validation parts."""
+        served = self.served[watch[self.validation.request]]
         return replace(
-            self, train=self.train.take(train), watch=self.watch.take(watch), served=served
+            self,
+            train=self.train.take(train),
+            validation=self.validation.take(watch),
+            served=served,
         )
 
     def quality(self, value: Floats) -> Floats:
-        """NDCG@10 of each judged request when rows are ordered by a value, shape (requests,)."""
+        """Return NDCG@10 of each holdout request for rows ordered by a value, shape (requests,)."""
         return metrics.ndcg(self._ranked(value), K)
 
-    def quality_of_tail(self, value: Floats) -> Floats:
-        """The same where only items of the long tail are worth finding."""
+    def tail_quality(self, value: Floats) -> Floats:
+        """Return NDCG@10 with long-tail items alone as relevant."""
         ranked = self._ranked(value)
         return metrics.ndcg(ranked.only(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
-    def _ranked(self, value: Floats) -> metrics.Ranked:
-        return metrics.rank_lists(value, self.judge.gain(self.worth), self.judge.offsets, k=K)
+    def _ranked(self, value: Floats) -> metrics.RankedLists:
+        return metrics.rank_lists(value, self.holdout.gain(self.worth), self.holdout.offsets, k=K)
 
-    def arrays(self) -> dict[str, npt.NDArray]:
-        """All of it as arrays with names, for a file."""
-        found: dict[str, npt.NDArray] = {"served": self.served, "tail": self.tail}
-        for part, rows in (("train", self.train), ("watch", self.watch), ("judge", self.judge)):
-            found |= {f"{part}.{name}": getattr(rows, name) for name in _OF_PART}
-            found |= {f"{part}.label.{head}": label for head, label in rows.labels.items()}
+    def to_arrays(self) -> dict[str, npt.NDArray]:
+        """Return the split as named arrays, for a file."""
+        arrays: dict[str, npt.NDArray] = {"served": self.served, "tail": self.tail}
+        for part, rows in (
+            ("train", self.train),
+            ("watch", self.validation),
+            ("judge", self.holdout),
+        ):
+            arrays |= {f"{part}.{name}": getattr(rows, name) for name in _PART_FIELDS}
+            arrays |= {f"{part}.label.{head}": label for head, label in rows.labels.items()}
         head = msgspec.json.encode(
             [
                 self.names,
@@ -194,11 +202,11 @@ class Split:
                 self.layout,
             ]
         )
-        return {**found, "head": np.frombuffer(head, np.uint8)}
+        return {**arrays, "head": np.frombuffer(head, np.uint8)}
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray]) -> "Split":
-        """The split out of `arrays`."""
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> "Split":
+        """Restore a split from named arrays."""
         names, categorical, objective, worth, layout = msgspec.json.decode(arrays["head"].tobytes())
 
         def part(name: str) -> Part:
@@ -208,7 +216,9 @@ class Split:
                 for key, value in arrays.items()
                 if key.startswith(start)
             }
-            return Part(labels=labels, **{field: arrays[f"{name}.{field}"] for field in _OF_PART})
+            return Part(
+                labels=labels, **{field: arrays[f"{name}.{field}"] for field in _PART_FIELDS}
+            )
 
         columns, formula = (tuple(names), tuple(categorical)), (dict(objective), dict(worth))
         return cls(
@@ -219,26 +229,26 @@ class Split:
             part("judge"),
             arrays["served"],
             arrays["tail"],
-            _layout(layout),
+            _decode_layout(layout),
         )
 
 
-def _layout(told: Any) -> Layout | None:
-    return None if told is None else msgspec.convert(told, Layout, strict=False)
+def _decode_layout(encoded: Any) -> Layout | None:
+    return None if encoded is None else msgspec.convert(encoded, Layout, strict=False)
 
 
-_OF_PART = ("matrix", "weight", "offsets", "t", "person")
+_PART_FIELDS = ("matrix", "weight", "offsets", "t", "person")
 
 
 @dataclass(frozen=True)
-class Ground:
-    """The requests before the test part, cut in segments.
+class SegmentedRequests:
+    """The requests before the test part, cut into time segments.
 
     Attributes:
-        segments: indices of requests of each, in order of time; the first one is only ever learned
-            from.
-        replay: gives requests their candidates.
-        borders: where each segment but the first begins, then where the test part begins.
+        segments: request indices of each segment, in order of time; the first is only used for
+            training.
+        replay: generates candidates of requests.
+        borders: start of each segment but the first, then start of the test part.
     """
 
     material: Material
@@ -248,7 +258,7 @@ class Ground:
     replay: Replay
 
 
-def lay_out(
+def segment_requests(
     features: FeatureSet,
     slot: Slot,
     lake: Lake,
@@ -257,56 +267,59 @@ def lay_out(
     settings: TrainSettings,
     progress: Progress,
     *,
-    whole: bool = False,
-) -> Ground:
-    """Read the lake and cut off the test part as training would; cut what is left in segments.
+    include_test: bool = False,
+) -> SegmentedRequests:
+    """Read the lake, cut off the test part as training would, and segment the rest.
 
     Args:
-        whole: cut nothing off: for figures that nothing is chosen by.
+        include_test: do not cut off the test part; for evaluations that choose nothing.
 
     Raises:
-        NotReadyError: there is too little to judge each split by.
+        NotReadyError: there is too little data to evaluate each split.
     """
     progress("read", 0, 1)
     material = load_material(lake, features, slot, settings.wanted(now))
     data, gap = material.data, material.label_window
     border = settings.test_from
-    cut = (
+    time_split = (
         split_at(data.t, settings.validation_from or border, border, gap=gap)
         if border
         else split_by_time(data.t, gap=gap)
     )
-    until = int(data.t.max()) + gap + 1 if whole else cut.validation_until
+    until = int(data.t.max()) + gap + 1 if include_test else time_split.validation_until
     before = (
-        np.arange(data.requests) if whole else np.sort(np.concatenate([cut.train, cut.validation]))
+        np.arange(data.requests)
+        if include_test
+        else np.sort(np.concatenate([time_split.train, time_split.validation]))
     )
     t = data.t[before]
-    places = np.linspace(EARLIEST, 1, splits + 2)[:-1]
-    cuts = [int(t[int(place * len(t))]) for place in places]
+    cut_shares = np.linspace(FIRST_TRAIN_SHARE, 1, splits + 2)[:-1]
+    cuts = [int(t[int(place * len(t))]) for place in cut_shares]
     borders = (*cuts, until)
     segments = tuple(
         before[(t >= low) & (t + gap <= high)]
         for low, high in zip((np.iinfo(np.int64).min, *cuts), borders, strict=True)
     )
-    _untouched(data, segments, until, gap)
+    _require_before_test(data, segments, until, gap)
     for number, judged in enumerate(segments[2:], 1):
-        found = len(_found(data, judged, slot))
-        if found < FOUND_MIN:
-            why = (
-                f"split {number} of {splits} has {found} requests with something to find to "
-                f"judge by; at least {FOUND_MIN} are needed"
+        answerable_count = len(_answerable_requests(data, judged, slot))
+        if answerable_count < ANSWERABLE_MIN:
+            problem = (
+                f"split {number} of {splits} has {answerable_count} requests with something "
+                "to find to "
+                f"judge by; at least {ANSWERABLE_MIN} are needed"
             )
             raise NotReadyError(
-                why,
+                problem,
                 fix="tune on a longer --window, with fewer --splits, or when there is more traffic",
             )
     progress("read", 1, 1)
-    moments = _moments(segments[0], data, cuts, settings)
+    moments = _index_moments(segments[0], data, cuts, settings)
     series = build_series(
         material.events, material.items, moments, progress=partial(progress, "index")
     )
-    live, baselines = live_columns(features, slot), default_baselines(slot.sources)
-    return Ground(
+    live, baselines = select_live_columns(features, slot), default_baselines(slot.sources)
+    return SegmentedRequests(
         material,
         segments,
         borders,
@@ -315,8 +328,8 @@ def lay_out(
     )
 
 
-def _untouched(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int) -> None:
-    """That no request, and no label, reaches into the test part."""
+def _require_before_test(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int) -> None:
+    """Raise LeakError if a request or a label reaches into the test part."""
     latest = max(int(data.t[part].max(initial=np.iinfo(np.int64).min)) for part in segments)
     if latest >= test_from or latest + gap > test_from:
         raise LeakError(
@@ -325,29 +338,31 @@ def _untouched(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int
         )
 
 
-def _found(data: Dataset, requests: Ints, slot: Slot) -> Ints:
-    """The requests in which there is something to find."""
-    good = data.gain(slot.objective) > 0
-    return requests[np.isin(requests, np.unique(data.request[good]))]
+def _answerable_requests(data: Dataset, requests: Ints, slot: Slot) -> Ints:
+    """Return the requests with at least one relevant item."""
+    is_positive = data.gain(slot.objective) > 0
+    return requests[np.isin(requests, np.unique(data.request[is_positive]))]
 
 
-def _moments(first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings) -> list[int]:
-    places = np.linspace(0, len(first), settings.index_parts + 1).astype(int)[:-1]
-    return [*(int(data.t[first[place]]) for place in places), *cuts]
+def _index_moments(
+    first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings
+) -> list[int]:
+    sampled_positions = np.linspace(0, len(first), settings.index_parts + 1).astype(int)[:-1]
+    return [*(int(data.t[first[place]]) for place in sampled_positions), *cuts]
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """A segment with its features, once as training takes it and once as it is judged."""
+class _SegmentFeatures:
+    """A segment with its features, as used for training and as used for evaluation."""
 
     learned: Dataset
-    learned_pieces: list[Featured]
-    judged: "Judged | None"
-    judged_pieces: list[Featured]
+    learned_pieces: list[FeatureChunk]
+    judged: "EvaluationRows | None"
+    judged_pieces: list[FeatureChunk]
 
 
 def encode_splits(
-    ground: Ground,
+    segmented: SegmentedRequests,
     features: FeatureSet,
     slot: Slot,
     settings: TrainSettings,
@@ -356,72 +371,76 @@ def encode_splits(
     progress: Progress,
     evenly: bool = False,
     nets: bool = False,
-) -> list[tuple[Split, Judged]]:
-    """Every split, encoded, and the requests that it is judged by.
+) -> list[tuple[Split, EvaluationRows]]:
+    """Encode every split, and return it with its holdout requests.
 
-    `settings.requests` bounds what is learned from, `judged_max` the requests each split is judged
-    by: those in which there is something to find, since only they say anything of an order, or, for
-    figures of probabilities, some drawn evenly.
+    `settings.requests` bounds the training requests, `judged_max` the holdout requests of a split.
+    These are requests with a relevant item, since only they say anything about an order, or a
+    uniform sample for metrics of probabilities.
     """
-    material, segments = ground.material, ground.segments
+    material, segments = segmented.material, segmented.segments
     data, share = material.data, [len(part) for part in segments]
-    made: list[_Pieces] = []
+    segment_features: list[_SegmentFeatures] = []
     for number, requests in enumerate(segments):
         progress("features", number, len(segments))
-        usable = requests[ground.series.place_of(data.t[requests]) >= 0]
+        usable = requests[segmented.series.place_of(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
-        learned = completed(
-            material, data.take(thinned(usable, limit, settings.seed)), ground.replay
+        learned = training_rows(
+            material, data.take(thin(usable, limit, settings.seed)), segmented.replay
         )
         judged = None
         if number >= 2:
-            chosen = thinned(
-                requests if evenly else _found(data, requests, slot), judged_max, settings.seed
+            chosen = thin(
+                requests if evenly else _answerable_requests(data, requests, slot),
+                judged_max,
+                settings.seed,
             )
-            judged = judged_rows(material, data.take(chosen), ground.replay)
-        pieces = list(featured(learned, features, material.events))
-        made.append(
-            _Pieces(
+            judged = judged_rows(material, data.take(chosen), segmented.replay)
+        pieces = list(iterate_features(learned, features, material.events))
+        segment_features.append(
+            _SegmentFeatures(
                 learned,
                 pieces,
                 judged,
-                list(featured(judged.rows, features, material.events))
+                list(iterate_features(judged.rows, features, material.events))
                 if judged is not None
                 else [],
             )
         )
     progress("features", len(segments), len(segments))
     position = material.logged and slot.denominator == "answer"
-    found = []
+    splits = []
     for number in range(2, len(segments)):
         progress("encode", number - 2, len(segments) - 2)
-        judged = made[number].judged
+        judged = segment_features[number].judged
         assert judged is not None
-        tail = long_tail(shares(material.history, ground.borders[number - 1]))[judged.rows.item]
-        past, watch = made[: number - 1], made[number - 1]
-        split = _split(
+        tail = long_tail_mask(interaction_shares(material.history, segmented.borders[number - 1]))[
+            judged.rows.item
+        ]
+        past, watch = segment_features[: number - 1], segment_features[number - 1]
+        split = _encode_split(
             past,
             watch,
-            made[number],
+            segment_features[number],
             tail,
-            ground,
+            segmented,
             features,
             slot,
             settings,
             position=position,
             nets=nets,
         )
-        found.append((split, judged))
+        splits.append((split, judged))
     progress("encode", len(segments) - 2, len(segments) - 2)
-    return found
+    return splits
 
 
-def _split(
-    past: Sequence[_Pieces],
-    watch: _Pieces,
-    judge: _Pieces,
+def _encode_split(
+    past: Sequence[_SegmentFeatures],
+    validation: _SegmentFeatures,
+    holdout: _SegmentFeatures,
     tail: Bools,
-    ground: Ground,
+    segmented: SegmentedRequests,
     features: FeatureSet,
     slot: Slot,
     settings: TrainSettings,
@@ -429,7 +448,7 @@ def _split(
     position: bool,
     nets: bool,
 ) -> Split:
-    series, live = ground.series, ground.replay.live
+    series, live = segmented.series, segmented.replay.live
     pieces = [piece for part in past for piece in part.learned_pieces]
     learned, t = (
         [part.learned for part in past],
@@ -439,36 +458,36 @@ def _split(
         head: np.concatenate([part.labels[head] for part in learned]) for head in learned[0].labels
     }
     weight = np.concatenate([part.weight for part in learned])
-    # Whether people return tells no order of items, by which splits are judged; of expected amounts
-    # nothing is tuned.
-    ordering = {head: slot.objective[head] for head in chances_of_items(slot.objective)}
+    # Splits are evaluated by the order of items, so return heads are left out. Expected amounts are
+    # not tuned.
+    ordering = {head: slot.objective[head] for head in item_probability_heads(slot.objective)}
     objective = {
         head: worth for head, worth in ordering.items() if int(labels[head].sum()) >= POSITIVES_MIN
     }
     if not objective:
-        least = f"at least {POSITIVES_MIN} are needed"
+        requirement = f"at least {POSITIVES_MIN} are needed"
         raise NotReadyError(
-            f"no target of slot {slot.name} has enough positives in the first split: {least}",
+            f"no target of slot {slot.name} has enough positives in the first split: {requirement}",
             fix="tune on a longer --window",
         )
-    labelled = Labelled(np.concatenate(t), labels, weight, ground.material.label_window)
+    labelled = LabelledRows(np.concatenate(t), labels, weight, segmented.material.label_window)
     encoder, in_time = learn_encoder(
         Pieces.of(pieces), features, series, settings, labelled, position=position, live=live
     )
     if nets:
-        everything = replace(
+        all_items = replace(
             learned[0], item=np.concatenate([part.item for part in learned])
-        )  # of which only the items are looked at
-        encoder = with_columns_for_nets(encoder, everything, series)
-    train = stack(pieces, encoder, series, position=position, learned=in_time, live=live)
-    shown = stack(watch.learned_pieces, encoder, series, position=position, live=live)
+        )  # only its items are read
+        encoder = add_net_columns(encoder, all_items, series)
+    train = stack_matrices(pieces, encoder, series, position=position, learned=in_time, live=live)
+    shown = stack_matrices(validation.learned_pieces, encoder, series, position=position, live=live)
     served = (
-        stack(watch.learned_pieces, encoder, series, position=False, live=live)
+        stack_matrices(validation.learned_pieces, encoder, series, position=False, live=live)
         if position
         else shown
     )
-    assert judge.judged is not None
-    judged = stack(judge.judged_pieces, encoder, series, position=False, live=live)
+    assert holdout.judged is not None
+    judged = stack_matrices(holdout.judged_pieces, encoder, series, position=False, live=live)
     offsets = np.concatenate(
         [[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]
     ).astype(np.int64)
@@ -483,15 +502,15 @@ def _split(
         objective,
         ordering,
         Part(train, heads, weight, offsets, *of_requests),
-        _part(watch.learned, shown, objective),
-        _part(judge.judged.rows, judged, ordering),
+        _build_part(validation.learned, shown, objective),
+        _build_part(holdout.judged.rows, judged, ordering),
         served,
         tail,
-        layout_of(encoder) if nets else None,
+        build_layout(encoder) if nets else None,
     )
 
 
-def _part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> Part:
+def _build_part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> Part:
     return Part(
         matrix,
         {head: data.labels[head] for head in objective},
@@ -502,24 +521,24 @@ def _part(data: Dataset, matrix: Matrix, objective: Mapping[str, float]) -> Part
     )
 
 
-def told(ground: Ground, splits: Sequence[Split]) -> dict[str, Any]:
-    """Sizes and times, as JSON."""
+def describe_splits(segmented: SegmentedRequests, splits: Sequence[Split]) -> dict[str, Any]:
+    """Return sizes and times of the splits, as JSON."""
     rows = [
         {
-            "learned_until": to_iso(ground.borders[number]),
-            "judged_from": to_iso(int(split.judge.t[0])),
-            "judged_to": to_iso(int(split.judge.t[-1])),
+            "learned_until": to_iso(segmented.borders[number]),
+            "judged_from": to_iso(int(split.holdout.t[0])),
+            "judged_to": to_iso(int(split.holdout.t[-1])),
             "requests_learned": len(split.train.t),
-            "requests_judged": len(split.judge.t),
+            "requests_judged": len(split.holdout.t),
             "positives": {head: int(label.sum()) for head, label in split.train.labels.items()},
             "rows_learned": len(split.train.matrix),
-            "rows_judged": len(split.judge.matrix),
+            "rows_judged": len(split.holdout.matrix),
         }
         for number, split in enumerate(splits)
     ]
     return {
-        "source": ground.material.why,
-        "test_from": to_iso(ground.borders[-1]),
-        "test_from_us": ground.borders[-1],
+        "source": segmented.material.why,
+        "test_from": to_iso(segmented.borders[-1]),
+        "test_from_us": segmented.borders[-1],
         "splits": rows,
     }

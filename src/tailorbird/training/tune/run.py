@@ -1,10 +1,8 @@
-"""Tuning, start to end: rows of several splits → trials of each architecture under one budget → the
-best few again → what is taken.
+"""Run a tuning: rows of several splits → trials of each architecture → finalists → winner.
 
-Rows are made in `training.tune.rows`, fits done in `training.tune.fits`, trials asked and told in
-`training.tune.study`, the choice made in `training.tune.choose` and kept for training in
-`training.tune.tuned`. Nothing of the test part is looked at: what tuning is worth is told by
-`tailorbird train`, once.
+`training.tune.rows` makes the rows, `training.tune.fits` runs the fits, `training.tune.study` runs
+the trials, `training.tune.choose` chooses, and `training.tune.tuned` stores the choice for
+training. The test part is never read: `tailorbird train` shows once what tuning is worth.
 """
 
 import shutil
@@ -22,16 +20,16 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import is_amount
-from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
+from tailorbird.training.resuming import UNFINISHED_FOLDER, UnfinishedRun, exclusive
 from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.tune.architectures import NETS, Architecture, architectures
-from tailorbird.training.tune.choose import Choice, choose, finalists_of
-from tailorbird.training.tune.fits import open_fits, split_name
-from tailorbird.training.tune.rows import Split, encode_splits, lay_out, told
-from tailorbird.training.tune.space import Space, Value
+from tailorbird.training.tune.architectures import NETS, Architecture, select_architectures
+from tailorbird.training.tune.choose import Choice, choose_finalist, select_finalists
+from tailorbird.training.tune.fits import open_executor, split_name
+from tailorbird.training.tune.rows import Split, describe_splits, encode_splits, segment_requests
+from tailorbird.training.tune.space import SearchSpace, Value
 from tailorbird.training.tune.study import (
     JOURNAL,
     Budget,
@@ -43,26 +41,27 @@ from tailorbird.training.tune.study import (
 )
 
 _DONE = "done"
-KEPT = (
-    2  # form in which splits and fits lie in a study's folder: of another one, a study begins anew
+STUDY_FORMAT = (
+    2  # format of splits and fits in a study's folder; a study in another format starts again
 )
 
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How settings are looked for.
+    """Settings of the search.
 
     Attributes:
-        train: what is tuned is a training by these settings: window, rows, borders, columns that
-            are left out.
-        names: architectures; each gets the same budget. trials, seconds: of each architecture at
-        most, whichever ends first; 0 is no limit. Seconds are those that fits take.
+        train: the training that is tuned: window, rows, borders, excluded columns.
+        names: architectures; each gets the same budget.
+        trials, seconds: budget of each architecture, whichever ends first; 0 is no limit.
+            Seconds count time spent in fits.
         sampler: `tpe` learns which settings do well together, `random` does not.
-        pruner: which trials are given up before all splits were fitted: those below the `median`,
-            all but the best half at each split (`halving`), or `none`.
-        splits, seeds: every finalist is fitted on each split under each seed; `finalists` of them
-        beside the defaults. requests, judged: of training, and of each split to judge by, at most.
-        workers: processes.
+        pruner: which trials stop before all splits are fitted: those below the `median`, all but
+            the best half at each split (`halving`), or `none`.
+        splits, seeds: every finalist is fitted on each split under each seed.
+        finalists: number of finalists besides the defaults.
+        judged: maximum holdout requests of each split.
+        workers: number of processes.
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -99,12 +98,12 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What came of it.
+    """The result of a tuning.
 
     Attributes:
         trials: of each architecture, in order.
-        importance: of each architecture, share of what trials differ by that each setting explains.
-        settings: what a training should be given; empty where the defaults stay.
+        importance: by architecture, share of the variance of trials that each setting explains.
+        settings: the settings to train with; empty if the defaults stay.
         about: sizes and times of the splits, the budget, the spaces.
     """
 
@@ -112,18 +111,18 @@ class TuneReport:
     trials: Mapping[str, tuple[Trial, ...]]
     choice: Choice
     importance: Mapping[str, Mapping[str, float]]
-    spaces: Mapping[str, Space]
+    spaces: Mapping[str, SearchSpace]
     settings: Mapping[str, Value]
     about: dict[str, Any]
     resumed: bool
 
     @property
     def until(self) -> int:
-        """The moment that nothing that had a say was later than, microseconds."""
+        """End of the data that took part in the choice, microseconds."""
         return int(self.about["test_from_us"])
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the report as JSON."""
         choice = self.choice
         chosen = {
             "architecture": choice.taken.trial.architecture,
@@ -133,9 +132,9 @@ class TuneReport:
         return {
             "slot": self.slot,
             "chosen": {**chosen, "default": choice.taken.trial.default},
-            "finalists": [one.plain() for one in choice.finalists],
+            "finalists": [one.to_dict() for one in choice.finalists],
             "reference": choice.reference.name,
-            "trials": [one.plain() for each in self.trials.values() for one in each],
+            "trials": [one.to_dict() for each in self.trials.values() for one in each],
             "importance": {
                 name: {setting: round(share, 4) for setting, share in each.items()}
                 for name, each in self.importance.items()
@@ -149,44 +148,53 @@ def tune(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     out: Path,
     settings: TuneSettings = TuneSettings(),
-    spaces: Mapping[str, Space] | None = None,
+    spaces: Mapping[str, SearchSpace] | None = None,
     more: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> TuneReport:
-    """Look for better settings than the defaults.
+    """Search for better settings than the defaults.
 
     Args:
-        out: folder that the study is kept in. One that was cut short goes on, as of its own
-            beginning; one that came to its end begins anew, unless `more` trials of it are asked
-            for.
-        spaces: what is tried of each architecture, where it is not what the architecture says.
+        out: folder of the study. An interrupted study resumes as of its own start; a finished
+            one starts again, unless `extend` is set.
+        spaces: search spaces that replace the architectures' own.
 
     Raises:
-        NotReadyError: there is too little to judge each split by.
-        UsageError: there is no study that more could be asked of.
+        NotReadyError: there is too little data to evaluate each split.
+        UsageError: there is no study to extend.
         LockedError: another process tunes there.
     """
-    tried = [
-        (one, (spaces or {}).get(one.name) or one.whole_space())
-        for one in architectures(settings.names)
+    search_spaces = [
+        (one, (spaces or {}).get(one.name) or one.full_space())
+        for one in select_architectures(settings.names)
     ]
-    with alone(out / "lock", f"slot {slot.name} is tuned"):
-        return _tune(features, slot, lake, clock, out / UNFINISHED, settings, tried, more, progress)
+    with exclusive(out / "lock", f"slot {slot.name} is tuned"):
+        return _tune(
+            features,
+            slot,
+            lake,
+            clock,
+            out / UNFINISHED_FOLDER,
+            settings,
+            search_spaces,
+            more,
+            progress,
+        )
 
 
 def _tune(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     folder: Path,
     settings: TuneSettings,
-    tried: Sequence[tuple[Architecture, Space]],
-    more: bool,
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
+    extend: bool,
     progress: Progress,
 ) -> TuneReport:
     untuned = [head for head in slot.objective if is_amount(head)]
@@ -196,55 +204,64 @@ def _tune(
             "amount, of which nothing is tuned",
             fix="train without tuning, or give its formula a chance, such as click",
         )
-    asked = _asked(features, slot, lake, settings, tried)
-    _begin(folder, more=more)
-    unfinished = Unfinished(folder, asked, clock.now())
-    if more and not unfinished.resumed:
+    study_key = _study_key(features, slot, lake, settings, search_spaces)
+    _prepare_folder(folder, extend=extend)
+    unfinished = UnfinishedRun(folder, study_key, clock.now())
+    if extend and not unfinished.resumed:
         shutil.rmtree(folder, ignore_errors=True)
         raise UsageError(
             "the last study was of other settings or declarations",
             where="--more",
             fix="leave --more out: it begins anew",
         )
-    train = settings.train.hurried()
-    splits, about = _splits(
-        features, slot, Lake(lake), unfinished, settings, train, [one for one, _ in tried], progress
+    train = settings.train.resolve_quick()
+    splits, about = _load_splits(
+        features,
+        slot,
+        Lake(lake),
+        unfinished,
+        settings,
+        train,
+        [one for one, _ in search_spaces],
+        progress,
     )
     storage = open_journal(folder)
     budget = Budget(settings.trials, settings.seconds)
-    with open_fits(folder, train, settings.workers) as fits:
+    with open_executor(folder, train, settings.workers) as fits:
         trials, importance = {}, {}
-        for architecture, space in tried:
-            mine = splits[architecture.columns]
-            first = space.clipped(architecture.sized(architecture.defaults, *_size(mine[-1])))
+        for architecture, space in search_spaces:
+            own_splits = splits[architecture.columns]
+            start_settings = space.clip(
+                architecture.sized(architecture.defaults, *_training_size(own_splits[-1]))
+            )
             search = Search(
                 storage,
                 architecture,
                 space,
-                first,
-                range(len(mine)),
+                start_settings,
+                range(len(own_splits)),
                 fits,
                 settings.sampler,
                 settings.pruner,
                 settings.seed,
             )
-            search.run(budget, partial(_told, progress, architecture.name, budget))
+            search.run(budget, partial(_report_progress, progress, architecture.name, budget))
             trials[architecture.name], importance[architecture.name] = (
                 tuple(search.trials()),
                 search.importance(),
             )
         seeds = range(settings.seed, settings.seed + settings.seeds)
-        people = [split.judge.person for split in next(iter(splits.values()))]
-        choice = choose(
-            finalists_of(trials, settings.finalists),
+        people = [split.holdout.person for split in next(iter(splits.values()))]
+        choice = choose_finalist(
+            select_finalists(trials, settings.finalists),
             people,
             seeds,
             fits,
             partial(progress, "finalists"),
         )
     (folder / _DONE).touch()
-    taken = choice.taken.trial
-    new = {} if taken.default and taken.architecture == "gbdt" else dict(taken.settings)
+    winner = choice.taken.trial
+    new = {} if winner.default and winner.architecture == "gbdt" else dict(winner.settings)
     about |= {
         "as_of": to_iso(unfinished.now),
         "schema_hash": features.schema_hash,
@@ -257,7 +274,7 @@ def _tune(
         "sampler": settings.sampler,
         "pruner": settings.pruner,
     }
-    about["spaces"] = {one.name: space.plain() for one, space in tried}
+    about["spaces"] = {one.name: space.to_dict() for one, space in search_spaces}
     spent = {
         name: {"trials": len(each), "seconds": round(sum(one.seconds for one in each), 1)}
         for name, each in trials.items()
@@ -269,22 +286,27 @@ def _tune(
         if untuned
         else ""
     )
-    known = {one.name: space for one, space in tried}
-    return TuneReport(slot.name, trials, choice, importance, known, new, about, unfinished.resumed)
+    space_by_name = {one.name: space for one, space in search_spaces}
+    return TuneReport(
+        slot.name, trials, choice, importance, space_by_name, new, about, unfinished.resumed
+    )
 
 
-def _asked(
+def _study_key(
     features: FeatureSet,
     slot: Slot,
-    lake: Place,
+    lake: Storage,
     settings: TuneSettings,
-    tried: Sequence[tuple[Architecture, Space]],
+    search_spaces: Sequence[tuple[Architecture, SearchSpace]],
 ) -> dict[str, Any]:
-    """What decides the trials; how many there are, and who fits them, does not."""
-    free = ("trials", "seconds", "workers", "finalists", "seeds", "names", "train")
-    mine = {name: value for name, value in asdict(settings).items() if name not in free}
-    spaces = {one.name: space.plain() for one, space in tried}
-    slot_told = {
+    """Return everything that determines the trials; a study resumes only with an equal key.
+
+    The number of trials and workers is not part of it.
+    """
+    excluded = ("trials", "seconds", "workers", "finalists", "seeds", "names", "train")
+    included = {name: value for name, value in asdict(settings).items() if name not in excluded}
+    spaces = {one.name: space.to_dict() for one, space in search_spaces}
+    slot_key = {
         "name": slot.name,
         "objective": dict(slot.objective),
         "attribution": slot.attribution,
@@ -292,20 +314,20 @@ def _asked(
     }
     transforms = [repr(one) for one in features.transforms]
     training = {**asdict(settings.train), "scheme": repr(settings.train.scheme)}
-    more = {
-        "kept": KEPT,
+    context = {
+        "kept": STUDY_FORMAT,
         "train": training,
         "schema": features.schema_hash,
         "transforms": transforms,
         "lake": str(lake),
     }
-    return {**mine, **more, "slot": slot_told, "spaces": spaces}
+    return {**included, **context, "slot": slot_key, "spaces": spaces}
 
 
-def _begin(folder: Path, *, more: bool) -> None:
-    """Leave what is to go on, and clear away what came to its end."""
+def _prepare_folder(folder: Path, *, extend: bool) -> None:
+    """Keep an unfinished study, and clear a finished one."""
     done = (folder / _DONE).exists()
-    if more:
+    if extend:
         if not (folder / JOURNAL).exists():
             raise UsageError(
                 "there is no study here that more trials could be asked of",
@@ -317,13 +339,15 @@ def _begin(folder: Path, *, more: bool) -> None:
         shutil.rmtree(folder)
 
 
-def _size(split: Split) -> tuple[int, int]:
-    """Positives of the first head, and rows, of what a split learns from."""
+def _training_size(split: Split) -> tuple[int, int]:
+    """Return positives of the first head, and rows, of a split's training part."""
     head = next(iter(split.objective))
     return int(split.train.labels[head].sum()), len(split.train.matrix)
 
 
-def _told(progress: Progress, name: str, budget: Budget, trials: int, seconds: float) -> None:
+def _report_progress(
+    progress: Progress, name: str, budget: Budget, trials: int, seconds: float
+) -> None:
     if budget.trials:
         progress(f"trials of {name}", trials, budget.trials)
     else:
@@ -332,37 +356,37 @@ def _told(progress: Progress, name: str, budget: Budget, trials: int, seconds: f
         )
 
 
-def _splits(
+def _load_splits(
     features: FeatureSet,
     slot: Slot,
     lake: Lake,
-    unfinished: Unfinished,
+    unfinished: UnfinishedRun,
     settings: TuneSettings,
     train: TrainSettings,
-    asked: Sequence[Architecture],
+    selected: Sequence[Architecture],
     progress: Progress,
 ) -> tuple[dict[str, list[Split]], dict[str, Any]]:
-    """The splits as each way of taking columns has them, as an earlier try left them or made anew;
-    and what is told of them.
-    """
-    found: dict[str, list[Split]] = {}
+    """Load or build the splits of each column set, and return them with their description."""
+    splits: dict[str, list[Split]] = {}
     about: dict[str, Any] = {}
-    for preset in dict.fromkeys(one.columns for one in asked):
-        making = _Making(
+    for preset in dict.fromkeys(one.columns for one in selected):
+        builder = _SplitBuilder(
             features, slot, lake, unfinished.now, settings, train, preset == NETS, progress
         )
-        kept = unfinished.arrays(f"about {preset}", making.told)
-        about |= msgspec.json.decode(kept["told"].tobytes())
-        found[preset] = [
-            Split.of(unfinished.arrays(split_name(preset, number), partial(making.arrays, number)))
+        cached = unfinished.arrays(f"about {preset}", builder.encoded_facts)
+        about |= msgspec.json.decode(cached["told"].tobytes())
+        splits[preset] = [
+            Split.from_arrays(
+                unfinished.arrays(split_name(preset, number), partial(builder.arrays, number))
+            )
             for number in range(settings.splits)
         ]
-    return found, about
+    return splits, about
 
 
 @dataclass
-class _Making:
-    """Makes the splits of one way of taking columns, all of them when the first one is asked for."""
+class _SplitBuilder:
+    """Builds the splits of one column set, all of them on first use."""
 
     features: FeatureSet
     slot: Slot
@@ -372,12 +396,12 @@ class _Making:
     train: TrainSettings
     nets: bool
     progress: Progress
-    made: list[Split] = field(default_factory=list)
+    splits: list[Split] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def arrays(self, number: int) -> Mapping[str, npt.NDArray]:
-        if not self.made:
-            ground = lay_out(
+        if not self.splits:
+            segmented = segment_requests(
                 self.features,
                 self.slot,
                 self.lake,
@@ -387,8 +411,8 @@ class _Making:
                 self.progress,
             )
             judged = self.settings.judged
-            made = encode_splits(
-                ground,
+            encoded_splits = encode_splits(
+                segmented,
                 self.features,
                 self.slot,
                 self.train,
@@ -396,10 +420,10 @@ class _Making:
                 progress=self.progress,
                 nets=self.nets,
             )
-            self.made = [split for split, _ in made]
-            self.facts = told(ground, self.made)
-        return self.made[number].arrays()
+            self.splits = [split for split, _ in encoded_splits]
+            self.facts = describe_splits(segmented, self.splits)
+        return self.splits[number].to_arrays()
 
-    def told(self) -> Mapping[str, npt.NDArray]:
+    def encoded_facts(self) -> Mapping[str, npt.NDArray]:
         self.arrays(0)
         return {"told": np.frombuffer(msgspec.json.encode(self.facts), np.uint8)}

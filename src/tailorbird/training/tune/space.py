@@ -1,14 +1,13 @@
-"""Search spaces as plain data: a range or a list of choices for each setting of an architecture,
-from code or from a project's `tune.toml`.
+"""Search spaces as plain data: a range or choices for each setting, from code or `tune.toml`.
 
     [gbdt]
     leaves = {low = 4, high = 31, log = true}
     objective = {choices = ["binary", "lambdarank"]}
-    rate = 0.05                                        # not looked for: always this
+    rate = 0.05                                        # fixed
 
-What a file names takes the place of what the architecture would try; other settings are tried as
-before. Which settings an architecture has, and what it tries, is in `training.tune.architectures`;
-how values are drawn, in `training.tune.study`.
+A setting in the file replaces the architecture's own dimension; other settings are searched as
+before. `training.tune.architectures` lists the settings of each architecture, and
+`training.tune.study` draws values.
 """
 
 import re
@@ -20,16 +19,14 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.errors import ConfigError, nearest
+from tailorbird.errors import ConfigError, suggest_name
 
 FILE = "tune.toml"  # in the project's folder
 Value = str | int | float | bool
 
 
 class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Numbers from `low` to `high`, both included; with `log` as many are tried between 1 and 10 as
-    between 10 and 100.
-    """
+    """Numbers from `low` to `high`, inclusive; with `log` drawn uniformly on a log scale."""
 
     low: float
     high: float
@@ -43,49 +40,50 @@ class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class Space:
-    """What is tried of an architecture.
+class SearchSpace:
+    """The search space of an architecture.
 
     Attributes:
-        tried: setting → what values it takes.
-        fixed: setting → the one value that it has instead of its default.
-        defaults: all settings that can be tried, with their defaults, whose types say what values
-            are.
+        dimensions: setting → its possible values.
+        fixed: setting → its value in place of the default.
+        defaults: all tunable settings with their defaults, which also give the types.
     """
 
-    tried: Mapping[str, Range | Choices]
+    dimensions: Mapping[str, Range | Choices]
     fixed: Mapping[str, Value]
     defaults: Mapping[str, Value]
 
-    def clipped(self, settings: Mapping[str, Value]) -> dict[str, Value]:
-        """The settings that are tried, each at the nearest value that can be."""
-        found: dict[str, Value] = {}
-        for name, one in self.tried.items():
+    def clip(self, settings: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the searched settings, each clipped to the nearest allowed value."""
+        nearest_settings: dict[str, Value] = {}
+        for name, dimension in self.dimensions.items():
             value = settings[name]
-            if isinstance(one, Choices):
-                found[name] = value if value in one.choices else one.choices[0]
+            if isinstance(dimension, Choices):
+                nearest_settings[name] = (
+                    value if value in dimension.choices else dimension.choices[0]
+                )
             else:
-                near = min(max(float(value), one.low), one.high)
-                found[name] = round(near) if self.whole(name) else near
-        return found
+                clamped = min(max(float(value), dimension.low), dimension.high)
+                nearest_settings[name] = round(clamped) if self.is_integer(name) else clamped
+        return nearest_settings
 
-    def whole(self, name: str) -> bool:
-        """Whether a setting is a whole number."""
+    def is_integer(self, name: str) -> bool:
+        """Return whether a setting takes integers."""
         return isinstance(self.defaults[name], int) and not isinstance(self.defaults[name], bool)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON."""
         return {
-            "tried": {name: msgspec.to_builtins(one) for name, one in self.tried.items()},
+            "tried": {name: msgspec.to_builtins(one) for name, one in self.dimensions.items()},
             "fixed": dict(self.fixed),
         }
 
 
-def overridden(path: Path, spaces: Mapping[str, Space]) -> dict[str, Space]:
-    """The spaces with what a file says instead; as they are where there is no such file.
+def override_spaces(path: Path, spaces: Mapping[str, SearchSpace]) -> dict[str, SearchSpace]:
+    """Return the spaces with a file's overrides; unchanged if there is no such file.
 
     Raises:
-        ConfigError: the file cannot be used; names its line.
+        ConfigError: the file is invalid; the message names its line.
     """
     try:
         text = path.read_text()
@@ -97,87 +95,91 @@ def overridden(path: Path, spaces: Mapping[str, Space]) -> dict[str, Space]:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not valid TOML: {error}", where=str(path)) from None
-    found = dict(spaces)
+    merged = dict(spaces)
     for name, section in tree.items():
         if name not in spaces or not isinstance(section, dict):
             raise ConfigError(
                 f"unknown architecture {name!r}",
                 where=_where(path, text, name),
-                fix=_near(name, spaces),
+                fix=_suggest(name, spaces),
             )
-        found[name] = _changed(spaces[name], section, path, text, name)
-    return found
+        merged[name] = _override_space(spaces[name], section, path, text, name)
+    return merged
 
 
-def _changed(
-    space: Space, section: Mapping[str, Any], path: Path, text: str, architecture: str
-) -> Space:
-    tried, fixed = dict(space.tried), dict(space.fixed)
+def _override_space(
+    space: SearchSpace, section: Mapping[str, Any], path: Path, text: str, architecture: str
+) -> SearchSpace:
+    dimensions, fixed = dict(space.dimensions), dict(space.fixed)
     for name, given in section.items():
         where = _where(path, text, architecture, name)
         if name not in space.defaults:
             raise ConfigError(
                 f"{architecture} has no setting {name!r}",
                 where=where,
-                fix=_near(name, space.defaults),
+                fix=_suggest(name, space.defaults),
             )
-        tried.pop(name, None)
+        dimensions.pop(name, None)
         fixed.pop(name, None)
         if isinstance(given, dict):
-            tried[name] = _tried(given, name, space, where)
+            dimensions[name] = _parse_dimension(given, name, space, where)
         else:
-            fixed[name] = _typed(given, space.defaults[name], name, where)
-    if not tried:
+            fixed[name] = _convert_value(given, space.defaults[name], name, where)
+    if not dimensions:
         raise ConfigError(
             f"nothing of {architecture} is left to try", where=_where(path, text, architecture)
         )
-    return Space(tried, fixed, space.defaults)
+    return SearchSpace(dimensions, fixed, space.defaults)
 
 
-def _tried(given: Mapping[str, Any], name: str, space: Space, where: str) -> Range | Choices:
+def _parse_dimension(
+    given: Mapping[str, Any], name: str, space: SearchSpace, where: str
+) -> Range | Choices:
     try:
-        one = msgspec.convert(dict(given), Choices if "choices" in given else Range)
+        dimension = msgspec.convert(dict(given), Choices if "choices" in given else Range)
     except msgspec.ValidationError as error:
         fix = f"write {name} = {{low = …, high = …, log = true}}, or {{choices = […]}}"
         raise ConfigError(
             f"{name}: {str(error)[:1].lower()}{str(error)[1:]}", where=where, fix=fix
         ) from None
     default = space.defaults[name]
-    if isinstance(one, Choices):
-        if not one.choices:
+    if isinstance(dimension, Choices):
+        if not dimension.choices:
             raise ConfigError(f"{name}: there is nothing to choose from", where=where)
-        return Choices(tuple(_typed(each, default, name, where) for each in one.choices))
+        return Choices(
+            tuple(_convert_value(each, default, name, where) for each in dimension.choices)
+        )
     if isinstance(default, str | bool):
         raise ConfigError(
             f"{name} is no number, so it has no range",
             where=where,
             fix=f"write {name} = {{choices = […]}}",
         )
-    if not one.low < one.high or (one.log and one.low <= 0):
-        least = "0 < low < high" if one.log else "low < high"
+    if not dimension.low < dimension.high or (dimension.log and dimension.low <= 0):
+        least = "0 < low < high" if dimension.log else "low < high"
         raise ConfigError(
-            f"{name}: expected {least}, got {one.low:g} and {one.high:g}", where=where
+            f"{name}: expected {least}, got {dimension.low:g} and {dimension.high:g}", where=where
         )
-    return one
+    return dimension
 
 
-def _typed(value: Any, default: Value, name: str, where: str) -> Value:
-    """The value as its setting holds it."""
-    wanted: Any = float if isinstance(default, float) else type(default)
+def _convert_value(value: Any, default: Value, name: str, where: str) -> Value:
+    """Convert a value to the type of its setting."""
+    target_type: Any = float if isinstance(default, float) else type(default)
     try:
-        return msgspec.convert(value, wanted, strict=not isinstance(default, float))
+        return msgspec.convert(value, target_type, strict=not isinstance(default, float))
     except msgspec.ValidationError:
         raise ConfigError(
             f"{name}: expected a value like {default!r}, got {value!r}", where=where
         ) from None
 
 
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    return nearest(name, known, f"use one of {', '.join(known)}")
+def _suggest(name: str, valid_names: Mapping[str, Any]) -> str:
+    return suggest_name(name, valid_names, f"use one of {', '.join(valid_names)}")
 
 
 def _where(path: Path, text: str, section: str, key: str = "") -> str:
-    """File and line of a section's heading, or of a key below it."""
+    """Return file and line of a section's heading, or of a key below it."""
     inside, line = False, 0
     for number, row in enumerate(text.splitlines(), 1):
         if heading := re.match(r"\s*\[\s*([^\]]+?)\s*\]", row):

@@ -1,12 +1,10 @@
-"""The search: settings are asked of Optuna, fitted split by split, told back, and given up early
-where others did better by then.
+"""Search settings with Optuna: ask, fit split by split, tell, and prune early.
 
-One process, this one, asks and tells; a journal in the study's folder holds every trial, synced
-line by line. A run that was killed goes on: what it was in the middle of is asked again, and what
-it had fitted is not fitted again (`training.tune.fits`). How a trial is drawn depends on the seed,
-on its place among the draws and on the trials that are done, so that with one worker the same seed
-gives the same trials, killed or not. With several, a draw that was being fitted when a run was
-killed is drawn again, the defaults above all.
+This one process asks and tells; a journal in the study's folder holds every trial, synced line by
+line. A killed run resumes: interrupted trials are asked again, and their finished fits are reused
+(`training.tune.fits`). A draw depends on the seed, its number and the finished trials, so with one
+worker the same seed gives the same trials, killed or not. With several workers, a draw that was
+being fitted when a run was killed is drawn again, first of all the defaults.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,8 @@ import numpy as np
 
 from tailorbird.errors import ConfigError, TailorbirdError
 from tailorbird.training.tune.architectures import Architecture
-from tailorbird.training.tune.fits import Fit, Fits, Found
-from tailorbird.training.tune.space import Choices, Space, Value
+from tailorbird.training.tune.fits import FitExecutor, FitResult, FitSpec
+from tailorbird.training.tune.space import Choices, SearchSpace, Value
 
 try:
     import optuna
@@ -36,22 +34,21 @@ Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "halving", "none"]
 
 STARTUP = 8  # trials drawn at random before the sampler learns from them
-UNPRUNED = 4  # trials that all splits are fitted for, before the median says anything
+PRUNING_STARTUP = 4  # completed trials before the median prunes
 JOURNAL = "study.log"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every architecture may use alike: so many trials, so many seconds of fits, whichever
-    ends first; 0 is no limit.
+    """Budget of each architecture: trials and seconds of fits, whichever ends first.
 
-    The first trial, with the defaults, is done in any case.
+    0 is no limit. The first trial, with the defaults, always runs.
     """
 
     trials: int
     seconds: float
 
-    def left(self, trials: int, seconds: float) -> bool:
+    def allows(self, trials: int, seconds: float) -> bool:
         if trials == 0:
             return True
         return (not self.trials or trials < self.trials) and (
@@ -64,10 +61,12 @@ class Trial:
     """One trial.
 
     Attributes:
-        settings: all that can be tried, as they were; params: what the sampler was told of them.
-        state: `complete`, `pruned` or `failed`; why: of a failed one.
-        figures: NDCG@10 of each split that was fitted.
-        value: their mean, where all were.
+        settings: all tunable settings of the trial.
+        params: those that the sampler drew.
+        state: `complete`, `pruned` or `failed`.
+        why: the reason of a failure.
+        figures: NDCG@10 of each fitted split.
+        value: mean over splits, if all were fitted.
     """
 
     architecture: str
@@ -81,9 +80,9 @@ class Trial:
     default: bool
     why: str = ""
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        told = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trial as JSON."""
+        header = {
             name: getattr(self, name)
             for name in ("architecture", "number", "state", "default", "why")
         }
@@ -92,7 +91,7 @@ class Trial:
             "splits": [round(each, 6) for each in self.figures],
         }
         return {
-            **told,
+            **header,
             **figures,
             "seconds": round(self.seconds, 3),
             "settings": dict(self.settings),
@@ -100,49 +99,50 @@ class Trial:
 
 
 def open_journal(folder: Path) -> JournalStorage:
-    """The journal of a study's folder, which nobody else writes to; what a killed run left
-    half-written is cut off.
+    """Open the journal of a study's folder, truncating a half-written last line.
+
+    No other process may write to it.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / JOURNAL
     if path.exists():
         data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
+        complete_bytes = data.rfind(b"\n") + 1
+        if complete_bytes < len(data):
             with path.open("r+b") as file:
-                file.truncate(whole)
+                file.truncate(complete_bytes)
     (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
     return JournalStorage(JournalFileBackend(str(path)))
 
 
 @dataclass
-class _Running:
+class _RunningTrial:
     trial: "optuna.Trial"
     settings: dict[str, Value]
     draw: int
     default: bool
-    found: list[Found] = field(default_factory=list)
+    results: list[FitResult] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
-        return sum(each.seconds for each in self.found)
+        return sum(each.seconds for each in self.results)
 
 
 @dataclass
 class Search:
-    """The search among the settings of one architecture.
+    """The search over the settings of one architecture.
 
     Args:
-        first: what the sampler is told that the defaults are.
-        order: the splits, in the order in which they are fitted.
+        start_settings: the defaults as reported to the sampler.
+        split_order: the splits, in order of fitting.
     """
 
     storage: JournalStorage
     architecture: Architecture
-    space: Space
-    first: Mapping[str, Value]
-    order: Sequence[int]
-    fits: Fits
+    space: SearchSpace
+    start_settings: Mapping[str, Value]
+    split_order: Sequence[int]
+    fits: FitExecutor
     sampler: Sampler
     pruner: Pruner
     seed: int
@@ -155,18 +155,19 @@ class Search:
             load_if_exists=True,
             pruner=self._pruner(),
         )
-        for left in self._study.get_trials(
+        for interrupted in self._study.get_trials(
             deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)
         ):
-            self._study.tell(left.number, state=TrialState.FAIL, skip_if_finished=True)
+            self._study.tell(interrupted.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def trials(self) -> list[Trial]:
-        """All trials that came to an end, in order."""
+        """Return all finished trials, in order."""
         return [
-            _plain(self.architecture.name, place, one) for place, one in enumerate(self._ended())
+            _to_trial(self.architecture.name, place, one)
+            for place, one in enumerate(self._finished_trials())
         ]
 
-    def _ended(self) -> "list[FrozenTrial]":
+    def _finished_trials(self) -> "list[FrozenTrial]":
         return [
             one
             for one in self._study.get_trials(deepcopy=False)
@@ -174,104 +175,110 @@ class Search:
         ]
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
-        """Try until the budget is used up; `progress` is told trials and seconds."""
+        """Run trials until the budget is used up; `progress` gets trials and seconds."""
         done = self.trials()
         trials, seconds = len(done), sum(each.seconds for each in done)
         progress(trials, seconds)
-        drawn = {
-            one.user_attrs.get("draw", place) for place, one in enumerate(self._ended())
-        }  # older studies tell none
-        running: dict[Future[Found], _Running] = {}
+        draws = {
+            running_trial.user_attrs.get("draw", place)
+            for place, running_trial in enumerate(self._finished_trials())
+        }  # older studies do not record it
+        running: dict[Future[FitResult], _RunningTrial] = {}
         while True:
             while len(running) < self.fits.workers and (
-                0 not in drawn or budget.left(trials + len(running), seconds)
+                0 not in draws or budget.allows(trials + len(running), seconds)
             ):
-                one = self._ask(next(draw for draw in count() if draw not in drawn))
-                drawn.add(one.draw)
+                one = self._ask_trial(next(draw for draw in count() if draw not in draws))
+                draws.add(one.draw)
                 running[self._fit(one)] = one
             if not running:
                 return
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in sorted(ready, key=lambda each: running[each].trial.number):
                 one = running.pop(future)
-                if self._told(one, future):
+                if self._record_fit(one, future):
                     trials, seconds = trials + 1, seconds + one.seconds
                     progress(trials, seconds)
                 else:
                     running[self._fit(one)] = one
 
-    def _ask(self, draw: int) -> _Running:
+    def _ask_trial(self, draw: int) -> _RunningTrial:
         self._study.sampler = self._sampler(draw)
         defaults = draw == 0
         if defaults:
-            self._study.enqueue_trial(dict(self.first))
+            self._study.enqueue_trial(dict(self.start_settings))
         trial = self._study.ask(_distributions(self.space))
         tried = (
             self.architecture.defaults
             if defaults
             else {**self.architecture.defaults, **self.space.fixed, **trial.params}
         )
-        return _Running(trial, dict(tried), draw, defaults)
+        return _RunningTrial(trial, dict(tried), draw, defaults)
 
-    def _fit(self, one: _Running) -> "Future[Found]":
+    def _fit(self, running_trial: _RunningTrial) -> "Future[FitResult]":
         return self.fits.submit(
-            Fit(self.architecture.name, one.settings, self.order[len(one.found)], self.seed)
+            FitSpec(
+                self.architecture.name,
+                running_trial.settings,
+                self.split_order[len(running_trial.results)],
+                self.seed,
+            )
         )
 
-    def _told(self, one: _Running, future: "Future[Found]") -> bool:
-        """Take what came of a fit; whether the trial is at its end."""
-        trial, why = one.trial, ""
+    def _record_fit(self, running_trial: _RunningTrial, future: "Future[FitResult]") -> bool:
+        """Record the result of a fit, and return whether the trial has ended."""
+        trial, why = running_trial.trial, ""
         try:
-            one.found.append(future.result())
-        except (
-            TailorbirdError
-        ) as error:  # such settings cannot be fitted here: that is an answer too
+            running_trial.results.append(future.result())
+        except TailorbirdError as error:  # settings that cannot be fitted count as a failed trial
             why = error.message
         else:
-            mean = one.found[-1].mean
+            mean = running_trial.results[-1].mean
             why = "" if np.isfinite(mean) else "what it gives is no number"
         if why:
-            self._end(one, TrialState.FAIL, why)
+            self._end(running_trial, TrialState.FAIL, why)
             return True
-        running = float(np.mean([each.mean for each in one.found]))
-        trial.report(running, len(one.found))
-        if len(one.found) == len(self.order):
-            self._end(one, TrialState.COMPLETE)
+        running_mean = float(np.mean([each.mean for each in running_trial.results]))
+        trial.report(running_mean, len(running_trial.results))
+        if len(running_trial.results) == len(self.split_order):
+            self._end(running_trial, TrialState.COMPLETE)
             return True
-        if not one.default and self._given_up(one, running):
-            self._end(one, TrialState.PRUNED)
+        if not running_trial.default and self._should_prune(running_trial, running_mean):
+            self._end(running_trial, TrialState.PRUNED)
             return True
         return False
 
-    def _given_up(self, one: _Running, running: float) -> bool:
-        """Whether others did better by now than a trial with this mean over its splits so far.
+    def _should_prune(self, running_trial: _RunningTrial, running_mean: float) -> bool:
+        """Return whether completed trials had a better mean after as many splits.
 
-        Optuna's own median holds the best of a trial's running means against the median: where the
-        first split is easy, nothing goes.
+        Optuna's own median pruner compares the best running mean of a trial with the median, so it
+        prunes nothing if the first split is easy.
         """
         if self.pruner != "median":
-            return one.trial.should_prune()
-        step = len(one.found)
+            return running_trial.trial.should_prune()
+        step = len(running_trial.results)
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        others = [
+        completed_values = [
             each.intermediate_values[step] for each in complete if step in each.intermediate_values
         ]
-        return len(others) >= UNPRUNED and running < float(np.median(others))
+        return len(completed_values) >= PRUNING_STARTUP and running_mean < float(
+            np.median(completed_values)
+        )
 
-    def _end(self, one: _Running, state: TrialState, why: str = "") -> None:
-        figures = [each.mean for each in one.found if np.isfinite(each.mean)]
-        told = {
-            "settings": one.settings,
+    def _end(self, running_trial: _RunningTrial, state: TrialState, why: str = "") -> None:
+        figures = [each.mean for each in running_trial.results if np.isfinite(each.mean)]
+        attributes = {
+            "settings": running_trial.settings,
             "figures": figures,
-            "seconds": one.seconds,
-            "draw": one.draw,
-            "default": one.default,
+            "seconds": running_trial.seconds,
+            "draw": running_trial.draw,
+            "default": running_trial.default,
             "why": why,
         }
-        for name, value in told.items():
-            one.trial.set_user_attr(name, value)
+        for name, value in attributes.items():
+            running_trial.trial.set_user_attr(name, value)
         value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
-        self._study.tell(one.trial, value, state=state)
+        self._study.tell(running_trial.trial, value, state=state)
 
     def _sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
         seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
@@ -282,57 +289,61 @@ class Search:
     def _pruner(self) -> "optuna.pruners.BasePruner":
         if self.pruner == "halving":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-        return optuna.pruners.NopPruner()  # the median is `_given_up`'s own
+        return optuna.pruners.NopPruner()  # `_should_prune` implements the median
 
     def importance(self) -> dict[str, float]:
-        """Share of what the trials differ by that each setting explains, largest first; empty where
-        there are too few trials.
+        """Return the share of variance that each setting explains, largest first.
+
+        Empty if there are too few trials.
         """
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(complete) < STARTUP or len({one.value for one in complete}) < 2:
             return {}
-        found = optuna.importance.get_param_importances(self._study)
-        return {name: float(share) for name, share in found.items() if np.isfinite(share)}
+        importances = optuna.importance.get_param_importances(self._study)
+        return {name: float(share) for name, share in importances.items() if np.isfinite(share)}
 
 
-def _distributions(space: Space) -> dict[str, "optuna.distributions.BaseDistribution"]:
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
-    for name, one in space.tried.items():
-        if isinstance(one, Choices):
-            found[name] = optuna.distributions.CategoricalDistribution(one.choices)
-        elif space.whole(name):
-            found[name] = optuna.distributions.IntDistribution(
-                round(one.low), round(one.high), log=one.log
+def _distributions(space: SearchSpace) -> dict[str, "optuna.distributions.BaseDistribution"]:
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
+    for name, dimension in space.dimensions.items():
+        if isinstance(dimension, Choices):
+            distributions[name] = optuna.distributions.CategoricalDistribution(dimension.choices)
+        elif space.is_integer(name):
+            distributions[name] = optuna.distributions.IntDistribution(
+                round(dimension.low), round(dimension.high), log=dimension.log
             )
         else:
-            found[name] = optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
-    return found
+            distributions[name] = optuna.distributions.FloatDistribution(
+                dimension.low, dimension.high, log=dimension.log
+            )
+    return distributions
 
 
-def _plain(architecture: str, number: int, one: "FrozenTrial") -> Trial:
-    """Numbers are places among the trials that ended: the study's own go on behind those that a
-    killed run left.
+def _to_trial(architecture: str, number: int, frozen_trial: "FrozenTrial") -> Trial:
+    """Convert a frozen trial; numbers count finished trials only.
+
+    The study's own numbers include trials that a killed run left behind.
     """
     states = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "pruned",
         TrialState.FAIL: "failed",
     }
-    told = one.user_attrs
+    attributes = frozen_trial.user_attrs
     value = (
-        float(one.value)
-        if one.state == TrialState.COMPLETE and one.value is not None
+        float(frozen_trial.value)
+        if frozen_trial.state == TrialState.COMPLETE and frozen_trial.value is not None
         else float("nan")
     )
     return Trial(
         architecture,
         number,
-        told["settings"],
-        dict(one.params),
-        states[one.state],
-        tuple(told["figures"]),
+        attributes["settings"],
+        dict(frozen_trial.params),
+        states[frozen_trial.state],
+        tuple(attributes["figures"]),
         value,
-        float(told["seconds"]),
-        bool(told["default"]),
-        told["why"],
+        float(attributes["seconds"]),
+        bool(attributes["default"]),
+        attributes["why"],
     )

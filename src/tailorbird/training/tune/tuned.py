@@ -1,16 +1,17 @@
-"""`tuned.toml` in a project's folder: what tuning chose for each slot, where `tailorbird train`
-takes it from.
+"""`tuned.toml` in a project's folder: the tuned settings of each slot, which `tailorbird train`
+uses.
 
     [home]
     architecture = "gbdt"
-    until = "2026-11-20T08:00:00Z"        # nothing later had a say
+    until = "2026-11-20T08:00:00Z"        # end of the data that took part in the choice
     gain = "+0.0041 (spread 0.0019)"
+
     [home.settings]
     leaves = 9
     rate = 0.021
 
-The file is the project's: it is kept with the code, changed by hand if need be, and removed to go
-back to the defaults.
+The file belongs to the project: commit it, edit it by hand if needed, and remove it to go back to
+the defaults.
 """
 
 import json
@@ -27,26 +28,28 @@ import msgspec
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import to_iso
 from tailorbird.models.architectures import DEEP
-from tailorbird.models.deep.parameters import settled
+from tailorbird.models.deep.parameters import resolve_parameters
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.training.settings import AUTO, TrainSettings
-from tailorbird.whole import write_whole
+from tailorbird.whole import atomic_write
 
 FILE = "tuned.toml"
 Value = str | int | float | bool
 
-_HEAD = """# What `tailorbird tune` chose, by slot. `tailorbird train` and the trainer take it; `tailorbird train --untuned` does not.
-# To undo it, remove the section of a slot, or this file.
-"""
+_HEAD = (
+    "# What `tailorbird tune` chose, by slot. `tailorbird train` and the trainer take it; "
+    "`tailorbird train --untuned` does not.\n"
+    "# To undo it, remove the section of a slot, or this file.\n"
+)
 
 
-class Tuned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was chosen for a slot.
+class TunedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tuned settings of a slot.
 
     Attributes:
-        until: the moment that nothing that had a say was later than.
-        gain: over the defaults, on the rows that it was chosen by, for people.
-        settings: those that differ from the defaults, or were tried.
+        until: end of the data that took part in the choice.
+        gain: gain over the defaults on the tuning rows, as text.
+        settings: settings that were searched or differ from the defaults.
     """
 
     architecture: str
@@ -59,11 +62,11 @@ class Tuned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return round(datetime.fromisoformat(self.until).timestamp() * 1e6)
 
 
-def read_tuned(path: Path) -> dict[str, Tuned]:
-    """What a file holds by slot; nothing where there is none.
+def read_tuned(path: Path) -> dict[str, TunedSettings]:
+    """Return the tuned settings in a file by slot; empty if there is no file.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the file is invalid.
     """
     try:
         tree = tomllib.loads(path.read_text())
@@ -75,7 +78,7 @@ def read_tuned(path: Path) -> dict[str, Tuned]:
         ) from None
     try:
         return {
-            slot: _checked(msgspec.convert(section, Tuned), slot, path)
+            slot: _check_until(msgspec.convert(section, TunedSettings), slot, path)
             for slot, section in tree.items()
         }
     except msgspec.ValidationError as error:
@@ -84,87 +87,86 @@ def read_tuned(path: Path) -> dict[str, Tuned]:
         ) from None
 
 
-def _checked(one: Tuned, slot: str, path: Path) -> Tuned:
+def _check_until(tuned: TunedSettings, slot: str, path: Path) -> TunedSettings:
     try:
-        moment = datetime.fromisoformat(one.until)
+        moment = datetime.fromisoformat(tuned.until)
     except ValueError:
         raise ConfigError(
-            f"{slot}.until: expected a time, got {one.until!r}", where=str(path)
+            f"{slot}.until: expected a time, got {tuned.until!r}", where=str(path)
         ) from None
     if moment.tzinfo is None:
         raise ConfigError(
-            f"{slot}.until: expected a time with a zone, such as {one.until}Z", where=str(path)
+            f"{slot}.until: expected a time with a zone, such as {tuned.until}Z", where=str(path)
         )
-    return one
+    return tuned
 
 
-def write_tuned(path: Path, slot: str, one: Tuned) -> None:
-    """Put what was chosen for a slot in the place of what stood there; other slots stay as they
-    are.
-    """
-    found = {**read_tuned(path), slot: one}
+def write_tuned(path: Path, slot: str, tuned: TunedSettings) -> None:
+    """Replace a slot's section of the file; other slots keep theirs."""
+    sections = {**read_tuned(path), slot: tuned}
     parts = [_HEAD]
-    for name, each in sorted(found.items()):
+    for name, section in sorted(sections.items()):
         key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
         parts.append(
-            f"\n[{key}]\narchitecture = {_toml(each.architecture)}\nuntil = {_toml(each.until)}\n"
+            f"\n[{key}]\narchitecture = {_toml(section.architecture)}\n"
+            f"until = {_toml(section.until)}\n"
         )
-        parts.append(f"gain = {_toml(each.gain)}\n\n[{key}.settings]\n")
-        parts += [f"{setting} = {_toml(value)}\n" for setting, value in each.settings.items()]
-    write_whole(path, "".join(parts).encode())
+        parts.append(f"gain = {_toml(section.gain)}\n\n[{key}.settings]\n")
+        parts += [f"{setting} = {_toml(value)}\n" for setting, value in section.settings.items()]
+    atomic_write(path, "".join(parts).encode())
 
 
 def _toml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
 
 
-def with_tuned(
+def apply_tuned(
     settings: TrainSettings, slot: str, path: Path, *, asked: bool = False
 ) -> TrainSettings:
-    """The settings with what a file holds for a slot.
+    """Return the training settings with a slot's tuned settings applied.
 
     Args:
-        asked: whether the architecture of the settings was asked for: a tuned net then takes no
-            other's place, that of trees neither.
+        architecture_requested: whether the user chose the architecture; a tuned net of another
+            architecture is then ignored.
     Raises:
-        ConfigError: it holds what no training can take.
+        ConfigError: the section is invalid for training.
     """
-    one = read_tuned(path).get(slot)
-    if one is None:
+    tuned = read_tuned(path).get(slot)
+    if tuned is None:
         return settings
     where = f"{path}: [{slot}.settings]"
-    told = {
-        "tuned": f"{one.architecture} as tuned on what came before {one.until} ({path.name})",
-        "tuned_until": one.until_us,
+    provenance = {
+        "tuned": f"{tuned.architecture} as tuned on what came before {tuned.until} ({path.name})",
+        "tuned_until": tuned.until_us,
     }
-    if one.architecture == "gbdt":  # which `auto` compares nets with
-        used = settings.architecture in ("gbdt", AUTO)
+    if tuned.architecture == "gbdt":  # `auto` compares nets with trees, so it uses them too
+        applies = settings.architecture in ("gbdt", AUTO)
         return (
-            replace(settings, gbdt=_gbdt(settings.gbdt, one.settings, where), **told)
-            if used
+            replace(settings, gbdt=_gbdt(settings.gbdt, tuned.settings, where), **provenance)
+            if applies
             else settings
         )
-    if one.architecture not in DEEP:
+    if tuned.architecture not in DEEP:
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(
-            f"{slot}.architecture: training does not know {one.architecture!r}",
+            f"{slot}.architecture: training does not know {tuned.architecture!r}",
             where=str(path),
             fix=fix,
         )
     if settings.architecture not in (
         *(() if asked else ("gbdt",)),
-        one.architecture,
-    ):  # another one was asked for
+        tuned.architecture,
+    ):  # another architecture was requested
         return settings
     try:
-        settled(one.architecture, one.settings)
+        resolve_parameters(tuned.architecture, tuned.settings)
     except UsageError as error:
         raise ConfigError(error.message, where=where, fix=error.fix) from None
     return replace(
         settings,
-        architecture=one.architecture,
-        parameters={**one.settings, **settings.parameters},
-        **told,
+        architecture=tuned.architecture,
+        parameters={**tuned.settings, **settings.parameters},
+        **provenance,
     )
 
 
@@ -183,10 +185,12 @@ def _gbdt(base: GbdtSettings, given: Mapping[str, Any], where: str) -> GbdtSetti
     return replace(base, **given)
 
 
-def tuned_of(architecture: str, settings: Mapping[str, Value], until: int, gain: str) -> Tuned:
-    """What is written of a choice; figures with as many digits as say something."""
+def build_tuned(
+    architecture: str, settings: Mapping[str, Value], until: int, gain: str
+) -> TunedSettings:
+    """Return the section of a choice, with floats rounded to six significant digits."""
     rounded = {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in settings.items()
     }
-    return Tuned(architecture, to_iso(until), rounded, gain)
+    return TunedSettings(architecture, to_iso(until), rounded, gain)

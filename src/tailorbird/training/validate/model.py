@@ -1,42 +1,50 @@
-"""The model that `tailorbird train` would fit, fitted to one split: trees, a net, or whichever of
-both orders the watched part better.
+"""Fit to one split the model that `tailorbird train` would fit: trees, a net, or the better of
+both.
 
-Fits are those of tuning (`training.tune.architectures`); what `auto` holds against what is
-training's own (`training.architecture`).
+Fits are those of tuning (`training.tune.architectures`); the comparison of `auto` is training's own
+(`training.architecture`).
 """
 
 from dataclasses import asdict, replace
 from typing import Any
 
 from tailorbird.models.architectures import Net
-from tailorbird.models.deep.parameters import settled
-from tailorbird.training.architecture import check_whole, net_beside_trees, ordered_better
+from tailorbird.models.deep.parameters import resolve_parameters
+from tailorbird.training.architecture import auto_net_architecture, check_convergence, ndcg_gain
 from tailorbird.training.settings import AUTO, TrainSettings
-from tailorbird.training.tune.architectures import ARCHITECTURES, Ask, Heads, net_settings
+from tailorbird.training.tune.architectures import (
+    ARCHITECTURES,
+    CalibratedModel,
+    FitRequest,
+    net_settings,
+)
 from tailorbird.training.tune.rows import Split
 
 TREES = "gbdt"
 
 
-def ask_of(train: TrainSettings, seed: int) -> Ask:
-    """One fit as training would do it: trees by `gbdt` of its settings, a net by its `parameters`."""
-    return Ask(dict(train.parameters), seed, train, train.gbdt.threads)
+def build_fit_request(train: TrainSettings, seed: int) -> FitRequest:
+    """Return the fit that training would do: trees by `gbdt`, a net by its `parameters`."""
+    return FitRequest(dict(train.parameters), seed, train, train.gbdt.threads)
 
 
-def fit_model(split: Split, ask: Ask) -> Heads:
-    """The model of the architecture that the settings name.
+def fit_model(split: Split, request: FitRequest) -> CalibratedModel:
+    """Fit the model of the architecture that the settings name.
 
     Raises:
-        Diverged: the weights of a net are no numbers.
+        DivergenceError: a weight of a net is not finite.
     """
-    name = ask.train.architecture
+    name = request.train.architecture
     if name != AUTO:
-        return _one(name, split, ask)
-    trees = _one(TREES, split, ask)
+        return _fit_architecture(name, split, request)
+    trees = _fit_architecture(TREES, split, request)
     if split.layout is None:  # torch is not installed
         return trees
-    net, watch = _one(net_beside_trees(split.objective), split, ask), split.watch
-    gain = ordered_better(
+    net, watch = (
+        _fit_architecture(auto_net_architecture(split.objective), split, request),
+        split.validation,
+    )
+    gain = ndcg_gain(
         net.value(split.served),
         trees.value(split.served),
         watch.gain(split.objective),
@@ -46,13 +54,19 @@ def fit_model(split: Split, ask: Ask) -> Heads:
     return net if gain.known and gain.low > 0 else trees
 
 
-def _one(name: str, split: Split, ask: Ask) -> Heads:
-    found = ARCHITECTURES[name].heads(split, replace(ask, settings={}) if name == TREES else ask)
-    if isinstance(found.model, Net):
-        check_whole(found.model.deep)
-    return found
+def _fit_architecture(name: str, split: Split, request: FitRequest) -> CalibratedModel:
+    fitted = ARCHITECTURES[name].fit_heads(
+        split, replace(request, settings={}) if name == TREES else request
+    )
+    if isinstance(fitted.model, Net):
+        check_convergence(fitted.model.deep)
+    return fitted
 
 
-def settings_of(name: str, ask: Ask) -> dict[str, Any]:
-    """All settings that a fit of an architecture has, as JSON."""
-    return asdict(ask.train.gbdt) if name == TREES else asdict(settled(name, net_settings(ask)))
+def resolved_settings(name: str, request: FitRequest) -> dict[str, Any]:
+    """Return all settings of a fit of an architecture, as JSON."""
+    return (
+        asdict(request.train.gbdt)
+        if name == TREES
+        else asdict(resolve_parameters(name, net_settings(request)))
+    )

@@ -1,11 +1,10 @@
-"""Validation, start to end: is the way in which a model is trained sound, and what is it worth, for
-whom, and by what?
+"""Validate a training: is it sound, and what is it worth, for whom, and by what?
 
-Several origins in time; at each the model that training would fit (`training.validate.model`)
-learns from the past and is judged on what follows, beside the baselines and beside other ways of
-training (`training.validate.variants`). Leaks are looked for first (`training.validate.leaks`).
-Nothing is promoted and nothing is kept but the report. All figures are of NDCG@10 with the slot's
-formula, over all origins together, intervals over people.
+At several origins in time, the model that training would fit (`training.validate.model`) learns
+from the past and is evaluated on what follows, with the baselines and with other ways of training
+(`training.validate.variants`). Leakage is checked first (`training.validate.leaks`). Only the
+report is kept; nothing is promoted. All metrics are NDCG@10 with the slot's formula over all
+origins, with intervals over people.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,47 +19,58 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.places import Storage
 from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
-from tailorbird.training.architecture import wants_net
-from tailorbird.training.bootstrap import Interval, flat
-from tailorbird.training.completing import Judged
-from tailorbird.training.judge import PRIMARY, Evaluation, Judge, shares
+from tailorbird.training.architecture import allows_net
+from tailorbird.training.bootstrap import Interval, flatten_intervals
+from tailorbird.training.completing import EvaluationRows
+from tailorbird.training.judge import PRIMARY, Evaluation, Evaluator, interaction_shares
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
-from tailorbird.training.tune.architectures import Ask, Heads
-from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told
+from tailorbird.training.tune.architectures import CalibratedModel, FitRequest
+from tailorbird.training.tune.rows import (
+    Part,
+    SegmentedRequests,
+    Split,
+    describe_splits,
+    encode_splits,
+    segment_requests,
+)
 from tailorbird.training.validate.leaks import (
     LEAK,
     Finding,
-    dated_back,
-    imported_back,
-    looks_ahead,
-    of_the_ranking,
-    repeated,
-    too_good,
+    find_backdated_imports,
+    find_backdated_items,
+    find_lookahead,
+    find_repeated_events,
+    find_target_leakage,
+    findings_from_ranking,
 )
-from tailorbird.training.validate.model import TREES, ask_of, fit_model, settings_of
-from tailorbird.training.validate.variants import Variant, variants_of
+from tailorbird.training.validate.model import (
+    TREES,
+    build_fit_request,
+    fit_model,
+    resolved_settings,
+)
+from tailorbird.training.validate.variants import Variant, build_variants
 
 Floats = npt.NDArray[np.float64]
-Found = TypeVar("Found")
+FitOutput = TypeVar("FitOutput")
 
 NAME = "tailorbird"
-OVERFIT = 0.1  # of the AUC between what was learned from and what follows: more is called over-fit
+OVERFIT_MIN = 0.1  # drop in AUC from training to holdout that counts as overfitting
 
 
 @dataclass(frozen=True)
 class ValidateSettings:
-    """How it is validated.
+    """Settings of a validation.
 
     Attributes:
-        train: what is validated is a training by these settings, of the architecture that they
-            name.
-        splits: origins in time.
-        judged: requests of each origin at most.
-        variants: whether other ways of training are tried too, which takes most of the time.
-        tuned_to: the architecture that the slot is tuned to, where another one was asked for.
+        train: the training that is validated.
+        splits: number of origins.
+        judged: maximum holdout requests of each origin.
+        variants: whether to try other ways of training too, which takes most of the time.
+        tuned_to: the slot's tuned architecture, if another one was requested.
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -79,13 +89,12 @@ class ValidateSettings:
 
 
 @dataclass(frozen=True)
-class Test:
-    """A paired comparison: what the model is ahead of another by, and how likely as much would be
-    by chance.
+class ComparisonTest:
+    """A paired comparison: the model's gain over another, and its p-value.
 
     Attributes:
-        p: two-sided, by the width of the interval; adjusted: after Holm, over all tests of the
-            report.
+        p: two-sided, from the width of the interval.
+        adjusted: p after Holm's correction over all tests of the report.
     """
 
     other: str
@@ -100,22 +109,20 @@ class Test:
             return "may be chance"
         return "ahead" if self.gain.value > 0 else "behind"
 
-    def plain(self) -> dict[str, Any]:
-        chances = {"p": _rounded(self.p), "p_holm": _rounded(self.adjusted)}
+    def to_dict(self) -> dict[str, Any]:
+        chances = {"p": _round_or_none(self.p), "p_holm": _round_or_none(self.adjusted)}
         return {
             "other": self.other,
             "kind": self.kind,
-            **flat({"gain": self.gain}),
+            **flatten_intervals({"gain": self.gain}),
             **chances,
             "verdict": self.verdict,
         }
 
 
 @dataclass(frozen=True)
-class Gap:
-    """AUC and log loss of one head on what was learned from, what was watched, and what follows;
-    rows weighted as they stand for others.
-    """
+class OverfitGap:
+    """AUC and log loss of one head on the training, validation and holdout parts, weighted."""
 
     origin: str
     head: str
@@ -126,34 +133,34 @@ class Gap:
     def overfit(self) -> float:
         return self.auc[0] - self.auc[2]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         names = ("train", "validation", "test")
         figures = {"auc": self.auc, "log_loss": self.log_loss}
-        told = {
-            f"{figure}_{name}": _rounded(value)
+        values_by_name = {
+            f"{figure}_{name}": _round_or_none(value)
             for figure, values in figures.items()
             for name, value in zip(names, values, strict=True)
         }
-        return {"origin": self.origin, "head": self.head, **told}
+        return {"origin": self.origin, "head": self.head, **values_by_name}
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What came of it.
+    """The result of a validation.
 
     Attributes:
-        evaluation: of all origins together; its slices have each origin, new and known users,
-            devices, the long tail and new items.
+        evaluation: over all origins; sliced by origin, new and known users, devices, long tail
+            and new items.
         tests: against baselines and other ways of training.
-        curve: share of the requests learned from → NDCG@10; 1 is the model.
-        findings: of the search for leaks, and over-fit heads.
-        instead: that another architecture was asked for than the slot is tuned to; else empty.
+        curve: share of the training requests → NDCG@10; 1 is the model.
+        findings: suspected leaks, and overfitted heads.
+        substitution: note that another architecture was requested than the slot is tuned to, or "".
     """
 
     slot: str
     evaluation: Evaluation
-    tests: tuple[Test, ...]
-    gaps: tuple[Gap, ...]
+    tests: tuple[ComparisonTest, ...]
+    gaps: tuple[OverfitGap, ...]
     curve: Mapping[float, Interval]
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
@@ -162,7 +169,7 @@ class ValidationReport:
 
     @property
     def architecture(self) -> str:
-        """What was fitted, at each origin where `auto` chose."""
+        """Names of the fitted architectures, without repeats."""
         return ", ".join(dict.fromkeys(one["architecture"] for one in self.about["splits"]))
 
     @property
@@ -170,17 +177,18 @@ class ValidationReport:
         return tuple(one for one in self.findings if one.severity == LEAK)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the report as JSON."""
         curve = [
-            {"share": share, **flat({PRIMARY: figure})} for share, figure in self.curve.items()
+            {"share": share, **flatten_intervals({PRIMARY: figure})}
+            for share, figure in self.curve.items()
         ]
-        more = {
-            "tests": [one.plain() for one in self.tests],
-            "gaps": [one.plain() for one in self.gaps],
+        tables = {
+            "tests": [one.to_dict() for one in self.tests],
+            "gaps": [one.to_dict() for one in self.gaps],
             "learning_curve": curve,
         }
-        told = {
-            "findings": [one.plain() for one in self.findings],
+        details = {
+            "findings": [one.to_dict() for one in self.findings],
             "notes": list(self.notes),
             "about": self.about,
         }
@@ -188,8 +196,8 @@ class ValidationReport:
             "slot": self.slot,
             "instead": self.instead,
             **self.evaluation.plain(),
-            **more,
-            **told,
+            **tables,
+            **details,
         }
 
 
@@ -197,7 +205,7 @@ def validate(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Place,
+    lake: Storage,
     clock: Clock,
     settings: ValidateSettings = ValidateSettings(),
     signals: Mapping[str, Any] | None = None,
@@ -206,20 +214,20 @@ def validate(
     """Validate the training of a slot's model.
 
     Args:
-        signals: figures of an earlier `features rank` on the slot, if there are any: its leaks are
-            told, its subset is tried.
+        signals: results of an earlier `features rank` on the slot; its leaks are reported and
+            its subset is tried.
 
     Raises:
-        NotReadyError: there is too little to judge each origin by.
-        UsageError: there is no such architecture, it needs what is not installed, or it diverged.
+        NotReadyError: there is too little data to evaluate each origin.
+        UsageError: the architecture is unknown, not installed, or it diverged.
     """
-    train = settings.train.hurried()
-    nets = wants_net(train)
-    ground = lay_out(
-        features, slot, Lake(lake), clock.now(), settings.splits, train, progress, whole=True
+    train = settings.train.resolve_quick()
+    nets = allows_net(train)
+    segmented = segment_requests(
+        features, slot, Lake(lake), clock.now(), settings.splits, train, progress, include_test=True
     )
-    made = encode_splits(
-        ground,
+    splits = encode_splits(
+        segmented,
         features,
         slot,
         train,
@@ -230,47 +238,53 @@ def validate(
     )
     progress("leaks", 0, 1)
     findings = [
-        *_found(made, ground, features, settings.seed),
-        *imported_back(Lake(lake), features),
-        *of_the_ranking(signals or {}),
+        *_find_leaks(splits, segmented, features, settings.seed),
+        *find_backdated_imports(Lake(lake), features),
+        *findings_from_ranking(signals or {}),
     ]
     progress("leaks", 1, 1)
-    variants = _variants(made[-1][0], features, settings, signals or {})
-    ask = ask_of(train, settings.seed)
-    models, scores, gone = _fitted(made, variants, ask, progress)
-    panel = Judge(
-        ground.material.history,
-        shares(ground.material.history, 0),
+    variants = _variants(splits[-1][0], features, settings, signals or {})
+    request = build_fit_request(train, settings.seed)
+    models, scores, left_out = _fit_origins_and_variants(splits, variants, request, progress)
+    evaluator = Evaluator(
+        segmented.material.history,
+        interaction_shares(segmented.material.history, 0),
         slot.objective,
         seed=settings.seed,
     )
-    gaps: list[Gap] = []
-    for number, ((split, judged), model) in enumerate(zip(made, models, strict=True)):
-        origin = f"from {to_iso(ground.borders[number + 1])[:16]}"
+    gaps: list[OverfitGap] = []
+    for number, ((split, judged), model) in enumerate(zip(splits, models, strict=True)):
+        origin = f"from {to_iso(segmented.borders[number + 1])[:16]}"
         gaps += _gaps(origin, split, model)
-        heads = model.probabilities(split.judge.matrix)
-        panel.as_of(shares(ground.material.history, ground.borders[number + 1]))
-        panel.add(
+        heads = model.probabilities(split.holdout.matrix)
+        evaluator.as_of(
+            interaction_shares(segmented.material.history, segmented.borders[number + 1])
+        )
+        evaluator.add(
             judged.rows, {**scores[number], **judged.values}, heads, judged.slates, named=origin
         )
-    evaluation = panel.result(NAME)
+    evaluation = evaluator.result(NAME)
     kinds = {one.name: one.kind for one in variants}
-    tests = holm(
+    tests = holm_adjust(
         [(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()]
     )
     fitted = [model.model.architecture for model in models]
-    findings += _overfit(gaps, nets=fitted[-1] != TREES)
-    instead = _instead(train.architecture, settings.tuned_to)
-    notes = [ground.material.why, *_chosen(train.architecture, fitted, nets=nets), *gone]
-    about = told(ground, [split for split, _ in made])
+    findings += _find_overfit(gaps, nets=fitted[-1] != TREES)
+    substitution = _describe_substitution(train.architecture, settings.tuned_to)
+    notes = [
+        segmented.material.why,
+        *_describe_auto_choice(train.architecture, fitted, nets=nets),
+        *left_out,
+    ]
+    about = describe_splits(segmented, [split for split, _ in splits])
     about["splits"] = [
         {**one, "architecture": name} for one, name in zip(about["splits"], fitted, strict=True)
     ]
     about |= {
         "seed": settings.seed,
-        "tuned": "; ".join(each for each in (train.tuned, instead) if each) or "no",
+        "tuned": "; ".join(each for each in (train.tuned, substitution) if each) or "no",
         "architecture": train.architecture,
-        "settings": {name: settings_of(name, ask) for name in dict.fromkeys(fitted)},
+        "settings": {name: resolved_settings(name, request) for name in dict.fromkeys(fitted)},
     }
     return ValidationReport(
         slot.name,
@@ -281,55 +295,61 @@ def validate(
         tuple(findings),
         tuple(notes),
         about,
-        instead,
+        substitution,
     )
 
 
-def _fitted(
-    made: Sequence[tuple[Split, Judged]], variants: Sequence[Variant], ask: Ask, progress: Progress
-) -> tuple[list[Heads], list[dict[str, Floats]], list[str]]:
-    """The model of each origin, what it and each variant say of the origin's judged rows, and which
-    variants are left out, in words.
+def _fit_origins_and_variants(
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    variants: Sequence[Variant],
+    request: FitRequest,
+    progress: Progress,
+) -> tuple[list[CalibratedModel], list[dict[str, Floats]], list[str]]:
+    """Fit the model of each origin, and score holdout rows with it and with each variant.
+
+    Variants that could not be fitted at every origin are left out, with a note.
     """
-    architecture = ask.train.architecture
-    models = _at_each(architecture, made, lambda split: fit_model(split, ask), progress)
+    architecture = request.train.architecture
+    models = _fit_each_origin(
+        architecture, splits, lambda split: fit_model(split, request), progress
+    )
     scores = [
-        {NAME: model.value(split.judge.matrix)}
-        for model, (split, _) in zip(models, made, strict=True)
+        {NAME: model.value(split.holdout.matrix)}
+        for model, (split, _) in zip(models, splits, strict=True)
     ]
-    gone = []
+    left_out = []
     for one in variants:
-        what = one.name if one.kind == "architecture" else f"{architecture}, {one.name}"
-        values = _at_each(what, made, lambda split, one=one: one.value(split, ask), progress)
-        found = [value for value in values if value is not None]
-        if len(found) < len(made):  # at some origins alone it would be compared on other requests
-            gone.append(
+        label = one.name if one.kind == "architecture" else f"{architecture}, {one.name}"
+        values = _fit_each_origin(
+            label, splits, lambda split, one=one: one.value(split, request), progress
+        )
+        complete_values = [value for value in values if value is not None]
+        if len(complete_values) < len(splits):  # it would be compared on other requests
+            left_out.append(
                 f"{one.name} was left out: too little to learn from, or it diverged, at some origin"
             )
             continue
-        for mine, value in zip(scores, found, strict=True):
-            mine[one.name] = value
-    return models, scores, gone
+        for origin_scores, value in zip(scores, complete_values, strict=True):
+            origin_scores[one.name] = value
+    return models, scores, left_out
 
 
-def _at_each(
-    what: str,
-    made: Sequence[tuple[Split, Judged]],
-    fit: Callable[[Split], Found],
+def _fit_each_origin(
+    label: str,
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    fit: Callable[[Split], FitOutput],
     progress: Progress,
-) -> list[Found]:
-    """What a fit gives at each origin; progress says what is fitted, and at how many of them it
-    was.
-    """
-    found = []
-    for number, (split, _) in enumerate(made):
-        progress(what, number, len(made))
-        found.append(fit(split))
-    progress(what, len(made), len(made))
-    return found
+) -> list[FitOutput]:
+    """Return the output of a fit at each origin, reporting progress under a label."""
+    outputs = []
+    for number, (split, _) in enumerate(splits):
+        progress(label, number, len(splits))
+        outputs.append(fit(split))
+    progress(label, len(splits), len(splits))
+    return outputs
 
 
-def _instead(architecture: str, tuned_to: str) -> str:
+def _describe_substitution(architecture: str, tuned_to: str) -> str:
     return (
         f"All figures are of {architecture}, which was asked for, not of {tuned_to}, which "
         "the slot is tuned to"
@@ -338,8 +358,8 @@ def _instead(architecture: str, tuned_to: str) -> str:
     )
 
 
-def _chosen(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str]:
-    """What `auto` took, in words."""
+def _describe_auto_choice(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str]:
+    """Describe the choice of `auto`."""
     if architecture != AUTO:
         return []
     if not nets:
@@ -350,24 +370,29 @@ def _chosen(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str
     return [f"auto took, by what each origin watched: {', '.join(fitted)}"]
 
 
-def _found(
-    made: Sequence[tuple[Split, Judged]], ground: Ground, features: FeatureSet, seed: int
+def _find_leaks(
+    splits: Sequence[tuple[Split, EvaluationRows]],
+    segmented: SegmentedRequests,
+    features: FeatureSet,
+    seed: int,
 ) -> list[Finding]:
-    """What the search for leaks finds in the largest split, and in the log."""
-    split, judged = made[-1][0], made[-1][1].rows
-    found = [
+    """Return suspected leaks in the largest split and in the log."""
+    split, judged = splits[-1][0], splits[-1][1].rows
+    column_findings = [
         one
         for head in split.objective
-        for one in too_good(split.names, split.train.matrix, split.train.labels[head], head)
+        for one in find_target_leakage(
+            split.names, split.train.matrix, split.train.labels[head], head
+        )
     ]
-    once = {one.what: one for one in reversed(found)}
-    known = list(reversed(once.values()))
-    material = ground.material
+    first_by_subject = {one.what: one for one in reversed(column_findings)}
+    unique_findings = list(reversed(first_by_subject.values()))
+    material = segmented.material
     return [
-        *known,
-        *looks_ahead(material, judged, features, seed=seed),
-        *dated_back(material),
-        *repeated(material.by_type, ground.borders[:-1]),
+        *unique_findings,
+        *find_lookahead(material, judged, features, seed=seed),
+        *find_backdated_items(material),
+        *find_repeated_events(material.by_type, segmented.borders[:-1]),
     ]
 
 
@@ -377,58 +402,65 @@ def _variants(
     if not settings.variants:
         return []
     keep = signals.get("subset", {}).get("keep", ())
-    return variants_of(
+    return build_variants(
         split.names, features, keep, defaults=bool(settings.train.tuned), layout=split.layout
     )
 
 
-def _gaps(origin: str, split: Split, model: Heads) -> list[Gap]:
-    found = []
+def _gaps(origin: str, split: Split, model: CalibratedModel) -> list[OverfitGap]:
+    gaps = []
     parts: list[tuple[Part, Mapping[str, Floats]]] = [
         (split.train, model.probabilities(split.train.matrix)),
-        (split.watch, model.probabilities(split.served)),
-        (split.judge, model.probabilities(split.judge.matrix)),
+        (split.validation, model.probabilities(split.served)),
+        (split.holdout, model.probabilities(split.holdout.matrix)),
     ]
     for head in split.objective:
-        areas = [metrics.auc(told[head], part.labels[head], part.weight) for part, told in parts]
-        losses = [
-            _weighted(metrics.log_losses(told[head], part.labels[head]), part.weight)
-            for part, told in parts
+        areas = [
+            metrics.auc(probabilities[head], part.labels[head], part.weight)
+            for part, probabilities in parts
         ]
-        found.append(Gap(origin, head, tuple(areas), tuple(losses)))  # type: ignore[arg-type]
-    return found
+        losses = [
+            _weighted_mean(metrics.log_losses(probabilities[head], part.labels[head]), part.weight)
+            for part, probabilities in parts
+        ]
+        gaps.append(OverfitGap(origin, head, tuple(areas), tuple(losses)))  # type: ignore[arg-type]
+    return gaps
 
 
-def _weighted(values: Floats, weight: Floats) -> float:
-    """Their mean; NaN where nothing counts, as of requests of which no source found what was
-    chosen.
+def _weighted_mean(values: Floats, weight: Floats) -> float:
+    """Return the weighted mean, NaN without weight.
+
+    Weights are all zero if no source found the chosen items.
     """
     return float(np.average(values, weights=weight)) if weight.sum() > 0 else float("nan")
 
 
-def _overfit(gaps: Sequence[Gap], *, nets: bool) -> list[Finding]:
-    found = []
-    less = (
+def _find_overfit(gaps: Sequence[OverfitGap], *, nets: bool) -> list[Finding]:
+    findings = []
+    advice = (
         "more dropout or weight decay, fewer epochs"
         if nets
         else "fewer leaves, more rows of a leaf"
     )
     for head in dict.fromkeys(one.head for one in gaps):
-        mine = [one for one in gaps if one.head == head and np.isfinite(one.overfit)]
-        gap = float(np.mean([one.overfit for one in mine])) if mine else 0.0
-        if gap > OVERFIT:
+        head_gaps = [one for one in gaps if one.head == head and np.isfinite(one.overfit)]
+        gap = float(np.mean([one.overfit for one in head_gaps])) if head_gaps else 0.0
+        if gap > OVERFIT_MIN:
             reached = (
-                f"{np.mean([one.auc[0] for one in mine]):.3f} on what it learned from, "
-                f"{np.mean([one.auc[2] for one in mine]):.3f} later"
+                f"{np.mean([one.auc[0] for one in head_gaps]):.3f} on what it learned from, "
+                f"{np.mean([one.auc[2] for one in head_gaps]):.3f} later"
             )
-            fix = f"{less} or more data may help: tailorbird tune"
-            found.append(Finding("look", f"head {head}", f"over-fit: an AUC of {reached}; {fix}"))
-    return found
+            fix = f"{advice} or more data may help: tailorbird tune"
+            findings.append(
+                Finding("look", f"head {head}", f"over-fit: an AUC of {reached}; {fix}")
+            )
+    return findings
 
 
-def holm(compared: Sequence[tuple[str, str, Interval]]) -> list[Test]:
-    """Paired tests with the chance of each adjusted so that of all that are called different, none
-    is by chance, 19 times of 20.
+def holm_adjust(compared: Sequence[tuple[str, str, Interval]]) -> list[ComparisonTest]:
+    """Return paired tests with p-values adjusted by Holm's method.
+
+    The family-wise error rate is 5 % at p < 0.05.
 
     Source: Holm, Scand. J. Statist. 6 (1979).
     """
@@ -438,26 +470,29 @@ def holm(compared: Sequence[tuple[str, str, Interval]]) -> list[Test]:
         certain = 1.0 if gain.value == 0 else 0.0
         chance = float(2 * norm.sf(abs(gain.value) / error)) if error > 0 else certain
         chances.append(chance if gain.known else float("nan"))
-    known = [place for place in np.argsort(chances, kind="stable") if np.isfinite(chances[place])]
+    finite = [index for index in np.argsort(chances, kind="stable") if np.isfinite(chances[index])]
     adjusted = [float("nan")] * len(compared)
     worst = 0.0
-    for rank, place in enumerate(known):
-        worst = max(worst, min(1.0, (len(known) - rank) * chances[place]))
+    for rank, place in enumerate(finite):
+        worst = max(worst, min(1.0, (len(finite) - rank) * chances[place]))
         adjusted[place] = worst
     rows = zip(compared, chances, adjusted, strict=True)
-    return [Test(name, kind, gain, chance, after) for (name, kind, gain), chance, after in rows]
+    return [
+        ComparisonTest(name, kind, gain, chance, after)
+        for (name, kind, gain), chance, after in rows
+    ]
 
 
 def _curve(evaluation: Evaluation) -> dict[float, Interval]:
     from tailorbird.training.validate.variants import SHARES, amount_name
 
-    found = {
+    curve = {
         share: evaluation.figures[amount_name(share)][PRIMARY]
         for share in SHARES
         if amount_name(share) in evaluation.figures
     }
-    return {**found, 1.0: evaluation.figures[NAME][PRIMARY]} if found else {}
+    return {**curve, 1.0: evaluation.figures[NAME][PRIMARY]} if curve else {}
 
 
-def _rounded(value: float) -> float | None:
+def _round_or_none(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None

@@ -1,10 +1,10 @@
-"""Stretches of sequences as padded arrays, the newest item last.
+"""Windows of sequences as padded arrays, the newest item last.
 
-    target     row − length + 1 … row of one sequence        what is to be named
-    input      the item before each target; START before a sequence's first; PAD (0) further left
+    target     row − length + 1 … row of one sequence    the items to predict
+    input      the item before each target; START before the first; PAD (0) further left
     gap        see `retrieval.sequences`
 
-Item code c stands as c + 1. Every draw is a function of the seed and the step.
+Item code c is stored as c + 1. Every draw is a function of the seed and the step.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts
 from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, windows
 
-__all__ = ["GAPS", "NO_GAP", "PAD", "Stretches", "codes_of", "gap_of", "inputs_of"]
+__all__ = ["GAPS", "NO_GAP", "PAD", "SequenceWindows", "codes_of", "gap_of", "inputs_of"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -24,11 +24,12 @@ PAD = 0
 
 
 @dataclass(frozen=True)
-class Stretches:
-    """Interactions by sequence and time, from which stretches are cut.
+class SequenceWindows:
+    """Interactions by sequence and time, from which windows are cut.
 
     Attributes:
-        item, ts: shape (n,); begin: shape (n,): the first row of each row's sequence.
+        item, ts: shape (n,).
+        begin: shape (n,): the first row of each row's sequence.
     """
 
     item: Ints
@@ -37,21 +38,24 @@ class Stretches:
     items: int
 
     @classmethod
-    def of(cls, seen: Interactions) -> "Stretches":
-        known = np.flatnonzero((seen.person >= 0) & (seen.item >= 0))
-        order = known[np.lexsort((seen.ts[known], seen.person[known]))]
-        person = seen.person[order]
+    def from_interactions(cls, interactions: Interactions) -> "SequenceWindows":
+        valid_rows = np.flatnonzero((interactions.person >= 0) & (interactions.item >= 0))
+        order = valid_rows[
+            np.lexsort((interactions.ts[valid_rows], interactions.person[valid_rows]))
+        ]
+        person = interactions.person[order]
         first = (
             np.flatnonzero(np.concatenate(([True], person[1:] != person[:-1])))
             if len(person)
             else np.zeros(0, np.int64)
         )
         begin = np.repeat(first, np.diff(np.concatenate((first, [len(person)]))))
-        return cls(seen.item[order], seen.ts[order], begin, seen.items)
+        return cls(interactions.item[order], interactions.ts[order], begin, interactions.items)
 
     def batch(self, seed: int, step: int, size: int, length: int) -> tuple[Ints, Ints, Ints]:
-        """Inputs, gaps and targets (0 where there is none), shape (size, length) each, of stretches
-        that end at rows drawn evenly.
+        """Return inputs, gaps and targets (0 for none), shape (size, length) each.
+
+        The windows end at rows drawn uniformly.
         """
         last = np.random.default_rng((seed, step)).integers(0, len(self.item), size)
         row = last[:, None] + np.arange(1 - length, 1)[None, :]
@@ -66,13 +70,14 @@ class Stretches:
         gap = np.where(
             row - 1 > begin, gap_of(self.ts[before] - self.ts[np.maximum(before - 1, 0)]), NO_GAP
         )
-        gap[:, 0] = NO_GAP  # as `retrieval.sequences` cuts what is asked
+        gap[:, 0] = NO_GAP  # as in `retrieval.sequences`
         return source, gap, target
 
 
 def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
-    """Inputs and gaps of questions, shape (questions, length): the same as a stretch that ends with
-    what is asked.
+    """Return inputs and gaps of queries, shape (queries, length).
+
+    They equal a window that ends with the query.
     """
     row, gap = windows(
         contexts.offsets, np.where(contexts.item < items, contexts.item, -1), contexts.ts, length
@@ -81,5 +86,5 @@ def inputs_of(contexts: Contexts, items: int, length: int) -> tuple[Ints, Ints]:
 
 
 def codes_of(row: Ints, items: int) -> Ints:
-    """Rows of `retrieval.sequences` as inputs."""
+    """Convert rows of `retrieval.sequences` to inputs."""
     return np.where(row >= 0, row + 1, np.where(row == START, items + 1, PAD))

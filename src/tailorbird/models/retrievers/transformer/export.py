@@ -1,10 +1,12 @@
-"""The user tower as ONNX, with a free batch; the vectors of items are arrays beside it, so that it
-knows of no catalogue.
+"""Export the user tower as ONNX with a dynamic batch size.
 
-input   vectors  float32 (n, length, width)   of the newest items, the newest last; of the start and of padding where there are fewer
-        there    bool (n, length)             what is no padding
-        gap      int64 (n, length)            see `retrieval.sequences`
-output  vector   float32 (n, width)
+    input   vectors  float32 (n, length, width)   of the newest items, the newest last; of the
+                                                  start and of padding if there are fewer
+            there    bool (n, length)             not padding
+            gap      int64 (n, length)            see `retrieval.sequences`
+    output  vector   float32 (n, width)
+
+Item vectors are separate arrays, so the file does not depend on the catalogue.
 """
 
 import torch
@@ -20,12 +22,12 @@ class _Tower(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, vectors: Tensor, there: Tensor, gap: Tensor) -> Tensor:
-        return self.net(vectors, there, gap)[:, -1]
+    def forward(self, vectors: Tensor, is_item: Tensor, gap: Tensor) -> Tensor:
+        return self.net(vectors, is_item, gap)[:, -1]
 
 
 def tower_to_onnx(model: SequenceVectors) -> bytes:
-    """A self-contained file of standard operators. Equal to `model.run` within 1e-4."""
+    """Export a self-contained file of standard operators, equal to `model.run` within 1e-4."""
     shape = (ROWS, model.recipe.length)
     example = {
         "vectors": torch.zeros((*shape, model.recipe.width)),

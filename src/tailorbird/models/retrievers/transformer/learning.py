@@ -1,13 +1,13 @@
-"""Learning: at each place the next item against negatives that all places of a batch share.
+"""Training: predict the next item at each position, against negatives that a batch shares.
 
-Half of the negatives are drawn evenly from the items that anybody has met, half are the batch's own
-targets, so that both rare and popular items are learned to be refused (mixed negatives, Yang et
-al., WWW 2020). A negative i counts exp(s − log q), q = how often it is expected among the
-negatives: an estimate of the softmax's sum over all other items (log-Q correction, Yi et al.,
-RecSys 2019), and not quite an unbiased one, since a batch's targets go together and q is of items
-drawn each by itself. The target itself is not sampled, so it carries no correction, and where it is
-drawn as a negative it does not count. Where no more items were met than negatives would be drawn,
-all of them are looked at instead, and nothing is estimated.
+Half of the negatives are drawn uniformly from the items that anybody has interacted with, half are
+the batch's own targets, so that both rare and popular items are learned as negatives (mixed
+negatives, Yang et al., WWW 2020). A negative i counts exp(s − log q), with q its expected count
+among the negatives: an estimate of the softmax's sum over all other items (log-Q correction, Yi et
+al., RecSys 2019). It is not quite unbiased, because a batch's targets are correlated while q
+assumes independent draws. The target itself is not sampled, so it carries no correction, and is
+ignored as a negative. If there are no more seen items than negatives, all of them are used, and
+nothing is estimated.
 """
 
 from dataclasses import replace
@@ -19,33 +19,35 @@ from torch.nn import functional
 
 from tailorbird.errors import UsageError
 from tailorbird.models.interactions import Interactions
-from tailorbird.models.retrievers.transformer.batches import Stretches
+from tailorbird.models.retrievers.transformer.batches import SequenceWindows
 from tailorbird.models.retrievers.transformer.net import SequenceNet
 from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer
 from tailorbird.models.retrievers.transformer.vectors import SequenceVectors
 
 
-def fit(recipe: SequenceTransformer, seen: Interactions) -> SequenceVectors:
-    """Learn from scratch."""
+def fit(recipe: SequenceTransformer, interactions: Interactions) -> SequenceVectors:
+    """Train from scratch."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
-    data = Stretches.of(seen)
-    net = SequenceNet(recipe, seen.items, _content(recipe, seen.items), _known(data))
-    losses = learn(net, recipe, data, recipe.steps) if len(data.item) else []
-    return SequenceVectors.of(recipe, net, seen, losses)
+    data = SequenceWindows.from_interactions(interactions)
+    net = SequenceNet(
+        recipe, interactions.items, _content_tokens(recipe, interactions.items), _seen_mask(data)
+    )
+    losses = train_net(net, recipe, data, recipe.steps) if len(data.item) else []
+    return SequenceVectors.of(recipe, net, interactions, losses)
 
 
-def go_on(model: SequenceVectors, more: Interactions) -> SequenceVectors:
-    """Warm start: the same weights, new items with rows of their own, a quarter of the steps over
-    all there is.
-    """
+def warm_start(model: SequenceVectors, interactions: Interactions) -> SequenceVectors:
+    """Continue from a model's weights for a quarter of the steps, with rows for new items."""
     recipe = replace(model.recipe, seed=model.recipe.seed + 1)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
-    data = Stretches.of(more)
-    net = SequenceNet(recipe, more.items, _content(recipe, more.items), _known(data))
+    data = SequenceWindows.from_interactions(interactions)
+    net = SequenceNet(
+        recipe, interactions.items, _content_tokens(recipe, interactions.items), _seen_mask(data)
+    )
     old, new = model.net.state_dict(), net.state_dict()
-    kept = {
+    shared_weights = {
         name: value
         for name, value in old.items()
         if name not in ("known", "content", "id.weight", "token.weight")
@@ -53,23 +55,21 @@ def go_on(model: SequenceVectors, more: Interactions) -> SequenceVectors:
     items = old["id.weight"].shape[0] - 2
     new["id.weight"][: items + 1] = old["id.weight"][: items + 1]
     new["id.weight"][-1] = old["id.weight"][-1]
-    met = new["known"][: items + 1] > old["known"][: items + 1]
-    new["id.weight"][: items + 1][met] = old[
+    newly_seen = new["known"][: items + 1] > old["known"][: items + 1]
+    new["id.weight"][: items + 1][newly_seen] = old[
         "unknown"
-    ]  # so that somebody's first click does not move the item at once
+    ]  # the vector of an item does not jump at its first click
     tokens = min(len(old["token.weight"]), len(new["token.weight"]))
     new["token.weight"][:tokens] = old["token.weight"][:tokens]
-    net.load_state_dict(new | kept)
-    losses = learn(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
-    return SequenceVectors.of(recipe, net, more, [*model.losses, *losses])
+    net.load_state_dict(new | shared_weights)
+    losses = train_net(net, recipe, data, max(recipe.steps // 4, 1)) if len(data.item) else []
+    return SequenceVectors.of(recipe, net, interactions, [*model.losses, *losses])
 
 
-def learn(
-    net: SequenceNet, recipe: SequenceTransformer, data: Stretches, steps: int
+def train_net(
+    net: SequenceNet, recipe: SequenceTransformer, data: SequenceWindows, steps: int
 ) -> list[float]:
-    """Adam over `steps` batches, the rate warmed up and then lowered along a cosine; the loss of
-    each step.
-    """
+    """Run Adam over `steps` batches with warm-up and cosine decay, and return the losses."""
     optimiser = torch.optim.Adam(net.parameters(), lr=recipe.rate, betas=(0.9, 0.98))
     warm = max(steps // 20, 1)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -104,37 +104,42 @@ def batch_loss(
     share: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean over places of −log of the target's corrected share of target and negatives."""
+    """Return the mean over positions of −log of the target's corrected softmax share."""
 
-    def shown(code: Tensor) -> Tensor:
+    def item_vectors(code: Tensor) -> Tensor:
         return net.items(
             code, (torch.rand(code.shape, generator=generator) < recipe.id_dropout).float()
         )
 
-    state = net(shown(source), source > 0, gap)
-    there = target > 0
-    state, wanted = state[there], target[there]
-    met = torch.nonzero(share)[
+    state = net(item_vectors(source), source > 0, gap)
+    has_target = target > 0
+    state, target_code = state[has_target], target[has_target]
+    seen_items = torch.nonzero(share)[
         :, 0
-    ]  # what nobody has met yet must not be learned to be refused: it may be what comes next
-    if len(met) <= 2 * recipe.negatives:
+    ]  # unseen items are no negatives, as they may be what comes next
+    if len(seen_items) <= 2 * recipe.negatives:
         return functional.cross_entropy(
-            state @ shown(met + 1).T, torch.searchsorted(met, wanted - 1)
+            state @ item_vectors(seen_items + 1).T, torch.searchsorted(seen_items, target_code - 1)
         )
-    uniform = met[torch.randint(0, len(met), (recipe.negatives,), generator=generator)] + 1
-    own = wanted[torch.randint(0, len(wanted), (recipe.negatives,), generator=generator)]
+    uniform = (
+        seen_items[torch.randint(0, len(seen_items), (recipe.negatives,), generator=generator)] + 1
+    )
+    own = target_code[torch.randint(0, len(target_code), (recipe.negatives,), generator=generator)]
     negative = torch.cat((uniform, own))
-    expected = recipe.negatives * (1 / len(met) + share[negative - 1])
-    right = (state * shown(wanted)).sum(dim=-1, keepdim=True)
-    wrong = state @ shown(negative).T - torch.log(expected)
-    wrong = wrong.masked_fill(negative[None, :] == wanted[:, None], float("-inf"))
+    expected = recipe.negatives * (1 / len(seen_items) + share[negative - 1])
+    target_logits = (state * item_vectors(target_code)).sum(dim=-1, keepdim=True)
+    negative_logits = state @ item_vectors(negative).T - torch.log(expected)
+    negative_logits = negative_logits.masked_fill(
+        negative[None, :] == target_code[:, None], float("-inf")
+    )
     return functional.cross_entropy(
-        torch.cat((right, wrong), dim=1), torch.zeros(len(wanted), dtype=torch.long)
+        torch.cat((target_logits, negative_logits), dim=1),
+        torch.zeros(len(target_code), dtype=torch.long),
     )
 
 
-def _content(recipe: SequenceTransformer, items: int) -> Tensor:
-    """Tokens by code + 1, with rows for pad and start."""
+def _content_tokens(recipe: SequenceTransformer, items: int) -> Tensor:
+    """Return tokens by code + 1, with rows for padding and start."""
     tokens = np.zeros((items, 1), np.int64) if recipe.content is None else recipe.content
     if len(tokens) < items:
         raise UsageError(
@@ -145,7 +150,7 @@ def _content(recipe: SequenceTransformer, items: int) -> Tensor:
     return torch.from_numpy(np.concatenate((none, tokens[:items], none)))
 
 
-def _known(data: Stretches) -> Tensor:
-    """Which items have been seen: the others are shown by their content alone."""
+def _seen_mask(data: SequenceWindows) -> Tensor:
+    """Return which items have been seen; the others are embedded by content alone."""
     seen = np.bincount(data.item, minlength=data.items) > 0
     return torch.from_numpy(np.concatenate(([True], seen, [True]))).float()

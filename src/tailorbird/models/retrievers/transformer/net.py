@@ -1,5 +1,6 @@
-"""The net. Items: a vector for which it is plus the mean of vectors for what it is; layers:
-attention and SwiGLU, each behind a gate.
+"""The net: item vectors are an id embedding plus the mean of content embeddings.
+
+Layers are attention and SwiGLU, each behind a gate.
 """
 
 import torch
@@ -11,8 +12,9 @@ from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer
 
 
 class Layer(nn.Module):
-    """x ← x + σ(G a)·attend(a), a = norm(x); x ← x + σ(H b)·swiglu(b), b = norm(x) (LiGR's gated
-    residuals).
+    """A gated residual layer as in LiGR.
+
+    x ← x + σ(G a)·attend(a), a = norm(x); x ← x + σ(H b)·swiglu(b), b = norm(x).
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -40,28 +42,28 @@ class Layer(nn.Module):
             .permute(2, 0, 3, 1, 4)
             .unbind(0)
         )
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-        seen = self.out(seen.transpose(1, 2).reshape(rows, length, width))
-        x = x + self.dropout(seen * torch.sigmoid(self.gate(a)))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        attended = self.out(attended.transpose(1, 2).reshape(rows, length, width))
+        x = x + self.dropout(attended * torch.sigmoid(self.gate(a)))
         b = self.second(x)
-        one, two = self.up(b).chunk(2, dim=-1)
+        gate_input, value_input = self.up(b).chunk(2, dim=-1)
         return x + self.dropout(
-            self.down(functional.silu(one) * two) * torch.sigmoid(self.gate_two(b))
+            self.down(functional.silu(gate_input) * value_input) * torch.sigmoid(self.gate_two(b))
         )
 
 
 class SequenceNet(nn.Module):
-    """Vectors of items, and of sequences at each place.
+    """Vectors of items, and of sequences at each position.
 
-    `known` (items + 2,): 0 for items that are shown by their content alone; pad and start are
-    always known.
+    `known` (items + 2,): 0 for items that are embedded by content alone; padding and start are
+    always 1.
     """
 
     known: Tensor
     content: Tensor
 
     def __init__(
-        self, recipe: SequenceTransformer, items: int, content: Tensor, known: Tensor
+        self, recipe: SequenceTransformer, items: int, content: Tensor, seen_mask: Tensor
     ) -> None:
         super().__init__()
         width = recipe.width
@@ -81,31 +83,29 @@ class SequenceNet(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         self.gaps = recipe.gaps
         self.register_buffer("content", content)
-        self.register_buffer("known", known)
+        self.register_buffer("known", seen_mask)
 
     def items(self, code: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Vectors of items by code + 1, any shape; `drop`: which are shown by their content alone."""
-        known = self.known[code]
+        """Return vectors of items by code + 1, any shape; `drop` marks items by content alone."""
+        id_weight = self.known[code]
         if drop is not None:
-            known = known * (1 - drop)
-        own = self.id(code) * known.unsqueeze(-1) + self.unknown * (1 - known).unsqueeze(-1)
+            id_weight = id_weight * (1 - drop)
+        own = self.id(code) * id_weight.unsqueeze(-1) + self.unknown * (1 - id_weight).unsqueeze(-1)
         tokens = self.content[code]
         count = (tokens > 0).sum(dim=-1, keepdim=True).clamp(min=1)
         return own + self.token(tokens).sum(dim=-2) / count
 
-    def forward(self, vectors: Tensor, there: Tensor, gap: Tensor) -> Tensor:
-        """States (rows, length, width) from vectors of the inputs, which of them are no padding,
-        and their gaps.
-        """
-        length = there.shape[1]
+    def forward(self, vectors: Tensor, is_item: Tensor, gap: Tensor) -> Tensor:
+        """Return states (rows, length, width) from input vectors, padding mask and gaps."""
+        length = is_item.shape[1]
         x = vectors + self.place.weight
         if self.gaps:
             x = x + self.gap(gap)
-        causal = torch.ones(length, length, dtype=torch.bool, device=there.device).tril()
-        itself = torch.eye(
-            length, dtype=torch.bool, device=there.device
-        )  # so that padding looks at something
-        allowed = (causal & there[:, None, :] | itself)[:, None]
+        causal = torch.ones(length, length, dtype=torch.bool, device=is_item.device).tril()
+        diagonal = torch.eye(
+            length, dtype=torch.bool, device=is_item.device
+        )  # padding attends to itself, which avoids NaN
+        allowed = (causal & is_item[:, None, :] | diagonal)[:, None]
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, allowed)

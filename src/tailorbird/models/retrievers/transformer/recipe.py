@@ -1,4 +1,4 @@
-"""What a sequence transformer is made of, without torch."""
+"""Settings of a sequence transformer, without torch."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceTransformer:
-    """Causal self-attention over the last items, learned to name the next one at every place
-    (SASRec's shifted sequence), with what eSASRec adds (Tikhonovich et al., RecSys 2025): gated
-    layers with SwiGLU, sampled softmax, mixed negatives. Also: gaps between interactions as
-    embeddings, and what an item is (`content`) beside which it is, so that new items have vectors.
+    """Settings of a causal self-attention model that predicts the next item at every position.
 
-    Small defaults: some minutes on two cores for 100,000 interactions.
+    It is SASRec's shifted sequence with the additions of eSASRec (Tikhonovich et al., RecSys 2025):
+    gated layers with SwiGLU, sampled softmax, mixed negatives. Gaps between interactions are
+    embedded, and items also have content embeddings, so that new items have vectors. The defaults
+    are small: some minutes on two cores for 100,000 interactions.
 
     Attributes:
-        width, layers, heads, length: of the net; `length` items are looked back at.
+        width, layers, heads, length: of the net; `length` is the number of recent items.
         dropout: of activations.
-        id_dropout: how often an item is shown by its content alone, so that the same net scores
-            without ids.
-        negatives: so many uniform ones, and as many from the batch, for each batch. steps, batch,
-        rate: of learning; a step takes `batch` stretches of `length` interactions.
+        id_dropout: share of items embedded by content alone in training, so that the same net
+            scores without ids.
+        negatives: uniform negatives per batch, and as many from the batch.
+        steps, batch, rate: of training; a step takes `batch` windows of `length` interactions.
         seed: the same seed gives the same weights on the same number of threads.
-        gaps: whether to look at the time between interactions.
-        content: shape (items, tokens): codes from 1 of what each item is, 0 for none; hash open
+        gaps: whether to use the time between interactions.
+        content: shape (items, tokens): codes from 1 of each item's content, 0 for none; hash open
             vocabularies.
-        threads: of torch while it learns.
+        threads: of torch while training.
     """
 
     width: int = 64
@@ -50,7 +50,7 @@ class SequenceTransformer:
     content: npt.NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
     threads: int = 1
 
-    def fit(self, seen: Interactions, t: int) -> "SequenceVectors":
+    def fit(self, interactions: Interactions, t: int) -> "SequenceVectors":
         from tailorbird.models.retrievers.transformer.learning import fit
 
-        return fit(self, seen.before(t))
+        return fit(self, interactions.before(t))

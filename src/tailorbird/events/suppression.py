@@ -1,0 +1,299 @@
+"""The suppression list: erased ids, whose events are dropped however they arrive later.
+
+A retry, a replay, a restored log or an import of an old file would bring back what was erased. So
+collector, importer, replay and router ask the list. A row that names an id on it is replaced by
+`contract.ERASED` before anything is written, which the contract refuses. The list has keyed hashes
+alone; without the key, which is in a file of its own, nobody can ask it about a person.
+
+    user_id on the list                    dropped, for good
+    no user_id, anonymous_id on the list   dropped; of a shared device what is older than the erasure
+    a merge into a user on the list        dropped
+    a row that cannot be read              dropped if a text in it is an id on the list
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.events.contract import ERASED, Receipt, parse_unread, split_body
+from tailorbird.events.free import as_text, texts_in
+from tailorbird.events.plan import MERGED_INTO
+from tailorbird.places import Storage
+
+FOLDER = "erasure"  # below a project's data
+FILE, KEY_FILE = "suppression.json", "suppression.key"
+JOURNAL = "journal.json"  # of an erasure that is not finished
+RENAMED = "erased-"  # what a hash in place of an id begins with
+RECEIPTS = "receipts"
+MARK = "erasures.json"  # in the lake: how many ids are on the list, so that its loss is noticed
+TAKEN = "taken"  # number of the last erasure that this machine knows of, where the logs are topics
+
+_QUOTED = re.compile(r'"([^"\\]{1,256})\\?"')
+_WORD = re.compile(r"[^\s\"',;:|{}\[\]\\]{1,256}")
+_RESTORE = (
+    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the "
+    "lake, and erase all these people again: until then"
+    " what is old of them would be taken again"
+)
+Subject = tuple[
+    str, str
+]  # ("u", user_id) or ("a", anonymous_id); of an item's event ("i", item_id)
+
+
+class Whose(msgspec.Struct):
+    """What a row says of whose it is, and when; of any type, since nobody has checked it."""
+
+    event_id: Any = None
+    type: Any = None
+    user_id: Any = None
+    anonymous_id: Any = None
+    item_id: Any = None
+    session_id: Any = None
+    request_id: Any = None
+    ts: Any = None
+    timeless: Any = None
+    properties: Any = None
+
+
+class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
+    shared: dict[str, int] = {}  # likewise, of devices that others used too
+    checksum: str = ""  # keyed, over the rest: neither the list nor its key changes unnoticed
+
+
+class _Mark(msgspec.Struct, forbid_unknown_fields=True):
+    people: int
+    checksum: str  # so that a flipped bit is no other number
+
+    @classmethod
+    def of(cls, people: int) -> "_Mark":
+        return cls(people, blake2b(b"%d" % people, digest_size=8).hexdigest())
+
+    @classmethod
+    def read(cls, content: bytes) -> "_Mark | None":
+        """Return the mark; None where it is damaged."""
+        try:
+            mark = msgspec.json.decode(content, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return mark if mark.checksum == cls.of(mark.people).checksum else None
+
+
+_whose = msgspec.json.Decoder(Whose).decode
+
+
+class SuppressionList:
+    """The erased ids, as keyed hashes. Safe to call from any thread once it is loaded."""
+
+    def __init__(self, key: bytes, listed: _Listed | None = None) -> None:
+        self._key, self._listed = key, listed or _Listed()
+
+    @classmethod
+    def load(cls, data: Path) -> "SuppressionList":
+        """Return the list of a data folder, empty where nobody was erased.
+
+        Raises:
+            DamageError: it is damaged, or was lost.
+        """
+        folder = data / FOLDER
+        try:
+            listed = msgspec.json.decode((folder / FILE).read_bytes(), type=_Listed)
+            key = (folder / KEY_FILE).read_bytes()
+        except FileNotFoundError:
+            if (folder / FILE).exists():
+                raise DamageError(
+                    "the key of the suppression list is missing",
+                    where=str(folder / KEY_FILE),
+                    fix=_RESTORE,
+                ) from None
+            if (folder / TAKEN).exists() or any((folder / RECEIPTS).glob("*.json")):
+                raise _lost(folder / FILE) from None
+            return cls(b"")
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DamageError(
+                f"the suppression list cannot be read: {error}",
+                where=str(folder / FILE),
+                fix=_RESTORE,
+            ) from error
+        if listed.checksum != _digest(listed, key):
+            raise DamageError(
+                "the suppression list, or its key, does not match its checksum",
+                where=str(folder / FILE),
+                fix=_RESTORE,
+            )
+        return cls(key, listed)
+
+    def require_marked(self, lake: Storage, data: Path) -> None:
+        """Raise DamageError where the lake knows of more erased ids than are listed here.
+
+        Does nothing where the lake cannot be asked.
+        """
+        try:
+            mark = _Mark.read((lake / MARK).read_bytes())
+        except OSError:
+            return
+        if mark is None:
+            raise DamageError(
+                "the lake's note of how many people were erased is damaged",
+                where=str(lake / MARK),
+                fix=f"if data/{FOLDER} is as new as the last erasure, delete this file: the next "
+                f"one writes it again; else {_RESTORE}",
+            )
+        if len(self) < mark.people:
+            raise _lost(data / FOLDER / FILE)
+
+    def mark(self) -> bytes:
+        """Return what the lake stores of this list: how many ids are on it."""
+        return msgspec.json.encode(_Mark.of(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._listed.people)
+
+    def hash(self, *parts: str) -> str:
+        """Return the keyed hash of a subject."""
+        text = "\0".join(parts).encode(errors="surrogatepass")
+        return blake2b(text, digest_size=16, key=self._key, person=b"erased").hexdigest()
+
+    def with_people(
+        self, people: Iterable[Subject], at: int, shared: Iterable[Subject] = ()
+    ) -> "SuppressionList":
+        """Return the list with these people on it; `shared` are devices that others used too."""
+        key = self._key or os.urandom(32)
+        hashed = SuppressionList(key).hash
+        listed = _Listed(
+            self._listed.people | {hashed(*one): at for one in people},
+            self._listed.shared | {hashed(*one): at for one in shared},
+        )
+        return SuppressionList(key, listed)
+
+    def encoded(self) -> tuple[bytes, bytes]:
+        """Return the list and its key, as the two files hold them."""
+        listed = msgspec.structs.replace(self._listed, checksum=_digest(self._listed, self._key))
+        return msgspec.json.encode(listed, order="sorted"), self._key
+
+    def erased_at(self, mark: str, id_: str) -> int | None:
+        """Return when somebody was erased the last time; None for who was not."""
+        if not self._listed.people and not self._listed.shared:
+            return None
+        hashed = self.hash(mark, id_)
+        at = self._listed.people.get(hashed)
+        return self._listed.shared.get(hashed) if at is None else at
+
+    def has(self, mark: str, id_: str) -> bool:
+        """Return whether somebody was erased."""
+        return self.erased_at(mark, id_) is not None
+
+    def without(self, body: bytes, receipt: Receipt) -> bytes:
+        """Return the body with `ERASED` in place of each row that is dropped."""
+        if not self._listed.people and not self._listed.shared:
+            return body
+        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
+        drops = [self.drops(part, receipt) for part in parts]
+        if not any(drops):
+            return body
+        rows = [ERASED if drop else part for part, drop in zip(parts, drops, strict=True)]
+        return joined(rows, body, receipt.encoding)
+
+    def line(self, line: bytes, receipt: Receipt) -> bytes:
+        """Return one event in the wire format, or `ERASED`."""
+        return self.without(line, msgspec.structs.replace(receipt, encoding="ndjson"))
+
+    def drops(self, part: bytes, receipt: Receipt) -> bool:
+        """Return whether a row is dropped."""
+        whose = whose_of(part)
+        if whose is None or parse_unread(part) is not None:
+            return any(self.has(mark, text) for text in _texts(part) for mark in ("u", "a"))
+        if whose.type == "merge" and isinstance(whose.properties, dict):
+            into = _id(whose.properties.get(MERGED_INTO))
+            if into is not None and self.has("u", into):
+                return True
+        if (user := _id(whose.user_id)) is not None:
+            return self.has("u", user)
+        device = _id(whose.anonymous_id)
+        at = None if device is None else self.erased_at("a", device)
+        if device is None or at is None:
+            return False
+        is_shared = self.hash("a", device) in self._listed.shared
+        return not is_shared or _moment(whose, receipt) < at
+
+
+def _digest(listed: _Listed, key: bytes) -> str:
+    content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
+    return blake2b(content, digest_size=16, key=key, person=b"suppression").hexdigest()
+
+
+def _lost(where: Path) -> DamageError:
+    return DamageError(
+        "people were erased here, and the list of them is missing, or older than the last erasure",
+        where=str(where),
+        fix=_RESTORE,
+    )
+
+
+def require_finished(data: Path) -> None:
+    """Raise NotReadyError if an erasure was cut off."""
+    path = data / FOLDER / JOURNAL
+    if path.exists():
+        raise NotReadyError(
+            "an erasure was cut short",
+            where=str(path),
+            fix="tailorbird lake erase --yes brings it to its end",
+        )
+
+
+def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
+    """Return the rows of a body put together as `split` takes them apart."""
+    if encoding == "ndjson":
+        return b"\n".join(parts)
+    return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
+
+
+def whose_of(part: bytes) -> Whose | None:
+    """Return whose a row says that it is; None for what is no JSON object."""
+    try:
+        return _whose(part)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def subject_of(
+    user_id: str | None, anonymous_id: str | None, item_id: str | None = None
+) -> Subject:
+    """Return whose event it is."""
+    if user_id is not None:
+        return "u", user_id
+    return ("i", item_id or "") if anonymous_id is None else ("a", anonymous_id)
+
+
+def _id(value: object) -> str | None:
+    return (value or None) if isinstance(value, str) else as_text(value)
+
+
+def _texts(part: bytes) -> Iterator[str]:
+    """Yield what may be an id in a row that cannot be read."""
+    text = part.decode(errors="replace")
+    yield from (*_QUOTED.findall(text), *_WORD.findall(text))
+    try:
+        yield from texts_in(msgspec.json.decode(part))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+
+
+def _moment(whose: Whose, receipt: Receipt) -> int:
+    """Return when a row says that it was; 0 where a file says no time."""
+    if whose.ts is None and not whose.timeless and receipt.source != "import":
+        return receipt.received_at
+    ts = whose.ts
+    if isinstance(ts, int) and not isinstance(ts, bool):
+        return ts
+    try:
+        return int(datetime.fromisoformat(ts).timestamp() * 1e6) if isinstance(ts, str) else 0
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,129 @@
+"""Compare the content of archive and tables: each archived row must have the event_id, or if
+refused the bytes, of the row that was made of it.
+
+`lake.verify` runs it with `deep`, once files and row counts are right. It reads the archive in
+pieces, so memory does not grow with the lake. Rows that an erasure rewrote have other ids on
+purpose and are skipped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow.dataset as ds
+
+from tailorbird.events.contract import ERASED, Receipt, split_body
+from tailorbird.lake.archive import Archive, Archived
+from tailorbird.lake.lake import Lake
+from tailorbird.stream import StoredBlock
+
+PIECE_ROWS = 200_000
+UNLINKED = "erased-"  # prefix of the ids of erased people's events
+_SHOWN_MAX = 5
+
+
+class _Named(msgspec.Struct):
+    event_id: Any = None
+
+
+_named = msgspec.json.Decoder(_Named).decode
+_receipt = msgspec.json.Decoder(Receipt).decode
+
+
+def content_differences(
+    reader: Lake, archive: Archive, progress: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[str, str]]:
+    """Yield, for each partition with archived rows that differ from the tables' rows, where and
+    what differs.
+    """
+    for partition in archive.positions():
+        files = [file for file in archive.files if file.partition == partition]
+        rows = [
+            row
+            for piece in _pieces(files)
+            for row in _piece_differences(reader, archive, piece, progress)
+        ]
+        if rows:
+            shown = ", ".join(map(str, rows[:_SHOWN_MAX]))
+            yield (
+                f"raw rows of {partition}",
+                f"{len(rows)} are in the tables with another content than in the archive, "
+                f"such as {shown}",
+            )
+
+
+def _pieces(files: Sequence[Archived]) -> Iterator[list[Archived]]:
+    piece: list[Archived] = []
+    for file in files:
+        if piece and sum(each.rows for each in piece) + file.rows > PIECE_ROWS:
+            yield piece
+            piece = []
+        piece.append(file)
+    if piece:
+        yield piece
+
+
+def _piece_differences(
+    reader: Lake, archive: Archive, piece: Sequence[Archived], progress: Callable[[int], None]
+) -> Iterator[int]:
+    first, end = piece[0].first, piece[-1].end
+    where = (
+        (ds.field("raw_partition") == piece[0].partition)
+        & (ds.field("raw_offset") >= first)
+        & (ds.field("raw_offset") < end)
+    )
+    ids, bodies = np.full(end - first, None, object), np.full(end - first, None, object)
+    for table, column, target in (
+        ("events", "event_id", ids),
+        ("duplicates", "event_id", ids),
+        ("quarantine", "body", bodies),
+    ):
+        _fill(reader, table, column, where, first, target)
+    for file in piece:
+        for stored in archive.read(file):
+            if stored.block.kind == "body":
+                yield from _block_differences(stored, ids, bodies, first)
+        progress(file.size)
+
+
+def _fill(
+    reader: Lake,
+    table: str,
+    column: str,
+    where: ds.Expression,
+    first: int,
+    target: npt.NDArray[np.object_],
+) -> None:
+    for batch in reader.batches(table, ["raw_offset", "raw_row", column], where):
+        rows = batch.column("raw_offset").to_numpy() + batch.column("raw_row").to_numpy() - first
+        fits = rows < len(target)
+        target[rows[fits]] = np.array(batch.column(column).to_pylist(), object)[fits]
+
+
+def _block_differences(
+    stored: StoredBlock, ids: npt.NDArray[np.object_], refused: npt.NDArray[np.object_], first: int
+) -> Iterator[int]:
+    parts = split_body(stored.block.payload, _receipt(stored.block.receipt).encoding)
+    if len(parts) != stored.block.rows:
+        yield stored.offset
+        return
+    for row, part in enumerate(parts, stored.offset):
+        id_, body = ids[row - first], refused[row - first]
+        if part == ERASED or body == ERASED:
+            continue
+        if (id_ is not None and not _names_event(part, id_)) or (body is not None and body != part):
+            yield row
+
+
+def _names_event(part: bytes | memoryview, id_: str) -> bool:
+    try:
+        event_id = _named(part).event_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return (
+        event_id == id_
+        or id_.startswith(UNLINKED)
+        or (isinstance(event_id, str) and event_id.startswith(UNLINKED))
+    )

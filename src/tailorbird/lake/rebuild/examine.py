@@ -1,0 +1,335 @@
+"""Examine a lake: find what is corrupt, and from what it can be rebuilt.
+
+tables           the intact data files, the routed log, the archive routed again, answer logs
+raw rows in no table              the same
+positions.json                    ledger, manifest and tables
+files of the archive, raw logs    see `rebuild.received`
+ledger, manifest, routed log      no second source: from the backup
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tailorbird.errors import DamageError, TailorbirdError
+from tailorbird.lake import etl, foreign
+from tailorbird.lake.archive import Archive, Archived
+from tailorbird.lake.corruption import file_corruption
+from tailorbird.lake.ledger import Ledger
+from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost
+from tailorbird.lake.rebuild import missing
+from tailorbird.lake.rebuild.intact import IntactRows
+from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.rebuild.received import Action, archived_content, examine_logs
+from tailorbird.lake.rebuild.routing import RouteAgain, route_archive
+from tailorbird.lake.tables import TABLES
+from tailorbird.lake.verify import Fault, count_raw_rows, describe_gap, ends_of, table_faults
+from tailorbird.stream import Stream
+from tailorbird.stream.released import FILE
+
+LEDGER, MANIFEST, MIRROR = "ledger.jsonl", "archive/manifest.jsonl", "commits"
+BACKUP = (
+    "has no second source, so restore it from the backup: one of any age within lake.history "
+    "will do, because the tables' own commits complete it"
+)
+
+
+@dataclass
+class Examination:
+    """The plan of a rebuild, and everything that it needs to write.
+
+    Attributes:
+        tables: the tables to rebuild, of rows of `intact`.
+        files: new content of files of the lake, by path.
+        positions: the new positions, if their file is missing or corrupt.
+        evidence: what to set aside, as `lake.swap` takes it.
+        actions: what rebuilds logs.
+    """
+
+    plan: Plan = field(default_factory=Plan)
+    intact: IntactRows | None = None
+    tables: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    positions: Positions | None = None
+    evidence: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    actions: list[Action] = field(default_factory=list)
+
+
+class Examiner:
+    """Examines a lake and its logs once; changes nothing but its scratch folder.
+
+    Args:
+        scratch: a folder that does not exist, in which the archive is routed again if needed.
+    """
+
+    def __init__(self, stream: Stream, lake: Path, scratch: Path, route_again: RouteAgain) -> None:
+        self._stream, self._lake, self._scratch = stream, lake, scratch
+        self._route_again = route_again
+        self._result = Examination()
+        self._plan = self._result.plan
+
+    def examine(self) -> Examination:
+        """Return what is corrupt and what a rebuild writes."""
+        opened = self._open()
+        if opened is None:
+            return self._result
+        self._ledger, self._archive = opened
+        self._positions = self._load_positions()
+        self._check_manifest()
+        self._faults = {name: self._table_faults(name) for name in TABLES}
+        corrupt = {
+            name: {fault.where.removeprefix(f"{name}/") for fault in self._faults[name]}
+            for name in TABLES
+        }
+        self._intact = self._result.intact = IntactRows(self._lake, self._ledger, corrupt)
+        self._examine_rows()
+        if self._result.positions is not None:
+            raw_columns = [
+                self._intact.table(name, missing.RAW_COLUMNS) for name in missing.RAW_TABLES
+            ]
+            self._result.positions.routed = etl.raw_ends(*raw_columns)
+        for partition, first, end in self._archive.gaps():
+            lost = "their bodies are in no raw log and no archive, so they cannot be routed again"
+            self._give_up(self._lake / "archive" / partition, describe_gap(first, end), lost)
+        for file in self._archive.files:
+            self._examine_archived(file)
+        if isinstance(self._stream, Path):
+            self._result.actions = examine_logs(
+                self._lake, self._stream, self._archive, self._positions, self._plan
+            )
+        return self._result
+
+    def _give_up(self, where: Path | str, what: str, lost: str) -> None:
+        self._plan.unrecoverable.append(Unrecoverable(str(where), what, lost))
+
+    def _open(self) -> tuple[Ledger, Archive] | None:
+        """Open ledger and archive; None where one of them is corrupt."""
+        ledger = archive = None
+        if not (self._lake / LEDGER).exists():
+            self._give_up(self._lake / LEDGER, "is missing", f"the ledger {BACKUP}")
+        else:
+            try:
+                ledger = Ledger(self._lake / LEDGER)
+            except DamageError as error:
+                self._give_up(error.where, error.message, f"the ledger {BACKUP}")
+        try:
+            archive = Archive(self._lake / "archive")
+        except DamageError as error:
+            lost = "the manifest has no second source, so restore it from the backup"
+            self._give_up(error.where, error.message, lost)
+        return (ledger, archive) if ledger is not None and archive is not None else None
+
+    def _load_positions(self) -> Positions:
+        """Return the positions, derived where the file is missing or corrupt."""
+        try:
+            if positions_lost(self._lake, self._ledger, self._archive.positions()):
+                what = "is missing"
+            else:
+                positions = load_positions(self._lake)
+                beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
+                # If a commit says so too, it is the log that has lost rows.
+                if beyond is None or reached(self._ledger, beyond[0]).get(beyond[1], 0) > beyond[3]:
+                    return positions
+                table, log, position, end = beyond
+                what = (
+                    f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
+                )
+        except DamageError as error:
+            what = error.message
+        source = "ledger, manifest and tables"
+        self._plan.rebuilt.append(Rebuilt(str(self._lake / FILE), what, source))
+        self._result.evidence[FILE] = [(FILE, "")]
+        ends = {name: reached(self._ledger, name) for name in TABLES if name != MIRROR}
+        # Nothing is safe to delete until the role says so again.
+        self._result.positions = Positions(
+            tables={name: of_table for name, of_table in ends.items() if of_table},
+            archive={f"raw-{name}": end for name, end in self._archive.positions().items()},
+            ledger=len(self._ledger.lines),
+        )
+        return self._result.positions
+
+    def _check_manifest(self) -> None:
+        """Name the files of the archive that a manifest without its last lines does not have."""
+        for log, end in self._positions.archive.items():
+            archived = self._archive.positions().get(log.removeprefix("raw-"), 0)
+            if archived < end:
+                what = f"ends at row {archived:,} of {log}, {end:,} were archived"
+                lost = (
+                    f"nothing else vouches for the files of {log} from row {archived:,} on, so "
+                    "restore the manifest from the backup"
+                )
+                self._give_up(self._lake / MANIFEST, what, lost)
+
+    def _table_faults(self, name: str) -> list[Fault]:
+        """Return what is corrupt in a table, checkpoints that nothing vouches for included."""
+        faults = table_faults(self._lake, name, self._ledger)
+        log = self._lake / name / "_delta_log"
+        if all(fault.where != name for fault in faults) or not log.is_dir():
+            return faults
+        vouched = {line.files[0].path for line in self._ledger.checkpoints(name).values()}
+        unknown = [
+            path.name
+            for path in sorted(log.iterdir())
+            if foreign.CHECKPOINT.match(path.name) and path.name not in vouched
+        ]
+        if unknown and (log / foreign.HINT).exists():
+            unknown.append(foreign.HINT)
+        what = "the ledger does not know it, and the table is not what the ledger says"
+        causes = [Fault(f"{name}/_delta_log/{file_name}", what) for file_name in unknown]
+        return [fault for fault in faults if fault.where != name or not causes] + causes
+
+    def _examine_rows(self) -> None:
+        """Recover the rows of corrupt data files and the raw rows in no table, and plan tables."""
+        intact, before = self._intact, self._rows_in_no_table()
+        sources: dict[str, list[str]] = {}
+        if before or any(intact.corrupt_files(name) for name in missing.RAW_TABLES):
+            ends = {name: self._end(name, "routed") for name in missing.RAW_TABLES}
+            recovered = missing.recover_routed(
+                self._stream, intact, ends, self._routed_again, self._is_complete
+            )
+            for rows in recovered:
+                for name in rows.tables:
+                    sources.setdefault(name, []).append(rows.source)
+        for name in missing.RAW_TABLES:
+            self._plan_table(name, sources.get(name, []))
+        for name in missing.PROFILE_TABLES:
+            new_events = intact.recovered.get("events", TABLES["events"].schema.empty_table())
+            rows = missing.recover_profiles(intact, name, new_events, self._end(name, "routed"))
+            if len(rows):
+                intact.add(name, rows)
+            self._plan_table(name, [missing.EVENTS] if len(rows) else [])
+        if intact.corrupt_files("answers"):
+            logs = reached(self._ledger, "answers") | self._positions.tables.get("answers", {})
+            ends = {log: self._end("answers", log) for log in logs}
+            intact.add("answers", missing.recover_answers(self._stream, intact, ends))
+        self._plan_table("answers", [missing.ANSWER_LOGS] if "answers" in intact.recovered else [])
+        self._plan_table(MIRROR, ["the ledger"])
+        self._report_rows_in_no_table(before, sources)
+
+    def _end(self, name: str, log: str) -> int:
+        """Return the position of a log up to which a table has it; the role loads the rest."""
+        stored = self._positions.tables.get(name, {}).get(log, 0)
+        return max(stored, reached(self._ledger, name).get(log, 0))
+
+    def _rows_in_no_table(self) -> dict[str, int]:
+        files: dict[str, list[Archived]] = {}
+        for file in self._archive.files:
+            files.setdefault(file.partition, []).append(file)
+        accounts = count_raw_rows(self._intact, files, self._positions.routed)
+        return {name: len(rows) for name, _, rows, _ in accounts if len(rows)}
+
+    def _shortage(self, name: str) -> int:
+        return self._intact.expected_rows(name) - self._intact.rows(name)
+
+    def _is_complete(self) -> bool:
+        return not self._rows_in_no_table() and all(
+            self._shortage(name) <= 0 for name in missing.RAW_TABLES
+        )
+
+    def _report_rows_in_no_table(
+        self, before: dict[str, int], sources: dict[str, list[str]]
+    ) -> None:
+        tables, after = missing.RAW_TABLES, self._rows_in_no_table()
+        if not any(self._faults[name] for name in tables):
+            used = sorted({source for name in tables for source in sources.get(name, ())})
+            for partition, count in before.items():
+                if (recovered := count - after.get(partition, 0)) > 0:
+                    what, where = f"{recovered:,} in no table", f"raw rows of {partition}"
+                    self._plan.rebuilt.append(Rebuilt(where, what, " and ".join(used)))
+        if all(name in self._result.tables or not self._faults[name] for name in tables):
+            lost = (
+                "neither the routed log nor the archive, routed again, gives them back; their "
+                "bodies as received are in the archive"
+            )
+            for partition, count in after.items():
+                self._give_up(f"raw rows of {partition}", f"{count:,} in no table", lost)
+
+    def _plan_table(self, name: str, sources: list[str]) -> None:
+        """Plan to rebuild a table, or name the files whose rows are nowhere else."""
+        faults, intact = self._faults[name], self._intact
+        if not faults and not len(intact.recovered.get(name, ())):
+            return
+        shortage = self._shortage(name) if name != MIRROR else 0
+        # Rows that were never counted can only be raw rows in no table, and their profiles.
+        is_exact = name == "answers" or (
+            name in missing.PROFILE_TABLES and "events" not in intact.recovered
+        )
+        if shortage > 0 or (shortage and is_exact):
+            corrupt_files = {f"{name}/{file.path}": file for file in intact.corrupt_files(name)}
+            for fault in faults:
+                file = corrupt_files.get(fault.where)
+                lost = f"table {name} cannot be rebuilt while rows of it are lost"
+                if file is not None:
+                    lost = _describe_lost_rows(name, file.rows)
+                self._give_up(self._lake / fault.where, fault.what, lost)
+            intact.discard(name)
+            return
+        self._result.tables.append(name)
+        source = " and ".join(sources) or "the ledger and the data files, which are intact"
+        self._plan.rebuilt += [
+            Rebuilt(str(self._lake / fault.where), fault.what, source) for fault in faults
+        ]
+        self._result.evidence[name] = self._evidence(name)
+
+    def _evidence(self, name: str) -> list[tuple[str, str]]:
+        """Return the files of a table to set aside: corrupt ones, and what orphans brought."""
+        commits = self._ledger.commits(name)
+        own_files = {file.path for line in commits.values() for file in line.files}
+        paths: list[str] = []
+        for orphan in reversed(foreign.find_orphans(self._lake / name, commits)):
+            paths += [f"{name}/{path}" for path in foreign.data_files(orphan.file, own_files)]
+            paths.append(f"{name}/_delta_log/{orphan.file.name}")
+        paths += [
+            fault.where for fault in self._faults[name] if (self._lake / fault.where).is_file()
+        ]
+        return [(path, name) for path in dict.fromkeys(paths)]
+
+    def _examine_archived(self, file: Archived) -> None:
+        item = f"archive/{file.file}"
+        corruption = file_corruption(self._lake / item, file)
+        if corruption is None:
+            return
+        data = archived_content(self._stream, file)
+        if data is None:
+            lost = (
+                f"the raw log no longer has the bodies of rows {file.first:,} to {file.end - 1:,} "
+                f"of {file.partition}; what was made of them is in the tables"
+            )
+            self._give_up(self._lake / item, corruption, lost)
+            return
+        self._plan.rebuilt.append(Rebuilt(str(self._lake / item), corruption, "the raw log"))
+        self._result.files[item] = data
+        self._result.evidence[item] = [(item, file.partition)]
+
+    def _routed_again(self) -> Iterator[Path]:
+        """Yield folders with the archive routed again, each split into steps in another way."""
+        positions = {
+            line.positions["routed"] for line in self._ledger.lines if "routed" in line.positions
+        }
+        for name, cuts in (("by-commits", positions), ("by-bodies", None)):
+            with suppress(TailorbirdError):
+                folder = self._scratch / name
+                route_archive(self._archive, self._stream, folder, self._route_again, cuts)
+                yield folder
+
+
+def reached(ledger: Ledger, name: str) -> dict[str, int]:
+    """Return for each log of a table the position up to which its commits have it."""
+    ends: dict[str, int] = {}
+    for line in ledger.commits(name).values():
+        for log, position in line.positions.items():
+            ends[log] = max(position, ends.get(log, 0))
+    return ends
+
+
+def _describe_lost_rows(table: str, rows: int) -> str:
+    if table == "answers":
+        return (
+            f"the answer logs no longer have the features of {rows:,} answers; that they were "
+            "given, and what they showed, is in events"
+        )
+    return (
+        f"neither the routed log nor the archive, routed again, gives back {rows:,} rows of "
+        f"{table}; their bodies as received are in the archive"
+    )

@@ -1,0 +1,239 @@
+"""Recover the rows that no intact file of the tables holds.
+
+    events, quarantine, duplicates  from the routed log, else from the archive, routed again
+    users, items                    from the events that carry the profiles
+    answers                         from the answer logs
+
+The archive routed again counts only if it agrees with the tables: each event that both have must
+stand at the same p, with the same id, person and count. The steps of the router decide p, and only
+the positions of commits tell where they ended.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import TailorbirdError
+from tailorbird.lake import etl
+from tailorbird.lake.rebuild.intact import IntactRows
+from tailorbird.lake.tables import TABLES
+from tailorbird.stream import Stream, open_reader, response_log_addresses, routed_address
+
+RAW_COLUMNS = ["raw_partition", "raw_offset", "raw_row"]
+RAW_TABLES = ("events", "quarantine", "duplicates")  # each raw row is in one of them
+PROFILE_TABLES = ("users", "items")
+ROUTED_LOG = "the routed log"
+ARCHIVE = "the archive, routed again"
+EVENTS = "the events that carry the profiles"
+ANSWER_LOGS = "the answer logs"
+_DECIDED = ("p", "event_id", "person", "counts")  # what the router decides of an event
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class RecoveredRows:
+    """Rows that one source still has, by table.
+
+    Attributes:
+        raw_rows: for each raw partition, the numbers of the rows that they were made of.
+    """
+
+    source: str
+    tables: dict[str, pa.Table]
+    raw_rows: dict[str, npt.NDArray[np.int64]]
+
+
+def raw_rows(rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
+    """Return for each raw partition the numbers of the raw rows that these rows were made of."""
+    if not len(rows):
+        return {}
+    numbers = _raw_numbers(rows)
+    names = rows["raw_partition"].combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy()
+    return {
+        str(name): numbers[codes == code] for code, name in enumerate(names.dictionary.to_pylist())
+    }
+
+
+def recover_routed(
+    stream: Stream,
+    intact: IntactRows,
+    ends: Mapping[str, int],
+    routed_again: Callable[[], Iterable[Stream]],
+    is_complete: Callable[[], bool],
+) -> Iterator[RecoveredRows]:
+    """Find the routed rows that no intact file holds, and add them.
+
+    Args:
+        ends: for each table the position up to which it was loaded; the role loads later rows.
+        routed_again: folders with the archive routed again, each made when it is asked for.
+        is_complete: whether no row is missing any more.
+    """
+    yield from _recover_from(stream, intact, ends, ROUTED_LOG)
+    if is_complete():
+        return
+    for folder in routed_again():
+        if _agrees(folder, intact, max(ends.values())):
+            yield from _recover_from(folder, intact, ends, ARCHIVE)
+            return
+
+
+def _recover_from(
+    stream: Stream, intact: IntactRows, ends: Mapping[str, int], source: str
+) -> Iterator[RecoveredRows]:
+    try:
+        kinds = _read_missing(stream, intact, ends)
+    except TailorbirdError:
+        return
+    events = _without_taken_positions(intact, kinds["events"])
+    # A later repeat of a missing event is in the table as if it were the first one, so the
+    # rows at any position count here.
+    first, repeats = etl.split_repeats(
+        events, lambda days, _: _events_of_days(intact, days, list(etl.KEY_COLUMNS))
+    )
+    repeats = etl.as_duplicates(_before(repeats, ends["duplicates"]))
+    tables = {
+        "events": etl.with_day(_before(first, ends["events"])),
+        "quarantine": kinds["quarantine"],
+        "duplicates": pa.concat_tables([kinds["duplicates"], repeats]),
+    }
+    tables = {name: rows for name, rows in tables.items() if len(rows)}
+    if not tables:
+        return
+    for name, rows in tables.items():
+        intact.add(name, rows)
+    numbers = raw_rows(pa.concat_tables([rows.select(RAW_COLUMNS) for rows in tables.values()]))
+    yield RecoveredRows(source, tables, numbers)
+
+
+def _before(events: pa.Table, end: int) -> pa.Table:
+    return events.filter(pc.less(events["p"], end))
+
+
+def _read_missing(
+    stream: Stream, intact: IntactRows, ends: Mapping[str, int]
+) -> dict[str, pa.Table]:
+    """Read the loaded rows of a routed log whose raw row no table holds, by their kind."""
+    present = present_rows(intact)
+    # The lake makes duplicates of events too.
+    ends = {**ends, "events": max(ends["events"], ends["duplicates"])}
+    end = max(ends.values())
+    missing = {kind: [etl.routed_rows((), kind)] for kind in RAW_TABLES}
+    with open_reader(routed_address(stream)) as reader:
+        position = reader.start()
+        while position < end and (blocks := reader.read(position)):
+            position = blocks[-1].end
+            for kind in RAW_TABLES:
+                loaded = [stored for stored in blocks if stored.offset < ends[kind]]
+                rows = etl.routed_rows(loaded, kind)
+                if len(rows):
+                    missing[kind].append(rows.filter(pa.array(~_is_present(rows, present))))
+    return {kind: pa.concat_tables(tables) for kind, tables in missing.items()}
+
+
+def present_rows(intact: IntactRows) -> dict[str, npt.NDArray[np.int64]]:
+    """Return for each raw partition the sorted numbers of the raw rows that a table holds."""
+    parts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for name in RAW_TABLES:
+        for partition, rows in raw_rows(intact.table(name, RAW_COLUMNS)).items():
+            parts.setdefault(partition, []).append(rows)
+    return {partition: np.unique(np.concatenate(rows)) for partition, rows in parts.items()}
+
+
+def _is_present(rows: pa.Table, present: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.bool_]:
+    numbers = _raw_numbers(rows)
+    names = rows["raw_partition"].combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy()
+    is_present = np.zeros(len(rows), bool)
+    for code, name in enumerate(names.dictionary.to_pylist()):
+        of_partition = codes == code
+        is_present[of_partition] = np.isin(numbers[of_partition], present.get(name, _NO_ROWS))
+    return is_present
+
+
+def _raw_numbers(rows: pa.Table) -> npt.NDArray[np.int64]:
+    return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
+
+
+def _without_taken_positions(intact: IntactRows, events: pa.Table) -> pa.Table:
+    """Drop the events at whose p the table has another one."""
+    if not len(events):
+        return events
+    taken = pc.unique(intact.table("events", ["p"])["p"])
+    return events.filter(pc.invert(pc.is_in(events["p"], value_set=taken)))
+
+
+def _events_of_days(intact: IntactRows, days: list[int], columns: list[str]) -> pa.Table:
+    values = pa.array(days, pa.int32()).cast(pa.date32())
+    return intact.table("events", columns, pc.field("day").isin(values))
+
+
+def _agrees(folder: Stream, intact: IntactRows, end: int) -> bool:
+    """Return whether each event that the tables and a routed log have is the same in both."""
+    columns = [*RAW_COLUMNS, *_DECIDED]
+    routed = [etl.routed_rows((), "events").select(columns)]
+    try:
+        with open_reader(routed_address(folder)) as reader:
+            position = reader.start()
+            while position < end and (blocks := reader.read(position)):
+                position = blocks[-1].end
+                routed.append(etl.routed_rows(blocks, "events").select(columns))
+    except TailorbirdError:
+        return False
+    expected, actual = intact.table("events", columns), pa.concat_tables(routed)
+    joined = expected.join(actual, RAW_COLUMNS, join_type="inner", right_suffix="_again")
+    return all(_equal(joined[name], joined[f"{name}_again"]) for name in _DECIDED)
+
+
+def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+    """Return whether two columns are equal, where a null equals a null."""
+    both_null = pc.and_(pc.is_null(left), pc.is_null(right))
+    same = pc.or_(both_null, pc.fill_null(pc.equal(left, right), False))
+    return pc.all(same, min_count=0).as_py()
+
+
+def recover_profiles(intact: IntactRows, name: str, new_events: pa.Table, end: int) -> pa.Table:
+    """Return the rows that `users` or `items` lacks, made of the events that carry them.
+
+    Args:
+        new_events: the events that were recovered; a table without a corrupt file lacks only the
+            profiles that they carry.
+        end: the position up to which the table was loaded.
+    """
+    events = intact.table("events") if intact.corrupt_files(name) else new_events
+    rows = etl.profiles(_before(events, end).sort_by("p"), name.removesuffix("s"))
+    taken = pc.unique(intact.table(name, ["p"])["p"])
+    return rows.filter(pc.invert(pc.is_in(rows["p"], value_set=taken)))
+
+
+def recover_answers(stream: Stream, intact: IntactRows, ends: dict[str, int]) -> pa.Table:
+    """Return the rows that `answers` lacks and the answer logs still have.
+
+    Args:
+        ends: by log, the position up to which the table has it.
+    """
+    present = intact.table("answers", ["producer", "offset"])
+    missing = [TABLES["answers"].schema.empty_table()]
+    for producer, address in response_log_addresses(stream).items():
+        end = ends.get(address.stem, 0)
+        try:
+            with open_reader(address) as reader:
+                position = reader.start()
+                while position < end and (blocks := reader.read(position)):
+                    position = blocks[-1].end
+                    before = [each for each in blocks if each.offset < end]
+                    missing.append(_answers_without(etl.answer_rows(before, producer), present))
+        except TailorbirdError:
+            continue
+    return pa.concat_tables(missing)
+
+
+def _answers_without(rows: pa.Table, present: pa.Table) -> pa.Table:
+    if not len(rows):
+        return rows
+    taken = present.filter(pc.equal(present["producer"], rows["producer"][0]))["offset"]
+    return rows.filter(pc.invert(pc.is_in(rows["offset"], value_set=pc.unique(taken))))

@@ -1,0 +1,207 @@
+"""`lake repair`: find what is corrupt in lake, archive and logs, and rebuild it from what is left.
+
+One way for every table: a new one is written in a scratch folder, with the data files that match
+the ledger and the rows that the others held (`rebuild.examine`). It is verified there and then
+swapped in (`lake.swap`). So a corrupt commit file, a checkpoint that nothing vouches for and an
+orphan commit are all left behind with the old table. What has no second source is named with what
+is lost, and stays as it is.
+"""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from tailorbird.errors import DamageError, UsageError
+from tailorbird.events.clock import Clock
+from tailorbird.lake import durable, swap
+from tailorbird.lake.check import enter_commits, ledger_is_lost
+from tailorbird.lake.delta import DurableTable, commit_path, create_table
+from tailorbird.lake.lease import acquire_writer_lock
+from tailorbird.lake.ledger import Ledger
+from tailorbird.lake.opening import delta_errors
+from tailorbird.lake.positions import load_positions, no_ledger, store_positions
+from tailorbird.lake.rebuild.examine import BACKUP, LEDGER, MIRROR, Examination, Examiner, reached
+from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.rebuild.routing import RouteAgain
+from tailorbird.lake.role import LakeRole
+from tailorbird.lake.tables import TABLES
+from tailorbird.lake.verify import table_faults
+from tailorbird.stream import Stream
+from tailorbird.stream.released import FILE
+
+_ROUNDS_MAX = 4
+
+
+class Rebuilder:
+    """Finds what is corrupt in a lake and its logs, and rebuilds it.
+
+    Args:
+        route_again: a router on a folder of raw logs, which the lake itself cannot make.
+
+    Raises:
+        UsageError: the lake is in a bucket, whose objects have versions of their own.
+        NotReadyError: there is no lake, or neither a ledger nor a table any more.
+    """
+
+    def __init__(
+        self, stream: Stream, lake: object, *, clock: Clock, route_again: RouteAgain
+    ) -> None:
+        if not isinstance(lake, Path):
+            raise UsageError(
+                "repairs lakes on a disk",
+                where=str(lake),
+                fix="objects are complete or absent: restore the bucket's earlier version",
+            )
+        if not (lake / LEDGER).exists() and not ledger_is_lost(lake):
+            raise no_ledger(lake)
+        self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
+
+    def plan(self) -> Plan:
+        """Return what is corrupt and from what it can be rebuilt; changes nothing."""
+        if swap.is_unfinished(self._lake):
+            return Plan([self._unfinished()])
+        if (short := self._short_ledger()) is not None:
+            return short
+        with (
+            tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as folder,
+            delta_errors(self._lake),
+        ):
+            return self._examine(Path(folder) / "routed").plan
+
+    def run(self, progress: Callable[[Rebuilt], None] = lambda rebuilt: None) -> Plan:
+        """Rebuild what has a second source, and return what was done and what is left.
+
+        It can be killed at any point and run again. The lake role must not run, nor, for logs,
+        their writers.
+
+        Raises:
+            LockedError: one of them runs.
+            DamageError: what was rebuilt does not verify; the lake is as it was.
+        """
+        done: list[Rebuilt] = []
+        unrecoverable: list[Unrecoverable] = []
+        for _ in range(_ROUNDS_MAX):
+            # Corruption may hide other corruption, so look again after something was rebuilt.
+            plan = self._run_once()
+            unrecoverable = plan.unrecoverable
+            for rebuilt in plan.rebuilt:
+                progress(rebuilt)
+            done += plan.rebuilt
+            if not plan.rebuilt:
+                break
+        if done and not unrecoverable:
+            with LakeRole(self._stream, self._lake, clock=self._clock) as role:
+                role.publish()
+        return Plan(done, unrecoverable)
+
+    def _run_once(self) -> Plan:
+        scratch = swap.scratch_folder(self._lake)
+        with ExitStack() as stack:
+            lock = acquire_writer_lock(self._lake / LEDGER, self._clock)
+            stack.callback(lock.release)
+            stack.enter_context(delta_errors(self._lake))
+            unfinished = [self._unfinished()] if swap.finish(self._lake) else []
+            short = self._short_ledger() or Plan()
+            if short.unrecoverable:
+                return Plan(unfinished, short.unrecoverable)
+            if short.rebuilt and (incomplete := self._complete_ledger()) is not None:
+                return Plan(unfinished, [incomplete])
+            result = self._examine(scratch / "routed")
+            self._build(result, scratch)
+            for action in result.actions:
+                action()
+            swap.finish(self._lake)
+        rebuilt = [*unfinished, *short.rebuilt, *result.plan.rebuilt]
+        return Plan(rebuilt, result.plan.unrecoverable)
+
+    def _examine(self, scratch: Path) -> Examination:
+        return Examiner(self._stream, self._lake, scratch, self._route_again).examine()
+
+    def _unfinished(self) -> Rebuilt:
+        folder = str(swap.scratch_folder(self._lake))
+        return Rebuilt(folder, "a rebuild was cut short", "what it had rebuilt")
+
+    def _short_ledger(self) -> Plan | None:
+        """Return the plan for a ledger without its last lines, which its chain does not show."""
+        try:
+            ledger, written = Ledger(self._lake / LEDGER), load_positions(self._lake).ledger
+        except DamageError:
+            return None
+        if not 0 < len(ledger.lines) < written:
+            return None
+        where = str(self._lake / LEDGER)
+        what = f"has {len(ledger.lines):,} lines, {written:,} were written"
+        if any(
+            commit_path(self._lake / name, max(ledger.commits(name), default=-1) + 1).exists()
+            for name in TABLES
+        ):
+            return Plan([Rebuilt(where, what, "the commits of the tables themselves")])
+        return Plan([], [Unrecoverable(where, what, f"the ledger {BACKUP}")])
+
+    def _complete_ledger(self) -> Unrecoverable | None:
+        """Enter the commits that the ledger lacks, or return which file makes that impossible."""
+        ledger = Ledger(self._lake / LEDGER, writer=True)
+        try:
+            for name, spec in TABLES.items():
+                enter_commits(self._lake / name, spec, ledger, self._clock)
+        except DamageError as error:
+            lost = (
+                "the ledger lacks its checksum, so restore it, or a newer ledger, from the backup"
+            )
+            return Unrecoverable(error.where, error.message, lost)
+        positions = load_positions(self._lake)
+        positions.ledger = len(ledger.lines)
+        store_positions(self._lake, positions)
+        return None
+
+    def _build(self, result: Examination, scratch: Path) -> None:
+        """Write what is planned into the scratch folder, verify it, and swap it in."""
+        if not result.tables and not result.files and result.positions is None:
+            return
+        durable.make_folder(scratch)
+        items = sorted(result.files)
+        for item in items:
+            durable.make_folder((scratch / item).parent)
+            durable.write_new(scratch / item, result.files[item])
+            durable.sync_folder((scratch / item).parent)
+        positions = result.positions
+        if result.tables:
+            positions = positions or load_positions(self._lake)
+            positions.ledger = self._build_tables(result, scratch)
+            items += [*dict.fromkeys([*result.tables, MIRROR]), LEDGER]
+        if positions is not None:
+            store_positions(scratch, positions)
+            items.append(FILE)
+        swap.begin(self._lake, swap.Swap(items, result.evidence))
+
+    def _build_tables(self, result: Examination, scratch: Path) -> int:
+        """Write tables and a ledger; return how many lines it has.
+
+        The ledger keeps the lines of the other tables. The table that mirrors it starts empty,
+        because the numbers of its lines have changed.
+        """
+        assert result.intact is not None
+        old = Ledger(self._lake / LEDGER)
+        names = list(dict.fromkeys([*result.tables, MIRROR]))
+        ledger = Ledger.write(
+            scratch / LEDGER, [line for line in old.lines if line.table not in names]
+        )
+        for name in names:
+            spec, folder = TABLES[name], scratch / name
+            create_table(folder, spec, ledger, self._clock)
+            if name == MIRROR:
+                continue
+            files = result.intact.files(name)
+            for file in files:
+                durable.make_folder((folder / file.path).parent)
+                durable.link(self._lake / name / file.path, folder / file.path)
+            table = DurableTable(folder, spec, ledger, self._clock)
+            table.adopt(files, result.intact.recovered.get(name), reached(old, name))
+            if faults := table_faults(scratch, name, ledger):
+                raise DamageError(
+                    f"the rebuilt table {name} does not verify: {faults[0]}",
+                    where=str(folder),
+                    fix="look at the disk; the lake is as it was",
+                )
+        return len(ledger.lines)

@@ -1,0 +1,143 @@
+"""Corruption in what was received, and its second copy.
+
+file of the archive  from the raw log, while that still has the rows
+raw, answer log      see `rebuild.logs`
+routed log           none
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tailorbird.errors import DamageError, TailorbirdError
+from tailorbird.lake.archive import Archive, Archived, packed
+from tailorbird.lake.positions import Positions
+from tailorbird.lake.rebuild import logs
+from tailorbird.lake.rebuild.plan import Plan, Rebuilt, Unrecoverable
+from tailorbird.lake.swap import SET_ASIDE
+from tailorbird.lock import FileLock
+from tailorbird.stream import (
+    StoredBlock,
+    Stream,
+    open_reader,
+    raw_addresses,
+    raw_logs,
+    response_logs,
+    routed_path,
+)
+
+Action = Callable[[], None]
+
+
+def archived_content(stream: Stream, file: Archived) -> bytes | None:
+    """Return the content of a file of the archive, if the raw log still has its rows."""
+    address = raw_addresses(stream).get(file.partition)
+    if address is None:
+        return None
+    try:
+        with open_reader(address) as reader:
+            blocks: list[StoredBlock] = []
+            position = file.first
+            while position < file.end:
+                next_blocks = [each for each in reader.read(position) if each.end <= file.end]
+                if not next_blocks:
+                    break
+                blocks += next_blocks
+                position = next_blocks[-1].end
+    except TailorbirdError:
+        return None
+    data = packed(blocks) if blocks else b""
+    return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
+
+
+def examine_logs(
+    lake: Path, folder: Path, archive: Archive, positions: Positions, plan: Plan
+) -> list[Action]:
+    """Add the corrupt logs in a folder to the plan, and return what rebuilds them."""
+    actions: list[Action] = []
+    for path in logs.unfinished(folder):
+        plan.rebuilt.append(Rebuilt(str(path), "its rebuild was cut short", "the rebuilt log"))
+        actions.append(partial(_finish, lake, path))
+    pending = set(logs.unfinished(folder))
+    for producer, path in raw_logs(folder).items():
+        if path in pending:
+            continue
+        archived = archive.positions().get(producer, 0)
+        needed = min(archived, positions.routed.get(producer, 0))
+        files = [each for each in archive.files if each.partition == producer]
+        copies = partial(_archived_blocks, archive, [each for each in files if each.end > needed])
+        lost = "of events were acknowledged and are nowhere else"
+        actions += _examine_log(lake, path, producer, copies, needed, archived, lost, plan)
+    for producer, path in response_logs(folder).items():
+        if path in pending:
+            continue
+        taken = positions.tables.get("answers", {}).get(path.stem, 0)
+        lost = "hold the features that answers were given by, and are nowhere else"
+        actions += _examine_log(lake, path, producer, list, taken, taken, lost, plan)
+    path = routed_path(folder)
+    if path.exists() and (corruption := logs.log_corruption(path)) is not None:
+        loaded = min(
+            (ends[log] for ends in positions.tables.values() for log in ends if log == "routed"),
+            default=0,
+        )
+        lost = (
+            "the router's index of events, people and answers is in this file alone, so restore "
+            f"it from the backup; rows before {loaded:,} are in the lake, later ones still in the "
+            "raw logs"
+        )
+        plan.unrecoverable.append(Unrecoverable(str(path), corruption, lost))
+    return actions
+
+
+def _examine_log(
+    lake: Path,
+    path: Path,
+    producer: str,
+    copies: Callable[[], list[StoredBlock]],
+    needed: int,
+    end: int,
+    lost: str,
+    plan: Plan,
+) -> list[Action]:
+    corruption = logs.log_corruption(path)
+    if corruption is None:
+        return []
+    content = logs.salvage(path, copies, needed, end)
+    if content.lost:
+        sentence = f"{logs.format_spans(content.lost)} {lost}"
+        plan.unrecoverable.append(Unrecoverable(str(path), corruption, sentence))
+        return []
+    source = (
+        "archive and tables, and the later blocks of the log that are intact"
+        if content.blocks
+        else "nothing is needed: the lake has all of its rows"
+    )
+    plan.rebuilt.append(Rebuilt(str(path), corruption, source))
+    return [partial(_rebuild, lake, path, producer, content)]
+
+
+def _rebuild(lake: Path, path: Path, producer: str, content: logs.Salvage) -> None:
+    lock = FileLock(path)
+    try:
+        logs.rebuild_log(path, producer, content, lake / SET_ASIDE / "stream")
+    finally:
+        lock.release()
+
+
+def _finish(lake: Path, path: Path) -> None:
+    lock = FileLock(path)
+    try:
+        logs.finish(path, lake / SET_ASIDE / "stream")
+    finally:
+        lock.release()
+
+
+def _archived_blocks(archive: Archive, files: list[Archived]) -> list[StoredBlock]:
+    blocks: list[StoredBlock] = []
+    for file in files:
+        try:
+            blocks += archive.read(file)
+        except DamageError:
+            continue  # The log may still have them.
+    return blocks

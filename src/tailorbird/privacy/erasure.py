@@ -1,0 +1,388 @@
+"""Erasing people: steps in order, each of which can be repeated, and the journal of how far it came.
+
+    suppression   later events of theirs are dropped from now on
+    archive       bodies written again, and the manifest's chain
+    tables        files of the lake written again
+    history       old files, old versions and the old log of every table deleted
+    router        its tables without them; its log emptied and the file written again
+    logs          raw logs, answers, scores emptied; topics deleted and made again
+    copies        records in Valkey deleted; workers publish them again
+    state         of every active schema built again from the lake
+    candidates    their tables built again from the lake
+    models        mentions in their indexes removed
+    files         what commands made of their data deleted
+    search        every byte searched; a receipt is written, and the journal destroyed
+
+A crash anywhere leaves the journal; `erase` goes on with it first. Many people cost hardly more than
+one: reading the lake and building states is what takes time.
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tailorbird import faults
+from tailorbird.candidates.history import rebuild
+from tailorbird.config import Project
+from tailorbird.config.candidates import required_contract
+from tailorbird.config.schemas import active_schemas, route_plan_for
+from tailorbird.errors import NotReadyError, StorageError
+from tailorbird.events import Clock
+from tailorbird.events.suppression import FILE, FOLDER, KEY_FILE, MARK, SuppressionList
+from tailorbird.features import FeatureSet, schemas
+from tailorbird.features.erase import remake_state, sensitivity
+from tailorbird.features.keypart import all_parts
+from tailorbird.lake import Lake, durable
+from tailorbird.privacy.files import find_derived, find_scratch, local_roots
+from tailorbird.privacy.footprint import find_footprint
+from tailorbird.privacy.journal import (
+    Journal,
+    destroy_journal,
+    journal_path,
+    read_journal,
+    write_journal,
+    write_private,
+)
+from tailorbird.privacy.mentions import Mentions, attribute_names
+from tailorbird.privacy.models import find_trained_on, intact_versions
+from tailorbird.privacy.people import StoredId, count_people, find_people, find_unknown, flatten_ids
+from tailorbird.privacy.receipt import Receipt, next_receipt, write_receipt
+from tailorbird.privacy.rewrite_archive import ArchiveRewriter
+from tailorbird.privacy.rewrite_copies import delete_copies
+from tailorbird.privacy.rewrite_events import EventRewriter
+from tailorbird.privacy.rewrite_models import has_mentions, remove_mentions
+from tailorbird.privacy.rewrite_tables import TableRewriter
+from tailorbird.privacy.search import Progress, SearchReport, is_below, search_project
+from tailorbird.privacy.writers import Writers, find_set_aside, open_writers
+from tailorbird.registry import Registry
+from tailorbird.router.erase import ErasedCounts
+from tailorbird.router.erase import erase_from_file as erase_router
+from tailorbird.stream import read_released, sqlite
+from tailorbird.stream.importer import erase_paths
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.emptied import TopicSpec
+
+
+def is_unfinished(data: Path) -> bool:
+    """Return whether an erasure was cut off."""
+    return journal_path(data).exists()
+
+
+def erase(
+    project: Project,
+    stored: Sequence[StoredId],
+    clock: Clock,
+    *,
+    progress: Progress = lambda stage, done, total: None,
+) -> Receipt:
+    """Erase people, by the ids under which they are stored.
+
+    An erasure that was cut off is finished instead, and `stored` is not read: see `find_not_begun`.
+
+    Raises:
+        LockedError: a role is running.
+        LagError: rows wait that are not yet in the lake.
+        NotReadyError: there is no lake.
+        UsageError: there are files that cannot be searched.
+    """
+    if not (project.paths.lake / "ledger.jsonl").exists():
+        raise NotReadyError(
+            "there is nothing in the lake yet",
+            where=str(project.paths.lake),
+            fix="tailorbird import FORMAT PATH",
+        )
+    journal = read_journal(project.paths.data)
+    topics = None if journal is None else _topics_of(journal)
+    with open_writers(project, clock, topics) as writers:
+        return _Erasure(project, writers, clock, progress, journal, stored).run()
+
+
+def find_not_begun(data: Path, stored: Sequence[StoredId]) -> list[StoredId]:
+    """Return those of these people whom an erasure that was cut off is not about."""
+    journal = read_journal(data)
+    if journal is None:
+        return list(stored)
+    return [one for one in stored if not journal.people.persons.issuperset(flatten_ids([one]))]
+
+
+def _topics_of(journal: Journal) -> "list[TopicSpec]":
+    """Return how the topics of an erasure are made again."""
+    if not journal.topics:
+        return []
+    from tailorbird.stream.kafka.emptied import TopicSpec
+
+    return msgspec.convert(journal.topics, list[TopicSpec])
+
+
+class _Erasure:
+    """An erasure in progress."""
+
+    def __init__(
+        self,
+        project: Project,
+        writers: Writers,
+        clock: Clock,
+        progress: Progress,
+        journal: Journal | None,
+        stored: Sequence[StoredId],
+    ) -> None:
+        self._project, self._writers, self._clock = project, writers, clock
+        self._progress = progress
+        self._data = project.paths.data
+        self._features = active_schemas(project)
+        self._plan = route_plan_for(project, self._features)
+        self._journal = journal or self._begin(stored)
+        self._people, self._footprint = self._journal.people, self._journal.footprint
+        key = bytes.fromhex(self._journal.key)
+        self._rewriter = EventRewriter(key, self._footprint.requests)
+        known = attribute_names(project.plan)
+        self._mentions = Mentions(self._people.ids, known, self._rewriter.hash_thing)
+
+    def run(self) -> Receipt:
+        """Run the steps that are not done yet."""
+        self._step("suppression", self._suppress)
+        self._step("archive", self._archive)
+        self._step("tables", self._tables)
+        self._step("history", self._history)
+        self._step("router", self._router)
+        self._step("logs", self._logs)
+        self._step("copies", self._copies)
+        for features in self._features:
+            self._step(f"state {features.schema_hash}", partial(self._state, features))
+        self._step("candidates", self._candidates)
+        self._step("models", self._models)
+        self._step("files", self._files)
+        return self._finish(self._search())
+
+    def _begin(self, stored: Sequence[StoredId]) -> Journal:
+        lake = Lake(self._project.paths.lake)
+        people = find_people(lake, flatten_ids(stored))
+        self._progress("find events", 0, None)
+        users, devices = count_people(stored, people)
+        journal = Journal(
+            begun_at=self._clock.now(),
+            people=people,
+            key=secrets.token_bytes(32).hex(),
+            footprint=find_footprint(lake, people, attribute_names(self._project.plan)),
+            unknown=find_unknown(lake, stored, SuppressionList.load(self._data)),
+            counts={"people": {"users": users, "devices": devices, "shared": len(people.shared)}},
+        )
+        if self._writers.topics is not None:
+            journal.topics = [msgspec.to_builtins(one) for one in self._writers.topics.describe()]
+        write_journal(self._data, journal)
+        faults.at("erase.begun")
+        return journal
+
+    def _step(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
+        if name in self._journal.done:
+            return
+        counts = run()
+        faults.at(f"erase.before_done.{name.partition(' ')[0]}")
+        self._journal.done.append(name)
+        self._journal.counts |= counts
+        write_journal(self._data, self._journal)
+        faults.at(f"erase.after_done.{name.partition(' ')[0]}")
+
+    def _suppress(self) -> dict[str, Any]:
+        shared = [("a", id_) for id_ in self._people.shared]
+        own = [one for one in self._people.subjects if one not in shared]
+        suppressed = SuppressionList.load(self._data)
+        suppressed = suppressed.with_people(own, self._journal.begun_at, shared)
+        listed, key = suppressed.encoded()
+        write_private(self._data / FOLDER / KEY_FILE, key)
+        faults.at("erase.suppression_key")
+        write_private(self._data / FOLDER / FILE, listed)
+        durable.replace(self._project.paths.lake / MARK, suppressed.mark())
+        return {"events by type": self._footprint.types}
+
+    def _archive(self) -> dict[str, Any]:
+        rewriter = ArchiveRewriter(
+            self._people, self._footprint, self._rewriter, self._plan, self._mentions
+        )
+        files, before, after = self._writers.lake.rewriting().bodies(
+            rewriter.change, self._counter("archive")
+        )
+        chain = {"chain before": before, "chain after": after}
+        return {"archive": {"files": files, "rows": rewriter.rows, **chain}}
+
+    def _tables(self) -> dict[str, Any]:
+        rewriter = TableRewriter(
+            self._people,
+            self._footprint,
+            self._rewriter,
+            self._mentions,
+            sensitivity([*self._features, self._project.features]),
+        )
+        files = self._writers.lake.rewriting().rows(rewriter.changes(), self._counter("tables"))
+        return {"tables": {"files": sum(files.values()), **dict(rewriter.counts)}}
+
+    def _history(self) -> dict[str, Any]:
+        self._writers.lake.rewriting().delete_history()
+        for path in find_set_aside(self._project.paths.lake):
+            path.unlink()
+        return {}
+
+    def _router(self) -> dict[str, Any]:
+        people, footprint = self._people, self._footprint
+        erased: dict[str, Any] = {
+            "users": people.users,
+            "visitors": people.devices,
+            "events": [one for one in footprint.events if one[1] in people.ids],
+            "requests": footprint.requests,
+            "mentions": self._mentions,
+        }
+        topics, routed = self._writers.topics, self._writers.routed
+        forgotten = [] if topics is None else topics.routed.erase(**erased)
+        if routed is not None:
+            released = read_released(self._project.paths.lake).of_routed()
+            forgotten.append(erase_router(routed, released, **erased))
+        names = ErasedCounts.__struct_fields__
+        return {"router": {name: sum(getattr(one, name) for one in forgotten) for name in names}}
+
+    def _logs(self) -> dict[str, Any]:
+        released = read_released(self._project.paths.lake)
+        count = 0
+        for producer, log in self._writers.raw.items():
+            count += log.prune(released.raw(producer))
+            erase_paths(log)
+            log.shrink()
+            faults.at("erase.raw_log")
+        for producer, log in self._writers.answers.items():
+            count += log.prune(released.answers(producer))
+            log.shrink()
+        if (scores := self._writers.scores) is not None:
+            count += scores.prune(scores.end())
+            scores.shrink()
+        stream = self._project.paths.stream
+        shutil.rmtree(stream / "import-runs", ignore_errors=True)
+        counts = {"blocks": count}
+        if self._writers.topics is not None:
+            counts["topics"] = self._writers.topics.empty(_topics_of(self._journal), self._clock)
+        for path in stream.rglob("*.db"):
+            if sqlite.wal_bytes(path):
+                raise StorageError(
+                    "a reader kept the WAL from being emptied",
+                    where=str(path),
+                    fix="stop what reads it, and erase again",
+                )
+        return {"logs": counts}
+
+    def _copies(self) -> dict[str, Any]:
+        """Delete the records in Valkey, before the states: a schema is published from its state."""
+        at = self._project.copies()
+        if at is None:
+            return {}
+        parts = all_parts(self._project.workers)
+        names = {part.copies(one.schema_hash) for one in self._features for part in parts}
+        names |= {".".join(filter(None, state)) for state in self._writers.states}
+        return {"copies": {"records": delete_copies(at, names)}}
+
+    def _state(self, features: FeatureSet) -> dict[str, Any]:
+        schema, paths, workers = features.schema_hash, self._project.paths, self._project.workers
+        active = [one.schema_hash for one in self._features]
+        parts = all_parts(workers)
+        names = {part.name for part in parts}
+        for key in list(self._writers.states):
+            if key[0] not in active or key[0] == schema or key[1] not in names:
+                self._writers.states.pop(key).release()
+        schemas.prune(paths.state, active, workers=workers)
+        remake = partial(
+            remake_state,
+            paths.state,
+            features,
+            paths.lake,
+            self._project.routed,
+            clock=self._clock,
+            entities_max=self._project.settings.features.entities_max,
+            progress=partial(self._progress, "state"),
+        )
+        return {f"state {schema}": {"rows": sum(remake(part=part) for part in parts)}}
+
+    def _candidates(self) -> dict[str, Any]:
+        root, contract = self._project.paths.candidates, required_contract(self._project)
+        while self._writers.candidates:
+            self._writers.candidates.pop().release()
+        if not root.exists():
+            return {}
+        lake = Lake(self._project.paths.lake)
+        position = rebuild(self._project.routed, root, contract, lake, self._clock)
+        return {"candidates": {"position": position}}
+
+    def _models(self) -> dict[str, Any]:
+        root = self._project.paths.registry
+        if self._journal.models is None:
+            versions = intact_versions(root, self._clock)
+            self._journal.models = [
+                str(path.relative_to(root))
+                for path in versions
+                if has_mentions(path, self._mentions)
+            ]
+            write_journal(self._data, self._journal)
+        for version in map(Path, self._journal.models):
+            Registry(root / version.parent, clock=self._clock).amend(
+                version.name,
+                partial(remove_mentions, mentions=self._mentions),
+                by="lake erase",
+                why="people were erased",
+            )
+            faults.at("erase.model")
+        return {"models": {"rewritten": len(self._journal.models)}}
+
+    def _files(self) -> dict[str, Any]:
+        """Delete what commands made of their data; other files of the user's own stay."""
+        lake = self._project.paths.lake
+        files = list(find_scratch(self._data, lake if isinstance(lake, Path) else None))
+        for match in self._search().matches:
+            path = Path(match.path)
+            if is_below(match.path, local_roots(self._project)) and path.exists():
+                files += find_derived(path, self._project)
+        count = 0
+        for path in dict.fromkeys(files):
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                faults.at("erase.file")
+                count += 1
+        return {"files": {"deleted": count}}
+
+    def _search(self) -> SearchReport:
+        skip = [journal_path(self._data)]
+        return search_project(self._project, self._people, skip=skip, progress=self._progress)
+
+    def _finish(self, searched: SearchReport) -> Receipt:
+        journal, footprint = self._journal, self._footprint
+        suppressed = SuppressionList.load(self._data)
+        receipt = Receipt(
+            people=sorted(suppressed.hash(*one) for one in self._people.subjects),
+            begun_at=journal.begun_at,
+            finished_at=self._clock.now(),
+            counts=journal.counts,
+            bundles=find_trained_on(
+                self._project, footprint.first, footprint.last, journal.begun_at, self._clock
+            ),
+            searched=searched,
+            unknown=journal.unknown,
+            left=[match.path for match in searched.matches],
+            path=str(next_receipt(self._data)),
+        )
+        write_receipt(receipt)
+        faults.at("erase.receipt")
+        if self._writers.topics is not None:
+            self._writers.topics.publish(self._data, *suppressed.encoded())
+        destroy_journal(self._data)
+        return receipt
+
+    def _counter(self, stage: str) -> Callable[[int], None]:
+        done = 0
+
+        def count(size: int) -> None:
+            nonlocal done
+            done += size
+            self._progress(stage, done, None)
+
+        return count

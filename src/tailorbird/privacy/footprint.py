@@ -1,0 +1,172 @@
+"""A footprint: what people left in the lake, and whose feature values change when it goes.
+
+All that later steps need is found before anything is written and is kept in the journal, so that an
+erasure that was cut off goes on although the rows that told it are gone.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.schema import micros
+from tailorbird.events.suppression import subject_of, whose_of
+from tailorbird.lake import Lake
+from tailorbird.lake.refused import ROW_KEY_COLUMNS, places
+from tailorbird.privacy.mentions import Mentions
+from tailorbird.privacy.people import People, is_any, one_of
+
+TEXTS = ("page", "referrer", "query", "answer_query")  # free text of an event
+JSON = ("properties", "user_profile", "item_profile")
+THINGS = ("event_id", "session_id", "request_id", "user_version", "item_version")
+_EVENT = (
+    *("event_id", "type", "ts", "user_id", "anonymous_id", "person", "session_id"),
+    *("request_id", "item_id", "items", "raw_partition", "raw_offset", "raw_row"),
+)
+NEVER = 1 << 62
+Place = tuple[str, int, int]  # partition, offset and row of a raw log
+
+
+class Footprint(msgspec.Struct):
+    """What people left, and what changes for others.
+
+    Attributes:
+        events: each event's subject ("u" or "a", and the id) and event id.
+        requests: ids of answers that were given to them.
+        places, refused_rows: where their accepted and their refused rows stand in the raw logs.
+        users: other users whose events or profiles change, so that their features do too.
+        items: items of events that change, whose counts may move.
+        mentioning_items: items whose profile mentions the people.
+        attributes: attributes in profiles of others that do, "item.seller" for instance.
+        since: time of the first event that changes, microseconds.
+        types: number of events by type.
+        first, last: time of the first and the last event, microseconds; 0 without any.
+    """
+
+    events: list[tuple[str, str, str]] = []
+    requests: list[str] = []
+    places: list[Place] = []
+    refused_rows: list[Place] = []
+    users: list[str] = []
+    items: list[str] = []
+    mentioning_items: list[str] = []
+    attributes: list[str] = []
+    since: int = NEVER
+    types: dict[str, int] = {}
+    first: int = 0
+    last: int = 0
+
+
+def find_footprint(lake: Lake, people: People, known: Collection[str]) -> Footprint:
+    """Find what people left in the lake; `known`: see `mentions.attribute_names`."""
+    footprint, mentions = Footprint(), Mentions(people.ids, known)
+    sessions: set[str] = set()
+    if lake.exists("events"):
+        rows = lake.table("events", list(_EVENT), people.filter())
+        owned = rows.filter(people.owns(rows))
+        footprint.events = [
+            (*subject_of(user, device), id_)
+            for user, device, id_ in zip(
+                *(owned[name].to_pylist() for name in ("user_id", "anonymous_id", "event_id")),
+                strict=True,
+            )
+        ]
+        footprint.places = places(owned)
+        footprint.types = dict(Counter(owned["type"].to_pylist()))
+        times = micros(owned["ts"])[micros(owned["ts"]) > 0]
+        if len(times):
+            footprint.first, footprint.last = int(times.min()), int(times.max())
+        sessions = set(owned["session_id"].drop_null().to_pylist())
+        footprint.requests = _find_requests(lake, people, owned)
+        _find_affected(lake, people, mentions, footprint)
+    footprint.refused_rows = find_refused(lake, mentions, sessions, footprint.requests)
+    return footprint
+
+
+def _find_requests(lake: Lake, people: People, owned: pa.Table) -> list[str]:
+    """Return the requests of these people: not those that somebody else asked and they followed."""
+    columns = ["request_id", "user_id", "anonymous_id", "person"]
+    requests = set(owned["request_id"].drop_null().to_pylist())
+    if lake.exists("answers"):
+        rows = lake.table("answers", columns, one_of("request_id", requests) | people.filter())
+        owns = people.owns(rows)
+        requests -= set(rows.filter(pc.invert(owns))["request_id"].to_pylist())
+        requests |= set(rows.filter(owns)["request_id"].to_pylist())
+    return sorted(requests)
+
+
+def _find_affected(lake: Lake, people: People, mentions: Mentions, footprint: Footprint) -> None:
+    """Find the users and items whose features change, by the rows that do."""
+    users: set[str] = set()
+    items: set[str] = set()
+    for batch in lake.batches("events", [*dict.fromkeys((*_EVENT, *THINGS, *TEXTS, *JSON))]):
+        rows = pa.Table.from_batches([batch])
+        changes = changed_rows(rows, people, mentions, footprint.requests)
+        rows = rows.filter(changes)
+        footprint.since = min(footprint.since, *micros(rows["ts"]).tolist(), NEVER)
+        for name in ("user_id", "person"):
+            users.update(rows[name].drop_null().to_pylist())
+        items.update(rows["item_id"].drop_null().to_pylist())
+        items.update(pc.list_flatten(rows["items"]).drop_null().to_pylist())
+    profiles = _find_profiles(lake, "user", mentions, footprint, people.users)
+    footprint.mentioning_items = sorted(_find_profiles(lake, "item", mentions, footprint))
+    footprint.users = sorted((users | profiles) - people.persons)
+    footprint.items = sorted(items)
+
+
+def _find_profiles(
+    lake: Lake, kind: str, mentions: Mentions, footprint: Footprint, own: Collection[str] = ()
+) -> set[str]:
+    """Return the users or items whose profile mentions the people, and note the attributes."""
+    table, ids = f"{kind}s", set[str]()
+    attributes = set(footprint.attributes)
+    for batch in lake.batches(table, ["id", "attributes"]) if lake.exists(table) else ():
+        rows = pa.Table.from_batches([batch])
+        rows = rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_()))
+        for row in rows.filter(pc.invert(is_any(rows["id"], own))).to_pylist():
+            ids.add(row["id"])
+            for name, value in msgspec.json.decode(row["attributes"]).items():
+                if mentions.without({name: value}) != {name: value}:
+                    attributes.add(f"{kind}.{name}")
+    footprint.attributes = sorted(attributes)
+    return ids
+
+
+def changed_rows(
+    rows: pa.Table, people: People, mentions: Mentions, requests: Collection[str]
+) -> pa.Array:
+    """Return which rows of `events` an erasure changes."""
+    changes = pc.or_(people.owns(rows), people.decided(rows))
+    changes = pc.or_(changes, is_any(rows["request_id"], requests))
+    for name in TEXTS:
+        changes = pc.or_(changes, pa.array(mentions.in_column(rows[name]), pa.bool_()))
+    for name in JSON:
+        changes = pc.or_(changes, pa.array(mentions.in_json(rows[name]), pa.bool_()))
+    for name in THINGS:
+        changes = pc.or_(changes, is_any(rows[name], mentions.renamed_in(rows[name]).keys()))
+    return changes
+
+
+def find_refused(
+    lake: Lake, mentions: Mentions, sessions: Collection[str], requests: Collection[str]
+) -> list[Place]:
+    """Return where refused rows stand that mention the people, or are nobody else's and of their
+    sessions or requests.
+    """
+    refused_rows: list[Place] = []
+    for batch in (
+        lake.batches("quarantine", ["body", *ROW_KEY_COLUMNS]) if lake.exists("quarantine") else ()
+    ):
+        rows = pa.Table.from_batches([batch])
+        for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
+            row = whose_of(body)
+            is_unnamed = row is not None and not (row.user_id or row.anonymous_id)
+            of_theirs = row is not None and (
+                (isinstance(row.session_id, str) and row.session_id in sessions)
+                or (isinstance(row.request_id, str) and row.request_id in requests)
+            )
+            if mentions.in_body(body) or (is_unnamed and of_theirs):
+                refused_rows.append(place)
+    return refused_rows

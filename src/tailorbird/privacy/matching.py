@@ -1,0 +1,131 @@
+"""Ids in bytes: as they are written, JSON-escaped and URL-encoded, where they stand alone.
+
+An id stands alone between what ids are not made of: letters of any script, digits, `_` and `-`.
+"martin" is not found in "martinique". What a percent or a backslash encodes is no part of a word.
+"""
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Iterator
+from urllib.parse import quote, quote_plus
+
+import msgspec
+import numpy as np
+
+from tailorbird.events.free import EMBEDDED_ID_LENGTH_MIN, is_number
+
+_TABLE_BITS = 22
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_SAMPLE = 20_000  # strings whose ends are counted to find rare ones
+_WORD = frozenset(string.ascii_letters.encode() + string.digits.encode() + b"_-")
+_ENCODED_BEFORE = re.compile(rb"%[0-9A-Fa-f]{2}\Z|\\[bfnrt]\Z|\\u[0-9A-Fa-f]{4}\Z")
+_NUMBER_BEFORE = re.compile(rb"[:,\[]\s?-?\Z|[0-9]\.\Z")  # of JSON, without quotes: a measure
+
+
+def forms(text: str) -> set[bytes]:
+    """Return the text as it is, as JSON escapes it and as URLs encode it."""
+    raw = text.encode(errors="surrogatepass")
+    escaped = json.dumps(text)[1:-1]
+    quoted = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
+    lower = [re.sub("%..", lambda digits: digits[0].lower(), one) for one in quoted]
+    texts = [escaped, escaped.replace("/", "\\/"), *quoted, *lower]
+    return {raw, msgspec.json.encode(text)[1:-1], *(one.encode() for one in texts)}
+
+
+class StringMatcher:
+    """Finds many strings of six bytes or more at once; its cost hardly depends on their number.
+
+    Each string is looked up by its first or its last six bytes, whichever fewer others share.
+
+    >>> list(StringMatcher([b"user-12", b"user-1"]).find(b"of user-12"))
+    [(3, b'user-1'), (3, b'user-12')]
+    """
+
+    def __init__(self, strings: Collection[bytes]) -> None:
+        self._strings = frozenset(one for one in strings if len(one) >= EMBEDDED_ID_LENGTH_MIN)
+        self.longest = max(map(len, self._strings), default=0)
+        sample = list(self._strings)[:_SAMPLE]
+        seen = Counter(
+            end
+            for one in sample
+            for end in (one[:EMBEDDED_ID_LENGTH_MIN], one[-EMBEDDED_ID_LENGTH_MIN:])
+        )
+        self._places: dict[int, set[tuple[int, int]]] = {}
+        for one in self._strings:
+            is_first = seen[one[:EMBEDDED_ID_LENGTH_MIN]] <= seen[one[-EMBEDDED_ID_LENGTH_MIN:]]
+            at = 0 if is_first else len(one) - EMBEDDED_ID_LENGTH_MIN
+            key = int.from_bytes(one[at : at + EMBEDDED_ID_LENGTH_MIN], "little")
+            self._places.setdefault(key, set()).add((at, len(one)))
+        self._keys = np.array(sorted(self._places), np.uint64)
+        self._table = np.zeros(1 << _TABLE_BITS if len(self._keys) else 0, bool)
+        if len(self._keys):
+            self._table[_slot(self._keys)] = True
+
+    def find(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield each place where a string stands, in order, with the string."""
+        if len(data) < EMBEDDED_ID_LENGTH_MIN or not len(self._keys):
+            return
+        padded = data + bytes(8)
+        mask = np.uint64((1 << 8 * EMBEDDED_ID_LENGTH_MIN) - 1)
+        values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & mask
+        places = np.flatnonzero(self._table[_slot(values)])
+        places = places[np.isin(values[places], self._keys)]
+        matches: set[tuple[int, bytes]] = set()
+        for place, key in zip(places.tolist(), values[places].tolist(), strict=True):
+            for at, length in self._places[key]:
+                start = place - at
+                if start >= 0 and (text := data[start : start + length]) in self._strings:
+                    matches.add((start, text))
+        yield from sorted(matches)
+
+
+def _slot(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return ((values * _MIX) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)
+
+
+class IdMatcher:
+    """Finds ids of six characters or more, in their three forms, where they stand alone."""
+
+    def __init__(self, ids: Collection[str]) -> None:
+        long = [one for one in ids if len(one) >= EMBEDDED_ID_LENGTH_MIN]
+        self._numbers = frozenset(one.encode() for one in long if is_number(one))
+        self._matcher = StringMatcher({form for one in long for form in forms(one)})
+        self.longest = self._matcher.longest
+
+    def find(self, data: bytes) -> list[tuple[int, int]]:
+        """Return where ids stand, as (start, end)."""
+        matches = ((start, start + len(form), form) for start, form in self._matcher.find(data))
+        return [
+            (start, end)
+            for start, end, form in matches
+            if _stands_alone(data, start, end) and not self._is_measure(data, start, end, form)
+        ]
+
+    def _is_measure(self, data: bytes, start: int, end: int, form: bytes) -> bool:
+        """Return whether digits are a JSON number or part of a decimal, and not an id."""
+        if form not in self._numbers:
+            return False
+        before = _NUMBER_BEFORE.search(data, max(0, start - 3), start) is not None
+        return before or (data[end : end + 1] == b"." and data[end + 1 : end + 2].isdigit())
+
+
+def _stands_alone(data: bytes, start: int, end: int) -> bool:
+    if any(_is_word(data[end : end + size]) for size in range(1, 5)):
+        return False
+    if not any(_is_word(data[max(0, start - size) : start]) for size in range(1, 5)):
+        return True
+    return _ENCODED_BEFORE.search(data, max(0, start - 6), start) is not None
+
+
+def _is_word(character: bytes) -> bool:
+    """Return whether some bytes are one character of a word; lengths in binary files are not."""
+    if len(character) < 2:
+        return bool(character) and character[0] in _WORD
+    try:
+        text = character.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(text) == 1 and text.isalnum()

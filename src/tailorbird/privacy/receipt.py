@@ -1,0 +1,106 @@
+"""What an erasure would find, and the receipt that it leaves: neither names anybody."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailorbird.config import Project
+from tailorbird.events import Clock
+from tailorbird.events.suppression import FOLDER, RECEIPTS, SuppressionList
+from tailorbird.lake import Lake
+from tailorbird.privacy.footprint import find_footprint
+from tailorbird.privacy.journal import write_private
+from tailorbird.privacy.mentions import attribute_names
+from tailorbird.privacy.models import find_trained_on
+from tailorbird.privacy.people import StoredId, count_people, find_people, find_unknown, flatten_ids
+from tailorbird.privacy.search import SearchReport
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an erasure would find.
+
+    Attributes:
+        shared: devices that others used too, which are erased whole.
+        events: number by type. refused: rows of the quarantine.
+        bundles: models that learned from their events, and when they are due.
+        unknown: which of the given ids the project has nothing of, counted from 1.
+    """
+
+    users: int
+    devices: int
+    shared: int
+    events: dict[str, int]
+    refused: int
+    first: int
+    last: int
+    bundles: list[dict[str, object]]
+    unknown: list[int]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an erasure did.
+
+    Attributes:
+        people: keyed hashes, as on the suppression list.
+        counts: by place; `tables` counts the answers that are exempt from parity.
+        bundles: models that learned from their events, and when they are due.
+        unknown: which of the given ids the project had nothing of, counted from 1.
+        left: files with an id that are not the project's own to change.
+        path: where the receipt is.
+    """
+
+    people: list[str]
+    begun_at: int
+    finished_at: int
+    counts: dict[str, Any]
+    bundles: list[dict[str, object]]
+    searched: SearchReport
+    unknown: list[int] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    path: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the search found nothing."""
+        return not self.searched.matches
+
+
+def preview(project: Project, stored: Sequence[StoredId], clock: Clock) -> Preview:
+    """Return what an erasure would find; reads only, and may run beside the roles."""
+    lake = Lake(project.paths.lake)
+    people = find_people(lake, flatten_ids(stored))
+    footprint = find_footprint(lake, people, attribute_names(project.plan))
+    first, last = footprint.first, footprint.last
+    return Preview(
+        *count_people(stored, people),
+        len(people.shared),
+        footprint.types,
+        len(footprint.refused_rows),
+        first,
+        last,
+        find_trained_on(project, first, last, clock.now(), clock),
+        find_unknown(lake, stored, SuppressionList.load(project.paths.data)),
+    )
+
+
+def next_receipt(data: Path) -> Path:
+    """Return the path of the next receipt."""
+    folder = data / FOLDER / RECEIPTS
+    numbers = (int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+    return folder / f"{1 + max(numbers, default=0):06d}.json"
+
+
+def write_receipt(receipt: Receipt) -> None:
+    """Write a receipt, without names of files that hold an id."""
+    matches = [
+        {"path": one.redacted, "count": one.count, "where": one.where}
+        for one in receipt.searched.matches
+    ]
+    content = asdict(receipt)
+    content["searched"] |= {"matches": matches}
+    content["left"] = [one["path"] for one in matches]
+    write_private(Path(receipt.path), json.dumps(content, indent=1).encode() + b"\n")

@@ -1,0 +1,99 @@
+"""The archive without some people: bodies as they came in, with their rows rewritten or replaced.
+
+An accepted row becomes an event of a stranger that the contract accepts with the same time, so that
+routing the archive again gives what the lake has. A refused row is replaced whole.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events.contract import ERASED, split_body
+from tailorbird.events.plan import MERGED_INTO
+from tailorbird.events.suppression import Whose, joined, subject_of, whose_of
+from tailorbird.lake.archive import Archived
+from tailorbird.privacy.footprint import Footprint, Place
+from tailorbird.privacy.mentions import Mentions
+from tailorbird.privacy.people import People
+from tailorbird.privacy.rewrite_events import EventRewriter
+from tailorbird.stream import Block, StoredBlock
+
+_decode = msgspec.json.Decoder().decode
+_receipt = msgspec.json.Decoder(Receipt).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ArchiveRewriter:
+    """Gives `Archive.rewrite` its new blocks; `rows` counts the rows that changed."""
+
+    def __init__(
+        self,
+        people: People,
+        footprint: Footprint,
+        rewriter: EventRewriter,
+        plan: RoutePlan,
+        mentions: Mentions,
+    ) -> None:
+        self._people, self._rewriter, self._mentions = people, rewriter, mentions
+        # What was accepted stays an event, also where the contract was tightened since.
+        types = dict.fromkeys((*plan.event_types, *footprint.types))
+        self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(types))
+        self._places = frozenset(footprint.places)
+        self._refused_rows = frozenset(footprint.refused_rows)
+        self.rows = 0
+
+    def change(self, file: Archived, stored: StoredBlock) -> Block | None:
+        """Return the block in another's place; None where it stays as it is."""
+        if stored.block.kind != "body":
+            return None
+        receipt, body = _receipt(stored.block.receipt), stored.block.payload
+        parts = [bytes(part) for part in split_body(body, receipt.encoding)]
+        may_mention = self._mentions.may_be_in(body)
+        new = [
+            self._row(part, (file.partition, stored.offset, row), receipt, may_mention)
+            for row, part in enumerate(parts)
+        ]
+        count = sum(one is not None for one in new)
+        if not count:
+            return None
+        self.rows += count
+        rows = [old if one is None else one for old, one in zip(parts, new, strict=True)]
+        return msgspec.structs.replace(stored.block, payload=joined(rows, body, receipt.encoding))
+
+    def _row(self, part: bytes, place: Place, receipt: Receipt, may_mention: bool) -> bytes | None:
+        """Return the new row; None where it stays."""
+        if place in self._refused_rows:
+            return None if part == ERASED else ERASED
+        whose = whose_of(part)
+        if whose is None:
+            return ERASED if may_mention and self._mentions.in_body(part) else None
+        if self._owns(whose, place):
+            return self._rewritten(part, receipt)
+        old: Any = _decode(part)
+        new = self._mentions.of_another(old) if may_mention else old
+        if isinstance(whose.request_id, str) and whose.request_id in self._rewriter.requests:
+            new = new | {"request_id": self._rewriter.request(whose.request_id)}
+        properties = old.get("properties")
+        if isinstance(properties, dict) and old.get("type") == "merge":
+            into = properties.get(MERGED_INTO)
+            if isinstance(into, str) and into in self._people.users:
+                new = self._rewriter.wire_of_merge(new)
+        return None if new == old else _encode(new)
+
+    def _owns(self, whose: Whose, place: Place) -> bool:
+        return (
+            place in self._places
+            or (isinstance(whose.user_id, str) and whose.user_id in self._people.users)
+            or (isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.devices)
+        )
+
+    def _rewritten(self, part: bytes, receipt: Receipt) -> bytes:
+        receipt = msgspec.structs.replace(receipt, encoding="json")
+        accepted, _ = check(b"[" + part + b"]", receipt, self._plan)
+        if len(accepted) != 1:
+            return ERASED
+        event = accepted[0].event
+        whose = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
+        new = self._rewriter.wire(_decode(part), whose, accepted[0].ts)
+        return _encode(self._mentions.of_another(new) if event.type == "item" else new)

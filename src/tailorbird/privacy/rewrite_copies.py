@@ -1,0 +1,53 @@
+"""The copies of records in Valkey: deleted, of every schema; workers publish the rest again."""
+
+import time
+from collections.abc import Collection
+
+from tailorbird.errors import LockedError
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, Copies, CopyTarget, open_copies
+
+_CLAIM_S = 12.0  # after which the claim of a worker that died has ended, see `store.published`
+_INTERVAL_S = 0.2
+
+
+def delete_copies(at: CopyTarget, names: Collection[str]) -> int:
+    """Delete all records of a project, and those under `names`; return how many.
+
+    Raises:
+        LockedError: a worker publishes. StorageError: the server cannot be reached, or refuses.
+    """
+    deadline = time.monotonic() + _CLAIM_S
+    count = sum(
+        _delete(at.open(name, timeout_s=WRITE_TIMEOUT_S), at, name, deadline) for name in _names(at)
+    )
+    for name in names:
+        count += _delete(
+            open_copies(at.url, name, timeout_s=WRITE_TIMEOUT_S, password=at.password),
+            at,
+            name,
+            deadline,
+        )
+    return count
+
+
+def _delete(copies: Copies, at: CopyTarget, name: str, deadline: float) -> int:
+    try:
+        while copies.claimed():
+            if time.monotonic() > deadline:
+                raise LockedError(
+                    f"a worker publishes the records of schema {name}",
+                    where=f"the Valkey of project {at.project}",
+                    fix="stop the workers of this project, on every machine",
+                )
+            time.sleep(_INTERVAL_S)
+        return copies.wipe()
+    finally:
+        copies.close()
+
+
+def _names(at: CopyTarget) -> list[str]:
+    copies = at.open("", timeout_s=WRITE_TIMEOUT_S)
+    try:
+        return copies.names(at.project)
+    finally:
+        copies.close()

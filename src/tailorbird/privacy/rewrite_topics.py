@@ -1,0 +1,231 @@
+"""An erasure where the logs are topics: each held by one writer, emptied once the lake has all of
+it, and searched.
+
+A marker in the cluster keeps roles of other machines from starting, a writer for each topic fences
+those that run. Whoever starts later takes in what was erased (`config.erasures`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird import faults
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock
+from tailorbird.events.suppression import FOLDER, TAKEN
+from tailorbird.privacy.journal import journal_path, write_private
+from tailorbird.router.emptying import RoutedTopics, lock_routed_topics
+from tailorbird.stream import Block, open_reader, open_writer
+from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
+from tailorbird.stream.kafka.emptied import TopicSpec
+from tailorbird.stream.kafka.logs import SHUFFLED, KafkaStream
+from tailorbird.stream.released import Released
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka import KafkaWriter
+
+# below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
+_MARKED = "marked"
+
+
+@dataclass
+class Topics:
+    """The writers of all topics of a project. `raw`, `answers`, `shuffled` (and scores): by the
+    topic's name, one for each partition.
+    """
+
+    stream: KafkaStream
+    routed: RoutedTopics
+    raw: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
+    answers: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
+    shuffled: "dict[str, list[KafkaWriter]]" = field(default_factory=dict)
+
+    @property
+    def _all(self) -> "list[list[KafkaWriter]]":
+        return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
+
+    def behind(self, released: Released) -> list[str]:
+        """Return the logs with rows that are not in the lake yet. Raises LagError."""
+        raw = [
+            each.partition
+            for some in self.raw.values()
+            for each in some
+            if each.end() > released.raw(each.partition)
+        ]
+        answers = [
+            each.partition
+            for some in self.answers.values()
+            for each in some
+            if each.end() > released.answers(each.partition)
+        ]
+        return [
+            *raw,
+            *answers,
+            *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else []),
+        ]
+
+    def describe(self) -> list[TopicSpec]:
+        """Return how all topics are made again."""
+        mine = [
+            emptied.describe([each.address for each in some], [each.end() for each in some])
+            for some in self._all
+        ]
+        return [*mine, *self.routed.describe()]
+
+    def empty(self, topics: list[TopicSpec], clock: Clock) -> int:
+        """Empty all topics and return their number; what was emptied before stays."""
+        for some in self._all:
+            for writer in some:
+                writer.check_alone()
+                writer.close()
+        for held in (self.raw, self.answers, self.shuffled):
+            held.clear()
+        by_name = {each.topic: each for each in topics}
+        for name, was in by_name.items():
+            if name not in ("routed", "order", "index", "items"):
+                emptied.empty(logs_of(self.stream, was), was)
+                faults.at("erase.topic")
+        self.routed.empty(
+            by_name["routed"],
+            by_name.get("order"),
+            by_name.get("index"),
+            by_name.get("items"),
+            clock,
+        )
+        return len(topics)
+
+    def publish(self, data: Path, suppressed: bytes, key: bytes) -> None:
+        """Give other machines the suppression list, and let them in again."""
+        number = emptied.record_erasure(self.stream.cluster, suppressed, key).number
+        write_private(data / FOLDER / TAKEN, b"%d" % number)
+        release(self.stream.cluster, data)
+
+    def close(self) -> None:
+        for some in self._all:
+            for writer in some:
+                writer.close()
+
+
+@contextmanager
+def hold_topics(
+    stream: KafkaStream, data: Path, topics: list[TopicSpec] | None
+) -> Iterator[Topics]:
+    """Hold all topics; `topics` are those of an erasure that was cut off and may have deleted some."""
+    stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
+    owner = _owner(data) or marker.new_owner()
+    write_private(
+        data / FOLDER / _MARKED, owner.encode()
+    )  # first: a marker that nobody here knows of would keep all out
+    try:
+        marker.set_marker(stream.cluster, owner)
+    except NotReadyError:
+        (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
+        raise
+    faults.at("erase.marked")
+    try:
+        for was in topics or ():
+            emptied.begin(logs_of(stream, was), was)
+        with lock_routed_topics(stream) as routed:
+            held = Topics(stream, routed)
+            try:
+                for log in stream.raw_logs().values():
+                    if isinstance(log, KafkaLog):
+                        held.raw.setdefault(log.topic, []).append(
+                            open_writer(log, partition=log.partition)
+                        )
+                for log in stream.shuffled_logs():
+                    held.shuffled.setdefault(log.topic, []).append(
+                        open_writer(log, partition=log.partition)
+                    )
+                if stream.scores.name in emptied.list_topics(stream.cluster):
+                    held.shuffled[stream.scores.topic] = [
+                        open_writer(stream.scores, partition="scores")
+                    ]
+                for log in stream.response_logs().values():
+                    held.answers.setdefault(log.topic, []).append(
+                        open_writer(log, partition=log.partition)
+                    )
+                yield held
+            finally:
+                held.close()
+    except BaseException:
+        if topics is None and not journal_path(data).exists():  # nothing was changed yet
+            release(stream.cluster, data)
+        raise
+
+
+def release_unbegun(stream: KafkaStream, data: Path) -> bool:
+    """Let others in again where an erasure of this machine died before its journal was written.
+
+    No erasure may be at work here. Return whether its marker stood; another machine's is left.
+    """
+    return not journal_path(data).exists() and release(stream.cluster, data)
+
+
+def release(cluster: Cluster, data: Path) -> bool:
+    """Remove this machine's marker; return whether it stood."""
+    owner = _owner(data)
+    stood = owner is not None and marker.clear_marker(cluster, owner)
+    (data / FOLDER / _MARKED).unlink(missing_ok=True)
+    return stood
+
+
+def _owner(data: Path) -> str | None:
+    """Return whose marker this machine's is; an empty file is anybody's."""
+    try:
+        return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
+    except FileNotFoundError:
+        return None
+
+
+def logs_of(stream: KafkaStream, was: TopicSpec) -> list[KafkaLog]:
+    """Return the partitions of a topic."""
+    count, kind, producer = len(was.ends), *was.topic.partition(".")[::2]
+    if kind == "order":
+        return [stream.order(stream.folder)]
+    if kind == "items":
+        return [stream.items]
+    if kind == "answers":
+        return [stream.answers(producer)]
+    if kind == "scores":
+        return [stream.scores]
+    if kind == "raw":
+        return list(stream.raw_parts(producer))
+    if kind == "index":
+        return list(stream.snapshots())
+    if kind == SHUFFLED:
+        schema, _, _ = producer.rpartition("-")
+        return list(stream.shuffled(schema, count))
+    return [stream.share(number, stream.folder).routed for number in range(count)]
+
+
+def read_topics(stream: KafkaStream) -> Iterator[tuple[str, Block]]:
+    """Yield every message of every topic with its headers, then the blocks of its logs, whole."""
+    cluster = stream.cluster
+    for name, count in emptied.list_topics(cluster).items():
+        for partition in range(count):
+            for offset, headers, value in emptied.read_messages(cluster, name, partition):
+                yield (
+                    f"{name}, partition {partition}, offset {offset}",
+                    Block("", 1, b"\n".join((*headers.values(), value))),
+                )
+    routed = [
+        *(stream.share(number, stream.folder).routed for number in range(stream.count)),
+        *stream.snapshots(),
+        stream.items,
+    ]
+    raw = [log for log in stream.raw_logs().values() if isinstance(log, KafkaLog)]
+    for log in (
+        *raw,
+        *stream.response_logs().values(),
+        *stream.shuffled_logs(),
+        stream.scores,
+        *routed,
+    ):
+        with suppress(NotReadyError), open_reader(log) as reader:
+            position, end = reader.start(), reader.end()
+            while position < end and (stored := reader.read(position)):
+                yield from ((f"{log.name}, row {one.offset}", one.block) for one in stored)
+                position = stored[-1].end

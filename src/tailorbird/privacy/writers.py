@@ -1,0 +1,189 @@
+"""The writers of all files of a project: an erasure must be alone, since each file has one writer
+and no reader may see half of it.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.candidates.folder import ROLE, contract_folders
+from tailorbird.config import Project
+from tailorbird.config.erasures import READ_LOCK
+from tailorbird.errors import LagError, LockedError, UsageError
+from tailorbird.events import Clock, parse_duration
+from tailorbird.features.keypart import part_folders, part_name
+from tailorbird.features.schemas import state_folders
+from tailorbird.lake import LakeRole
+from tailorbird.lock import FileLock
+from tailorbird.places import Storage
+from tailorbird.stream import (
+    EmbeddedWriter,
+    open_reader,
+    open_writer,
+    raw_logs,
+    read_released,
+    response_logs,
+    routed_path,
+    scores_path,
+)
+
+if TYPE_CHECKING:
+    from tailorbird.privacy.rewrite_topics import Topics
+    from tailorbird.stream.kafka.emptied import TopicSpec
+
+# Files of a table's log, which know of files and not of rows; they are deleted with the history.
+LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
+_SHOWN_MAX = 20  # files in a message
+NOT_ALONE = (
+    "a role of this project is running (or an import, or another erasure), and an erasure "
+    "must be alone"
+)
+STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, and start them again"
+
+
+@dataclass
+class Writers:
+    """The writers of everything.
+
+    Attributes:
+        states: locks of the workers, by schema and part; released one by one to rebuild a state.
+        candidates: locks of the tables of each contract.
+    """
+
+    lake: LakeRole
+    raw: dict[str, EmbeddedWriter] = field(default_factory=dict)
+    answers: dict[str, EmbeddedWriter] = field(default_factory=dict)
+    routed: EmbeddedWriter | None = None
+    scores: EmbeddedWriter | None = None
+    topics: "Topics | None" = None
+    states: dict[tuple[str, str], FileLock] = field(default_factory=dict)
+    candidates: list[FileLock] = field(default_factory=list)
+
+
+@contextmanager
+def open_writers(
+    project: Project, clock: Clock, topics: "list[TopicSpec] | None" = None
+) -> Iterator[Writers]:
+    """Hold all files until the end of the block; `topics` are those of an erasure that was cut off.
+
+    Raises:
+        LockedError: a role is running, or a command that writes down what it read.
+        LagError: rows wait in the logs that are not yet in the lake.
+        UsageError: files were set aside that cannot be searched.
+    """
+    with ExitStack() as stack:
+        stack.callback(_lock_out_readers(project.paths.run / READ_LOCK).release)
+        try:
+            writers = _open(project, clock, topics, stack)
+        except LockedError as error:
+            raise LockedError(NOT_ALONE, where=error.where, fix=STOP) from error
+        _require_in_lake(project, writers, check_topics=topics is None)
+        _require_readable(project.paths.stream, project.paths.lake)
+        yield writers
+
+
+def _open(
+    project: Project, clock: Clock, topics: "list[TopicSpec] | None", stack: ExitStack
+) -> Writers:
+    paths, stream = project.paths, project.paths.stream
+    stack.callback(FileLock(paths.run / "up").release)
+    history_us = parse_duration(project.settings.lake.history)
+    role = LakeRole(project.stream, paths.lake, clock=clock, keep_us=history_us)
+    writers = Writers(stack.enter_context(role))
+    if not isinstance(project.stream, Path):
+        from tailorbird.privacy.rewrite_topics import hold_topics
+
+        writers.topics = stack.enter_context(hold_topics(project.stream, paths.data, topics))
+    for producer, path in raw_logs(stream).items():
+        writers.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
+    for producer, path in response_logs(stream).items():
+        with open_reader(path) as reader:
+            partition = reader.partition
+        writers.answers[producer] = stack.enter_context(open_writer(path, partition=partition))
+    if scores_path(stream).exists():
+        log = open_writer(scores_path(stream), partition="scores")
+        writers.scores = stack.enter_context(log)
+    if routed_path(stream).exists():
+        log = open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop")
+        writers.routed = stack.enter_context(log)
+    for folder in part_folders(paths.state):
+        for schema in state_folders(folder):
+            lock = FileLock(folder / schema / "worker")
+            writers.states[schema, part_name(folder, paths.state)] = lock
+            stack.callback(lock.release)
+    for folder in contract_folders(paths.candidates):
+        writers.candidates.append(FileLock(folder / ROLE))
+        stack.callback(writers.candidates[-1].release)
+    return writers
+
+
+def forget_unbegun(project: Project) -> bool:
+    """Let roles start again where an erasure died before its first change, and left its marker.
+
+    Returns:
+        Whether there was such a marker; the erasure has to be started again.
+    Raises:
+        LockedError: an erasure is at work, or what must not run beside one.
+    """
+    if isinstance(project.stream, Path):
+        return False
+    from tailorbird.privacy.rewrite_topics import release_unbegun
+
+    lock = _lock_out_readers(project.paths.run / READ_LOCK)
+    try:
+        return release_unbegun(project.stream, project.paths.data)
+    finally:
+        lock.release()
+
+
+def _lock_out_readers(path: Path) -> FileLock:
+    try:
+        return FileLock(path)
+    except LockedError as error:
+        raise LockedError(
+            "a role, an import, another erasure, or a command that writes down what it reads "
+            "is at work (train, tune, features backfill, checks run, score churn, …)",
+            where=error.where,
+            fix="let it end or stop it, then erase: what it writes later would hold whom this "
+            "erases",
+        ) from error
+
+
+def _require_in_lake(project: Project, writers: Writers, *, check_topics: bool) -> None:
+    """Raise LagError where rows stand in the logs alone, which are emptied."""
+    released = read_released(project.paths.lake)
+    behind = [name for name, log in writers.raw.items() if log.end() > released.raw(name)]
+    behind += [name for name, log in writers.answers.items() if log.end() > released.answers(name)]
+    if writers.routed is not None and writers.routed.end() > max(released.of_routed(), 1):
+        behind.append("routed")
+    if writers.topics is not None and check_topics:
+        behind += writers.topics.behind(released)
+    if behind:
+        raise LagError(
+            f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",
+            where=str(project.paths.stream),
+            fix="tailorbird lake erase brings them in",
+        )
+
+
+def find_set_aside(lake: Storage) -> list[Storage]:
+    """Return the files of the lake that were moved away."""
+    return [path for path in (lake / "set-aside").rglob("*") if path.is_file()]
+
+
+def _require_readable(stream: Path, lake: Storage) -> None:
+    """Raise UsageError where files were set aside: nobody can tell whose rows are in them."""
+    rows = [path for path in find_set_aside(lake) if not LOG_FILE.match(path.name)]
+    files = [*rows, *stream.glob("*.damaged-*")]
+    if files:
+        names = sorted(map(str, files))
+        more = f" and {len(names) - _SHOWN_MAX:,} more" if len(names) > _SHOWN_MAX else ""
+        raise UsageError(
+            f"{len(files)} files were set aside, and nobody can tell whose data are in them",
+            where=str(lake / "set-aside" if rows else stream),
+            fix="take out of them what is needed, then delete them: "
+            f"{', '.join(names[:_SHOWN_MAX])}{more}",
+        )

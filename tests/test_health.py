@@ -44,7 +44,7 @@ def test_a_signal_during_a_wait_stops_the_role():
 import os, signal
 from tailorbird.health import ProgressEvent
 stop = ProgressEvent()
-stop.on_signals(signal.SIGTERM)
+stop.set_on_signals(signal.SIGTERM)
 with stop._cond:
     os.kill(os.getpid(), signal.SIGTERM)
 assert stop.wait(20)
@@ -83,7 +83,7 @@ def test_a_role_reports_its_progress(tmp_path, role, monkeypatch):
     monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
     stop = ProgressEvent()
     monkeypatch.setattr(roles, "_start_role", lambda: stop)
-    monkeypatch.setattr("tailorbird.cli.run.leave", lambda status: None)
+    monkeypatch.setattr("tailorbird.cli.run.exit_process", lambda status: None)
 
     def play():
         stop._owner = threading.get_ident()
@@ -138,15 +138,15 @@ def test_an_unexpected_error_is_logged_and_counted_and_ends_no_thread(caplog, mo
     def tick():
         ticks.append(1)
         if len(ticks) < 3:
-            raise ZeroDivisionError("of a look")
+            raise ZeroDivisionError("of a tick")
 
     loop = PeriodicTask("watch of nothing", tick, every_s=0.01)
     loop.start()
     poll(lambda: len(ticks) > 4)
     loop.stop()
     assert loop.failures == 2
-    assert "watch of nothing failed for the 2. time" in caplog.text
-    assert "ZeroDivisionError: of a look" in caplog.text
+    assert "watch of nothing failed (failure 2)" in caplog.text
+    assert "ZeroDivisionError: of a tick" in caplog.text
 
 
 def test_the_lag_is_measured_on_after_any_error(monkeypatch):

@@ -786,7 +786,7 @@ def test_import_where_the_roles_are_running_leaves_the_rest_to_them(
         '"nobody-else"}'
     )
     (tmp_path / "e.jsonl").write_text(event.replace("wish", "view"))
-    assert "If it is up, or a role, it takes the events from here" in must(
+    assert "If it is `up` or a role, it processes these events" in must(
         "-C", project, "import", "tailorbird", tmp_path / "e.jsonl"
     )
     deadline = time.monotonic() + 30
@@ -856,7 +856,7 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     compacting = FileLock(fresh / "data" / "lake" / "ledger.jsonl")
     output = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
     compacting.release()
-    assert "If it is up, or a role, it takes the events from here" in output
+    assert "If it is `up` or a role, it processes these events" in output
     assert "After any other command, replay the same again" in output
     output = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
     assert "Routed 3 events, 0 repeats, 0 to quarantine" in output

@@ -129,14 +129,14 @@ def shop(tmp_path, monkeypatch):
 
 def test_a_fallen_model_is_retrained_on_newer_data(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
-    outcome = shop.look(LIVE + 6 * DAY)
+    outcome = shop.check(LIVE + 6 * DAY)
     assert outcome is not None
     assert abs(shop.since - (LIVE + 3 * DAY)) <= 12 * HOUR
 
 
 def test_a_model_that_keeps_its_lift_is_left_alone(shop):
     shop.write(traffic([GOOD] * 6, shop.champion))
-    assert shop.look(LIVE + 6 * DAY) is None
+    assert shop.check(LIVE + 6 * DAY) is None
     assert shop.trained == []
 
 
@@ -151,7 +151,7 @@ def test_the_reference_covers_live_traffic_where_the_promotion_was_simulated_lon
 
 def test_without_an_answer_of_the_champion_there_is_nothing_to_judge(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, "another-model", people=30))
-    assert shop.look(LIVE + 6 * DAY) is None
+    assert shop.check(LIVE + 6 * DAY) is None
 
 
 def test_the_last_promotion_in_the_log_counts_regardless_of_its_time(tmp_path, monkeypatch):
@@ -166,23 +166,23 @@ def test_the_last_promotion_in_the_log_counts_regardless_of_its_time(tmp_path, m
 def test_a_refused_training_is_not_repeated_at_each_check(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     begin = LIVE + 6 * DAY
-    shop.looks(begin, begin + DAY, every=4 * HOUR)
+    shop.check_repeatedly(begin, begin + DAY, every=4 * HOUR)
     assert shop.trained == [begin]
-    shop.look(begin + DAY)
+    shop.check(begin + DAY)
     assert shop.trained == [begin, begin + DAY]
 
 
 def test_a_quarter_more_traffic_is_reason_enough_to_try_again(shop):
     shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
     begin = LIVE + 6 * DAY
-    shop.look(begin)
+    shop.check(begin)
     crowd = [
         row
         for row in traffic([FALLEN], shop.champion, start=begin, people=400, seed=1)
         if row["ts"] < begin + 6 * HOUR
     ]
     shop.write(crowd)
-    shop.look(begin + 3 * HOUR)
+    shop.check(begin + 3 * HOUR)
     assert shop.trained == [begin, begin + 3 * HOUR]
 
 
@@ -191,7 +191,7 @@ def test_manual_trainings_do_not_delay_the_role(shop, tmp_path):
     registry = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE + 6 * DAY - HOUR))
     add(registry, tmp_path / "new", "train")
     add(registry, tmp_path / "new", "trainer", slot="search")
-    assert shop.look(LIVE + 6 * DAY) is not None
+    assert shop.check(LIVE + 6 * DAY) is not None
 
 
 def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
@@ -205,7 +205,7 @@ def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
         ),
     )
     shop.write(traffic([GOOD] * 3, shop.champion, people=20))
-    shop.look(LIVE + 3 * DAY)
+    shop.check(LIVE + 3 * DAY)
     assert len(requested_columns) == 2
     assert all(
         columns is not None and set(columns) <= {*COLUMNS, "model"} for columns in requested_columns

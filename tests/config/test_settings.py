@@ -92,7 +92,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
             "[zzz]",
             {},
             "unknown section zzz; known: project, events, serve, stream, router, store, "
-            "features, lake, score, checks, train",
+            "features, lake, score, checks, search, train, canary",
         ),
         ("[serve]\nport = true", {}, "tailorbird.toml:2: serve.port: expected `int`, got `bool`"),
         ("[serve]\nhost = 1", {}, "serve.host: expected `str`, got `int`"),

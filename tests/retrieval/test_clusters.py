@@ -50,10 +50,10 @@ def test_one_event_is_enough_to_see_more_of_it(index):
 def test_a_new_item_has_a_cluster_at_once(index):
     grown = with_items(index, [NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
     row = int(grown.find_ids(["new"])[0])
-    assert grown.item_clusters.of[row] == index.together.of[index.find_ids(["i5"])[0]]
+    assert grown.item_clusters.labels[row] == index.item_clusters.labels[index.find_ids(["i5"])[0]]
     assert row in cluster_matches(grown, [5], len(grown)).rows
     bare = with_items(index, [NewItem("bare", {}, 5)])
-    assert bare.item_clusters.of[-1] == -1
+    assert bare.item_clusters.labels[-1] == -1
 
 
 def test_what_may_not_be_shown_is_left_out(index):

@@ -145,7 +145,7 @@ def test_without_room_for_temporary_files_all_but_search_knows_what_is_new(
     with monkeypatch.context() as broken:
         broken.setattr("tailorbird.retrieval.text.tempfile.mkdtemp", no_room)
         later = with_items(index, scarf)
-    assert "search does not know yet" in caplog.text
+    assert "search does not have new and changed items yet" in caplog.text
     assert later.title(int(later.find_ids(["scarf"])[0])) == "Wool scarf"
     assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
     mended = with_items(index, scarf)

@@ -54,8 +54,8 @@ def show(
     Parameters
     ----------
     about:
-        the entity: user:ID, anonymous:ID for an unidentified visitor, item:ID, session:ID, query:TEXT,
-        item.NAME:VALUE or another field of an entity; several fields name one entity
+        the entity: user:ID, anonymous:ID for an unidentified visitor, item:ID, session:ID,
+        query:TEXT, item.NAME:VALUE or another field of an entity; several fields name one entity
     item:
         for a user, also show the features of this item and of both together
     events:

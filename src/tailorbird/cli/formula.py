@@ -120,5 +120,6 @@ def reset(slot: str, *, why: Why, by: By = "") -> None:
     declared = project.slot(slot)
     change = set_formula(registry, declared, "", by=by or getpass.getuser(), why=why)
     console().print(
-        f"{change.version}: slot {slot} orders by its own formula again: {format_formula(declared.objective)}"
+        f"{change.version}: slot {slot} orders by its own formula again: "
+        f"{format_formula(declared.objective)}"
     )

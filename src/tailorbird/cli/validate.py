@@ -27,7 +27,7 @@ def validate(
     strict: bool = False,
     json: Json = False,
 ) -> None:
-    """Backtest the training of a slot's model: is it sound, and what is it worth for whom?
+    """Backtest the training of a slot's model, and report its quality and its leaks.
 
     Changes nothing. At several past cuts the model that `train` would train, trees or a neural
     network, learns from the past and is evaluated on what follows, next to the baselines. The

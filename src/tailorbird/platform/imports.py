@@ -102,7 +102,7 @@ def detect_format(path: Path) -> str:
     name = recognise_format(list_importable_files(path))
     if name is None:
         raise InputError(
-            "which format this is cannot be seen",
+            "the format is not recognised",
             where=str(path),
             fix=f"name it: tailorbird import FORMAT PATH, with one of {FORMAT_NAMES}",
         )

@@ -82,7 +82,7 @@ class Clusters:
             ),
             self.centroids,
         )
-        return replace(self, of=np.concatenate([self.labels, new]))
+        return replace(self, labels=np.concatenate([self.labels, new]))
 
     def files(self) -> dict[str, bytes]:
         return dict(
